@@ -1,0 +1,34 @@
+"""Writes every generated file, or says with `--check` which ones are out of date."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from greenfleet.api.crd import render
+
+ROOT = Path(__file__).resolve().parent.parent
+CRD_COPIES = ("crds/greenfleet.io_greenworkerpools.yaml", "charts/greenfleet/files/greenworkerpools.yaml")
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status 1 where `--check` found a difference."""
+    check = "--check" in arguments
+    stale = [name for name in CRD_COPIES if not _is_current(ROOT / name, render(), write=not check)]
+    for name in stale if check else ():
+        print(f"{name} is out of date: run `make generate`", file=sys.stderr)
+    chart = subprocess.run([sys.executable, ROOT / "charts" / "generate.py", *arguments], check=False)  # noqa: S603
+    return 1 if chart.returncode or (check and stale) else 0
+
+
+def _is_current(path: Path, content: str, *, write: bool) -> bool:
+    current = path.exists() and path.read_text(encoding="utf-8") == content
+    if write and not current:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    return current
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

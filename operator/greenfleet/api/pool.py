@@ -1,0 +1,680 @@
+"""`GreenWorkerPool.spec` as typed models: the one place where a field's name, bounds, default and description are written.
+
+`greenfleet.api.crd` turns the models into the CustomResourceDefinition; the operator parses live objects with the same
+models, so the two cannot disagree. Imports nothing that does I/O.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from greenfleet.api.rules import rule, rules
+from greenfleet.api.values import DURATION_PATTERN
+
+MAX_GREEN_THREADS = 10_000
+"""Ceiling of green threads per worker: connection pools are sized for it once, at process start."""
+
+QUEUE_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9_.:/-]*[A-Za-z0-9])?$"
+DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+TASK_GLOB_PATTERN = r"^[A-Za-z0-9_.*?\[\]!:-]+$"
+IMAGE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$"
+
+
+class Model(BaseModel):
+    """Base of every part: camelCase in YAML, snake_case here, unknown fields refused, values frozen."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+
+
+Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=32)]
+ObjectName = Annotated[str, Field(pattern=DNS_SUBDOMAIN, min_length=1, max_length=253)]
+SecretKey = Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", min_length=1, max_length=253)]
+QueueName = Annotated[str, Field(pattern=QUEUE_PATTERN, min_length=1, max_length=180)]
+TaskGlob = Annotated[str, Field(pattern=TASK_GLOB_PATTERN, min_length=1, max_length=250)]
+OpenObject = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
+Quantity = Annotated[
+    int | str,
+    Field(
+        union_mode="left_to_right",
+        json_schema_extra={
+            "x-kubernetes-int-or-string": True,
+            "pattern": r"^([0-9]+(\.[0-9]+)?|\.[0-9]+)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$",
+            "maxLength": 32,
+        },
+    ),
+]
+ResourceMap = Annotated[dict[str, Quantity], Field(max_length=16)]
+StringMap = Annotated[dict[str, Annotated[str, Field(max_length=4096)]], Field(max_length=64)]
+
+
+class SecretKeyRef(Model):
+    """One key of a Secret in the pool's own namespace."""
+
+    name: ObjectName = Field(description="Name of the Secret, in the namespace of the pool.")
+    key: SecretKey = Field(description="Key inside the Secret.")
+
+
+class CaSecretRef(Model):
+    """A CA bundle in a Secret."""
+
+    name: ObjectName = Field(description="Name of the Secret, in the namespace of the pool.")
+    key: SecretKey = Field(default="ca.crt", description="Key that holds the PEM bundle.")
+
+
+class Broker(Model):
+    """Where the tasks wait."""
+
+    secret_ref: SecretKeyRef = Field(
+        description="Secret key that holds the broker URL (redis://…, rediss://…, amqp://… or amqps://…). The worker gets "
+        "it as CELERY_BROKER_URL, which overrides the app's own configuration. The operator itself never reads it."
+    )
+    key_prefix: str = Field(
+        default="",
+        max_length=100,
+        pattern=r"^[A-Za-z0-9_.:{}-]*$",
+        description="Redis only: the app's global_keyprefix, which all keys of the broker begin with. Empty: none.",
+    )
+    priority_steps: list[Annotated[int, Field(ge=0, le=255)]] = Field(
+        default=[0, 3, 6, 9],
+        min_length=1,
+        max_length=10,
+        description="Redis only: the app's priority_steps; the depth of a queue is the sum over its priority keys.",
+    )
+    ca_secret_ref: CaSecretRef | None = Field(
+        default=None, description="CA bundle to check the broker's certificate with. Absent: the image's own bundle."
+    )
+
+
+class ResultBackend(Model):
+    """Where results go."""
+
+    secret_ref: SecretKeyRef = Field(
+        description="Secret key that holds the URL of the result backend; the worker gets it as CELERY_RESULT_BACKEND."
+    )
+
+
+class GreenThreads(Model):
+    """How many green threads one worker may have, and the whole fleet."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self.min <= self.max",
+                "greenThreads.min is %d, which is more than greenThreads.max (%d): lower min or raise max",
+                "self.min",
+                "self.max",
+                at=".min",
+            ),
+            rule(
+                "!has(self.start) || (self.start >= self.min && self.start <= self.max)",
+                "greenThreads.start is %d, which is not between min (%d) and max (%d): choose a value between them",
+                "self.start",
+                "self.min",
+                "self.max",
+                at=".start",
+            ),
+        )
+    )
+
+    min: int = Field(default=10, ge=1, le=MAX_GREEN_THREADS, description="Fewest green threads in one worker.")
+    max: int = Field(
+        default=1000,
+        ge=1,
+        le=MAX_GREEN_THREADS,
+        description="Most green threads in one worker. The operator stays below it where the worker's CPU, memory or "
+        "downstream bear less.",
+    )
+    start: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_GREEN_THREADS,
+        description="Green threads of the first worker, before the operator has learned what it bears. Default: 100, "
+        "kept between min and max.",
+    )
+    total: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000_000,
+        description="Hard cap on the green threads of the whole fleet, surge and draining pods included: what a "
+        "downstream can bear. Absent: no cap.",
+    )
+
+    @property
+    def first(self) -> int:
+        """Green threads of a first worker: `start`, or 100 within the bounds."""
+        return min(max(self.start or 100, self.min), self.max)
+
+
+def _min_max(field: str) -> dict[str, Any]:
+    return rules(
+        rule(
+            "self.min <= self.max",
+            f"{field}.min is %d, which is more than {field}.max (%d): lower min or raise max",
+            "self.min",
+            "self.max",
+            at=".min",
+        )
+    )
+
+
+class Replicas(Model):
+    """Bounds on the number of Eventlet workers."""
+
+    model_config = ConfigDict(json_schema_extra=_min_max("replicas"))
+
+    min: int = Field(default=0, ge=0, le=1000, description="Fewest workers. 0 lets an idle pool scale to zero.")
+    max: int = Field(default=10, ge=1, le=1000, description="Most workers.")
+
+
+class PreforkReplicas(Model):
+    """Bounds on the number of prefork workers."""
+
+    model_config = ConfigDict(json_schema_extra=_min_max("prefork.replicas"))
+
+    min: int = Field(default=0, ge=0, le=1000, description="Fewest prefork workers.")
+    max: int = Field(default=2, ge=1, le=1000, description="Most prefork workers.")
+
+
+class Pause(Model):
+    """Stops automatic scaling in one direction or both."""
+
+    in_: bool = Field(default=False, alias="in", description="True: never scale in (fewer workers).")
+    out: bool = Field(default=False, description="True: never scale out (more workers).")
+
+
+class PrometheusRef(Model):
+    """Where the depth of the queues is read."""
+
+    server: ObjectName | None = Field(
+        default=None, description="Name of a Prometheus server in the operator's configuration. Absent: its default."
+    )
+    source: ObjectName = Field(
+        default="greenfleet",
+        description="Name of a query source: greenfleet (our exporter), celery-exporter, rabbitmq, redis-exporter, or one "
+        "that the administrator defined.",
+    )
+    query: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=2000,
+        description="Own PromQL that yields one sample, the messages ready in all queues of the pool. Only where the "
+        "administrator allowed it.",
+    )
+
+
+class ScalingPolicy(Model):
+    """One rate limit, as in a HorizontalPodAutoscaler."""
+
+    type: Literal["Pods", "Percent"] = Field(
+        description="Unit of value: pods, or percent of the pods at the period's start."
+    )
+    value: int = Field(ge=1, le=100_000, description="Most change within one period.")
+    period_seconds: int = Field(ge=1, le=1800, description="Length of the period, in seconds.")
+
+
+class ScalingRules(Model):
+    """Rate limits in one direction, as in a HorizontalPodAutoscaler (autoscaling/v2)."""
+
+    policies: list[ScalingPolicy] = Field(default=[], max_length=10, description="Rate limits. Empty: none.")
+    select_policy: Literal["Max", "Min", "Disabled"] = Field(
+        default="Max",
+        description="Which policy counts: the most permissive (Max), the strictest (Min), or no scaling (Disabled).",
+    )
+    stabilization_window_seconds: int | None = Field(
+        default=None,
+        ge=0,
+        le=3600,
+        description="Seconds over which earlier recommendations are taken into account. Absent: what the recent arrivals need.",
+    )
+
+
+class Behavior(Model):
+    """The HPA's own schema."""
+
+    scale_up: ScalingRules | None = Field(default=None, description="Rate limits on adding workers. Absent: none.")
+    scale_down: ScalingRules | None = Field(default=None, description="Rate limits on removing workers. Absent: none.")
+
+
+class ScheduleWindow(Model):
+    """A recurring window with more workers at least."""
+
+    cron: str = Field(
+        min_length=9,
+        max_length=100,
+        pattern=r"^\S+ \S+ \S+ \S+ \S+$",
+        description="When the window opens: minute, hour, day of month, month, day of week (crontab notation).",
+    )
+    duration: Duration = Field(description="How long the window stays open, such as 9h.")
+    timezone: str = Field(
+        default="UTC", min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_+/-]+$", description="IANA time zone of cron."
+    )
+    min_replicas: int = Field(
+        ge=0, le=1000, description="Fewest workers while the window is open; never above replicas.max."
+    )
+
+
+class WhenBlind(Model):
+    """What to do while the depth of the queues is not known."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self.policy != 'floor' || has(self.floor)",
+                "scaling.whenBlind.policy is floor, and floor is not set: say how many workers to keep at least",
+                at=".floor",
+            )
+        )
+    )
+
+    policy: Literal["hold", "floor"] = Field(
+        default="hold", description="hold keeps the workers as they are; floor also raises them to the number in floor."
+    )
+    floor: int | None = Field(
+        default=None, ge=0, le=1000, description="Workers to have at least while blind, with policy floor."
+    )
+
+
+class Scaling(Model):
+    """How the pool follows its load."""
+
+    mode: Literal["auto", "manual", "dry-run"] = Field(
+        default="auto",
+        description="auto: the operator scales. manual: spec.manualReplicas sets the workers (kubectl scale, an HPA), green "
+        "threads stay automatic. dry-run: decide and report only.",
+    )
+    pause: Pause = Field(default=Pause(), description="Stops scaling in or out for a while.")
+    max_wait: Duration = Field(
+        default="30s", description="The objective: the longest that a message should wait for a green thread."
+    )
+    prometheus: PrometheusRef = Field(default=PrometheusRef(), description="Where the depth of the queues is read.")
+    activation: int = Field(
+        default=0, ge=0, le=1_000_000_000, description="Ready messages above which the pool leaves zero workers."
+    )
+    cooldown: Duration = Field(
+        default="5m", description="How long nothing may wait or run before the last worker goes (with replicas.min 0)."
+    )
+    behavior: Behavior = Field(default=Behavior(), description="Rate limits in the HPA's own schema.")
+    schedules: list[ScheduleWindow] = Field(
+        default=[], max_length=20, description="Windows in which more workers are kept at least."
+    )
+    when_blind: WhenBlind = Field(
+        default=WhenBlind(), description="What to do while the depth of the queues is not known. It never scales in."
+    )
+
+
+class ResourceAmounts(Model):
+    """Compute resources of a container."""
+
+    requests: ResourceMap = Field(
+        default={}, description="What the scheduler reserves, such as {cpu: 100m, memory: 128Mi}."
+    )
+    limits: ResourceMap = Field(
+        default={}, description="What the container may use at most. One Eventlet worker uses at most one core."
+    )
+
+
+class Prefork(Model):
+    """The companion fleet for tasks that block."""
+
+    processes: int = Field(default=2, ge=1, le=64, description="Processes per prefork worker.")
+    replicas: PreforkReplicas = Field(default=PreforkReplicas(), description="Bounds on the number of prefork workers.")
+    tasks: list[TaskGlob] = Field(
+        default=[], max_length=200, description="Names or globs of tasks that run in prefork workers."
+    )
+    auto_route: bool = Field(
+        default=False,
+        description="True: tasks that were caught blocking the hub often enough move to prefork by themselves.",
+    )
+    resources: ResourceAmounts = Field(default=ResourceAmounts(), description="Compute resources of a prefork worker.")
+
+
+class Blocking(Model):
+    """What counts as blocking the hub."""
+
+    warn_after: Duration = Field(
+        default="100ms", description="The hub stood still for so long: name the task, count it."
+    )
+    restart_after: Duration = Field(default="60s", description="The hub stood still for so long: restart the worker.")
+
+
+class Limits(Model):
+    """Time limits per task, which Celery's Eventlet pool lacks."""
+
+    soft: Duration | None = Field(
+        default=None, description="SoftTimeLimitExceeded is raised in the task after so long. Absent: never."
+    )
+    hard: Duration | None = Field(default=None, description="The task is killed after so long. Absent: never.")
+
+
+class Recycle(Model):
+    """When a worker is replaced, after a drain."""
+
+    max_age: Duration | None = Field(default=None, description="Age of a worker. Absent: no limit.")
+    max_memory: str | None = Field(
+        default=None,
+        pattern=r"^[0-9]+(\.[0-9]+)?(k|M|G|Ki|Mi|Gi)?$",
+        max_length=20,
+        description="Resident memory of a worker, such as 512Mi. Absent: no limit.",
+    )
+    max_tasks: int | None = Field(
+        default=None, ge=1, le=1_000_000_000, description="Tasks run by a worker. Absent: no limit."
+    )
+
+
+class Drain(Model):
+    """How a worker leaves."""
+
+    timeout: Duration = Field(
+        default="60s",
+        description="How long running tasks may take to finish when their worker leaves; what is unfinished then goes back "
+        "to the queue. terminationGracePeriodSeconds is 15 s more.",
+    )
+
+
+class ObjectKeyRef(Model):
+    """One key of a ConfigMap or Secret in the pool's namespace."""
+
+    name: ObjectName = Field(description="Name of the object, in the namespace of the pool.")
+    key: SecretKey = Field(description="Key inside the object.")
+    optional: bool = Field(default=False, description="True: start even if the object or key is missing.")
+
+
+class FieldRef(Model):
+    """A field of the pod."""
+
+    field_path: str = Field(min_length=1, max_length=200, description="Path of the field, such as metadata.namespace.")
+
+
+class EnvSource(Model):
+    """Where a variable's value comes from: exactly one."""
+
+    secret_key_ref: ObjectKeyRef | None = Field(default=None, description="A key of a Secret.")
+    config_map_key_ref: ObjectKeyRef | None = Field(default=None, description="A key of a ConfigMap.")
+    field_ref: FieldRef | None = Field(default=None, description="A field of the pod.")
+
+
+class EnvVar(Model):
+    """One environment variable."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!self.name.startsWith('GREENWORKER_') && self.name != 'CELERY_BROKER_URL' && "
+                "self.name != 'CELERY_RESULT_BACKEND'",
+                "worker.env sets %s, which Greenfleet sets itself: use broker, resultBackend or the field that means it",
+                "self.name",
+                at=".name",
+            )
+        )
+    )
+
+    name: str = Field(
+        pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$", min_length=1, max_length=250, description="Name of the variable."
+    )
+    value: str | None = Field(default=None, max_length=32768, description="Its value.")
+    value_from: EnvSource | None = Field(default=None, description="Where its value comes from instead.")
+
+
+class NamedObject(Model):
+    """Name of a ConfigMap or Secret."""
+
+    name: ObjectName = Field(description="Name of the object, in the namespace of the pool.")
+    optional: bool = Field(default=False, description="True: start even if the object is missing.")
+
+
+class EnvFrom(Model):
+    """All keys of an object as environment variables."""
+
+    prefix: str | None = Field(default=None, max_length=100, description="Put before each name.")
+    config_map_ref: NamedObject | None = Field(default=None, description="A ConfigMap.")
+    secret_ref: NamedObject | None = Field(default=None, description="A Secret.")
+
+
+class SecretVolume(Model):
+    """Files from a Secret."""
+
+    secret_name: ObjectName = Field(description="Name of the Secret.")
+    optional: bool = Field(default=False, description="True: start even if it is missing.")
+    default_mode: int | None = Field(
+        default=None, ge=0, le=511, description="Mode bits of the files, as a decimal number."
+    )
+
+
+class ConfigMapVolume(Model):
+    """Files from a ConfigMap."""
+
+    name: ObjectName = Field(description="Name of the ConfigMap.")
+    optional: bool = Field(default=False, description="True: start even if it is missing.")
+    default_mode: int | None = Field(
+        default=None, ge=0, le=511, description="Mode bits of the files, as a decimal number."
+    )
+
+
+class EmptyDirVolume(Model):
+    """Scratch space."""
+
+    medium: Literal["", "Memory"] = Field(default="", description="Empty: the node's disk. Memory: a tmpfs.")
+    size_limit: str | None = Field(default=None, max_length=20, description="Most space, such as 1Gi.")
+
+
+class ClaimVolume(Model):
+    """A PersistentVolumeClaim."""
+
+    claim_name: ObjectName = Field(description="Name of the claim.")
+    read_only: bool = Field(default=False, description="True: mount it read-only.")
+
+
+class Volume(Model):
+    """One volume. Kinds that reach into the node, such as hostPath, do not exist here."""
+
+    name: str = Field(pattern=DNS_LABEL, min_length=1, max_length=63, description="Name that volumeMounts refer to.")
+    secret: SecretVolume | None = Field(default=None, description="Files from a Secret.")
+    config_map: ConfigMapVolume | None = Field(default=None, description="Files from a ConfigMap.")
+    empty_dir: EmptyDirVolume | None = Field(default=None, description="Scratch space that lives as long as the pod.")
+    persistent_volume_claim: ClaimVolume | None = Field(default=None, description="A PersistentVolumeClaim.")
+
+
+class VolumeMount(Model):
+    """Where a volume appears."""
+
+    name: str = Field(pattern=DNS_LABEL, min_length=1, max_length=63, description="Name of the volume.")
+    mount_path: str = Field(
+        pattern=r"^/[^:]*$", min_length=1, max_length=1024, description="Absolute path in the container."
+    )
+    sub_path: str | None = Field(default=None, max_length=1024, description="Path inside the volume.")
+    read_only: bool = Field(default=False, description="True: mount it read-only.")
+
+
+class SecurityContext(Model):
+    """User ids and the root file system; everything else is fixed to Pod Security's "restricted" profile."""
+
+    run_as_user: int = Field(
+        default=65532, ge=1, le=2_147_483_647, description="User id of the worker. 0 (root) is refused."
+    )
+    run_as_group: int = Field(default=65532, ge=1, le=2_147_483_647, description="Group id of the worker.")
+    fs_group: int = Field(default=65532, ge=1, le=2_147_483_647, description="Group that owns the volumes.")
+    read_only_root_filesystem: bool = Field(
+        default=False, description="True: the image's file system is read-only; /tmp stays writable."
+    )
+
+
+class Worker(Model):
+    """What the worker's pods have beyond the defaults: a curated overlay, not a whole PodSpec."""
+
+    env: list[EnvVar] = Field(default=[], max_length=200, description="Environment variables of the worker.")
+    env_from: list[EnvFrom] = Field(
+        default=[], max_length=20, description="Objects whose keys become environment variables."
+    )
+    resources: ResourceAmounts = Field(
+        default=ResourceAmounts(),
+        description="Compute resources of one Eventlet worker. Its CPU limit bounds what the operator asks of it.",
+    )
+    node_selector: StringMap = Field(default={}, description="Labels that a node must have.")
+    tolerations: list[OpenObject] = Field(
+        default=[], max_length=20, description="Taints that the pods tolerate, as in a pod."
+    )
+    affinity: OpenObject = Field(default={}, description="Affinity rules, as in a pod.")
+    topology_spread_constraints: list[OpenObject] = Field(
+        default=[], max_length=10, description="How the pods spread over the nodes, as in a pod."
+    )
+    volumes: list[Volume] = Field(default=[], max_length=30, description="Volumes of the pods.")
+    volume_mounts: list[VolumeMount] = Field(
+        default=[], max_length=60, description="Where the volumes appear in the worker."
+    )
+    service_account_name: ObjectName | None = Field(
+        default=None,
+        description="Service account of the pods. Its token is mounted only when this is set. Absent: default, without a token.",
+    )
+    priority_class_name: ObjectName | None = Field(default=None, description="Priority class of the pods.")
+    labels: StringMap = Field(default={}, description="Labels added to the pods.")
+    annotations: StringMap = Field(default={}, description="Annotations added to the pods.")
+    extra_args: list[Annotated[str, Field(min_length=1, max_length=500)]] = Field(
+        default=[], max_length=50, description="Arguments added to `celery worker`, such as --loglevel=INFO."
+    )
+    prefetch_multiplier: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="Messages fetched per green thread. 1 keeps every message where another worker can take it.",
+    )
+    python: str = Field(
+        default="python3",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[A-Za-z0-9_./+-]+$",
+        description="The image's Python interpreter: a name on its PATH, or an absolute path.",
+    )
+    security_context: SecurityContext = Field(
+        default=SecurityContext(), description="User ids and root file system of the worker."
+    )
+
+
+class ImagePullSecret(Model):
+    """Name of a Secret with registry credentials."""
+
+    name: ObjectName = Field(description="Name of the Secret, in the namespace of the pool.")
+
+
+class PoolSpec(Model):
+    """What the user wants."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.greenThreads.total) || self.greenThreads.min * self.replicas.min <= self.greenThreads.total",
+                "greenThreads.total is %d, less than greenThreads.min × replicas.min (%d): raise total or lower one of the two",
+                "self.greenThreads.total",
+                "self.greenThreads.min * self.replicas.min",
+                at=".greenThreads",
+            ),
+            rule(
+                "!has(self.greenThreads.total) || self.greenThreads.min <= self.greenThreads.total",
+                "greenThreads.total is %d, less than greenThreads.min (%d), so that not one worker could run: "
+                "raise total or lower min",
+                "self.greenThreads.total",
+                "self.greenThreads.min",
+                at=".greenThreads",
+            ),
+        )
+    )
+
+    app: str = Field(
+        min_length=1,
+        max_length=253,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_.:]*$",
+        description="The Celery application, as in `celery -A proj`.",
+    )
+    image: str = Field(
+        min_length=1,
+        max_length=512,
+        pattern=IMAGE_PATTERN,
+        description="The user's image as it is: Python ≥ 3.11, celery, eventlet, the app's code.",
+    )
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
+        default=None, description="When the image is pulled. Absent: Kubernetes' own default."
+    )
+    image_pull_secrets: list[ImagePullSecret] = Field(
+        default=[], max_length=10, description="Credentials for the image's registry."
+    )
+    broker: Broker = Field(description="Where the tasks wait.")
+    result_backend: ResultBackend | None = Field(
+        default=None, description="Where results go. Absent: as the app is configured."
+    )
+    queues: list[QueueName] = Field(
+        min_length=1,
+        max_length=20,
+        description="Queues that the workers consume. A queue belongs to one pool.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
+    agent: Literal["inject", "installed"] = Field(
+        default="inject",
+        description="inject: an init container brings the worker runtime. installed: the image has greenfleet[worker].",
+    )
+    green_threads: GreenThreads = Field(default=GreenThreads(), description="Bounds on green threads per worker.")
+    replicas: Replicas = Field(default=Replicas(), description="Bounds on the number of workers.")
+    manual_replicas: int = Field(
+        default=1,
+        ge=0,
+        le=1000,
+        description="Number of workers in scaling.mode manual; what kubectl scale and an HPA set.",
+    )
+    scaling: Scaling = Field(default=Scaling(), description="How the pool follows its load.")
+    prefork: Prefork | None = Field(default=None, description="A companion fleet for tasks that block. Absent: none.")
+    blocking: Blocking = Field(default=Blocking(), description="What counts as blocking the hub.")
+    limits: Limits = Field(default=Limits(), description="Time limits per task.")
+    recycle: Recycle = Field(default=Recycle(), description="When a worker is replaced.")
+    drain: Drain = Field(default=Drain(), description="How a worker leaves.")
+    worker: Worker = Field(default=Worker(), description="What the worker's pods have beyond the defaults.")
+
+
+class GreenWorkerPool(Model):
+    """One live object, as far as the operator needs it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    spec: PoolSpec
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`: how logs, metrics and the registry call the pool."""
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def broker_key(self) -> str:
+        """`namespace/secret/key`: the identity of the broker, and the label `broker` of its metrics."""
+        reference = self.spec.broker.secret_ref
+        return f"{self.namespace}/{reference.name}/{reference.key}"
+
+
+class InvalidPoolError(ValueError):
+    """The API server accepted an object that the operator cannot work with; the text says field, value, reason and fix."""
+
+
+def parse_pool(body: dict[str, Any]) -> GreenWorkerPool:
+    """The typed pool of an object from the API server. Raises InvalidPoolError."""
+    metadata = body["metadata"]
+    try:
+        return GreenWorkerPool(
+            namespace=metadata["namespace"],
+            name=metadata["name"],
+            uid=metadata["uid"],
+            generation=metadata.get("generation", 1),
+            spec=PoolSpec.model_validate(body.get("spec") or {}),
+        )
+    except ValidationError as error:
+        raise InvalidPoolError("; ".join(_sentence(detail) for detail in error.errors()[:5])) from None
+
+
+def _sentence(detail: Any) -> str:
+    field = ".".join(to_camel(part) if isinstance(part, str) else str(part) for part in ("spec", *detail["loc"]))
+    value = detail.get("input")
+    shown = "" if isinstance(value, dict | list) else f" is {str(value)[:100]!r}"
+    return f"{field}{shown}: {detail['msg'][0].lower()}{detail['msg'][1:]}; correct the field and apply again"

@@ -1,0 +1,84 @@
+"""`GreenWorkerPool.status` as typed models. The operator writes it on change only."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from greenfleet.api.pool import Model
+
+CONDITION_TYPES = (
+    "Ready",
+    "Reconciling",
+    "Stalled",
+    "MetricsAvailable",
+    "ScalingActive",
+    "ScalingLimited",
+    "HubBlocked",
+)
+
+
+class Condition(Model):
+    """One condition, as metav1.Condition defines it."""
+
+    type: str = Field(max_length=316, description="Name of the condition.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
+    observed_generation: int | None = Field(
+        default=None, ge=0, description="metadata.generation that it was computed from."
+    )
+    last_transition_time: str = Field(
+        description="When status last changed.", json_schema_extra={"format": "date-time"}
+    )
+    reason: str = Field(
+        min_length=1,
+        max_length=1024,
+        pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+        description="Why, as one word for programs.",
+    )
+    message: str = Field(max_length=32768, description="Why, as a sentence for people.")
+
+
+class LastScale(Model):
+    """The last change of the number of workers or green threads."""
+
+    time: str = Field(description="When.", json_schema_extra={"format": "date-time"})
+    reason: str = Field(max_length=1024, description="Why, in one sentence.")
+
+
+class LearnedStatus(Model):
+    """What the operator learned about the tasks of this pool; survives restarts and scale-to-zero."""
+
+    runtime: str | None = Field(default=None, max_length=32, description="Mean run time of a task, such as 310ms.")
+    cpu_per_task: str | None = Field(default=None, max_length=32, description="CPU time per task, such as 3.1ms.")
+    safe_threads: int | None = Field(default=None, ge=0, description="Green threads that one worker bears.")
+    startup: str | None = Field(
+        default=None, max_length=32, description="From a pod's creation to Ready, such as 6.2s."
+    )
+
+
+class PoolStatus(Model):
+    """What is."""
+
+    observed_generation: int | None = Field(
+        default=None, ge=0, description="metadata.generation that the operator last acted on."
+    )
+    conditions: list[Condition] = Field(
+        default=[],
+        max_length=32,
+        description="Ready, Reconciling, Stalled (kstatus), MetricsAvailable, ScalingActive, ScalingLimited, HubBlocked.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    replicas: int | None = Field(default=None, ge=0, description="Eventlet workers that exist.")
+    ready_replicas: int | None = Field(default=None, ge=0, description="Eventlet workers that are ready.")
+    selector: str | None = Field(
+        default=None, max_length=1024, description="Label selector of the Eventlet workers, for kubectl scale and HPAs."
+    )
+    green_threads: int | None = Field(default=None, ge=0, description="Green threads wanted per worker now.")
+    last_scale: LastScale | None = Field(default=None, description="The last change of workers or green threads.")
+    learned: LearnedStatus | None = Field(default=None, description="What the operator learned about the tasks.")
+    blocking_tasks: list[Annotated[str, Field(max_length=300)]] = Field(
+        default=[],
+        max_length=100,
+        description="Tasks that were caught blocking the hub, and that evidence routes to prefork.",
+    )

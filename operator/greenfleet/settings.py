@@ -1,0 +1,134 @@
+"""The administrator's configuration: one YAML file, checked before anything starts.
+
+Prometheus servers and query sources are named here and nowhere else, so that no author of a pool can make the operator
+talk to an address of their choice.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+
+from greenfleet.api.values import duration_seconds
+
+
+class SettingsError(ValueError):
+    """The configuration cannot be used; the text names field, value, reason and fix."""
+
+
+def _checked(text: str) -> str:
+    duration_seconds(text)
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_checked)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+
+
+class BasicAuth(_Settings):
+    """Credentials in files, read again whenever they change."""
+
+    username_file: str = ""
+    password_file: str = ""
+
+
+class Server(_Settings):
+    """One Prometheus server."""
+
+    url: str = Field(pattern=r"^https?://[^\s@]+$")
+    """Base URL, without credentials."""
+    scrape_interval: Duration = "15s"
+    """How often this server scrapes our targets: decides what is stale and how long windows are."""
+    timeout: Duration = "4s"
+    ca_file: str = ""
+    insecure_skip_verify: bool = False
+    bearer_token_file: str = ""
+    basic_auth: BasicAuth = BasicAuth()
+
+
+class Source(_Settings):
+    """One way to read the depth of all queues with one query."""
+
+    selector: str
+    """A plain series selector, such as `my_depth{job="x"}`: the operator also asks for its `timestamp()`."""
+    queue_label: str = "queue"
+
+
+class Prometheus(_Settings):
+    """Where samples come from."""
+
+    default_server: str = "default"
+    servers: dict[str, Server] = {"default": Server(url="http://prometheus:9090")}
+    sources: dict[str, Source] = {}
+    """Sources besides the built-in ones."""
+    allow_query: bool = False
+    """Whether a pool may bring its own PromQL (`scaling.prometheus.query`)."""
+    verify_namespace: bool = True
+    """Believe a sample only if the target label `namespace` agrees with the namespace that the sample speaks of."""
+
+    @model_validator(mode="after")
+    def _default_exists(self) -> Prometheus:
+        if self.default_server not in self.servers:
+            known = ", ".join(sorted(self.servers)) or "none"
+            raise ValueError(
+                f"prometheus.defaultServer is {self.default_server!r}, which is not among the servers ({known}): "
+                "name one of them, or add it under prometheus.servers"
+            )
+        return self
+
+
+class WorkerImage(_Settings):
+    """The image with the worker's runtime: injected into worker pods, and run as the queue exporter."""
+
+    image: str = "greenfleet/worker:0.1.0"
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    image_pull_secrets: list[str] = []
+
+
+class Settings(_Settings):
+    """Everything that the operator is told at start."""
+
+    prometheus: Prometheus = Prometheus()
+    worker: WorkerImage = WorkerImage()
+    namespaces: list[str] = []
+    """Namespaces to look after. Empty: the whole cluster."""
+    tick: Duration = "2s"
+    """How often the scaling loop looks at all pools."""
+    api_concurrency: int = Field(default=16, ge=1, le=256)
+    """Requests to the API server under way at once."""
+    lease_duration: Duration = "15s"
+    """After so long without renewal another replica may lead."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "text"] = "json"
+
+
+def load(path: Path | None) -> Settings:
+    """The settings in `path`, or the defaults without one. Raises SettingsError."""
+    if path is None:
+        return Settings()
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(
+            f"the configuration {path} cannot be read: {error.strerror}; mount it or correct --config"
+        ) from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"the configuration {path} is not YAML: {error}") from None
+    try:
+        return Settings.model_validate(content or {})
+    except ValidationError as error:
+        raise SettingsError("\n".join(_sentence(path, detail) for detail in error.errors())) from None
+
+
+def _sentence(path: Path, detail: object) -> str:
+    assert isinstance(detail, dict)
+    field = ".".join(to_camel(part) if isinstance(part, str) else str(part) for part in detail["loc"]) or "the file"
+    shown = "" if isinstance(detail.get("input"), dict | list) else f" is {detail.get('input')!r}"
+    return f"{path}: {field}{shown}: {detail['msg']}"

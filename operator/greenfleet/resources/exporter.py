@@ -1,0 +1,140 @@
+"""The queue-depth exporter: one small Deployment per (namespace, broker secret), shared by all pools of that broker.
+
+It is always built from the full list of its pools: a view from one pool would drop the others' queues.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from greenfleet.api import GreenWorkerPool
+from greenfleet.resources import names
+from greenfleet.resources.children import owner_reference
+from greenfleet.resources.names import Role
+from greenfleet.resources.pods import (
+    Manifest,
+    http_probe,
+    metrics_port,
+    plain,
+    pruned,
+    restricted_container,
+    restricted_pod,
+    secret_env,
+)
+from greenfleet.resources.worker import prefork_queue
+
+NON_ROOT = 65532
+
+
+def exporter_children(
+    pools: Sequence[GreenWorkerPool], image: str, pull_policy: str, pull_secrets: Sequence[str]
+) -> Manifest:
+    """The exporter's Deployment for all pools of one broker, at least one."""
+    first = pools[0]
+    broker = first.spec.broker
+    name = names.exporter_name(broker.secret_ref.name, broker.secret_ref.key)
+    selector = {names.ROLE_LABEL: str(Role.EXPORTER), "app.kubernetes.io/instance": name}
+    labels = {
+        **selector,
+        "app.kubernetes.io/name": "greenfleet-queues",
+        "app.kubernetes.io/component": str(Role.EXPORTER),
+        names.MANAGED_BY: names.MANAGER,
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {
+            "name": name,
+            "namespace": first.namespace,
+            "labels": labels,
+            "ownerReferences": [
+                owner_reference(pool, controller=False) for pool in sorted(pools, key=lambda pool: pool.name)
+            ],
+        },
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": selector},
+            "revisionHistoryLimit": 3,
+            # The old exporter answers until the new one does: no gap in the samples when a pool joins.
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+            "template": {
+                "metadata": {"labels": {**labels, names.SCRAPE_LABEL: "true"}},
+                "spec": _pod(pools, image, pull_policy, pull_secrets),
+            },
+        },
+    }
+
+
+def _pod(pools: Sequence[GreenWorkerPool], image: str, pull_policy: str, pull_secrets: Sequence[str]) -> Manifest:
+    broker = pools[0].spec.broker
+    secret = broker.secret_ref
+    authorities = [pool.spec.broker.ca_secret_ref for pool in pools if pool.spec.broker.ca_secret_ref is not None]
+    environment: list[Manifest] = [
+        {"name": "GREENWORKER_BROKER", "value": pools[0].broker_key},
+        {"name": "GREENWORKER_BROKER_URL_FILE", "value": f"{names.BROKER_DIRECTORY}/url"},
+        {"name": "GREENWORKER_METRICS_PORT", "value": str(names.METRICS_PORT)},
+        {"name": "GREENWORKER_QUEUES", "value": json.dumps(queue_list(pools), sort_keys=True)},
+        # Not read by the exporter: it makes kubelet name a missing Secret in the pod's status, which a volume does not.
+        secret_env("GREENWORKER_BROKER_URL_CHECK", secret.name, secret.key),
+    ]
+    volumes: list[Manifest] = [
+        {
+            "name": "broker",
+            "secret": {"secretName": secret.name, "optional": True, "items": [{"key": secret.key, "path": "url"}]},
+        },
+        {"name": "tmp", "emptyDir": {}},
+    ]
+    mounts: list[Manifest] = [
+        {"name": "broker", "mountPath": names.BROKER_DIRECTORY, "readOnly": True},
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+    ]
+    if authorities:
+        environment.append({"name": "GREENWORKER_BROKER_CA_FILE", "value": "/etc/greenfleet/broker-ca/ca.crt"})
+        items = [{"key": authorities[0].key, "path": "ca.crt"}]
+        volumes.append({"name": "broker-ca", "secret": {"secretName": authorities[0].name, "items": items}})
+        mounts.append({"name": "broker-ca", "mountPath": "/etc/greenfleet/broker-ca", "readOnly": True})
+    return pruned(
+        {
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": 5,
+            "securityContext": restricted_pod(NON_ROOT, NON_ROOT, NON_ROOT),
+            "imagePullSecrets": [{"name": name} for name in pull_secrets],
+            "containers": [
+                {
+                    "name": names.EXPORTER_CONTAINER,
+                    "image": image,
+                    "imagePullPolicy": pull_policy,
+                    "command": ["python", "-m", "greenworker.queues"],
+                    "env": environment,
+                    "ports": [metrics_port()],
+                    "resources": {"requests": {"cpu": "10m", "memory": "48Mi"}, "limits": {"memory": "192Mi"}},
+                    "securityContext": restricted_container(read_only_root=True),
+                    "readinessProbe": http_probe("/readyz", period_seconds=2, failure_threshold=3),
+                    "livenessProbe": http_probe("/healthz", period_seconds=10, failure_threshold=3),
+                    "volumeMounts": mounts,
+                }
+            ],
+            "volumes": volumes,
+        }
+    )
+
+
+def queue_list(pools: Sequence[GreenWorkerPool]) -> list[Manifest]:
+    """What the exporter measures: every queue once, with the layout of its keys, in a stable order."""
+    queues: dict[str, Manifest] = {}
+    for pool in sorted(pools, key=lambda pool: pool.name):
+        layout = plain(pool.spec.broker)
+        for queue in pool.spec.queues:
+            companions = [prefork_queue(queue)] if pool.spec.prefork is not None else []
+            for measured in (queue, *companions):
+                queues.setdefault(
+                    measured,
+                    {
+                        "queue": measured,
+                        "keyPrefix": layout.get("keyPrefix", ""),
+                        "prioritySteps": layout["prioritySteps"],
+                    },
+                )
+    return [queues[name] for name in sorted(queues)]

@@ -1,0 +1,242 @@
+"""The Deployment of one fleet of workers: Eventlet, or its prefork companion."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from greenfleet.api import GreenWorkerPool, duration_seconds, quantity
+from greenfleet.api.pool import ResourceAmounts
+from greenfleet.resources import names
+from greenfleet.resources.names import Role
+from greenfleet.resources.pods import (
+    Manifest,
+    http_probe,
+    metrics_port,
+    plain,
+    pruned,
+    restricted_container,
+    restricted_pod,
+    secret_env,
+)
+
+GRACE_MARGIN_SECONDS = 15
+"""Grace beyond `drain.timeout`: giving back, flushing and leaving need some of it (EVENTLET.md)."""
+
+_COMMON_ARGUMENTS = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+"""Without them an Eventlet worker on AMQP does 17 tasks a second (EVENTLET.md, defect 1)."""
+
+
+def fleet_deployment(pool: GreenWorkerPool, role: Role, agent_image: str, agent_pull_policy: str) -> Manifest:
+    """The Deployment, without `replicas`: who owns that field is the reconciler's business."""
+    labels = names.fleet_labels(pool.name, role)
+    drain = math.ceil(duration_seconds(pool.spec.drain.timeout))
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": names.fleet_name(pool.name, role), "namespace": pool.namespace, "labels": labels},
+        "spec": {
+            "selector": {"matchLabels": names.fleet_selector(pool.name, role)},
+            "revisionHistoryLimit": 3,
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+            "template": {
+                "metadata": {
+                    "labels": {**pool.spec.worker.labels, **labels, names.SCRAPE_LABEL: "true"},
+                    "annotations": {**pool.spec.worker.annotations, names.AGENT_ANNOTATION: agent_image},
+                },
+                "spec": _pod(pool, role, agent_image, agent_pull_policy, drain),
+            },
+        },
+    }
+
+
+def _pod(pool: GreenWorkerPool, role: Role, agent_image: str, agent_pull_policy: str, drain_seconds: int) -> Manifest:
+    worker, security = pool.spec.worker, pool.spec.worker.security_context
+    inject = pool.spec.agent == "inject"
+    return pruned(
+        {
+            "terminationGracePeriodSeconds": drain_seconds + GRACE_MARGIN_SECONDS,
+            "automountServiceAccountToken": worker.service_account_name is not None,
+            "serviceAccountName": worker.service_account_name,
+            "enableServiceLinks": False,
+            "securityContext": restricted_pod(security.run_as_user, security.run_as_group, security.fs_group),
+            "priorityClassName": worker.priority_class_name,
+            "nodeSelector": worker.node_selector,
+            "tolerations": worker.tolerations,
+            "affinity": worker.affinity,
+            "topologySpreadConstraints": worker.topology_spread_constraints,
+            "imagePullSecrets": [plain(secret) for secret in pool.spec.image_pull_secrets],
+            "initContainers": [_agent(agent_image, agent_pull_policy)] if inject else [],
+            "containers": [_container(pool, role, drain_seconds)],
+            "volumes": _volumes(pool, inject=inject),
+        }
+    )
+
+
+def _agent(image: str, pull_policy: str) -> Manifest:
+    return {
+        "name": names.AGENT_CONTAINER,
+        "image": image,
+        "imagePullPolicy": pull_policy,
+        "command": ["python", "-m", "greenworker.inject", names.AGENT_DIRECTORY],
+        "securityContext": restricted_container(read_only_root=True),
+        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
+        "volumeMounts": [{"name": "greenfleet-agent", "mountPath": names.AGENT_DIRECTORY}],
+    }
+
+
+def _container(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> Manifest:
+    spec, worker = pool.spec, pool.spec.worker
+    resources = spec.prefork.resources if role is Role.PREFORK and spec.prefork else worker.resources
+    restart_after = math.ceil(duration_seconds(spec.blocking.restart_after))
+    return pruned(
+        {
+            "name": names.WORKER_CONTAINER,
+            "image": spec.image,
+            "imagePullPolicy": spec.image_pull_policy,
+            "command": [*_launcher(pool), *celery_arguments(pool, role)],
+            "env": [*_environment(pool, role, drain_seconds), *(plain(variable) for variable in worker.env)],
+            "envFrom": [plain(source) for source in worker.env_from],
+            "ports": [metrics_port()],
+            "resources": plain(resources),
+            "securityContext": restricted_container(read_only_root=worker.security_context.read_only_root_filesystem),
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+            "startupProbe": http_probe("/healthz", period_seconds=1, failure_threshold=300),
+            "readinessProbe": http_probe("/readyz", period_seconds=2, failure_threshold=3),
+            "livenessProbe": http_probe(
+                "/healthz",
+                period_seconds=max(5, min(30, restart_after // 4)),
+                failure_threshold=2,
+                terminationGracePeriodSeconds=GRACE_MARGIN_SECONDS,
+            ),
+            "volumeMounts": [*_mounts(pool), *(plain(mount) for mount in worker.volume_mounts)],
+        }
+    )
+
+
+def _launcher(pool: GreenWorkerPool) -> list[str]:
+    if pool.spec.agent == "inject":
+        return [pool.spec.worker.python, f"{names.AGENT_DIRECTORY}/bin/launch.py"]
+    return [pool.spec.worker.python, "-m", "greenworker"]
+
+
+def celery_arguments(pool: GreenWorkerPool, role: Role) -> list[str]:
+    """Celery's own arguments. The launcher adds the Eventlet pool's size, which it knows from a file."""
+    spec = pool.spec
+    if role is Role.PREFORK:
+        assert spec.prefork is not None
+        queues = [prefork_queue(queue) for queue in spec.queues]
+        kind = ["-P", "prefork", "-c", str(spec.prefork.processes)]
+    else:
+        queues, kind = list(spec.queues), ["-P", "eventlet"]
+    return [
+        "-A",
+        spec.app,
+        "worker",
+        *kind,
+        "-Q",
+        ",".join(queues),
+        "-n",
+        "worker@%h",
+        *_COMMON_ARGUMENTS,
+        "-l",
+        "WARNING",
+        *spec.worker.extra_args,
+    ]
+
+
+def prefork_queue(queue: str) -> str:
+    """The companion queue of a queue."""
+    return f"{queue}.prefork"
+
+
+def _environment(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> list[Manifest]:
+    spec, broker = pool.spec, pool.spec.broker
+    values: dict[str, object | None] = {
+        "GREENWORKER_POOL": pool.key,
+        "GREENWORKER_ROLE": str(role),
+        "GREENWORKER_METRICS_PORT": names.METRICS_PORT,
+        "GREENWORKER_THREADS_FILE": f"{names.POD_INFO_DIRECTORY}/threads",
+        "GREENWORKER_START_FILE": f"{names.POOL_CONFIG_DIRECTORY}/threads",
+        "GREENWORKER_ROUTES_FILE": f"{names.POOL_CONFIG_DIRECTORY}/routes",
+        "GREENWORKER_DRAIN_SECONDS": drain_seconds,
+        "GREENWORKER_WARN_AFTER_SECONDS": _seconds(spec.blocking.warn_after),
+        "GREENWORKER_RESTART_AFTER_SECONDS": _seconds(spec.blocking.restart_after),
+        "GREENWORKER_SOFT_LIMIT_SECONDS": _seconds(spec.limits.soft),
+        "GREENWORKER_HARD_LIMIT_SECONDS": _seconds(spec.limits.hard),
+        "GREENWORKER_MAX_AGE_SECONDS": _seconds(spec.recycle.max_age),
+        "GREENWORKER_MAX_MEMORY_BYTES": spec.recycle.max_memory and round(quantity(spec.recycle.max_memory)),
+        "GREENWORKER_MAX_TASKS": spec.recycle.max_tasks,
+        "GREENWORKER_PREFETCH_MULTIPLIER": spec.worker.prefetch_multiplier,
+        "GREENWORKER_KEY_PREFIX": broker.key_prefix or None,
+        "GREENWORKER_PRIORITY_STEPS": ",".join(str(step) for step in broker.priority_steps),
+        "GREENWORKER_PREFORK_TASKS": json.dumps(spec.prefork.tasks) if spec.prefork and spec.prefork.tasks else None,
+    }
+    environment = [
+        secret_env("CELERY_BROKER_URL", broker.secret_ref.name, broker.secret_ref.key),
+        {"name": "GREENWORKER_WORKER", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        *({"name": name, "value": str(value)} for name, value in values.items() if value is not None),
+    ]
+    if spec.result_backend is not None:
+        reference = spec.result_backend.secret_ref
+        environment.append(secret_env("CELERY_RESULT_BACKEND", reference.name, reference.key))
+    return environment
+
+
+def _seconds(duration: str | None) -> str | None:
+    return None if duration is None else f"{duration_seconds(duration):g}"
+
+
+def _volumes(pool: GreenWorkerPool, *, inject: bool) -> list[Manifest]:
+    spec = pool.spec
+    volumes: list[Manifest] = [
+        {
+            "name": "greenfleet-pod",
+            "downwardAPI": {
+                "items": [
+                    {
+                        "path": "threads",
+                        "fieldRef": {"fieldPath": f"metadata.annotations['{names.THREADS_ANNOTATION}']"},
+                    }
+                ]
+            },
+        },
+        {"name": "greenfleet-pool", "configMap": {"name": names.config_name(pool.name), "optional": True}},
+        {"name": "greenfleet-tmp", "emptyDir": {}},
+    ]
+    if inject:
+        volumes.append({"name": "greenfleet-agent", "emptyDir": {"sizeLimit": "64Mi"}})
+    if spec.broker.ca_secret_ref is not None:
+        reference = spec.broker.ca_secret_ref
+        volumes.append(_certificate_volume(reference.name, reference.key))
+    return [*volumes, *(plain(volume) for volume in spec.worker.volumes)]
+
+
+def _certificate_volume(secret: str, key: str) -> Manifest:
+    return {"name": "greenfleet-broker-ca", "secret": {"secretName": secret, "items": [{"key": key, "path": "ca.crt"}]}}
+
+
+def _mounts(pool: GreenWorkerPool) -> list[Manifest]:
+    mounts: list[Manifest] = [
+        {"name": "greenfleet-pod", "mountPath": names.POD_INFO_DIRECTORY, "readOnly": True},
+        {"name": "greenfleet-pool", "mountPath": names.POOL_CONFIG_DIRECTORY, "readOnly": True},
+    ]
+    if not any(mount.mount_path == "/tmp" for mount in pool.spec.worker.volume_mounts):  # noqa: S108
+        mounts.append({"name": "greenfleet-tmp", "mountPath": "/tmp"})  # noqa: S108
+    if pool.spec.agent == "inject":
+        mounts.append({"name": "greenfleet-agent", "mountPath": names.AGENT_DIRECTORY, "readOnly": True})
+    if pool.spec.broker.ca_secret_ref is not None:
+        mounts.append({"name": "greenfleet-broker-ca", "mountPath": "/etc/greenfleet/broker-ca", "readOnly": True})
+    return mounts
+
+
+def cpu_limit_cores(resources: ResourceAmounts) -> float:
+    """What one worker's hub can use: its CPU limit, and never more than one core, because a hub is one thread."""
+    limit = resources.limits.get("cpu")
+    return 1.0 if limit is None else min(1.0, quantity(str(limit)))
+
+
+def memory_limit_bytes(resources: ResourceAmounts) -> float | None:
+    """The container's memory limit, None without one."""
+    limit = resources.limits.get("memory")
+    return None if limit is None else quantity(str(limit))

@@ -1,0 +1,232 @@
+"""One door to the API server: dict bodies, bounded concurrency, typed errors, counted requests, and a fence for writes.
+
+Built on `kubernetes.aio` for configuration, authentication (with token rotation) and TLS. The generated per-kind methods
+are not used: they deserialize into models that drop fields they do not know, which an operator must not do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from kubernetes.aio import client as kubernetes_client
+from kubernetes.aio import config as kubernetes_config
+
+Object = dict[str, Any]
+
+APPLY = "application/apply-patch+yaml"
+MERGE_PATCH = "application/merge-patch+json"
+_REQUEST_TIMEOUT_SECONDS = 30
+_WATCH_SECONDS = 290
+"""The API server ends a watch after 30–60 minutes by itself; ending it sooner keeps connections spread over servers."""
+
+
+class ApiError(Exception):
+    """The API server refused a request.
+
+    - NotFoundError: 404
+    - ConflictError: 409, somebody else was first
+    - GoneError: 410, a resourceVersion is too old to watch from
+    - InvalidError: 400 and 422, what was sent can never be accepted
+    - ForbiddenError: 401 and 403
+    - TransientError: 429, 5xx, and no answer at all: try again later
+    """
+
+    def __init__(self, message: str, status: int = 0, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_seconds = retry_after_seconds
+
+
+class NotFoundError(ApiError):
+    """404."""
+
+
+class ConflictError(ApiError):
+    """409."""
+
+
+class GoneError(ApiError):
+    """410."""
+
+
+class InvalidError(ApiError):
+    """400 and 422."""
+
+
+class ForbiddenError(ApiError):
+    """401 and 403."""
+
+
+class TransientError(ApiError):
+    """429, 5xx, and no answer at all."""
+
+
+class NotLeaderError(ApiError):
+    """This replica may not write (any more); nothing was sent."""
+
+
+_ERRORS: dict[int, type[ApiError]] = {
+    400: InvalidError,
+    401: ForbiddenError,
+    403: ForbiddenError,
+    404: NotFoundError,
+    409: ConflictError,
+    410: GoneError,
+    422: InvalidError,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: str
+    path: str
+    query: Mapping[str, str]
+    body: Object | None = None
+    content_type: str = "application/json"
+
+
+class Client:
+    """Requests to one API server.
+
+    `may_write` is asked before every request that changes something, except for those that say `fenced=False` (the Lease
+    itself). `observe` is told of every finished request: verb, resource and HTTP status (0: no answer).
+    """
+
+    def __init__(
+        self,
+        configuration: kubernetes_client.Configuration,
+        *,
+        concurrency: int = 16,
+        may_write: Callable[[], bool] = lambda: True,
+        observe: Callable[[str, str, int], None] = lambda verb, resource, status: None,
+    ) -> None:
+        configuration.connection_pool_maxsize = concurrency + 8  # the watches hold theirs for ever
+        self._api = kubernetes_client.ApiClient(configuration)
+        self._slots = asyncio.Semaphore(concurrency)
+        self._may_write = may_write
+        self._observe = observe
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._api.close()
+
+    async def get(self, path: str, query: Mapping[str, str] | None = None) -> Object:
+        """The object or list at `path`."""
+        return await self._ask(_Request("GET", path, query or {}))
+
+    async def create(self, path: str, body: Object, *, fenced: bool = True) -> Object:
+        """Creates an object in the collection at `path`."""
+        return await self._change(_Request("POST", path, {}, body), fenced=fenced)
+
+    async def replace(self, path: str, body: Object, *, fenced: bool = True) -> Object:
+        """Replaces an object; a resourceVersion inside makes it conditional."""
+        return await self._change(_Request("PUT", path, {}, body), fenced=fenced)
+
+    async def merge_patch(self, path: str, body: Object) -> Object:
+        """Patches an object or subresource with a JSON merge patch (RFC 7386)."""
+        return await self._change(_Request("PATCH", path, {}, body, MERGE_PATCH))
+
+    async def apply(self, path: str, body: Object, manager: str) -> Object:
+        """Server-side apply by `manager`, taking over fields of other managers; unknown fields are an error."""
+        query = {"fieldManager": manager, "force": "true", "fieldValidation": "Strict"}
+        return await self._change(_Request("PATCH", path, query, body, APPLY))
+
+    async def delete(self, path: str) -> None:
+        """Deletes an object and, in the background, what it owns. Absent is fine."""
+        try:
+            await self._change(_Request("DELETE", path, {"propagationPolicy": "Background"}))
+        except NotFoundError:
+            return
+
+    async def _change(self, request: _Request, *, fenced: bool = True) -> Object:
+        if fenced and not self._may_write():
+            raise NotLeaderError("this replica does not hold the Lease: nothing was written")
+        return await self._ask(request)
+
+    async def _ask(self, request: _Request) -> Object:
+        async with self._slots, self._send(request, _REQUEST_TIMEOUT_SECONDS) as response:
+            return dict(json.loads(await response.read() or b"{}"))
+
+    async def watch(self, path: str, query: Mapping[str, str]) -> AsyncIterator[tuple[str, Object]]:
+        """Events of a collection, `(type, object)`, until the server ends the watch. Raises GoneError for an old resourceVersion."""
+        query = {**query, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(_WATCH_SECONDS)}
+        async with self._send(_Request("GET", path, query), _WATCH_SECONDS + 30) as response:
+            async for line in response.content:
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    status = event["object"]
+                    raise _ERRORS.get(status.get("code", 0), TransientError)(
+                        status.get("message", ""), status.get("code", 0)
+                    )
+                yield event["type"], event["object"]
+
+    @asynccontextmanager
+    async def _send(self, request: _Request, total_seconds: float) -> AsyncIterator[aiohttp.ClientResponse]:
+        verb = "WATCH" if "watch" in request.query else request.method
+        status = 0
+        try:
+            _, url, headers, payload, _ = await self._api.param_serialize(
+                method=request.method,
+                resource_path=request.path,
+                query_params=list(request.query.items()),
+                header_params={"Accept": "application/json", "Content-Type": request.content_type},
+                body=request.body,
+                auth_settings=["BearerToken"],
+            )
+            answer = await self._api.rest_client.request(
+                request.method, url, headers=headers, body=payload, _request_timeout=total_seconds
+            )
+            response: aiohttp.ClientResponse = answer.response
+            status = response.status
+            try:
+                if status >= 400:
+                    raise await _error(response)
+                yield response
+            finally:
+                response.release()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise TransientError(
+                f"the API server did not answer {verb} {request.path}: {type(error).__name__}"
+            ) from error
+        finally:
+            self._observe(verb, _resource(request.path), status)
+
+
+async def _error(response: aiohttp.ClientResponse) -> ApiError:
+    text = await response.text()
+    try:
+        message = json.loads(text).get("message") or text
+    except ValueError:
+        message = text
+    retry_after = response.headers.get("Retry-After", "")
+    return _ERRORS.get(response.status, TransientError)(
+        message[:2000], response.status, float(retry_after) if retry_after.isdigit() else None
+    )
+
+
+def _resource(path: str) -> str:
+    """`deployments` or `pods/status` of a path: few values, for a metric's label."""
+    parts = path.strip("/").split("/")
+    parts = parts[2:] if parts[0] == "api" else parts[3:]
+    if parts[:1] == ["namespaces"] and len(parts) > 2:
+        parts = parts[2:]
+    return "/".join(parts[:1] + parts[2:3])
+
+
+async def connect(kubeconfig: str | None = None, **options: Any) -> Client:
+    """A client for `kubeconfig`, else for the cluster this pod runs in, else for the user's default kubeconfig."""
+    configuration = kubernetes_client.Configuration()
+    if kubeconfig is not None:
+        await kubernetes_config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)
+    else:
+        try:
+            kubernetes_config.load_incluster_config(client_configuration=configuration)
+        except kubernetes_config.ConfigException:
+            await kubernetes_config.load_kube_config(client_configuration=configuration)
+    return Client(configuration, **options)

@@ -1,0 +1,108 @@
+"""The operator's own metrics (DESIGN.md §7), in a registry of their own so that two apps in one process do not collide."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from greenfleet import __version__
+from greenfleet.scaling.types import Decision
+
+_FAST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class OperatorMetrics:
+    """Everything that the operator says about itself. Series of a deleted pool disappear with `forget`."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # a second series per counter, which nobody reads
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        Info("greenfleet_build", "Version of the operator.", registry=registry).info({"version": __version__})
+        self.reconciles = Counter(
+            "greenfleet_reconciles", "Reconciliations by outcome.", ["outcome"], registry=registry
+        )
+        self.reconcile_seconds = Histogram(
+            "greenfleet_reconcile_duration_seconds", "Duration of a reconciliation.", buckets=_FAST, registry=registry
+        )
+        self.api_requests = Counter(
+            "greenfleet_api_requests", "Requests to the API server.", ["verb", "resource", "status"], registry=registry
+        )
+        self.query_seconds = Histogram(
+            "greenfleet_query_duration_seconds",
+            "Duration of a Prometheus query.",
+            ["server"],
+            buckets=_FAST,
+            registry=registry,
+        )
+        self.query_failures = Counter(
+            "greenfleet_query_failures",
+            "Prometheus queries without a usable answer.",
+            ["server", "reason"],
+            registry=registry,
+        )
+        self.decisions = Counter(
+            "greenfleet_decisions",
+            "Decisions that changed something.",
+            ["pool", "role", "dimension", "direction", "reason"],
+            registry=registry,
+        )
+        self.desired_workers = Gauge(
+            "greenfleet_desired_workers", "Workers wanted.", ["pool", "role"], registry=registry
+        )
+        self.ready_workers = Gauge("greenfleet_ready_workers", "Workers ready.", ["pool", "role"], registry=registry)
+        self.desired_threads = Gauge(
+            "greenfleet_desired_threads", "Green threads wanted per worker.", ["pool", "role"], registry=registry
+        )
+        self.last_sample = Gauge(
+            "greenfleet_last_complete_sample_timestamp_seconds",
+            "Unix time of the last tick with complete knowledge.",
+            ["pool", "role"],
+            registry=registry,
+        )
+        self.blind = Gauge(
+            "greenfleet_blind", "1 while the pool holds for want of knowledge.", ["pool", "role"], registry=registry
+        )
+        self.loop_lag = Gauge(
+            "greenfleet_loop_lag_seconds", "How late the last tick of the scaling loop began.", registry=registry
+        )
+        self.loop_seconds = Histogram(
+            "greenfleet_loop_duration_seconds", "Duration of one tick over all pools.", buckets=_FAST, registry=registry
+        )
+        self.leader = Gauge("greenfleet_leader", "1 while this replica leads.", registry=registry)
+        self.pools = Gauge("greenfleet_pools", "Pools that this replica knows.", registry=registry)
+
+    def observe_request(self, verb: str, resource: str, status: int) -> None:
+        """One finished request to the API server; status 0: no answer."""
+        self.api_requests.labels(verb, resource, str(status)).inc()
+
+    def observe_query(self, server: str, seconds: float, failure: str) -> None:
+        """One finished query; an empty failure is success."""
+        self.query_seconds.labels(server).observe(seconds)
+        if failure:
+            self.query_failures.labels(server, failure).inc()
+
+    def observe_decision(self, pool: str, role: str, decision: Decision, ready: int, now: float) -> None:
+        """The state after one tick of one fleet."""
+        self.desired_workers.labels(pool, role).set(decision.replicas)
+        self.desired_threads.labels(pool, role).set(decision.threads)
+        self.ready_workers.labels(pool, role).set(ready)
+        self.blind.labels(pool, role).set(bool(decision.blind))
+        if not decision.blind:
+            self.last_sample.labels(pool, role).set(now)
+
+    def forget(self, pool: str) -> None:
+        """Drops every series of a pool."""
+        for metric in (
+            self.desired_workers,
+            self.desired_threads,
+            self.ready_workers,
+            self.blind,
+            self.last_sample,
+            self.decisions,
+        ):
+            metric.remove_by_labels({"pool": pool})

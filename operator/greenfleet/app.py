@@ -1,0 +1,184 @@
+"""The operator as one process: builds the parts, starts the long-lived tasks, then hands over to kopf.
+
+The order matters: kopf cancels every task that is created after its own start, so ours come first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import kopf
+
+from greenfleet import __version__
+from greenfleet.api import duration_seconds
+from greenfleet.engine.actuator import Actuator
+from greenfleet.engine.controller import Controller
+from greenfleet.engine.diagnosis import redacted
+from greenfleet.engine.fleet_view import FleetView
+from greenfleet.engine.reconciler import Reconciler
+from greenfleet.engine.registry import Registry
+from greenfleet.engine.scaling_loop import ScalingLoop
+from greenfleet.engine.status_writer import StatusWriter
+from greenfleet.engine.web import WebServer
+from greenfleet.handlers import pools
+from greenfleet.kube.client import connect
+from greenfleet.kube.events import EventRecorder
+from greenfleet.kube.lease import Lease
+from greenfleet.metrics.own import OperatorMetrics
+from greenfleet.metrics.prometheus import PrometheusServer
+from greenfleet.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+LEASE_NAME = "greenfleet"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this replica is."""
+
+    name: str
+    namespace: str
+
+    @classmethod
+    def from_environment(cls) -> Identity:
+        """From POD_NAME and POD_NAMESPACE, which the chart sets; outside of a cluster, the host's name and `default`."""
+        return cls(os.environ.get("POD_NAME") or socket.gethostname(), os.environ.get("POD_NAMESPACE") or "default")
+
+
+async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None = None, port: int = 9541) -> None:
+    """Runs the operator until a signal stops it."""
+    metrics = OperatorMetrics()
+    lease: Lease | None = None
+
+    def leads() -> bool:
+        return lease is not None and lease.is_held()
+
+    client = await connect(
+        kubeconfig, concurrency=settings.api_concurrency, may_write=leads, observe=metrics.observe_request
+    )
+    lease = Lease(
+        client,
+        namespace=identity.namespace,
+        name=LEASE_NAME,
+        identity=identity.name,
+        duration_seconds=duration_seconds(settings.lease_duration),
+    )
+    servers = {
+        name: PrometheusServer(name, server, metrics.observe_query)
+        for name, server in settings.prometheus.servers.items()
+    }
+    registry = Registry()
+    controller = Controller(client, registry, metrics)
+    view = FleetView(client, settings.namespaces, controller.deployment_changed)
+    events = EventRecorder(client, identity.name)
+    status = StatusWriter(client, view, events)
+    controller.start_with(Reconciler(client, registry, view, settings.worker), status, view)
+    loop = ScalingLoop(
+        registry=registry,
+        view=view,
+        servers=servers,
+        settings=settings.prometheus,
+        actuator=Actuator(client, view, events, metrics),
+        status=status,
+        metrics=metrics,
+        leads=leads,
+        tick_seconds=duration_seconds(settings.tick),
+    )
+    web = WebServer(
+        registry=registry,
+        metrics=metrics,
+        ticked_at=lambda: loop.ticked_at,
+        is_ready=lambda: view.is_synced,
+        leads=leads,
+        port=port,
+    )
+    await web.start()
+    _log.info("greenfleet %s starts as %s/%s", __version__, identity.namespace, identity.name)
+    owned = [
+        asyncio.create_task(lease.run(), name="lease"),
+        *(asyncio.create_task(reflector.run(), name="reflector") for reflector in view.reflectors),
+        asyncio.create_task(controller.run(lease.gained), name="controller"),
+        asyncio.create_task(loop.run(), name="scaling loop"),
+    ]
+    try:
+        await _until_one_ends(owned, _kopf(settings, controller, kubeconfig))
+    finally:
+        for task in owned:
+            task.cancel()
+        await asyncio.gather(*owned, return_exceptions=True)
+        await web.stop()
+        await asyncio.gather(*(server.close() for server in servers.values()))
+        await client.close()
+
+
+async def _until_one_ends(owned: Sequence[asyncio.Task[None]], operator: asyncio.Task[None]) -> None:
+    """Until kopf ends (a signal), or one of our tasks does (a bug: better restart than limp)."""
+    done, _ = await asyncio.wait({*owned, operator}, return_when=asyncio.FIRST_COMPLETED)
+    operator.cancel()
+    await asyncio.gather(operator, return_exceptions=True)
+    for task in done - {operator}:
+        task.result()
+    if operator in done and not operator.cancelled():
+        operator.result()
+
+
+def _kopf(settings: Settings, controller: Controller, kubeconfig: str | None) -> asyncio.Task[None]:
+    kopf_registry = kopf.OperatorRegistry()
+    pools.register(kopf_registry, controller)
+
+    @kopf.on.login(registry=kopf_registry)
+    def login(**options: Any) -> kopf.ConnectionInfo | None:
+        if kubeconfig is not None:
+            os.environ["KUBECONFIG"] = kubeconfig
+            return kopf.login_with_kubeconfig(**options)
+        return kopf.login_with_service_account(**options) or kopf.login_with_kubeconfig(**options)
+
+    kopf_settings = kopf.OperatorSettings()
+    kopf_settings.peering.standalone = True  # the Lease decides who acts; every replica watches
+    kopf_settings.scanning.disabled = True  # else it wants to watch all CRDs and namespaces
+    kopf_settings.posting.enabled = False
+    kopf_settings.watching.server_timeout = 300
+    scope: dict[str, Any] = {"namespaces": settings.namespaces} if settings.namespaces else {"clusterwide": True}
+    return asyncio.create_task(
+        kopf.operator(registry=kopf_registry, settings=kopf_settings, **scope),
+        name="kopf",
+    )
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line, with the passwords of URLs redacted."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": redacted(super().format(record)),
+        }
+        return json.dumps(line, ensure_ascii=False)
+
+
+class _TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
+
+def configure_logging(settings: Settings) -> None:
+    """Logs to standard error. kopf's own chatter about each event stays out."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        _JsonFormatter() if settings.log_format == "json" else _TextFormatter("%(asctime)s %(levelname)-7s %(message)s")
+    )
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -1,0 +1,1 @@
+"""`greenfleet` and `kubectl greenfleet`: run the operator, print the CRD, ask why."""

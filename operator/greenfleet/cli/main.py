@@ -1,0 +1,81 @@
+"""The command line. Sub-commands import what they need themselves, so that `greenfleet crd` does not load kopf."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from greenfleet import __version__
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one sub-command and returns its exit status."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments[:1] == ["simulate"]:
+        from greenfleet.simulator.cli import main as simulate  # noqa: PLC0415
+
+        return int(simulate(arguments[1:]))
+    options = _parser().parse_args(arguments)
+    return int(options.run(options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="greenfleet", description="Fleets of Celery workers on the Eventlet pool, scaled by their backlog."
+    )
+    parser.add_argument("--version", action="version", version=f"greenfleet {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    operator = commands.add_parser("operator", help="run the operator (what the chart's pods do)")
+    operator.add_argument("--config", type=Path, help="the administrator's configuration, YAML")
+    operator.add_argument("--kubeconfig", help="instead of the pod's service account")
+    operator.add_argument("--port", type=int, default=9541, help="port of metrics and probes (default: %(default)s)")
+    operator.set_defaults(run=_operator)
+
+    crd = commands.add_parser("crd", help="print the CustomResourceDefinition")
+    crd.set_defaults(run=_crd)
+
+    why = commands.add_parser("why", help="say why a pool has the workers and green threads that it has")
+    why.add_argument("pool", help="name of the GreenWorkerPool")
+    why.add_argument("-n", "--namespace", help="its namespace (default: the one of the current context)")
+    why.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    why.add_argument("--history", type=int, default=0, metavar="N", help="also the last N decisions (at most 50)")
+    why.add_argument(
+        "--operator-namespace", default="greenfleet-system", help="where the operator runs (default: %(default)s)"
+    )
+    why.set_defaults(run=_why)
+
+    commands.add_parser(
+        "simulate", help="replay a trace against the law of scaling, KEDA and Celery's autoscaler", add_help=False
+    )
+    return parser
+
+
+def _operator(options: argparse.Namespace) -> int:
+    import asyncio  # noqa: PLC0415
+
+    from greenfleet import app, settings  # noqa: PLC0415
+
+    try:
+        loaded = settings.load(options.config)
+    except settings.SettingsError as error:
+        print(f"greenfleet: {error}", file=sys.stderr)
+        return 78  # EX_CONFIG
+    app.configure_logging(loaded)
+    asyncio.run(app.run(loaded, app.Identity.from_environment(), kubeconfig=options.kubeconfig, port=options.port))
+    return 0
+
+
+def _crd(_: argparse.Namespace) -> int:
+    from greenfleet.api.crd import render  # noqa: PLC0415
+
+    print(render(), end="")
+    return 0
+
+
+def _why(options: argparse.Namespace) -> int:
+    from greenfleet.cli.why import run  # noqa: PLC0415
+
+    return run(options)

@@ -1,0 +1,91 @@
+"""`kubectl greenfleet why POOL`: the reasons of the last decisions, in plain sentences or as JSON.
+
+They live in the leader's memory. The way there is kubectl itself, with the user's own rights: the Lease names the leader's
+pod, and the API server's proxy reaches its port.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+
+class WhyError(Exception):
+    """The reasons cannot be had; the text says why and what to do."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the reasons of one pool. Exit status 1 where they cannot be had."""
+    try:
+        namespace = options.namespace or _current_namespace()
+        answer = fetch(namespace, options.pool, options.operator_namespace)
+    except WhyError as error:
+        print(f"greenfleet: {error}", file=sys.stderr)
+        return 1
+    if options.output == "json":
+        print(json.dumps(answer, indent=2, ensure_ascii=False))
+    else:
+        print("\n".join(render(answer, options.history)))
+    return 0
+
+
+def fetch(namespace: str, pool: str, operator_namespace: str) -> dict[str, Any]:
+    """What the leader says about one pool. Raises WhyError."""
+    leases = f"/apis/coordination.k8s.io/v1/namespaces/{operator_namespace}/leases/greenfleet"
+    holder = json.loads(_kubectl("get", "--raw", leases))["spec"].get("holderIdentity")
+    if not holder:
+        raise WhyError(f"no operator leads in namespace {operator_namespace}: look at its pods")
+    path = f"/api/v1/namespaces/{operator_namespace}/pods/{holder}:9541/proxy/api/v1/pools/{namespace}/{pool}/why"
+    return dict(json.loads(_kubectl("get", "--raw", path)))
+
+
+def render(answer: dict[str, Any], history: int) -> list[str]:
+    """The answer as lines of text."""
+    lines: list[str] = []
+    for role, fleet in answer["fleets"].items():
+        now = fleet["now"]
+        if now is None:
+            lines.append(f"{answer['pool']} ({role}): the scaling loop has not looked at this fleet yet")
+            continue
+        lines.append(f"{answer['pool']} ({role}): {fleet['replicas']} workers × {fleet['threads']} green threads")
+        lines.append(f"  {now['summary']}")
+        lines += [f"  · {_until(step)}{step['text']}" for step in now["steps"]]
+        inputs = ", ".join(f"{name} {_short(value)}" for name, value in now["inputs"].items())
+        lines.append(f"  seen: {inputs}")
+        past = fleet["history"][-history:] if history else []
+        lines += [f"  {_clock(why['at'])}  {why['binding']}: {why['summary']}" for why in reversed(past)]
+    if not lines:
+        lines.append(f"{answer['pool']}: nothing was decided yet; `kubectl describe gwp` says what the pool waits for")
+    return lines
+
+
+def _until(step: dict[str, Any]) -> str:
+    return f"until {_clock(step['until'])}: " if step.get("until") else ""
+
+
+def _clock(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds).astimezone().strftime("%H:%M:%S")
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 or float(value).is_integer() else f"{value:.3g}"
+
+
+def _current_namespace() -> str:
+    found = _kubectl("config", "view", "--minify", "-o", "jsonpath={..namespace}").strip()
+    return found or "default"
+
+
+def _kubectl(*arguments: str) -> str:
+    program = shutil.which("kubectl")
+    if program is None:
+        raise WhyError("kubectl is not on the PATH: install it, it is the way to the cluster")
+    finished = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)  # noqa: S603
+    if finished.returncode != 0:
+        raise WhyError(finished.stderr.strip() or f"kubectl {' '.join(arguments)} failed")
+    return finished.stdout

@@ -1,0 +1,1 @@
+"""What runs: the registry of pools, the reconciler, the scaling loop, and the writer of status."""

@@ -1,0 +1,164 @@
+"""Carries a decision out: green threads by an annotation of each running pod, workers by the Deployment's replicas.
+
+Threads go through `pods/status`, so that the operator's role cannot change an image. Nothing is written that is already
+so, small changes are not worth a write, and what a pod does not report back is written again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from greenfleet.api import GreenWorkerPool
+from greenfleet.engine.fleet_view import FleetView, owns_replicas
+from greenfleet.engine.managers import AUTOSCALER
+from greenfleet.engine.registry import Fleet, Record
+from greenfleet.engine.status import rfc3339
+from greenfleet.kube import paths
+from greenfleet.kube.client import ApiError, Client, NotFoundError, NotLeaderError
+from greenfleet.kube.events import EventRecorder
+from greenfleet.metrics.own import OperatorMetrics
+from greenfleet.resources import names
+from greenfleet.resources.config import start_threads
+from greenfleet.resources.names import Role
+from greenfleet.scaling import Decision, Pod, WorkerSample
+
+_log = logging.getLogger(__name__)
+
+WRITE_INTERVAL_SECONDS = 5.0
+"""At most one write of green threads per pod, and per ConfigMap, in so long."""
+WORTH_WRITING = 0.1
+"""Relative change of green threads that is worth a write."""
+_LEAVING_COST = -100
+_WRITTEN_ANNOTATION = f"{names.PREFIX}/threads-written-at"
+
+
+def worth_writing(current: int | None, wanted: int) -> bool:
+    """Whether a pod that has `current` green threads should be told to have `wanted`."""
+    if current is None:
+        return True
+    return abs(wanted - current) >= max(1.0, WORTH_WRITING * current)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A decision with everything that is needed to carry it out."""
+
+    record: Record
+    pool: GreenWorkerPool
+    fleet: Fleet
+    decision: Decision
+    pods: tuple[Pod, ...]
+    workers: Mapping[str, WorkerSample]
+    """By pod: what each worker says of itself."""
+
+
+class Actuator:
+    """Writes decisions under the field manager `greenfleet-autoscaler`."""
+
+    def __init__(self, client: Client, view: FleetView, events: EventRecorder, metrics: OperatorMetrics) -> None:
+        self._client = client
+        self._view = view
+        self._events = events
+        self._metrics = metrics
+
+    async def carry_out(self, order: Order) -> None:
+        """Makes the cluster look like the decision. API errors are logged: the next tick decides and writes anew."""
+        try:
+            if order.fleet.role is Role.EVENTLET:
+                await self._write_threads(order)
+            await self._write_replicas(order)
+        except NotLeaderError:
+            return
+        except ApiError as error:
+            _log.warning("%s %s: not carried out, the next tick will: %s", order.record.key, order.fleet.role, error)
+
+    async def _write_threads(self, order: Order) -> None:
+        fleet, threads, now = order.fleet, order.decision.threads, time.monotonic()
+        written = [pod for pod in order.pods if _needs_threads(order, pod, now)]
+        await asyncio.gather(*(self._patch_threads(order, pod, now) for pod in written))
+        before = next((pod.threads for pod in written if pod.threads not in (None, threads)), None)
+        if before is not None:
+            await self._say(order, "threads", before, threads)
+        recently = now - fleet.start_threads_written_at < WRITE_INTERVAL_SECONDS
+        if fleet.start_threads is None or (not recently and worth_writing(fleet.start_threads, threads)):
+            manifest = start_threads(order.pool, threads)
+            await self._client.apply(paths.of(manifest), manifest, AUTOSCALER)
+            fleet.start_threads, fleet.start_threads_written_at = threads, now
+        for name in fleet.pod_threads_written_at.keys() - {pod.name for pod in order.pods}:
+            del fleet.pod_threads_written_at[name]
+
+    async def _patch_threads(self, order: Order, pod: Pod, now: float) -> None:
+        # The second annotation makes every write a change: kubelet refreshes the file on changes only.
+        threads = str(order.decision.threads)
+        annotations = {names.THREADS_ANNOTATION: threads, _WRITTEN_ANNOTATION: f"{time.time():.3f}"}
+        await self._patch_pod(order.pool, pod.name, annotations)
+        order.fleet.pod_threads_written_at[pod.name] = now
+
+    async def _patch_pod(self, pool: GreenWorkerPool, name: str, annotations: dict[str, str]) -> None:
+        patch = {"metadata": {"annotations": annotations}}
+        try:
+            await self._client.merge_patch(f"{paths.pod(pool.namespace, name)}/status", patch)
+        except NotFoundError:
+            return
+
+    async def _write_replicas(self, order: Order) -> None:
+        pool, wanted = order.pool, order.decision.replicas
+        name = names.fleet_name(pool.name, order.fleet.role)
+        deployment = self._view.deployment(pool.namespace, name)
+        if deployment is None:
+            return  # the reconciler makes it first
+        current = deployment["spec"].get("replicas", 1)
+        if current == wanted and owns_replicas(deployment, AUTOSCALER):
+            return
+        if wanted < current:
+            await self._mark_leaving(pool, order.decision.leave_first[: current - wanted])
+        manifest = {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": name, "namespace": pool.namespace},
+            "spec": {"replicas": wanted},
+        }
+        await self._client.apply(paths.of(manifest), manifest, AUTOSCALER)
+        if current != wanted:
+            await self._say(order, "workers", current, wanted)
+
+    async def _mark_leaving(self, pool: GreenWorkerPool, leaving: tuple[str, ...]) -> None:
+        """The most idle pods first: best effort, the drain is the guarantee."""
+        cost = {names.DELETION_COST_ANNOTATION: str(_LEAVING_COST)}
+        await asyncio.gather(*(self._patch_pod(pool, name, cost) for name in leaving))
+
+    async def _say(self, order: Order, dimension: str, before: int, after: int) -> None:
+        record, fleet, why = order.record, order.fleet, order.decision.why
+        up = after > before
+        what = "green threads per worker" if dimension == "threads" else f"{fleet.role} workers"
+        note = f"{what} {before} → {after}: {why.summary}"
+        record.last_scale = (rfc3339(time.time()), note[:1000])
+        self._metrics.decisions.labels(record.key, fleet.role, dimension, "out" if up else "in", why.binding).inc()
+        _log.info("%s: %s", record.key, note)
+        await self._events.normal(order.pool, _EVENT_REASONS[dimension, up], note)
+
+
+_EVENT_REASONS = {
+    ("workers", True): "ScaledOut",
+    ("workers", False): "ScaledIn",
+    ("threads", True): "ThreadsRaised",
+    ("threads", False): "ThreadsLowered",
+}
+
+
+def _needs_threads(order: Order, pod: Pod, now: float) -> bool:
+    """Whether a pod has to be told: something else is wanted of it, or it does not do what it was told."""
+    written_at = order.fleet.pod_threads_written_at.get(pod.name, float("-inf"))
+    if pod.terminating or now - written_at < WRITE_INTERVAL_SECONDS:
+        return False
+    if worth_writing(pod.threads, order.decision.threads):
+        return True
+    worker = order.workers.get(pod.name)
+    settled = (
+        worker is not None and pod.ready_since is not None and worker.at > pod.ready_since + WRITE_INTERVAL_SECONDS
+    )
+    return settled and worker is not None and round(worker.threads_limit) != pod.threads

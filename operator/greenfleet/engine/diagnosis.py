@@ -1,0 +1,128 @@
+"""What is wrong with a pool's pods, as one sentence for the person who has to act. Pure.
+
+Everything comes from the pods' own status: the operator never reads a Secret, but kubelet says when one is missing.
+Names of pods are left out: text that changes makes a condition change, and that loops.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from greenfleet.engine.registry import Stall
+from greenfleet.resources.names import AGENT_CONTAINER, EXPORTER_CONTAINER
+
+_Object = dict[str, Any]
+
+_IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+_URL_WITH_PASSWORD = re.compile(r"(\w+://)[^\s/@]*@")
+
+
+def redacted(text: str) -> str:
+    """Without user and password of any URL in it."""
+    return _URL_WITH_PASSWORD.sub(r"\1***@", text)
+
+
+def trouble(pods: Iterable[_Object]) -> Stall | None:
+    """The first reason, if any, for which pods cannot start without a human."""
+    for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["name"])):
+        if pod["metadata"].get("deletionTimestamp"):
+            continue
+        status = pod.get("status") or {}
+        for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
+            found = _container_trouble(container)
+            if found is not None:
+                return found
+        for condition in status.get("conditions", ()):
+            if (
+                condition["type"] == "PodScheduled"
+                and condition["status"] == "False"
+                and condition.get("reason") == "Unschedulable"
+            ):
+                return Stall(
+                    "Unschedulable",
+                    "worker.resources, nodeSelector or affinity: no node can take the pod "
+                    f"({_stable(condition.get('message', ''))}): ask for less, or add a node",
+                )
+    return None
+
+
+def _container_trouble(container: _Object) -> Stall | None:
+    state = container.get("state") or {}
+    waiting = state.get("waiting") or {}
+    reason, message = waiting.get("reason", ""), waiting.get("message", "")
+    what = _field(container["name"])
+    if reason in _IMAGE_REASONS:
+        return Stall(
+            "ImageUnavailable",
+            f"{what} is {container.get('image', '')!r}: the image cannot be pulled ({reason}): correct the name, or add imagePullSecrets",
+        )
+    if reason == "CreateContainerConfigError":
+        return _missing_reference(message)
+    if reason in ("CrashLoopBackOff", "CreateContainerError", "RunContainerError"):
+        terminated = (container.get("lastState") or {}).get("terminated") or {}
+        return _crash(what, reason, terminated, message)
+    terminated = state.get("terminated") or {}
+    if terminated.get("exitCode"):
+        return _crash(what, "Error", terminated, message)
+    return None
+
+
+def _field(container: str) -> str:
+    return {AGENT_CONTAINER: "the operator's worker.image", EXPORTER_CONTAINER: "the operator's worker.image"}.get(
+        container, "spec.image"
+    )
+
+
+def _missing_reference(message: str) -> Stall:
+    reason = "ReferenceMissing"
+    if match := re.search(r'(secret|configmap) "([^"]+)" not found', message):
+        kind, name = {"secret": "Secret", "configmap": "ConfigMap"}[match[1]], match[2]
+        return Stall(
+            reason,
+            f"{_reference_field(kind)} is {name!r}, and this namespace has no such {kind}: create it, or correct the name",
+        )
+    if match := re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) \S+?/(\S+)", message):
+        key, kind, name = match.groups()
+        return Stall(
+            reason,
+            f"{_reference_field(kind)} is {name!r} with key {key!r}, and the {kind} has no such key: add the key, or correct the reference",
+        )
+    return Stall(reason, f"the container cannot be configured: {_stable(message)}: correct the reference")
+
+
+def _reference_field(kind: str) -> str:
+    return (
+        "broker.secretRef, resultBackend.secretRef or worker.env"
+        if kind == "Secret"
+        else "worker.env or worker.envFrom"
+    )
+
+
+def _crash(what: str, reason: str, terminated: _Object, message: str) -> Stall:
+    text = terminated.get("message", "").strip()
+    try:
+        said = json.loads(text.splitlines()[-1]) if text else {}
+    except ValueError:
+        said = {}
+    if isinstance(said, dict) and {"field", "value", "reason", "fix"} <= said.keys():
+        return Stall(
+            "WorkerMisconfigured", redacted(f"{said['field']} is {said['value']!r}: {said['reason']}: {said['fix']}")
+        )
+    if terminated.get("reason") == "OOMKilled":
+        return Stall(
+            "OutOfMemory",
+            "worker.resources.limits.memory is too small: the worker was killed for it: raise it, or lower greenThreads.max",
+        )
+    tail = redacted(_stable(" ".join(text.splitlines()[-3:]))) or _stable(message) or "it left no message: see its log"
+    code = terminated.get("exitCode")
+    return Stall("ContainerFails", f"{what}: the container ends with status {code} ({reason}): {tail}")
+
+
+def _stable(text: str) -> str:
+    """Without what differs from pod to pod and from minute to minute."""
+    text = re.sub(r"\b(back-off) [\d.a-z]+ ", r"\1 ", text)
+    text = re.sub(r"pod=\S+", "", text)
+    return text[:600].strip()

@@ -1,0 +1,90 @@
+"""From the API server's pods and the pool's spec to the law's own values. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from greenfleet.api import GreenWorkerPool, duration_seconds
+from greenfleet.api.pool import ScalingRules
+from greenfleet.engine.status import unix_time
+from greenfleet.resources.names import THREADS_ANNOTATION, Role
+from greenfleet.resources.worker import cpu_limit_cores, memory_limit_bytes
+from greenfleet.scaling import Mode, Pod, Policy, Rules, ScalingSpec, Schedule
+
+_Object = dict[str, Any]
+
+
+def law_pod(pod: _Object) -> Pod:
+    """One pod as the law sees it."""
+    metadata, status = pod["metadata"], pod.get("status") or {}
+    ready_since = None
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "Ready" and condition["status"] == "True":
+            ready_since = unix_time(condition["lastTransitionTime"])
+    threads = (metadata.get("annotations") or {}).get(THREADS_ANNOTATION, "")
+    return Pod(
+        name=metadata["name"],
+        created_at=unix_time(metadata["creationTimestamp"]),
+        ready_since=ready_since,
+        terminating="deletionTimestamp" in metadata,
+        threads=int(threads) if threads.isdecimal() else None,
+    )
+
+
+def is_finished(pod: _Object) -> bool:
+    """Whether nothing of the pod runs any more (evicted and failed pods linger in the API)."""
+    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+
+
+def law_spec(pool: GreenWorkerPool, role: Role, scrape_interval_seconds: float) -> ScalingSpec:
+    """What the user asked of one fleet, in the law's own units."""
+    spec, scaling = pool.spec, pool.spec.scaling
+    shared: dict[str, Any] = {
+        "mode": Mode(scaling.mode),
+        "pause_in": scaling.pause.in_,
+        "pause_out": scaling.pause.out,
+        "max_wait_seconds": duration_seconds(scaling.max_wait),
+        "activation": scaling.activation,
+        "drain_seconds": duration_seconds(spec.drain.timeout),
+        "cooldown_seconds": duration_seconds(scaling.cooldown),
+        "scale_up": _rules(scaling.behavior.scale_up),
+        "scale_down": _rules(scaling.behavior.scale_down),
+        "blind_floor": scaling.when_blind.floor if scaling.when_blind.policy == "floor" else None,
+        "scrape_interval_seconds": scrape_interval_seconds,
+    }
+    if role is Role.PREFORK and spec.prefork is not None:
+        processes = spec.prefork.processes
+        cores = cpu_limit_cores(spec.prefork.resources) if "cpu" in spec.prefork.resources.limits else float(processes)
+        return ScalingSpec(
+            threads_min=processes,
+            threads_max=processes,
+            threads_start=processes,
+            replicas_min=spec.prefork.replicas.min,
+            replicas_max=spec.prefork.replicas.max,
+            cpu_limit_cores=cores,
+            memory_limit_bytes=memory_limit_bytes(spec.prefork.resources),
+            **{**shared, "mode": Mode.AUTO if scaling.mode == "manual" else Mode(scaling.mode)},
+        )
+    return ScalingSpec(
+        threads_min=spec.green_threads.min,
+        threads_max=spec.green_threads.max,
+        threads_start=spec.green_threads.first,
+        threads_total=spec.green_threads.total,
+        replicas_min=spec.replicas.min,
+        replicas_max=spec.replicas.max,
+        manual_replicas=spec.manual_replicas,
+        schedules=tuple(
+            Schedule(window.cron, round(duration_seconds(window.duration)), window.timezone, window.min_replicas)
+            for window in scaling.schedules
+        ),
+        cpu_limit_cores=cpu_limit_cores(spec.worker.resources),
+        memory_limit_bytes=memory_limit_bytes(spec.worker.resources),
+        **shared,
+    )
+
+
+def _rules(rules: ScalingRules | None) -> Rules:
+    if rules is None:
+        return Rules()
+    policies = tuple(Policy(policy.type, policy.value, policy.period_seconds) for policy in rules.policies)
+    return Rules(policies, rules.select_policy, rules.stabilization_window_seconds)

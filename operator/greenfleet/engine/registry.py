@@ -1,0 +1,144 @@
+"""What this replica knows about every pool. Plain state, owned by one event loop; everything in it can be made anew."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from greenfleet.api import GreenWorkerPool
+from greenfleet.api.pool import InvalidPoolError, parse_pool
+from greenfleet.resources.names import Role
+from greenfleet.scaling import Decision, State, Why
+
+HISTORY = 50
+"""Decisions that are remembered per fleet for `why`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """Why a pool cannot make progress without a human: reason for programs, field–value–reason–fix for people."""
+
+    reason: str
+    message: str
+
+
+@dataclass(slots=True)
+class Fleet:
+    """One role of a pool as the scaling loop sees it."""
+
+    role: Role
+    state: State | None = None
+    """None until the first tick under our leadership."""
+    decision: Decision | None = None
+    history: deque[Why] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    start_threads: int | None = None
+    """What the ConfigMap says, None if we have not written it yet."""
+    start_threads_written_at: float = 0.0
+    pod_threads_written_at: dict[str, float] = field(default_factory=dict)
+    actuating: bool = False
+
+
+@dataclass(slots=True)
+class Record:
+    """One pool."""
+
+    key: str
+    body: dict[str, Any]
+    """The object as the API server has it."""
+    pool: GreenWorkerPool | None = None
+    """None while the spec cannot be parsed."""
+    invalid: Stall | None = None
+    """Why the spec cannot be parsed."""
+    refused: Stall | None = None
+    """What the last reconciliation ran into: a conflict between pools, or the API server's refusal."""
+    reconciled_generation: int | None = None
+    """Generation whose children were all applied by this replica."""
+    fleets: dict[Role, Fleet] = field(default_factory=dict)
+    last_scale: tuple[str, str] | None = None
+    """Time and reason of the last change, for the status."""
+    blocked: dict[str, float] = field(default_factory=dict)
+    """Unix time at which each task was last seen blocking the hub."""
+    blocked_seconds: dict[tuple[str, str], float] = field(default_factory=dict)
+    """Counter values by (worker, task), to see increments."""
+    announced: dict[str, str] = field(default_factory=dict)
+    """Last Event per subject, so that one statement is one Event."""
+    learned_written_at: float = float("-inf")
+    evicted_at: float = float("-inf")
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """The status as the API server has it."""
+        return self.body.get("status") or {}
+
+    def fleet(self, role: Role) -> Fleet:
+        """The fleet of a role, made when first asked for."""
+        return self.fleets.setdefault(role, Fleet(role))
+
+
+class Registry:
+    """All pools by `namespace/name`."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, Record] = {}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(list(self._records.values()))
+
+    def get(self, key: str) -> Record | None:
+        """The record of a pool, or None."""
+        return self._records.get(key)
+
+    def put(self, body: dict[str, Any]) -> Record:
+        """Takes in an object from the API server."""
+        key = f"{body['metadata']['namespace']}/{body['metadata']['name']}"
+        record = self._records.get(key)
+        if record is None or record.body["metadata"]["uid"] != body["metadata"]["uid"]:
+            record = self._records[key] = Record(key, body)
+        record.body = body
+        try:
+            record.pool, record.invalid = parse_pool(body), None
+        except InvalidPoolError as error:
+            record.pool, record.invalid = None, Stall("InvalidSpec", str(error))
+        if record.pool is not None and record.pool.spec.prefork is None:
+            record.fleets.pop(Role.PREFORK, None)
+        return record
+
+    def remove(self, key: str) -> Record | None:
+        """Forgets a pool."""
+        return self._records.pop(key, None)
+
+    def forget_decisions(self) -> None:
+        """For a new leader: what another replica decided in between is not known, so begin anew."""
+        for record in self:
+            record.fleets.clear()
+            record.blocked_seconds.clear()
+
+    def of_broker(self, broker_key: str) -> list[GreenWorkerPool]:
+        """All pools of one broker, those in conflict included."""
+        return [record.pool for record in self if record.pool is not None and record.pool.broker_key == broker_key]
+
+    def conflict(self, pool: GreenWorkerPool) -> Stall | None:
+        """Says whether another pool consumes one of this pool's queues from the same broker."""
+        for other in sorted(self.of_broker(pool.broker_key), key=lambda other: other.name):
+            shared = sorted(set(queues_of(pool)) & set(queues_of(other))) if other.key != pool.key else []
+            if shared:
+                return Stall(
+                    "QueueConflict",
+                    f"spec.queues has {_quoted(shared)}, which the pool {other.name} of the same broker consumes too, so that "
+                    "neither could be scaled by its backlog: give each queue to one pool",
+                )
+        return None
+
+
+def queues_of(pool: GreenWorkerPool) -> Iterable[str]:
+    """The queues that a pool's Eventlet workers consume."""
+    return pool.spec.queues
+
+
+def _quoted(queues: list[str]) -> str:
+    return ", ".join(repr(queue) for queue in queues)

@@ -1,0 +1,282 @@
+"""One loop for all pools: ask Prometheus, let the law decide, carry it out. Two queries a tick and server, however many pools."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from greenfleet.api import GreenWorkerPool
+from greenfleet.engine.actuator import Actuator, Order
+from greenfleet.engine.fleet_view import FleetView
+from greenfleet.engine.pods import is_finished, law_pod, law_spec
+from greenfleet.engine.registry import Fleet, Record, Registry
+from greenfleet.engine.status import learned_from_status
+from greenfleet.engine.status_writer import StatusWriter
+from greenfleet.metrics import sources
+from greenfleet.metrics.collect import Depths, Worker, Workers, read_depths, read_workers
+from greenfleet.metrics.own import OperatorMetrics
+from greenfleet.metrics.prometheus import PrometheusServer, QueryError, Series
+from greenfleet.resources import names
+from greenfleet.resources.names import Role
+from greenfleet.resources.worker import prefork_queue
+from greenfleet.scaling import Blindness, Decision, Mode, Problem, QueueSample, Sample, decide, initial_state
+from greenfleet.settings import Prometheus, Source
+
+_log = logging.getLogger(__name__)
+
+_BLOCKED_NOISE_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What one tick heard: each answer, or why there is none."""
+
+    depths: Mapping[tuple[str, str], Depths | QueryError]
+    """By (server, source); a pool's own query is a source called `query:…`."""
+    workers: Mapping[str, Workers | QueryError]
+
+
+class ScalingLoop:
+    """Looks at all pools every `tick_seconds` while this replica leads."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        view: FleetView,
+        servers: Mapping[str, PrometheusServer],
+        settings: Prometheus,
+        actuator: Actuator,
+        status: StatusWriter,
+        metrics: OperatorMetrics,
+        leads: Callable[[], bool],
+        tick_seconds: float,
+    ) -> None:
+        self._registry = registry
+        self._view = view
+        self._servers = servers
+        self._settings = settings
+        self._actuator = actuator
+        self._status = status
+        self._metrics = metrics
+        self._leads = leads
+        self._tick_seconds = tick_seconds
+        self._led = False
+        self._background: set[asyncio.Task[None]] = set()
+        self.ticked_at = time.monotonic()
+        """Monotonic time of the last tick: what the liveness probe looks at."""
+
+    async def run(self) -> None:
+        """Ticks until cancelled. A tick that fails is logged and does not end the loop."""
+        clock = asyncio.get_running_loop().time
+        due = clock()
+        while True:
+            self._metrics.loop_lag.set(max(0.0, clock() - due))
+            self.ticked_at = time.monotonic()
+            try:
+                await self.tick()
+            except Exception:
+                _log.exception("a tick of the scaling loop failed: a bug of ours")
+            due = max(due + self._tick_seconds, clock())
+            await asyncio.sleep(due - clock())
+
+    async def tick(self) -> None:
+        """Looks at every pool once. On a standby: forgets what it decided, and rests."""
+        leads = self._leads() and self._view.is_synced
+        self._metrics.leader.set(leads)
+        self._metrics.pools.set(len(self._registry))
+        if not leads or not self._led:
+            self._registry.forget_decisions()
+            self._led = leads
+            if not leads:
+                return
+        with self._metrics.loop_seconds.time():
+            answers = await self._ask()
+            now = time.time()
+            for record in self._registry:
+                try:
+                    self._look_at(record, answers, now)
+                except Exception:
+                    _log.exception("%s: the scaling loop failed on this pool: a bug of ours", record.key)
+
+    async def _ask(self) -> Answers:
+        wanted: dict[tuple[str, str], sources.DepthQuery] = {}
+        for record in self._registry:
+            if record.pool is not None and (query := self._depth_query(record.pool)) is not None:
+                wanted[self._server_name(record.pool), self._source_name(record.pool)] = query
+        servers = {server for server, _ in wanted}
+        depth_answers, worker_answers = await asyncio.gather(
+            asyncio.gather(*(self._query(server, query.expression) for (server, _), query in wanted.items())),
+            asyncio.gather(*(self._query(server, sources.workers()) for server in servers)),
+        )
+        verify = self._settings.verify_namespace
+        return Answers(
+            {
+                key: answer if isinstance(answer, QueryError) else read_depths(answer, query, verify_namespace=verify)
+                for (key, query), answer in zip(wanted.items(), depth_answers, strict=True)
+            },
+            {
+                server: answer if isinstance(answer, QueryError) else read_workers(answer, verify_namespace=verify)
+                for server, answer in zip(servers, worker_answers, strict=True)
+            },
+        )
+
+    async def _query(self, server: str, expression: str) -> list[Series] | QueryError:
+        found = self._servers.get(server)
+        if found is None:
+            return QueryError(
+                Blindness.UNREACHABLE,
+                f"scaling.prometheus.server is {server!r}, which the operator's configuration does not name: correct it, or ask the administrator",
+            )
+        try:
+            return await found.query(expression)
+        except QueryError as error:
+            return error
+
+    def _server_name(self, pool: GreenWorkerPool) -> str:
+        return pool.spec.scaling.prometheus.server or self._settings.default_server
+
+    @staticmethod
+    def _source_name(pool: GreenWorkerPool) -> str:
+        reference = pool.spec.scaling.prometheus
+        return f"query:{reference.query}" if reference.query else reference.source
+
+    def _depth_query(self, pool: GreenWorkerPool) -> sources.DepthQuery | None:
+        reference = pool.spec.scaling.prometheus
+        if reference.query:
+            return sources.own_depth(reference.query) if self._settings.allow_query else None
+        if reference.source == sources.GREENFLEET:
+            return sources.greenfleet_depth()
+        source: Source | None = self._settings.sources.get(reference.source) or sources.BUILT_IN.get(reference.source)
+        return sources.selected_depth(source) if source else None
+
+    def _look_at(self, record: Record, answers: Answers, now: float) -> None:
+        pool = record.pool
+        if pool is not None and record.refused is None and record.reconciled_generation is not None:
+            for role in (Role.EVENTLET, Role.PREFORK) if pool.spec.prefork else (Role.EVENTLET,):
+                self._decide(record, pool, record.fleet(role), answers, now)
+        self._spawn(self._status.sync(record))
+
+    def _decide(self, record: Record, pool: GreenWorkerPool, fleet: Fleet, answers: Answers, now: float) -> None:
+        deployment = self._view.deployment(pool.namespace, names.fleet_name(pool.name, fleet.role))
+        if deployment is None or fleet.actuating:
+            return
+        server = self._servers.get(self._server_name(pool))
+        spec = law_spec(pool, fleet.role, server.scrape_interval_seconds if server else self._tick_seconds)
+        workers, problems = self._workers_of(pool, fleet.role, answers)
+        queues, more = self._queues_of(pool, fleet.role, answers)
+        sample = Sample(
+            queues=queues,
+            workers=tuple(worker.sample for worker in workers),
+            pods=tuple(
+                law_pod(pod) for pod in self._view.pods(pool.namespace, pool.name, fleet.role) if not is_finished(pod)
+            ),
+            replicas=deployment["spec"].get("replicas", 0),
+            expected_queues=_expected_queues(pool, fleet.role),
+            problems=(*more, *problems),
+        )
+        if fleet.state is None:
+            learned = learned_from_status(record.status if fleet.role is Role.EVENTLET else {})
+            fleet.state = initial_state(learned, now)
+        decision, fleet.state = decide(spec, fleet.state, sample, now)
+        self._remember(record, fleet, decision, workers, now)
+        ready = sum(pod.ready_since is not None and not pod.terminating for pod in sample.pods)
+        self._metrics.observe_decision(record.key, fleet.role, decision, ready, now)
+        if spec.mode is not Mode.DRY_RUN:
+            self._spawn(self._carry_out(record, pool, fleet, decision, sample))
+
+    async def _carry_out(
+        self, record: Record, pool: GreenWorkerPool, fleet: Fleet, decision: Decision, sample: Sample
+    ) -> None:
+        fleet.actuating = True
+        try:
+            by_pod = {worker.pod: worker for worker in sample.workers}
+            await self._actuator.carry_out(Order(record, pool, fleet, decision, sample.pods, by_pod))
+        finally:
+            fleet.actuating = False
+
+    def _queues_of(
+        self, pool: GreenWorkerPool, role: Role, answers: Answers
+    ) -> tuple[tuple[QueueSample, ...], tuple[Problem, ...]]:
+        reference = pool.spec.scaling.prometheus
+        if self._depth_query(pool) is None:
+            return (), (Problem(Blindness.NO_SAMPLE, _no_source(pool)),)
+        answer = answers.depths[self._server_name(pool), self._source_name(pool)]
+        if isinstance(answer, QueryError):
+            return (), (Problem(answer.reason, answer.message),)
+        named = not reference.query and reference.source == sources.GREENFLEET
+        broker = pool.broker_key if named else ""
+        if broker in answer.down:
+            return (), (Problem(Blindness.BROKER_DOWN, "The exporter cannot reach the broker."),)
+        expected = _expected_queues(pool, role)
+        if reference.query:
+            samples = tuple(QueueSample(expected[0], one.at, one.ready) for one in answer.queues.get(("", ""), ()))
+            # One query speaks for all queues of the pool: the others are counted in it.
+            return samples + tuple(QueueSample(queue, one.at, 0.0) for queue in expected[1:] for one in samples), ()
+        found = tuple(one for queue in expected for one in answer.queues.get((broker, queue), ()))
+        if not found and pool.namespace not in answer.foreign and answer.foreign and named:
+            text = (
+                "Samples arrive without the target label `namespace`, or with a foreign one, and are not believed: "
+                "see the scrape configuration in the documentation."
+            )
+            return (), (Problem(Blindness.NO_SAMPLE, text),)
+        return found, ()
+
+    def _workers_of(
+        self, pool: GreenWorkerPool, role: Role, answers: Answers
+    ) -> tuple[tuple[Worker, ...], tuple[Problem, ...]]:
+        answer = answers.workers.get(self._server_name(pool))
+        if answer is None:
+            return (), ()
+        if isinstance(answer, QueryError):
+            return (), (Problem(answer.reason, answer.message),)
+        return answer.by_fleet.get((pool.key, role), ()), ()
+
+    def _remember(
+        self, record: Record, fleet: Fleet, decision: Decision, workers: tuple[Worker, ...], now: float
+    ) -> None:
+        before, fleet.decision = fleet.decision, decision
+        same = before is not None and (before.replicas, before.threads, before.why.binding, before.blind) == (
+            decision.replicas,
+            decision.threads,
+            decision.why.binding,
+            decision.blind,
+        )
+        if not same:
+            fleet.history.append(decision.why)
+        for worker in workers:
+            for task, seconds in worker.blocked_seconds_by_task.items():
+                key = (worker.sample.pod, task)
+                if seconds - record.blocked_seconds.get(key, seconds) > _BLOCKED_NOISE_SECONDS:
+                    record.blocked[task] = now
+                record.blocked_seconds[key] = seconds
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a background task failed: a bug of ours", exc_info=error)
+
+
+def _expected_queues(pool: GreenWorkerPool, role: Role) -> tuple[str, ...]:
+    return tuple(prefork_queue(queue) if role is Role.PREFORK else queue for queue in pool.spec.queues)
+
+
+def _no_source(pool: GreenWorkerPool) -> str:
+    reference = pool.spec.scaling.prometheus
+    if reference.query:
+        return (
+            "scaling.prometheus.query is set, and the administrator did not allow queries of one's own: "
+            "remove it, or ask for allowQuery."
+        )
+    return (
+        f"scaling.prometheus.source is {reference.source!r}, which the operator's configuration does not name: "
+        "correct it, or ask the administrator."
+    )

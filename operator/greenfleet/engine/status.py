@@ -1,0 +1,248 @@
+"""The status of a pool, computed anew from what is known, and written only when it says something new. Pure.
+
+Conditions follow kstatus: `Stalled` and `Reconciling` are true only while they hold, and `Ready` is what `kubectl wait`,
+Flux and Argo CD look at. `lastTransitionTime` moves only when a status does. No text holds a number that moves every tick.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from greenfleet.engine.registry import Record, Stall
+from greenfleet.resources import names
+from greenfleet.resources.names import Role
+from greenfleet.scaling import Blindness, Decision, Learned, Limit, Mode
+
+_Object = dict[str, Any]
+_Said = tuple[str, str, str]
+"""Status, reason and message of a condition."""
+
+PATIENCE_SECONDS = 60.0
+"""A pool that wants workers may have none ready for so long before it counts as not Ready."""
+_FIRST_SAMPLE_REASONS = frozenset({Blindness.NO_SAMPLE, Blindness.BROKER_DOWN})
+BLOCKED_MEMORY_SECONDS = 300.0
+"""How long `HubBlocked` stays true after a task blocked the hub."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the status is computed from, besides the record."""
+
+    deployment: _Object | None
+    pods: Sequence[_Object]
+    exporter_available: bool
+    trouble: Stall | None
+    generation: int
+    now: float
+
+
+def rfc3339(seconds: float) -> str:
+    """A Unix time the way the API writes it."""
+    return datetime.datetime.fromtimestamp(int(seconds), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def unix_time(text: str) -> float:
+    """The Unix time of an RFC 3339 time stamp."""
+    return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+def compute(record: Record, observed: Observed) -> _Object:
+    """The whole status as it should be now, ready to be compared with the one that was written."""
+    fleet = record.fleets.get(Role.EVENTLET)
+    decision = fleet.decision if fleet else None
+    counts = (observed.deployment or {}).get("status") or {}
+    status: _Object = {
+        "observedGeneration": observed.generation,
+        "replicas": counts.get("replicas", 0),
+        "readyReplicas": counts.get("readyReplicas", 0),
+        "conditions": _conditions(record, observed, decision),
+    }
+    if record.status.get("blockingTasks"):
+        status["blockingTasks"] = record.status["blockingTasks"]
+    if record.pool is not None:
+        status["selector"] = names.selector_text(names.fleet_selector(record.pool.name, Role.EVENTLET))
+    threads = decision.threads if decision else record.status.get("greenThreads")
+    if threads is not None:
+        status["greenThreads"] = threads
+    if record.last_scale is not None:
+        status["lastScale"] = {"time": record.last_scale[0], "reason": record.last_scale[1]}
+    elif "lastScale" in record.status:
+        status["lastScale"] = record.status["lastScale"]
+    if "learned" in record.status:
+        status["learned"] = record.status["learned"]
+    return status
+
+
+def _conditions(record: Record, observed: Observed, decision: Decision | None) -> list[_Object]:
+    stalled = record.invalid or record.refused or observed.trouble
+    rolling = _rolling(observed)
+    current = record.reconciled_generation == observed.generation
+    ready = _stalled(stalled) if stalled else _ready(observed, decision, reconciled=current)
+    found = {
+        "Ready": ready,
+        "Stalled": ("True", stalled.reason, stalled.message)
+        if stalled
+        else ("False", "AsExpected", "Nothing needs a human."),
+        "Reconciling": _reconciling(stalled, rolling, current=current),
+        "MetricsAvailable": _metrics_available(record, observed, decision),
+        "ScalingActive": _scaling_active(record, decision),
+        "ScalingLimited": _scaling_limited(decision),
+        "HubBlocked": _hub_blocked(record.blocked, observed.now),
+    }
+    before = {condition["type"]: condition for condition in record.status.get("conditions") or ()}
+    return [_condition(name, said, before.get(name), observed) for name, said in found.items()]
+
+
+def _stalled(stall: Stall) -> _Said:
+    return "False", stall.reason, stall.message
+
+
+def _condition(name: str, said: _Said, before: _Object | None, observed: Observed) -> _Object:
+    status, reason, message = said
+    unchanged = before is not None and before["status"] == status
+    return {
+        "type": name,
+        "status": status,
+        "observedGeneration": observed.generation,
+        "lastTransitionTime": before["lastTransitionTime"] if unchanged and before else rfc3339(observed.now),
+        "reason": reason,
+        "message": message,
+    }
+
+
+def _ready(observed: Observed, decision: Decision | None, *, reconciled: bool) -> _Said:
+    if not reconciled or observed.deployment is None:
+        return "False", "Reconciling", "The pool's objects are being made."
+    if not observed.exporter_available:
+        return (
+            "False",
+            "ExporterNotReady",
+            "The queue exporter of the broker does not answer yet, or cannot reach the broker.",
+        )
+    wanted = (observed.deployment.get("spec") or {}).get("replicas", 0)
+    if wanted and not (observed.deployment.get("status") or {}).get("readyReplicas"):
+        ages = [observed.now - unix_time(pod["metadata"]["creationTimestamp"]) for pod in observed.pods]
+        if max(ages, default=0.0) > PATIENCE_SECONDS:
+            return "False", "NoWorkerReady", "Workers were started, and none became ready."
+    if not wanted:
+        return "True", "ScaledToZero", "Nothing waits; the first message brings a worker."
+    if decision is not None and decision.blind:
+        return "True", "Holding", "The workers run; their number is held because the load is not known."
+    return "True", "Running", "Workers consume the queues."
+
+
+def _rolling(observed: Observed) -> bool:
+    deployment = observed.deployment or {}
+    status, spec = deployment.get("status") or {}, deployment.get("spec") or {}
+    behind = status.get("observedGeneration", 0) < deployment.get("metadata", {}).get("generation", 0)
+    return bool(behind or status.get("updatedReplicas", 0) < min(spec.get("replicas", 0), status.get("replicas", 0)))
+
+
+def _reconciling(stalled: Stall | None, rolling: bool, *, current: bool) -> _Said:
+    if stalled is not None:
+        return "False", "Stalled", "Waits for a human, see Stalled."
+    if not current:
+        return "True", "Applying", "The pool's objects are being made."
+    if rolling:
+        return "True", "RollingUpdate", "Workers are being replaced by ones of the new spec."
+    return "False", "UpToDate", "Everything is as the spec says."
+
+
+def _metrics_available(record: Record, observed: Observed, decision: Decision | None) -> _Said:
+    if decision is None:
+        return "Unknown", "NotYetSampled", "The scaling loop has not looked at this pool yet."
+    age = observed.now - unix_time(record.body["metadata"]["creationTimestamp"])
+    if decision.blind and decision.blind[0].reason in _FIRST_SAMPLE_REASONS and age < PATIENCE_SECONDS:
+        return "Unknown", "FirstSamplePending", "The pool is new: its exporter starts, and Prometheus finds it."
+    if decision.blind:
+        return (
+            "False",
+            str(decision.blind[0].reason),
+            " ".join(dict.fromkeys(problem.message for problem in decision.blind[:3])),
+        )
+    return "True", "Complete", "Every queue and every worker has a fresh sample."
+
+
+def _scaling_active(record: Record, decision: Decision | None) -> _Said:
+    if decision is None or record.pool is None:
+        return "Unknown", "NotYetDecided", "The scaling loop has not looked at this pool yet."
+    scaling = record.pool.spec.scaling
+    mode = Mode(scaling.mode)
+    if mode is Mode.DRY_RUN:
+        return "False", "DryRun", "scaling.mode is dry-run: decisions are reported, nothing is written."
+    if mode is Mode.MANUAL:
+        return "False", "Manual", "scaling.mode is manual: spec.manualReplicas sets the number of workers."
+    if scaling.pause.in_ or scaling.pause.out:
+        return "False", "Paused", "scaling.pause holds the number of workers in one direction or both."
+    if decision.blind:
+        return "False", "Blind", "The load is not known, see MetricsAvailable."
+    return "True", "Active", "The number of workers and green threads follows the load."
+
+
+_LIMIT_TEXT: Mapping[Limit, str] = {
+    Limit.MAX: "The load asks for more than replicas.max workers: raise it if waiting longer is not acceptable.",
+    Limit.TOTAL: "The load asks for more green threads than greenThreads.total allows.",
+    Limit.BEHAVIOR: "scaling.behavior slows the change down.",
+    Limit.SATURATED_DOWNSTREAM: "More workers brought no more throughput: something behind the tasks is at its limit.",
+    Limit.PAUSED: "scaling.pause holds the number of workers.",
+    Limit.MANUAL: "spec.manualReplicas sets the number of workers.",
+}
+
+
+def _scaling_limited(decision: Decision | None) -> _Said:
+    if decision is None or decision.limited is Limit.NONE:
+        return "False", "WithinLimits", "Nothing keeps the pool smaller than the load asks for."
+    text = _LIMIT_TEXT.get(
+        decision.limited, "Something keeps the pool smaller than the load asks for; `kubectl greenfleet why` says what."
+    )
+    return "True", str(decision.limited), text
+
+
+def _hub_blocked(blocked: Mapping[str, float], now: float) -> _Said:
+    tasks = sorted(task for task, at in blocked.items() if now - at < BLOCKED_MEMORY_SECONDS)
+    if not tasks:
+        return "False", "HubRuns", "No task blocked the hub lately."
+    listed = ", ".join(tasks[:5])
+    return (
+        "True",
+        "TaskBlocks",
+        f"Blocking calls halt all green threads of a worker: {listed}. The worker's log has the place; consider prefork.tasks.",
+    )
+
+
+def learned_status(learned: Learned) -> _Object:
+    """`status.learned` of what the law learned."""
+    found: _Object = {}
+    if learned.runtime_seconds is not None:
+        found["runtime"] = f"{learned.runtime_seconds * 1000:.0f}ms"
+    if learned.cpu_per_task_seconds is not None:
+        found["cpuPerTask"] = f"{learned.cpu_per_task_seconds * 1000:.2f}ms"
+    if learned.safe_threads is not None:
+        found["safeThreads"] = learned.safe_threads
+    if learned.startup_seconds is not None:
+        found["startup"] = f"{learned.startup_seconds:.1f}s"
+    return found
+
+
+def learned_from_status(status: _Object) -> Learned:
+    """The inverse of `learned_status`; nonsense in it counts as not learned."""
+    learned = status.get("learned") or {}
+
+    def seconds(field: str, unit: str, scale: float) -> float | None:
+        text = str(learned.get(field, ""))
+        try:
+            value = float(text.removesuffix(unit)) * scale
+        except ValueError:
+            return None
+        return value if 0 < value < float("inf") else None
+
+    threads = learned.get("safeThreads")
+    return Learned(
+        runtime_seconds=seconds("runtime", "ms", 0.001),
+        cpu_per_task_seconds=seconds("cpuPerTask", "ms", 0.001),
+        safe_threads=threads if isinstance(threads, int) and threads > 0 else None,
+        startup_seconds=seconds("startup", "s", 1.0),
+    )

@@ -1,0 +1,124 @@
+"""Writes a pool's status under the field manager `greenfleet-status`, and only when it says something new."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from greenfleet.engine.diagnosis import trouble
+from greenfleet.engine.fleet_view import FleetView, is_available
+from greenfleet.engine.managers import STATUS
+from greenfleet.engine.registry import Record
+from greenfleet.engine.status import Observed, compute, learned_from_status, learned_status
+from greenfleet.kube import paths
+from greenfleet.kube.client import ApiError, Client, NotFoundError
+from greenfleet.kube.events import EventRecorder
+from greenfleet.resources import names
+from greenfleet.resources.names import Role
+from greenfleet.scaling import significant_change
+
+_log = logging.getLogger(__name__)
+
+LEARNED_INTERVAL_SECONDS = 300.0
+"""What was learned is written at most so often, so that a status does not move with the noise of a mean."""
+
+
+class StatusWriter:
+    """Computes and writes statuses; says what changed in Events."""
+
+    def __init__(self, client: Client, view: FleetView, events: EventRecorder) -> None:
+        self._client = client
+        self._view = view
+        self._events = events
+        self._writing: set[str] = set()
+
+    async def sync(self, record: Record) -> None:
+        """Writes the status of one pool if it differs from the one that the API server has."""
+        if record.key in self._writing:
+            return  # the next tick comes soon
+        self._writing.add(record.key)
+        try:
+            await self._sync(record)
+        finally:
+            self._writing.discard(record.key)
+
+    async def _sync(self, record: Record) -> None:
+        now = time.time()
+        status = compute(record, self._observe(record, now))
+        self._add_learned(record, status, now)
+        if _same(status, record.status):
+            return
+        metadata = record.body["metadata"]
+        body = {
+            "apiVersion": record.body["apiVersion"],
+            "kind": record.body["kind"],
+            "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
+            "status": status,
+        }
+        path = f"{paths.pool(metadata['namespace'], metadata['name'])}/status"
+        before = record.status
+        try:
+            record.body = await self._client.apply(path, body, STATUS)
+        except NotFoundError:
+            return
+        except ApiError as error:
+            _log.warning("the status of %s was not written: %s", record.key, error)
+            return
+        await self._announce(record, before, status)
+
+    def _observe(self, record: Record, now: float) -> Observed:
+        metadata = record.body["metadata"]
+        namespace, name = metadata["namespace"], metadata["name"]
+        pods = self._view.pods(namespace, name, Role.EVENTLET)
+        companions = self._view.pods(namespace, name, Role.PREFORK)
+        exporter, exporter_pods = None, []
+        if record.pool is not None:
+            reference = record.pool.spec.broker.secret_ref
+            exporter_name = names.exporter_name(reference.name, reference.key)
+            exporter = self._view.deployment(namespace, exporter_name)
+            exporter_pods = self._view.exporter_pods(namespace, exporter_name)
+        return Observed(
+            deployment=self._view.deployment(namespace, names.fleet_name(name, Role.EVENTLET)),
+            pods=pods,
+            exporter_available=is_available(exporter),
+            trouble=trouble(exporter_pods) or trouble(pods) or trouble(companions),
+            generation=metadata.get("generation", 1),
+            now=now,
+        )
+
+    def _add_learned(self, record: Record, status: dict[str, Any], now: float) -> None:
+        fleet = record.fleets.get(Role.EVENTLET)
+        if fleet is None or fleet.decision is None:
+            return
+        learned = fleet.decision.learned
+        due = now - record.learned_written_at >= LEARNED_INTERVAL_SECONDS
+        if due and significant_change(learned_from_status(record.status), learned):
+            status["learned"] = learned_status(learned)
+            record.learned_written_at = now
+
+    async def _announce(self, record: Record, before: dict[str, Any], after: dict[str, Any]) -> None:
+        """One Event for each condition that became bad, and one when it is good again."""
+        if record.pool is None:
+            return
+        old = {condition["type"]: condition for condition in before.get("conditions") or ()}
+        for condition in after["conditions"]:
+            name, reason, message = condition["type"], condition["reason"], condition["message"]
+            bad_status = {"Stalled": "True", "HubBlocked": "True", "MetricsAvailable": "False"}.get(name)
+            if bad_status is None:
+                continue
+            previous = old.get(name, {})
+            if condition["status"] == bad_status and (previous.get("status"), previous.get("reason")) != (
+                bad_status,
+                reason,
+            ):
+                await self._events.warning(record.pool, reason, message)
+            elif previous.get("status") == bad_status and condition["status"] != bad_status:
+                await self._events.normal(record.pool, reason, message)
+
+
+def _same(new: dict[str, Any], old: dict[str, Any]) -> bool:
+    """Whether nothing that people read differs. Empty lists may be absent in what the API server has."""
+    return {key: value for key, value in new.items() if value != []} == {
+        key: value for key, value in old.items() if value != []
+    }

@@ -1,0 +1,1 @@
+"""kopf handlers: adapters of a few lines, no logic."""

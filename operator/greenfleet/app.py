@@ -25,6 +25,7 @@ from greenfleet.engine.controller import Controller
 from greenfleet.engine.diagnosis import redacted
 from greenfleet.engine.fleet_view import FleetView
 from greenfleet.engine.reconciler import Reconciler
+from greenfleet.engine.recycler import Recycler
 from greenfleet.engine.registry import Registry
 from greenfleet.engine.scaling_loop import ScalingLoop
 from greenfleet.engine.status_writer import StatusWriter
@@ -90,6 +91,7 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
         settings=settings.prometheus,
         actuator=Actuator(client, view, events, metrics),
         status=status,
+        recycler=Recycler(client, events),
         metrics=metrics,
         leads=leads,
         tick_seconds=duration_seconds(settings.tick),

@@ -38,6 +38,8 @@ class Fleet:
     start_threads_written_at: float = 0.0
     pod_threads_written_at: dict[str, float] = field(default_factory=dict)
     actuating: bool = False
+    evicted_at: float = float("-inf")
+    """Unix time of the last eviction for recycling."""
 
 
 @dataclass(slots=True)
@@ -65,7 +67,6 @@ class Record:
     announced: dict[str, str] = field(default_factory=dict)
     """Last Event per subject, so that one statement is one Event."""
     learned_written_at: float = float("-inf")
-    evicted_at: float = float("-inf")
 
     @property
     def status(self) -> dict[str, Any]:

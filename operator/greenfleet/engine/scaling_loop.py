@@ -12,6 +12,7 @@ from greenfleet.api import GreenWorkerPool
 from greenfleet.engine.actuator import Actuator, Order
 from greenfleet.engine.fleet_view import FleetView
 from greenfleet.engine.pods import is_finished, law_pod, law_spec
+from greenfleet.engine.recycler import PAUSE_SECONDS, Recycler, next_to_recycle
 from greenfleet.engine.registry import Fleet, Record, Registry
 from greenfleet.engine.status import learned_from_status
 from greenfleet.engine.status_writer import StatusWriter
@@ -51,6 +52,7 @@ class ScalingLoop:
         settings: Prometheus,
         actuator: Actuator,
         status: StatusWriter,
+        recycler: Recycler,
         metrics: OperatorMetrics,
         leads: Callable[[], bool],
         tick_seconds: float,
@@ -61,6 +63,7 @@ class ScalingLoop:
         self._settings = settings
         self._actuator = actuator
         self._status = status
+        self._recycler = recycler
         self._metrics = metrics
         self._leads = leads
         self._tick_seconds = tick_seconds
@@ -186,7 +189,18 @@ class ScalingLoop:
         ready = sum(pod.ready_since is not None and not pod.terminating for pod in sample.pods)
         self._metrics.observe_decision(record.key, fleet.role, decision, ready, now)
         if spec.mode is not Mode.DRY_RUN:
+            self._recycle(pool, fleet, workers, sample, now)
             self._spawn(self._carry_out(record, pool, fleet, decision, sample))
+
+    def _recycle(
+        self, pool: GreenWorkerPool, fleet: Fleet, workers: tuple[Worker, ...], sample: Sample, now: float
+    ) -> None:
+        if now - fleet.evicted_at < PAUSE_SECONDS:
+            return
+        worker = next_to_recycle(workers, sample.pods, sample.replicas)
+        if worker is not None:
+            fleet.evicted_at = now
+            self._spawn(self._recycler.evict(pool, worker))
 
     async def _carry_out(
         self, record: Record, pool: GreenWorkerPool, fleet: Fleet, decision: Decision, sample: Sample

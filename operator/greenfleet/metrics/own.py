@@ -17,7 +17,7 @@ class OperatorMetrics:
     """Everything that the operator says about itself. Series of a deleted pool disappear with `forget`."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # a second series per counter, which nobody reads
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter, which nobody reads
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)

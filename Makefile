@@ -1,0 +1,75 @@
+# Everything a person runs. Each target does its own set-up; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHONDONTWRITEBYTECODE := 1
+
+# One process per core at most two: the tiers measure behaviour in time, and a crowded machine only makes them slow.
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-20s %s\n", $$1, $$2}'
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@echo "== Python environment (about 30 s the first time)"
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+.PHONY: venv
+venv: $(VENV)/.ready ## the Python environment in .venv
+
+.PHONY: demo
+demo: venv ## boot a Kubernetes, install Greenfleet, run the feed hub under load (KUBECONFIG=… to use another cluster)
+	$(BIN)/python -m demo run $(if $(filter command line,$(origin KUBECONFIG)),--kubeconfig '$(KUBECONFIG)',)
+
+.PHONY: demo-down
+demo-down: ## remove every process, mount, bridge and file that the demo and the tests made (caches stay)
+	cluster/kube down --all
+
+.PHONY: test
+test: venv ## every tier of tests in its short form
+	$(PYTEST) -m 'not slow'
+
+.PHONY: test-full
+test-full: venv ## every tier of tests, slow ones included
+	$(PYTEST)
+
+.PHONY: test-fast
+test-fast: venv ## unit, property and golden tests: no cluster, no broker
+	$(PYTEST) tests/unit tests/property tests/golden
+
+.PHONY: test-property-long
+test-property-long: venv ## 10,000 traces and more against the law of scaling
+	HYPOTHESIS_PROFILE=long $(PYTEST) tests/property --timeout 3600
+
+.PHONY: check
+check: venv ## formatting, lint, types, layers, generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/generate.py --check
+
+.PHONY: fmt
+fmt: venv ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: generate
+generate: venv ## write the generated files: CRD, chart values schema and README
+	$(BIN)/python tools/generate.py
+
+.PHONY: lock
+lock: venv ## resolve the dependencies anew (hashes, no URLs)
+	$(BIN)/python tools/lock.py
+
+.PHONY: clean
+clean: ## remove what the build and the tests left in the checkout
+	rm -rf $(VENV) out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,48 @@
+"""The law of scaling: pure, immutable values in, one immutable decision out. It imports nothing that does I/O."""
+
+from .law import decide, prefork_spec, significant_change
+from .schedules import parse as parse_cron
+from .state import State, initial_state
+from .types import (
+    Blindness,
+    Decision,
+    Learned,
+    Limit,
+    Mode,
+    Pod,
+    Policy,
+    Problem,
+    QueueSample,
+    Rules,
+    Sample,
+    ScalingSpec,
+    Schedule,
+    Step,
+    Why,
+    WorkerSample,
+)
+
+__all__ = [
+    "Blindness",
+    "Decision",
+    "Learned",
+    "Limit",
+    "Mode",
+    "Pod",
+    "Policy",
+    "Problem",
+    "QueueSample",
+    "Rules",
+    "Sample",
+    "ScalingSpec",
+    "Schedule",
+    "State",
+    "Step",
+    "Why",
+    "WorkerSample",
+    "decide",
+    "initial_state",
+    "parse_cron",
+    "prefork_spec",
+    "significant_change",
+]

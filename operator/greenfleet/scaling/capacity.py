@@ -1,0 +1,69 @@
+"""What one worker can do, from what was learned about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .state import Estimates, Pressure
+from .types import ScalingSpec
+
+CPU_HEADROOM = 0.97
+"""Of the core, for planning: what chance leaves idle."""
+KNEE = 1.0
+"""Green threads over `S/k · cores`, at which the tasks in flight need just the core. Fewer leave the core idle while messages
+wait, more only queue inside the hub; what the formula misses, `pressure` and `efficiency` see."""
+UNKNOWN_RUNTIME_SECONDS = 1.0
+UNKNOWN_STARTUP_SECONDS = 10.0
+"""Before anything was seen. Both are replaced within seconds of the first worker's start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """One worker of this pool: how many green threads it bears and how fast it then starts tasks."""
+
+    runtime_seconds: float
+    cpu_per_task_seconds: float
+    cores: float
+    efficiency: float
+    startup_seconds: float
+    safe_threads: int
+
+    @property
+    def cpu_rate(self) -> float:
+        """Tasks per second that the core allows."""
+        if self.cpu_per_task_seconds <= 0:
+            return float("inf")
+        return CPU_HEADROOM * self.cores / self.cpu_per_task_seconds
+
+    def rate(self, threads: float) -> float:
+        """Tasks per second of one worker with so many green threads: μ = min(c/S, 0.97·cores/k)."""
+        return self.efficiency * min(threads / self.runtime_seconds, self.cpu_rate)
+
+
+def capacity(spec: ScalingSpec, estimates: Estimates, pressure: Pressure) -> Capacity:
+    """The model of one worker, with careful guesses for what nobody has measured yet."""
+    runtime = estimates.runtime_seconds
+    cpu = estimates.cpu_per_task_seconds or 0.0
+    cores = min(spec.cpu_limit_cores, estimates.granted_cores or spec.cpu_limit_cores)
+    return Capacity(
+        runtime_seconds=runtime or UNKNOWN_RUNTIME_SECONDS,
+        cpu_per_task_seconds=cpu,
+        cores=cores,
+        efficiency=estimates.efficiency,
+        startup_seconds=UNKNOWN_STARTUP_SECONDS if estimates.startup_seconds is None else estimates.startup_seconds,
+        safe_threads=safe_threads(spec, runtime, cpu, cores, pressure),
+    )
+
+
+def cpu_threads(runtime: float, cpu: float, cores: float) -> float:
+    """Green threads that keep the core busy: with c tasks of which each needs k of S seconds, it is c·k/S busy."""
+    return KNEE * cores * runtime / cpu if cpu > 0 else float("inf")
+
+
+def safe_threads(spec: ScalingSpec, runtime: float | None, cpu: float, cores: float, pressure: Pressure) -> int:
+    """c_safe: what the core bears, and what lag, memory and observed scalability allow, within the user's bounds."""
+    most = float(spec.threads_max)
+    most = min(most, float(spec.threads_start) if runtime is None else cpu_threads(runtime, cpu, cores))
+    if pressure.cap is not None:
+        most = min(most, pressure.cap)
+    return max(spec.threads_min, int(most))

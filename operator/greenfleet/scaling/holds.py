@@ -1,0 +1,91 @@
+"""When the law does not follow the load at once: growth that buys nothing, and scale-ins that would be regretted."""
+
+from __future__ import annotations
+
+from . import stabilization, why
+from .context import Context, workers_step
+from .types import Limit, Step
+
+BACKLOG_SECONDS = 2.0
+"""Work of so many seconds may wait when workers leave."""
+YOUNG_BURST_SECONDS = 10.0
+
+
+def growth_that_brings_nothing(context: Context, wanted: int) -> Step | None:
+    """No growth while added capacity raises no throughput."""
+    until = context.state.scalability.frozen_until
+    gain = context.state.scalability.gain
+    if wanted <= context.current or until is None or context.now >= until or gain is None or context.current == 0:
+        return None
+    grown, gained = gain
+    text = (
+        f"{(grown - 1):.0%} more running tasks changed the throughput by {(gained - 1):+.0%} only: something downstream "
+        f"is saturated, and more workers would only make it slower"
+    )
+    return workers_step(Limit.SATURATED_DOWNSTREAM, wanted, context.current, text, until)
+
+
+def growth_that_has_not_lasted(context: Context, wanted: int) -> Step | None:
+    """The user's scale-up stabilization: the least that was wanted during the window."""
+    window = stabilization.up_window_seconds(context.spec)
+    if wanted <= context.current or window <= 0:
+        return None
+    least = stabilization.first_within(context.state.low_needs, context.now, window)
+    if least is None or least.value >= wanted:
+        return None
+    held = max(context.current, least.value)
+    text = f"the need has not lasted for the {why.seconds(window)} of scaleUp.stabilizationWindowSeconds"
+    return workers_step(Limit.STABILIZATION, wanted, held, text, least.at + window)
+
+
+def scale_in_after_a_gap(context: Context, wanted: int) -> Step | None:
+    """Never in the first window after a restart or after blindness: there is no past yet to look back on."""
+    if wanted >= context.current or not context.in_first_window:
+        return None
+    text = "knowledge has been complete for too short a time to let workers go"
+    return workers_step(Limit.FIRST_WINDOW, wanted, context.current, text, context.first_window_ends_at)
+
+
+def scale_in_with_backlog(context: Context, wanted: int) -> Step | None:
+    """Only when nothing waits beyond two seconds of work."""
+    if wanted >= context.current:
+        return None
+    work = BACKLOG_SECONDS * context.worker.rate(context.worker.safe_threads) * max(1, wanted)
+    if context.view.unstarted <= work:
+        return None
+    text = f"{why.waits(context.view.unstarted)}, which is more than {why.seconds(BACKLOG_SECONDS)} of work; no worker leaves"
+    return workers_step(Limit.BACKLOG, wanted, context.current, text)
+
+
+def scale_in_after_a_burst(context: Context, wanted: int) -> Step | None:
+    """Never while a burst is young: bursts come in company."""
+    if wanted >= context.current or context.surge <= 0:
+        return None
+    text = f"a burst of {why.count(context.surge, 'message')} is younger than {why.seconds(YOUNG_BURST_SECONDS)}"
+    return workers_step(Limit.BURST_YOUNG, wanted, context.current, text)
+
+
+def scale_in_of_long_tasks(context: Context, wanted: int) -> Step | None:
+    """Tasks that would not end within the drain keep their worker: what a drain cuts off has to run again."""
+    if wanted >= context.current or 2 * context.worker.runtime_seconds <= context.spec.drain_seconds:
+        return None
+    leaving = {pod.name for pod in context.view.leaving}
+    working = sum(1 for sample in context.view.workers if sample.threads_busy > 0 and sample.pod not in leaving)
+    if wanted >= working:
+        return None
+    held = min(context.current, working)
+    text = f"{why.count(working, 'worker')} run tasks that take longer than a drain may"
+    return workers_step(Limit.BACKLOG, wanted, held, text)
+
+
+def scale_in_too_early(context: Context, wanted: int) -> Step | None:
+    """Down to the most that was needed lately, not to what a lucky second needed."""
+    if wanted >= context.current:
+        return None
+    window = context.down_window_seconds
+    most = stabilization.first_within(context.state.high_needs, context.now, window)
+    if most is None or most.value <= wanted:
+        return None
+    held = min(context.current, most.value)
+    text = f"the load asked for {why.count(held, 'worker')} within the last {why.seconds(window)}"
+    return workers_step(Limit.STABILIZATION, wanted, held, text, most.at + window)

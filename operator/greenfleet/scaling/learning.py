@@ -1,0 +1,230 @@
+"""What the workers' counters teach: run time, CPU per task, what the node grants, how long a pod takes to start.
+
+Every estimate is a ratio of sums over the same interval, so that a busy second weighs more than an idle one, and a counter
+that starts again from zero (a restarted container) is a new count, never a negative one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from .knowledge import View
+from .state import Counters, Estimates, State
+from .types import Pod, ScalingSpec, WorkerSample
+
+HALF_LIFE_SECONDS = 15.0
+THROUGHPUT_HALF_LIFE_SECONDS = 4.0
+_LONGEST_BELIEVABLE_STARTUP_SECONDS = 900.0
+_BLOCKED_FRACTION = 0.05
+"""A hub that a task blocks for more of the time than this says nothing about CPU or about too many green threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What all workers of a pool did between two scrapes."""
+
+    seconds: float = 0.0
+    """Between the scrapes of the queues."""
+    worker_seconds: float = 0.0
+    """Summed over the workers that were scraped twice and are not leaving."""
+    started: float = 0.0
+    finished: float = 0.0
+    runtime_sum_seconds: float = 0.0
+    runtime_count: float = 0.0
+    cpu_seconds: float = 0.0
+    hub_busy_seconds: float = 0.0
+    hub_blocked_seconds: float = 0.0
+    hub_lag_sum_seconds: float = 0.0
+    hub_lag_count: float = 0.0
+    serving_started: float = 0.0
+    """Started by the workers that `worker_seconds` counts."""
+    serving_cpu_seconds: float = 0.0
+
+    @property
+    def cores_per_worker(self) -> float:
+        return self.serving_cpu_seconds / self.worker_seconds if self.worker_seconds > 0 else 0.0
+
+    @property
+    def hub_utilisation(self) -> float:
+        return self.hub_busy_seconds / self.worker_seconds if self.worker_seconds > 0 else 0.0
+
+    @property
+    def hub_lag_seconds(self) -> float:
+        return self.hub_lag_sum_seconds / self.hub_lag_count if self.hub_lag_count > 0 else 0.0
+
+    @property
+    def blocked(self) -> bool:
+        """Whether a blocking task, not load, is what the hubs suffer from."""
+        return self.worker_seconds > 0 and self.hub_blocked_seconds > _BLOCKED_FRACTION * self.worker_seconds
+
+
+def counters_of(worker: WorkerSample) -> Counters:
+    return Counters(
+        pod=worker.pod,
+        at=worker.at,
+        started=worker.started,
+        finished=worker.finished,
+        runtime_sum_seconds=worker.runtime_sum_seconds,
+        runtime_count=worker.runtime_count,
+        cpu_seconds=worker.cpu_seconds,
+        hub_busy_seconds=worker.hub_busy_seconds,
+        hub_blocked_seconds=worker.hub_blocked_seconds,
+        hub_lag_sum_seconds=worker.hub_lag_sum_seconds,
+        hub_lag_count=worker.hub_lag_count,
+    )
+
+
+def observe(state: State, view: View, pods: Iterable[Pod]) -> tuple[Progress, tuple[Counters, ...]]:
+    """The progress since the last sample that was used, and the counters to compare with next time.
+
+    The last counters of a pod without a sample are kept until the pod is gone.
+    """
+    before = {counters.pod: counters for counters in state.counters}
+    leaving = {pod.name for pod in view.leaving}
+    created = {pod.name: pod.created_at for pod in pods}
+    progress = Progress(seconds=max(0.0, view.at - state.seen_at) if state.seen_at is not None else 0.0)
+    after = {name: counters for name, counters in before.items() if name in created}
+    for worker in view.workers:
+        now = counters_of(worker)
+        base = before.get(worker.pod)
+        after[worker.pod] = now
+        if base is None:
+            if state.seen_at is None or created[worker.pod] < state.since:
+                continue  # it was running before we began to look: how fast it got there is unknown
+            base = _zero(worker.pod, max(created[worker.pod], state.seen_at))
+        if now.at > base.at:
+            progress = _add(progress, base, now, serving=worker.pod not in leaving)
+    return progress, tuple(after.values())
+
+
+def _zero(pod: str, at: float) -> Counters:
+    return Counters(pod, at, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def _add(progress: Progress, base: Counters, now: Counters, *, serving: bool) -> Progress:
+    if now.started < base.started or now.cpu_seconds < base.cpu_seconds:
+        base = _zero(base.pod, base.at)  # the container was restarted: it counts from zero
+    started = now.started - base.started
+    cpu = now.cpu_seconds - base.cpu_seconds
+    return replace(
+        progress,
+        worker_seconds=progress.worker_seconds + (now.at - base.at if serving else 0.0),
+        started=progress.started + started,
+        finished=progress.finished + max(0.0, now.finished - base.finished),
+        runtime_sum_seconds=progress.runtime_sum_seconds + max(0.0, now.runtime_sum_seconds - base.runtime_sum_seconds),
+        runtime_count=progress.runtime_count + max(0.0, now.runtime_count - base.runtime_count),
+        cpu_seconds=progress.cpu_seconds + cpu,
+        hub_busy_seconds=progress.hub_busy_seconds
+        + (max(0.0, now.hub_busy_seconds - base.hub_busy_seconds) if serving else 0.0),
+        hub_blocked_seconds=progress.hub_blocked_seconds
+        + (max(0.0, now.hub_blocked_seconds - base.hub_blocked_seconds) if serving else 0.0),
+        hub_lag_sum_seconds=progress.hub_lag_sum_seconds + max(0.0, now.hub_lag_sum_seconds - base.hub_lag_sum_seconds),
+        hub_lag_count=progress.hub_lag_count + max(0.0, now.hub_lag_count - base.hub_lag_count),
+        serving_started=progress.serving_started + (started if serving else 0.0),
+        serving_cpu_seconds=progress.serving_cpu_seconds + (cpu if serving else 0.0),
+    )
+
+
+def learn(spec: ScalingSpec, estimates: Estimates, view: View, progress: Progress) -> Estimates:
+    """The estimates after one more interval of progress."""
+    if progress.seconds <= 0:
+        return estimates
+    keep = 0.5 ** (progress.seconds / HALF_LIFE_SECONDS)
+    estimates = _learn_runtime(estimates, progress, keep)
+    estimates = _learn_cpu(spec, estimates, view, progress, keep)
+    estimates = _learn_granted(spec, estimates, view, progress)
+    return _learn_efficiency(spec, estimates, view, progress)
+
+
+def _learn_runtime(estimates: Estimates, progress: Progress, keep: float) -> Estimates:
+    if progress.runtime_count <= 0:
+        return estimates
+    runtime = estimates.runtime.add(progress.runtime_sum_seconds, progress.runtime_count, keep)
+    if runtime.weight < 1 or runtime.total <= 0:
+        return replace(estimates, runtime=runtime)
+    return replace(estimates, runtime=runtime, runtime_seconds=runtime.total / runtime.weight)
+
+
+def _learn_cpu(spec: ScalingSpec, estimates: Estimates, view: View, progress: Progress, keep: float) -> Estimates:
+    """CPU over the mean of started and finished tasks, for a task burns some before its I/O and some after it.
+
+    Over started ones alone it looks cheap while a burst is taken up and dear while it runs out, over finished ones the
+    other way round, and a task that hangs would be priceless.
+    """
+    if progress.worker_seconds <= 0:
+        return estimates
+    if progress.started == 0:
+        if view.busy > 0 or progress.finished > 0:
+            return estimates
+        idle = 0.8 * estimates.idle_cores + 0.2 * progress.cores_per_worker
+        return replace(estimates, idle_cores=min(idle, 0.1 * spec.cpu_limit_cores))
+    used = progress.cpu_seconds - estimates.idle_cores * progress.worker_seconds
+    worth_it = progress.cores_per_worker >= 0.1 * spec.cpu_limit_cores or estimates.cpu_per_task_seconds is None
+    if used <= 0 or not worth_it:
+        return estimates  # what a nearly idle hub burns is its own housekeeping
+    cpu = estimates.cpu.add(used, (progress.started + progress.finished) / 2, keep)
+    return replace(estimates, cpu=cpu, cpu_per_task_seconds=cpu.total / cpu.weight)
+
+
+def _learn_granted(spec: ScalingSpec, estimates: Estimates, view: View, progress: Progress) -> Estimates:
+    """A hub that always has something to do shows what the node really gives it, which may be less than its limit."""
+    limit = spec.cpu_limit_cores
+    granted = estimates.granted_cores
+    short = (
+        progress.hub_utilisation >= 0.95
+        and progress.cores_per_worker < 0.9 * limit
+        and view.unstarted > 0
+        and not progress.blocked
+    )
+    if short:
+        seen = max(0.25 * limit, progress.cores_per_worker)
+        return replace(estimates, granted_cores=0.7 * (granted or limit) + 0.3 * seen)
+    if granted is None:
+        return estimates
+    granted += (limit - granted) * (1 - 0.5 ** (progress.seconds / 60.0))
+    return replace(estimates, granted_cores=None if granted >= 0.95 * limit else granted)
+
+
+def _learn_efficiency(spec: ScalingSpec, estimates: Estimates, view: View, progress: Progress) -> Estimates:
+    """Saturated workers show what the model leaves out: fetching, uneven distribution, anything else."""
+    runtime, cpu = estimates.runtime_seconds, estimates.cpu_per_task_seconds
+    serving = {pod.name for pod in view.serving}
+    limit = sum(worker.threads_limit for worker in view.workers if worker.pod in serving)
+    if runtime is None or not serving or limit <= 0 or progress.worker_seconds <= 0:
+        return estimates
+    cores = estimates.granted_cores or spec.cpu_limit_cores
+    promised = min(limit / len(serving) / runtime, cores / cpu if cpu else float("inf"))
+    per_worker = progress.serving_started / progress.worker_seconds
+    saturated = view.ready > 2 * promised * len(serving) and runtime < 5.0 and not progress.blocked
+    if saturated:
+        weight = 1 - 0.5 ** (progress.seconds / 8.0)
+        seen = min(1.0, max(0.3, per_worker / promised))
+        return replace(estimates, efficiency=estimates.efficiency + weight * (seen - estimates.efficiency))
+    recovered = estimates.efficiency + (1 - estimates.efficiency) * (1 - 0.5 ** (progress.seconds / 120.0))
+    return replace(estimates, efficiency=recovered)
+
+
+def throughput_per_second(before: float, progress: Progress) -> float:
+    """Finished tasks per second, over the last few scrapes."""
+    if progress.seconds <= 0:
+        return before
+    keep: float = 0.5 ** (progress.seconds / THROUGHPUT_HALF_LIFE_SECONDS)
+    return before * keep + (1 - keep) * progress.finished / progress.seconds
+
+
+def learn_startup(state: State, pods: tuple[Pod, ...]) -> tuple[Estimates, tuple[str, ...]]:
+    """Creation to Ready of every pod whose first Ready we could see; slow ones count at once, fast ones by and by."""
+    estimates, counted = state.estimates, set(state.counted_pods)
+    for pod in pods:
+        if pod.ready_since is None or pod.name in counted:
+            continue
+        counted.add(pod.name)
+        took = pod.ready_since - pod.created_at
+        witnessed = pod.created_at >= state.since or estimates.startup_seconds is None
+        if not witnessed or not 0 <= took <= _LONGEST_BELIEVABLE_STARTUP_SECONDS:
+            continue
+        known = estimates.startup_seconds
+        weight = 0.5 if known is None or took > known else 0.3
+        estimates = replace(estimates, startup_seconds=took if known is None else known + weight * (took - known))
+    return estimates, tuple(pod.name for pod in pods if pod.name in counted)

@@ -1,0 +1,91 @@
+"""The ceiling of green threads that the workers themselves set: additive increase, multiplicative decrease.
+
+The core's own ceiling (`0.9·S/k`) is a formula; what it cannot know shows up as pressure: a hub that lags because it is
+saturated, a node that throttles, memory that grows with every running task. (AIMD: Chiu and Jain, 1989.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .capacity import Capacity
+from .knowledge import View
+from .learning import Progress
+from .state import Pressure
+from .types import ScalingSpec
+
+CPU_SATURATED = 0.985
+LAG_SECONDS = 0.3
+"""Mean lateness of the hub's beat at which tasks begin to feel it."""
+MEMORY_FULL = 0.9
+MEMORY_GOAL = 0.85
+_DROP_EVERY_SECONDS = 6.0
+_RISE_EVERY_SECONDS = 10.0
+
+
+def update(
+    pressure: Pressure, spec: ScalingSpec, view: View, progress: Progress, *, worker: Capacity, now: float
+) -> Pressure:
+    """The ceiling after one more interval."""
+    limits = [sample.threads_limit for sample in view.workers]
+    if not limits or progress.worker_seconds <= 0:
+        return pressure
+    threads = max(limits)
+    pressure = _memory(pressure, spec, view)
+    wanted, cause = _drop(pressure, spec, view, progress, cores=worker.cores, threads=threads)
+    if wanted < (pressure.cap if pressure.cap is not None else float("inf")):
+        if now - pressure.moved_at < max(_DROP_EVERY_SECONDS, 3 * spec.scrape_interval_seconds):
+            return pressure
+        return replace(pressure, cap=max(float(spec.threads_min), wanted), moved_at=now, cause=cause)
+    return _rise(pressure, spec, progress, worker, now)
+
+
+def _drop(
+    pressure: Pressure, spec: ScalingSpec, view: View, progress: Progress, *, cores: float, threads: float
+) -> tuple[float, str]:
+    """The ceiling that the present suffering asks for; infinite when there is none."""
+    used = max(progress.cores_per_worker / cores, progress.hub_utilisation)
+    saturated = used >= CPU_SATURATED and not progress.blocked
+    fullest = max((sample.memory_bytes for sample in view.workers), default=0.0)
+    if spec.memory_limit_bytes and fullest >= MEMORY_FULL * spec.memory_limit_bytes:
+        return 0.8 * threads, "memory is nearly full"
+    if (bearable := _memory_bears(pressure, spec, view)) < threads:
+        return bearable, "memory grows with every running task"
+    if saturated and progress.hub_lag_seconds > LAG_SECONDS:
+        return 0.8 * threads, "the hub lags"
+    if saturated:
+        return 0.9 * threads, "the hub has no idle moment left"
+    return float("inf"), ""
+
+
+def _rise(pressure: Pressure, spec: ScalingSpec, progress: Progress, worker: Capacity, now: float) -> Pressure:
+    if pressure.cap is None:
+        return pressure
+    calm = progress.cores_per_worker / worker.cores < 0.85 and progress.hub_utilisation < 0.9
+    if not calm or now - pressure.moved_at < max(_RISE_EVERY_SECONDS, 3 * spec.scrape_interval_seconds):
+        return pressure
+    cap = 1.05 * pressure.cap + 1
+    return replace(pressure, cap=None if cap >= spec.threads_max else cap, moved_at=now)
+
+
+def _memory(pressure: Pressure, spec: ScalingSpec, view: View) -> Pressure:
+    """Remember the least loaded moment of the fullest worker: two points make a slope."""
+    if not spec.memory_limit_bytes or not view.workers:
+        return pressure
+    fullest = max(view.workers, key=lambda sample: sample.memory_bytes)
+    if pressure.memory_low is None or fullest.threads_busy < pressure.memory_low[0]:
+        return replace(pressure, memory_low=(fullest.threads_busy, fullest.memory_bytes))
+    return pressure
+
+
+def _memory_bears(pressure: Pressure, spec: ScalingSpec, view: View) -> float:
+    """Green threads at which the line through two moments reaches 85 % of the memory limit."""
+    if not spec.memory_limit_bytes or pressure.memory_low is None:
+        return float("inf")
+    fullest = max(view.workers, key=lambda sample: sample.memory_bytes)
+    tasks = fullest.threads_busy - pressure.memory_low[0]
+    growth = fullest.memory_bytes - pressure.memory_low[1]
+    if tasks < 10 or growth <= 0:
+        return float("inf")
+    room = MEMORY_GOAL * spec.memory_limit_bytes - fullest.memory_bytes
+    return max(1.0, fullest.threads_busy + room * tasks / growth)

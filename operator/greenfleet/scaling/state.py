@@ -1,0 +1,175 @@
+"""What the law remembers about one pool from tick to tick.
+
+Immutable, bounded, and opaque to the engine: it hands back what it was given. A restart begins with `initial_state`, so
+nothing in here may be needed for safety; what is expensive to learn again is in `Learned`, which the API keeps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .types import Learned
+
+_OLD_TASKS = 5.0
+"""How many tasks of today outweigh what an earlier life had learned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Messages that arrived between two scrapes. Without length (`since == until`) it is a finding: how fast is unknown."""
+
+    since: float
+    until: float
+    amount: float
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """One worker's counters at the last scrape that was used, to take differences from."""
+
+    pod: str
+    at: float
+    started: float
+    finished: float
+    runtime_sum_seconds: float
+    runtime_count: float
+    cpu_seconds: float
+    hub_busy_seconds: float
+    hub_blocked_seconds: float
+    hub_lag_sum_seconds: float
+    hub_lag_count: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A ratio of two sums that forget: a mean weighted by what happened, not by how often it was looked at."""
+
+    total: float = 0.0
+    weight: float = 0.0
+
+    def add(self, total: float, weight: float, keep: float) -> Ratio:
+        return Ratio(self.total * keep + total, self.weight * keep + weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimates:
+    """The learned quantities, with the sums that they come from."""
+
+    runtime_seconds: float | None = None
+    runtime: Ratio = Ratio()
+    cpu_per_task_seconds: float | None = None
+    cpu: Ratio = Ratio()
+    idle_cores: float = 0.01
+    """What a worker that starts nothing burns; a measured idle worker with its watchdog takes about 1 % of a core."""
+    granted_cores: float | None = None
+    """What the node really gives a hub that has something to do all the time; None while that was never short."""
+    efficiency: float = 1.0
+    """Measured throughput of saturated workers over the throughput that `min(c/S, cpu/k)` promises."""
+    startup_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """The ceiling of green threads that hub lag, CPU, memory or a flat throughput have set: drops at once, rises slowly."""
+
+    cap: float | None = None
+    moved_at: float = 0.0
+    cause: str = ""
+    memory_low: tuple[float, float] | None = None
+    """(running tasks, bytes) of the fullest worker when it was least loaded: the base of the memory slope."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Running tasks, throughput and mean run time of the saturated fleet at one moment."""
+
+    at: float
+    concurrency: float
+    throughput: float
+    runtime_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scalability:
+    """The running experiment: did more concurrency bring more throughput?"""
+
+    points: tuple[Point, ...] = ()
+    frozen_until: float | None = None
+    backoff_seconds: float = 30.0
+    gain: tuple[float, float] | None = None
+    """(concurrency, throughput) after over before, of the experiment that failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What the load asked for at one tick, in one dimension."""
+
+    at: float
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of the Deployment's replicas that was seen, as the HPA keeps its scale events."""
+
+    at: float
+    delta: int
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A moment at which only workers that were already warm could have met the objective, and how many."""
+
+    at: float
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything that is remembered about one pool."""
+
+    since: float
+    """When this memory begins: a restart of the operator, or a new pool."""
+    sighted_since: float | None = None
+    """Since when knowledge has been complete without a gap; None while blind."""
+    seen_at: float | None = None
+    """Scrape time of the last complete sample that was new."""
+    unstarted: float = 0.0
+    """Ready and reserved messages in that sample."""
+    deficit: float = 0.0
+    """Negative arrivals that are still to be set off: scrapes of queue and workers are not simultaneous."""
+    deficit_at: float = 0.0
+    counters: tuple[Counters, ...] = ()
+    arrivals: tuple[Arrival, ...] = ()
+    throughput: float = 0.0
+    """Tasks finished per second over the last few scrapes."""
+    estimates: Estimates = field(default_factory=Estimates)
+    pressure: Pressure = Pressure()
+    scalability: Scalability = Scalability()
+    high_needs: tuple[Need, ...] = ()
+    """Workers that the load asked for, as a falling sequence: enough to know the maximum of any recent window."""
+    low_needs: tuple[Need, ...] = ()
+    """The same as a rising sequence, for the minimum."""
+    high_threads: tuple[Need, ...] = ()
+    """Green threads that the load asked for, as a falling sequence."""
+    changes: tuple[Change, ...] = ()
+    replicas: int | None = None
+    threads: int | None = None
+    idle_since: float | None = None
+    proofs: tuple[Proof, ...] = ()
+    counted_pods: tuple[str, ...] = ()
+    """Pods whose start-up time was taken, so that a container that restarts does not count twice."""
+
+
+def initial_state(learned: Learned, now: float) -> State:
+    """The memory of a pool that has just been met, with what an earlier life had learned."""
+    runtime, cpu = learned.runtime_seconds, learned.cpu_per_task_seconds
+    estimates = Estimates(
+        runtime_seconds=runtime,
+        runtime=Ratio(_OLD_TASKS * runtime, _OLD_TASKS) if runtime else Ratio(),
+        cpu_per_task_seconds=cpu,
+        cpu=Ratio(_OLD_TASKS * cpu, _OLD_TASKS) if cpu else Ratio(),
+        startup_seconds=learned.startup_seconds,
+    )
+    cap = float(learned.safe_threads) if learned.safe_threads is not None else None
+    return State(since=now, estimates=estimates, pressure=Pressure(cap=cap, moved_at=now, cause="an earlier life"))

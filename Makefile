@@ -25,6 +25,10 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 .PHONY: venv
 venv: $(VENV)/.ready ## the Python environment in .venv
 
+.PHONY: packages
+packages: ## the Debian packages of the tests, where they are missing
+	cluster/kube packages
+
 .PHONY: demo
 demo: venv ## boot a Kubernetes, install Greenfleet, run the feed hub under load (KUBECONFIG=… to use another cluster)
 	$(BIN)/python -m demo run $(if $(filter command line,$(origin KUBECONFIG)),--kubeconfig '$(KUBECONFIG)',)
@@ -34,11 +38,11 @@ demo-down: ## remove every process, mount, bridge and file that the demo and the
 	cluster/kube down --all
 
 .PHONY: test
-test: venv ## every tier of tests in its short form
+test: venv packages ## every tier of tests in its short form
 	$(PYTEST) -m 'not slow'
 
 .PHONY: test-full
-test-full: venv ## every tier of tests, slow ones included
+test-full: venv packages ## every tier of tests, slow ones included
 	$(PYTEST)
 
 .PHONY: test-fast

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kubelocal import baseimage, binaries, images, runtime, topology
+from kubelocal import baseimage, binaries, debian, images, runtime, topology
 from kubelocal.cluster import Cluster
 from kubelocal.errors import ClusterError
 from kubelocal.places import Places, known_clusters
@@ -64,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     tools = commands.add_parser("build-tools", parents=[quiet], help="build the optional tools; print their directory")
     tools.add_argument("tool", nargs="*", help=", ".join(tool.name for tool in binaries.TOOLS))
     tools.set_defaults(run=_build_tools)
+    packages = commands.add_parser("packages", parents=[quiet], help="install what the tests need and is missing")
+    packages.set_defaults(run=_packages)
     _add_image_commands(commands.add_parser("image", help="make images"), which, quiet)
     return parser
 
@@ -157,6 +159,11 @@ def _load(options: argparse.Namespace, report: Report) -> int:
             raise ClusterError(f"Cluster {places.name} has no running containerd. Start it with `cluster/kube up`.")
         with report.step(f"loading {archive.name}"):
             images.load(places, archive)
+    return 0
+
+
+def _packages(options: argparse.Namespace, report: Report) -> int:
+    debian.ensure(debian.FOR_TESTS, report)
     return 0
 
 

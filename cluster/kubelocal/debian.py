@@ -1,14 +1,15 @@
-"""The Debian packages that the cluster needs, installed only if they are missing.
+"""The Debian packages that the cluster and the tests need, installed only if they are missing.
 
-None of their services is used: containerd runs with its own configuration as our own process. Where a package starts its
-service on installation (some machines forbid that, most do not), the service is stopped again, by pid.
+None of their services is used: containerd, the brokers and Prometheus run with configurations of ours as our own processes.
+So none may start on installation: a `policy-rc.d` says so for as long as apt runs, where the machine has none of its own.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from kubelocal.errors import ClusterError
@@ -35,7 +36,15 @@ FOR_IMAGES = {
     "debootstrap": "debootstrap",
 }
 
-_SERVICE_PROGRAMS = {"/usr/bin/containerd"}
+FOR_TESTS = {
+    "redis-server": "redis-server",
+    "rabbitmq-server": "/usr/sbin/rabbitmq-server",
+    "prometheus": "prometheus",
+}
+
+_POLICY = Path("/usr/sbin/policy-rc.d")
+_FORBIDDEN = 101
+"""Exit status of policy-rc.d for "do not start it" (Debian policy, invoke-rc.d)."""
 _STEP_SECONDS = 40
 
 
@@ -55,27 +64,25 @@ def install(packages: list[str], report: Report) -> None:
         )
     log = cache() / "logs" / "apt.log"
     environment = {"DEBIAN_FRONTEND": "noninteractive"}
-    before = _service_processes()
-    with report.step(f"installing {names}", usual_seconds=_STEP_SECONDS):
+    with report.step(f"installing {names}", usual_seconds=_STEP_SECONDS), _no_services():
         run(["apt-get", "update"], env=environment, log=log)
         run(["apt-get", "install", "--yes", "--no-install-recommends", *packages], env=environment, log=log)
-    for pid in _service_processes() - before:
-        os.kill(pid, signal.SIGTERM)
+
+
+@contextmanager
+def _no_services() -> Iterator[None]:
+    if _POLICY.exists():
+        yield
+        return
+    _POLICY.write_text(f"#!/bin/sh\nexit {_FORBIDDEN}\n", encoding="utf-8")
+    _POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        _POLICY.unlink(missing_ok=True)
 
 
 def _present(evidence: str) -> bool:
     return (
         Path(evidence).exists() if evidence.startswith("/") else shutil.which(evidence, path=system_path()) is not None
     )
-
-
-def _service_processes() -> set[int]:
-    found = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                if str((entry / "exe").readlink()) in _SERVICE_PROGRAMS:
-                    found.add(int(entry.name))
-            except OSError:
-                continue
-    return found

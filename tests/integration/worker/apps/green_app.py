@@ -1,0 +1,157 @@
+"""The user's code in the tests: an app that knows nothing of greenworker."""
+
+# A user's module: no types, no habits of ours.
+# mypy: ignore-errors
+# ruff: noqa: PTH123
+
+import os
+import socket
+import time
+
+from celery import Celery, shared_task
+from celery.exceptions import SoftTimeLimitExceeded
+from kombu import Exchange, Queue
+
+app = Celery("green_app")
+app.conf.task_default_queue = "feeds"
+app.conf.task_ignore_result = True
+if os.environ.get("QUEUE_NAME"):
+    name = os.environ["QUEUE_NAME"]
+    arguments = {"x-queue-type": os.environ.get("QUEUE_KIND", "classic")}
+    app.conf.task_queues = [Queue(name, Exchange(name), routing_key=name, queue_arguments=arguments)]
+if os.environ.get("APP_CONF"):
+    app.conf.update(eval(os.environ["APP_CONF"]))  # test configuration
+
+
+def note(event: str, number: object) -> None:
+    with open(os.environ["LEDGER"], "a") as ledger:
+        ledger.write(f"{event} {number}\n")
+
+
+@app.task
+def noop(number):
+    note("done", number)
+
+
+@app.task
+def nap(number, seconds):
+    note("start", number)
+    time.sleep(seconds)
+    note("done", number)
+
+
+@app.task(acks_late=False)
+def early(number, seconds):
+    note("start", number)
+    time.sleep(seconds)
+    note("done", number)
+
+
+@app.task
+def spin(seconds):
+    """Blocks the hub: a loop in Python."""
+    note("start", "spin")
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        sum(range(1000))
+    note("done", "spin")
+
+
+@app.task
+def stubborn(number):
+    """Will not die."""
+    note("start", number)
+    while True:
+        try:
+            time.sleep(3600)
+        except BaseException:
+            note("refused", number)
+
+
+@app.task
+def patient(number, seconds):
+    note("start", number)
+    try:
+        time.sleep(seconds)
+    except SoftTimeLimitExceeded:
+        note("soft", number)
+        return
+    note("done", number)
+
+
+@app.task(soft_time_limit=1)
+def own_soft(number, seconds):
+    note("start", number)
+    try:
+        time.sleep(seconds)
+    except SoftTimeLimitExceeded:
+        note("soft", number)
+        return
+    note("done", number)
+
+
+@app.task(bind=True, time_limit=1)
+def own_hard(self, number, seconds):
+    note("start", number)
+    time.sleep(seconds)
+    note("done", number)
+
+
+@app.task
+def fail(number):
+    note("start", number)
+    raise ValueError("this task fails")
+
+
+@app.task
+def leave(number):
+    note("start", number)
+    raise SystemExit(3)
+
+
+@app.task(pool="prefork")
+def marked(number):
+    note("pid", os.getpid())
+    note("done", number)
+
+
+@app.task(bind=True, max_retries=2)
+def heavy(self, number, fails=0):
+    import json
+
+    request = self.request
+    note("pid", os.getpid())
+    note(
+        "seen",
+        json.dumps(
+            [
+                request.id,
+                request.retries,
+                request.eta,
+                request.expires,
+                request.group,
+                request.delivery_info.get("priority"),
+                number,
+            ],
+            separators=(",", ":"),
+        ),
+    )
+    if request.retries < fails:
+        raise self.retry(countdown=0)
+    note("done", number)
+    return number
+
+
+@app.task
+def add(numbers):
+    note("sum", sum(numbers))
+    return sum(numbers)
+
+
+@shared_task
+def shared(number):
+    note("done", number)
+
+
+def resolver() -> None:
+    socket.getaddrinfo("localhost", None)

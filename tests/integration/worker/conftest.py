@@ -1,0 +1,89 @@
+"""Fixtures of the worker's integration tests."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.worker.harness import Producer, RabbitMQ, Redis, Worker
+from tests.integration.worker.lanes import Lane, RabbitLane, RedisLane
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    """One Redis for all tests that do not hurt it."""
+    server = Redis(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_broker(redis_server: Redis) -> Redis:
+    """The same, empty."""
+    redis_server.client().flushall()
+    return redis_server
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[Redis]:
+    """A Redis that a test may kill."""
+    server = Redis(tmp_path)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def rabbit_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """One RabbitMQ for all tests; each uses queues of its own name."""
+    server = RabbitMQ(tmp_path_factory.mktemp("rabbit"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["redis", "classic", "quorum"])
+def any_lane(request: pytest.FixtureRequest) -> Lane:
+    """The same test on Redis, on a classic and on a quorum queue of RabbitMQ."""
+    if request.param == "redis":
+        return RedisLane(request.getfixturevalue("redis_server"))
+    return RabbitLane(request.getfixturevalue("rabbit_server"), request.param)
+
+
+@pytest.fixture(params=["classic", "quorum"])
+def rabbit_lane(request: pytest.FixtureRequest, rabbit_server: RabbitMQ) -> Lane:
+    """The same test on a classic and on a quorum queue."""
+    return RabbitLane(rabbit_server, request.param)
+
+
+@pytest.fixture
+def start_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    """Start workers; whatever is left of them is killed at the end."""
+    workers: list[Worker] = []
+    numbers = itertools.count(1)
+
+    def start(broker_url: str, **options: Any) -> Worker:
+        options.setdefault("name", f"w{next(numbers)}")
+        worker = Worker(broker_url, tmp_path / "worker", **options)
+        workers.append(worker)
+        return worker.start()
+
+    yield start
+    for worker in workers:
+        worker.stop()
+
+
+@pytest.fixture
+def client_app() -> Iterator[Callable[..., Producer]]:
+    """``client_app(url).nap.delay(1, 0.5)``: a stock producer of the test app's tasks."""
+    made: list[Producer] = []
+
+    def make(url: str, **conf: Any) -> Producer:
+        made.append(Producer(url, **conf))
+        return made[-1]
+
+    yield make
+    for producer in made:
+        producer.app.close()

@@ -1,0 +1,327 @@
+"""Real brokers and real workers as processes of this test run: loopback, free ports, temporary directories.
+
+Only processes started here are ever signalled, by their own id.
+"""
+
+# mypy: disable-error-code="no-untyped-call,attr-defined"
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any, Self
+
+import redis
+from celery import Celery
+from kombu import Queue
+from prometheus_client.parser import text_string_to_metric_families
+
+HERE = Path(__file__).parent
+APPS = HERE / "apps"
+PACKAGES = "redis-server rabbitmq-server"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def eventually(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
+    """The first true value of *condition*; an AssertionError that says *what* did not happen after *seconds*."""
+    deadline = monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what} (last: {value!r})")
+        sleep(0.05)
+
+
+def program(name: str, *more: str) -> str:
+    found = shutil.which(name) or next((path for path in more if Path(path).exists()), None)
+    if found is None:
+        raise RuntimeError(f"{name} is missing: apt-get install -y --no-install-recommends {PACKAGES}")
+    return found
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as client:
+        client.settimeout(0.5)
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Redis:
+    """A redis-server that can be stopped, killed and started again with what it had on disk."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        command = [
+            program("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory),
+            "--save", "", "--appendonly", "yes", "--appendfsync", "always", "--loglevel", "warning",
+        ]  # fmt: skip
+        self.process = subprocess.Popen(command, stdout=(self.directory / "redis.log").open("ab"))
+        eventually(self.alive, "redis-server answers")
+
+    def alive(self) -> bool:
+        try:
+            return bool(self.client().ping())
+        except redis.exceptions.RedisError:
+            return False
+
+    def client(self, db: int = 0) -> redis.Redis:
+        return redis.Redis(port=self.port, db=db, decode_responses=True)
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        if self.process is not None:
+            self.process.send_signal(how)
+            self.process.wait(20)
+            self.process = None
+
+
+class RabbitMQ:
+    """A RabbitMQ node with its own epmd port, cookie and directories."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.port, self.epmd_port = free_port(), free_port()
+        self.url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
+        self.node = f"green{self.port}@localhost"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.environment = {
+            **os.environ, "HOME": str(directory), "ERL_EPMD_PORT": str(self.epmd_port), "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": self.node, "RABBITMQ_NODE_PORT": str(self.port), "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_DIST_PORT": str(free_port()), "RABBITMQ_MNESIA_BASE": str(directory / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(directory / "log"), "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "plugins"),
+            "RABBITMQ_CONF_ENV_FILE": str(directory / "none"), "RABBITMQ_CONFIG_FILE": str(directory / "rabbit"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none",
+        }  # fmt: skip
+        (directory / "plugins").write_text("[].\n")
+        (directory / "rabbit.conf").write_text("log.file.level = warning\ndisk_free_limit.absolute = 1MB\n")
+        self.start()
+
+    def start(self) -> None:
+        home = "/usr/lib/rabbitmq/bin"
+        self.process = subprocess.Popen(
+            [program("rabbitmq-server-is-not-used", f"{home}/rabbitmq-server")],
+            env=self.environment, stdout=(self.directory / "out").open("ab"), stderr=subprocess.STDOUT,
+            start_new_session=True, cwd=self.directory,
+        )  # fmt: skip
+        eventually(self.alive, f"RabbitMQ answers; its log: {self.directory}", 90)
+
+    def alive(self) -> bool:
+        from kombu.connection import Connection
+
+        if not answers(self.port):
+            return False
+        try:
+            with Connection(self.url, connect_timeout=2) as connection:
+                connection.connect()
+                return True
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        """As a power cut; whatever the start script has started belongs to its session."""
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(20)
+            self.process = None
+
+    def stop(self) -> None:
+        self.kill()
+        subprocess.run(
+            ["epmd", "-port", str(self.epmd_port), "-kill"], check=False, capture_output=True, env=self.environment
+        )
+
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+@dataclass
+class Worker:
+    """A worker process: ours by default, stock Celery with *stock*."""
+
+    broker_url: str
+    directory: Path
+    app: str = "green_app"
+    queues: str = "feeds"
+    threads: int = 20
+    arguments: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    stock: bool = False
+    lean: bool = True
+    pool: str = "eventlet"
+    name: str = "w"
+    command: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        self.port = free_port()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.threads_file = self.directory / f"{self.name}-threads"
+        self.start_file = self.directory / "start"
+        self.termination_log = self.directory / f"{self.name}-termination"
+        self.log = self.directory / f"{self.name}.log"
+        self.ledger = Ledger(self.directory / "ledger")
+        self.start_file.write_text(str(self.threads))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Self:
+        common = [
+            "-A", self.app, "worker", "-P", self.pool, "-Q", self.queues, "-n", f"{self.name}-{self.port}@%h",
+        ]  # fmt: skip
+        if self.lean:
+            common += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+        head = list(self.command or [sys.executable, "-m", "celery" if self.stock else "greenworker"])
+        if self.stock:
+            common += ["-c", str(self.threads), "-l", "INFO"]
+        environment = {
+            **os.environ,
+            "CELERY_BROKER_URL": self.broker_url,
+            "GREENWORKER_POOL": "test/feeds",
+            "GREENWORKER_ROLE": "prefork" if self.pool == "prefork" else "eventlet",
+            "GREENWORKER_WORKER": self.name,
+            "GREENWORKER_METRICS_PORT": str(self.port),
+            "GREENWORKER_THREADS_FILE": str(self.threads_file),
+            "GREENWORKER_START_FILE": str(self.start_file),
+            "GREENWORKER_DRAIN_SECONDS": "20",
+            "GREENWORKER_TERMINATION_LOG": str(self.termination_log),
+            "LEDGER": str(self.ledger.path),
+            **self.environment,
+        }
+        self.process = subprocess.Popen(
+            [*head, *common, *self.arguments],
+            cwd=APPS, env=environment, stdout=self.log.open("ab"), stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        return self
+
+    def connected(self, seconds: float = 30.0) -> Self:
+        """Ready, for stock workers too: they say so at log level INFO."""
+        if not self.stock:
+            return self.ready(seconds)
+        eventually(
+            lambda: " ready." in self.log.read_text() or self.gone(), f"stock worker ready; {self.tail()}", seconds
+        )
+        assert not self.gone(), self.tail()
+        return self
+
+    def ready(self, seconds: float = 30.0) -> Self:
+        eventually(lambda: self.status("/readyz") == 200 or self.gone(), f"worker ready; {self.tail()}", seconds)
+        assert not self.gone(), self.tail()
+        return self
+
+    def gone(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+    def tail(self, lines: int = 40) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
+
+    def get(self, path: str, seconds: float = 2.0) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=seconds) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def status(self, path: str) -> int:
+        return self.get(path)[0]
+
+    def samples(self) -> Samples:
+        _, text = self.get("/metrics")
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Sum over every series of *name* that has *labels*."""
+        return sum(
+            value
+            for (found, pairs), value in self.samples().items()
+            if found == name and labels.items() <= dict(pairs).items()
+        )
+
+    def resize(self, threads: int) -> None:
+        """As kubelet does it: a new file, swapped in."""
+        new = self.threads_file.with_suffix(".new")
+        new.write_text(str(threads))
+        new.rename(self.threads_file)
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float = 60.0) -> int:
+        assert self.process is not None
+        return self.process.wait(seconds)
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+
+
+class Ledger:
+    """What tasks did: one line each, appended in one write."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.touch()
+
+    def counts(self, event: str) -> Counter[str]:
+        lines = (line.split() for line in self.path.read_text().splitlines())
+        return Counter(words[1] for words in lines if len(words) > 1 and words[0] == event)
+
+    def done(self) -> int:
+        return len(self.counts("done"))
+
+    def order(self, event: str) -> list[str]:
+        lines = (line.split() for line in self.path.read_text().splitlines())
+        return [words[1] for words in lines if len(words) > 1 and words[0] == event]
+
+
+class Producer:
+    """A stock Celery client. Attributes are the test app's tasks, called by name."""
+
+    def __init__(self, url: str, queue: Queue | str = "feeds", **conf: Any) -> None:
+        self.app = Celery("producer", broker=url, set_as_current=False)
+        self.app.conf.update(task_default_queue="feeds", task_ignore_result=True, **conf)
+        self.queue = queue
+
+    def __getattr__(self, name: str) -> Task:
+        return Task(self, f"green_app.{name}")
+
+
+@dataclass
+class Task:
+    """One task by name."""
+
+    producer: Producer
+    name: str
+
+    def delay(self, *arguments: Any) -> Any:
+        return self.apply_async(arguments)
+
+    def apply_async(self, arguments: Sequence[Any] = (), **options: Any) -> Any:
+        options.setdefault("queue", self.producer.queue)
+        return self.producer.app.send_task(self.name, arguments, **options)

@@ -1,0 +1,75 @@
+"""A queue of its own for one test, on each kind of broker."""
+
+# mypy: disable-error-code="no-untyped-call,attr-defined"
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from kombu import Exchange, Queue
+from kombu.connection import Connection
+
+from tests.integration.worker.harness import Producer, RabbitMQ, Redis
+
+_numbers = itertools.count(1)
+
+
+class Lane:
+    """Same questions, whatever the broker."""
+
+    kind = ""
+
+    def __init__(self, server: Any) -> None:
+        self.server = server
+        self.url: str = server.url
+        self.queue = f"lane{next(_numbers)}"
+
+    def producer(self, **conf: Any) -> Producer:
+        raise NotImplementedError
+
+    def environment(self) -> dict[str, str]:
+        raise NotImplementedError
+
+    def ready(self, queue: str = "") -> int:
+        raise NotImplementedError
+
+
+class RedisLane(Lane):
+    kind = "redis"
+
+    def __init__(self, server: Redis) -> None:
+        super().__init__(server)
+        server.client().flushall()
+
+    def producer(self, **conf: Any) -> Producer:
+        return Producer(self.url, queue=self.queue, **conf)
+
+    def environment(self) -> dict[str, str]:
+        return {}
+
+    def ready(self, queue: str = "") -> int:
+        return int(self.server.client().llen(queue or self.queue))
+
+
+class RabbitLane(Lane):
+    def __init__(self, server: RabbitMQ, kind: str) -> None:
+        super().__init__(server)
+        self.kind = kind
+        with Connection(self.url) as connection:
+            connection.channel().queue_declare(
+                self.queue, durable=True, auto_delete=False, arguments={"x-queue-type": kind}
+            )
+
+    def producer(self, **conf: Any) -> Producer:
+        queue = Queue(
+            self.queue, Exchange(self.queue), routing_key=self.queue, queue_arguments={"x-queue-type": self.kind}
+        )
+        return Producer(self.url, queue=queue, **conf)
+
+    def environment(self) -> dict[str, str]:
+        return {"QUEUE_KIND": self.kind, "QUEUE_NAME": self.queue}
+
+    def ready(self, queue: str = "") -> int:
+        with Connection(self.url) as connection:
+            return int(connection.channel().queue_declare(queue or self.queue, passive=True).message_count)

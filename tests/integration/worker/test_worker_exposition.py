@@ -1,0 +1,55 @@
+"""Metrics, probes and the watchdog while the hub is blocked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from tests.integration.worker.harness import Redis, Worker, eventually
+
+Start = Callable[..., Worker]
+
+
+def test_answers_and_names_the_task_while_the_hub_is_blocked(
+    redis_broker: Redis, start_worker: Start, client_app: Any
+) -> None:
+    tasks = client_app(redis_broker.url)
+    worker = start_worker(redis_broker.url, environment={"GREENWORKER_RESTART_AFTER_SECONDS": "2"}).ready()
+    assert worker.status("/healthz") == 200
+    tasks.spin.delay(5)
+    eventually(lambda: worker.ledger.order("start") == ["spin"], "it spins")
+    eventually(lambda: worker.status("/healthz") == 503, "not healthy after restartAfter", 10)
+    began = monotonic()
+    assert worker.status("/metrics") == 200
+    assert monotonic() - began < 1
+    assert worker.metric("greenworker_hub_blocked_seconds_total", task="green_app.spin") > 1
+    eventually(lambda: worker.ledger.order("done") == ["spin"], "it ends")
+    eventually(lambda: worker.status("/healthz") == 200, "healthy again")
+    blocked = worker.metric("greenworker_hub_blocked_seconds_total", task="green_app.spin")
+    assert 4 < blocked < 6
+    assert worker.metric("greenworker_hub_busy_seconds_total") > 4
+    log = worker.log.read_text()
+    assert log.count("the hub has been blocked") == 1, "once per place"
+    assert "green_app.py" in log
+
+
+def test_an_idle_hub_is_not_busy(redis_broker: Redis, start_worker: Start) -> None:
+    worker = start_worker(redis_broker.url).ready()
+    first, began = worker.metric("greenworker_hub_busy_seconds_total"), monotonic()
+    eventually(lambda: monotonic() - began > 3, "three seconds pass")
+    busy = worker.metric("greenworker_hub_busy_seconds_total") - first
+    assert busy < 0.5 * (monotonic() - began)
+
+
+def test_recycle_is_asked_for_by_a_metric(redis_broker: Redis, start_worker: Start, client_app: Any) -> None:
+    tasks = client_app(redis_broker.url)
+    worker = start_worker(
+        redis_broker.url,
+        environment={"GREENWORKER_MAX_TASKS": "3", "GREENWORKER_MAX_AGE_SECONDS": "3600"},
+    ).ready()
+    assert worker.metric("greenworker_recycle_wanted") == 0
+    for number in range(3):
+        tasks.noop.delay(number)
+    eventually(lambda: worker.metric("greenworker_recycle_wanted", reason="tasks") == 1, "it asks")
+    assert worker.metric("greenworker_recycle_wanted", reason="age") == 0

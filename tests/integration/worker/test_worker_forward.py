@@ -1,0 +1,131 @@
+"""Eventlet and prefork side by side: what blocks goes to the companion, whoever sent it."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.integration.worker.harness import Redis, Worker, eventually
+from tests.integration.worker.lanes import Lane
+
+Start = Callable[..., Worker]
+
+
+def pair(start_worker: Start, lane: Lane, **more: str) -> tuple[Worker, Worker]:
+    environment = {**lane.environment(), **more}
+    green = start_worker(lane.url, queues=lane.queue, threads=10, environment=environment, name="green")
+    companion = start_worker(
+        lane.url, queues=f"{lane.queue}.prefork", pool="prefork", arguments=["-c", "1"], name="companion",
+        environment={key: value for key, value in more.items() if key == "APP_CONF"},
+    )  # fmt: skip
+    return green.ready(), companion.ready()
+
+
+def test_forwards_by_list_glob_mark_and_evidence(any_lane: Lane, start_worker: Start, tmp_path: Any) -> None:
+    routes = tmp_path / "routes"
+    green, companion = pair(
+        start_worker, any_lane,
+        GREENWORKER_PREFORK_TASKS=json.dumps(["green_app.hea*"]), GREENWORKER_ROUTES_FILE=str(routes),
+    )  # fmt: skip
+    producer = any_lane.producer()
+    producer.heavy.delay(1)
+    producer.marked.delay(2)
+    producer.noop.delay(3)
+    eventually(lambda: green.ledger.done() == 3, "three done")
+    assert companion.metric("greenworker_tasks_started_total") == 2
+    assert green.metric("greenworker_tasks_started_total", task="green_app.noop") == 1
+    assert green.metric("greenworker_tasks_forwarded_total", task="green_app.heavy") == 1
+    assert green.metric("greenworker_tasks_forwarded_total", task="green_app.marked") == 1
+    routes.write_text(json.dumps(["green_app.nap"]))
+    eventually(lambda: _sent_on(producer, green), "evidence routes nap", 15)
+    routes.write_text("[]")
+    before = green.metric("greenworker_tasks_started_total", task="green_app.nap")
+    eventually(
+        lambda: producer.nap.delay(9, 0) and green.metric("greenworker_tasks_started_total", task="green_app.nap") > before,
+        "and it is undone", 15,
+    )  # fmt: skip
+
+
+def _sent_on(producer: Any, green: Worker) -> bool:
+    producer.nap.delay(8, 0)
+    return green.metric("greenworker_tasks_forwarded_total", task="green_app.nap") > 0
+
+
+def test_a_forwarded_message_keeps_everything(any_lane: Lane, start_worker: Start) -> None:
+    green, _ = pair(start_worker, any_lane, GREENWORKER_PREFORK_TASKS=json.dumps(["green_app.heavy"]))
+    expires = datetime.now(UTC) + timedelta(minutes=5)
+    eta = datetime.now(UTC) + timedelta(seconds=1)
+    any_lane.producer().heavy.apply_async(
+        (7,), kwargs={"fails": 2}, task_id="the-id", priority=5, expires=expires, eta=eta, group_id="the-group",
+        compression="gzip",
+    )  # fmt: skip
+    eventually(lambda: green.ledger.done() == 1, "done after two retries")
+    seen = [json.loads(text) for text in green.ledger.order("seen")]
+    assert [entry[1] for entry in seen] == [0, 1, 2], "retries go the same way"
+    for identity, _, first_eta, until, group, priority, number in seen[:1]:
+        assert (identity, group, number) == ("the-id", "the-group", 7)
+        assert datetime.fromisoformat(until) == expires
+        assert datetime.fromisoformat(first_eta) == eta
+        assert priority == 5
+    assert all(entry[0] == "the-id" for entry in seen)
+    assert len(green.ledger.counts("pid")) == 1, "always in the companion's one process"
+    assert str(green.process and green.process.pid) not in green.ledger.counts("pid")
+
+
+def test_chords_and_results_cross_over(
+    redis_broker: Redis, start_worker: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from celery import chord, signature
+
+    from tests.integration.worker.lanes import RedisLane
+
+    lane = RedisLane(redis_broker)
+    backend = redis_broker.url.replace("/0", "/1")
+    conf = repr({"task_ignore_result": False, "result_backend": backend, "task_default_queue": lane.queue})
+    green, companion = pair(
+        start_worker, lane, APP_CONF=conf, GREENWORKER_PREFORK_TASKS=json.dumps(["green_app.heavy"])
+    )
+    producer = lane.producer(result_backend=backend)
+    header = [signature("green_app.heavy", (number,), queue=lane.queue, app=producer.app) for number in range(5)]
+    result = chord(header, app=producer.app)(signature("green_app.add", queue=lane.queue, app=producer.app))
+    assert result.get(timeout=30) == 10
+    assert companion.metric("greenworker_tasks_started_total", task="green_app.heavy") == 5
+    assert green.metric("greenworker_tasks_started_total", task="green_app.add") == 1
+
+
+def test_nothing_is_lost_when_the_forwarder_is_killed(any_lane: Lane, start_worker: Start) -> None:
+    green, _ = pair(start_worker, any_lane, GREENWORKER_PREFORK_TASKS=json.dumps(["green_app.heavy"]))
+    producer = any_lane.producer()
+    for number in range(200):
+        producer.heavy.delay(number)
+    eventually(lambda: green.ledger.done() > 20, "under way")
+    green.signal(signal.SIGKILL)
+    start_worker(
+        any_lane.url, queues=any_lane.queue, threads=10, name="second",
+        environment={**any_lane.environment(), "GREENWORKER_PREFORK_TASKS": json.dumps(["green_app.heavy"])},
+    ).ready()  # fmt: skip
+    eventually(lambda: green.ledger.done() == 200, "all done", 60)
+
+
+def test_producer_with_our_router_sends_there_at_once(redis_broker: Redis) -> None:
+    from greenworker.router import PreforkRouter
+
+    producer = _app_with(PreforkRouter("green_app.heavy"), redis_broker.url)
+    producer.send_task("green_app.heavy", (1,))
+    producer.send_task("green_app.noop", (2,))
+    assert redis_broker.client().llen("routed.prefork") == 1
+    assert redis_broker.client().llen("routed") == 1
+    producer.close()
+
+
+def _app_with(router: Any, url: str) -> Any:
+    from celery import Celery
+
+    app = Celery("routing", broker=url, set_as_current=True)
+    app.conf.update(task_routes=[router], task_default_queue="routed")
+    return app

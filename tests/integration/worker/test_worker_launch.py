@@ -1,0 +1,118 @@
+"""The launcher: what it refuses, how it says so, and that it works in an image that has almost nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.worker.harness import Redis, Worker, eventually
+
+Start = Callable[..., Worker]
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "needle"),
+    [
+        ({"arguments": ["-E"]}, "worker.extraArgs", "events"),
+        ({"arguments": ["--autoscale=10,1"]}, "worker.extraArgs", "autoscaler"),
+        ({"arguments": ["-B"]}, "worker.extraArgs", "beat"),
+        ({"arguments": ["-c", "7"]}, "worker.extraArgs", "green threads"),
+        ({"environment": {"REMAP_SIGTERM": "SIGQUIT"}}, "worker.env", "cold shutdown"),
+        ({"app": "no_such_app"}, "app", "no_such_app"),
+        ({"environment": {"GREENWORKER_PREFORK_TASKS": "parse"}}, "GREENWORKER_PREFORK_TASKS", "JSON"),
+        ({"environment": {"GREENWORKER_POOL": ""}}, "GREENWORKER_POOL", "namespace/name"),
+    ],
+)
+def test_refuses_in_four_parts(
+    start_worker: Start, redis_broker: Redis, options: dict[str, Any], field: str, needle: str
+) -> None:
+    worker = start_worker(redis_broker.url, **options)
+    assert worker.wait(20) == 78, worker.tail()
+    said = json.loads(worker.termination_log.read_text())
+    assert set(said) == {"field", "value", "reason", "fix"}
+    assert said["field"] == field
+    assert needle in json.dumps(said)
+    assert "cannot start" in worker.tail()
+
+
+def test_says_what_the_image_lacks(start_worker: Start, redis_broker: Redis, tmp_path: Path) -> None:
+    for missing in ("eventlet", "celery"):
+        hide = tmp_path / missing
+        hide.mkdir()
+        (hide / "sitecustomize.py").write_text(
+            "import importlib.util as u\nfound = u.find_spec\n"
+            f"u.find_spec = lambda name, *a: None if name == {missing!r} else found(name, *a)\n"
+        )
+        worker = start_worker(redis_broker.url, environment={"PYTHONPATH": str(hide)})
+        assert worker.wait(20) == 78, worker.tail()
+        said = json.loads(worker.termination_log.read_text())
+        assert said["field"] == "image"
+        assert missing in said["value"] + said["fix"]
+
+
+def test_sigterm_before_celery_is_up_ends_at_once(start_worker: Start, redis_broker: Redis) -> None:
+    worker = start_worker(redis_broker.url)
+    eventually(lambda: worker.status("/metrics") == 200, "the exposition answers before Celery is up")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(15) == 0, worker.tail()
+
+
+def test_injected_agent_runs_as_any_user_from_a_read_only_directory(
+    start_worker: Start, redis_broker: Redis, client_app: Any, tmp_path: Path
+) -> None:
+    target = tmp_path / "greenfleet"
+    subprocess.run([sys.executable, "-m", "greenworker.inject", str(target)], check=True)
+    subprocess.run([sys.executable, "-m", "greenworker.inject", str(target)], check=True)
+    for path in [target, *target.rglob("*")]:
+        path.chmod(path.stat().st_mode & ~0o222)
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    site = (
+        Path(sys.executable).parent.parent / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+    )
+    hidden = ("greenfleet", "_editable", "__editable", "prometheus_client", "greenworker")
+    for entry in site.iterdir():
+        if not entry.name.startswith(hidden) and not entry.name.endswith(".pth"):
+            (bare / entry.name).symlink_to(entry)
+    for parent in (tmp_path, *tmp_path.parents):
+        if str(parent).startswith("/tmp/"):
+            parent.chmod(0o755)
+    command = [os.path.realpath(sys.executable), "-S", "-P", str(target / "bin" / "launch.py")]
+    if os.getuid() == 0 and os.access("/usr/bin/setpriv", os.X_OK):
+        see_all = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]  # the interpreter may be in /root
+        command = ["setpriv", "--reuid=65532", "--regid=65532", "--clear-groups", *see_all, *command]
+        (tmp_path / "worker").mkdir()
+        (tmp_path / "worker").chmod(0o777)
+        (tmp_path / "worker" / "ledger").touch()
+        (tmp_path / "worker" / "ledger").chmod(0o666)
+    worker = start_worker(
+        redis_broker.url, command=command,
+        environment={"PYTHONPATH": str(bare), "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/"},
+    ).ready()  # fmt: skip
+    client_app(redis_broker.url).noop.delay(1)
+    eventually(lambda: worker.ledger.done() == 1, "the task is done")
+
+
+def test_a_task_and_an_app_keep_what_they_chose(start_worker: Start, redis_broker: Redis, client_app: Any) -> None:
+    tasks = client_app(redis_broker.url)
+    worker = start_worker(redis_broker.url, threads=5).ready()
+    tasks.early.delay(1, 5)
+    tasks.nap.delay(2, 5)
+    eventually(lambda: worker.metric("greenworker_threads_busy") == 2, "both run")
+    eventually(
+        lambda: redis_broker.client().hlen("unacked") == 1, "the late one is unacknowledged, the early one is not"
+    )
+    worker.stop()
+    redis_broker.client().flushall()
+    other = start_worker(redis_broker.url, environment={"APP_CONF": repr({"task_acks_late": False})}).ready()
+    tasks.nap.delay(3, 5)
+    eventually(lambda: other.metric("greenworker_threads_busy") == 1, "it runs")
+    eventually(lambda: redis_broker.client().hlen("unacked") == 0, "the app asked for early acknowledgement")

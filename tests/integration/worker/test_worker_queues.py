@@ -1,0 +1,126 @@
+"""The queue exporter, against real brokers."""
+
+# mypy: disable-error-code="no-untyped-call,attr-defined"
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from kombu.connection import Connection
+
+from tests.integration.worker.harness import RabbitMQ, Redis, Worker, eventually, free_port
+
+Start = Callable[..., Worker]
+
+
+class Exporter(Worker):
+    """The exporter process, asked as a worker is."""
+
+    def start(self) -> Self:
+        self.url_file = self.directory / "url"
+        self.url_file.write_text(self.broker_url + "\n")
+        environment = {
+            **os.environ,
+            "GREENWORKER_BROKER": "ns/broker/url",
+            "GREENWORKER_BROKER_URL_FILE": str(self.url_file),
+            "GREENWORKER_QUEUES": json.dumps([{"queue": name} for name in self.queues.split(",")]),
+            "GREENWORKER_POLL_SECONDS": "0.2",
+            "GREENWORKER_METRICS_PORT": str(self.port),
+            **self.environment,
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "greenworker.queues"],
+            env=environment, stdout=self.log.open("ab"), stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        return self
+
+    def depth(self, queue: str = "feeds", name: str = "greenfleet_queue_messages_ready") -> float | None:
+        return self.samples().get((name, (("broker", "ns/broker/url"), ("queue", queue))))
+
+    def up(self) -> float | None:
+        return self.samples().get(("greenfleet_queue_up", (("broker", "ns/broker/url"),)))
+
+
+@pytest.fixture
+def exporter(tmp_path: Path) -> Iterator[Callable[..., Exporter]]:
+    made: list[Exporter] = []
+
+    def start(url: str, **options: Any) -> Exporter:
+        made.append(Exporter(url, tmp_path / "exporter", **options))
+        made[-1].start()
+        return made[-1]
+
+    yield start
+    for process in made:
+        process.stop()
+
+
+def test_counts_every_priority_and_what_is_unacknowledged(
+    redis_broker: Redis, start_worker: Start, client_app: Any, exporter: Callable[..., Exporter]
+) -> None:
+    tasks = client_app(redis_broker.url)
+    for number in range(22):
+        tasks.nap.apply_async((number, 20), priority=number % 10)
+    watched = exporter(redis_broker.url, queues="feeds,other").ready()
+    assert watched.depth() == 22
+    assert watched.depth("other") == 0
+    start_worker(redis_broker.url, threads=7).ready()
+    eventually(lambda: watched.depth() == 15, "seven are taken")
+    eventually(lambda: watched.depth(name="greenfleet_queue_messages_unacked") == 7, "and unacknowledged", 15)
+    assert watched.depth("other", "greenfleet_queue_messages_unacked") == 0
+
+
+def test_uses_the_key_prefix(redis_broker: Redis, exporter: Callable[..., Exporter]) -> None:
+    redis_broker.client().rpush("tenant:feeds", "x")
+    redis_broker.client().rpush("tenant:feeds\x06\x165", "x", "x")
+    entry = {"queue": "feeds", "keyPrefix": "tenant:", "prioritySteps": [0, 5]}
+    watched = exporter(redis_broker.url, environment={"GREENWORKER_QUEUES": json.dumps([entry])}).ready()
+    assert watched.depth() == 3
+
+
+def test_says_down_and_shows_no_stale_depth(own_redis: Redis, exporter: Callable[..., Exporter]) -> None:
+    own_redis.client().rpush("feeds", "x")
+    watched = exporter(own_redis.url).ready()
+    assert (watched.up(), watched.depth()) == (1, 1)
+    own_redis.stop(signal.SIGKILL)
+    eventually(lambda: watched.up() == 0, "down")
+    assert watched.depth() is None
+    assert watched.status("/readyz") == 503
+    assert watched.status("/healthz") == 200
+    own_redis.start()
+    eventually(lambda: watched.depth() == 1, "up again", 20)
+
+
+def test_follows_the_url_file_and_never_shows_credentials(
+    redis_broker: Redis, exporter: Callable[..., Exporter]
+) -> None:
+    redis_broker.client().rpush("feeds", "x")
+    watched = exporter(f"redis://user:topsecret@127.0.0.1:{free_port()}/0")
+    eventually(lambda: watched.up() == 0 and "no answer" in watched.tail(), "down")
+    watched.url_file.write_text(redis_broker.url)
+    eventually(lambda: watched.depth() == 1, "the new URL is used", 20)
+    assert "topsecret" not in watched.log.read_text()
+    assert "topsecret" not in watched.get("/readyz")[1]
+
+
+def test_rabbitmq_unknown_queue_is_empty(rabbit_server: RabbitMQ, exporter: Callable[..., Exporter]) -> None:
+    with Connection(rabbit_server.url) as connection:
+        channel = connection.channel()
+        for kind in ("classic", "quorum"):
+            channel.queue_declare(f"depth-{kind}", durable=True, auto_delete=False, arguments={"x-queue-type": kind})
+            producer = connection.Producer(channel)
+            for _ in range(3):
+                producer.publish("x", routing_key=f"depth-{kind}", confirm=True)
+    watched = exporter(rabbit_server.url, queues="nobody-knows-it,depth-classic,depth-quorum").ready()
+    eventually(lambda: watched.depth("depth-quorum") == 3, "quorum")
+    assert watched.depth("depth-classic") == 3
+    assert watched.depth("nobody-knows-it") == 0
+    assert watched.depth("depth-classic", "greenfleet_queue_messages_unacked") is None, "AMQP does not tell"

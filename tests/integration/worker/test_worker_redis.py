@@ -1,0 +1,154 @@
+"""Redis: nothing is lost, nothing runs twice without a reason, and mixed fleets work."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from tests.integration.worker.harness import Redis, Worker, eventually
+
+Start = Callable[..., Worker]
+
+
+def test_runs_tasks_and_counts_them(redis_broker: Redis, start_worker: Start, client_app: Any) -> None:
+    tasks = client_app(redis_broker.url)
+    worker = start_worker(redis_broker.url).ready()
+    for number in range(200):
+        tasks.noop.delay(number)
+    eventually(lambda: worker.ledger.done() == 200, "200 tasks done")
+    assert max(worker.ledger.counts("done").values()) == 1
+    eventually(lambda: redis_broker.client().hlen("unacked") == 0, "everything is acknowledged")
+    assert worker.metric("greenworker_tasks_started_total", task="green_app.noop") == 200
+    assert worker.metric("greenworker_tasks_finished_total", task="green_app.noop", state="SUCCESS") == 200
+    assert worker.metric("greenworker_task_wait_seconds_count", task="green_app.noop") == 0, "the producer is stock"
+    assert worker.metric("greenworker_threads_limit") == 20
+    for key in worker.samples():
+        labels = dict(key[1])
+        assert (labels["pool"], labels["role"], labels["worker"]) == ("test/feeds", "eventlet", worker.name)
+
+
+def test_follows_the_threads_file_up_and_down(redis_broker: Redis, start_worker: Start, client_app: Any) -> None:
+    tasks = client_app(redis_broker.url)
+    worker = start_worker(redis_broker.url, threads=2).ready()
+    for number in range(120):
+        tasks.nap.delay(number, 0.4)
+    eventually(lambda: worker.metric("greenworker_threads_busy") == 2, "two run")
+    worker.resize(60)
+    eventually(lambda: worker.metric("greenworker_threads_busy") > 40, "many run")
+    worker.resize(3)
+    eventually(lambda: worker.metric("greenworker_threads_limit") == 3, "the limit falls")
+    eventually(lambda: worker.metric("greenworker_threads_busy") <= 3, "few run")
+    worker.resize(50)
+    eventually(lambda: worker.ledger.done() == 120, "all done")
+    assert max(worker.ledger.counts("done").values()) == 1
+    worker.threads_file.write_text("")
+    eventually(lambda: worker.metric("greenworker_threads_limit") == 2, "an empty file means the start value")
+
+
+def test_never_fetches_more_than_can_start(redis_broker: Redis, start_worker: Start, client_app: Any) -> None:
+    tasks = client_app(redis_broker.url)
+    worker = start_worker(redis_broker.url, threads=5).ready()
+    for number in range(50):
+        tasks.early.delay(number, 3)
+    eventually(lambda: worker.metric("greenworker_threads_busy") == 5, "five run")
+    assert redis_broker.client().llen("feeds") == 45
+    assert worker.metric("greenworker_tasks_reserved") == 0
+
+
+def test_drain_gives_back_what_has_not_started_in_order(
+    redis_broker: Redis, start_worker: Start, client_app: Any
+) -> None:
+    tasks = client_app(redis_broker.url)
+    worker = start_worker(redis_broker.url, threads=4, environment={"GREENWORKER_PREFETCH_MULTIPLIER": "4"}).ready()
+    for number in range(40):
+        tasks.nap.delay(number, 2)
+    eventually(lambda: worker.metric("greenworker_tasks_reserved") == 12, "twelve wait inside the worker")
+    worker.signal(signal.SIGTERM)
+    eventually(lambda: redis_broker.client().llen("feeds") == 36, "all that had not started is back", 5)
+    assert worker.status("/readyz") == 503
+    assert worker.metric("greenworker_draining") == 1
+    assert worker.wait(20) == 0, worker.tail()
+    assert worker.ledger.done() == 4, "what ran has finished"
+    assert redis_broker.client().hlen("unacked") == 0
+    second = start_worker(redis_broker.url, threads=1).ready()
+    eventually(lambda: len(second.ledger.order("start")) >= 7, "the next worker goes on")
+    assert second.ledger.order("start")[4:7] == ["4", "5", "6"], "oldest first"
+
+
+def test_drain_deadline_requeues_and_leaves(redis_broker: Redis, start_worker: Start, client_app: Any) -> None:
+    tasks = client_app(redis_broker.url)
+    worker = start_worker(redis_broker.url, threads=30, environment={"GREENWORKER_DRAIN_SECONDS": "2"}).ready()
+    for number in range(40):
+        tasks.nap.delay(number, 60)
+    eventually(lambda: worker.metric("greenworker_threads_busy") == 30, "thirty run")
+    began = monotonic()
+    worker.signal(signal.SIGTERM)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(30) == 0, worker.tail()
+    assert monotonic() - began < 12
+    assert redis_broker.client().llen("feeds") == 40, worker.tail()
+    assert redis_broker.client().hlen("unacked") == 0
+    assert "30 requeued at the deadline" in worker.tail()
+
+
+def test_a_hanging_task_cannot_hold_the_worker(redis_broker: Redis, start_worker: Start, client_app: Any) -> None:
+    tasks = client_app(redis_broker.url)
+    worker = start_worker(redis_broker.url, threads=5, environment={"GREENWORKER_DRAIN_SECONDS": "1"}).ready()
+    tasks.stubborn.delay(1)
+    eventually(lambda: worker.metric("greenworker_threads_busy") == 1, "it runs")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    assert redis_broker.client().llen("feeds") == 1
+
+
+def test_messages_of_a_killed_worker_come_back_soon(redis_broker: Redis, start_worker: Start, client_app: Any) -> None:
+    tasks = client_app(redis_broker.url)
+    victim = start_worker(redis_broker.url, threads=20).ready()
+    for number in range(60):
+        tasks.nap.delay(number, 0.5 if number >= 20 else 8)
+    eventually(lambda: victim.metric("greenworker_threads_busy") == 20, "twenty run")
+    victim.signal(signal.SIGKILL)
+    victim.wait()
+    other = start_worker(redis_broker.url, threads=40).ready()
+    eventually(lambda: other.ledger.done() == 60, "every task is done, long before the visibility time-out", 90)
+    eventually(lambda: redis_broker.client().hlen("unacked") == 0, "nothing is left over")
+
+
+def test_broker_restart_loses_nothing_and_doubles_nothing(
+    own_redis: Redis, start_worker: Start, client_app: Any
+) -> None:
+    tasks = client_app(own_redis.url)
+    worker = start_worker(own_redis.url, threads=30).ready()
+    for number in range(300):
+        tasks.nap.delay(number, 0.5)
+    eventually(lambda: worker.ledger.done() > 60, "under way")
+    own_redis.stop(signal.SIGKILL)
+    own_redis.start()
+    eventually(lambda: worker.ledger.done() == 300, "all done", 60)
+    twice = [number for number, count in worker.ledger.counts("done").items() if count > 1]
+    assert not twice, f"run twice: {twice}"
+    eventually(lambda: own_redis.client().hlen("unacked") == 0, "nothing is left over")
+
+
+def test_shares_a_queue_with_stock_workers_and_prefix(
+    redis_broker: Redis, start_worker: Start, client_app: Any, tmp_path: Path
+) -> None:
+    options = {"global_keyprefix": "tenant:"}
+    tasks = client_app(redis_broker.url, broker_transport_options=options)
+    ours = start_worker(redis_broker.url, threads=10, environment={"GREENWORKER_KEY_PREFIX": "tenant:"}).ready()
+    stock = start_worker(
+        redis_broker.url, threads=10, stock=True,
+        environment={"APP_CONF": repr({"broker_transport_options": options, "task_acks_late": True})},
+    )  # fmt: skip
+    eventually(lambda: "ready" in stock.tail() or "celery@" in stock.tail(), "stock worker starts")
+    for number in range(200):
+        tasks.nap.apply_async((number, 0.1), priority=number % 10)
+    eventually(lambda: ours.ledger.done() == 200, "all done")
+    assert max(ours.ledger.counts("done").values()) == 1
+    assert 0 < ours.metric("greenworker_tasks_started_total") <= 200
+    eventually(lambda: redis_broker.client().hlen("tenant:unacked") == 0, "nothing is left over")
+    strangers = [str(key) for key in redis_broker.client().scan_iter() if not str(key).startswith("tenant:")]
+    assert not strangers, "every key has the prefix"

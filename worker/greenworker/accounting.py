@@ -1,0 +1,92 @@
+"""What the worker counts, by the names of docs/contract.md. Fed by the pool, the drain and the watchdog."""
+
+from __future__ import annotations
+
+from time import time
+from typing import Any
+
+from greenworker.environment import Environment
+from greenworker.metrics import LAG_BUCKETS, Counter, Family, Histogram, Registry, process_families
+
+TASK_NAMES = 100
+"""Distinct task names with series of their own; the others fold into ``other``. A name costs about 40 series."""
+
+PUBLISHED_AT = "greenfleet-published-at"
+"""Message header: Unix seconds, decimal."""
+
+
+class Accounting:
+    """The families that need no live object; gauges are added by whoever owns what they measure."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.registry = Registry(pool=environment.pool, role=environment.role, worker=environment.worker)
+        self.started = Counter("greenworker_tasks_started_total", "Tasks started.", ["task"], TASK_NAMES)
+        self.finished = Counter(
+            "greenworker_tasks_finished_total", "Tasks finished, by final state.", ["task", "state"], TASK_NAMES
+        )
+        self.requeued = Counter(
+            "greenworker_tasks_requeued_total", "Tasks given back to the broker, by reason.", ["reason"], 20
+        )
+        self.forwarded = Counter(
+            "greenworker_tasks_forwarded_total", "Tasks sent on to the prefork companion.", ["task"], TASK_NAMES
+        )
+        self.early_ack_killed = Counter(
+            "greenworker_tasks_early_ack_killed_total",
+            "Tasks acknowledged before they ran, and killed: outside of the promise.", [], 1,
+        )  # fmt: skip
+        self.runtime = Histogram("greenworker_task_runtime_seconds", "Seconds from start to end.", ["task"], TASK_NAMES)
+        self.wait = Histogram("greenworker_task_wait_seconds", "Seconds from publish to start.", ["task"], TASK_NAMES)
+        self.hub_lag = Histogram(
+            "greenworker_hub_lag_seconds", "Seconds by which the hub's beat was late.", [], 1, LAG_BUCKETS
+        )
+        self.hub_blocked = Counter(
+            "greenworker_hub_blocked_seconds_total", "Seconds the hub did not tick for longer than warnAfter.",
+            ["task"], TASK_NAMES,
+        )  # fmt: skip
+        self.started_count = 0
+        self.finished_count = 0
+        self.early_ack_killed.child()
+        self.hub_lag.child()
+        families: list[Family] = [
+            self.started, self.finished, self.requeued, self.forwarded, self.early_ack_killed, self.runtime, self.wait,
+            self.hub_lag, self.hub_blocked, *process_families(),
+        ]  # fmt: skip
+        for family in families:
+            self.registry.add(family)
+
+    def task_started(self, name: str, request: Any) -> None:
+        """A task starts now; *request* is Celery's Request, or None."""
+        self.started_count += 1
+        self.started.child(name).value += 1
+        waited = seconds_waited(request, time()) if request is not None else None
+        if waited is not None:
+            self.wait.child(name).observe(waited)
+
+    def task_finished(self, name: str, state: str, runtime_seconds: float) -> None:
+        """A task ended; *state* is one of Celery's states, or KILLED."""
+        self.finished_count += 1
+        self.finished.child(name, state).value += 1
+        self.runtime.child(name).observe(runtime_seconds)
+
+
+def seconds_waited(request: Any, now: float) -> float | None:
+    """Seconds since *request* was published, or since its ETA if that was later; None if the message does not say."""
+    published = published_at(request)
+    if published is None:
+        return None
+    eta = request.eta
+    if eta is not None:
+        published = max(published, eta.timestamp())
+    return max(0.0, now - published)
+
+
+def published_at(request: Any) -> float | None:
+    """Unix seconds from our header, else from the AMQP timestamp."""
+    stamp = request.request_dict.get(PUBLISHED_AT)
+    if stamp is None:
+        properties = request.request_dict.get("properties") or {}
+        stamp = properties.get("timestamp")
+    try:
+        return float(stamp.timestamp() if hasattr(stamp, "timestamp") else stamp) if stamp is not None else None
+    except (TypeError, ValueError):
+        return None

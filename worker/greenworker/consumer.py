@@ -1,0 +1,212 @@
+"""Celery's consumer with a loop for green pools: drains, resizes quorum queues, and keeps AMQP's heartbeats cheaply.
+
+Celery's own loop drains the event dispatcher's connection for up to 0.1 s in every cycle, which is 17 tasks a second on
+AMQP; and it notices a new prefetch count or a shutdown only after two idle seconds.
+"""
+
+from __future__ import annotations
+
+import errno
+from time import monotonic
+from typing import Any
+
+from celery import bootsteps
+from celery.utils.log import get_logger
+from celery.worker import state
+from celery.worker.consumer import Consumer as StockConsumer
+from celery.worker.loops import _enable_amqheartbeats
+
+from greenworker.routing import Forwarder
+from greenworker.runtime import Runtime
+from greenworker.settings import redis_transport
+
+logger = get_logger(__name__)
+
+CYCLE_SECONDS = 0.25
+"""The loop looks up at least so often: for a new prefetch count, a shutdown, a heartbeat that failed."""
+
+DISPATCHER_SECONDS = 1.0
+"""How often the event dispatcher's connection is read, so that its heartbeats do not pile up."""
+
+
+def loop(  # noqa: PLR0917 - Celery's signature
+    c: Consumer, connection: Any, consumer: Any, blueprint: Any, _hub: Any, qos: Any, _heartbeat: Any, _clock: Any,
+    hbrate: float = 2.0, **_: Any,
+) -> None:  # fmt: skip
+    """One life of a connection; an exception ends it, and Celery's consumer reconnects."""
+    errors: list[list[BaseException | None]] = [_enable_amqheartbeats(c.timer, connection, rate=hbrate)]
+    dispatcher = c.event_dispatcher.connection if c.event_dispatcher else None
+    if dispatcher is not None:
+        errors.append(_enable_amqheartbeats(c.timer, dispatcher, rate=hbrate))
+    consumer.on_message = c.create_task_handler()
+    if not c.runtime.drain.draining:
+        consumer.consume()
+        c.runtime.consuming = True
+    c.on_ready()
+    dispatcher_read = monotonic()
+    try:
+        while blueprint.state == bootsteps.RUN and c.connection:
+            if not c.still_draining():
+                state.maybe_shutdown()
+            for error in errors:
+                if error[0] is not None:
+                    raise error[0]
+            c.apply_prefetch()
+            c.perform_pending_operations()
+            try:
+                connection.drain_events(timeout=CYCLE_SECONDS)
+            except TimeoutError:
+                pass
+            except OSError:
+                if blueprint.state == bootsteps.RUN:
+                    raise
+            if dispatcher is not None and monotonic() - dispatcher_read > DISPATCHER_SECONDS:
+                dispatcher_read = monotonic()
+                if dispatcher.supports_heartbeats:
+                    read_what_is_there(dispatcher)
+    finally:
+        c.runtime.consuming = False
+
+
+def read_what_is_there(connection: Any) -> None:
+    """Read frames that have arrived, wait for none."""
+    try:
+        while True:
+            connection.drain_events(timeout=0.001)
+    except OSError as error:
+        if not isinstance(error, TimeoutError) and error.errno not in (None, errno.EAGAIN):
+            raise
+
+
+class Consumer(StockConsumer):  # type: ignore[misc]
+    """Set as ``worker_consumer`` for the Eventlet role."""
+
+    loop = staticmethod(loop)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.runtime = Runtime.current()
+        self.runtime.consumer = self
+        self.forwarder = Forwarder(self)
+        super().__init__(*args, **kwargs)
+
+    def connect(self) -> Any:
+        """On Redis our transport, for this connection only."""
+        transport = redis_transport(self.app)
+        if transport is None:
+            return super().connect()
+        return self.ensure_connected(self.app.connection_for_read(heartbeat=self.amqheartbeat, transport=transport))
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
+        """Celery's handler, unless we drain (then the message goes back) or forward (then it goes on)."""
+        handle = super().create_task_handler(*args, **kwargs)
+        drain, take = self.runtime.drain, self.forwarder.take
+
+        def on_message(message: Any) -> None:
+            if drain.draining:
+                self._return_message(message)
+                drain.returned += 1
+                self.runtime.accounting.requeued.add(1, "drain")
+            elif not take(message):
+                handle(message)
+
+        return on_message
+
+    def apply_prefetch(self) -> None:
+        """Tell the broker a new prefetch count. A quorum queue's is fixed for the life of a consumer: a new consumer."""
+        qos = self.qos
+        if qos.prev == qos.value:
+            return
+        renew = self.qos_global is False and qos.prev is not None and not self.runtime.drain.draining
+        qos.update()
+        if renew and self.connection.transport.driver_type == "amqp":
+            self.task_consumer.cancel()
+            self.task_consumer.consume()
+
+    # drain
+
+    def still_draining(self) -> bool:
+        """While tasks run, the connection is kept and read; Celery's shutdown begins when the last has ended."""
+        return self.runtime.drain.draining and bool(self.pool.jobs)
+
+    def stop_consuming(self) -> None:
+        """Cancel without waiting for the answer: another green thread reads this connection."""
+        self.runtime.consuming = False
+        consumer = self.task_consumer
+        if consumer is None or self.connection is None:
+            return
+        if self.connection.transport.driver_type != "amqp":
+            consumer.cancel()
+            return
+        for tag in list(consumer._active_tags.values()):
+            consumer.channel.basic_cancel(tag, nowait=True)
+        consumer._active_tags.clear()
+
+    def give_back_unstarted(self) -> int:
+        """Return what is prefetched, held for an ETA or waits for a rate limit; how many."""
+        self.pool.take_line()
+        requests = unstarted_requests(self)
+        for request in requests:
+            entry = request._eta_timer_entry
+            if entry is not None:
+                self.timer.cancel(entry)
+            state.task_ready(request)
+        messages = [request.message for request in requests if not request.message.acknowledged]
+        ledger = self.runtime.ledger
+        mine = [message for message in messages if ledger is not None and message.delivery_tag in ledger.held]
+        if ledger is not None and mine:
+            order = {tag: position for position, tag in enumerate(ledger.held)}
+            tags = sorted((message.delivery_tag for message in mine), key=order.__getitem__)
+            ledger.give_back(tags, started=False)
+            for message in mine:
+                message.channel.qos._quick_ack(message.delivery_tag)
+                message._state = "REQUEUED"
+        for message in messages:
+            if not message.acknowledged:
+                message.requeue()
+        return len(messages)
+
+    def requeue_started(self, request: Any) -> None:
+        """A task that the drain is about to kill: back to the head of its queue, marked as redelivered."""
+        message, ledger = request.message, self.runtime.ledger
+        if ledger is not None and message.delivery_tag in ledger.held:
+            ledger.give_back([message.delivery_tag], started=True)
+            message.channel.qos._quick_ack(message.delivery_tag)
+            message._state = "REQUEUED"
+        else:
+            message.requeue()
+        request.acknowledged = True
+
+    def _return_message(self, message: Any) -> None:
+        ledger = self.runtime.ledger
+        if ledger is not None and message.delivery_tag in ledger.held:
+            ledger.give_back([message.delivery_tag], started=False)
+            message.channel.qos._quick_ack(message.delivery_tag)
+        else:
+            message.requeue()
+
+    # reconnect
+
+    def on_close(self) -> None:
+        """The connection is lost. On Redis what runs stays ours; what has not started goes back as soon as Redis answers."""
+        self.runtime.consuming = False
+        ledger = self.runtime.ledger
+        if ledger is not None and ledger.keys is not None:
+            ledger.return_later([request.message.delivery_tag for request in unstarted_requests(self)])
+        super().on_close()
+
+    def shutdown(self) -> None:
+        """The end: the last acknowledgements, then Celery's."""
+        if self.runtime.ledger is not None:
+            self.runtime.ledger.close()
+        super().shutdown()
+
+
+def unstarted_requests(c: Consumer) -> list[Any]:
+    """Everything that was delivered and has not started: in line, held for an ETA, waiting for a rate limit."""
+    running = {id(job.request) for job in c.pool.running()}
+    found = {id(request): request for request in [*state.reserved_requests, *state.scheduled_requests]}
+    for bucket in c.task_buckets.values():
+        if bucket:
+            found.update((id(entry[0]), entry[0]) for entry in bucket.contents)
+            bucket.clear_pending()
+    return [request for key, request in found.items() if key not in running and request not in state.active_requests]

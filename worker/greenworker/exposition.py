@@ -1,0 +1,111 @@
+"""/metrics, /healthz and /readyz from a real operating-system thread.
+
+Nothing here touches the hub: a scrape and a probe answer while it is blocked. Sockets are the unpatched C ones.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from greenworker import unpatched
+from greenworker.fatal import MisconfiguredError
+from greenworker.metrics import CONTENT_TYPE
+
+REQUEST_SECONDS = 2.0
+"""A client that has not sent its request by then is dropped; kubelet's own probe timeout is 1 s by default."""
+
+CONCURRENT_REQUESTS = 16
+"""More than that at once are refused; a scrape and two probes need three."""
+
+Answer = tuple[int, str, bytes]
+"""Status, content type, body."""
+
+
+class Exposition:
+    """A very small HTTP/1.1 server: GET, one request per connection."""
+
+    def __init__(
+        self, port: int, metrics: Callable[[], bytes], healthy: Callable[[], str], ready: Callable[[], str]
+    ) -> None:
+        """*healthy* and *ready* say what is wrong; an empty text means that nothing is."""
+        self.metrics = metrics
+        self.healthy = healthy
+        self.ready = ready
+        self.open_requests = 0
+        self.listener = self._listen(port)
+        self.port: int = self.listener.getsockname()[1]
+
+    @staticmethod
+    def _listen(port: int) -> unpatched.Socket:
+        problem: OSError | None = None
+        for family, address in ((unpatched.AF_INET6, "::"), (unpatched.AF_INET, "0.0.0.0")):  # noqa: S104 - kubelet asks
+            try:
+                listener = unpatched.Socket(family, unpatched.SOCK_STREAM)
+                if family == unpatched.AF_INET6:
+                    listener.setsockopt(unpatched.IPPROTO_IPV6, unpatched.IPV6_V6ONLY, 0)
+                listener.setsockopt(unpatched.SOL_SOCKET, unpatched.SO_REUSEADDR, 1)
+                listener.bind((address, port))
+                listener.listen(64)
+                return listener
+            except OSError as error:
+                problem = error
+        raise MisconfiguredError(
+            "GREENWORKER_METRICS_PORT", port, f"cannot listen for scrapes and probes: {problem}",
+            "free the port, or let the operator choose another",
+        )  # fmt: skip
+
+    def start(self) -> None:
+        """Serve until the process ends."""
+        unpatched.start_thread(self._accept, ())
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                descriptor, _ = self.listener._accept()  # type: ignore[attr-defined]
+            except OSError:
+                unpatched.sleep(0.05)
+                continue
+            connection = unpatched.Socket(fileno=descriptor)
+            if self.open_requests >= CONCURRENT_REQUESTS:
+                connection.close()
+                continue
+            self.open_requests += 1
+            unpatched.start_thread(self._serve, (connection,))
+
+    def _serve(self, connection: unpatched.Socket) -> None:
+        try:
+            connection.settimeout(REQUEST_SECONDS)
+            request = b""
+            while b"\r\n\r\n" not in request and len(request) < 16_384:
+                received = connection.recv(4096)
+                if not received:
+                    return
+                request += received
+            line = request.split(b"\r\n", 1)[0].split()
+            path = line[1].split(b"?")[0].decode("ascii", "replace") if len(line) > 1 else "/"
+            status, kind, body = self.answer(path)
+            reason = {200: "OK", 404: "Not Found", 500: "Internal Server Error"}.get(status, "Service Unavailable")
+            head = (
+                f"HTTP/1.1 {status} {reason}\r\nContent-Type: {kind}\r\n"
+                f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            )
+            connection.sendall(head.encode() + (b"" if line[:1] == [b"HEAD"] else body))
+        except OSError:
+            pass
+        finally:
+            self.open_requests -= 1
+            connection.close()
+
+    def answer(self, path: str) -> Answer:
+        """What GET *path* returns."""
+        try:
+            if path == "/metrics":
+                return 200, CONTENT_TYPE, self.metrics()
+            if path in ("/healthz", "/readyz"):
+                problem = self.healthy() if path == "/healthz" else self.ready()
+                return (503 if problem else 200), "text/plain", (problem or "ok").encode() + b"\n"
+        except Exception as error:
+            unpatched.say(f"{path}: {error!r}")
+            return 500, "text/plain", repr(error).encode() + b"\n"
+        return 404, "text/plain", b"/metrics, /healthz, /readyz\n"

@@ -1,0 +1,151 @@
+"""The seam: everything that only Eventlet knows. Another green library would replace this module and nothing else.
+
+Only code of the hub's own thread may call it, except where a function says otherwise.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+NAME = "eventlet"
+
+
+def patch() -> None:
+    """Monkey-patch the standard library. Raises ImportError if the image has no Eventlet."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import eventlet  # noqa: PLC0415 - must be the first import of the process that opens a socket
+    eventlet.monkey_patch()
+
+
+def spawn(function: Callable[..., object], *args: object) -> Any:
+    """Run *function* in a new green thread. It must handle its own exceptions."""
+    from eventlet import greenthread  # noqa: PLC0415
+
+    return greenthread.spawn_n(function, *args)
+
+
+def call_after(seconds: float, function: Callable[..., object], *args: object) -> Any:
+    """Run *function* in a green thread after *seconds*; the result has ``cancel()``. Safe inside a signal handler."""
+    from eventlet import greenthread  # noqa: PLC0415
+
+    return greenthread.spawn_after(seconds, function, *args)
+
+
+def sleep(seconds: float) -> None:
+    """Let others run for at least *seconds*."""
+    from eventlet import greenthread  # noqa: PLC0415
+
+    greenthread.sleep(seconds)
+
+
+def current() -> Any:
+    """The green thread that runs now."""
+    from greenlet import getcurrent  # noqa: PLC0415
+
+    return getcurrent()
+
+
+def kill(thread: Any, error: BaseException | None = None) -> None:
+    """Raise *error* (default: GreenletExit) in *thread*, where it waits. Returns after it has reacted."""
+    from eventlet import greenthread  # noqa: PLC0415
+
+    if error is None:
+        greenthread.kill(thread)
+    else:
+        greenthread.kill(thread, type(error), error)
+
+
+def killed_exception() -> type[BaseException]:
+    """What `kill` raises."""
+    from greenlet import GreenletExit  # noqa: PLC0415
+
+    found: type[BaseException] = GreenletExit
+    return found
+
+
+def raise_after(seconds: float, error: BaseException) -> Any:
+    """Raise *error* in the calling green thread after *seconds*, unless the result's ``cancel()`` is called first."""
+    from eventlet import hubs  # noqa: PLC0415
+
+    return hubs.get_hub().schedule_call_global(seconds, current().throw, error)
+
+
+def timer_class() -> Any:
+    """The timer that Celery's worker uses for ETA, rate limits and heartbeats."""
+    from celery.concurrency.eventlet import Timer  # noqa: PLC0415
+
+    return Timer
+
+
+class Wakeup:
+    """A flag that one green thread waits for and others raise. Raising it twice is raising it once."""
+
+    def __init__(self) -> None:
+        self._raised = False
+        self._waiter: Any = None
+
+    def raise_(self) -> None:
+        """Wake the waiter, or the next one to come."""
+        self._raised = True
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.ready():
+            waiter.send(None)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until raised, at most *seconds*; lower the flag. True if it was raised."""
+        if not self._raised:
+            from eventlet import event, timeout  # noqa: PLC0415
+
+            self._waiter = waiter = event.Event()
+            with timeout.Timeout(seconds, False):
+                waiter.wait()
+            self._waiter = None
+        raised, self._raised = self._raised, False
+        return raised
+
+
+class IdleClock:
+    """How long the hub has waited for something to happen. May be read from any thread."""
+
+    def __init__(self) -> None:
+        self.idle_seconds = 0.0
+        self._waiting_since: float | None = None
+        self._installed_at: float | None = None
+
+    def install(self) -> None:
+        """Measure from now on: the hub's poll is the only place where it waits."""
+        from eventlet import hubs  # noqa: PLC0415
+
+        hub = hubs.get_hub()
+        inner = getattr(hub, "do_poll", None)
+        if inner is None:
+            return
+
+        def do_poll(seconds: float) -> Any:
+            self._waiting_since = began = monotonic()
+            try:
+                return inner(seconds)
+            finally:
+                self._waiting_since = None
+                self.idle_seconds += monotonic() - began
+
+        hub.do_poll = do_poll
+        self._installed_at = monotonic()
+
+    def busy_seconds(self) -> float:
+        """Seconds since `install` in which the hub ran something."""
+        if self._installed_at is None:
+            return 0.0
+        now, since = monotonic(), self._waiting_since
+        idle = self.idle_seconds + (now - since if since is not None else 0.0)
+        return max(0.0, now - self._installed_at - idle)
+
+
+def frame_of_running_task(main_thread_id: int) -> Any:
+    """The innermost frame of the hub's thread. May be called from any thread."""
+    return sys._current_frames().get(main_thread_id)

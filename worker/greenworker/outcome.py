@@ -1,0 +1,26 @@
+"""How a task ended, by the name of the state that Celery gives it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.exceptions import Ignore, Reject, Retry
+
+KILLED = "KILLED"
+"""Ended by the drain, a hard time limit or a revoke; Celery's own states cover the rest."""
+
+
+def outcome(result: Any) -> str:
+    """Celery's state for what its tracer returned: ``(failed, value, runtime)``."""
+    failed, value, _ = result
+    return outcome_of_error(getattr(value, "exception", None)) if failed else "SUCCESS"
+
+
+def outcome_of_error(error: Any) -> str:
+    """Celery's state for an exception that left a task."""
+    if type(error).__name__ == "ExceptionWithTraceback":
+        error = error.exc
+    for kind, state in ((Retry, "RETRY"), (Reject, "REJECTED"), (Ignore, "IGNORED")):
+        if isinstance(error, kind):
+            return state
+    return KILLED if type(error).__name__ in ("TimeLimitExceeded", "Terminated") else "FAILURE"

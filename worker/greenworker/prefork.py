@@ -1,0 +1,157 @@
+"""The prefork companion: the same metrics, health and drain around Celery's own process pool.
+
+Everything is counted in the parent process, which sees every task being accepted and ending; children need nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from billiard.einfo import ExceptionInfo
+from celery import bootsteps
+from celery.concurrency.prefork import TaskPool as StockPool
+from celery.worker import state
+
+from greenworker import unpatched
+from greenworker.drain import LAST_RESORT_SECONDS, Drain
+from greenworker.metrics import Gauge
+from greenworker.outcome import outcome, outcome_of_error
+from greenworker.runtime import Runtime
+from greenworker.steps import Recycle
+
+BEAT_SECONDS = 1.0
+
+
+class TaskPool(StockPool):  # type: ignore[misc]
+    """Celery's pool with a counter at either end of a task."""
+
+    def apply_async(self, target: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Count when the task is accepted and when it ends, whichever way it ends."""
+        accept = options.get("accept_callback")
+        request = getattr(accept, "__self__", None)
+        if accept is not None and request is not None:
+            count = Count(Runtime.current(), request)
+            options["accept_callback"] = count.before(accept)
+            for name in ("callback", "error_callback"):
+                if options.get(name) is not None:
+                    options[name] = count.after(options[name])
+        return super().apply_async(target, args, kwargs, **options)
+
+
+class Count:
+    """One task's way through the counters."""
+
+    def __init__(self, runtime: Runtime, request: Any) -> None:
+        self.runtime = runtime
+        self.request = request
+        self.started: float | None = None
+
+    def before(self, accept: Callable[..., Any]) -> Callable[..., Any]:
+        """Wraps the callback of a task that a child has taken."""
+
+        def accepted(pid: int, time_accepted: float) -> Any:
+            self.started = monotonic()
+            self.runtime.accounting.task_started(self.request.name, self.request)
+            return accept(pid, time_accepted)
+
+        return accepted
+
+    def after(self, ended: Callable[..., Any]) -> Callable[..., Any]:
+        """Wraps a callback of a task that has ended."""
+
+        def finished(result: Any, *args: Any, **kwargs: Any) -> Any:
+            if self.started is not None:
+                how = outcome_of_error(result.exception) if isinstance(result, ExceptionInfo) else outcome(result)
+                self.runtime.accounting.task_finished(self.request.name, how, monotonic() - self.started)
+                self.started = None
+            return ended(result, *args, **kwargs)
+
+        return finished
+
+
+class ProcessDrain(Drain):
+    """Celery's warm shutdown suits processes; at the deadline its cold one, which requeues what it kills."""
+
+    def begin(self) -> None:
+        """May be called from a signal handler, and again."""
+        if self.draining:
+            return
+        self.draining = True
+        self.began = monotonic()
+        self._finished_before = self.runtime.accounting.finished_count
+        unpatched.start_thread(self._deadline_by_signal, ())
+
+    def _deadline_by_signal(self) -> None:
+        unpatched.sleep(self.runtime.environment.drain_seconds)
+        self.requeued = len(state.active_requests)
+        self.runtime.accounting.requeued.add(self.requeued, "drain")
+        os.kill(os.getpid(), signal.SIGQUIT)
+        unpatched.sleep(LAST_RESORT_SECONDS)
+        unpatched.say(f"the drain hangs, leaving now; {self.summary()}")
+        os._exit(0)
+
+
+class ParentAgent(bootsteps.StartStopStep):  # type: ignore[misc]
+    """The beat of the parent's event loop, and the wish to be recycled."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        self.runtime = Runtime.current()
+        self.recycle = Recycle(self.runtime)
+        super().__init__(worker, **kwargs)
+
+    def start(self, worker: Any) -> None:
+        """The pool's processes exist now."""
+        self.runtime.last_beat = monotonic()
+
+    def register_with_event_loop(self, worker: Any, loop: Any) -> None:
+        """Called at every (re)connection; timers of the last one are gone."""
+        loop.call_repeatedly(BEAT_SECONDS, self._beat)
+
+    def _beat(self) -> None:
+        self.runtime.last_beat = monotonic()
+        self.recycle.check()
+
+    def stop(self, worker: Any) -> None:
+        """The process ends."""
+
+
+class Consuming(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Ready while the consumer is connected."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, consumer: Any) -> None:
+        """After the task consumer exists."""
+        Runtime.current().consuming = True
+
+    def stop(self, consumer: Any) -> None:
+        """The connection is lost, or the worker ends."""
+        Runtime.current().consuming = False
+
+
+def install(runtime: Runtime, app: Any) -> None:
+    """Put all of it into the app that is about to start."""
+    from celery import signals  # noqa: PLC0415 - beside what it is for
+
+    def use_our_pool(sender: Any, **_: Any) -> None:
+        runtime.pool = sender
+        sender.pool_cls = TaskPool
+
+    def processes() -> float:
+        pool = getattr(runtime.pool, "pool", None)
+        return float(pool.num_processes) if pool is not None else 0.0
+
+    signals.worker_init.connect(use_our_pool, weak=False)
+    app.steps["worker"].add(ParentAgent)
+    app.steps["consumer"].add(Consuming)
+    for family in (
+        Gauge("greenworker_threads_limit", "Processes that may run tasks now.", processes),
+        Gauge("greenworker_threads_busy", "Tasks that run now.", lambda: len(state.active_requests)),
+    ):
+        runtime.accounting.registry.add(family)

@@ -1,0 +1,30 @@
+"""``python -m greenworker.queues``."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType
+
+from greenworker.exposition import Exposition
+from greenworker.fatal import MisconfiguredError, die
+from greenworker.queues.exporter import Exporter, Options
+
+
+def main() -> None:
+    """Runs until SIGTERM; it holds nothing that would have to be saved."""
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        exporter = Exporter(Options.read(os.environ))
+        Exposition(exporter.options.port, exporter.registry.render, exporter.unhealthy, exporter.unready).start()
+    except MisconfiguredError as error:
+        die(error, os.environ.get("GREENWORKER_TERMINATION_LOG") or "/dev/termination-log")
+    exporter.run()
+
+
+if __name__ == "__main__":
+    main()

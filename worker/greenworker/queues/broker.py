@@ -1,0 +1,57 @@
+"""What the exporter asks of a broker, whichever it is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+TIMEOUT_SECONDS = 5.0
+"""For connecting and for every answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """One queue as the resource names it."""
+
+    name: str
+    key_prefix: str = ""
+    priority_steps: tuple[int, ...] = (0, 3, 6, 9)
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """Messages. *unacked* is None where the broker cannot tell."""
+
+    ready: int
+    unacked: int | None = None
+
+
+class Broker(Protocol):
+    """An open connection."""
+
+    def depths(self, queues: tuple[Queue, ...]) -> dict[str, Depth]:
+        """The depth of every queue; 0 for one that the broker does not know. Raises on any doubt."""
+
+    def close(self) -> None:
+        """Let go; never raises."""
+
+
+def connect(url: str, ca_file: Path | None) -> Broker:
+    """Open a connection to whatever *url* names. Raises what the client library raises, ValueError for a strange URL."""
+    scheme = url.split("://", maxsplit=1)[0].split("+", maxsplit=1)[0].lower()
+    if scheme in ("redis", "rediss", "sentinel"):
+        from greenworker.queues.redis import RedisBroker  # noqa: PLC0415 - only the library that is needed
+
+        return RedisBroker(url, ca_file)
+    if scheme in ("amqp", "amqps", "pyamqp"):
+        from greenworker.queues.rabbitmq import RabbitBroker  # noqa: PLC0415
+
+        return RabbitBroker(url, ca_file)
+    raise ValueError(f"the exporter knows redis, rediss, sentinel, amqp and amqps, not {scheme!r}")
+
+
+def redact(text: str) -> str:
+    """*text* without the credentials of any URL in it."""
+    return re.sub(r"(?<=://)[^/\s;,'\"]*@", "***@", text)

@@ -1,0 +1,148 @@
+"""The loop: read the URL, ask the broker, publish; back off while it is down."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+from greenworker.fatal import MisconfiguredError
+from greenworker.metrics import GaugeSet, Registry, process_families
+from greenworker.queues.broker import Broker, Depth, Queue, connect, redact
+from greenworker.unpatched import say
+
+BACKOFF_LIMIT_SECONDS = 10.0
+STUCK_SECONDS = 60.0
+"""A poll has time-outs of a few seconds; one that takes so long will not come back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The exporter's environment, docs/contract.md."""
+
+    broker: str
+    url_file: Path
+    ca_file: Path | None
+    queues: tuple[Queue, ...]
+    poll_seconds: float
+    port: int
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str]) -> Options:
+        """Raises `MisconfiguredError`."""
+        broker = environ.get("GREENWORKER_BROKER", "")
+        if not broker:
+            raise MisconfiguredError(
+                "GREENWORKER_BROKER", "", "every sample is labelled with its broker", "set it to namespace/secret/key"
+            )
+        ca_file = environ.get("GREENWORKER_BROKER_CA_FILE")
+        return cls(
+            broker=broker,
+            url_file=Path(environ.get("GREENWORKER_BROKER_URL_FILE") or "/etc/greenfleet/broker/url"),
+            ca_file=Path(ca_file) if ca_file else None,
+            queues=parse_queues(environ.get("GREENWORKER_QUEUES", "[]")),
+            poll_seconds=float(environ.get("GREENWORKER_POLL_SECONDS") or 1),
+            port=int(environ.get("GREENWORKER_METRICS_PORT") or 9540),
+        )
+
+
+def parse_queues(text: str) -> tuple[Queue, ...]:
+    """Raises `MisconfiguredError`."""
+    try:
+        return tuple(
+            Queue(
+                str(entry["queue"]),
+                str(entry.get("keyPrefix") or ""),
+                tuple(sorted({0, *(int(step) for step in entry.get("prioritySteps") or (0, 3, 6, 9))})),
+            )
+            for entry in json.loads(text)
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise MisconfiguredError(
+            "GREENWORKER_QUEUES", text, f"not a list of queues: {problem!r}", 'use [{"queue": "feeds"}]'
+        ) from None
+
+
+class Exporter:
+    """Owns the connection; `poll` is one round."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.registry = Registry(broker=options.broker)
+        self.ready = GaugeSet("greenfleet_queue_messages_ready", "Messages that wait in a queue.", ["queue"])
+        self.unacked = GaugeSet(
+            "greenfleet_queue_messages_unacked", "Messages delivered and not acknowledged.", ["queue"]
+        )
+        self.up = GaugeSet("greenfleet_queue_up", "1 if the broker answered the last question.", [])
+        self.up.values[()] = 0
+        for family in (self.up, self.ready, self.unacked, *process_families()):
+            self.registry.add(family)
+        self.last_round = monotonic()
+        self.problem = "the broker has not been asked yet"
+        self._broker: Broker | None = None
+        self._url = ""
+        self._failures = 0
+
+    def run(self) -> None:
+        """For ever."""
+        pause = threading.Event()
+        while True:
+            began = monotonic()
+            self.poll()
+            self.last_round = monotonic()
+            pause.wait(max(0.0, self.pause_seconds() - (monotonic() - began)))
+
+    def pause_seconds(self) -> float:
+        """Until the next round: longer, and not in step with others, while the broker is down."""
+        if not self._failures:
+            return self.options.poll_seconds
+        longer: float = min(BACKOFF_LIMIT_SECONDS, self.options.poll_seconds * 2.0**self._failures)
+        return longer * random.uniform(0.75, 1.0)
+
+    def poll(self) -> None:
+        """Ask once and publish the answer, or that there is none."""
+        try:
+            url = self.options.url_file.read_text().strip()
+            if url != self._url:
+                self._disconnect()
+                self._url = url
+            if self._broker is None:
+                self._broker = connect(url, self.options.ca_file)
+            depths = self._broker.depths(self.options.queues)
+        except Exception as error:
+            self._disconnect()
+            self._publish({}, up=False)
+            problem = redact(f"{type(error).__name__}: {error}")
+            if problem != self.problem:
+                say(f"no answer from the broker: {problem}")
+            self.problem = problem
+            self._failures = min(self._failures + 1, 10)
+        else:
+            if self.problem:
+                say("the broker answers")
+            self._publish(depths, up=True)
+            self.problem = ""
+            self._failures = 0
+
+    def _publish(self, depths: Mapping[str, Depth], *, up: bool) -> None:
+        self.ready.values = {(name,): depth.ready for name, depth in depths.items()}
+        self.unacked.values = {(name,): depth.unacked for name, depth in depths.items() if depth.unacked is not None}
+        self.up.values = {(): float(up)}
+
+    def _disconnect(self) -> None:
+        broker, self._broker = self._broker, None
+        if broker is not None:
+            broker.close()
+
+    def unhealthy(self) -> str:
+        """Why the process should be restarted."""
+        silent = monotonic() - self.last_round
+        return f"the last round ended {silent:.0f} s ago" if silent > STUCK_SECONDS else ""
+
+    def unready(self) -> str:
+        """Why its depths should not be asked for."""
+        return self.problem

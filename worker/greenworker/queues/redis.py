@@ -1,0 +1,147 @@
+"""Depth on Redis: a queue is one list per priority, and what is fetched but not acknowledged lies in one hash."""
+
+# mypy: disable-error-code="no-untyped-call"
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from greenworker.queues.broker import TIMEOUT_SECONDS, Depth, Queue
+
+SEPARATOR = "\x06\x16"
+"""Between a queue's name and its priority step (kombu's ``sep``)."""
+
+UNACKED_EVERY_SECONDS = 5.0
+UNACKED_SCAN_LIMIT = 5_000
+"""Entries looked at to divide the shared hash among queues; a larger one is extrapolated."""
+
+COUNT_BY_ROUTING_KEY = """
+-- How many of the unacknowledged messages each routing key has.   KEYS: unacked   ARGV: cursor, entries
+local found = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
+local counts, seen = {}, 0
+for i = 2, #found[2], 2 do
+  local key = string.match(found[2][i], ',%s*"([^"]*)"%]$')
+  if key then counts[key] = (counts[key] or 0) + 1 end
+  seen = seen + 1
+end
+local out = {found[1], seen}
+for key, count in pairs(counts) do
+  out[#out + 1] = key
+  out[#out + 1] = count
+end
+return out
+"""
+
+
+class RedisBroker:
+    """One client; two round trips a poll."""
+
+    def __init__(self, url: str, ca_file: Path | None) -> None:
+        self.client: Any = client_for(url, ca_file)
+        self.client.ping()
+        self.count_by_key: Any = self.client.register_script(COUNT_BY_ROUTING_KEY)
+        self._unacked: dict[str, dict[str, int]] = {}
+        self._unacked_at = 0.0
+
+    def depths(self, queues: tuple[Queue, ...]) -> dict[str, Depth]:
+        """See `Broker.depths`."""
+        pipeline = self.client.pipeline(transaction=False)
+        for queue in queues:
+            for step in queue.priority_steps:
+                pipeline.llen(list_key(queue, step))
+        lengths = iter(pipeline.execute())
+        ready = {queue.name: sum(next(lengths) for _ in queue.priority_steps) for queue in queues}
+        if monotonic() - self._unacked_at >= UNACKED_EVERY_SECONDS or not self._unacked_at:
+            prefixes = {queue.key_prefix for queue in queues}
+            self._unacked = {prefix: self._unacked_by_key(prefix) for prefix in prefixes}
+            self._unacked_at = monotonic()
+        return {
+            queue.name: Depth(ready[queue.name], self._unacked.get(queue.key_prefix, {}).get(queue.name, 0))
+            for queue in queues
+        }
+
+    def _unacked_by_key(self, prefix: str) -> dict[str, int]:
+        key = f"{prefix}unacked"
+        total = self.client.hlen(key)
+        if not total:
+            return {}
+        counts: dict[str, int] = {}
+        seen, cursor = 0, b"0"
+        while seen < UNACKED_SCAN_LIMIT:
+            answer = self.count_by_key(keys=[key], args=[cursor, 500])
+            cursor = answer[0]
+            seen += answer[1]
+            for routing_key, count in zip(answer[2::2], answer[3::2], strict=True):
+                name = routing_key.decode(errors="replace")
+                counts[name] = counts.get(name, 0) + count
+            if cursor == b"0":
+                return counts
+        return {name: round(count * max(1.0, total / seen)) for name, count in counts.items()}
+
+    def close(self) -> None:
+        """See `Broker.close`."""
+        with suppress(Exception):  # it is gone either way
+            self.client.close()
+
+
+def list_key(queue: Queue, step: int) -> str:
+    """The list of one priority step; the first step's has no suffix."""
+    return f"{queue.key_prefix}{queue.name}{SEPARATOR}{step}" if step else f"{queue.key_prefix}{queue.name}"
+
+
+def client_for(url: str, ca_file: Path | None) -> redis.Redis:
+    """A client for a broker URL as Celery reads it: the first of several, ``rediss`` with or without checking."""
+    options: dict[str, Any] = {
+        "socket_timeout": TIMEOUT_SECONDS,
+        "socket_connect_timeout": TIMEOUT_SECONDS,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    parts = url.split(";")
+    if url.startswith("sentinel://"):
+        return sentinel_client(parts, options)
+    address, _, query = parts[0].partition("?")
+    values = {name: value[-1] for name, value in parse_qs(query).items()}
+    if address.startswith("rediss://"):
+        options |= tls_options(values, ca_file)
+    return redis.Redis.from_url(address, **options)
+
+
+def tls_options(values: Mapping[str, str], ca_file: Path | None) -> dict[str, Any]:
+    """Options of redis-py. Without a CA and without a wish in the URL nothing is checked, as kombu does it."""
+    wish = values.get("ssl_cert_reqs", "required" if ca_file else "none")
+    options: dict[str, Any] = {"ssl_cert_reqs": wish.lower().removeprefix("cert_")}
+    authority = str(ca_file) if ca_file else values.get("ssl_ca_certs")
+    if authority:
+        options["ssl_ca_certs"] = authority
+    options["ssl_check_hostname"] = options["ssl_cert_reqs"] == "required"
+    for name in ("ssl_certfile", "ssl_keyfile"):
+        if name in values:
+            options[name] = values[name]
+    return options
+
+
+def sentinel_client(urls: list[str], options: dict[str, Any]) -> redis.Redis:
+    """The master that the Sentinels know; ``?master_name=`` if they know several."""
+    parsed = [urlsplit(url) for url in urls]
+    sentinel = Sentinel([(part.hostname or "localhost", part.port or 26379) for part in parsed], **options)
+    first = parsed[0]
+    name = parse_qs(first.query).get("master_name", [""])[-1]
+    if not name:
+        known = list(sentinel.sentinels[0].sentinel_masters())
+        if len(known) != 1:
+            raise ValueError(f"the Sentinels know {len(known)} masters; add ?master_name= to the URL")
+        name = str(known[0])
+    password = unquote(first.password) if first.password else None
+    database = int(first.path.strip("/") or 0)
+    master: redis.Redis = sentinel.master_for(name, redis.Redis, password=password, db=database, **options)
+    return master

@@ -1,0 +1,323 @@
+"""What this worker holds of a Redis broker, and everything it owes it.
+
+The ledger outlives connections: a tag on Redis stays valid through a reconnect (unlike AMQP's), so acknowledgements that
+could not be sent are sent later, tasks that run through a broker restart are not delivered a second time, and nothing is
+given back while it runs. All acknowledgements of a few milliseconds travel together.
+
+Every message is also booked under its worker (``greenworker.held.<worker>``), and a real thread says every few seconds
+that the worker lives, also while the hub is blocked. Another worker's reaper gives back what a dead one held: after
+`DEAD_AFTER_SECONDS`, where kombu waits for the visibility time-out, an hour. As long as a worker lives, the visibility
+time-out of what it holds is renewed, so long tasks and far ETAs do not run twice.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from json import dumps, loads
+from time import monotonic
+from typing import Any
+
+from celery.utils.log import get_logger
+
+from greenworker import hub, unpatched
+from greenworker.redis_scripts import ACK, BEAT, BURY, DEAD, FETCH, GIVE_BACK
+
+logger = get_logger(__name__)
+
+ACK_DELAY_SECONDS = 0.005
+"""An acknowledgement waits so long for others to travel with it. A worker killed within it runs those tasks again."""
+
+FETCH_AT_ONCE = 100
+"""Messages a script takes at most, so that it never holds Redis for long."""
+
+BEAT_SECONDS = 4.0
+DEAD_AFTER_SECONDS = 20.0
+"""Five missed beats."""
+
+RENEW_SECONDS = 60.0
+"""How often the visibility time-out of what is held starts anew, or a quarter of the time-out if that is less."""
+
+RETRY_SECONDS = 1.0
+"""After an error of the broker."""
+
+
+@dataclass(slots=True)
+class Held:
+    """A message that was fetched and is not settled. *key* is the list it came from."""
+
+    key: str
+    payload: bytes
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Redis keys of one broker, prefix included."""
+
+    unacked: str
+    index: str
+    workers: str
+    held: str
+    held_prefix: str
+
+    @classmethod
+    def of(cls, channel: Any, worker: str) -> Keys:
+        """The keys that *channel* is configured to use."""
+        prefix = channel.global_keyprefix
+        held_prefix = f"{prefix}greenworker.held."
+        return cls(
+            unacked=prefix + channel.unacked_key,
+            index=prefix + channel.unacked_index_key,
+            workers=f"{prefix}greenworker.workers",
+            held=held_prefix + worker,
+            held_prefix=held_prefix,
+        )
+
+
+class Ledger:
+    """One per process. Methods belong to the hub's thread, except `_beat_for_ever`."""
+
+    def __init__(self, worker: str) -> None:
+        self.worker = f"{worker}.{uuid.uuid4().hex[:8]}"
+        self.held: dict[str, Held] = {}
+        self.keys: Keys | None = None
+        self.reaped = 0
+        self._acks: list[str] = []
+        self._returns: list[str] = []
+        self._due = hub.Wakeup()
+        self._client: Any = None
+        self._scripts: dict[str, Any] = {}
+        self._errors: tuple[type[BaseException], ...] = (OSError,)
+        self._channel: Any = None
+        self._beat_client: Any = None
+        self._beat_connected_at = 0.0
+        self._visibility_seconds = 3600.0
+        self._started = False
+        self._closing = False
+        self._suspects: set[str] = set()
+        self._flushing = False
+
+    def attach(self, channel: Any) -> None:
+        """Use the parameters of *channel*, which has just connected."""
+        import redis  # noqa: PLC0415 - the user's own, after patching
+
+        self.keys = Keys.of(channel, self.worker)
+        self._channel = channel
+        self._errors = channel.connection_errors
+        self._visibility_seconds = float(channel.visibility_timeout)
+        self._client = redis.Redis(connection_pool=channel._get_pool())
+        for text in (FETCH, ACK, GIVE_BACK, DEAD, BURY):
+            self._scripts[text] = self._client.register_script(text)
+        self._beat_client = redis.Redis(connection_pool=channel._get_pool())
+        if not self._started:
+            self._started = True
+            self._beat(renew=False)
+            unpatched.start_thread(self._beat_for_ever, ())
+            hub.spawn(self._flush_for_ever)
+            hub.spawn(self._reap_for_ever)
+        self._due.raise_()
+
+    # the consumer's side
+
+    def fetch(self, lists: list[str], per_step: int, count: int) -> list[tuple[int, str, bytes]]:
+        """Pop and book up to *count* messages from *lists*, highest priority first, *per_step* lists for each priority:
+        (index into lists, delivery tag, payload). Raises the broker's connection errors.
+        """
+        assert self.keys is not None
+        flat = self._scripts[FETCH](
+            keys=[self.keys.unacked, self.keys.index, self.keys.held, *lists],
+            args=[min(count, FETCH_AT_ONCE), per_step],
+        )
+        now = monotonic()
+        out = []
+        for position in range(0, len(flat), 3):
+            index, tag, payload = int(flat[position]), flat[position + 1].decode(), flat[position + 2]
+            if not tag:
+                logger.critical("Dropped what is not a kombu message from %s: %r", lists[index], payload[:200])
+                continue
+            self.held[tag] = Held(lists[index], payload, now)
+            out.append((index, tag, payload))
+        return out
+
+    def ack(self, tag: str) -> None:
+        """The message is done; Redis learns it within a few milliseconds, or as soon as it answers again."""
+        if self.held.pop(tag, None) is not None:
+            self._acks.append(tag)
+            self._due.raise_()
+
+    def give_back(self, tags: list[str], *, started: bool, head: bool = True) -> int:
+        """Return messages to the list they came from, at once: to its head in their old order, or to its tail.
+        *started* ones are marked as redelivered. Returns how many were still booked.
+        """
+        assert self.keys is not None
+        order = list(reversed(tags)) if head else tags
+        arguments: list[Any] = ["head" if head else "tail"]
+        for tag in order:
+            held = self.held.get(tag)
+            if held is not None:
+                arguments += [tag, held.key, redelivered(held.payload) if started else held.payload]
+        if len(arguments) == 1:
+            return 0
+        count: int = self._scripts[GIVE_BACK](keys=[self.keys.unacked, self.keys.index, self.keys.held], args=arguments)
+        for tag in tags:
+            self.held.pop(tag, None)
+        return count
+
+    def move(self, tag: str, key: str, payload: str) -> bool:
+        """Take a message from its queue to another list, in one step; False if it was no longer booked here."""
+        assert self.keys is not None
+        count: int = self._scripts[GIVE_BACK](
+            keys=[self.keys.unacked, self.keys.index, self.keys.held], args=["tail", tag, key, payload]
+        )
+        self.held.pop(tag, None)
+        return count == 1
+
+    def return_later(self, tags: list[str]) -> None:
+        """Give back, unstarted, as soon as the broker answers."""
+        self._returns += [tag for tag in tags if tag in self.held]
+        self._due.raise_()
+
+    def flush(self) -> None:
+        """Send what is acknowledged and what is to go back. Raises the broker's connection errors; nothing is forgotten
+        then.
+        """
+        if self._returns and self.keys is not None:
+            wanted = set(self._returns)
+            tags = [tag for tag in self.held if tag in wanted]
+            self.give_back(tags, started=False)
+            self._returns = [tag for tag in self._returns if tag not in wanted]
+        while self._acks and self.keys is not None:
+            batch = self._acks[:]
+            self._scripts[ACK](keys=[self.keys.unacked, self.keys.index, self.keys.held], args=batch)
+            del self._acks[: len(batch)]
+
+    def close(self) -> None:
+        """The worker ends: send the last acknowledgements and leave the list of the living."""
+        self._closing = True
+        try:
+            self.flush()
+            if self.keys is not None and not self.held:
+                self._client.zrem(self.keys.workers, self.worker)
+        except self._errors as error:
+            logger.warning(
+                "%d acknowledgements could not be sent, the tasks will run again: %r", len(self._acks), error
+            )
+
+    # background
+
+    def _flush_for_ever(self) -> None:
+        while True:
+            if not self._due.wait(60.0):
+                continue
+            hub.sleep(ACK_DELAY_SECONDS)
+            try:
+                self.flush()
+            except Exception as error:
+                logger.warning("%d acknowledgements wait for the broker: %r", len(self._acks), error)
+                hub.sleep(RETRY_SECONDS)
+                self._due.raise_()
+
+    def _reap_for_ever(self) -> None:
+        while not self._closing:
+            hub.sleep(DEAD_AFTER_SECONDS / 4)
+            try:
+                self._reap_strangers()
+                self._reap_own_strays()
+                self._restore_visible()
+            except Exception as error:
+                logger.warning("Could not look for messages of dead workers: %r", error)
+
+    def _reap_strangers(self) -> None:
+        """Give back what dead workers hold. After a restart of Redis everybody looks dead: wait until the living have had
+        the time to say so.
+        """
+        if (
+            self.keys is None
+            or monotonic() - self._beat_connected_at < DEAD_AFTER_SECONDS
+            or not self._beat_connected_at
+        ):
+            return
+        for raw in self._scripts[DEAD](keys=[self.keys.workers], args=[DEAD_AFTER_SECONDS]):
+            name = raw.decode()
+            if name == self.worker:
+                continue
+            key = self.keys.held_prefix + name
+            entries = self._client.hgetall(key)
+            count = self._return_strays(key, {tag.decode(): value.decode() for tag, value in entries.items()})
+            self._scripts[BURY](keys=[self.keys.workers, key], args=[name, DEAD_AFTER_SECONDS])
+            if count:
+                self.reaped += count
+                logger.warning("Gave back %d messages that the dead worker %s held", count, name)
+
+    def _reap_own_strays(self) -> None:
+        """A fetch whose answer was lost with its connection has booked messages that nobody knows here. Seen twice: back."""
+        if self.keys is None or self._client.hlen(self.keys.held) == len(self.held) + len(self._acks):
+            self._suspects.clear()
+            return
+        entries = {tag.decode(): value.decode() for tag, value in self._client.hgetall(self.keys.held).items()}
+        pending = set(self._acks)
+        strange = {tag for tag in entries if tag not in self.held and tag not in pending}
+        confirmed = strange & self._suspects
+        self._suspects = strange - confirmed
+        if confirmed:
+            count = self._return_strays(self.keys.held, {tag: entries[tag] for tag in confirmed})
+            logger.warning("Gave back %d messages whose delivery was lost with a connection", count)
+
+    def _restore_visible(self) -> None:
+        """What stock workers hold for longer than the visibility time-out. kombu's own attempt is never reached on an idle
+        green worker: BRPOP's time-out beats the drain's.
+        """
+        if not self._channel.closed:
+            self._channel.qos.restore_visible(num=self._channel.unacked_restore_limit, interval=1)
+
+    def _return_strays(self, held_key: str, entries: dict[str, str]) -> int:
+        assert self.keys is not None
+        count, tags = 0, list(entries)
+        for first in range(0, len(tags), 100):
+            chunk = tags[first : first + 100]
+            arguments: list[Any] = ["head"]
+            for tag, booked in zip(chunk, self._client.hmget(self.keys.unacked, chunk), strict=True):
+                length, _, key = entries[tag].partition(":")
+                payload = booked[1 : 1 + int(length)] if booked else b""
+                arguments += [tag, key, redelivered(payload) if booked else b""]
+            count += self._scripts[GIVE_BACK](keys=[self.keys.unacked, self.keys.index, held_key], args=arguments)
+        return count
+
+    def _beat(self, *, renew: bool) -> None:
+        assert self.keys is not None
+        keys = self.keys
+        self._beat_client.eval(BEAT, 3, keys.workers, keys.held, keys.index, self.worker, int(renew))
+
+    def _beat_for_ever(self) -> None:
+        """In a real thread: a task that blocks the hub must not make its worker look dead."""
+        renewed = monotonic()
+        client = None
+        self._beat_connected_at = monotonic()
+        while not self._closing:
+            unpatched.sleep(BEAT_SECONDS)
+            renew_every = min(RENEW_SECONDS, self._visibility_seconds / 4)
+            renew = monotonic() - renewed >= renew_every
+            try:
+                if client is not self._beat_client:
+                    client = self._beat_client
+                self._beat(renew=renew)
+                if renew:
+                    renewed = monotonic()
+                if not self._beat_connected_at:
+                    self._beat_connected_at = monotonic()
+            except Exception as error:
+                if self._beat_connected_at:
+                    unpatched.say(f"the broker does not take this worker's beat: {error!r}")
+                self._beat_connected_at = 0.0
+
+
+def redelivered(payload: bytes) -> bytes:
+    """The same message, marked as kombu marks one that had been delivered before."""
+    try:
+        message = loads(payload)
+        message["headers"]["redelivered"] = True
+        message["properties"]["delivery_info"]["redelivered"] = True
+    except (ValueError, KeyError, TypeError):
+        return payload
+    return dumps(message).encode()

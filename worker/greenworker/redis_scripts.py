@@ -1,0 +1,111 @@
+"""The Lua that makes Redis a broker that does not lose: each script is one step that happens or does not.
+
+Keys and payloads are kombu's (``unacked``, ``unacked_index``, JSON), so stock producers and stock workers share the same
+Redis; ours are added beside them under ``greenworker.``. Times come from the Redis server: no clock skew.
+"""
+
+FETCH = """
+-- Pop and book in one step. kombu pops with BRPOP and books afterwards: a worker killed in between loses the message.
+-- KEYS: unacked, unacked_index, held, then the lists, highest priority first
+-- ARGV: how many at most, lists per priority step
+local now = redis.call('TIME')
+local seconds = tonumber(now[1]) + tonumber(now[2]) / 1000000
+local wanted, width = tonumber(ARGV[1]), tonumber(ARGV[2])
+local out, taken = {}, 0
+for first = 4, #KEYS, width do
+  local more = true
+  while more and taken < wanted do
+    more = false
+    for k = first, math.min(first + width - 1, #KEYS) do
+      if taken >= wanted then break end
+      local payload = redis.call('RPOP', KEYS[k])
+      if payload then
+        more = true
+        taken = taken + 1
+        local ok, message = pcall(cjson.decode, payload)
+        local tag = ok and type(message) == 'table' and type(message.properties) == 'table'
+          and message.properties.delivery_tag
+        if type(tag) == 'string' then
+          local info = message.properties.delivery_info
+          if type(info) ~= 'table' then info = {} end
+          local exchange, routing = info.exchange, info.routing_key
+          if type(exchange) ~= 'string' then exchange = '' end
+          if type(routing) ~= 'string' then routing = '' end
+          redis.call('HSET', KEYS[1], tag,
+            '[' .. payload .. ', ' .. cjson.encode(exchange) .. ', ' .. cjson.encode(routing) .. ']')
+          redis.call('ZADD', KEYS[2], seconds, tag)
+          redis.call('HSET', KEYS[3], tag, #payload .. ':' .. KEYS[k])
+          out[#out + 1] = k - 4
+          out[#out + 1] = tag
+          out[#out + 1] = payload
+        else
+          out[#out + 1] = k - 4
+          out[#out + 1] = ''
+          out[#out + 1] = payload
+        end
+      end
+    end
+  end
+end
+return out
+"""
+
+ACK = """
+-- KEYS: unacked, unacked_index, held   ARGV: tags
+for first = 1, #ARGV, 1000 do
+  local last = math.min(first + 999, #ARGV)
+  redis.call('HDEL', KEYS[1], unpack(ARGV, first, last))
+  redis.call('ZREM', KEYS[2], unpack(ARGV, first, last))
+  redis.call('HDEL', KEYS[3], unpack(ARGV, first, last))
+end
+return #ARGV
+"""
+
+GIVE_BACK = """
+-- Put messages back where they came from, in the order given; each only if it is still booked.
+-- KEYS: unacked, unacked_index, held   ARGV: side ('head' or 'tail'), then tag, list, payload …
+local push = ARGV[1] == 'head' and 'RPUSH' or 'LPUSH'
+local count = 0
+for i = 2, #ARGV, 3 do
+  local tag = ARGV[i]
+  redis.call('HDEL', KEYS[3], tag)
+  redis.call('ZREM', KEYS[2], tag)
+  if redis.call('HDEL', KEYS[1], tag) == 1 then
+    redis.call(push, ARGV[i + 1], ARGV[i + 2])
+    count = count + 1
+  end
+end
+return count
+"""
+
+BEAT = """
+-- This worker lives, and with it what it holds: the visibility time-out counts from now.
+-- KEYS: workers, held, unacked_index   ARGV: worker, 1 to renew
+local now = redis.call('TIME')
+local seconds = tonumber(now[1]) + tonumber(now[2]) / 1000000
+redis.call('ZADD', KEYS[1], seconds, ARGV[1])
+if ARGV[2] == '1' then
+  local tags = redis.call('HKEYS', KEYS[2])
+  for _, tag in ipairs(tags) do
+    redis.call('ZADD', KEYS[3], 'XX', seconds, tag)
+  end
+  return #tags
+end
+return -1
+"""
+
+DEAD = """
+-- Workers that have not beaten for so long.   KEYS: workers   ARGV: seconds
+local now = redis.call('TIME')
+return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', tonumber(now[1]) - tonumber(ARGV[1]))
+"""
+
+BURY = """
+-- Forget a worker that holds nothing and still does not beat.   KEYS: workers, held   ARGV: worker, seconds
+local now = redis.call('TIME')
+local seen = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if seen and tonumber(seen) <= tonumber(now[1]) - tonumber(ARGV[2]) and redis.call('EXISTS', KEYS[2]) == 0 then
+  return redis.call('ZREM', KEYS[1], ARGV[1])
+end
+return 0
+"""

@@ -1,0 +1,71 @@
+"""What the parts of one worker process share. Made by the launcher before Celery starts; the parts find it here."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from greenworker import hub, unpatched
+from greenworker.accounting import Accounting
+from greenworker.environment import Environment, read_threads
+
+if TYPE_CHECKING:
+    from greenworker.drain import Drain
+    from greenworker.redis_ledger import Ledger
+    from greenworker.routing import Routes
+
+DEFAULT_THREADS = 100
+"""Green threads while neither the operator nor the ConfigMap has spoken (greenThreads.start)."""
+
+STARTUP_SECONDS = 300.0
+"""Importing an app on a slow node takes its time, and nothing ticks meanwhile."""
+
+
+class Runtime:
+    """One per process."""
+
+    _current: ClassVar[Runtime | None] = None
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        self.accounting = Accounting(environment)
+        self.idle_clock = hub.IdleClock()
+        self.capacity = hub.Wakeup()
+        self.born = monotonic()
+        self.last_beat: float | None = None
+        self.pool: Any = None
+        self.consumer: Any = None
+        self.ledger: Ledger | None = None
+        self.drain: Drain
+        self.routes: Routes
+        self.consuming = False
+        Runtime._current = self
+
+    @classmethod
+    def current(cls) -> Runtime:
+        """The process's runtime; an AssertionError before the launcher has made it."""
+        assert cls._current is not None, "greenworker was not launched"
+        return cls._current
+
+    def start_threads(self) -> int:
+        """Green threads to begin with: what the operator says, else what new pods of this pool get."""
+        environment = self.environment
+        return read_threads(environment.threads_file) or read_threads(environment.start_file) or DEFAULT_THREADS
+
+    def unhealthy(self) -> str:
+        """Why the process should be restarted; empty if it should not."""
+        if self.last_beat is None:
+            return f"not up after {STARTUP_SECONDS:g} s" if monotonic() - self.born > STARTUP_SECONDS else ""
+        silent = monotonic() - self.last_beat
+        limit = self.environment.restart_after_seconds
+        return f"the hub has not ticked for {silent:.1f} s" if silent > limit else ""
+
+    def unready(self) -> str:
+        """Why no new work should be expected from this worker; empty if it consumes."""
+        if self.drain.draining:
+            return "draining"
+        return "" if self.consuming else "not consuming yet"
+
+    def say(self, message: str) -> None:
+        """One line on stderr, from any thread."""
+        unpatched.say(message)

@@ -1,0 +1,85 @@
+"""Celery settings of a green worker.
+
+Most are set as Celery's own *defaults*, before the user's app exists: whatever the app or a task says itself, in any of
+the spellings that Celery knows, wins without our having to find out. Only broker options are merged afterwards.
+Each value's reason is in docs/worker.md.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from greenworker.environment import Environment
+
+GREEN_DEFAULTS: dict[str, Any] = {
+    "task_acks_late": True,
+    "task_reject_on_worker_lost": True,
+    "worker_prefetch_multiplier": 1,
+    "worker_enable_prefetch_count_reduction": False,
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    "result_backend_thread_safe": True,
+    "broker_connection_retry_on_startup": True,
+    "worker_consumer": "greenworker.consumer:Consumer",
+}
+
+PREFORK_DEFAULTS: dict[str, Any] = {
+    "task_acks_late": True,
+    "task_reject_on_worker_lost": True,
+    "worker_prefetch_multiplier": 1,
+    "broker_connection_retry_on_startup": True,
+}
+
+REDIS_CONNECTIONS = 10_000
+"""kombu's pools refuse the eleventh connection by default, and acknowledgements fail with it. The number is only a
+ceiling: ours go over one connection.
+"""
+
+
+def set_defaults(environment: Environment) -> None:
+    """Before the user's app is imported."""
+    from celery.app import defaults  # noqa: PLC0415 - not before patching
+
+    chosen = GREEN_DEFAULTS if environment.role == "eventlet" else PREFORK_DEFAULTS
+    for name, value in {**chosen, "worker_prefetch_multiplier": environment.prefetch_multiplier}.items():
+        # result_backend_thread_safe has no default of Celery's, so it has no old spelling either.
+        defaults.DEFAULTS[name] = value
+        defaults._OLD_DEFAULTS[defaults._TO_OLD_KEY.get(name, name)] = value
+    url = os.environ.get("CELERY_BROKER_URL")
+    if url:
+        # An app that sets broker_read_url or broker_write_url would go past the URL that the operator gave.
+        os.environ.setdefault("CELERY_BROKER_READ_URL", url)
+        os.environ.setdefault("CELERY_BROKER_WRITE_URL", url)
+
+
+def merge_broker_options(app: Any, environment: Environment) -> None:
+    """After the app is loaded. The app's own options win, except for what the resource says about keys."""
+    if redis_transport(app) is None:
+        return
+    options: dict[str, Any] = {
+        "max_connections": REDIS_CONNECTIONS,
+        "unacked_restore_throttle": 1,
+        **(app.conf.broker_transport_options or {}),
+    }
+    if environment.key_prefix:
+        options["global_keyprefix"] = environment.key_prefix
+    if environment.priority_steps:
+        options["priority_steps"] = list(environment.priority_steps)
+    app.conf.broker_transport_options = options
+
+
+REDIS_TRANSPORTS = {
+    "redis": "greenworker.redis_transport:Transport",
+    "rediss": "greenworker.redis_transport:Transport",
+    "sentinel": "greenworker.redis_transport:SentinelTransport",
+}
+"""Which transport replaces kombu's, by the scheme of the broker's URL."""
+
+
+def redis_transport(app: Any) -> str | None:
+    """Our transport for the app's broker if that is Redis, else None."""
+    url = app.conf.broker_read_url
+    if isinstance(url, (list, tuple)):
+        url = url[0] if url else ""
+    scheme = str(url).split("://")[0] if "://" in str(url) else app.conf.broker_transport
+    return REDIS_TRANSPORTS.get(scheme or "")

@@ -1,0 +1,160 @@
+"""From the command line to Celery's own ``main``. Called by the launcher, which has done what must come first."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from greenworker import hub, unpatched
+from greenworker.environment import Environment
+from greenworker.fatal import MisconfiguredError, die
+from greenworker.guards import Arguments, check
+
+DEFAULT_TERMINATION_LOG = "/dev/termination-log"
+
+
+def start(argv: Sequence[str]) -> NoReturn:
+    """Run the worker; *argv* is Celery's, without the program's name."""
+    _leave_at_once_on_sigterm()
+    try:
+        environment = Environment.read()
+        arguments = Arguments.parse(argv)
+        check(arguments, environment.role, os.environ)
+        if environment.role == "eventlet":
+            _require(
+                "eventlet", "green threads need it", "add eventlet to the image's requirements (pip install eventlet)"
+            )
+            hub.patch()
+        _require("celery", "the worker is a Celery worker", "install celery[redis] or celery in the image")
+        command = _prepare(environment, arguments, list(argv))
+    except MisconfiguredError as error:
+        die(error, os.environ.get("GREENWORKER_TERMINATION_LOG") or DEFAULT_TERMINATION_LOG)
+    from celery.bin.celery import main  # noqa: PLC0415 - not before patching
+
+    sys.argv = ["celery", *command]
+    sys.exit(main())
+
+
+def _leave_at_once_on_sigterm() -> None:
+    """As process 1 of a container Python would ignore SIGTERM until Celery installs its handler."""
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+def _require(module: str, reason: str, fix: str) -> None:
+    if find_spec(module) is None:
+        raise MisconfiguredError("image", f"no module {module} for {sys.executable}", reason, fix)
+    if module != "eventlet":
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise MisconfiguredError("image", f"module {module} does not import: {error}", reason, fix) from error
+
+
+def _prepare(environment: Environment, arguments: Arguments, argv: list[str]) -> list[str]:
+    """Everything between patching and Celery; the command line for Celery."""
+    from greenworker import settings, steps  # noqa: PLC0415
+    from greenworker.drain import Drain  # noqa: PLC0415
+    from greenworker.exposition import Exposition  # noqa: PLC0415
+    from greenworker.routing import Routes  # noqa: PLC0415
+    from greenworker.runtime import Runtime  # noqa: PLC0415
+
+    runtime = Runtime(environment)
+    runtime.drain = Drain(runtime)
+    runtime.routes = Routes.of(environment)
+    Exposition(environment.metrics_port, runtime.accounting.registry.render, runtime.unhealthy, runtime.unready).start()
+    settings.set_defaults(environment)
+    app = _load_app(arguments)
+    settings.merge_broker_options(app, environment)
+    _connect_signals(runtime)
+    steps.add_gauges(runtime)
+    if environment.role == "prefork":
+        from greenworker import prefork  # noqa: PLC0415
+
+        runtime.drain = prefork.ProcessDrain(runtime)
+        prefork.install(runtime, app)
+        return argv
+    return [*argv, *_green(runtime, app)]
+
+
+def _green(runtime: Any, app: Any) -> list[str]:
+    """What only the Eventlet role has; more arguments for Celery."""
+    from celery import signals  # noqa: PLC0415
+
+    from greenworker import settings, steps  # noqa: PLC0415
+    from greenworker.pool import TaskPool  # noqa: PLC0415
+
+    def use_our_pool(sender: Any, **_: Any) -> None:
+        sender.pool_cls = TaskPool
+
+    signals.worker_init.connect(use_our_pool, weak=False)
+    app.steps["worker"].add(steps.Agent)
+    steps.add_green_gauges(runtime)
+    if settings.redis_transport(app) is not None:
+        _require("redis", "the broker is Redis", "add celery[redis] or redis to the image's requirements")
+        from greenworker.redis_ledger import Ledger  # noqa: PLC0415
+
+        runtime.ledger = Ledger(runtime.environment.worker)
+    more = ["-c", str(runtime.start_threads())]
+    if "--prefetch-multiplier" not in sys.argv:
+        more += ["--prefetch-multiplier", str(runtime.environment.prefetch_multiplier)]
+    return more
+
+
+def _load_app(arguments: Arguments) -> Any:
+    """The app as Celery's own ``-A`` finds it, so that what is wrong with it can be said in four parts."""
+    from celery.app.utils import find_app  # noqa: PLC0415
+
+    name = arguments.options.get("-A") or os.environ.get("CELERY_APP") or ""
+    if not name:
+        raise MisconfiguredError(
+            "app", "", "a worker needs to know its Celery app", "set spec.app, as in celery -A <app>"
+        )
+    workdir = arguments.options.get("--workdir")
+    if workdir:
+        os.chdir(workdir)
+    directory = str(Path.cwd())
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+    try:
+        return find_app(name)
+    except Exception as error:
+        unpatched.say("".join(traceback.format_exc()))
+        raise MisconfiguredError(
+            "app", name, f"the image's app cannot be imported: {type(error).__name__}: {error}",
+            f"check that `celery -A {name} report` works in the image's working directory ({directory})",
+        ) from error  # fmt: skip
+
+
+def _connect_signals(runtime: Any) -> None:
+    from time import time  # noqa: PLC0415
+
+    from celery import signals  # noqa: PLC0415
+
+    from greenworker.accounting import PUBLISHED_AT  # noqa: PLC0415
+
+    def stamp(headers: Any = None, **_: Any) -> None:
+        if isinstance(headers, dict):
+            headers[PUBLISHED_AT] = f"{time():.6f}"
+
+    def shutting_down(**_: Any) -> None:
+        runtime.drain.begin()
+
+    def ended(**_: Any) -> None:
+        if runtime.drain.draining:
+            runtime.say(runtime.drain.summary())
+
+    signals.before_task_publish.connect(stamp, weak=False)
+    signals.worker_shutting_down.connect(shutting_down, weak=False)
+    signals.worker_shutdown.connect(ended, weak=False)

@@ -119,7 +119,7 @@ def load(path: Path | None) -> Settings:
         raise SettingsError(
             f"the configuration {path} cannot be read: {error.strerror}; mount it or correct --config"
         ) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"the configuration {path} is not YAML: {error}") from None
     try:
         return Settings.model_validate(content or {})
@@ -129,6 +129,6 @@ def load(path: Path | None) -> Settings:
 
 def _sentence(path: Path, detail: object) -> str:
     assert isinstance(detail, dict)
-    field = ".".join(to_camel(part) if isinstance(part, str) else str(part) for part in detail["loc"]) or "the file"
+    field = ".".join(str(part) for part in detail["loc"]) or "the file"
     shown = "" if isinstance(detail.get("input"), dict | list) else f" is {detail.get('input')!r}"
     return f"{path}: {field}{shown}: {detail['msg']}"

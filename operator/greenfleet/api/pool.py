@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from greenfleet.api.rules import rule, rules
-from greenfleet.api.values import DURATION_PATTERN
+from greenfleet.api.values import DURATION_PATTERN, quantity
 
 MAX_GREEN_THREADS = 10_000
 """Ceiling of green threads per worker: connection pools are sized for it once, at process start."""
@@ -36,16 +36,25 @@ SecretKey = Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", min_length=1, max
 QueueName = Annotated[str, Field(pattern=QUEUE_PATTERN, min_length=1, max_length=180)]
 TaskGlob = Annotated[str, Field(pattern=TASK_GLOB_PATTERN, min_length=1, max_length=250)]
 OpenObject = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
+
+
+def _non_negative(amount: int | str) -> int | str:
+    quantity(str(amount))
+    return amount
+
+
 Quantity = Annotated[
     int | str,
     Field(
         union_mode="left_to_right",
         json_schema_extra={
             "x-kubernetes-int-or-string": True,
+            "minimum": 0,
             "pattern": r"^([0-9]+(\.[0-9]+)?|\.[0-9]+)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$",
             "maxLength": 32,
         },
     ),
+    AfterValidator(_non_negative),
 ]
 ResourceMap = Annotated[dict[str, Quantity], Field(max_length=16)]
 StringMap = Annotated[dict[str, Annotated[str, Field(max_length=4096)]], Field(max_length=64)]
@@ -674,7 +683,7 @@ def parse_pool(body: dict[str, Any]) -> GreenWorkerPool:
 
 
 def _sentence(detail: Any) -> str:
-    field = ".".join(to_camel(part) if isinstance(part, str) else str(part) for part in ("spec", *detail["loc"]))
+    field = ".".join(str(part) for part in ("spec", *detail["loc"]))
     value = detail.get("input")
     shown = "" if isinstance(value, dict | list) else f" is {str(value)[:100]!r}"
     return f"{field}{shown}: {detail['msg'][0].lower()}{detail['msg'][1:]}; correct the field and apply again"

@@ -57,11 +57,12 @@ def _operator(options: argparse.Namespace) -> int:
     import asyncio  # noqa: PLC0415
 
     from greenfleet import app, settings  # noqa: PLC0415
+    from greenfleet.engine.diagnosis import redacted  # noqa: PLC0415
 
     try:
         loaded = settings.load(options.config)
     except settings.SettingsError as error:
-        print(f"greenfleet: {error}", file=sys.stderr)
+        print(f"greenfleet: {redacted(str(error))}", file=sys.stderr)
         return 78  # EX_CONFIG
     app.configure_logging(loaded)
     asyncio.run(app.run(loaded, app.Identity.from_environment(), kubeconfig=options.kubeconfig, port=options.port))

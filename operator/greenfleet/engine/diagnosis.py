@@ -17,12 +17,13 @@ from greenfleet.resources.names import AGENT_CONTAINER, EXPORTER_CONTAINER
 _Object = dict[str, Any]
 
 _IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
-_URL_WITH_PASSWORD = re.compile(r"(\w+://)[^\s/@]*@")
+# To the last @ of the word: users forget to escape the @, / and quotes in a password.
+_URL_WITH_PASSWORD = re.compile(r"://\S*@")
 
 
 def redacted(text: str) -> str:
     """Without user and password of any URL in it."""
-    return _URL_WITH_PASSWORD.sub(r"\1***@", text)
+    return _URL_WITH_PASSWORD.sub("://***@", text)
 
 
 def trouble(pods: Iterable[_Object]) -> Stall | None:
@@ -116,13 +117,14 @@ def _crash(what: str, reason: str, terminated: _Object, message: str) -> Stall:
             "OutOfMemory",
             "worker.resources.limits.memory is too small: the worker was killed for it: raise it, or lower greenThreads.max",
         )
-    tail = redacted(_stable(" ".join(text.splitlines()[-3:]))) or _stable(message) or "it left no message: see its log"
+    tail = _stable(" ".join(text.splitlines()[-3:])) or _stable(message) or "it left no message: see its log"
     code = terminated.get("exitCode")
     return Stall("ContainerFails", f"{what}: the container ends with status {code} ({reason}): {tail}")
 
 
 def _stable(text: str) -> str:
-    """Without what differs from pod to pod and from minute to minute."""
+    """Without what differs from pod to pod and from minute to minute, and without passwords: redacted before it is cut."""
+    text = redacted(text)
     text = re.sub(r"\b(back-off) [\d.a-z]+ ", r"\1 ", text)
     text = re.sub(r"pod=\S+", "", text)
     return text[:600].strip()

@@ -7,6 +7,7 @@ from typing import Any
 from greenfleet.api import GreenWorkerPool, duration_seconds
 from greenfleet.api.pool import ScalingRules
 from greenfleet.engine.status import unix_time
+from greenfleet.engine.usable import schedule_problem
 from greenfleet.resources.names import THREADS_ANNOTATION, Role
 from greenfleet.resources.worker import cpu_limit_cores, memory_limit_bytes
 from greenfleet.scaling import Mode, Pod, Policy, Rules, ScalingSpec, Schedule
@@ -76,6 +77,7 @@ def law_spec(pool: GreenWorkerPool, role: Role, scrape_interval_seconds: float) 
         schedules=tuple(
             Schedule(window.cron, round(duration_seconds(window.duration)), window.timezone, window.min_replicas)
             for window in scaling.schedules
+            if schedule_problem(window) is None
         ),
         cpu_limit_cores=cpu_limit_cores(spec.worker.resources),
         memory_limit_bytes=memory_limit_bytes(spec.worker.resources),

@@ -59,10 +59,11 @@ class Reconciler:
         record.reconciled_generation = pool.generation
 
     async def reconcile_exporter(self, broker_key: str) -> None:
-        """Applies the exporter of one broker from the full list of its pools. Without any, its owners' deletion removes it."""
+        """Applies the exporter of one broker from the full list of its pools, and removes the one that nobody needs any more."""
         async with self._exporters:
             pools = self._registry.of_broker(broker_key)
             if not pools:
+                await self._remove_exporter(broker_key)
                 return
             image = self._image
             manifest = exporter_children(pools, image.image, image.image_pull_policy, image.image_pull_secrets)
@@ -75,6 +76,14 @@ class Reconciler:
                         record.refused = Stall(
                             "Refused", f"the API server refused the queue exporter: {error}: correct the spec"
                         )
+
+    async def _remove_exporter(self, broker_key: str) -> None:
+        """For a pool that moved to another broker: it still owns the old exporter, so that nobody collects it."""
+        namespace, secret, key = broker_key.split("/", 2)
+        name = names.exporter_name(secret, key)
+        unreadable = any(record.pool is None and record.key.startswith(f"{namespace}/") for record in self._registry)
+        if self._view.deployment(namespace, name) is not None and not unreadable:
+            await self._client.delete(f"{paths.collection('apps/v1', 'Deployment', namespace)}/{name}")
 
     def _hand_over_replicas(self, pool: GreenWorkerPool, manifest: dict[str, Any]) -> None:
         """Sends `replicas` until the autoscaler owns it: an apply without it would default it to 1."""

@@ -10,6 +10,7 @@ from typing import Any
 from greenfleet.api import GreenWorkerPool
 from greenfleet.api.pool import InvalidPoolError, parse_pool
 from greenfleet.resources.names import Role
+from greenfleet.resources.worker import prefork_queue
 from greenfleet.scaling import Decision, State, Why
 
 HISTORY = 50
@@ -55,6 +56,8 @@ class Record:
     """Why the spec cannot be parsed."""
     refused: Stall | None = None
     """What the last reconciliation ran into: a conflict between pools, or the API server's refusal."""
+    misfit: Stall | None = None
+    """What the operator's configuration has no place for, or what it cannot evaluate; scaling goes on without it."""
     reconciled_generation: int | None = None
     """Generation whose children were all applied by this replica."""
     fleets: dict[Role, Fleet] = field(default_factory=dict)
@@ -137,8 +140,9 @@ class Registry:
 
 
 def queues_of(pool: GreenWorkerPool) -> Iterable[str]:
-    """The queues that a pool's Eventlet workers consume."""
-    return pool.spec.queues
+    """The queues that a pool's workers consume, the prefork companion's included."""
+    companions = [prefork_queue(queue) for queue in pool.spec.queues] if pool.spec.prefork is not None else []
+    return [*pool.spec.queues, *companions]
 
 
 def _quoted(queues: list[str]) -> str:

@@ -16,6 +16,7 @@ from greenfleet.engine.recycler import PAUSE_SECONDS, Recycler, next_to_recycle
 from greenfleet.engine.registry import Fleet, Record, Registry
 from greenfleet.engine.status import learned_from_status
 from greenfleet.engine.status_writer import StatusWriter
+from greenfleet.engine.usable import misfit
 from greenfleet.metrics import sources
 from greenfleet.metrics.collect import Depths, Worker, Workers, read_depths, read_workers
 from greenfleet.metrics.own import OperatorMetrics
@@ -158,6 +159,7 @@ class ScalingLoop:
 
     def _look_at(self, record: Record, answers: Answers, now: float) -> None:
         pool = record.pool
+        record.misfit = misfit(pool, self._settings) if pool is not None else None
         if pool is not None and record.refused is None and record.reconciled_generation is not None:
             for role in (Role.EVENTLET, Role.PREFORK) if pool.spec.prefork else (Role.EVENTLET,):
                 self._decide(record, pool, record.fleet(role), answers, now)

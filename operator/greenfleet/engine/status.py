@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from greenfleet.engine.diagnosis import redacted
 from greenfleet.engine.registry import Record, Stall
 from greenfleet.resources import names
 from greenfleet.resources.names import Role
@@ -77,7 +78,7 @@ def compute(record: Record, observed: Observed) -> _Object:
 
 
 def _conditions(record: Record, observed: Observed, decision: Decision | None) -> list[_Object]:
-    stalled = record.invalid or record.refused or observed.trouble
+    stalled = record.invalid or record.refused or record.misfit or observed.trouble
     rolling = _rolling(observed)
     current = record.reconciled_generation == observed.generation
     ready = _stalled(stalled) if stalled else _ready(observed, decision, reconciled=current)
@@ -109,7 +110,7 @@ def _condition(name: str, said: _Said, before: _Object | None, observed: Observe
         "observedGeneration": observed.generation,
         "lastTransitionTime": before["lastTransitionTime"] if unchanged and before else rfc3339(observed.now),
         "reason": reason,
-        "message": message,
+        "message": redacted(message),
     }
 
 

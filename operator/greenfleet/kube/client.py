@@ -82,6 +82,10 @@ _ERRORS: dict[int, type[ApiError]] = {
 }
 
 
+_WRONG_SHAPE = "failed to create typed patch object"
+"""Server-side apply of an unknown field or a wrong type: what was sent is wrong, but the API server says 500 (1.36)."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Request:
     method: str
@@ -205,9 +209,10 @@ async def _error(response: aiohttp.ClientResponse) -> ApiError:
     except ValueError:
         message = text
     retry_after = response.headers.get("Retry-After", "")
-    return _ERRORS.get(response.status, TransientError)(
-        message[:2000], response.status, float(retry_after) if retry_after.isdigit() else None
-    )
+    kind = _ERRORS.get(response.status, TransientError)
+    if response.status == 500 and message.startswith(_WRONG_SHAPE):
+        kind = InvalidError
+    return kind(message[:2000], response.status, float(retry_after) if retry_after.isdigit() else None)
 
 
 def _resource(path: str) -> str:

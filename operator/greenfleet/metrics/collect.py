@@ -55,11 +55,11 @@ def read_depths(answer: Iterable[Series], query: DepthQuery, *, verify_namespace
         if query.names_broker and verify_namespace and labels.get("namespace") != broker.split("/")[0]:
             foreign.add(labels.get("namespace", ""))
             continue
-        if labels[PART] == UP:
+        if labels.get(PART) == UP:
             up[broker].append(series.value)
         else:
             target = f"{labels.get('instance', '')} {labels.get('job', '')} {labels.get('vhost', '')} {labels.get('pod', '')}"
-            parts[broker, labels.get(query.queue_label, ""), target][labels[PART]] = series.value
+            parts[broker, labels.get(query.queue_label, ""), target][labels.get(PART, "")] = series.value
     found: dict[tuple[str, str], list[QueueSample]] = defaultdict(list)
     for (broker, queue, _), values in parts.items():
         if READY in values and AT in values:
@@ -87,7 +87,7 @@ def read_workers(answer: Iterable[Series], *, verify_namespace: bool) -> Workers
             foreign.add(labels.get("namespace", ""))
             continue
         worker = (pool, labels.get("role", ""), labels.get("worker", ""))
-        match labels[PART]:
+        match labels.get(PART, ""):
             case "hub_blocked":
                 blocked[worker][labels.get("task", "")] = series.value
             case "recycle":

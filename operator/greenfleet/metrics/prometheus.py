@@ -149,10 +149,16 @@ def _vector(server: str, body: bytes) -> list[Series]:
         answer: Any = json.loads(body)
         if answer["status"] != "success" or answer["data"]["resultType"] != "vector":
             raise ValueError
-        return [Series(item["metric"], _number(item["value"][1])) for item in answer["data"]["result"]]
-    except (ValueError, KeyError, TypeError, IndexError):
+        return [Series(_labels(item["metric"]), _number(item["value"][1])) for item in answer["data"]["result"]]
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         text = f"Prometheus {server!r} did not answer with an instant vector"
         raise QueryError(Blindness.BAD_ANSWER, text) from None
+
+
+def _labels(metric: Any) -> dict[str, str]:
+    if not isinstance(metric, dict) or not all(isinstance(value, str) for value in metric.values()):
+        raise TypeError
+    return metric
 
 
 def _number(text: str) -> float:

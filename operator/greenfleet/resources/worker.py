@@ -42,12 +42,18 @@ def fleet_deployment(pool: GreenWorkerPool, role: Role, agent_image: str, agent_
             "template": {
                 "metadata": {
                     "labels": {**pool.spec.worker.labels, **labels, names.SCRAPE_LABEL: "true"},
-                    "annotations": {**pool.spec.worker.annotations, names.AGENT_ANNOTATION: agent_image},
+                    "annotations": {**_users_annotations(pool), names.AGENT_ANNOTATION: agent_image},
                 },
                 "spec": _pod(pool, role, agent_image, agent_pull_policy, drain),
             },
         },
     }
+
+
+def _users_annotations(pool: GreenWorkerPool) -> dict[str, str]:
+    """Without ours: `greenfleet.io/threads` on a pod is the operator's own word."""
+    annotations = pool.spec.worker.annotations
+    return {name: value for name, value in annotations.items() if not name.startswith(f"{names.PREFIX}/")}
 
 
 def _pod(pool: GreenWorkerPool, role: Role, agent_image: str, agent_pull_policy: str, drain_seconds: int) -> Manifest:

@@ -9,7 +9,7 @@ from .types import ScalingSpec
 
 CPU_HEADROOM = 0.97
 """Of the core, for planning: what chance leaves idle."""
-KNEE = 1.0
+KNEE = 1.05
 """Green threads over `S/k · cores`, at which the tasks in flight need just the core. Fewer leave the core idle while messages
 wait, more only queue inside the hub; what the formula misses, `pressure` and `efficiency` see."""
 UNKNOWN_RUNTIME_SECONDS = 1.0

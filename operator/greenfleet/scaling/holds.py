@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from . import stabilization, why
+from math import ceil
+
+from . import scalability, stabilization, why
 from .context import Context, workers_step
 from .types import Limit, Step
 
@@ -13,11 +15,17 @@ YOUNG_BURST_SECONDS = 10.0
 
 def growth_that_brings_nothing(context: Context, wanted: int) -> Step | None:
     """No growth while added capacity raises no throughput."""
-    until = context.state.scalability.frozen_until
-    gain = context.state.scalability.gain
-    if wanted <= context.current or until is None or context.now >= until or gain is None or context.current == 0:
+    experiment = context.state.scalability
+    until, gain = experiment.frozen_until, experiment.gain
+    if wanted <= context.current or gain is None or context.current == 0:
         return None
     grown, gained = gain
+    if until is None:
+        most = max(context.current, ceil(scalability.PROBE * experiment.frozen_workers))
+        if not experiment.probing or wanted <= most:
+            return None
+        text = f"{why.count(most, 'worker')} first: the last growth brought no throughput"
+        return workers_step(Limit.SATURATED_DOWNSTREAM, wanted, most, text)
     text = (
         f"{(grown - 1):.0%} more running tasks changed the throughput by {(gained - 1):+.0%} only: something downstream "
         f"is saturated, and more workers would only make it slower"

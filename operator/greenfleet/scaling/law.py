@@ -74,7 +74,7 @@ def decide(spec: ScalingSpec, state: State, sample: Sample, now: float) -> tuple
         blind=(),
         active=active,
         limited=_limited(context, worker_steps),
-        learned=_learned(state, context.worker),
+        learned=_learned(state, capacity(spec, state.estimates, state.pressure)),
         leave_first=leave_first(sample),
         why=Why(
             at=now,
@@ -101,9 +101,12 @@ def _follow(context: Context, first: Step, policies: Iterable[WorkerPolicy]) -> 
 
 def _remember_replicas(spec: ScalingSpec, state: State, sample: Sample, now: float) -> State:
     delta = 0 if state.replicas is None else sample.replicas - state.replicas
+    ceiling = pressure.recognise(state.pressure, spec, state.estimates)
     changes = behavior.remember(state.changes, delta, now, spec.scale_up, spec.scale_down)
     estimates, counted = learning.learn_startup(state, sample.pods)
-    return replace(state, replicas=sample.replicas, changes=changes, estimates=estimates, counted_pods=counted)
+    return replace(
+        state, replicas=sample.replicas, changes=changes, estimates=estimates, counted_pods=counted, pressure=ceiling
+    )
 
 
 def _learn(spec: ScalingSpec, state: State, sample: Sample, view: View, now: float) -> tuple[State, Progress]:
@@ -116,6 +119,8 @@ def _learn(spec: ScalingSpec, state: State, sample: Sample, view: View, now: flo
     if state.seen_at is not None and view.at <= state.seen_at:
         return state, Progress()
     progress, counters = learning.observe(state, view, sample.pods)
+    if progress.started > 0:
+        state = replace(state, idle_since=None)  # it looked idle at both scrapes, and was not in between
     state = _count_arrivals(spec, state, view, progress, now)
     worker = capacity(spec, state.estimates, state.pressure)
     throughput = learning.throughput_per_second(state.throughput, progress)
@@ -159,16 +164,9 @@ def _picture(spec: ScalingSpec, state: State, sample: Sample, view: View, now: f
     worker = capacity(spec, state.estimates, state.pressure)
     worker = replace(worker, safe_threads=_shared(spec, sample, worker.safe_threads))
     rate = arrivals.rate_per_second(state.arrivals, now, 3 * spec.scrape_interval_seconds)
-    working = sum(sample.threads_busy for sample in view.workers)
-    due = workers.for_deadline(
-        spec,
-        arrivals.waiting(state.arrivals, view.unstarted),
-        serving=len(view.serving),
-        coming=view.coming,
-        busy_per_worker=working / max(1, len(view.serving)),
-        worker=worker,
-        now=now,
-    )
+    fleet = workers.existing(view, sample.replicas, worker, now)
+    due = workers.for_deadline(spec, arrivals.waiting(state.arrivals, view.unstarted), fleet, worker)
+    surge = arrivals.surge(state.arrivals, now, holds.YOUNG_BURST_SECONDS, rate)
     rate_workers = workers.for_rate(spec, rate, view.unstarted, sample.replicas, worker)
     need = min(max(rate_workers, due.workers if due is not None else 0), 10 * max(1, spec.replicas_max))
     proven = due.workers if due is not None and due.late else 0
@@ -188,7 +186,7 @@ def _picture(spec: ScalingSpec, state: State, sample: Sample, view: View, now: f
         now=now,
         worker=worker,
         rate=rate,
-        surge=arrivals.surge(state.arrivals, now, holds.YOUNG_BURST_SECONDS, rate),
+        surge=surge if surge > holds.BACKLOG_SECONDS * worker.rate(worker.safe_threads) else 0.0,
         due=due,
         rate_workers=rate_workers,
         need=need,
@@ -319,10 +317,13 @@ def _because(context: Context) -> str:
 
 
 def _thread_holds(context: Context, before: int, wanted: int) -> list[Step]:
-    frozen = context.state.scalability.frozen_until
-    if wanted > before and frozen is not None and context.now < frozen and context.view.workers:
-        text = "more green threads bring no more throughput: something downstream is saturated"
-        return [threads_step(Limit.SATURATED_DOWNSTREAM, wanted, before, text, frozen)]
+    experiment = context.state.scalability
+    if context.view.workers and (experiment.frozen_until is not None or experiment.probing):
+        share = 1.0 if experiment.frozen_until is not None else scalability.PROBE
+        most_now = max(context.spec.threads_min, int(share * experiment.frozen_threads))
+        if wanted > most_now:
+            text = "more green threads brought no more throughput: something downstream is saturated"
+            return [threads_step(Limit.SATURATED_DOWNSTREAM, wanted, most_now, text, experiment.frozen_until)]
     if wanted < before and context.in_first_window:
         held = max(wanted, min(before, context.worker.safe_threads))
         text = "knowledge has been complete for too short a time to take green threads away"
@@ -421,6 +422,8 @@ def leave_first(sample: Sample) -> tuple[str, ...]:
 
 def _limited(context: Context, steps: tuple[Step, ...]) -> Limit:
     """What keeps the pool smaller than the load asks for."""
+    if steps[-1].limit is Limit.ACTIVATION:
+        return Limit.ACTIVATION
     if steps[-1].after >= max(context.need, steps[0].after) or context.spec.mode is Mode.MANUAL:
         return Limit.NONE
     smaller = [step.limit for step in steps if step.after < step.before and step.limit in why.SMALLER]

@@ -33,6 +33,9 @@ class Progress:
     runtime_sum_seconds: float = 0.0
     runtime_count: float = 0.0
     cpu_seconds: float = 0.0
+    """Without the first interval of a process: importing the user's code costs a second or so, and is no task's CPU."""
+    cpu_tasks: float = 0.0
+    """Tasks that `cpu_seconds` was spent on: the mean of started and finished ones."""
     hub_busy_seconds: float = 0.0
     hub_blocked_seconds: float = 0.0
     hub_lag_sum_seconds: float = 0.0
@@ -89,12 +92,13 @@ def observe(state: State, view: View, pods: Iterable[Pod]) -> tuple[Progress, tu
         now = counters_of(worker)
         base = before.get(worker.pod)
         after[worker.pod] = now
+        first = base is None
         if base is None:
             if state.seen_at is None or created[worker.pod] < state.since:
                 continue  # it was running before we began to look: how fast it got there is unknown
             base = _zero(worker.pod, max(created[worker.pod], state.seen_at))
         if now.at > base.at:
-            progress = _add(progress, base, now, serving=worker.pod not in leaving)
+            progress = _add(progress, base, now, serving=worker.pod not in leaving, first=first)
     return progress, tuple(after.values())
 
 
@@ -102,19 +106,22 @@ def _zero(pod: str, at: float) -> Counters:
     return Counters(pod, at, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
-def _add(progress: Progress, base: Counters, now: Counters, *, serving: bool) -> Progress:
+def _add(progress: Progress, base: Counters, now: Counters, *, serving: bool, first: bool) -> Progress:
     if now.started < base.started or now.cpu_seconds < base.cpu_seconds:
         base = _zero(base.pod, base.at)  # the container was restarted: it counts from zero
+        first = True
     started = now.started - base.started
-    cpu = now.cpu_seconds - base.cpu_seconds
+    finished = max(0.0, now.finished - base.finished)
+    cpu = 0.0 if first else now.cpu_seconds - base.cpu_seconds
     return replace(
         progress,
         worker_seconds=progress.worker_seconds + (now.at - base.at if serving else 0.0),
         started=progress.started + started,
-        finished=progress.finished + max(0.0, now.finished - base.finished),
+        finished=progress.finished + finished,
         runtime_sum_seconds=progress.runtime_sum_seconds + max(0.0, now.runtime_sum_seconds - base.runtime_sum_seconds),
         runtime_count=progress.runtime_count + max(0.0, now.runtime_count - base.runtime_count),
         cpu_seconds=progress.cpu_seconds + cpu,
+        cpu_tasks=progress.cpu_tasks + (0.0 if first else (started + finished) / 2),
         hub_busy_seconds=progress.hub_busy_seconds
         + (max(0.0, now.hub_busy_seconds - base.hub_busy_seconds) if serving else 0.0),
         hub_blocked_seconds=progress.hub_blocked_seconds
@@ -161,9 +168,9 @@ def _learn_cpu(spec: ScalingSpec, estimates: Estimates, view: View, progress: Pr
         return replace(estimates, idle_cores=min(idle, 0.1 * spec.cpu_limit_cores))
     used = progress.cpu_seconds - estimates.idle_cores * progress.worker_seconds
     worth_it = progress.cores_per_worker >= 0.1 * spec.cpu_limit_cores or estimates.cpu_per_task_seconds is None
-    if used <= 0 or not worth_it:
+    if used <= 0 or progress.cpu_tasks <= 0 or not worth_it:
         return estimates  # what a nearly idle hub burns is its own housekeeping
-    cpu = estimates.cpu.add(used, (progress.started + progress.finished) / 2, keep)
+    cpu = estimates.cpu.add(used, progress.cpu_tasks, keep)
     return replace(estimates, cpu=cpu, cpu_per_task_seconds=cpu.total / cpu.weight)
 
 

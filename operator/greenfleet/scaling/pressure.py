@@ -8,19 +8,31 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .capacity import Capacity
+from .capacity import Capacity, safe_threads
 from .knowledge import View
 from .learning import Progress
-from .state import Pressure
+from .state import Estimates, Pressure
 from .types import ScalingSpec
 
-CPU_SATURATED = 0.985
+SATURATED = 0.95
+LAG_HALF_LIFE_SECONDS = 4.0
 LAG_SECONDS = 0.3
 """Mean lateness of the hub's beat at which tasks begin to feel it."""
 MEMORY_FULL = 0.9
 MEMORY_GOAL = 0.85
 _DROP_EVERY_SECONDS = 6.0
 _RISE_EVERY_SECONDS = 10.0
+
+
+def recognise(pressure: Pressure, spec: ScalingSpec, estimates: Estimates) -> Pressure:
+    """What an earlier life learned as safe, once the spec is known: a ceiling only where the core would bear more."""
+    if not pressure.inherited or pressure.cap is None:
+        return pressure
+    runtime, cpu = estimates.runtime_seconds, estimates.cpu_per_task_seconds
+    bears = safe_threads(spec, runtime, cpu or 0.0, spec.cpu_limit_cores, Pressure())
+    if pressure.cap >= 0.8 * bears:
+        return replace(pressure, cap=None, inherited=False)
+    return replace(pressure, inherited=False, cause="learned before the operator was restarted")
 
 
 def update(
@@ -31,7 +43,9 @@ def update(
     if not limits or progress.worker_seconds <= 0:
         return pressure
     threads = max(limits)
-    pressure = _memory(pressure, spec, view)
+    keep: float = 0.5 ** (progress.seconds / LAG_HALF_LIFE_SECONDS)
+    lag = pressure.lag.add(progress.hub_lag_sum_seconds, progress.hub_lag_count, keep)
+    pressure = _memory(replace(pressure, lag=lag), spec, view)
     wanted, cause = _drop(pressure, spec, view, progress, cores=worker.cores, threads=threads)
     if wanted < (pressure.cap if pressure.cap is not None else float("inf")):
         if now - pressure.moved_at < max(_DROP_EVERY_SECONDS, 3 * spec.scrape_interval_seconds):
@@ -45,16 +59,15 @@ def _drop(
 ) -> tuple[float, str]:
     """The ceiling that the present suffering asks for; infinite when there is none."""
     used = max(progress.cores_per_worker / cores, progress.hub_utilisation)
-    saturated = used >= CPU_SATURATED and not progress.blocked
+    lag = pressure.lag.total / pressure.lag.weight if pressure.lag.weight > 0 else 0.0
+    saturated = used >= SATURATED and not progress.blocked
     fullest = max((sample.memory_bytes for sample in view.workers), default=0.0)
     if spec.memory_limit_bytes and fullest >= MEMORY_FULL * spec.memory_limit_bytes:
         return 0.8 * threads, "memory is nearly full"
     if (bearable := _memory_bears(pressure, spec, view)) < threads:
         return bearable, "memory grows with every running task"
-    if saturated and progress.hub_lag_seconds > LAG_SECONDS:
+    if saturated and lag > LAG_SECONDS:
         return 0.8 * threads, "the hub lags"
-    if saturated:
-        return 0.9 * threads, "the hub has no idle moment left"
     return float("inf"), ""
 
 

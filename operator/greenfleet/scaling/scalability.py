@@ -7,7 +7,8 @@ fleet with itself before its last growth, and stops growing while growth buys no
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import ceil
 
 from .capacity import Capacity
 from .knowledge import View
@@ -16,6 +17,10 @@ from .state import Point, Scalability
 
 GROWN = 1.4
 """Concurrency must have grown so much before a comparison means anything."""
+RETREAT = 1.25
+"""Green threads that are left after a failed growth, over those before it: what came on top brought nothing but delay."""
+PROBE = 1.5
+"""How far the fleet may grow after a freeze, to find out whether growth brings anything again."""
 GAIN = 0.15
 """The least part of the growth that must come back as throughput."""
 _REMEMBERED_SECONDS = 60.0
@@ -33,50 +38,69 @@ def update(
     now: float,
 ) -> Scalability:
     """The experiment after one more interval."""
-    if scalability.frozen_until is not None and now >= scalability.frozen_until:
-        scalability = replace(scalability, frozen_until=None, points=())
-    limit = sum(sample.threads_limit for sample in view.workers)
-    working = sum(sample.threads_busy for sample in view.workers)
-    saturated = view.workers and working >= 0.8 * limit and view.unstarted > 0 and progress.finished > 0
-    cpu_bound = progress.cores_per_worker >= 0.8 * worker.cores or progress.hub_utilisation >= 0.9
     if progress.seconds <= 0:
         return scalability
+    if scalability.frozen_until is not None and now >= scalability.frozen_until:
+        scalability = replace(scalability, frozen_until=None, probing=True, points=())
+    limit = sum(sample.threads_limit for sample in view.workers)
+    working = sum(sample.threads_busy for sample in view.workers)
+    saturated = limit > 0 and working >= 0.8 * limit and view.unstarted > 2 * throughput and progress.finished > 0
+    cpu_bound = progress.cores_per_worker >= 0.8 * worker.cores or progress.hub_utilisation >= 0.9
+    if not saturated and view.unstarted <= throughput:
+        return Scalability()
     if not saturated or cpu_bound or progress.blocked:
-        calm = scalability.frozen_until is None and not saturated
-        return replace(scalability, points=(), backoff_seconds=30.0 if calm else scalability.backoff_seconds)
+        return replace(scalability, points=())
     recent = tuple(p for p in scalability.points if p.at > now - _REMEMBERED_SECONDS - 4 * worker.runtime_seconds)
     runtime = (
         progress.runtime_sum_seconds / progress.runtime_count if progress.runtime_count else worker.runtime_seconds
     )
-    point = Point(now, working, throughput, runtime)
-    points = (*recent, point)[-_POINTS:]
+    points = (*recent, Point(now, working, throughput, runtime))[-_POINTS:]
     scalability = replace(scalability, points=points)
-    failed = _failed(points, worker.runtime_seconds, now)
-    if failed is None or scalability.frozen_until is not None:
+    verdict = _verdict(points, worker.runtime_seconds, now)
+    if verdict is None or scalability.frozen_until is not None:
         return scalability
+    if not verdict.failed:
+        return replace(scalability, probing=False)
     return replace(
         scalability,
         frozen_until=now + scalability.backoff_seconds,
+        probing=False,
+        frozen_workers=len(view.serving),
+        frozen_threads=ceil(RETREAT * verdict.concurrency / max(1, len(view.serving))),
         backoff_seconds=min(_MOST_BACKOFF_SECONDS, 2 * scalability.backoff_seconds),
-        gain=failed,
+        gain=(verdict.grown, verdict.gained),
     )
 
 
-def _failed(points: tuple[Point, ...], runtime_seconds: float, now: float) -> tuple[float, float] | None:
-    """(concurrency, throughput) of now over before, if growth brought nothing and S grew with concurrency instead."""
-    last = points[-1]
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Concurrency and throughput of now over before."""
+
+    concurrency: float
+    """Before."""
+    grown: float
+    gained: float
+    failed: bool
+
+
+def _verdict(points: tuple[Point, ...], runtime_seconds: float, now: float) -> Verdict | None:
+    """What the last growth brought: failed if throughput stood still while S grew with concurrency.
+
+    Compared are the last moments before the growth and now, after everything that ran then has ended. Older moments do not
+    count: tasks that became slower by themselves would look like a growth that brought nothing.
+    """
     settled = now - max(10.0, 2 * runtime_seconds)
     after = [point for point in points if point.at >= settled]
-    if any(point.concurrency < last.concurrency / 1.1 for point in after) or points[0].at >= settled:
+    low = min(point.concurrency for point in after)
+    before = [point for point in points if point.at < settled and point.concurrency * GROWN <= low][-3:]
+    if not before or now - after[0].at < 0.7 * (now - settled):
         return None
-    for before in points:
-        if before.at >= settled or before.concurrency <= 0 or before.throughput <= 0 or before.runtime_seconds <= 0:
-            continue
-        grown = last.concurrency / before.concurrency
-        if grown < GROWN:
-            continue
-        gained = last.throughput / before.throughput
-        slower = last.runtime_seconds / before.runtime_seconds
-        if gained - 1 < GAIN * (grown - 1) and 0.7 * grown <= slower <= 1.4 * grown:
-            return grown, gained
-    return None
+    concurrency = sum(point.concurrency for point in before) / len(before)
+    throughput = sum(point.throughput for point in before) / len(before)
+    runtime = sum(point.runtime_seconds for point in before) / len(before)
+    if concurrency <= 0 or throughput <= 0 or runtime <= 0:
+        return None
+    last = points[-1]
+    grown, most = low / concurrency, last.concurrency / concurrency
+    gained, slower = last.throughput / throughput, last.runtime_seconds / runtime
+    return Verdict(concurrency, grown, gained, gained - 1 < GAIN * (grown - 1) and 0.7 * grown <= slower <= 1.4 * most)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from .state import Need
 from .types import ScalingSpec
 
-STARTUPS = 1.5
+STARTUPS = 1.0
+"""Of the window, in start-ups: who keeps a worker for as long as a new one takes to start never pays more than twice the
+best (the ski-rental argument), and a worker that is kept longer costs more than it can save."""
 
 
 def with_high(needs: tuple[Need, ...], at: float, value: int, keep_seconds: float) -> tuple[Need, ...]:
@@ -30,7 +32,7 @@ def first_within(needs: tuple[Need, ...], now: float, seconds: float) -> Need | 
 
 
 def down_window_seconds(spec: ScalingSpec, startup_seconds: float) -> float:
-    """How far a scale-in looks back: the user's window, else three start-ups, between 10 and 60 s.
+    """How far a scale-in looks back: the user's window, else one start-up, between 10 and 60 s.
 
     A worker that is given up too early costs its start-up time again; one that is kept too long costs just itself.
     """

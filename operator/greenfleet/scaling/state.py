@@ -75,6 +75,10 @@ class Pressure:
     cap: float | None = None
     moved_at: float = 0.0
     cause: str = ""
+    lag: Ratio = Ratio()
+    """Lateness of the hubs' beats over the last seconds."""
+    inherited: bool = False
+    """The ceiling comes from an earlier life, and it is not known yet whether it was pressure or just the core."""
     memory_low: tuple[float, float] | None = None
     """(running tasks, bytes) of the fullest worker when it was least loaded: the base of the memory slope."""
 
@@ -95,7 +99,11 @@ class Scalability:
 
     points: tuple[Point, ...] = ()
     frozen_until: float | None = None
-    backoff_seconds: float = 30.0
+    backoff_seconds: float = 60.0
+    probing: bool = False
+    """The freeze has run out: one careful step tells whether the downstream has recovered."""
+    frozen_workers: int = 0
+    frozen_threads: int = 0
     gain: tuple[float, float] | None = None
     """(concurrency, throughput) after over before, of the experiment that failed."""
 
@@ -172,4 +180,4 @@ def initial_state(learned: Learned, now: float) -> State:
         startup_seconds=learned.startup_seconds,
     )
     cap = float(learned.safe_threads) if learned.safe_threads is not None else None
-    return State(since=now, estimates=estimates, pressure=Pressure(cap=cap, moved_at=now, cause="an earlier life"))
+    return State(since=now, estimates=estimates, pressure=Pressure(cap=cap, moved_at=now, inherited=cap is not None))

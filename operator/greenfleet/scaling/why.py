@@ -44,7 +44,6 @@ SMALLER = frozenset(
         Limit.PAUSED,
         Limit.SATURATED_DOWNSTREAM,
         Limit.STABILIZATION,
-        Limit.ACTIVATION,
     }
 )
 """What can keep a pool smaller than the load asks for."""

@@ -13,7 +13,13 @@ from math import ceil
 
 from .arrivals import Waiting
 from .capacity import Capacity
-from .types import Pod, ScalingSpec
+from .knowledge import View
+from .types import ScalingSpec
+
+PATIENCE = 1 / 3
+"""Of what a start-up leaves of the objective: how much work may wait before the last fraction of a worker is added."""
+LENIENCE = 0.6
+"""Of the margin: how far a fleet may fall behind its plan before more workers come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +32,34 @@ class Due:
     workers: int
     late: bool
     """The objective is out of reach for its oldest message, whatever is done now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """The fleet as it stands."""
+
+    now: float
+    replicas: int
+    serving: int
+    pending: tuple[float, ...]
+    """For each worker that is not Ready yet: seconds until it probably is, the soonest first."""
+    busy: float
+    """Running tasks per serving worker."""
+
+
+def existing(view: View, replicas: int, worker: Capacity, now: float) -> Existing:
+    """The fleet in the sample. A replica whose pod does not exist yet has its whole start-up before it."""
+    serving = len(view.serving)
+    unborn = max(0, replicas - serving - len(view.coming))
+    coming = sorted(max(0.0, worker.startup_seconds - (now - pod.created_at)) for pod in view.coming)
+    working = sum(sample.threads_busy for sample in view.workers)
+    return Existing(
+        now=now,
+        replicas=replicas,
+        serving=serving,
+        pending=(*coming, *([worker.startup_seconds] * unborn)),
+        busy=working / max(1, serving),
+    )
 
 
 def for_rate(spec: ScalingSpec, rate: float, unstarted: float, current: int, worker: Capacity) -> int:
@@ -44,9 +78,6 @@ def for_rate(spec: ScalingSpec, rate: float, unstarted: float, current: int, wor
     return max(current, int(exact)) if enough > current > 0 and patient else enough
 
 
-PATIENCE = 1 / 3
-
-
 def patience_seconds(spec: ScalingSpec, worker: Capacity) -> float:
     """Work that may wait before the last fraction of a worker is added: a third of what a start-up leaves of maxWait."""
     return max(0.0, spec.max_wait_seconds - margin_seconds(spec) - worker.startup_seconds) * PATIENCE
@@ -60,30 +91,27 @@ def margin_seconds(spec: ScalingSpec) -> float:
 def for_deadline(
     spec: ScalingSpec,
     waiting: Sequence[Waiting],
-    *,
-    serving: int,
-    coming: Sequence[Pod],
-    busy_per_worker: float,
+    fleet: Existing,
     worker: Capacity,
-    now: float,
 ) -> Due | None:
     """R_D: the fewest workers with which every waiting message starts before its deadline.
 
-    Workers that run count for all of the time that is left, new ones for what is left after their start-up. A message that
-    is late already cannot be saved; it gets the workers that clear it soonest at a bounded price.
+    Workers that run count for all of the time that is left, new ones for what is left after their start-up. A plan leaves a
+    margin; a fleet that is a little behind its plan may use most of it before more workers come, for they would arrive when
+    the work is nearly done. A message that is late already cannot be saved; it gets the workers that clear it soonest at a
+    bounded price.
     """
     soonest = worker.startup_seconds + max(3.0, 0.1 * spec.max_wait_seconds)
-    pending = sorted(max(0.0, worker.startup_seconds - (now - pod.created_at)) for pod in coming)
+    margin = margin_seconds(spec)
     worst: Due | None = None
     for due in waiting:
-        left = spec.max_wait_seconds - margin_seconds(spec) - (now - due.since)
-        late = left < worker.startup_seconds
-        if _starts_of_running(worker, busy_per_worker, max(left, 0.0)) * serving >= due.amount:
-            late = False
-        horizon = left if not late else max(left, soonest)
-        if current > 0 and not late and _capable(due.amount, left + HYSTERESIS * margin, worker, serving=serving, pending=pending, busy=busy_per_worker):
-            continue
-        count = _fewest(due.amount, horizon, worker, serving=serving, pending=pending, busy=busy_per_worker)
+        left = spec.max_wait_seconds - margin - (fleet.now - due.since)
+        running = _starts_of_running(worker, fleet.busy, max(left, 0.0)) * fleet.serving
+        late = left < worker.startup_seconds and running < due.amount
+        horizon = max(left, soonest) if late else left
+        count = _fewest(due.amount, horizon, worker, fleet)
+        if count > fleet.replicas and _starts(horizon + LENIENCE * margin, worker, fleet) >= due.amount:
+            count = fleet.replicas
         if worst is None or count > worst.workers:
             worst = Due(due.amount, horizon, count, late)
     return worst
@@ -108,14 +136,18 @@ def _starts_of_new(worker: Capacity, seconds: float) -> float:
     return worker.efficiency * min(by_threads, worker.cpu_rate * seconds)
 
 
-def _fewest(
-    messages: float, seconds: float, worker: Capacity, *, serving: int, pending: Sequence[float], busy: float
-) -> int:
-    running = _starts_of_running(worker, busy, max(0.0, seconds))
-    if running > 0 and running * serving >= messages:
+def _starts(seconds: float, worker: Capacity, fleet: Existing) -> float:
+    """Tasks that the fleet as it stands, pods on their way included, starts within `seconds`."""
+    running = _starts_of_running(worker, fleet.busy, max(0.0, seconds)) * fleet.serving
+    return running + sum(_starts_of_new(worker, seconds - wait) for wait in fleet.pending)
+
+
+def _fewest(messages: float, seconds: float, worker: Capacity, fleet: Existing) -> int:
+    running = _starts_of_running(worker, fleet.busy, max(0.0, seconds))
+    if running > 0 and running * fleet.serving >= messages:
         return ceil(messages / running - 1e-9)
-    left, count = messages - running * serving, serving
-    for wait in pending:
+    left, count = messages - running * fleet.serving, fleet.serving
+    for wait in fleet.pending:
         if left <= 0:
             return count
         left -= _starts_of_new(worker, seconds - wait)

@@ -1,0 +1,103 @@
+"""The command line of the simulator: `python -m greenfleet.simulator`, and `greenfleet simulate`.
+
+The table goes to standard output, and its last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from .laws import LAWS, Law, keda_grid, law_named
+from .plot import draw
+from .report import averaged, comparison, table
+from .run import Run, simulate
+from .traces import Trace, load, scaled
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the traces under the laws; 0, or 2 where an argument makes no sense."""
+    arguments = _parser().parse_args(argv)
+    try:
+        traces = [
+            scaled(_trace(name, arguments.traces), arguments.scale)
+            for name in _names(arguments.trace, arguments.traces)
+        ]
+        laws = [law.name for law in _laws(arguments.law)]
+    except (ValueError, FileNotFoundError) as error:
+        sys.stderr.write(f"greenfleet simulate: {error}\n")
+        return 2
+    runs = _run(traces, laws, arguments)
+    averages = averaged(runs)
+    result: dict[str, object] = {"seeds": arguments.seeds, "traces": averages}
+    theirs = [law for law in laws if law.startswith("keda-") and law != "keda-default"]
+    if "greenfleet" in laws and theirs:
+        result["comparison"] = comparison(averages, "greenfleet", theirs)
+    if arguments.plot:
+        draw([run for run in runs if run.seed == arguments.seed], arguments.plot)
+    sys.stdout.write(table(averages) + "\n")
+    sys.stdout.write(json.dumps(result) + "\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="greenfleet simulate",
+        description="Simulate a fleet of Eventlet workers under Greenfleet's law, KEDA with HPA, or Celery's --autoscale.",
+    )
+    parser.add_argument(
+        "--trace", default="burst", help="names in the traces directory or files, comma separated, or `all`"
+    )
+    parser.add_argument(
+        "--law",
+        default="greenfleet,keda-default,keda-tuned",
+        help=f"comma separated: {', '.join(LAWS)}, keda-THREADS-TARGET-WINDOW, or keda-grid",
+    )
+    parser.add_argument("--seed", type=int, default=1, help="first seed")
+    parser.add_argument("--seeds", type=int, default=1, help="how many seeds to average over")
+    parser.add_argument("--scale", type=float, default=1.0, help="a fleet and a load so many times as large")
+    parser.add_argument("--traces", type=Path, default=Path("bench/traces"), help="directory of the trace files")
+    parser.add_argument("--plot", type=Path, help="write a picture of the first seed to this file (needs matplotlib)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    return parser
+
+
+def _names(text: str, directory: Path) -> list[str]:
+    if text == "all":
+        return sorted(path.stem for path in directory.glob("*.json"))
+    return [name for name in text.split(",") if name]
+
+
+def _trace(name: str, directory: Path) -> Trace:
+    path = Path(name) if name.endswith(".json") else directory / f"{name}.json"
+    if not path.is_file():
+        known = ", ".join(sorted(each.stem for each in directory.glob("*.json"))) or f"none in {directory}"
+        raise ValueError(f"trace {name!r} does not exist; traces here: {known}")
+    return load(path)
+
+
+def _laws(text: str) -> list[Law]:
+    return [law for name in text.split(",") for law in (keda_grid() if name == "keda-grid" else [law_named(name)])]
+
+
+def _run(traces: list[Trace], laws: list[str], arguments: argparse.Namespace) -> list[Run]:
+    seeds = range(arguments.seed, arguments.seed + arguments.seeds)
+    work = [(trace, law, seed) for trace in traces for law in laws for seed in seeds]
+    if arguments.jobs <= 1:
+        return list(_one_by_one(work))
+    with ProcessPoolExecutor(arguments.jobs) as pool:
+        return list(pool.map(_one, work))
+
+
+def _one_by_one(work: list[tuple[Trace, str, int]]) -> Iterator[Run]:
+    for item in work:
+        yield _one(item)
+
+
+def _one(item: tuple[Trace, str, int]) -> Run:
+    trace, law, seed = item
+    return simulate(trace, law_named(law), seed)

@@ -1,0 +1,220 @@
+"""The laws that are compared. Each is asked once a second what it wants and keeps its own timers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from math import ceil, inf
+from typing import Protocol
+
+from greenfleet.scaling import Decision, Learned, Policy, Rules, ScalingSpec, decide, initial_state
+from greenfleet.scaling.behavior import highest_allowed, lowest_allowed
+from greenfleet.scaling.state import Change
+
+from .fleet import Fleet
+from .observation import Observatory
+from .traces import Trace
+
+
+class Law(Protocol):
+    """Something that scales a fleet."""
+
+    name: str
+    period: float
+    """Seconds between two calls of `act`."""
+
+    def start(self, trace: Trace) -> int:
+        """Prepare for a trace; the green threads that workers start with."""
+
+    def act(self, fleet: Fleet, seen: Observatory) -> None:
+        """Look, and change what has to be changed."""
+
+
+@dataclass
+class Greenfleet:
+    """The operator's own law: the same `decide`, a tick of 2 s, a second until green threads follow."""
+
+    name: str = "greenfleet"
+    period: float = 2.0
+    actuation_seconds: float = 1.0
+    spec: ScalingSpec = field(default_factory=ScalingSpec)
+    learned: Learned = field(default_factory=Learned)
+    decisions: list[Decision] = field(default_factory=list)
+
+    def start(self, trace: Trace) -> int:
+        self._spec = replace(
+            self.spec,
+            max_wait_seconds=trace.max_wait,
+            replicas_max=trace.replicas_max,
+            cpu_limit_cores=min(1.0, trace.cores),
+            drain_seconds=trace.drain,
+        )
+        self._state = initial_state(self.learned, 0.0)
+        self.decisions = []
+        return self._spec.threads_start
+
+    def act(self, fleet: Fleet, seen: Observatory) -> None:
+        decision, self._state = decide(self._spec, self._state, seen.sample(), fleet.now)
+        self.decisions.append(decision)
+        if decision.replicas != fleet.replicas:
+            fleet.scale(decision.replicas, decision.leave_first)
+        if abs(decision.threads - fleet.threads) >= 0.1 * fleet.threads:
+            fleet.call_at(fleet.now + self.actuation_seconds, lambda: fleet.set_threads(decision.threads))
+
+
+HPA_DEFAULT_UP = Rules((Policy("Percent", 100, 15), Policy("Pods", 4, 15)), "Max", 0)
+HPA_DEFAULT_DOWN = Rules((Policy("Percent", 100, 15),), "Max", 300)
+PERMISSIVE_UP = Rules((), "Max", 0)
+
+
+@dataclass
+class Keda:
+    """KEDA 2.21 with a HorizontalPodAutoscaler of Kubernetes 1.36.
+
+    KEDA itself moves between zero and one: active when the metric exceeds the activation threshold at a poll, inactive after
+    `cooldown_seconds` without activity (`pkg/scaling/executor/scale_scaledobjects.go`). Between one and the maximum the HPA
+    does, every 15 s, with an external metric and an AverageValue target: desired = ceil(metric / target) unless the ratio to
+    target × replicas is within the tolerance (`replica_calculator.go`, GetExternalPerPodMetricReplicas); then stabilization and
+    policies (`horizontal.go`). Without a metric both hold. Green threads are what the user fixed with `-c`.
+    """
+
+    name: str = "keda-default"
+    period: float = 1.0
+    threads: int = 100
+    target: float = 100.0
+    """Messages per worker."""
+    count_unacked: bool = False
+    poll_seconds: float = 30.0
+    cooldown_seconds: float = 300.0
+    activation: float = 0.0
+    sync_seconds: float = 15.0
+    tolerance: float = 0.1
+    up: Rules = HPA_DEFAULT_UP
+    down: Rules = HPA_DEFAULT_DOWN
+
+    def start(self, trace: Trace) -> int:
+        self._max = trace.replicas_max
+        self._next_poll = self.poll_seconds / 2
+        self._next_sync = self.sync_seconds / 2
+        self._last_active = 0.0
+        self._recommendations: list[tuple[float, int]] = []
+        self._changes: tuple[Change, ...] = ()
+        return self.threads
+
+    def act(self, fleet: Fleet, seen: Observatory) -> None:
+        now = fleet.now
+        metric = None if seen.outage else float(len(fleet.queue) + (fleet.unacked if self.count_unacked else 0))
+        if now >= self._next_poll:
+            self._next_poll += self.poll_seconds
+            self._poll(fleet, metric)
+        if now >= self._next_sync:
+            self._next_sync += self.sync_seconds
+            self._sync(fleet, metric)
+
+    def _poll(self, fleet: Fleet, metric: float | None) -> None:
+        if metric is None:
+            return
+        if metric > self.activation:
+            self._last_active = fleet.now
+            if fleet.replicas == 0:
+                fleet.scale(1)
+        elif fleet.replicas > 0 and fleet.now - self._last_active >= self.cooldown_seconds:
+            fleet.scale(0)
+
+    def _sync(self, fleet: Fleet, metric: float | None) -> None:
+        current = fleet.replicas
+        if current == 0 or metric is None:
+            return  # the HPA is off at zero replicas, and without its only metric it does nothing
+        ratio = metric / (self.target * current)
+        desired = current if abs(1 - ratio) <= self.tolerance else ceil(metric / self.target)
+        desired = self._stabilized(fleet.now, current, desired)
+        if desired > current:
+            allowed = highest_allowed(self.up, current, self._changes, fleet.now)
+            desired = int(min(desired, allowed))
+        elif desired < current:
+            desired = max(desired, lowest_allowed(self.down, current, self._changes, fleet.now))
+        desired = max(1, min(self._max, desired))
+        if desired != current:
+            self._changes = (*self._changes, Change(fleet.now, desired - current))[-64:]
+            fleet.scale(desired)
+
+    def _stabilized(self, now: float, current: int, desired: int) -> int:
+        self._recommendations = [(at, value) for at, value in self._recommendations if at > now - 3600]
+        up_from = now - (self.up.stabilization_window_seconds or 0)
+        down_from = now - (
+            300 if self.down.stabilization_window_seconds is None else self.down.stabilization_window_seconds
+        )
+        up = min([desired, *(value for at, value in self._recommendations if at > up_from)])
+        down = max([desired, *(value for at, value in self._recommendations if at > down_from)])
+        self._recommendations.append((now, desired))
+        return min(max(current, up), down)
+
+
+@dataclass
+class CeleryAutoscale:
+    """Celery's own `--autoscale=MAX,MIN`: threads inside a fixed number of workers, one more a second, fewer after 30 s.
+
+    Measured (Eventlet pool, Celery 5.7): one green thread a second, for the prefetch grows with the pool; it never sees the
+    broker's queue.
+    """
+
+    name: str = "celery-autoscale"
+    period: float = 1.0
+    threads_max: int = 1000
+    threads_min: int = 10
+    keepalive_seconds: float = 30.0
+
+    def start(self, trace: Trace) -> int:
+        del trace
+        self._last_up = -inf
+        return self.threads_min
+
+    def act(self, fleet: Fleet, seen: Observatory) -> None:
+        del seen
+        busiest = max((worker.running for worker in fleet.workers.values()), default=0)
+        if busiest >= fleet.threads and fleet.threads < self.threads_max:
+            self._last_up = fleet.now
+            fleet.set_threads(fleet.threads + 1)
+        elif busiest < fleet.threads > self.threads_min and fleet.now - self._last_up >= self.keepalive_seconds:
+            fleet.set_threads(max(self.threads_min, busiest))
+
+
+def keda_tuned(threads: int, target: float, window: int, *, count_unacked: bool = True) -> Keda:
+    """KEDA as well as its users can: poll every second, no limit on scaling up, a short window on scaling down."""
+    return Keda(
+        name=f"keda-{threads}-{target:g}-{window}{'' if count_unacked else '-ready'}",
+        threads=threads,
+        target=target,
+        count_unacked=count_unacked,
+        poll_seconds=1.0,
+        up=PERMISSIVE_UP,
+        down=replace(HPA_DEFAULT_DOWN, stabilization_window_seconds=window),
+    )
+
+
+def keda_grid() -> list[Keda]:
+    """The small grid from which KEDA's best single configuration and its best one per trace are taken."""
+    return [
+        keda_tuned(threads, target, window)
+        for threads in (100, 200, 500)
+        for target in (50, 100, 200, 400, 800)
+        for window in (0, 60)
+    ]
+
+
+LAWS: dict[str, Callable[[], Law]] = {
+    "greenfleet": Greenfleet,
+    "keda-default": Keda,
+    "keda-tuned": lambda: replace(keda_tuned(500, 400, 0), name="keda-tuned"),
+    "celery-autoscale": CeleryAutoscale,
+}
+
+
+def law_named(name: str) -> Law:
+    """A law by its name, or by `keda-THREADS-TARGET-WINDOW`."""
+    if name in LAWS:
+        return LAWS[name]()
+    parts = name.split("-")
+    if len(parts) == 4 and parts[0] == "keda" and all(part.isdigit() for part in parts[1:]):
+        return keda_tuned(int(parts[1]), float(parts[2]), int(parts[3]))
+    raise ValueError(f"law {name!r} is not known; use one of {', '.join(LAWS)} or keda-THREADS-TARGET-WINDOW")

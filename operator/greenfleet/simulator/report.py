@@ -1,0 +1,106 @@
+"""Figures as a table for people and as one JSON object for machines."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import mean
+from typing import Any
+
+from .run import Run
+
+COLUMNS = (
+    ("violated s", "violated_seconds"),
+    ("wait p50", "wait_p50"),
+    ("p99", "wait_p99"),
+    ("max", "wait_max"),
+    ("latency p99", "latency_p99"),
+    ("worker-s", "worker_seconds"),
+    ("thread-s", "thread_seconds"),
+    ("first", "first_capacity_seconds"),
+    ("full", "full_capacity_seconds"),
+    ("actions", "scale_actions"),
+    ("requeued", "requeued"),
+)
+
+
+def averaged(runs: Sequence[Run]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Figures by trace and law, the mean over the seeds."""
+    grouped: dict[str, dict[str, list[dict[str, float | int | None]]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        grouped[run.trace.name][run.law].append(run.figures.as_dict())
+    return {trace: {law: _mean(figures) for law, figures in laws.items()} for trace, laws in grouped.items()}
+
+
+def _mean(figures: list[dict[str, float | int | None]]) -> dict[str, float | None]:
+    result: dict[str, float | None] = {}
+    for key in figures[0]:
+        values = [value for one in figures if (value := one[key]) is not None]
+        result[key] = round(mean(values), 2) if values else None
+    return result
+
+
+def table(averages: dict[str, dict[str, dict[str, float | None]]]) -> str:
+    """One line for each trace and law."""
+    width = max([len(law) for laws in averages.values() for law in laws] + [3])
+    lines = [f"{'trace':16} {'law':{width}} " + " ".join(f"{title:>11}" for title, _ in COLUMNS)]
+    for trace, laws in averages.items():
+        for law, figures in laws.items():
+            cells = " ".join(f"{_cell(figures[key]):>11}" for _, key in COLUMNS)
+            lines.append(f"{trace:16} {law:{width}} {cells}")
+    return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.1f}"
+
+
+def comparison(averages: dict[str, dict[str, dict[str, float | None]]], ours: str, theirs: list[str]) -> dict[str, Any]:
+    """Ours against the best single configuration of theirs over all traces, and against the best one of each trace.
+
+    Equal service: a configuration of theirs counts if it violates no more than ours does, over all traces or on that trace;
+    if none does, the ones that violate least count.
+    """
+    single = _best(list(averages), averages, ours, theirs)
+    ratios_single, ratios_each, traces = [], [], {}
+    for trace, laws in averages.items():
+        each = _best([trace], averages, ours, theirs)
+        cost = _of(laws[ours], "worker_seconds")
+        to_single = cost / _of(laws[single], "worker_seconds")
+        to_each = cost / _of(laws[each], "worker_seconds")
+        ratios_single.append(to_single)
+        ratios_each.append(to_each)
+        traces[trace] = {
+            "cost_ratio_single": round(to_single, 2),
+            "cost_ratio_per_trace": round(to_each, 2),
+            "best_of_trace": each,
+            "violated_s": laws[ours]["violated_seconds"],
+            "keda_violated_s": laws[single]["violated_seconds"],
+        }
+    return {
+        "single": single,
+        "mean_cost_ratio_single": round(mean(ratios_single), 3),
+        "worst_cost_ratio_single": round(max(ratios_single), 3),
+        "mean_cost_ratio_per_trace": round(mean(ratios_each), 3),
+        "violated_s": sum(_of(laws[ours], "violated_seconds") for laws in averages.values()),
+        "keda_single_violated_s": sum(_of(laws[single], "violated_seconds") for laws in averages.values()),
+        "traces": traces,
+    }
+
+
+def _of(figures: dict[str, float | None], key: str) -> float:
+    return figures[key] or 0.0
+
+
+def _best(
+    traces: list[str], averages: dict[str, dict[str, dict[str, float | None]]], ours: str, theirs: list[str]
+) -> str:
+    def total(law: str, key: str) -> float:
+        return sum(_of(averages[trace][law], key) for trace in traces)
+
+    least = min(total(law, "violated_seconds") for law in theirs)
+    allowed = max(least, total(ours, "violated_seconds"))
+    fair = [law for law in theirs if total(law, "violated_seconds") <= allowed]
+    return min(fair, key=lambda law: total(law, "worker_seconds"))

@@ -1,0 +1,105 @@
+"""One law on one trace."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import dataclass
+
+from .figures import Figures, percentile
+from .fleet import Fleet
+from .laws import Law
+from .observation import Observatory
+from .traces import Trace, arrivals
+
+
+@dataclass(frozen=True, slots=True)
+class Second:
+    """The fleet at one second, for figures and plots."""
+
+    at: float
+    backlog: int
+    running: int
+    ready: int
+    pods: int
+    replicas: int
+    threads: int
+    oldest_wait: float
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished simulation."""
+
+    law: str
+    trace: Trace
+    seed: int
+    seconds: tuple[Second, ...]
+    figures: Figures
+
+
+def simulate(trace: Trace, law: Law, seed: int) -> Run:
+    """Run one law on one trace; the same seed gives the same run."""
+    threads = law.start(trace)
+    fleet = Fleet(trace, arrivals(trace, seed), seed, threads)
+    fleet.scale(trace.start_replicas)
+    seen = Observatory(fleet, seed)
+    phase = random.Random(f"{seed}/tick").uniform(0.1, law.period)
+
+    def act() -> None:
+        law.act(fleet, seen)
+        fleet.call_at(fleet.now + law.period, act)
+
+    fleet.call_at(phase, act)
+    seconds = []
+    for at in range(1, int(trace.seconds) + 1):
+        fleet.advance(float(at))
+        seconds.append(_second(fleet))
+    return Run(law.name, trace, seed, tuple(seconds), _figures(trace, fleet, seconds))
+
+
+def _second(fleet: Fleet) -> Second:
+    workers = list(fleet.workers.values())
+    return Second(
+        at=fleet.now,
+        backlog=len(fleet.queue),
+        running=fleet.unacked,
+        ready=sum(1 for worker in workers if worker.serving),
+        pods=len(workers),
+        replicas=fleet.replicas,
+        threads=sum(worker.limit for worker in workers if worker.serving),
+        oldest_wait=fleet.oldest_wait,
+    )
+
+
+def _figures(trace: Trace, fleet: Fleet, seconds: list[Second]) -> Figures:
+    measured = [second for second in seconds if second.at > trace.warmup]
+    waits = sorted(wait for at, wait in fleet.waits if at > trace.warmup)
+    latencies = sorted(latency for at, latency in fleet.latencies if at > trace.warmup)
+    first, full = _capacity(trace, seconds)
+    return Figures(
+        violated_seconds=sum(1 for second in measured if second.oldest_wait > trace.max_wait),
+        wait_p50=percentile(waits, 0.5),
+        wait_p99=percentile(waits, 0.99),
+        wait_max=max([*waits[-1:], fleet.oldest_wait]),
+        latency_p99=percentile(latencies, 0.99),
+        worker_seconds=fleet.worker_seconds,
+        thread_seconds=fleet.thread_seconds,
+        first_capacity_seconds=first,
+        full_capacity_seconds=full,
+        scale_actions=sum(1 for one, two in itertools.pairwise(measured) if one.replicas != two.replicas),
+        requeued=fleet.requeued,
+        left=len(fleet.queue),
+    )
+
+
+def _capacity(trace: Trace, seconds: list[Second]) -> tuple[float | None, float | None]:
+    if trace.burst_at is None:
+        return None, None
+    before = [second for second in seconds if second.at <= trace.burst_at]
+    after = [second for second in seconds if second.at > trace.burst_at]
+    threads = before[-1].threads if before else 0
+    most = max(second.ready for second in after)
+    first = next((second.at - trace.burst_at for second in after if second.threads > threads), None)
+    full = next(second.at - trace.burst_at for second in after if second.ready == most)
+    return first, full

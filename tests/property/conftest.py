@@ -1,0 +1,9 @@
+"""Profiles: quick by default, `HYPOTHESIS_PROFILE=long` (make test-property-long) for ≥ 10,000 traces."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("quick", max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+settings.register_profile("long", max_examples=2500, deadline=None, suppress_health_check=list(HealthCheck))
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))

@@ -1,0 +1,45 @@
+"""The small cron evaluator against the definition, minute by minute."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greenfleet.scaling import Schedule, parse_cron, schedules
+
+ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu"]
+moments = st.datetimes(datetime(2025, 1, 1), datetime(2028, 1, 1)).map(lambda moment: moment.replace(tzinfo=UTC))
+crons = st.builds(
+    "{} {} {} * {}".format,
+    st.sampled_from(["0", "30", "*/20", "15,45"]),
+    st.sampled_from(["*", "2", "0", "8-18", "23", "1,2,3"]),
+    st.sampled_from(["*", "29", "1"]),
+    st.sampled_from(["*", "sun", "mon-fri"]),
+)
+
+
+def wall_clock_matches(expression: str, local: datetime) -> bool:
+    cron = parse_cron(expression)
+    return local.minute in cron.minutes and local.hour in cron.hours and cron.matches(local.date())
+
+
+@given(crons, st.sampled_from(ZONES), moments, st.integers(5, 300))
+def test_a_window_is_open_exactly_after_a_matching_minute(cron: str, zone: str, moment: datetime, minutes: int) -> None:
+    """Minutes within three hours of a clock change have tests of their own."""
+    tz = ZoneInfo(zone)
+    nearby = [moment + timedelta(hours=h) for h in range(-9, 10)]
+    if len({m.astimezone(tz).utcoffset() for m in nearby}) > 1:
+        return
+    whole = moment.replace(second=0, microsecond=0)
+    fired = any(wall_clock_matches(cron, (whole - timedelta(minutes=back)).astimezone(tz)) for back in range(minutes))
+    assert schedules.is_open(Schedule(cron, minutes * 60, zone, 1), moment.timestamp()) is fired
+
+
+@given(crons, st.sampled_from(ZONES), moments, st.integers(60, 200_000))
+def test_an_open_window_was_opened_within_its_duration(cron: str, zone: str, moment: datetime, seconds: int) -> None:
+    now = moment.timestamp()
+    opened = schedules.opened_at(Schedule(cron, seconds, zone, 1), now)
+    assert opened is None or now - seconds < opened <= now

@@ -1,0 +1,497 @@
+"""The promises of the law."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from greenfleet.scaling import (
+    Decision,
+    Learned,
+    Limit,
+    Mode,
+    Pod,
+    Policy,
+    Rules,
+    Sample,
+    ScalingSpec,
+    Schedule,
+    decide,
+    initial_state,
+    prefork_spec,
+    significant_change,
+)
+from tests.property.world import World, restarted_containers
+from tests.unit.scaling.builders import KNOWN, NOW, SPEC, pod, sample, worker
+
+DEMO = ScalingSpec(
+    threads_min=10,
+    threads_max=200,
+    threads_start=20,
+    replicas_min=0,
+    replicas_max=6,
+    max_wait_seconds=120.0,
+    cooldown_seconds=20.0,
+    cpu_limit_cores=0.3,
+)
+
+
+def first(given: Sample, spec: ScalingSpec = SPEC, learned: Learned = KNOWN) -> Decision:
+    return decide(spec, initial_state(learned, NOW - 600), given, NOW)[0]
+
+
+def demo(**fields: float) -> World:
+    return World(DEMO, runtime=0.3, cpu=0.003, startup=5.0, **fields)  # type: ignore[arg-type]
+
+
+def limits(decision: Decision, dimension: str = "workers") -> list[Limit]:
+    return [step.limit for step in decision.why.steps if step.dimension == dimension]
+
+
+def settle(world: World, rate: float, ticks: int = 60) -> Decision:
+    for _ in range(ticks):
+        decision = world.tick(rate)
+    return decision
+
+
+# --- the live demonstration ---------------------------------------------------------------------------------------------
+
+
+def test_green_threads_move_first_and_workers_only_when_threads_are_exhausted() -> None:
+    world = demo()
+    settle(world, 5.0)
+    assert (world.replicas, world.threads) == (1, 10)
+    quiet = world.threads
+    settle(world, 60.0, 15)
+    assert world.replicas == 1
+    assert world.threads > 2 * quiet
+    settle(world, 60.0)
+    assert world.replicas == 1
+    assert world.backlog < 60
+    burst = world.tick(5.0, burst=20_000)
+    assert 2 <= burst.replicas <= 4
+    assert burst.why.binding is Limit.DEADLINE
+    assert "wait; one worker does" in burst.why.summary
+
+
+def test_a_burst_is_through_before_its_deadline_and_the_fleet_goes_back_to_zero() -> None:
+    world = demo()
+    settle(world, 5.0)
+    started = world.now
+    world.tick(5.0, burst=20_000)
+    while world.backlog > 50:
+        world.tick(5.0)
+    assert world.now - started < DEMO.max_wait_seconds
+    assert max(decision.replicas for decision in world.decisions) <= 5
+    settle(world, 5.0, 20)
+    assert world.replicas == 1
+    settle(world, 0.0, 10)
+    assert world.replicas == 1
+    settle(world, 0.0, 10)
+    assert world.replicas == 0
+
+
+def test_from_zero_the_first_message_starts_a_worker_at_the_next_tick() -> None:
+    world = demo()
+    world.tick(0.0)
+    assert world.replicas == 0
+    assert world.tick(0.5).replicas == 1
+
+
+def test_a_flood_from_zero_starts_as_many_as_the_deadline_asks_for_at_once() -> None:
+    world = demo(learned=Learned(0.3, 0.003, 30, 5.0))
+    world.tick(0.0)
+    assert world.tick(0.0, burst=20_000).replicas >= 3
+
+
+# --- threads ------------------------------------------------------------------------------------------------------------
+
+
+def test_threads_go_straight_to_what_the_core_bears_while_anything_waits() -> None:
+    decision = first(sample(500, busy=20))
+    assert decision.threads == 105  # S/k = 100 at a whole core, and a little more: docs/law.md
+    assert limits(decision, "threads")[0] is Limit.SAFE_THREADS
+
+
+def test_threads_rise_at_once_and_fall_only_after_a_minute() -> None:
+    world = World(replace(SPEC, max_wait_seconds=30.0), runtime=2.0, cpu=0.003, startup=4.0)
+    settle(world, 5.0)
+    low = world.threads
+    world.tick(5.0, burst=300)
+    high = world.threads
+    assert high > 2 * low
+    for _ in range(27):
+        assert world.tick(5.0).threads >= 0.9 * high
+    settle(world, 5.0)
+    assert world.threads == low
+
+
+def test_threads_never_leave_the_users_bounds() -> None:
+    assert first(sample(50_000, busy=20), replace(SPEC, threads_max=40)).threads == 40
+    assert first(sample(0), replace(SPEC, threads_min=15)).threads >= 15
+
+
+def test_an_unknown_pool_starts_with_the_threads_its_user_believes_in() -> None:
+    assert first(sample(500, workers=0), learned=Learned()).threads == SPEC.threads_start
+
+
+def test_nearly_full_memory_takes_threads_away() -> None:
+    spec = replace(SPEC, memory_limit_bytes=1e9)
+    state = initial_state(KNOWN, NOW - 600)
+    for tick in range(4):
+        now = NOW + 2 * tick
+        given = sample(
+            500, now=now, busy=20, started=40.0 * tick, finished=40.0 * tick, memory_bytes=950e6, cpu_seconds=0.1 * tick
+        )
+        decision, state = decide(spec, state, given, now)
+    assert decision.threads <= 16
+    assert "memory" in next(step.text for step in decision.why.steps if step.dimension == "threads")
+
+
+def test_a_lagging_hub_takes_threads_away_and_gives_them_back_slowly() -> None:
+    state = initial_state(KNOWN, NOW - 600)
+    threads = []
+    for tick in range(60):
+        now = NOW + 2 * tick
+        sick = tick < 10
+        given = sample(
+            5000,
+            now=now,
+            busy=100,
+            limit=100,
+            started=200.0 * tick,
+            finished=200.0 * tick,
+            runtime_sum_seconds=60.0 * tick,
+            runtime_count=200.0 * tick,
+            cpu_seconds=2.0 * min(tick, 10) + 0.6 * max(0, tick - 10),
+            hub_busy_seconds=2.0 * min(tick, 10) + 0.6 * max(0, tick - 10),
+            hub_lag_sum_seconds=40.0 * min(tick, 10),
+            hub_lag_count=40.0 * tick,
+        )
+        decision, state = decide(SPEC, state, given, now)
+        threads.append(decision.threads)
+        assert sick or tick < 14 or decision.threads <= threads[-2] * 1.05 + 2
+    assert min(threads) <= 0.85 * threads[0]
+    assert threads[-1] > min(threads)
+
+
+# --- workers ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_burst_is_an_amount_with_a_deadline_not_a_rate() -> None:
+    slow, fast = (
+        replace(SPEC, max_wait_seconds=600.0, replicas_max=50),
+        replace(SPEC, max_wait_seconds=20.0, replicas_max=50),
+    )
+    many = sample(20_000, busy=20)
+    assert first(many, slow).replicas < first(many, fast).replicas
+
+
+def test_a_slower_start_asks_for_more_workers_because_they_count_for_less() -> None:
+    spec = replace(SPEC, replicas_max=50, max_wait_seconds=60.0, cpu_limit_cores=0.2)
+    quick, slow = replace(KNOWN, startup_seconds=2.0), replace(KNOWN, startup_seconds=30.0)
+    assert first(sample(9000, busy=20), spec, quick).replicas < first(sample(9000, busy=20), spec, slow).replicas
+
+
+def test_scale_in_waits_until_nothing_waits_beyond_two_seconds_of_work() -> None:
+    world = demo()
+    settle(world, 5.0)
+    world.tick(5.0, burst=20_000)
+    most = world.replicas
+    assert most > 1
+    while world.replicas > 1:
+        before = world.replicas
+        world.tick(5.0)
+        if world.replicas < before:
+            assert world.backlog <= 2 * 100 * world.replicas
+
+
+def test_after_a_restart_no_worker_goes_within_the_first_window() -> None:
+    world = demo(replicas=4)
+    world.restart()
+    for _ in range(4):
+        decision = world.tick(5.0)
+        assert decision.replicas == 4
+        assert decision.why.binding is Limit.FIRST_WINDOW
+    settle(world, 5.0)
+    assert world.replicas == 1
+
+
+def test_workers_that_run_long_tasks_are_not_taken_away_in_mid_task() -> None:
+    learned = Learned(runtime_seconds=300.0, cpu_per_task_seconds=0.01, safe_threads=200, startup_seconds=5.0)
+    state = initial_state(learned, NOW - 600)
+    for tick in range(40):
+        now = NOW + 2 * tick
+        decision, state = decide(SPEC, state, sample(now=now, workers=3, busy=1), now)
+        assert decision.replicas == 3
+
+
+def test_one_worker_stays_until_the_pool_has_been_idle_for_the_cooldown() -> None:
+    world = demo(replicas=1)
+    settle(world, 3.0, 30)
+    for _ in range(9):
+        decision = world.tick(0.0)
+        assert decision.replicas == 1
+    settle(world, 0.0, 4)
+    assert world.replicas == 0
+    assert Limit.COOLDOWN in limits(decision)
+    assert next(step.until for step in decision.why.steps if step.limit is Limit.COOLDOWN) is not None
+
+
+def test_a_running_task_keeps_its_worker() -> None:
+    state = initial_state(KNOWN, NOW - 600)
+    for tick in range(60):
+        now = NOW + 2 * tick
+        decision, state = decide(SPEC, state, sample(now=now, busy=1), now)
+    assert decision.replicas == 1
+
+
+def test_quick_tasks_between_two_scrapes_keep_the_pool_from_looking_idle() -> None:
+    state = initial_state(KNOWN, NOW - 600)
+    for tick in range(60):
+        now = NOW + 2 * tick
+        decision, state = decide(SPEC, state, sample(now=now, started=tick // 5, finished=tick // 5), now)
+    assert decision.replicas == 1
+
+
+def test_tasks_held_for_an_eta_keep_one_worker_and_are_not_backlog() -> None:
+    state = initial_state(KNOWN, NOW - 600)
+    for tick in range(60):
+        now = NOW + 2 * tick
+        decision, state = decide(SPEC, state, sample(now=now, scheduled=5000.0), now)
+    assert decision.replicas == 1
+    assert dict(decision.why.inputs)["backlog"] == 0
+    assert "ETA" in decision.why.summary
+
+
+def test_unacked_messages_without_a_worker_get_one_to_restore_them() -> None:
+    assert first(sample(workers=0, unacked=7)).replicas == 1
+    assert first(sample(workers=0, unacked=7), replace(SPEC, activation=100)).replicas == 1
+
+
+def test_activation_keeps_a_pool_at_zero_until_enough_waits() -> None:
+    spec = replace(SPEC, activation=10)
+    asleep = first(sample(10, workers=0), spec)
+    assert (asleep.replicas, asleep.limited) == (0, Limit.ACTIVATION)
+    assert first(sample(11, workers=0), spec).replicas >= 1
+    assert first(sample(3, workers=1), spec).replicas == 1
+
+
+def test_a_saturated_downstream_stops_growth_in_both_dimensions() -> None:
+    """Throughput stands at 100/s whatever runs; S grows with concurrency, so any formula in S would ask for more."""
+    spec = replace(SPEC, threads_max=1000, replicas_max=20, max_wait_seconds=30.0)
+    state = initial_state(Learned(1.0, 0.003, 100, 4.0), NOW - 600)
+    replicas, threads, done, runtime_sum = 1, 100, 0.0, 0.0
+    for tick in range(60):
+        now = NOW + 2 * tick
+        running = replicas * threads
+        done += 200.0
+        runtime_sum += 200.0 * running / 100.0
+        names = [f"pod-{n}" for n in range(replicas)]
+        given = Sample(
+            queues=(replace(sample().queues[0], at=now - 1, ready=3000.0 + 100 * tick),),
+            workers=tuple(
+                worker(
+                    name,
+                    now=now,
+                    busy=threads,
+                    limit=threads,
+                    started=done / replicas,
+                    finished=done / replicas,
+                    runtime_sum_seconds=runtime_sum / replicas,
+                    runtime_count=done / replicas,
+                    cpu_seconds=0.003 * done / replicas,
+                )
+                for name in names
+            ),
+            pods=tuple(Pod(name, NOW - 600, NOW - 590, threads=threads) for name in names),
+            replicas=replicas,
+            expected_queues=("q",),
+        )
+        decision, state = decide(spec, state, given, now)
+        replicas, threads = decision.replicas, decision.threads
+        if decision.limited is Limit.SATURATED_DOWNSTREAM:
+            break
+    assert decision.limited is Limit.SATURATED_DOWNSTREAM
+    assert "downstream" in decision.why.summary
+    assert Limit.SATURATED_DOWNSTREAM in limits(decision, "threads")
+
+
+def test_slow_pods_are_kept_warm_once_the_need_was_proven_twice() -> None:
+    spec = replace(DEMO, max_wait_seconds=20.0, cooldown_seconds=20.0)
+    world = World(spec, runtime=0.3, cpu=0.003, startup=30.0, learned=Learned(0.3, 0.003, 30, 30.0))
+    for _ in range(2):
+        settle(world, 0.0, 60)
+        assert world.replicas == 0
+        world.tick(0.0, burst=2000)
+        settle(world, 0.0, 40)
+    decision = settle(world, 0.0, 30)
+    assert decision.replicas >= 1
+    assert decision.why.binding is Limit.WARM
+    assert "stay warm" in decision.why.summary
+    settle(world, 0.0, 1200)
+    assert world.replicas == 0
+
+
+# --- limits -------------------------------------------------------------------------------------------------------------
+
+
+def test_max_holds_and_says_so() -> None:
+    decision = first(sample(500_000, busy=20))
+    assert (decision.replicas, decision.limited, decision.why.binding) == (6, Limit.MAX, Limit.MAX)
+
+
+def test_min_holds() -> None:
+    assert first(sample(workers=0), replace(SPEC, replicas_min=2)).replicas == 2
+
+
+def test_total_is_shared_by_all_workers_draining_ones_counted() -> None:
+    spec = replace(SPEC, threads_total=100)
+    given = sample(50_000, workers=2, busy=20)
+    assert first(given, spec).replicas * first(given, spec).threads <= 100
+    draining = replace(
+        given,
+        pods=(*given.pods, pod("old", terminating=True)),
+        workers=(*given.workers, worker("old", busy=5, limit=40)),
+    )
+    decision = first(draining, spec)
+    assert decision.replicas * decision.threads + 40 <= 100
+    assert Limit.TOTAL in limits(decision, "threads") + limits(decision)
+
+
+def test_a_drain_does_not_drive_out_the_workers_that_remain() -> None:
+    spec = replace(SPEC, threads_total=40)
+    given = sample(500, workers=4, busy=10, limit=10)
+    gone = replace(
+        given, pods=(*given.pods, pod("old", terminating=True)), workers=(*given.workers, worker("old", limit=10))
+    )
+    assert first(gone, spec).replicas == 4
+
+
+def test_behavior_policies_limit_each_step_and_say_so() -> None:
+    spec = replace(SPEC, scale_up=Rules((Policy("Pods", 1, 60),)))
+    decision = first(sample(500_000, busy=20), spec)
+    assert (decision.replicas, decision.limited) == (2, Limit.BEHAVIOR)
+
+
+def test_scale_up_stabilization_waits_until_the_need_has_lasted() -> None:
+    spec = replace(SPEC, scale_up=Rules(stabilization_window_seconds=10))
+    state = initial_state(KNOWN, NOW - 600)
+    decision, state = decide(spec, state, sample(busy=1), NOW)
+    decision, state = decide(spec, state, sample(500_000, now=NOW + 2, busy=20), NOW + 2)
+    assert (decision.replicas, decision.limited) == (1, Limit.STABILIZATION)
+    for tick in range(2, 8):
+        decision, state = decide(spec, state, sample(500_000, now=NOW + 2 * tick, busy=20), NOW + 2 * tick)
+    assert decision.replicas == 6
+
+
+def test_a_users_scale_down_window_replaces_the_laws_own() -> None:
+    spec = replace(DEMO, scale_down=Rules(stabilization_window_seconds=120))
+    world = World(spec, runtime=0.3, cpu=0.003, startup=5.0)
+    settle(world, 5.0, 80)
+    world.tick(5.0, burst=20_000)
+    while world.backlog > 50:
+        world.tick(5.0)
+    empty_at = world.now
+    while world.replicas > 1:
+        world.tick(5.0)
+    assert world.now - empty_at > 90
+
+
+def test_a_schedule_raises_the_minimum_and_never_goes_above_max() -> None:
+    always = Schedule("* * * * *", 120, "UTC", 4)
+    decision = first(sample(workers=0), replace(SPEC, schedules=(always,)))
+    assert (decision.replicas, decision.why.binding) == (4, Limit.SCHEDULE)
+    assert first(sample(workers=0), replace(SPEC, schedules=(replace(always, min_replicas=40),))).replicas == 6
+
+
+def test_pause_holds_one_direction_or_both() -> None:
+    out = first(sample(500_000, busy=20), replace(SPEC, pause_out=True))
+    assert (out.replicas, out.limited, out.active) == (1, Limit.PAUSED, True)
+    world = demo(replicas=4)
+    world.spec = replace(DEMO, pause_in=True, pause_out=True)
+    decision = settle(world, 5.0)
+    assert (decision.replicas, decision.active) == (4, False)
+
+
+def test_manual_leaves_the_workers_to_the_user_and_the_threads_to_us() -> None:
+    spec = replace(SPEC, mode=Mode.MANUAL, manual_replicas=3)
+    decision = first(sample(5000, busy=20), spec)
+    assert (decision.replicas, decision.why.binding, decision.active) == (3, Limit.MANUAL, False)
+    assert decision.threads > 20
+    assert first(sample(), replace(spec, manual_replicas=0)).replicas == 0
+    assert first(sample(), replace(spec, manual_replicas=99)).replicas == SPEC.replicas_max
+    assert first(replace(sample(), queues=()), spec).replicas == 3
+
+
+# --- learning -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_restarted_container_is_a_new_count_not_a_negative_one() -> None:
+    world = demo()
+    settle(world, 50.0)
+    before = world.decisions[-1]
+    after = world.tick(50.0, fault=restarted_containers)
+    assert after.learned.runtime_seconds == pytest.approx(before.learned.runtime_seconds, rel=0.05)
+    assert dict(after.why.inputs)["arrival_rate"] == pytest.approx(50, rel=0.2)
+    assert after.replicas == before.replicas
+
+
+def test_run_time_cpu_and_startup_are_learned() -> None:
+    world = demo()
+    settle(world, 50.0, 120)
+    learned = world.decisions[-1].learned
+    assert learned.runtime_seconds == pytest.approx(0.3, rel=0.05)
+    assert learned.cpu_per_task_seconds == pytest.approx(0.003, rel=0.15)
+    assert learned.startup_seconds == pytest.approx(5.0)
+    assert learned.safe_threads == pytest.approx(31, abs=5)
+
+
+def test_a_pod_that_became_ready_again_after_hours_did_not_take_hours_to_start() -> None:
+    given = replace(sample(), pods=(Pod("pod-0", NOW - 9000, NOW - 10, threads=20),))
+    assert first(given).learned.startup_seconds == KNOWN.startup_seconds
+
+
+def test_learned_values_are_worth_a_write_when_they_move_by_a_fifth() -> None:
+    assert not significant_change(KNOWN, replace(KNOWN, runtime_seconds=0.35))
+    assert significant_change(KNOWN, replace(KNOWN, runtime_seconds=0.37))
+    assert significant_change(Learned(), KNOWN)
+    assert not significant_change(KNOWN, KNOWN)
+
+
+def test_the_prefork_companion_scales_in_workers_only() -> None:
+    spec = prefork_spec(SPEC, processes=4, replicas_min=0, replicas_max=3, cpu_limit_cores=2.0)
+    decision = first(sample(500, busy=4, limit=4), spec, Learned(2.0, 1.9, 4, 5.0))
+    assert decision.threads == 4
+    assert decision.replicas == 3
+
+
+# --- the answer ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_most_idle_pods_leave_first_and_pods_that_never_started_before_them() -> None:
+    pods = (
+        pod("busy"),
+        pod("idle"),
+        pod("starting", ready=False),
+        pod("going", terminating=True),
+        pod("silent", age=8.0),
+    )
+    given = Sample(
+        queues=sample().queues,
+        workers=(worker("busy", busy=9), worker("idle", busy=1), worker("going")),
+        pods=pods,
+        replicas=4,
+        expected_queues=("q",),
+    )
+    assert first(given).leave_first == ("starting", "idle", "busy", "silent")
+
+
+def test_why_tells_what_was_seen_what_was_wanted_and_what_held_it_back() -> None:
+    decision = first(sample(20_000, busy=20), replace(SPEC, replicas_max=2, cpu_limit_cores=0.1))
+    assert dict(decision.why.inputs)["ready"] == 20_000
+    assert limits(decision)[0] is Limit.DEADLINE
+    assert limits(decision)[-1] is Limit.MAX
+    assert "20,000 messages wait; one worker does" in decision.why.steps[0].text
+    assert "2 workers" in decision.why.summary

@@ -1,0 +1,279 @@
+"""The simulator is only worth something if it is right about queues, hubs, pods and the laws it compares."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from greenfleet.simulator import Fleet, arrivals, law_named, load, simulate
+from greenfleet.simulator.cli import main
+from greenfleet.simulator.laws import HPA_DEFAULT_DOWN, CeleryAutoscale, Keda, keda_grid
+from greenfleet.simulator.observation import Observatory
+from greenfleet.simulator.report import averaged, comparison
+from greenfleet.simulator.traces import Segment, Trace, parse, scaled
+
+TRACES = Path(__file__).parents[3] / "bench" / "traces"
+SMALL = Trace("small", 60, (Segment(0, rate=20),), warmup=0, startup=(3, 3), runtime=1.0)
+
+
+def fleet(trace: Trace, published: list[float], threads: int = 100, replicas: int = 1) -> Fleet:
+    world = Fleet(trace, published, 1, threads)
+    world.scale(replicas)
+    return world
+
+
+# --- the fleet ----------------------------------------------------------------------------------------------------------
+
+
+def test_no_message_is_lost_or_invented() -> None:
+    published = arrivals(SMALL, 1)
+    world = fleet(SMALL, published)
+    world.advance(60)
+    started = len(world.waits)
+    assert started + len(world.queue) + sum(w.fetching for w in world.workers.values()) == len(published)
+
+
+def test_a_saturated_worker_does_what_its_core_allows() -> None:
+    trace = replace(SMALL, cpu=0.01, cores=0.5)
+    world = fleet(trace, [0.0] * 10_000)
+    world.advance(43)
+    (worker,) = world.workers.values()
+    assert worker.finished == pytest.approx(40 * 0.5 / 0.01, rel=0.05)
+
+
+def test_a_worker_with_few_threads_does_what_littles_law_allows() -> None:
+    trace = replace(SMALL, cpu=0.0001, cores=1.0, runtime_spread=0.0)
+    world = fleet(trace, [0.0] * 10_000, threads=10)
+    world.advance(43)
+    (worker,) = world.workers.values()
+    assert worker.finished == pytest.approx(10 * 40 / 1.0, rel=0.05)
+
+
+def test_more_threads_than_the_core_bears_only_make_the_hub_lag() -> None:
+    trace = replace(SMALL, cpu=0.01, cores=0.5, prefetch=1000)
+    few, many = fleet(trace, [0.0] * 10_000, threads=60), fleet(trace, [0.0] * 10_000, threads=600)
+    for world in (few, many):
+        world.advance(60)
+    lag = [w.lag_sum / w.lag_count for world in (few, many) for w in world.workers.values()]
+    done = [w.finished for world in (few, many) for w in world.workers.values()]
+    assert lag[1] > 5 * lag[0]
+    assert done[1] <= 1.05 * done[0]
+
+
+def test_messages_start_first_in_first_out() -> None:
+    world = fleet(SMALL, [float(n) / 50 for n in range(1000)], threads=5)
+    world.advance(60)
+    published = [at - wait for at, wait in world.waits]
+    assert published == sorted(published)
+
+
+def test_a_pod_serves_only_after_its_start() -> None:
+    world = fleet(SMALL, [0.0])
+    world.advance(2.9)
+    assert not world.waits
+    world.advance(3.2)
+    assert len(world.waits) == 1
+
+
+def test_a_worker_that_leaves_finishes_what_it_runs() -> None:
+    world = fleet(SMALL, [0.0] * 20)
+    world.advance(3.5)
+    world.scale(0)
+    assert len(world.workers) == 1
+    world.advance(30)
+    assert not world.workers
+    assert world.requeued == 0
+
+
+def test_what_a_drain_cuts_off_goes_back_to_the_front_of_the_queue() -> None:
+    world = fleet(replace(SMALL, runtime=500.0, runtime_spread=0.0, drain=10.0), [0.0] * 20)
+    world.advance(5)
+    world.scale(0)
+    world.advance(20)
+    assert not world.workers
+    assert world.requeued == len(world.queue) == 20
+
+
+def test_pods_that_are_not_ready_leave_before_busy_ones() -> None:
+    world = fleet(SMALL, [0.0] * 20)
+    world.advance(5)
+    world.scale(2)
+    world.scale(1)
+    assert [w.serving for w in world.workers.values()] == [True]
+
+
+def test_a_slow_downstream_inflates_the_run_time_and_not_the_throughput() -> None:
+    trace = replace(SMALL, downstream=50, cpu=0.0001, cores=1.0, seconds=120)
+    few, many = fleet(trace, [0.0] * 50_000, threads=60), fleet(trace, [0.0] * 50_000, threads=600)
+    for world in (few, many):
+        world.advance(120)
+    done = [w.finished for world in (few, many) for w in world.workers.values()]
+    assert done[1] < 1.25 * done[0]
+
+
+def test_prometheus_shows_the_past_and_nothing_during_an_outage() -> None:
+    trace = replace(SMALL, outages=(replace(load(TRACES / "outage.json").outages[0], at=20, until=30),))
+    world = fleet(trace, arrivals(trace, 1))
+    seen = Observatory(world, 1)
+    world.advance(15)
+    sample = seen.sample()
+    assert sample.queues[0].at < 15
+    assert not sample.problems
+    world.advance(25)
+    assert seen.sample().problems
+    assert not seen.sample().queues
+
+
+# --- traces -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted(TRACES.glob("*.json")), ids=lambda path: path.stem)
+def test_every_trace_file_loads_under_its_own_name(path: Path) -> None:
+    trace = load(path)
+    assert trace.name == path.stem
+    assert arrivals(trace, 1)
+    assert arrivals(trace, 1) == arrivals(trace, 1)
+
+
+def test_a_trace_with_a_key_nobody_knows_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"unknown keys.*'burts'"):
+        parse({"name": "x", "seconds": 1, "arrivals": [], "burts": 3})
+
+
+def test_streams_have_their_rate_and_bursts_their_size() -> None:
+    times = arrivals(Trace("t", 200, (Segment(0, rate=50), Segment(100, burst=777, over=2))), 1)
+    assert sum(1 for time in times if time < 100) == pytest.approx(5000, rel=0.05)
+    assert sum(1 for time in times if 100 <= time <= 102) == pytest.approx(877, abs=50)
+
+
+def test_a_scaled_trace_is_a_larger_fleet_with_a_larger_load() -> None:
+    twice = scaled(load(TRACES / "burst.json"), 2)
+    assert twice.arrivals[1].burst == 12_000
+    assert twice.replicas_max == 20
+
+
+# --- the laws of others -------------------------------------------------------------------------------------------------
+
+
+def sync(law: Keda, metric: float, replicas: int, at: float = 0.0) -> int:
+    """One HPA sync of a law that has just begun, or goes on."""
+    trace = replace(SMALL, seconds=4000, replicas_max=100)
+    world = Fleet(trace, [], 1, 100)
+    world.replicas = replicas
+    world.now = at
+    if not hasattr(law, "_max"):
+        law.start(trace)
+    law._sync(world, metric)
+    return world.replicas
+
+
+def test_hpa_asks_for_the_metric_over_the_target_rounded_up() -> None:
+    assert sync(Keda(target=100, up=replace(HPA_DEFAULT_DOWN, policies=())), 730, 1) == 8
+
+
+def test_hpa_does_nothing_within_its_tolerance() -> None:
+    assert sync(Keda(target=100), 1090, 10) == 10
+    assert sync(Keda(target=100), 1110, 10) == 12
+
+
+def test_hpa_default_policies_double_or_add_four_per_fifteen_seconds() -> None:
+    assert sync(Keda(target=10), 100_000, 1) == 5
+    assert sync(Keda(target=10), 100_000, 10) == 20
+
+
+def test_hpa_scales_in_to_the_highest_recommendation_of_the_last_five_minutes() -> None:
+    law = Keda(target=100)
+    sync(law, 1000, 10, at=0.0)
+    assert sync(law, 100, 10, at=299.0) == 10
+    assert sync(law, 100, 10, at=301.0) == 1
+
+
+def test_keda_leaves_zero_at_a_poll_and_returns_after_the_cooldown() -> None:
+    trace = Trace("t", 600, (Segment(100, burst=5),), warmup=0, start_replicas=0, startup=(1, 1))
+    run = simulate(trace, Keda(), 1)
+    up = next(second.at for second in run.seconds if second.replicas == 1)
+    down = next(second.at for second in run.seconds if second.at > up and second.replicas == 0)
+    assert 100 <= up <= 132
+    assert 300 <= down - up <= 332
+
+
+def test_keda_holds_while_its_metric_is_missing() -> None:
+    law = Keda(target=10)
+    trace = replace(SMALL, replicas_max=100)
+    law.start(trace)
+    world = Fleet(trace, [], 1, 100)
+    world.replicas = 3
+    law._sync(world, None)
+    law._poll(world, None)
+    assert world.replicas == 3
+
+
+def test_celery_autoscale_adds_one_thread_a_second_and_never_a_worker() -> None:
+    run = simulate(Trace("t", 40, (Segment(0, burst=5000),), warmup=0, startup=(1, 1)), CeleryAutoscale(), 1)
+    assert run.seconds[-1].replicas == 1
+    assert 40 <= run.seconds[-1].threads <= 50
+
+
+def test_laws_are_found_by_name_and_unknown_ones_are_refused() -> None:
+    assert {law_named(law.name).name for law in keda_grid()} == {law.name for law in keda_grid()}
+    with pytest.raises(ValueError, match="law 'magic'"):
+        law_named("magic")
+
+
+# --- the whole ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    trace = load(TRACES / "sawtooth.json")
+    assert simulate(trace, law_named("greenfleet"), 7).figures == simulate(trace, law_named("greenfleet"), 7).figures
+
+
+@pytest.mark.parametrize("name", ["burst", "sawtooth", "on-off", "slow-poison"])
+def test_greenfleet_keeps_its_objective_and_costs_less_than_keda_with_defaults(name: str) -> None:
+    trace = load(TRACES / f"{name}.json")
+    ours, theirs = (simulate(trace, law_named(law), 1).figures for law in ("greenfleet", "keda-default"))
+    assert ours.violated_seconds == 0
+    assert ours.worker_seconds < 0.75 * theirs.worker_seconds
+
+
+def test_the_comparison_takes_their_best_configuration_at_equal_service() -> None:
+    trace = load(TRACES / "burst.json")
+    runs = [
+        simulate(trace, law_named(law), 1)
+        for law in ("greenfleet", "keda-500-400-0", "keda-100-50-60", "keda-100-800-60")
+    ]
+    found = comparison(averaged(runs), "greenfleet", [run.law for run in runs[1:]])
+    assert found["keda_single_violated_s"] <= found["violated_s"]
+    assert found["single"] == "keda-500-400-0"
+
+
+def test_the_command_line_ends_with_one_json_object(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "tiny.json").write_text(json.dumps({"name": "tiny", "seconds": 80, "arrivals": [{"at": 0, "rate": 5}]}))
+    code = main(
+        [
+            "--trace",
+            "tiny",
+            "--traces",
+            str(tmp_path),
+            "--law",
+            "greenfleet,keda-tuned",
+            "--seeds",
+            "2",
+            "--plot",
+            str(tmp_path / "out.png"),
+        ]
+    )
+    assert code == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(result["traces"]["tiny"]) == {"greenfleet", "keda-tuned"}
+    assert "mean_cost_ratio_single" in result["comparison"]
+    assert (tmp_path / "out.png").stat().st_size > 1000
+
+
+def test_the_command_line_says_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--trace", "nothing", "--traces", str(TRACES)]) == 2
+    assert "trace 'nothing' does not exist; traces here: blocking" in capsys.readouterr().err
+    assert main(["--trace", "burst", "--traces", str(TRACES), "--law", "magic"]) == 2

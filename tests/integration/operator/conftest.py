@@ -1,0 +1,134 @@
+"""Fixtures of the operator's integration tests: one control plane for all, one small world per namespace."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.integration.operator.harness import (
+    REPOSITORY,
+    Api,
+    Kubelet,
+    Namespace,
+    Object,
+    Operator,
+    Prometheus,
+    cluster,
+    eventually,
+    fresh_name,
+)
+from tests.integration.worker.harness import Redis
+
+CLUSTER = "greenfleet-operator-tests"
+PLACE = ("--control-plane-only", "--name", CLUSTER)
+
+
+@pytest.fixture(scope="session")
+def api() -> Iterator[Api]:
+    """A real API server and controller manager with our CRD."""
+    cluster("down", *PLACE)
+    cluster("up", *PLACE)
+    try:
+        os.environ["PATH"] = f"{os.environ['PATH']}:{cluster('path')}"
+        client = Api(Path(cluster("kubeconfig", *PLACE)))
+        crd = yaml.safe_load((REPOSITORY / "crds" / "greenfleet.io_greenworkerpools.yaml").read_text())
+        path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+        client.create(path, crd)
+
+        def established() -> bool:
+            status = client.get(f"{path}/{crd['metadata']['name']}").get("status") or {}
+            conditions = status.get("conditions") or []
+            return ("Established", "True") in [(one["type"], one["status"]) for one in conditions]
+
+        eventually(established, "the CRD is established")
+        eventually(lambda: client.find("/apis/greenfleet.io/v1alpha1") is not None, "the resource is served")
+        yield client
+    finally:
+        cluster("down", *PLACE)
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    """One Redis for all tests; each uses queues of its own name."""
+    server = Redis(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """One Prometheus for all tests that do not hurt it."""
+    server = Prometheus(tmp_path_factory.mktemp("prometheus"))
+    yield server
+    server.stop()
+
+
+@dataclass
+class World:
+    """A namespace with a broker's Secret, the stand-in for kubelet, and whatever operators a test starts."""
+
+    namespace: Namespace
+    kubelet: Kubelet
+    prometheus: Prometheus
+    redis: Redis
+    directory: Path
+    operators: list[Operator]
+
+    def operator(self, name: str = "operator-1", **settings: object) -> Operator:
+        """A new replica, not yet started; stopped at the end of the test."""
+        made = Operator(self.directory, self.namespace, self.prometheus.url, name, **settings)
+        self.operators.append(made)
+        return made
+
+    def close(self) -> None:
+        """Nothing that was started here is left."""
+        for operator in self.operators:
+            operator.stop()
+        self.kubelet.stop()
+
+
+WorldMaker = Callable[..., World]
+
+
+@pytest.fixture(scope="module")
+def make_world(
+    api: Api, redis: Redis, prometheus: Prometheus, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WorldMaker]:
+    """`make_world("name", runs=…, prometheus=…)`: worlds that end with the module."""
+    worlds: list[World] = []
+
+    def make(prefix: str, runs: Callable[[Object], bool] = lambda pod: True, server: Prometheus | None = None) -> World:
+        directory = tmp_path_factory.mktemp(prefix)
+        namespace = Namespace(api, fresh_name(prefix))
+        namespace.secret("broker", url=redis.url)
+        chosen = server or prometheus
+        world = World(namespace, Kubelet(namespace, directory / "pods", chosen, runs), chosen, redis, directory, [])
+        worlds.append(world)
+        return world
+
+    yield make
+    for world in worlds:
+        world.close()
+
+
+@pytest.fixture(autouse=True)
+def no_bug_was_logged(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever a test does to it, the operator never says that it has a bug."""
+    yield
+    for world in _worlds(request):
+        for operator in world.operators:
+            assert "a bug of ours" not in operator.text(), operator.tail(60)
+            assert "Traceback" not in operator.text(), operator.tail(60)
+
+
+def _worlds(request: pytest.FixtureRequest) -> list[World]:
+    found = [request.getfixturevalue(name) for name in ("world",) if name in request.fixturenames]
+    return [world for world in found if isinstance(world, World)]
+
+
+__all__ = ["World", "WorldMaker"]

@@ -1,0 +1,717 @@
+"""A real API server with its controllers, a real Prometheus, a real Redis, and the operator as a process.
+
+What is missing is kubelet: `Kubelet` here is a small honest stand-in that does, for the pods of one namespace, what the
+operator relies on: it runs the containers' commands as processes with their environment, writes the downward-API and
+ConfigMap files, probes readiness, reports status, and ends pods with SIGTERM.
+Only processes started here are ever signalled, by their own id.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+from urllib.parse import urlencode
+
+import urllib3
+import yaml
+
+Object = dict[str, Any]
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+APPS = Path(__file__).parent / "apps"
+POOLS = "/apis/greenfleet.io/v1alpha1"
+DEBIAN_PACKAGES = "prometheus redis-server openssl"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def eventually(condition: Callable[[], Any], what: str, seconds: float = 20.0, more: Callable[[], str] = str) -> Any:
+    """The first true value of `condition`; an AssertionError that says `what` did not happen within `seconds`."""
+    deadline = monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what} (last: {value!r}) {more()}")
+        sleep(0.05)
+
+
+def program(name: str) -> str:
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
+    if found is None:
+        raise RuntimeError(f"{name} is missing: apt-get install --no-install-recommends {DEBIAN_PACKAGES}")
+    return found
+
+
+def http_status(url: str) -> int:
+    """0 when nobody answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+class Refused(Exception):
+    """The API server's answer to a request that it does not accept."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status = status
+        self.message = message
+
+
+class Api:
+    """A synchronous client with the administrator's certificate. Safe to use from several threads."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self.kubeconfig = kubeconfig
+        config = yaml.safe_load(kubeconfig.read_text())
+        cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+        self.server = cluster["server"]
+
+        def file_of(where: Object, name: str) -> str:
+            if name in where:
+                return str(kubeconfig.parent / where[name])
+            path = kubeconfig.parent / f"harness-{name}.pem"
+            path.write_bytes(b64decode(where[f"{name}-data"]))
+            path.chmod(0o600)
+            return str(path)
+
+        self._http = urllib3.PoolManager(
+            maxsize=16,
+            ca_certs=file_of(cluster, "certificate-authority"),
+            cert_file=file_of(user, "client-certificate"),
+            key_file=file_of(user, "client-key"),
+            retries=False,
+            timeout=20,
+        )
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Object | None = None,
+        *,
+        content_type: str = "application/json",
+        **query: str,
+    ) -> Object:
+        """Raises Refused."""
+        answer = self._http.request(
+            method,
+            self.server + path + (f"?{urlencode(query)}" if query else ""),
+            body=None if body is None else json.dumps(body),
+            headers={"Content-Type": content_type, "Accept": "application/json"},
+        )
+        text = answer.data.decode()
+        if answer.status >= 400:
+            try:
+                message = json.loads(text).get("message", text)
+            except ValueError:
+                message = text
+            raise Refused(answer.status, message)
+        found: Object = json.loads(text) if text else {}
+        return found
+
+    def get(self, path: str, **query: str) -> Object:
+        return self.ask("GET", path, **query)
+
+    def find(self, path: str) -> Object | None:
+        """The object, or None where there is none."""
+        try:
+            return self.get(path)
+        except Refused as refusal:
+            if refusal.status == 404:
+                return None
+            raise
+
+    def items(self, path: str, **query: str) -> list[Object]:
+        return list(self.get(path, **query)["items"])
+
+    def create(self, path: str, body: Object) -> Object:
+        return self.ask("POST", path, body)
+
+    def merge(self, path: str, patch: Object) -> Object:
+        return self.ask("PATCH", path, patch, content_type="application/merge-patch+json")
+
+    def apply(self, path: str, body: Object, manager: str = "user", force: str = "true") -> Object:
+        return self.ask(
+            "PATCH",
+            path,
+            body,
+            content_type="application/apply-patch+yaml",
+            fieldManager=manager,
+            force=force,
+            fieldValidation="Strict",
+        )
+
+    def delete(self, path: str, **options: Any) -> None:
+        try:
+            self.ask("DELETE", path, {"apiVersion": "v1", "kind": "DeleteOptions", **options})
+        except Refused as refusal:
+            if refusal.status != 404:
+                raise
+
+
+class Namespace:
+    """Everything in one namespace, by short names."""
+
+    def __init__(self, api: Api, name: str) -> None:
+        self.api = api
+        self.name = name
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        api.create("/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
+        eventually(lambda: api.find(f"/api/v1/namespaces/{name}/serviceaccounts/default"), f"{name} has an account")
+
+    def path(self, kind: str, name: str = "") -> str:
+        root = {
+            "pods": "/api/v1",
+            "configmaps": "/api/v1",
+            "secrets": "/api/v1",
+            "deployments": "/apis/apps/v1",
+            "replicasets": "/apis/apps/v1",
+            "poddisruptionbudgets": "/apis/policy/v1",
+            "leases": "/apis/coordination.k8s.io/v1",
+            "events": "/apis/events.k8s.io/v1",
+            "greenworkerpools": POOLS,
+        }[kind]
+        return f"{root}/namespaces/{self.name}/{kind}" + (f"/{name}" if name else "")
+
+    def secret(self, name: str, **values: str) -> None:
+        data = {key: b64encode(value.encode()).decode() for key, value in values.items()}
+        self.api.apply(
+            self.path("secrets", name),
+            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": data},
+        )
+
+    def apply_pool(self, name: str, **spec: Any) -> Object:
+        """A minimal pool with `spec` added, applied as a user does."""
+        minimal = {
+            "app": "hub_app",
+            "image": "registry.example/hub:1",
+            "broker": {"secretRef": {"name": "broker", "key": "url"}},
+            "queues": [name],
+        }
+        body = {
+            "apiVersion": "greenfleet.io/v1alpha1",
+            "kind": "GreenWorkerPool",
+            "metadata": {"name": name, "namespace": self.name},
+            "spec": {**minimal, **spec},
+        }
+        return self.api.apply(self.path("greenworkerpools", name), body)
+
+    def delete_pool(self, name: str, *, wait: bool = True) -> None:
+        self.api.delete(self.path("greenworkerpools", name))
+        if not wait:
+            return  # a collector that has not met the kind before takes half a minute
+        eventually(
+            lambda: not self.find("greenworkerpools", name) and not self.find("deployments", f"{name}-eventlet"),
+            f"{name} and its workers are gone",
+            60,
+        )
+
+    def find(self, kind: str, name: str) -> Object | None:
+        return self.api.find(self.path(kind, name))
+
+    def pool(self, name: str) -> Object:
+        return self.api.get(self.path("greenworkerpools", name))
+
+    def condition(self, pool: str, kind: str) -> Object:
+        """One condition, or an empty object while there is none."""
+        found = (self.pool(pool).get("status") or {}).get("conditions") or []
+        return next((condition for condition in found if condition["type"] == kind), {})
+
+    def await_condition(self, pool: str, kind: str, status: str, reason: str = "", seconds: float = 30.0) -> Object:
+        def holds() -> Object | None:
+            found = self.condition(pool, kind)
+            agrees = found.get("status") == status and (not reason or found["reason"] == reason)
+            return found if agrees else None
+
+        found: Object = eventually(
+            holds,
+            f"{pool} has {kind}={status} {reason}",
+            seconds,
+            lambda: json.dumps((self.pool(pool).get("status") or {}).get("conditions"), indent=1),
+        )
+        return found
+
+    def deployment(self, pool: str, role: str = "eventlet") -> Object | None:
+        return self.find("deployments", f"{pool}-{role}")
+
+    def replicas(self, pool: str, role: str = "eventlet") -> int | None:
+        found = self.deployment(pool, role)
+        return None if found is None else int(found["spec"].get("replicas", 0))
+
+    def pods(self, pool: str) -> list[Object]:
+        return self.api.items(self.path("pods"), labelSelector=f"greenfleet.io/pool={pool}")
+
+    def events(self, pool: str, reason: str = "") -> list[Object]:
+        found = self.api.items(self.path("events"))
+        return [
+            event
+            for event in found
+            if (event.get("regarding") or {}).get("name") == pool and (not reason or event["reason"] == reason)
+        ]
+
+
+class Prometheus:
+    """A real server whose targets are in a file, as labelled as pod discovery would label them."""
+
+    def __init__(self, directory: Path, scrape_interval: str = "1s") -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.targets_file = directory / "targets.json"
+        self._targets: dict[str, Object] = {}
+        self._lock = threading.Lock()
+        self._write()
+        config = {
+            "global": {"scrape_interval": scrape_interval, "scrape_timeout": scrape_interval},
+            "scrape_configs": [
+                {
+                    "job_name": "greenfleet",
+                    "file_sd_configs": [{"files": [str(self.targets_file)], "refresh_interval": "1s"}],
+                }
+            ],
+        }
+        (directory / "prometheus.yaml").write_text(yaml.safe_dump(config))
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [
+                program("prometheus"),
+                f"--config.file={self.directory / 'prometheus.yaml'}",
+                f"--storage.tsdb.path={self.directory / 'data'}",
+                f"--web.listen-address=127.0.0.1:{self.port}",
+                "--log.level=warn",
+            ],
+            stdout=(self.directory / "log").open("ab"),
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "GOMAXPROCS": "1"},
+        )
+        eventually(lambda: http_status(f"{self.url}/-/ready") == 200, "Prometheus is ready")
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(20)
+            self.process = None
+
+    def add(self, key: str, port: int, labels: Mapping[str, str]) -> None:
+        with self._lock:
+            self._targets[key] = {"targets": [f"127.0.0.1:{port}"], "labels": dict(labels)}
+            self._write()
+
+    def remove(self, key: str) -> None:
+        with self._lock:
+            self._targets.pop(key, None)
+            self._write()
+
+    def relabel(self, key: str, labels: Mapping[str, str]) -> None:
+        """Other target labels for one target."""
+        with self._lock:
+            self._targets[key]["labels"] = dict(labels)
+            self._write()
+
+    def keys(self) -> list[str]:
+        return list(self._targets)
+
+    def _write(self) -> None:
+        new = self.targets_file.with_suffix(".new")
+        new.write_text(json.dumps(list(self._targets.values())))
+        new.replace(self.targets_file)
+
+
+class Operator:
+    """One replica of the operator, as a process of its own."""
+
+    def __init__(
+        self,
+        directory: Path,
+        namespace: Namespace,
+        prometheus_url: str,
+        name: str = "operator-1",
+        **settings: Any,
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.name = name
+        self.namespace = namespace
+        self.port = free_port()
+        self.log = directory / f"{name}.log"
+        self.config = directory / f"{name}.yaml"
+        server = {"url": prometheus_url, "scrapeInterval": "1s", "timeout": "2s"}
+        chosen = {
+            "prometheus": {"servers": {"default": server}},
+            "namespaces": [namespace.name],
+            "tick": "500ms",
+            "leaseDuration": "6s",
+            "logFormat": "text",
+            **settings,
+        }
+        self.config.write_text(yaml.safe_dump(chosen))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, kubeconfig: Path | None = None) -> Operator:
+        command = [sys.executable, "-m", "greenfleet", "operator", "--config", str(self.config)]
+        command += ["--kubeconfig", str(kubeconfig or self.namespace.api.kubeconfig), "--port", str(self.port)]
+        self.process = subprocess.Popen(
+            command,
+            env={**os.environ, "POD_NAME": self.name, "POD_NAMESPACE": self.namespace.name},
+            stdout=self.log.open("ab"),
+            stderr=subprocess.STDOUT,
+        )
+        eventually(
+            lambda: self.status("/readyz") == 200 or self.gone(), f"{self.name} is ready", 30, lambda: self.tail()
+        )
+        assert not self.gone(), self.tail()
+        return self
+
+    def gone(self) -> bool:
+        return self.process is None or self.process.poll() is not None
+
+    def status(self, path: str) -> int:
+        return http_status(f"http://127.0.0.1:{self.port}{path}")
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
+            return str(response.read().decode())
+
+    def metric(self, series: str) -> float | None:
+        """The value of one series, written as in the exposition."""
+        for line in self.get("/metrics").splitlines():
+            if line.startswith(series + " "):
+                return float(line.rsplit(" ", 1)[1])
+        return None
+
+    def leads(self) -> bool:
+        return self.metric("greenfleet_leader") == 1
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        if self.process is not None:
+            if self.process.poll() is None:
+                self.process.send_signal(signal.SIGCONT)
+                self.process.send_signal(how)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(10)
+            self.process = None
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def tail(self, lines: int = 30) -> str:
+        return "\n".join(self.text().splitlines()[-lines:])
+
+
+@dataclass
+class RunningPod:
+    """One pod as the stand-in runs it."""
+
+    name: str
+    directory: Path
+    port: int = 0
+    process: subprocess.Popen[bytes] | None = None
+    waiting: tuple[str, str] | None = None
+    """Why it cannot start, in kubelet's words; tried again at every look."""
+    stands_in: bool = False
+    """Only said to be ready."""
+    reported: Object = field(default_factory=dict)
+    terminating: bool = False
+
+
+class Kubelet:
+    """Runs the pods of one namespace. `runs(pod)` says which pods are processes; the others are only said to be ready."""
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        directory: Path,
+        prometheus: Prometheus,
+        runs: Callable[[Object], bool] = lambda pod: True,
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.namespace = namespace
+        self.directory = directory
+        self.prometheus = prometheus
+        self.runs = runs
+        self.pods: dict[str, RunningPod] = {}
+        self.started: list[str] = []
+        """Names of all pods ever run here, in order."""
+        self.failure: BaseException | None = None
+        self._agent: Path | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="kubelet", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(30)
+        for pod in self.pods.values():
+            self._kill(pod)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._look()
+            except (Refused, urllib3.exceptions.HTTPError) as error:
+                self.failure = error  # the next look comes soon
+            self._stop.wait(0.1)
+
+    def _look(self) -> None:
+        listed = self.namespace.api.items(self.namespace.path("pods"), resourceVersion="0")
+        for pod in listed:
+            self._sync(pod)
+        gone = self.pods.keys() - {pod["metadata"]["uid"] for pod in listed}
+        for uid in gone:
+            self._kill(self.pods.pop(uid))
+
+    def _sync(self, pod: Object) -> None:
+        metadata = pod["metadata"]
+        running = self.pods.get(metadata["uid"])
+        if not pod["spec"].get("nodeName"):
+            if "deletionTimestamp" not in metadata:
+                self._bind(metadata["name"])
+            return
+        if running is None:
+            if "deletionTimestamp" in metadata:
+                self._remove(metadata["name"])
+                return
+            running = self.pods[metadata["uid"]] = RunningPod(metadata["name"], self.directory / metadata["name"])
+            running.directory.mkdir(exist_ok=True)
+        if "deletionTimestamp" in metadata:
+            self._end(pod, running)
+            return
+        self._write_files(pod, running)
+        if running.process is None and not running.stands_in:
+            self._start(pod, running)
+        self._report(pod, running)
+
+    def _bind(self, name: str) -> None:
+        binding = {
+            "apiVersion": "v1",
+            "kind": "Binding",
+            "metadata": {"name": name},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": "stand-in"},
+        }
+        self.namespace.api.create(f"{self.namespace.path('pods', name)}/binding", binding)
+
+    def _write_files(self, pod: Object, running: RunningPod) -> None:
+        """What the volumes of the pod would show; rewritten whenever the API says something else."""
+        annotations = pod["metadata"].get("annotations") or {}
+        self._write(running.directory / "threads", annotations.get("greenfleet.io/threads", ""))
+        for volume in pod["spec"].get("volumes", ()):
+            if volume["name"] == "greenfleet-pool":
+                config = self.namespace.find("configmaps", volume["configMap"]["name"]) or {}
+                for key in ("threads", "routes"):
+                    self._write(running.directory / f"start-{key}", (config.get("data") or {}).get(key, ""))
+            if volume["name"] == "broker":
+                secret = self.namespace.find("secrets", volume["secret"]["secretName"])
+                key = volume["secret"]["items"][0]["key"]
+                if secret is not None and key in (secret.get("data") or {}):
+                    self._write(running.directory / "url", b64decode(secret["data"][key]).decode())
+
+    @staticmethod
+    def _write(path: Path, text: str) -> None:
+        if path.exists() and path.read_text() == text:
+            return
+        new = path.with_name(path.name + ".new")
+        new.write_text(text)
+        new.replace(path)
+
+    def _start(self, pod: Object, running: RunningPod) -> None:
+        container = pod["spec"]["containers"][0]
+        running.port = free_port()
+        directory = running.directory
+        environment = dict(os.environ)
+        try:
+            for entry in container["env"]:
+                environment[entry["name"]] = self._value(entry, pod)
+        except LookupError as missing:
+            running.waiting = ("CreateContainerConfigError", str(missing.args[0]))
+            return
+        running.waiting = None
+        environment |= {
+            "GREENWORKER_THREADS_FILE": str(directory / "threads"),
+            "GREENWORKER_START_FILE": str(directory / "start-threads"),
+            "GREENWORKER_ROUTES_FILE": str(directory / "start-routes"),
+            "GREENWORKER_BROKER_URL_FILE": str(directory / "url"),
+            "GREENWORKER_METRICS_PORT": str(running.port),
+            "GREENWORKER_TERMINATION_LOG": str(directory / "termination"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        if not self.runs(pod):
+            running.stands_in = True
+            return
+        command = [sys.executable, *container["command"][1:]]
+        if "/greenfleet/bin/launch.py" in command:
+            command[1] = str(self._injected() / "bin" / "launch.py")
+        running.process = subprocess.Popen(
+            command,
+            cwd=APPS,
+            env=environment,
+            stdout=(directory / "log").open("ab"),
+            stderr=subprocess.STDOUT,
+        )
+        self.started.append(running.name)
+        self.prometheus.add(running.name, running.port, {"namespace": self.namespace.name, "pod": running.name})
+
+    def _injected(self) -> Path:
+        if self._agent is None:
+            agent = self.directory / "agent"
+            agent.mkdir(exist_ok=True)
+            subprocess.run([sys.executable, "-m", "greenworker.inject", str(agent)], check=True)
+            self._agent = agent
+        return self._agent
+
+    def _value(self, entry: Object, pod: Object) -> str:
+        """Raises LookupError with kubelet's words."""
+        source = entry.get("valueFrom")
+        if source is None:
+            return str(entry.get("value", ""))
+        if "fieldRef" in source:
+            return str(pod["metadata"][source["fieldRef"]["fieldPath"].removeprefix("metadata.")])
+        reference = source["secretKeyRef"]
+        secret = self.namespace.find("secrets", reference["name"])
+        if secret is None:
+            raise LookupError(f'secret "{reference["name"]}" not found')
+        if reference["key"] not in (secret.get("data") or {}):
+            raise LookupError(
+                f"couldn't find key {reference['key']} in Secret {self.namespace.name}/{reference['name']}"
+            )
+        return b64decode(secret["data"][reference["key"]]).decode()
+
+    def _report(self, pod: Object, running: RunningPod) -> None:
+        container = pod["spec"]["containers"][0]
+        ready = False
+        state: Object = {"running": {}}
+        last: Object = {}
+        if running.waiting is not None:
+            reason, message = running.waiting
+            state = {"waiting": {"reason": reason, "message": message}}
+        elif running.process is None:
+            ready = running.stands_in
+        elif running.process.poll() is not None:
+            log = running.directory / "termination"
+            message = log.read_text() if log.exists() else (running.directory / "log").read_text()[-2000:]
+            terminated = {"exitCode": running.process.returncode, "reason": "Error", "message": message}
+            state = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s restarting failed container"}}
+            last = {"terminated": terminated}
+            self.prometheus.remove(running.name)
+        else:
+            ready = http_status(f"http://127.0.0.1:{running.port}/readyz") == 200
+        new = {"ready": ready, "state": state, "last": last}
+        if new == running.reported:
+            return
+        running.reported = new
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        status = "True" if ready else "False"
+        conditions = [
+            {"type": kind, "status": value, "lastTransitionTime": now}
+            for kind, value in (("PodScheduled", "True"), ("ContainersReady", status), ("Ready", status))
+        ]
+        one = {
+            "name": container["name"],
+            "image": container["image"],
+            "imageID": "",
+            "ready": ready,
+            "started": ready,
+            "restartCount": 0,
+            "state": state,
+            "lastState": last,
+        }
+        phase = "Pending" if "waiting" in state and not last else "Running"
+        patch = {"status": {"phase": phase, "conditions": conditions, "containerStatuses": [one]}}
+        self.namespace.api.merge(f"{self.namespace.path('pods', running.name)}/status", patch)
+
+    def _end(self, pod: Object, running: RunningPod) -> None:
+        if running.process is not None and not running.terminating:
+            running.terminating = True
+            running.process.terminate()
+        if running.process is None or running.process.poll() is not None:
+            self._remove(running.name)
+
+    def _remove(self, name: str) -> None:
+        self.prometheus.remove(name)
+        self.namespace.api.delete(self.namespace.path("pods", name), gracePeriodSeconds=0)
+
+    def _kill(self, running: RunningPod) -> None:
+        self.prometheus.remove(running.name)
+        if running.process is not None and running.process.poll() is None:
+            running.process.kill()
+            running.process.wait(10)
+
+    def processes(self, pool: str) -> list[RunningPod]:
+        return [pod for pod in self.pods.values() if pod.name.startswith(f"{pool}-eventlet-")]
+
+    def tail(self) -> str:
+        logs = [(pod.name, pod.directory / "log") for pod in self.pods.values()]
+        return "\n".join(
+            f"--- {name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-8:])
+            for name, log in logs
+            if log.exists()
+        )
+
+
+def only_exporters(pod: Object) -> bool:
+    """For `Kubelet.runs`: workers are only said to be ready."""
+    return bool(pod["metadata"]["labels"].get("greenfleet.io/role") == "exporter")
+
+
+_NUMBERS = itertools.count(1)
+
+
+def fresh_name(prefix: str) -> str:
+    """A name that no other test uses."""
+    return f"{prefix}-{next(_NUMBERS)}"
+
+
+def kubectl(api: Api, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    """kubectl as a user runs it."""
+    return subprocess.run(
+        [program("kubectl"), f"--kubeconfig={api.kubeconfig}", *arguments],
+        input=stdin,
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=90,
+    )
+
+
+def cluster(*arguments: str) -> str:
+    """The project's own Kubernetes."""
+    command: Sequence[str] = [str(REPOSITORY / "cluster" / "kube"), *arguments]
+    done = subprocess.run(command, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()

@@ -1,0 +1,206 @@
+"""The children of a pool against a real API server, its garbage collector and its Deployment controller."""
+
+from __future__ import annotations
+
+import pytest
+
+from greenfleet.resources import names
+from tests.integration.operator.conftest import World, WorldMaker
+from tests.integration.operator.harness import Object, Refused, eventually, only_exporters
+
+
+@pytest.fixture(scope="module")
+def world(make_world: WorldMaker) -> World:
+    made = make_world("children", runs=only_exporters)
+    made.operator().start()
+    return made
+
+
+def exporters(world: World) -> list[Object]:
+    return world.namespace.api.items(world.namespace.path("deployments"), labelSelector="greenfleet.io/role=exporter")
+
+
+def owners_of_exporter(world: World, secret: str = "broker") -> list[str]:
+    found = world.namespace.find("deployments", names.exporter_name(secret, "url"))
+    return sorted(owner["name"] for owner in found["metadata"].get("ownerReferences", [])) if found else []
+
+
+def test_the_children_appear_and_are_owned(world: World) -> None:
+    shop = world.namespace
+    created = shop.apply_pool("feeds", prefork={})
+    found = [
+        eventually(lambda kind=kind, name=name: shop.find(kind, name), f"{kind} {name}")
+        for kind, name in (
+            ("deployments", "feeds-eventlet"),
+            ("deployments", "feeds-prefork"),
+            ("configmaps", "feeds-greenfleet"),
+            ("poddisruptionbudgets", "feeds-eventlet"),
+            ("poddisruptionbudgets", "feeds-prefork"),
+        )
+    ]
+    for child in found:
+        [owner] = child["metadata"]["ownerReferences"]
+        assert (owner["kind"], owner["uid"], owner["controller"]) == (
+            "GreenWorkerPool",
+            created["metadata"]["uid"],
+            True,
+        )
+    [exporter] = eventually(lambda: exporters(world), "the exporter")
+    assert [owner["name"] for owner in exporter["metadata"]["ownerReferences"]] == ["feeds"]
+    ready = shop.await_condition("feeds", "Ready", "True")
+    assert ready["reason"] == "ScaledToZero"
+    assert shop.pool("feeds")["status"]["observedGeneration"] == 1
+    shop.delete_pool("feeds", wait=False)
+
+
+def test_drift_is_repaired(world: World) -> None:
+    shop = world.namespace
+    shop.apply_pool("drift")
+    path = shop.path("deployments", "drift-eventlet")
+    eventually(lambda: shop.deployment("drift"), "the Deployment")
+    container = {"name": "worker", "image": "registry.example/evil:1"}
+    shop.api.ask(
+        "PATCH",
+        path,
+        {"spec": {"template": {"spec": {"containers": [container]}}}},
+        content_type="application/strategic-merge-patch+json",
+    )
+
+    def image() -> str:
+        return str(shop.api.get(path)["spec"]["template"]["spec"]["containers"][0]["image"])
+
+    eventually(lambda: image() == "registry.example/hub:1", "the image is back", 15)
+    shop.api.delete(path)
+    eventually(lambda: shop.deployment("drift"), "the Deployment is back", 15)
+    shop.delete_pool("drift", wait=False)
+
+
+def test_a_change_of_the_image_reaches_the_workers_and_a_change_of_bounds_does_not_roll_them_out(world: World) -> None:
+    shop = world.namespace
+    shop.apply_pool("change")
+    eventually(lambda: shop.deployment("change"), "the Deployment")
+
+    def template() -> Object:
+        found: Object = (shop.deployment("change") or {})["spec"]["template"]
+        return found
+
+    before = template()
+    shop.apply_pool("change", greenThreads={"max": 77}, scaling={"maxWait": "5s"})
+    eventually(lambda: (shop.pool("change").get("status") or {}).get("observedGeneration") == 2, "generation 2 is seen")
+    eventually(lambda: shop.condition("change", "Reconciling").get("status") == "False", "it is settled")
+    assert template() == before
+    shop.apply_pool("change", image="registry.example/hub:2")
+    eventually(lambda: template()["spec"]["containers"][0]["image"] == "registry.example/hub:2", "the new image")
+    shop.delete_pool("change", wait=False)
+
+
+def test_a_companion_that_is_no_longer_wanted_is_removed(world: World) -> None:
+    shop = world.namespace
+    shop.apply_pool("companion", prefork={})
+    eventually(lambda: shop.deployment("companion", "prefork"), "the companion")
+    eventually(lambda: shop.condition("companion", "Ready").get("status") == "True", "the operator has seen it")
+    shop.apply_pool("companion")
+    eventually(lambda: shop.deployment("companion", "prefork") is None, "the companion is gone", 20)
+    eventually(lambda: shop.find("poddisruptionbudgets", "companion-prefork") is None, "its budget is gone")
+    assert shop.deployment("companion") is not None
+    shop.delete_pool("companion", wait=False)
+
+
+def test_an_exporter_that_no_pool_uses_any_more_goes_even_while_its_pool_stays(world: World) -> None:
+    shop = world.namespace
+    shop.secret("broker-2", url=world.redis.url)
+    shop.apply_pool("moves")
+    eventually(lambda: "moves" in owners_of_exporter(world), "the first exporter")
+    shop.apply_pool("moves", broker={"secretRef": {"name": "broker-2", "key": "url"}})
+
+    eventually(lambda: owners_of_exporter(world, "broker-2") == ["moves"], "the new exporter")
+    eventually(lambda: "moves" not in owners_of_exporter(world), "the old exporter is gone, or somebody else's")
+    shop.delete_pool("moves", wait=False)
+
+
+def test_deleting_with_orphans_leaves_the_workers_running_and_a_new_pool_adopts_them(world: World) -> None:
+    shop = world.namespace
+    shop.apply_pool("kept", replicas={"min": 1, "max": 2})
+    eventually(lambda: shop.replicas("kept") == 1 and shop.pods("kept"), "one worker")
+    [pod] = shop.pods("kept")
+    shop.api.delete(shop.path("greenworkerpools", "kept"), propagationPolicy="Orphan")
+    eventually(lambda: not shop.find("greenworkerpools", "kept"), "the pool is gone")
+    assert shop.deployment("kept") is not None
+    again = shop.apply_pool("kept", replicas={"min": 1, "max": 2})
+
+    def owner() -> str:
+        references = (shop.deployment("kept") or {})["metadata"].get("ownerReferences") or [{}]
+        return str(references[0].get("uid", ""))
+
+    eventually(lambda: owner() == again["metadata"]["uid"], "the new pool owns the Deployment")
+    assert [one["metadata"]["uid"] for one in shop.pods("kept")] == [pod["metadata"]["uid"]]
+    shop.delete_pool("kept", wait=False)
+
+
+def test_replicas_are_handed_over_without_a_reset_to_one(world: World) -> None:
+    shop = world.namespace
+    path = shop.path("deployments", "handed-eventlet")
+    seen: list[int] = []
+    shop.apply_pool("handed", replicas={"min": 3, "max": 5})
+
+    def owners() -> set[str]:
+        found = shop.api.find(path)
+        if found is None:
+            return set()
+        seen.append(found["spec"]["replicas"])
+        return {
+            entry["manager"]
+            for entry in found["metadata"]["managedFields"]
+            if "f:replicas" in entry["fieldsV1"].get("f:spec", {})
+        }
+
+    eventually(lambda: "greenfleet-autoscaler" in owners(), "the autoscaler has taken replicas")
+    # A change of the spec makes the reconciler apply again, now without replicas.
+    for image in ("registry.example/hub:2", "registry.example/hub:3"):
+        shop.apply_pool("handed", replicas={"min": 3, "max": 5}, image=image)
+
+        def settled(image: str = image) -> bool:
+            container = shop.api.get(path)["spec"]["template"]["spec"]["containers"][0]
+            return owners() == {"greenfleet-autoscaler"} and container["image"] == image
+
+        eventually(settled, f"the autoscaler alone owns replicas with {image}")
+    assert set(seen) == {3}
+    shop.delete_pool("handed", wait=False)
+
+
+def test_the_pods_are_admitted_under_pod_security_restricted(world: World) -> None:
+    """The namespace enforces it, so that pods that break it do not exist; here that they would not."""
+    shop = world.namespace
+    privileged = {"name": "c", "image": "x", "securityContext": {"privileged": True}}
+    with pytest.raises(Refused, match="restricted"):
+        shop.api.create(shop.path("pods"), {"metadata": {"name": "bad"}, "spec": {"containers": [privileged]}})
+    shop.apply_pool("admitted", replicas={"min": 1, "max": 1}, prefork={"replicas": {"min": 1}})
+    eventually(lambda: len(shop.pods("admitted")) == 2, "a worker of each kind")
+    shop.delete_pool("admitted", wait=False)
+
+
+def test_deleting_the_pool_lets_the_collector_remove_everything(world: World) -> None:
+    shop = world.namespace
+    shop.apply_pool("a", queues=["a"])
+    shop.apply_pool("b", queues=["b"])
+    eventually(lambda: shop.deployment("a") and shop.deployment("b"), "both fleets")
+
+    eventually(
+        lambda: owners_of_exporter(world) == ["a", "b"],
+        "one exporter for both",
+        more=lambda: str(owners_of_exporter(world)),
+    )
+    shop.delete_pool("a")
+    eventually(lambda: owners_of_exporter(world) == ["b"], "the exporter stays for the other pool")
+    assert shop.deployment("b") is not None
+    shop.delete_pool("b")
+    for kind in ("deployments", "configmaps", "poddisruptionbudgets", "replicasets", "pods"):
+        eventually(
+            lambda kind=kind: (
+                not shop.api.items(shop.path(kind), labelSelector="app.kubernetes.io/managed-by=greenfleet")
+                if kind not in ("replicasets", "pods")
+                else not shop.api.items(shop.path(kind), labelSelector="greenfleet.io/role")
+            ),
+            f"no {kind} is left",
+            60,
+        )

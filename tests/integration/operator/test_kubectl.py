@@ -1,0 +1,118 @@
+"""What people and tools do with a pool: wait, scale, get, explain, and an HPA's view."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.integration.operator.conftest import World, WorldMaker
+from tests.integration.operator.harness import Object, eventually, kubectl, only_exporters
+
+
+@pytest.fixture(scope="module")
+def world(make_world: WorldMaker) -> World:
+    made = make_world("kubectl", runs=only_exporters)
+    made.operator().start()
+    return made
+
+
+def run(world: World, *arguments: str, stdin: str | None = None) -> str:
+    done = kubectl(world.namespace.api, "-n", world.namespace.name, *arguments, stdin=stdin)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_kubectl_wait_waits_for_ready(world: World) -> None:
+    world.namespace.apply_pool("waited", replicas={"min": 1, "max": 1})
+    run(world, "wait", "--for=condition=Ready", "gwp/waited", "--timeout=60s")
+    world.namespace.delete_pool("waited", wait=False)
+
+
+def test_kubectl_scale_sets_the_workers_of_a_manual_pool_and_nothing_else_does(world: World) -> None:
+    shop = world.namespace
+    shop.apply_pool("manual", scaling={"mode": "manual"}, manualReplicas=2)
+    eventually(lambda: shop.replicas("manual") == 2, "two workers by hand")
+    run(world, "scale", "gwp/manual", "--replicas=4")
+    assert shop.pool("manual")["spec"]["manualReplicas"] == 4
+    eventually(lambda: shop.replicas("manual") == 4, "four workers by hand")
+    run(world, "scale", "gwp/manual", "--replicas=0")
+    eventually(lambda: shop.replicas("manual") == 0, "no workers by hand")
+    shop.delete_pool("manual", wait=False)
+
+
+def test_the_scale_subresource_shows_an_hpa_what_it_needs(world: World) -> None:
+    shop = world.namespace
+    shop.apply_pool("scaled", scaling={"mode": "manual"}, manualReplicas=2, prefork={"replicas": {"min": 1}})
+    path = f"{shop.path('greenworkerpools', 'scaled')}/scale"
+    eventually(lambda: shop.api.get(path)["status"].get("replicas") == 2, "the Eventlet workers only")
+    scale = shop.api.get(path)
+    assert scale["spec"]["replicas"] == 2
+    selected = shop.api.items(shop.path("pods"), labelSelector=scale["status"]["selector"])
+    assert len(selected) == 2
+    assert {pod["metadata"]["labels"]["greenfleet.io/role"] for pod in selected} == {"eventlet"}
+    shop.delete_pool("scaled", wait=False)
+
+
+def test_the_columns_of_kubectl_get(world: World) -> None:
+    shop = world.namespace
+    shop.apply_pool("listed", replicas={"min": 1, "max": 7})
+    shop.await_condition("listed", "Ready", "True")
+    eventually(lambda: (shop.pool("listed")["status"]).get("readyReplicas") == 1, "a worker is ready")
+    header, line = run(world, "get", "gwp", "listed").splitlines()
+    assert header.split() == ["NAME", "READY", "WORKERS", "THREADS", "MIN", "MAX", "REASON", "AGE"]
+    assert line.split()[:7] == ["listed", "True", "1", "100", "1", "7", shop.condition("listed", "Ready")["reason"]]
+    wide = run(world, "get", "gwp", "listed", "-o", "wide")
+    assert "QUEUES" in wide
+    assert '["listed"]' in wide
+    assert "listed" in run(world, "get", "all")
+    shop.delete_pool("listed", wait=False)
+
+
+def test_explain_reads_like_documentation(world: World) -> None:
+    assert "longest that a message should wait" in run(world, "explain", "gwp.spec.scaling.maxWait")
+    assert "status.observedGeneration" in run(world, "explain", "gwp", "--recursive") or (
+        "observedGeneration" in run(world, "explain", "gwp.status")
+    )
+
+
+def test_a_server_side_dry_run_shows_the_defaults(world: World) -> None:
+    minimal = {
+        "apiVersion": "greenfleet.io/v1alpha1",
+        "kind": "GreenWorkerPool",
+        "metadata": {"name": "dry"},
+        "spec": {
+            "app": "proj",
+            "image": "proj:1",
+            "broker": {"secretRef": {"name": "broker", "key": "url"}},
+            "queues": ["dry"],
+        },
+    }
+    text = run(world, "apply", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(minimal))
+    spec: Object = json.loads(text)["spec"]
+    assert spec["greenThreads"]["max"] == 1000
+    assert spec["scaling"]["cooldown"] == "5m"
+    assert spec["worker"]["securityContext"]["runAsUser"] == 65532
+
+
+def test_a_status_is_written_once_and_then_left_alone_while_nothing_changes(world: World) -> None:
+    shop = world.namespace
+    shop.apply_pool("quiet", scaling={"mode": "manual"}, manualReplicas=0)
+    shop.await_condition("quiet", "Ready", "True")
+    operator = world.operators[0]
+    series = "greenfleet_loop_duration_seconds_count"
+    shop.await_condition("quiet", "MetricsAvailable", "True")
+    before = shop.pool("quiet")["metadata"]["resourceVersion"]
+    ticks = operator.metric(series) or 0
+    eventually(lambda: (operator.metric(series) or 0) > ticks + 6, "the loop looked at it six more times")
+    assert shop.pool("quiet")["metadata"]["resourceVersion"] == before
+    shop.delete_pool("quiet", wait=False)
+
+
+def test_a_change_of_the_status_by_hand_is_put_right(world: World) -> None:
+    shop = world.namespace
+    shop.apply_pool("status", scaling={"mode": "manual"}, manualReplicas=0)
+    shop.await_condition("status", "Ready", "True")
+    shop.api.merge(f"{shop.path('greenworkerpools', 'status')}/status", {"status": {"replicas": 99}})
+    eventually(lambda: shop.pool("status")["status"]["replicas"] == 0, "the operator's word counts")
+    shop.delete_pool("status", wait=False)

@@ -1,0 +1,112 @@
+"""What is worth a write, and which worker may be recycled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from greenfleet.engine.actuator import WRITE_INTERVAL_SECONDS, Order, _needs_threads, worth_writing
+from greenfleet.engine.recycler import next_to_recycle
+from greenfleet.engine.registry import Fleet
+from greenfleet.metrics.collect import Worker
+from greenfleet.resources.names import Role
+from greenfleet.scaling import Pod, WorkerSample
+from tests.unit.operator.objects import pool, record
+from tests.unit.operator.test_status import decision
+
+NOW = 10_000.0
+
+
+@pytest.mark.parametrize(
+    ("current", "wanted", "worth"),
+    [
+        (None, 10, True),
+        (100, 100, False),
+        (100, 109, False),
+        (100, 110, True),
+        (100, 90, True),
+        (100, 91, False),
+        (5, 6, True),
+        (5, 5, False),
+        (1, 2, True),
+        (10_000, 9_500, False),
+    ],
+)
+def test_a_change_of_a_tenth_or_of_one_thread_at_least_is_worth_a_write(
+    current: int | None, wanted: int, worth: bool
+) -> None:
+    assert worth_writing(current, wanted) is worth
+
+
+def needs(
+    *, threads: int | None, limit: float | None = None, at: float = NOW, written: float | None = None, **pod: Any
+) -> bool:
+    one = Pod(name="feeds-1", created_at=0, threads=threads, **{"ready_since": 100.0, **pod})
+    samples = {} if limit is None else {"feeds-1": _sample("feeds-1", at, limit)}
+    fleet = Fleet(Role.EVENTLET)
+    if written is not None:
+        fleet.pod_threads_written_at["feeds-1"] = written
+    order = Order(record(), pool(), fleet, decision(threads=250), (one,), samples)
+    return _needs_threads(order, one, NOW)
+
+
+def _sample(name: str, at: float, limit: float, finished: float = 0) -> WorkerSample:
+    return WorkerSample(pod=name, at=at, threads_limit=limit, threads_busy=0, reserved=0, finished=finished)
+
+
+def test_a_pod_that_was_never_told_is_told() -> None:
+    assert needs(threads=None)
+
+
+def test_a_pod_that_was_told_and_obeys_is_left_alone() -> None:
+    assert not needs(threads=250, limit=250)
+
+
+def test_a_pod_that_does_not_do_what_it_was_told_is_told_again() -> None:
+    assert needs(threads=250, limit=100)
+
+
+def test_a_pod_without_a_sample_is_not_nagged() -> None:
+    assert not needs(threads=250)
+
+
+def test_a_pod_is_told_at_most_every_few_seconds() -> None:
+    assert not needs(threads=None, written=NOW - WRITE_INTERVAL_SECONDS + 1)
+    assert needs(threads=None, written=NOW - WRITE_INTERVAL_SECONDS)
+
+
+def test_a_pod_that_leaves_is_not_told_anything() -> None:
+    assert not needs(threads=None, terminating=True)
+
+
+def asking(name: str, *reasons: str, finished: float = 0) -> Worker:
+    return Worker(_sample(name, NOW, 100, finished), {}, reasons)
+
+
+def running(name: str, **changes: Any) -> Pod:
+    return Pod(name=name, created_at=0, **{"ready_since": 100.0, **changes})
+
+
+def test_the_worker_that_ran_longest_is_recycled_first() -> None:
+    workers = [asking("a", "memory", finished=5), asking("b", "age", finished=9), asking("c")]
+    found = next_to_recycle(workers, [running(name) for name in "abc"], 3)
+    assert found is not None
+    assert found.sample.pod == "b"
+
+
+@pytest.mark.parametrize(
+    "pods",
+    [
+        [running("a")],
+        [running("a"), running("b", ready_since=None)],
+        [running("a"), running("b"), running("c", terminating=True)],
+        [],
+    ],
+)
+def test_nobody_is_recycled_while_another_worker_is_missing_starting_or_leaving(pods: list[Pod]) -> None:
+    assert next_to_recycle([asking("a", "age")], pods, 2) is None
+
+
+def test_nobody_is_recycled_who_does_not_ask() -> None:
+    assert next_to_recycle([asking("a")], [running("a")], 1) is None

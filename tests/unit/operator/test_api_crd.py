@@ -1,0 +1,135 @@
+"""The CustomResourceDefinition: documented to the last leaf, structural, bounded, and the same as in `crds/`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from greenfleet.api import crd
+from greenfleet.api.pool import PoolSpec
+from tests.unit.operator.objects import MINIMAL, crd_schema, leaves
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+SPEC = list(leaves(crd_schema("spec"), "spec"))
+STATUS = list(leaves(crd_schema("status"), "status"))
+CONTAINERS_OF_PLAIN_VALUES = ("[]", "{}")
+
+
+@pytest.mark.parametrize("fields", [SPEC, STATUS], ids=["spec", "status"])
+def test_every_field_has_a_description(fields: list[tuple[str, dict[str, Any]]]) -> None:
+    missing = [
+        path
+        for path, schema in fields
+        if not schema.get("description") and not path.endswith(CONTAINERS_OF_PLAIN_VALUES)
+    ]
+    assert not missing
+    assert len(SPEC) > 120  # that nothing is missing means nothing if nothing was found
+
+
+def test_every_object_in_a_list_has_described_fields_or_is_one_of_kubernetes_own() -> None:
+    for path, schema in SPEC:
+        if schema.get("type") == "object" and path.endswith("[]"):
+            assert schema.get("properties") or schema.get("x-kubernetes-preserve-unknown-fields"), path
+
+
+def test_the_schema_is_structural() -> None:
+    for path, schema in [*SPEC, *STATUS]:
+        assert "$ref" not in schema, path
+        assert "oneOf" not in schema, path
+        assert "allOf" not in schema, path
+        assert "title" not in schema, path
+        if schema.get("x-kubernetes-int-or-string"):
+            assert schema["anyOf"] == [{"type": "integer"}, {"type": "string"}], path
+        else:
+            assert "anyOf" not in schema, path
+            assert isinstance(schema.get("type"), str), path
+        if "additionalProperties" in schema:
+            assert "properties" not in schema, path
+
+
+def test_every_string_number_and_list_of_the_spec_is_bounded() -> None:
+    unbounded = []
+    for path, schema in SPEC:
+        kind = schema.get("type")
+        bounded = {
+            "string": "maxLength" in schema or "enum" in schema,
+            "integer": "minimum" in schema and "maximum" in schema,
+            "array": "maxItems" in schema,
+            "boolean": True,
+            "object": "properties" in schema
+            or "maxProperties" in schema
+            or bool(schema.get("x-kubernetes-preserve-unknown-fields")),
+        }
+        if kind is not None and not bounded[kind]:
+            unbounded.append(path)
+    assert not unbounded
+
+
+def test_every_default_is_valid_and_the_api_servers_defaulting_changes_nothing_for_the_operator() -> None:
+    schema = crd_schema("spec")
+    defaulted = _with_defaults({key: value for key, value in MINIMAL.items()}, schema)
+    assert PoolSpec.model_validate(defaulted) == PoolSpec.model_validate(MINIMAL)
+    with_everything = {**MINIMAL, "prefork": {}, "worker": {"volumes": [{"name": "v", "emptyDir": {}}]}}
+    assert PoolSpec.model_validate(_with_defaults(with_everything, schema)) == PoolSpec.model_validate(with_everything)
+
+
+def _with_defaults(value: Any, schema: dict[str, Any]) -> Any:
+    """What the API server makes of an object: defaults filled in from the top."""
+    if isinstance(value, dict) and "properties" in schema:
+        filled = {
+            name: child["default"]
+            for name, child in schema["properties"].items()
+            if "default" in child and name not in value
+        }
+        merged = {**value, **filled}
+        return {name: _with_defaults(one, schema["properties"].get(name, {})) for name, one in merged.items()}
+    if isinstance(value, list) and "items" in schema:
+        return [_with_defaults(one, schema["items"]) for one in value]
+    return value
+
+
+def test_every_default_obeys_its_own_bounds() -> None:
+    for path, schema in SPEC:
+        default = schema.get("default")
+        if isinstance(default, str):
+            assert len(default) <= schema.get("maxLength", 10**9), path
+            assert re.search(schema.get("pattern", ""), default), path
+            assert default in schema.get("enum", [default]), path
+        if isinstance(default, int) and not isinstance(default, bool):
+            assert schema["minimum"] <= default <= schema["maximum"], path
+
+
+def test_every_rule_names_field_value_and_fix() -> None:
+    root = crd.custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    found = [rule for _, schema in [("", root), ("spec", crd_schema("spec")), *SPEC] for rule in _rules(schema)]
+    assert len(found) >= 8
+    for rule in found:
+        text = rule.get("message") or rule["messageExpression"]
+        assert re.search(r"[a-z]+\.[a-zA-Z]+", text), text  # a field
+        assert ":" in text, text  # what is wrong: what to do
+        assert "messageExpression" not in rule or "'.format([" in rule["messageExpression"]
+
+
+def _rules(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(schema.get("x-kubernetes-validations", []))
+
+
+def test_the_pool_can_be_scaled_listed_and_waited_for_like_a_deployment() -> None:
+    version = crd.custom_resource_definition()["spec"]["versions"][0]
+    assert version["subresources"]["scale"] == {
+        "specReplicasPath": ".spec.manualReplicas",
+        "statusReplicasPath": ".status.replicas",
+        "labelSelectorPath": ".status.selector",
+    }
+    columns = [column["name"] for column in version["additionalPrinterColumns"]]
+    assert columns[:7] == ["Ready", "Workers", "Threads", "Min", "Max", "Reason", "Age"]
+    conditions = crd_schema("status")["properties"]["conditions"]
+    assert (conditions["x-kubernetes-list-type"], conditions["x-kubernetes-list-map-keys"]) == ("map", ["type"])
+
+
+@pytest.mark.parametrize("path", ["crds/greenfleet.io_greenworkerpools.yaml"])
+def test_the_generated_file_is_up_to_date(path: str) -> None:
+    assert (REPOSITORY / path).read_text(encoding="utf-8") == crd.render(), "run `make generate`"

@@ -1,0 +1,89 @@
+"""The resource as typed models: defaults, identity, and errors for the person who has to act."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from greenfleet.api import parse_pool
+from greenfleet.api.pool import InvalidPoolError
+from tests.unit.operator.objects import body, pool
+
+
+def test_the_twelve_line_resource_gets_the_documented_defaults() -> None:
+    spec = pool().spec
+    assert (spec.green_threads.min, spec.green_threads.max, spec.green_threads.first) == (10, 1000, 100)
+    assert spec.green_threads.total is None
+    assert (spec.replicas.min, spec.replicas.max, spec.manual_replicas) == (0, 10, 1)
+    assert (spec.agent, spec.scaling.mode, spec.scaling.max_wait, spec.scaling.cooldown) == (
+        "inject",
+        "auto",
+        "30s",
+        "5m",
+    )
+    assert (spec.scaling.when_blind.policy, spec.scaling.prometheus.source) == ("hold", "greenfleet")
+    assert (spec.blocking.warn_after, spec.blocking.restart_after, spec.drain.timeout) == ("100ms", "60s", "60s")
+    assert spec.prefork is None
+    assert spec.worker.security_context.run_as_user == 65532
+
+
+@pytest.mark.parametrize(
+    ("threads", "first"),
+    [({}, 100), ({"max": 50}, 50), ({"min": 200}, 200), ({"start": 30}, 30), ({"min": 5, "max": 5}, 5)],
+)
+def test_the_first_worker_starts_with_100_green_threads_within_the_bounds(threads: dict[str, int], first: int) -> None:
+    assert pool(greenThreads=threads).spec.green_threads.first == first
+
+
+def test_prefork_has_its_own_defaults_and_never_routes_by_itself() -> None:
+    prefork = pool(prefork={}).spec.prefork
+    assert prefork is not None
+    assert (prefork.processes, prefork.replicas.min, prefork.replicas.max, prefork.auto_route) == (2, 0, 2, False)
+
+
+def test_a_pool_is_known_by_namespace_and_name_and_its_broker_by_secret_and_key() -> None:
+    found = pool("feeds", namespace="shop")
+    assert (found.key, found.broker_key) == ("shop/feeds", "shop/broker/url")
+
+
+def test_a_spec_is_a_value_and_cannot_be_changed() -> None:
+    assert pool() == pool()
+    with pytest.raises(ValueError, match="frozen"):
+        pool().spec.app = "other"
+
+
+@pytest.mark.parametrize(
+    ("spec", "field", "value"),
+    [
+        ({"replicas": {"max": "many"}}, "spec.replicas.max", "'many'"),
+        ({"greenThreads": {"min": 0}}, "spec.greenThreads.min", "'0'"),
+        ({"queues": []}, "spec.queues", ""),
+        ({"queues": ['a"b']}, "spec.queues.0", "'a\"b'"),
+        ({"scaling": {"maxWait": "soon"}}, "spec.scaling.maxWait", "'soon'"),
+        ({"threads": 5}, "spec.threads", "'5'"),
+        ({"broker": {"secretRef": {"name": "b"}}}, "spec.broker.secretRef.key", ""),
+        ({"worker": {"resources": {"limits": {"cpu": -1}}}}, "spec.worker.resources.limits.cpu", "'-1'"),
+        ({"worker": {"resources": {"limits": {"cpu": "fast"}}}}, "spec.worker.resources.limits.cpu", "'fast'"),
+        ({"app": "os; rm -rf /"}, "spec.app", "'os; rm -rf /'"),
+    ],
+)
+def test_an_invalid_spec_is_said_with_field_value_reason_and_fix(spec: dict[str, Any], field: str, value: str) -> None:
+    with pytest.raises(InvalidPoolError) as refusal:
+        parse_pool(body(**spec))
+    text = str(refusal.value)
+    assert text.startswith(field + (" is " if value else ":"))
+    assert value in text
+    assert text.endswith("correct the field and apply again")
+
+
+def test_an_error_shows_no_more_than_a_glimpse_of_an_enormous_value() -> None:
+    with pytest.raises(InvalidPoolError) as refusal:
+        parse_pool(body(app="x" * 100_000))
+    assert len(str(refusal.value)) < 500
+
+
+def test_at_most_five_errors_are_listed_at_once() -> None:
+    with pytest.raises(InvalidPoolError) as refusal:
+        parse_pool(body(queues=["?"] * 20))
+    assert str(refusal.value).count("spec.queues.") == 5

@@ -1,0 +1,77 @@
+"""`kubectl greenfleet why`: what the leader answers, as sentences."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from greenfleet.cli import why as cli
+from greenfleet.cli.main import main
+from greenfleet.engine.web import _plain
+from greenfleet.scaling import Limit, Step, Why
+
+AT = 1_800_000_000.0
+STEPS = (
+    Step(Limit.DEADLINE, "workers", 2, 6, "20,000 messages wait and must start within 30 s"),
+    Step(Limit.MAX, "workers", 6, 4, "replicas.max is 4"),
+    Step(Limit.COOLDOWN, "workers", 4, 4, "idle for 3 s of 300 s", AT + 297),
+)
+WHY = Why(
+    at=AT,
+    inputs=(("backlog", 20000.0), ("runtime_seconds", 0.3104), ("replicas", 2.0)),
+    steps=STEPS,
+    binding=Limit.MAX,
+    summary="4 workers with 250 green threads each: replicas.max is 4",
+)
+
+
+def answer(**fleet: Any) -> dict[str, Any]:
+    """What the operator's port says, on its way through JSON."""
+    plain = {
+        "replicas": 4,
+        "threads": 250,
+        "limited": Limit.MAX,
+        "now": _plain(WHY),
+        "history": [_plain(dataclasses.replace(WHY, at=AT + step, summary=f"step {step}")) for step in range(5)],
+        **fleet,
+    }
+    found: dict[str, Any] = json.loads(json.dumps({"pool": "shop/feeds", "fleets": {"eventlet": plain}}))
+    return found
+
+
+def test_the_answer_says_what_is_wanted_why_and_what_was_seen() -> None:
+    text = "\n".join(cli.render(answer(), 0))
+    assert "shop/feeds (eventlet): 4 workers × 250 green threads" in text
+    assert WHY.summary in text
+    assert "· 20,000 messages wait and must start within 30 s" in text
+    assert "backlog 20,000" in text
+    assert "runtime_seconds 0.31" in text
+    assert "step 0" not in text
+
+
+def test_a_hold_says_until_when() -> None:
+    assert any(line.startswith("  · until ") and "idle for 3 s" in line for line in cli.render(answer(), 0))
+
+
+def test_the_history_comes_youngest_first_and_is_as_long_as_asked_for() -> None:
+    lines = cli.render(answer(), 2)
+    assert [line.split()[-1] for line in lines[-2:]] == ["4", "3"]
+
+
+def test_a_fleet_that_nobody_looked_at_yet_is_said_as_such() -> None:
+    assert "has not looked" in cli.render(answer(now=None), 3)[0]
+
+
+def test_a_pool_without_decisions_points_to_describe() -> None:
+    assert "kubectl describe gwp" in cli.render({"pool": "shop/feeds", "fleets": {}}, 0)[0]
+
+
+def test_without_kubectl_the_way_out_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert main(["why", "feeds", "-n", "shop"]) == 1
+    assert "kubectl is not on the PATH" in capsys.readouterr().err

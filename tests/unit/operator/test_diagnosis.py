@@ -1,0 +1,153 @@
+"""What is wrong with pods, from their own status, as a sentence for the person who has to act."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from greenfleet.engine.diagnosis import redacted, trouble
+from tests.unit.operator.objects import crashed, waiting
+
+SECRET = "hunter2"
+
+URLS_WITH_PASSWORDS = [
+    f"redis://:{SECRET}@redis:6379/0",
+    f"redis://user:{SECRET}@redis:6379/0",
+    f"rediss://user:{SECRET}@redis/0?ssl_cert_reqs=required",
+    f"amqp://user:{SECRET}@rabbit//",
+    f"amqps://user:{SECRET}@rabbit/%2F",
+    f"sentinel://:{SECRET}@s1:26379;sentinel://:{SECRET}@s2:26379",
+    f"redis+socket://:{SECRET}@/var/run/redis.sock",
+    f"redis://:p@ss-{SECRET}@redis/0",
+    f"redis://:a/{SECRET}@redis/0",
+    f"redis://:a'{SECRET}\"b@redis/0",
+    f"redis://:#{SECRET}@redis/0",
+    f"REDIS://:{SECRET}@redis/0",
+]
+
+
+@pytest.mark.parametrize("url", URLS_WITH_PASSWORDS)
+@pytest.mark.parametrize("form", ["{}", "cannot connect to {}: refused", "'{}'", '{{"url": "{}"}}', "x={}\nnext line"])
+def test_a_password_in_a_url_is_never_shown(url: str, form: str) -> None:
+    shown = redacted(form.format(url))
+    assert SECRET not in shown
+    assert "***@" in shown
+
+
+@pytest.mark.parametrize("text", ["", "plain", "redis://redis:6379/0", "mail me@example.com", "http://x/y and a@b"])
+def test_what_has_no_password_keeps_its_words(text: str) -> None:
+    assert redacted(text).split("://")[0] == text.split("://", maxsplit=1)[0]
+    if "@" not in text:
+        assert redacted(text) == text
+
+
+def test_nothing_is_wrong_with_pods_that_start_run_or_leave() -> None:
+    creating = waiting("ContainerCreating")
+    leaving = {**crashed(), "metadata": {"name": "x", "deletionTimestamp": "2026-01-01T00:00:00Z"}}
+    assert trouble([]) is None
+    assert trouble([{"metadata": {"name": "new"}}, creating, leaving]) is None
+
+
+def test_a_missing_secret_is_named_with_the_field_and_the_fix() -> None:
+    found = trouble([waiting("CreateContainerConfigError", 'secret "broker" not found')])
+    assert found is not None
+    assert found.reason == "ReferenceMissing"
+    assert "broker.secretRef" in found.message
+    assert "'broker'" in found.message
+    assert "create it" in found.message
+
+
+def test_a_missing_config_map_is_blamed_on_the_workers_environment() -> None:
+    found = trouble([waiting("CreateContainerConfigError", 'configmap "settings" not found')])
+    assert found is not None
+    assert found.message.startswith("worker.env or worker.envFrom is 'settings'")
+
+
+def test_a_missing_key_is_named() -> None:
+    found = trouble([waiting("CreateContainerConfigError", "couldn't find key url in Secret shop/broker")])
+    assert found is not None
+    assert "'broker' with key 'url'" in found.message
+    assert "add the key" in found.message
+
+
+@pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"])
+def test_an_image_that_cannot_be_pulled_is_named(reason: str) -> None:
+    found = trouble([waiting(reason, "x", image="registry.example/typo:1")])
+    assert found is not None
+    assert found.reason == "ImageUnavailable"
+    assert "spec.image is 'registry.example/typo:1'" in found.message
+
+
+def test_our_own_image_is_blamed_on_the_operators_configuration() -> None:
+    for container in ("queues", "greenfleet-agent"):
+        found = trouble([waiting("ErrImagePull", container=container)])
+        assert found is not None
+        assert found.message.startswith("the operator's worker.image")
+
+
+def test_the_four_parts_that_the_worker_says_before_it_dies_are_shown() -> None:
+    said = {"field": "image", "value": "no module eventlet", "reason": "green threads need it", "fix": "add eventlet"}
+    found = trouble([crashed(message=f"some log line\n{json.dumps(said)}\n", exit_code=78)])
+    assert found is not None
+    assert found.reason == "WorkerMisconfigured"
+    assert found.message == "image is 'no module eventlet': green threads need it: add eventlet"
+
+
+def test_a_broker_url_in_what_the_worker_says_is_redacted() -> None:
+    said = {"field": "broker", "value": URLS_WITH_PASSWORDS[0], "reason": f"no {URLS_WITH_PASSWORDS[1]}", "fix": "x"}
+    for message in (json.dumps(said), f"Traceback\nConnectionError: {URLS_WITH_PASSWORDS[0]}"):
+        found = trouble([crashed(message=message)])
+        assert found is not None
+        assert SECRET not in found.message
+
+
+@pytest.mark.parametrize("reason", ["CreateContainerConfigError", "RunContainerError", "CreateContainerError"])
+def test_a_broker_url_in_kubelets_words_is_redacted(reason: str) -> None:
+    found = trouble([waiting(reason, f"cannot use {URLS_WITH_PASSWORDS[0]}")])
+    assert found is not None
+    assert SECRET not in found.message
+
+
+@pytest.mark.parametrize(
+    "message", ["{}", "[]", '"text"', '{"field": 1}', "{broken", "null", "\n\n", "\x00", "{" * 5000]
+)
+def test_a_termination_message_that_is_not_ours_is_shown_as_it_is(message: str) -> None:
+    found = trouble([crashed(message=message)])
+    assert found is not None
+    assert found.reason == "ContainerFails"
+
+
+def test_too_little_memory_is_said_as_such() -> None:
+    found = trouble([crashed(reason="OOMKilled", exit_code=137)])
+    assert found is not None
+    assert found.reason == "OutOfMemory"
+    assert "worker.resources.limits.memory" in found.message
+
+
+def test_a_pod_that_no_node_can_take_is_reported() -> None:
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes: cpu"}
+    found = trouble([{"metadata": {"name": "x"}, "status": {"conditions": [condition]}}])
+    assert found is not None
+    assert found.reason == "Unschedulable"
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        (
+            waiting("RunContainerError", "back-off 10s restarting failed container=worker pod=feeds-a_shop(1)"),
+            waiting("RunContainerError", "back-off 5m0s restarting failed container=worker pod=feeds-b_shop(2)"),
+        ),
+        (crashed(message="boom"), {**crashed(message="boom"), "metadata": {"name": "feeds-other"}}),
+    ],
+)
+def test_the_words_do_not_change_from_pod_to_pod_or_from_minute_to_minute(one: Any, two: Any) -> None:
+    assert trouble([one]) == trouble([two])
+
+
+def test_a_long_message_is_cut() -> None:
+    found = trouble([crashed(message="x" * 100_000)])
+    assert found is not None
+    assert len(found.message) < 1000

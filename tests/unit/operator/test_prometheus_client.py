@@ -1,0 +1,332 @@
+"""The Prometheus client against a real HTTP server that misbehaves in ways that a real Prometheus cannot be made to.
+
+Every fault is a QueryError with a reason: nothing is ever read as zero.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import math
+import ssl
+import subprocess
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from greenfleet.metrics import prometheus
+from greenfleet.metrics.prometheus import PrometheusServer, QueryError, Series
+from greenfleet.scaling import Blindness
+from greenfleet.settings import Server
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def vector(*values: str, labels: dict[str, str] | None = None) -> bytes:
+    result = [{"metric": labels or {"queue": "feeds"}, "value": [1.0, value]} for value in values]
+    return json.dumps({"status": "success", "data": {"resultType": "vector", "result": result}}).encode()
+
+
+@asynccontextmanager
+async def serving(handler: Handler, tls: ssl.SSLContext | None = None) -> Any:
+    """The handler on a free port of loopback; yields the base URL."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
+    await site.start()
+    port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+    try:
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{port}"
+    finally:
+        await runner.cleanup()
+
+
+def ask(handler: Handler, expression: str = "up", tls: ssl.SSLContext | None = None, **settings: Any) -> list[Series]:
+    """One query against a server with that handler."""
+
+    async def run() -> list[Series]:
+        async with serving(handler, tls) as url:
+            server = PrometheusServer("main", Server(url=url, **{"timeout": "2s", **settings}))
+            try:
+                return await server.query(expression)
+            finally:
+                await server.close()
+
+    return asyncio.run(run())
+
+
+def answering(body: bytes, status: int = 200, **options: Any) -> Handler:
+    async def handle(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=body, status=status, **options)
+
+    return handle
+
+
+def refused(handler: Handler, **settings: Any) -> QueryError:
+    with pytest.raises(QueryError) as error:
+        ask(handler, **settings)
+    assert "'main'" in error.value.message
+    return error.value
+
+
+def test_a_vector_is_read_with_its_labels_and_the_query_is_sent_as_it_is() -> None:
+    seen: list[str] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        seen.append(f"{request.method} {request.path} {(await request.post())['query']}")
+        return web.Response(body=vector("3", "4.5"))
+
+    expression = 'a{b="ü\\"&%+"} or c'
+    assert ask(handle, expression) == [Series({"queue": "feeds"}, 3.0), Series({"queue": "feeds"}, 4.5)]
+    assert seen == [f"POST /api/v1/query {expression}"]
+
+
+def test_an_empty_vector_is_no_samples_and_no_error() -> None:
+    assert ask(answering(vector())) == []
+
+
+def test_values_that_are_no_numbers_arrive_as_what_they_are_for_the_law_to_judge() -> None:
+    values = [series.value for series in ask(answering(vector("NaN", "+Inf", "-Inf", "-3", "1e400")))]
+    assert math.isnan(values[0])
+    assert values[1:] == [math.inf, -math.inf, -3.0, math.inf]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>login</html>",
+        b"\xff\xfe\x00",
+        b"null",
+        b"[]",
+        b"3",
+        b'"success"',
+        b"{}",
+        b"[" * 100_000,
+        b'{"status": "error", "errorType": "timeout", "error": "query timed out"}',
+        b'{"status": "success"}',
+        b'{"status": "success", "data": {"resultType": "matrix", "result": []}}',
+        b'{"status": "success", "data": {"resultType": "scalar", "result": [1, "0"]}}',
+        b'{"status": "success", "data": {"resultType": "vector", "result": null}}',
+        b'{"status": "success", "data": {"resultType": "vector", "result": [{}]}}',
+        b'{"status": "success", "data": {"resultType": "vector", "result": [{"metric": {}, "value": []}]}}',
+        b'{"status": "success", "data": {"resultType": "vector", "result": [{"metric": {}, "value": [1, "many"]}]}}',
+        b'{"status": "success", "data": {"resultType": "vector", "result": [{"metric": {}, "value": [1, null]}]}}',
+        b'{"status": "success", "data": {"resultType": "vector", "result": [{"metric": null, "value": [1, "1"]}]}}',
+        b'{"status": "success", "data": {"resultType": "vector", "result": [{"metric": {"a": 1}, "value": [1, "1"]}]}}',
+        b'{"status": "success", "data": {"resultType": "vector", "result": [{"metric": ["a"], "value": [1, "1"]}]}}',
+        vector("1")[:-5],
+    ],
+    ids=lambda body: body[:60].decode("latin-1"),
+)
+def test_an_answer_that_is_no_vector_is_a_bad_answer(body: bytes) -> None:
+    assert refused(answering(body)).reason is Blindness.BAD_ANSWER
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 429, 500, 502, 503])
+def test_an_http_error_is_a_bad_answer_with_its_status(status: int) -> None:
+    error = refused(answering(vector("0"), status))
+    assert error.reason is Blindness.BAD_ANSWER
+    assert str(status) in error.message
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_to_wherever_it_points(status: int) -> None:
+    followed: list[str] = []
+
+    async def elsewhere(request: web.Request) -> web.StreamResponse:
+        followed.append(request.path)
+        return web.Response(body=vector("0"))
+
+    async def run() -> None:
+        async with (
+            serving(elsewhere) as target,
+            serving(answering(b"", status, headers={"Location": f"{target}/secret"})) as url,
+        ):
+            server = PrometheusServer("main", Server(url=url, timeout="2s"))
+            with pytest.raises(QueryError) as error:
+                await server.query("up")
+            assert error.value.reason is Blindness.BAD_ANSWER
+            await server.close()
+
+    asyncio.run(run())
+    assert followed == []
+
+
+def test_a_huge_answer_is_refused_before_it_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prometheus, "MAX_ANSWER_BYTES", 256 * 1024)
+    sent = 0
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b" " * 65536)
+            sent += 65536
+
+    assert refused(endless, timeout="20s").reason is Blindness.BAD_ANSWER
+    assert sent < 64 * 1024 * 1024
+
+
+def test_a_compressed_bomb_counts_with_its_real_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prometheus, "MAX_ANSWER_BYTES", 256 * 1024)
+    bomb = gzip.compress(b" " * (32 * 1024 * 1024))
+    error = refused(answering(bomb, headers={"Content-Encoding": "gzip"}))
+    assert error.reason in (Blindness.BAD_ANSWER, Blindness.UNREACHABLE)
+
+
+def test_a_server_that_never_answers_is_given_up_at_the_timeout() -> None:
+    async def hang(_: web.Request) -> web.StreamResponse:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    error = refused(hang, timeout="100ms")
+    assert error.reason is Blindness.UNREACHABLE
+    assert "in time" in error.message
+
+
+def test_a_server_that_trickles_is_given_up_at_the_timeout() -> None:
+    async def trickle(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b" ")
+            await asyncio.sleep(0.02)
+
+    assert refused(trickle, timeout="200ms").reason is Blindness.UNREACHABLE
+
+
+def test_a_connection_that_breaks_in_the_middle_is_unreachable() -> None:
+    async def tear(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "1000"})
+        await response.prepare(request)
+        await response.write(b'{"status"')
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    assert refused(tear).reason is Blindness.UNREACHABLE
+
+
+def test_nobody_listening_is_unreachable_and_the_address_is_not_in_the_message() -> None:
+    async def run() -> QueryError:
+        async with serving(answering(b"")) as url:
+            pass
+        server = PrometheusServer("main", Server(url=url))
+        try:
+            with pytest.raises(QueryError) as error:
+                await server.query("up")
+            return error.value
+        finally:
+            await server.close()
+
+    error = asyncio.run(run())
+    assert error.reason is Blindness.UNREACHABLE
+    assert "127.0.0.1" not in error.message
+
+
+def test_every_query_is_counted_with_its_reason() -> None:
+    seen: list[tuple[str, str]] = []
+
+    async def run() -> None:
+        async with serving(answering(b"no")) as url:
+            server = PrometheusServer(
+                "main", Server(url=url), lambda name, seconds, failure: seen.append((name, failure))
+            )
+            with pytest.raises(QueryError):
+                await server.query("up")
+            await server.close()
+        async with serving(answering(vector("1"))) as url:
+            server = PrometheusServer(
+                "main", Server(url=url), lambda name, seconds, failure: seen.append((name, failure))
+            )
+            await server.query("up")
+            await server.close()
+
+    asyncio.run(run())
+    assert seen == [("main", "PrometheusBadAnswer"), ("main", "")]
+
+
+def test_a_bearer_token_is_read_again_when_it_was_rotated(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    seen: list[str | None] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        seen.append(request.headers.get("Authorization"))
+        return web.Response(body=vector())
+
+    async def run() -> None:
+        async with serving(handle) as url:
+            server = PrometheusServer("main", Server(url=url, bearer_token_file=str(token)))
+            for value in ("one\n", "two\n"):
+                token.write_text(value)
+                await server.query("up")
+            token.unlink()
+            with pytest.raises(QueryError, match="credentials") as error:
+                await server.query("up")
+            assert error.value.reason is Blindness.UNREACHABLE
+            await server.close()
+
+    asyncio.run(run())
+    assert seen == ["Bearer one", "Bearer two"]
+
+
+def test_basic_authentication_comes_from_files(tmp_path: Path) -> None:
+    user, password = tmp_path / "user", tmp_path / "password"
+    user.write_text("reader\n")
+    password.write_text("s3cr:et\n")
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        assert request.headers["Authorization"] == "Basic cmVhZGVyOnMzY3I6ZXQ="
+        return web.Response(body=vector("1"))
+
+    auth = {"usernameFile": str(user), "passwordFile": str(password)}
+    assert len(ask(handle, basic_auth=auth)) == 1
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    directory = tmp_path_factory.mktemp("tls")
+    key, certificate = directory / "key.pem", directory / "cert.pem"
+    subprocess.run(
+        [
+            *["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"],
+            *["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)],
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return key, certificate
+
+
+def test_an_unknown_certificate_is_refused_unless_its_authority_is_named(certificate: tuple[Path, Path]) -> None:
+    key, public = certificate
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(public, key)
+    handler = answering(vector("1"))
+    assert refused(handler, tls=tls).reason is Blindness.UNREACHABLE
+    assert len(ask(handler, tls=tls, ca_file=str(public))) == 1
+    assert len(ask(handler, tls=tls, insecure_skip_verify=True)) == 1
+
+
+@pytest.mark.parametrize("content", [None, "not a certificate"])
+def test_an_authority_that_cannot_be_read_is_said_as_such(
+    content: str | None, tmp_path: Path, certificate: tuple[Path, Path]
+) -> None:
+    key, public = certificate
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(public, key)
+    bundle = tmp_path / "ca.pem"
+    if content is not None:
+        bundle.write_text(content)
+    error = refused(answering(vector("1")), tls=tls, ca_file=str(bundle))
+    assert error.reason is Blindness.UNREACHABLE
+    assert "CA file" in error.message

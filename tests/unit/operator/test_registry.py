@@ -1,0 +1,206 @@
+"""What a replica knows about pools: conflicts, misfits, and how one pool's trouble stays its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from greenfleet.engine.pods import is_finished, law_pod, law_spec
+from greenfleet.engine.registry import Registry
+from greenfleet.engine.usable import misfit
+from greenfleet.resources.names import Role
+from greenfleet.scaling import Mode
+from greenfleet.settings import Prometheus, Source
+from tests.unit.operator.objects import Object, body, pool
+
+
+def registry(*bodies: Object) -> Registry:
+    found = Registry()
+    for one in bodies:
+        found.put(one)
+    return found
+
+
+def conflicts(found: Registry) -> dict[str, str]:
+    return {
+        record.key: stall.message
+        for record in found
+        if record.pool is not None and (stall := found.conflict(record.pool)) is not None
+    }
+
+
+def test_two_pools_on_one_queue_of_one_broker_are_both_in_conflict_and_a_third_is_not() -> None:
+    found = conflicts(registry(body("a"), body("b", queues=["other", "feeds"]), body("c", queues=["mine"])))
+    assert set(found) == {"shop/a", "shop/b"}
+    assert "'feeds'" in found["shop/a"]
+    assert "the pool b" in found["shop/a"]
+    assert "the pool a" in found["shop/b"]
+    assert found["shop/a"].endswith("give each queue to one pool")
+
+
+def test_the_same_queue_of_another_broker_or_namespace_is_another_queue() -> None:
+    other = {"secretRef": {"name": "broker-2", "key": "url"}}
+    assert not conflicts(registry(body("a"), body("b", broker=other), body("a", namespace="other")))
+
+
+def test_a_companion_queue_that_another_pool_consumes_is_a_conflict() -> None:
+    found = conflicts(registry(body("a", prefork={}), body("b", queues=["feeds.prefork"])))
+    assert set(found) == {"shop/a", "shop/b"}
+
+
+def test_a_conflict_ends_with_the_other_pool() -> None:
+    found = registry(body("a"), body("b"))
+    found.remove("shop/b")
+    assert not conflicts(found)
+
+
+def test_an_invalid_pool_is_kept_with_its_reason_and_recovers() -> None:
+    found = registry(body("a", queues=["?"]))
+    record = found.get("shop/a")
+    assert record is not None
+    assert record.pool is None
+    assert record.invalid is not None
+    found.put(body("a", generation=2))
+    assert record.pool is not None
+    assert record.invalid is None
+
+
+def test_a_pool_that_was_deleted_and_made_again_begins_anew() -> None:
+    found = registry(body("a"))
+    old = found.get("shop/a")
+    again = body("a")
+    again["metadata"]["uid"] = "another"
+    assert found.put(again) is not old
+
+
+GOOD_SCHEDULE = {"cron": "0 8 * * 1-5", "duration": "9h", "timezone": "Europe/Berlin", "minReplicas": 3}
+
+
+@pytest.mark.parametrize(
+    ("scaling", "reason", "parts"),
+    [
+        ({"prometheus": {"server": "elsewhere"}}, "UnknownPrometheusServer", ["server is 'elsewhere'", "administrator"]),
+        ({"prometheus": {"source": "guesswork"}}, "UnknownSource", ["source is 'guesswork'", "celery-exporter", "mine"]),
+        ({"prometheus": {"query": "sum(up)"}}, "QueryNotAllowed", ["query is set", "remove it"]),
+        ({"schedules": [GOOD_SCHEDULE, {**GOOD_SCHEDULE, "cron": "a b c d e"}]}, "InvalidSchedule", ["schedules[1].cron is 'a b c d e'"]),
+        ({"schedules": [{**GOOD_SCHEDULE, "cron": "99 * * * *"}]}, "InvalidSchedule", ["outside 0-59"]),
+        ({"schedules": [{**GOOD_SCHEDULE, "timezone": "Mars/Olympus"}]}, "InvalidSchedule", ["timezone is 'Mars/Olympus'"]),
+        ({"schedules": [{**GOOD_SCHEDULE, "timezone": "Europe"}]}, "InvalidSchedule", ["timezone is 'Europe'"]),
+        ({"schedules": [{**GOOD_SCHEDULE, "timezone": "/etc/passwd"}]}, "InvalidSchedule", ["timezone is '/etc/passwd'"]),
+    ],
+)  # fmt: skip
+def test_what_only_the_operator_can_see_is_said_in_four_parts(scaling: Object, reason: str, parts: list[str]) -> None:
+    found = misfit(pool(scaling=scaling), Prometheus(sources={"mine": Source(selector="x")}))
+    assert found is not None
+    assert found.reason == reason
+    assert found.message.startswith("scaling.")
+    for part in parts:
+        assert part in found.message
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {},
+        {"prometheus": {"server": "default"}},
+        {"prometheus": {"source": "mine"}},
+        {"prometheus": {"source": "rabbitmq"}},
+        {"schedules": [GOOD_SCHEDULE]},
+    ],
+)
+def test_what_the_operator_can_use_is_no_misfit(scaling: Object) -> None:
+    assert misfit(pool(scaling=scaling), Prometheus(sources={"mine": Source(selector="x")})) is None
+
+
+def test_an_own_query_counts_where_the_administrator_allowed_it() -> None:
+    assert misfit(pool(scaling={"prometheus": {"query": "sum(up)"}}), Prometheus(allow_query=True)) is None
+
+
+def test_a_schedule_that_cannot_be_evaluated_is_left_out_and_the_law_goes_on() -> None:
+    bad = {**GOOD_SCHEDULE, "timezone": "Mars/Olympus"}
+    spec = law_spec(pool(scaling={"schedules": [bad, GOOD_SCHEDULE]}), Role.EVENTLET, 15)
+    assert [schedule.timezone for schedule in spec.schedules] == ["Europe/Berlin"]
+
+
+def test_the_law_is_told_what_the_user_wrote_in_its_own_units() -> None:
+    spec = law_spec(
+        pool(
+            greenThreads={"min": 5, "max": 50, "start": 20, "total": 400},
+            replicas={"min": 1, "max": 4},
+            manualReplicas=3,
+            drain={"timeout": "2m"},
+            worker={"resources": {"limits": {"cpu": "500m", "memory": "1Gi"}}},
+            scaling={
+                "mode": "manual",
+                "maxWait": "1m30s",
+                "cooldown": "10m",
+                "activation": 5,
+                "pause": {"in": True},
+                "whenBlind": {"policy": "floor", "floor": 2},
+                "behavior": {
+                    "scaleUp": {"policies": [{"type": "Pods", "value": 2, "periodSeconds": 60}]},
+                    "scaleDown": {"selectPolicy": "Disabled", "stabilizationWindowSeconds": 300},
+                },
+            },
+        ),
+        Role.EVENTLET,
+        15,
+    )
+    assert (spec.threads_min, spec.threads_max, spec.threads_start, spec.threads_total) == (5, 50, 20, 400)
+    assert (spec.replicas_min, spec.replicas_max, spec.manual_replicas, spec.mode) == (1, 4, 3, Mode.MANUAL)
+    assert (spec.max_wait_seconds, spec.cooldown_seconds, spec.activation) == (90, 600, 5)
+    assert (spec.pause_in, spec.pause_out, spec.blind_floor, spec.drain_seconds) == (True, False, 2, 120)
+    assert (spec.cpu_limit_cores, spec.memory_limit_bytes, spec.scrape_interval_seconds) == (0.5, 2**30, 15)
+    assert (spec.scale_up.policies[0].value, spec.scale_down.select_policy) == (2, "Disabled")
+
+
+def test_a_floor_counts_with_the_policy_floor_only() -> None:
+    spec = law_spec(pool(scaling={"whenBlind": {"policy": "hold", "floor": 5}}), Role.EVENTLET, 15)
+    assert spec.blind_floor is None
+
+
+def test_the_companions_processes_are_its_threads_and_it_stays_automatic() -> None:
+    spec = law_spec(
+        pool(
+            scaling={"mode": "manual"},
+            greenThreads={"total": 5000},
+            prefork={"processes": 4, "replicas": {"min": 1, "max": 3}},
+        ),
+        Role.PREFORK,
+        15,
+    )
+    assert (spec.threads_min, spec.threads_max, spec.threads_start, spec.threads_total) == (4, 4, 4, None)
+    assert (spec.replicas_min, spec.replicas_max, spec.mode, spec.cpu_limit_cores) == (1, 3, Mode.AUTO, 4.0)
+
+
+def k8s_pod(**metadata: Any) -> Object:
+    ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:10Z"}
+    return {
+        "metadata": {"name": "feeds-1", "creationTimestamp": "2026-01-01T00:00:00Z", **metadata},
+        "status": {"phase": "Running", "conditions": [ready]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "threads"),
+    [("250", 250), ("", None), ("many", None), ("-5", None), ("2.5", None), (" 7", None), ("²", None)],
+)
+def test_a_pods_annotation_is_a_decimal_number_or_nothing(text: str, threads: int | None) -> None:
+    assert law_pod(k8s_pod(annotations={"greenfleet.io/threads": text})).threads == threads
+
+
+def test_a_pod_is_seen_with_its_times_and_whether_it_leaves() -> None:
+    one = law_pod(k8s_pod())
+    assert one.ready_since is not None
+    assert (one.ready_since - one.created_at, one.terminating, one.threads) == (10, False, None)
+    assert law_pod(k8s_pod(deletionTimestamp="2026-01-01T00:01:00Z")).terminating
+    assert law_pod({**k8s_pod(), "status": {}}).ready_since is None
+    assert law_pod({"metadata": k8s_pod()["metadata"]}).ready_since is None
+
+
+@pytest.mark.parametrize(
+    ("phase", "finished"), [("Running", False), ("Failed", True), ("Succeeded", True), (None, False)]
+)
+def test_a_pod_that_was_evicted_or_has_ended_no_longer_counts(phase: str | None, finished: bool) -> None:
+    assert is_finished({**k8s_pod(), "status": {"phase": phase} if phase else {}}) is finished

@@ -1,0 +1,263 @@
+"""The status contract: kstatus conditions, times that move only with their status, and no number that moves every tick."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from greenfleet.api.status import CONDITION_TYPES, PoolStatus
+from greenfleet.engine.registry import Record, Stall
+from greenfleet.engine.status import (
+    Observed,
+    compute,
+    learned_from_status,
+    learned_status,
+    rfc3339,
+    unix_time,
+)
+from greenfleet.resources.names import Role
+from greenfleet.scaling import Blindness, Decision, Learned, Limit, Problem, Why
+from tests.unit.operator.objects import Object, record
+
+NOW = 1_800_000_000.0
+CREATED = unix_time("2026-01-01T00:00:00Z")
+WELL = Observed(
+    deployment={
+        "metadata": {"generation": 3},
+        "spec": {"replicas": 2},
+        "status": {"replicas": 2, "readyReplicas": 2, "updatedReplicas": 2, "observedGeneration": 3},
+    },
+    pods=[],
+    exporter_available=True,
+    trouble=None,
+    generation=1,
+    now=NOW,
+)
+IDLE = dataclasses.replace(
+    WELL, deployment={"metadata": {"generation": 1}, "spec": {"replicas": 0}, "status": {"observedGeneration": 1}}
+)
+
+
+def decision(**changes: Any) -> Decision:
+    why = Why(at=NOW, inputs=(("ready", 17.0),), steps=(), binding=Limit.RATE, summary="2 workers")
+    plain = Decision(
+        replicas=2,
+        threads=250,
+        blind=(),
+        active=True,
+        limited=Limit.NONE,
+        learned=Learned(),
+        leave_first=(),
+        why=why,
+    )
+    return dataclasses.replace(plain, **changes)
+
+
+def reconciled(chosen: Decision | None = None, **spec: Any) -> Record:
+    found = record(**spec)
+    found.reconciled_generation = 1
+    found.fleet(Role.EVENTLET).decision = chosen if chosen is not None else decision()
+    return found
+
+
+def conditions(status: Object) -> dict[str, Object]:
+    return {condition["type"]: condition for condition in status["conditions"]}
+
+
+def statuses(found: Record, observed: Observed) -> dict[str, str]:
+    return {name: condition["status"] for name, condition in conditions(compute(found, observed)).items()}
+
+
+def test_a_pool_that_works_is_ready_and_nothing_else() -> None:
+    assert statuses(reconciled(), WELL) == {
+        "Ready": "True",
+        "Stalled": "False",
+        "Reconciling": "False",
+        "MetricsAvailable": "True",
+        "ScalingActive": "True",
+        "ScalingLimited": "False",
+        "HubBlocked": "False",
+    }
+
+
+def test_every_condition_is_always_there_and_every_status_fits_the_schema() -> None:
+    for found, observed in [
+        (record(), IDLE),
+        (record(queues=["?"]), dataclasses.replace(IDLE, deployment=None)),
+        (reconciled(), WELL),
+        (reconciled(decision(blind=(Problem(Blindness.STALE, "old"),))), WELL),
+    ]:
+        status = compute(found, observed)
+        PoolStatus.model_validate(status)
+        assert sorted(condition["type"] for condition in status["conditions"]) == sorted(CONDITION_TYPES)
+        assert all(condition["observedGeneration"] == observed.generation for condition in status["conditions"])
+
+
+def test_a_pool_at_zero_workers_is_ready_if_its_exporter_answers() -> None:
+    ready = conditions(compute(reconciled(decision(replicas=0)), IDLE))["Ready"]
+    assert (ready["status"], ready["reason"]) == ("True", "ScaledToZero")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"exporter_available": False}, "ExporterNotReady"),
+        ({"deployment": None}, "Reconciling"),
+        ({"trouble": Stall("ImageUnavailable", "x")}, "ImageUnavailable"),
+    ],
+)
+def test_a_pool_is_not_ready_while_something_is_missing(changes: dict[str, Any], reason: str) -> None:
+    ready = conditions(compute(reconciled(), dataclasses.replace(WELL, **changes)))["Ready"]
+    assert (ready["status"], ready["reason"]) == ("False", reason)
+
+
+def test_a_new_generation_is_reconciling_until_its_children_were_applied() -> None:
+    found = statuses(reconciled(), dataclasses.replace(WELL, generation=2))
+    assert (found["Ready"], found["Reconciling"]) == ("False", "True")
+
+
+def test_a_rolling_update_is_reconciling_and_ready() -> None:
+    rolling = {**(WELL.deployment or {}), "metadata": {"generation": 4}}
+    found = statuses(reconciled(), dataclasses.replace(WELL, deployment=rolling))
+    assert (found["Ready"], found["Reconciling"]) == ("True", "True")
+
+
+def test_workers_that_never_become_ready_make_the_pool_not_ready_after_a_while() -> None:
+    starting = {**(WELL.deployment or {}), "status": {"replicas": 2, "observedGeneration": 3, "updatedReplicas": 2}}
+    for age, status in [(10, "True"), (120, "False")]:
+        pods = [{"metadata": {"creationTimestamp": rfc3339(NOW - age)}}]
+        found = statuses(reconciled(), dataclasses.replace(WELL, deployment=starting, pods=pods))
+        assert found["Ready"] == status
+
+
+@pytest.mark.parametrize("field", ["invalid", "refused", "misfit"])
+def test_what_needs_a_human_is_stalled_and_not_reconciling(field: str) -> None:
+    found = reconciled()
+    setattr(found, field, Stall("Because", "field is value: reason: fix"))
+    said = conditions(compute(found, WELL))
+    assert (said["Stalled"]["status"], said["Stalled"]["reason"]) == ("True", "Because")
+    assert said["Stalled"]["message"] == "field is value: reason: fix"
+    assert (said["Ready"]["status"], said["Reconciling"]["status"]) == ("False", "False")
+
+
+def test_a_broker_url_never_gets_into_a_condition() -> None:
+    found = reconciled(decision(blind=(Problem(Blindness.STALE, "redis://:hunter2@h is old"),)))
+    found.refused = Stall("Refused", "env value redis://:hunter2@redis:6379/0 is wrong")
+    assert "hunter2" not in str(compute(found, WELL))
+
+
+def test_a_transition_time_moves_only_when_its_status_does() -> None:
+    found = reconciled()
+    found.body["status"] = compute(found, WELL)
+    later = dataclasses.replace(WELL, now=NOW + 60)
+    assert compute(found, later) == found.status
+    blind = decision(blind=(Problem(Blindness.UNREACHABLE, "down"),))
+    found.fleet(Role.EVENTLET).decision = blind
+    said = conditions(compute(found, later))
+    assert said["MetricsAvailable"]["lastTransitionTime"] == rfc3339(NOW + 60)
+    assert said["Stalled"]["lastTransitionTime"] == rfc3339(NOW)
+    found.body["status"] = compute(found, later)
+    found.fleet(Role.EVENTLET).decision = decision(blind=(Problem(Blindness.STALE, "old"),))
+    said = conditions(compute(found, dataclasses.replace(WELL, now=NOW + 90)))
+    assert said["MetricsAvailable"]["reason"] == "StaleSample"
+    assert said["MetricsAvailable"]["lastTransitionTime"] == rfc3339(NOW + 60)
+
+
+def test_a_status_does_not_move_while_only_the_load_does() -> None:
+    found = reconciled()
+    found.body["status"] = compute(found, WELL)
+    for step in range(1, 20):
+        why = Why(
+            at=NOW + step, inputs=(("ready", 100.0 * step),), steps=(), binding=Limit.RATE, summary=f"{step} messages"
+        )
+        found.fleet(Role.EVENTLET).decision = decision(why=why, learned=Learned(runtime_seconds=step))
+        assert compute(found, dataclasses.replace(WELL, now=NOW + step)) == found.status
+
+
+def test_a_new_pool_without_a_sample_is_unknown_and_an_old_one_is_blind() -> None:
+    blind = decision(blind=(Problem(Blindness.NO_SAMPLE, "Prometheus has no sample of queue 'feeds'"),))
+    young = dataclasses.replace(WELL, now=CREATED + 20)
+    old = dataclasses.replace(WELL, now=CREATED + 120)
+    assert statuses(reconciled(blind), young)["MetricsAvailable"] == "Unknown"
+    assert statuses(reconciled(blind), old)["MetricsAvailable"] == "False"
+
+
+def test_an_unreachable_prometheus_is_said_at_once_even_of_a_new_pool() -> None:
+    blind = decision(blind=(Problem(Blindness.UNREACHABLE, "Prometheus 'default' cannot be reached"),))
+    assert statuses(reconciled(blind), dataclasses.replace(WELL, now=CREATED + 1))["MetricsAvailable"] == "False"
+
+
+@pytest.mark.parametrize(
+    ("scaling", "reason"),
+    [
+        ({"mode": "manual"}, "Manual"),
+        ({"mode": "dry-run"}, "DryRun"),
+        ({"pause": {"in": True}}, "Paused"),
+        ({"pause": {"out": True}}, "Paused"),
+        ({}, "Active"),
+    ],
+)
+def test_scaling_that_does_not_follow_the_load_says_why(scaling: Object, reason: str) -> None:
+    assert conditions(compute(reconciled(scaling=scaling), WELL))["ScalingActive"]["reason"] == reason
+
+
+@pytest.mark.parametrize("limit", list(Limit))
+def test_every_limit_has_a_sentence(limit: Limit) -> None:
+    said = conditions(compute(reconciled(decision(limited=limit)), WELL))["ScalingLimited"]
+    assert said["status"] == ("False" if limit is Limit.NONE else "True")
+    assert said["message"].endswith((".", "what."))
+
+
+def test_a_task_that_blocked_the_hub_is_named_for_a_while() -> None:
+    found = reconciled()
+    found.blocked = {"proj.slow": NOW - 100, "proj.old": NOW - 1000}
+    said = conditions(compute(found, WELL))["HubBlocked"]
+    assert said["status"] == "True"
+    assert "proj.slow" in said["message"]
+    assert "proj.old" not in said["message"]
+
+
+def test_the_selector_and_the_counts_are_those_of_the_eventlet_workers() -> None:
+    status = compute(reconciled(), WELL)
+    assert status["selector"] == "greenfleet.io/pool=feeds,greenfleet.io/role=eventlet"
+    assert (status["replicas"], status["readyReplicas"], status["greenThreads"]) == (2, 2, 250)
+
+
+def test_what_was_written_before_a_restart_stays_until_there_is_something_new() -> None:
+    found = record()
+    found.body["status"] = {
+        "greenThreads": 700,
+        "lastScale": {"time": "2026-01-01T00:00:00Z", "reason": "x"},
+        "learned": {"runtime": "310ms"},
+        "blockingTasks": ["proj.slow"],
+    }
+    status = compute(found, WELL)
+    for field, value in found.status.items():
+        assert status[field] == value
+
+
+def test_what_was_learned_survives_the_way_through_the_status() -> None:
+    learned = Learned(runtime_seconds=0.31, cpu_per_task_seconds=0.0031, safe_threads=420, startup_seconds=6.2)
+    found = learned_from_status({"learned": learned_status(learned)})
+    assert dataclasses.astuple(found) == pytest.approx(dataclasses.astuple(learned))
+    assert learned_from_status({}) == Learned()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"runtime": "soon"},
+        {"runtime": "-5ms"},
+        {"runtime": "inf"},
+        {"runtime": "nanms"},
+        {"safeThreads": -1},
+        {"runtime": 5},
+        {"safeThreads": "9"},
+    ],
+)
+def test_nonsense_in_what_was_learned_counts_as_not_learned(value: Object) -> None:
+    found = learned_from_status({"learned": value})
+    assert found.safe_threads is None
+    assert found.runtime_seconds is None or found.runtime_seconds > 0

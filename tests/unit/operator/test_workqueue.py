@@ -1,0 +1,236 @@
+"""The work queue keeps client-go's contract: each key once, never twice at a time, and one broken key delays no other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from greenfleet.engine import workqueue
+from greenfleet.engine.workqueue import WorkQueue
+from greenfleet.kube.client import NotLeaderError, TransientError
+
+Work = Callable[[str], Awaitable[None]]
+
+
+def run(work: Work, scenario: Callable[[WorkQueue], Coroutine[Any, Any, None]], *, workers: int = 8) -> None:
+    """A scenario with a queue that works."""
+
+    async def main() -> None:
+        queue = WorkQueue(work, workers=workers)
+        running = asyncio.create_task(queue.run())
+        try:
+            async with asyncio.timeout(10):
+                await scenario(queue)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+@pytest.fixture(autouse=True)
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workqueue, "_FIRST_DELAY_SECONDS", 0.01)
+
+
+def test_a_key_that_is_added_often_is_worked_on_once() -> None:
+    done: Counter[str] = Counter()
+
+    async def work(key: str) -> None:
+        done[key] += 1
+
+    async def scenario(queue: WorkQueue) -> None:
+        for _ in range(100):
+            queue.add("a")
+        queue.add("b")
+        while done["b"] == 0:
+            await asyncio.sleep(0)
+
+    run(work, scenario)
+    assert done == {"a": 1, "b": 1}
+
+
+def test_a_key_that_is_added_while_it_is_worked_on_is_worked_on_again_and_never_at_the_same_time() -> None:
+    running: Counter[str] = Counter()
+    worst, done = 0, 0
+    release = asyncio.Event()
+
+    async def work(key: str) -> None:
+        nonlocal worst, done
+        running[key] += 1
+        worst = max(worst, running[key])
+        await release.wait()
+        running[key] -= 1
+        done += 1
+
+    async def scenario(queue: WorkQueue) -> None:
+        queue.add("a")
+        while not running["a"]:
+            await asyncio.sleep(0)
+        for _ in range(5):
+            queue.add("a")
+        release.set()
+        while done < 2:
+            await asyncio.sleep(0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    run(work, scenario)
+    assert (worst, done) == (1, 2)
+
+
+def test_one_broken_key_never_delays_another() -> None:
+    done: list[str] = []
+
+    async def work(key: str) -> None:
+        if key == "broken":
+            raise RuntimeError("a bug")
+        if key == "refused":
+            raise TransientError("503", 503)
+        done.append(key)
+
+    async def scenario(queue: WorkQueue) -> None:
+        for key in ("broken", "refused", *map(str, range(50))):
+            queue.add(key)
+        while len(done) < 50:
+            await asyncio.sleep(0)
+
+    run(work, scenario, workers=1)
+    assert sorted(done, key=int) == [str(number) for number in range(50)]
+
+
+def test_a_key_that_hangs_does_not_stop_the_others() -> None:
+    done: list[str] = []
+
+    async def work(key: str) -> None:
+        if key == "hangs":
+            await asyncio.Event().wait()
+        done.append(key)
+
+    async def scenario(queue: WorkQueue) -> None:
+        for key in ("hangs", *map(str, range(20))):
+            queue.add(key)
+        while len(done) < 20:
+            await asyncio.sleep(0)
+
+    run(work, scenario)
+
+
+def test_a_refusal_is_tried_again_until_it_works_and_waits_longer_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    tries = 0
+
+    async def work(_: str) -> None:
+        nonlocal tries
+        tries += 1
+        if tries < 4:
+            raise TransientError("503", 503)
+
+    async def scenario(queue: WorkQueue) -> None:
+        queue.add("a")
+        while tries < 4:
+            await asyncio.sleep(0.001)
+
+    run(work, scenario)
+    queue = WorkQueue(work)
+    delays = [queue._backoff("a") for _ in range(20)]
+    assert all(0.75 * 0.01 * 2**step <= delay <= 0.01 * 2**step for step, delay in enumerate(delays[:5]))
+    assert max(delays) <= 60
+
+
+def test_success_forgets_earlier_failures() -> None:
+    tries = 0
+
+    async def work(_: str) -> None:
+        nonlocal tries
+        tries += 1
+        if tries in (1, 2, 4):
+            raise TransientError("503", 503)
+
+    async def scenario(queue: WorkQueue) -> None:
+        for wanted in (3, 5):
+            queue.add("a")
+            while tries < wanted:
+                await asyncio.sleep(0.001)
+        assert queue._failures == {}
+
+    run(work, scenario)
+
+
+def test_the_api_servers_own_retry_after_is_respected() -> None:
+    class Recording(WorkQueue):
+        later: list[float]
+
+        def add_later(self, key: str, seconds: float) -> None:
+            self.later = [*getattr(self, "later", []), seconds]
+
+    async def work(_: str) -> None:
+        raise TransientError("429", 429, retry_after_seconds=17.0)
+
+    async def main() -> None:
+        queue = Recording(work)
+        running = asyncio.create_task(queue.run())
+        queue.add("a")
+        while not getattr(queue, "later", None):
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert queue.later == [17.0]
+
+    asyncio.run(main())
+
+
+def test_a_bug_is_logged_once_with_its_traceback_and_tried_again_slowly(caplog: pytest.LogCaptureFixture) -> None:
+    tries = 0
+
+    async def work(_: str) -> None:
+        nonlocal tries
+        tries += 1
+        raise ZeroDivisionError("oops")
+
+    async def scenario(queue: WorkQueue) -> None:
+        queue.add("a")
+        while not queue._timers:
+            await asyncio.sleep(0)
+        due = queue._timers["a"].when() - asyncio.get_running_loop().time()
+        assert due > 200
+
+    run(work, scenario)
+    assert tries == 1
+    assert caplog.text.count("ZeroDivisionError: oops") == 1
+
+
+def test_what_is_not_the_leaders_business_is_dropped_silently(caplog: pytest.LogCaptureFixture) -> None:
+    tried = asyncio.Event()
+
+    async def work(_: str) -> None:
+        tried.set()
+        raise NotLeaderError("standby")
+
+    async def scenario(queue: WorkQueue) -> None:
+        queue.add("a")
+        await tried.wait()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert queue._timers == {}
+
+    run(work, scenario)
+    assert caplog.text == ""
+
+
+def test_an_event_brings_a_waiting_key_forward() -> None:
+    done = asyncio.Event()
+
+    async def work(_: str) -> None:
+        done.set()
+
+    async def scenario(queue: WorkQueue) -> None:
+        queue.add_later("a", 3600)
+        queue.add("a")
+        await done.wait()
+        assert queue._timers == {}
+
+    run(work, scenario)

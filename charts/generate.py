@@ -1,0 +1,330 @@
+"""Everything that can be set in the operator's chart, in one table; values.yaml, its schema and its README come from it.
+
+    python charts/generate.py            write the three files
+    python charts/generate.py --check    fail where one of them differs
+
+The schema is closed: an unknown value is refused at `helm install`, because a misspelt limit that is silently ignored is
+worse than an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CHART = Path(__file__).resolve().parent / "greenfleet"
+DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+DURATION = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
+
+Schema = dict[str, Any]
+TEXT: Schema = {"type": "string"}
+BOOLEAN: Schema = {"type": "boolean"}
+OBJECT: Schema = {"type": "object"}
+OBJECTS: Schema = {"type": "array", "items": {"type": "object"}}
+NAMES: Schema = {"type": "array", "items": {"type": "string", "pattern": DNS_LABEL}, "uniqueItems": True}
+STRINGS_BY_NAME: Schema = {"type": "object", "additionalProperties": {"type": "string"}}
+PULL_POLICY: Schema = {"type": "string", "enum": ["Always", "IfNotPresent", "Never"]}
+DIGEST: Schema = {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"}
+TAG: Schema = {"type": "string", "pattern": "^([A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?$"}
+SPAN: Schema = {"type": "string", "pattern": DURATION}
+OPTIONAL_NAME: Schema = {"type": "string", "maxLength": 52, "pattern": "^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$"}
+
+
+def closed(properties: Mapping[str, Schema], *, required: tuple[str, ...] = ()) -> Schema:
+    """An object with these properties and no others."""
+    schema: Schema = {"type": "object", "additionalProperties": False, "properties": dict(properties)}
+    if required:
+        schema["required"] = list(required)
+    return schema
+
+
+def by_name(item: Schema) -> Schema:
+    """An object whose keys the user chooses."""
+    return {"type": "object", "additionalProperties": item, "propertyNames": {"pattern": DNS_LABEL}}
+
+
+SERVER = closed(
+    {
+        "url": {"type": "string", "pattern": r"^https?://[^\s@]+$"},
+        "scrapeInterval": SPAN,
+        "timeout": SPAN,
+        "caFile": TEXT,
+        "insecureSkipVerify": BOOLEAN,
+        "bearerTokenFile": TEXT,
+        "basicAuth": closed({"usernameFile": TEXT, "passwordFile": TEXT}),
+    },
+    required=("url",),
+)
+SOURCE = closed({"selector": {"type": "string", "minLength": 1}, "queueLabel": {"type": "string", "minLength": 1}})
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One value: where it is, what it is by default, what it is for, and what it may be."""
+
+    path: str
+    default: Any
+    description: str
+    schema: Schema
+
+
+def image(path: str, repository: str, what: str) -> tuple[Value, ...]:
+    """The values of one image."""
+    return (
+        Value(f"{path}.repository", repository, f"{what}: repository, with its registry.", TEXT | {"minLength": 1}),
+        Value(f"{path}.tag", "", "Tag. Empty: the chart's appVersion.", TAG),
+        Value(f"{path}.digest", "", "Digest (`sha256:…`); it wins over the tag.", DIGEST),
+        Value(f"{path}.pullPolicy", "IfNotPresent", "`Always`, `IfNotPresent` or `Never`.", PULL_POLICY),
+        Value(f"{path}.pullSecrets", [], "Names of pull secrets in the namespace of the pods.", NAMES),
+    )
+
+
+DEFAULT_SERVER = {
+    "url": "http://prometheus-operated.monitoring:9090",
+    "scrapeInterval": "15s",
+    "timeout": "4s",
+    "caFile": "",
+    "insecureSkipVerify": False,
+    "bearerTokenFile": "",
+    "basicAuth": {"usernameFile": "", "passwordFile": ""},
+}
+
+VALUES: tuple[Value, ...] = (
+    Value("nameOverride", "", "Replaces the chart's name in labels and names.", OPTIONAL_NAME),
+    Value("fullnameOverride", "", "Replaces the whole name of all objects.", OPTIONAL_NAME),
+    *image("image", "greenfleet/operator", "The operator's image"),
+    *image("workerImage", "greenfleet/worker", "Image of the agent in worker pods and of the queue exporter"),
+    Value(
+        "replicas",
+        2,
+        "Operator pods. One leads, the others stand by; 0 stops the operator while pools keep running.",
+        {"type": "integer", "minimum": 0, "maximum": 5},
+    ),
+    Value(
+        "scope.namespaces",
+        [],
+        "Namespaces to look after. Empty: the whole cluster. With names, there is a Role in each and no ClusterRole at all.",
+        NAMES,
+    ),
+    Value(
+        "prometheus.defaultServer",
+        "default",
+        "The server for pools that name none (`spec.scaling.prometheus.server`).",
+        {"type": "string", "pattern": DNS_LABEL},
+    ),
+    Value(
+        "prometheus.servers",
+        {"default": DEFAULT_SERVER},
+        "Prometheus servers by name. Per server: `url` without credentials; `scrapeInterval` with which it scrapes workers "
+        "and exporters (it decides what is stale; 2s to 15s are good); `timeout` of a query; files, mounted by "
+        "`extraVolumes`, for a CA, a bearer token or basic authentication.",
+        by_name(SERVER) | {"minProperties": 1},
+    ),
+    Value(
+        "prometheus.sources",
+        {},
+        "More ways to read queue depths, by name: `selector`, a series selector that returns all queues at once, and "
+        "`queueLabel`, the label with the queue's name. Built in: greenfleet, celery-exporter, rabbitmq, redis-exporter.",
+        by_name(SOURCE),
+    ),
+    Value(
+        "prometheus.allowQuery", False, "Let a pool bring its own PromQL (`spec.scaling.prometheus.query`).", BOOLEAN
+    ),
+    Value(
+        "prometheus.verifyNamespace",
+        True,
+        "Believe a sample only if the target label `namespace` agrees with the namespace that it speaks of.",
+        BOOLEAN,
+    ),
+    Value("tick", "2s", "How often the scaling loop looks at all pools.", SPAN),
+    Value(
+        "apiConcurrency",
+        16,
+        "Requests to the API server under way at once.",
+        {"type": "integer", "minimum": 1, "maximum": 256},
+    ),
+    Value("leaseDuration", "15s", "After so long without renewal another operator pod may lead.", SPAN),
+    Value(
+        "logLevel",
+        "info",
+        "`debug`, `info`, `warning` or `error`.",
+        {"type": "string", "enum": ["debug", "info", "warning", "error"]},
+    ),
+    Value("logFormat", "json", "`json` or `text`.", {"type": "string", "enum": ["json", "text"]}),
+    Value("crds.enabled", True, "Install and upgrade the CustomResourceDefinition with this chart.", BOOLEAN),
+    Value("crds.keep", True, "Leave it, and with it every pool and worker, when the chart is uninstalled.", BOOLEAN),
+    Value("rbac.create", True, "Create roles and bindings.", BOOLEAN),
+    Value(
+        "rbac.aggregate",
+        True,
+        "Let whoever may view or edit a namespace view or edit its pools (not with `scope.namespaces`).",
+        BOOLEAN,
+    ),
+    Value("serviceAccount.create", True, "Create the service account.", BOOLEAN),
+    Value("serviceAccount.name", "", "Its name. Empty: that of the release.", TEXT),
+    Value("serviceAccount.annotations", {}, "Its annotations.", STRINGS_BY_NAME),
+    Value(
+        "resources",
+        {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
+        "Resources of the operator's container.",
+        OBJECT,
+    ),
+    Value("podDisruptionBudget.enabled", True, "At most one operator pod leaves at a time.", BOOLEAN),
+    Value("priorityClassName", "", "Priority class of the operator's pods.", TEXT),
+    Value("nodeSelector", {}, "Node selector of the operator's pods.", STRINGS_BY_NAME),
+    Value("tolerations", [], "Tolerations of the operator's pods.", OBJECTS),
+    Value("affinity", {}, "Affinity of the operator's pods.", OBJECT),
+    Value("spread.enabled", True, "Prefer different nodes for the operator's pods.", BOOLEAN),
+    Value(
+        "spread.topologyKey", "kubernetes.io/hostname", "Node label that tells places apart.", TEXT | {"minLength": 1}
+    ),
+    Value("podAnnotations", {}, "Annotations of the operator's pods.", STRINGS_BY_NAME),
+    Value("podLabels", {}, "Labels of the operator's pods.", STRINGS_BY_NAME),
+    Value(
+        "podSecurityContext",
+        {},
+        "Overrides in the pods' security context (default: user 65532, runtime's seccomp profile).",
+        OBJECT,
+    ),
+    Value(
+        "terminationGracePeriodSeconds",
+        15,
+        "Time for giving up the lease.",
+        {"type": "integer", "minimum": 1, "maximum": 300},
+    ),
+    Value("extraEnv", [], "More environment variables of the operator.", OBJECTS),
+    Value("extraVolumes", [], "More volumes, such as a CA or a token for Prometheus.", OBJECTS),
+    Value("extraVolumeMounts", [], "Where they are mounted.", OBJECTS),
+    Value(
+        "extraObjects",
+        [],
+        "More objects of this release; templates in them are rendered.",
+        {"type": "array", "items": {"type": ["object", "string"]}},
+    ),
+    Value("networkPolicy.enabled", False, "Let nothing into the operator's pods but to the metrics port.", BOOLEAN),
+    Value("networkPolicy.scrapeFrom", [], "NetworkPolicy peers that may. Empty: everybody.", OBJECTS),
+    Value("metrics.service", True, "A Service for the operator's metrics port.", BOOLEAN),
+    Value("metrics.podMonitor.enabled", False, "PodMonitors for the Prometheus operator.", BOOLEAN),
+    Value("metrics.podMonitor.pools", True, "One of them for workers and queue exporters of all pools.", BOOLEAN),
+    Value("metrics.podMonitor.labels", {}, "Labels by which your Prometheus selects PodMonitors.", STRINGS_BY_NAME),
+    Value(
+        "metrics.podMonitor.interval",
+        "15s",
+        "Scrape interval; tell it to `prometheus.servers` as well.",
+        SPAN,
+    ),
+)
+
+Tree = dict[str, Any]
+"""Nested values; the leaves are Value."""
+
+
+def tree() -> Tree:
+    """The table, nested by the dots in its paths."""
+    root: Tree = {}
+    for value in VALUES:
+        *groups, name = value.path.split(".")
+        place = root
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[name] = value
+    return root
+
+
+def values_yaml() -> str:
+    """Defaults with their descriptions as comments."""
+    lines = ["# Made by charts/generate.py. An unknown value is refused: values.schema.json is closed.", ""]
+    lines.extend(_yaml_lines(tree(), ""))
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _yaml_lines(place: Tree, indent: str) -> Iterator[str]:
+    for name, content in place.items():
+        if isinstance(content, Value):
+            for line in _wrapped(content.description, 116 - len(indent)):
+                yield f"{indent}# {line}"
+            text = yaml.safe_dump({name: content.default}, sort_keys=False, allow_unicode=True, width=1000)
+            for line in text.rstrip("\n").split("\n"):
+                yield indent + line.replace("''", '""')
+        else:
+            yield f"{indent}{name}:"
+            yield from _yaml_lines(content, indent + "  ")
+        if not indent:
+            yield ""
+
+
+def _wrapped(text: str, width: int) -> Iterator[str]:
+    line = ""
+    for word in text.split(" "):
+        if line and len(line) + 1 + len(word) > width:
+            yield line
+            line = word
+        else:
+            line = f"{line} {word}".strip()
+    yield line
+
+
+def schema_json() -> str:
+    """The closed schema."""
+    top = {"$schema": "https://json-schema.org/draft-07/schema#", "title": "Values of the greenfleet chart"}
+    schema: Schema = {**top, **_schema(tree())}
+    schema["properties"]["global"] = {"type": "object", "description": "Helm's own; not used."}
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def _schema(place: Tree) -> Schema:
+    return closed(
+        {
+            name: {"description": content.description, **content.schema}
+            if isinstance(content, Value)
+            else _schema(content)
+            for name, content in place.items()
+        }
+    )
+
+
+def readme_md() -> str:
+    """The table for people."""
+    intro = (CHART / "README.md.in").read_text(encoding="utf-8")
+    rows = ["| value | default | what it is |", "|---|---|---|"]
+    for value in VALUES:
+        default = json.dumps(value.default, ensure_ascii=False)
+        shown = f"`{default}`" if len(default) <= 80 else "see values.yaml"
+        rows.append(f"| `{value.path}` | {shown} | {value.description} |")
+    return intro.replace("<values>\n", "\n".join(rows) + "\n")
+
+
+def main() -> int:
+    """Write, or check."""
+    parser = argparse.ArgumentParser(
+        description="values.yaml, values.schema.json and README.md of the operator's chart"
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a file differs")
+    check = parser.parse_args().check
+    stale = []
+    for name, content in (
+        ("values.yaml", values_yaml()),
+        ("values.schema.json", schema_json()),
+        ("README.md", readme_md()),
+    ):
+        path = CHART / name
+        if path.exists() and path.read_text(encoding="utf-8") == content:
+            continue
+        stale.append(name)
+        if not check:
+            path.write_text(content, encoding="utf-8")
+    if check and stale:
+        sys.stderr.write(f"{', '.join(stale)} in {CHART.name} differ from charts/generate.py: run it\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

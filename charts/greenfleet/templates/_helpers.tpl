@@ -1,0 +1,101 @@
+{{- define "greenfleet.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 52 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "greenfleet.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" }}
+{{- else }}
+{{- $name := include "greenfleet.name" . }}
+{{- if contains $name .Release.Name }}
+{{- .Release.Name | trunc 52 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 52 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "greenfleet.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "greenfleet.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end }}
+
+{{- define "greenfleet.labels" -}}
+{{ include "greenfleet.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: greenfleet
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "greenfleet.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "greenfleet.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{/* An image by digest where there is one, else by tag, else by the version of the chart. */}}
+{{- define "greenfleet.image" -}}
+{{- $image := index . 0 }}
+{{- $root := index . 1 }}
+{{- if $image.digest }}
+{{- printf "%s@%s" $image.repository $image.digest }}
+{{- else }}
+{{- printf "%s:%s" $image.repository (default $root.Chart.AppVersion $image.tag) }}
+{{- end }}
+{{- end }}
+
+{{/* The operator's configuration file. Its keys are checked again by the operator when it starts. */}}
+{{- define "greenfleet.config" -}}
+prometheus:
+  {{- toYaml .Values.prometheus | nindent 2 }}
+worker:
+  image: {{ include "greenfleet.image" (list .Values.workerImage .) | quote }}
+  imagePullPolicy: {{ .Values.workerImage.pullPolicy }}
+  imagePullSecrets:
+    {{- toYaml .Values.workerImage.pullSecrets | nindent 4 }}
+namespaces:
+  {{- toYaml .Values.scope.namespaces | nindent 2 }}
+tick: {{ .Values.tick }}
+apiConcurrency: {{ .Values.apiConcurrency }}
+leaseDuration: {{ .Values.leaseDuration }}
+logLevel: {{ .Values.logLevel }}
+logFormat: {{ .Values.logFormat }}
+{{- end }}
+
+{{/*
+What the operator may do in a namespace (or, as a ClusterRole, in all of them). Nothing here can read a Secret, run a
+command in a pod, change an image of a running pod or widen its own rights.
+*/}}
+{{- define "greenfleet.rules" -}}
+- apiGroups: [greenfleet.io]
+  resources: [greenworkerpools]
+  verbs: [get, list, watch]
+- apiGroups: [greenfleet.io]
+  resources: [greenworkerpools/status]
+  verbs: [patch]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [create, patch, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [pods/status]  # the annotation that carries the number of green threads; cannot change an image
+  verbs: [patch]
+- apiGroups: [""]
+  resources: [pods/eviction]  # recycling, one worker at a time, under the disruption budget
+  verbs: [create]
+- apiGroups: ["", events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end }}

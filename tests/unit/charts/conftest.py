@@ -1,0 +1,56 @@
+"""Renders charts with the real helm: that of the project's cluster, or the one on PATH."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.unit.charts.rendering import CHARTS, REPOSITORY, Manifests, Render
+
+
+def _helm() -> str | None:
+    kube = subprocess.run(
+        [sys.executable, str(REPOSITORY / "cluster" / "kube"), "path"], check=False, capture_output=True, text=True
+    )
+    built = Path(kube.stdout.strip()) / "helm" if kube.returncode == 0 and kube.stdout.strip() else None
+    return os.environ.get("HELM") or (str(built) if built and built.exists() else shutil.which("helm"))
+
+
+@pytest.fixture(scope="session")
+def helm() -> str:
+    """Path of helm. Where the tools must be there (`GREENFLEET_TOOLS_REQUIRED`, set in CI), their absence is a failure."""
+    found = _helm()
+    if found is None and os.environ.get("GREENFLEET_TOOLS_REQUIRED"):
+        pytest.fail("helm was not found: `cluster/kube up` builds it, or set HELM")
+    if found is None:
+        pytest.skip("helm was not found: `cluster/kube up` builds it, or set HELM")
+    return found
+
+
+@pytest.fixture(scope="session")
+def render(helm: str, tmp_path_factory: pytest.TempPathFactory) -> Render:
+    """`render("greenfleet", {...values})`: the manifests, or subprocess.CalledProcessError with helm's words in stderr."""
+    home = tmp_path_factory.mktemp("helm")
+
+    def rendered(
+        chart: str, values: dict[str, Any] | None = None, *, namespace: str = "greenfleet-system"
+    ) -> Manifests:
+        file = home / "values.yaml"
+        file.write_text(yaml.safe_dump(values or {}), encoding="utf-8")
+        done = subprocess.run(
+            [helm, "template", chart, str(CHARTS / chart), "--namespace", namespace, "--values", str(file)],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "HOME": str(home)},
+        )
+        return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+    return rendered

@@ -1,0 +1,261 @@
+"""Promises of the operator's chart."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.unit.charts.rendering import CHARTS, REPOSITORY, Manifests, Render, of_kind
+
+GOLDEN = Path(__file__).parent / "rbac.golden.yaml"
+NAMED = {"greenfleet.io/scrape": "true", "app.kubernetes.io/component": "operator"}
+
+
+@pytest.fixture(scope="module")
+def defaults(render: Render) -> Manifests:
+    return render("greenfleet")
+
+
+def _operator(manifests: Manifests) -> dict[str, Any]:
+    (deployment,) = of_kind(manifests, "Deployment")
+    return dict(deployment["spec"]["template"])
+
+
+def _config(manifests: Manifests) -> dict[str, Any]:
+    (config,) = of_kind(manifests, "ConfigMap")
+    return dict(yaml.safe_load(config["data"]["config.yaml"]))
+
+
+def _rules(manifests: Manifests) -> list[dict[str, Any]]:
+    return [rule for kind in ("ClusterRole", "Role") for role in of_kind(manifests, kind) for rule in role["rules"]]
+
+
+def test_generated_files_are_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, str(CHARTS / "generate.py"), "--check"], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_lint_has_no_complaint(helm: str) -> None:
+    for chart in ("greenfleet", "demo"):
+        done = subprocess.run(
+            [helm, "lint", "--strict", str(CHARTS / chart)], check=False, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_operators_rights_are_exactly_the_golden_ones(defaults: Manifests) -> None:
+    """A reviewer sees each new right as a line in this file."""
+    roles = {
+        role["metadata"]["name"]: role["rules"] for kind in ("ClusterRole", "Role") for role in of_kind(defaults, kind)
+    }
+    assert roles == yaml.safe_load(GOLDEN.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("values", [{}, {"scope": {"namespaces": ["shop", "news"]}}], ids=["cluster", "namespaces"])
+def test_no_role_reads_secrets_runs_commands_or_widens_itself(render: Render, values: dict[str, Any]) -> None:
+    for rule in _rules(render("greenfleet", values)):
+        words = {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
+        assert not words & {"*", "secrets", "pods/exec", "pods/attach", "serviceaccounts/token", "escalate", "bind"}
+        assert not words & {"impersonate", "rbac.authorization.k8s.io"}
+
+
+def test_named_namespaces_get_roles_and_there_is_no_cluster_role(render: Render) -> None:
+    manifests = render("greenfleet", {"scope": {"namespaces": ["shop", "news"]}})
+    assert not of_kind(manifests, "ClusterRole")
+    assert not of_kind(manifests, "ClusterRoleBinding")
+    places = {(role["metadata"]["namespace"], role["metadata"]["name"]) for role in of_kind(manifests, "Role")}
+    assert places == {
+        ("shop", "greenfleet-pools"),
+        ("news", "greenfleet-pools"),
+        ("greenfleet-system", "greenfleet-leader"),
+    }
+    assert _config(manifests)["namespaces"] == ["shop", "news"]
+    for binding in of_kind(manifests, "RoleBinding"):
+        assert binding["subjects"] == [
+            {"kind": "ServiceAccount", "name": "greenfleet", "namespace": "greenfleet-system"}
+        ]
+
+
+def test_the_lease_is_named_except_where_it_has_no_name_yet(defaults: Manifests) -> None:
+    leases = [rule for rule in _rules(defaults) if rule["resources"] == ["leases"]]
+    for rule in leases:
+        assert rule["verbs"] == ["create"] or rule["resourceNames"] == ["greenfleet"]
+    assert len(leases) == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"replicaCount": 2}, "replicaCount"),
+        ({"image": {"repo": "x"}}, "repo"),
+        ({"prometheus": {"servers": {"default": {"url": "http://p:9090", "token": "secret"}}}}, "token"),
+        ({"prometheus": {"servers": {"default": {"url": "http://user:word@p:9090"}}}}, "url"),
+        ({"prometheus": {"servers": {"default": {"url": "ftp://p"}}}}, "url"),
+        ({"prometheus": {"sources": {"mine": {"query": "up"}}}}, "query"),
+        ({"replicas": -1}, "replicas"),
+        ({"replicas": "two"}, "replicas"),
+        ({"tick": "soon"}, "tick"),
+        ({"logLevel": "loud"}, "logLevel"),
+        ({"scope": {"namespaces": ["Not A Name"]}}, "namespaces"),
+        ({"image": {"digest": "sha256:short"}}, "digest"),
+        ({"metrics": {"podMonitor": {"on": True}}}, "on"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(render: Render, values: dict[str, Any], field: str) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        render("greenfleet", values)
+    assert field in refused.value.stderr
+
+
+def test_pods_meet_pod_security_restricted_with_a_read_only_root(defaults: Manifests) -> None:
+    pod = _operator(defaults)["spec"]
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"]
+
+
+def test_the_operator_is_started_with_the_rendered_configuration(defaults: Manifests) -> None:
+    (container,) = _operator(defaults)["spec"]["containers"]
+    assert container["command"] == [
+        *("python", "-m", "greenfleet", "operator"),
+        *("--config", "/etc/greenfleet/config.yaml"),
+    ]
+    assert [port["containerPort"] for port in container["ports"]] == [9541]
+    assert {entry["name"] for entry in container["env"]} == {"POD_NAME", "POD_NAMESPACE"}
+    assert NAMED.items() <= _operator(defaults)["metadata"]["labels"].items()
+
+
+def test_the_operator_itself_accepts_the_rendered_configuration(render: Render, tmp_path: Path) -> None:
+    settings = pytest.importorskip("greenfleet.settings")
+    values = {
+        "workerImage": {"pullSecrets": ["registry"], "digest": f"sha256:{'a' * 64}"},
+        "scope": {"namespaces": ["shop"]},
+        "prometheus": {
+            "sources": {"mine": {"selector": 'depth{job="x"}', "queueLabel": "q"}},
+            "servers": {
+                "other": {"url": "https://p:9090", "caFile": "/ca/ca.crt", "basicAuth": {"usernameFile": "/u"}}
+            },
+        },
+    }
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(_config(render("greenfleet", values))), encoding="utf-8")
+    loaded = settings.load(file)
+    assert loaded.worker.image == f"greenfleet/worker@sha256:{'a' * 64}"
+    assert loaded.worker.image_pull_secrets == ["registry"]
+    assert loaded.namespaces == ["shop"]
+    assert set(loaded.prometheus.servers) == {"default", "other"}
+    assert loaded.prometheus.sources["mine"].queue_label == "q"
+
+
+def test_a_new_configuration_replaces_the_pods(render: Render, defaults: Manifests) -> None:
+    def checksum(manifests: Manifests) -> str:
+        return str(_operator(manifests)["metadata"]["annotations"]["checksum/config"])
+
+    assert checksum(render("greenfleet", {"tick": "3s"})) != checksum(defaults)
+    assert checksum(render("greenfleet", {"replicas": 3})) == checksum(defaults)
+
+
+def test_the_crd_is_the_generated_one_and_stays_after_an_uninstall(render: Render, defaults: Manifests) -> None:
+    generated = yaml.safe_load(
+        (REPOSITORY / "crds" / "greenfleet.io_greenworkerpools.yaml").read_text(encoding="utf-8")
+    )
+    (kept,) = of_kind(defaults, "CustomResourceDefinition")
+    assert kept["metadata"]["annotations"].pop("helm.sh/resource-policy") == "keep"
+    if not kept["metadata"]["annotations"]:
+        del kept["metadata"]["annotations"]
+    assert kept == generated
+    (bare,) = of_kind(render("greenfleet", {"crds": {"keep": False}}), "CustomResourceDefinition")
+    assert bare == generated
+    assert not of_kind(render("greenfleet", {"crds": {"enabled": False}}), "CustomResourceDefinition")
+
+
+def test_two_replicas_spread_and_leave_one_at_a_time(defaults: Manifests) -> None:
+    (deployment,) = of_kind(defaults, "Deployment")
+    (budget,) = of_kind(defaults, "PodDisruptionBudget")
+    assert deployment["spec"]["replicas"] == 2
+    assert budget["spec"]["maxUnavailable"] == 1
+    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+    selector = deployment["spec"]["selector"]["matchLabels"]
+    assert budget["spec"]["selector"]["matchLabels"] == selector
+    (spread,) = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    assert spread["labelSelector"]["matchLabels"] == selector
+    assert selector.items() <= _operator(defaults)["metadata"]["labels"].items()
+
+
+def test_pod_monitors_select_operator_and_pools(render: Render, defaults: Manifests) -> None:
+    assert not of_kind(defaults, "PodMonitor")
+    values: dict[str, Any] = {"metrics": {"podMonitor": {"enabled": True, "labels": {"release": "kps"}}}}
+    operator, pools = of_kind(render("greenfleet", values), "PodMonitor")
+    assert operator["metadata"]["labels"]["release"] == "kps"
+    assert pools["spec"]["namespaceSelector"] == {"any": True}
+    assert pools["spec"]["selector"]["matchLabels"] == {"greenfleet.io/scrape": "true"}
+    values["scope"] = {"namespaces": ["shop"]}
+    _, named = of_kind(render("greenfleet", values), "PodMonitor")
+    assert named["spec"]["namespaceSelector"] == {"matchNames": ["shop"]}
+
+
+def test_everything_optional_renders_together(render: Render) -> None:
+    manifests = render(
+        "greenfleet",
+        {
+            "fullnameOverride": "gf",
+            "image": {"repository": "r.example/op", "digest": f"sha256:{'b' * 64}", "pullSecrets": ["s"]},
+            "priorityClassName": "high",
+            "nodeSelector": {"disk": "ssd"},
+            "tolerations": [{"key": "x", "operator": "Exists"}],
+            "affinity": {"nodeAffinity": {}},
+            "podAnnotations": {"a": "b"},
+            "podLabels": {"c": "d"},
+            "podSecurityContext": {"runAsUser": 1000, "supplementalGroups": [5]},
+            "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+            "extraVolumes": [{"name": "ca", "secret": {"secretName": "ca"}}],
+            "extraVolumeMounts": [{"name": "ca", "mountPath": "/ca"}],
+            "extraObjects": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-x"}}],
+            "networkPolicy": {"enabled": True, "scrapeFrom": [{"namespaceSelector": {}}]},
+            "serviceAccount": {"name": "robot", "annotations": {"role": "arn"}},
+        },
+    )
+    pod = _operator(manifests)["spec"]
+    (container,) = pod["containers"]
+    assert container["image"] == f"r.example/op@sha256:{'b' * 64}"
+    assert pod["imagePullSecrets"] == [{"name": "s"}]
+    assert pod["serviceAccountName"] == "robot"
+    assert pod["priorityClassName"] == "high"
+    assert pod["nodeSelector"] == {"disk": "ssd"}
+    assert pod["tolerations"] == [{"key": "x", "operator": "Exists"}]
+    assert pod["securityContext"]["runAsUser"] == 1000
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert {"name": "ca", "mountPath": "/ca"} in container["volumeMounts"]
+    assert container["env"][-1]["name"] == "HTTPS_PROXY"
+    (policy,) = of_kind(manifests, "NetworkPolicy")
+    assert policy["spec"]["policyTypes"] == ["Ingress"]
+    assert {"greenfleet-x", "gf"} <= {entry["metadata"]["name"] for entry in of_kind(manifests, "ConfigMap")}
+
+
+def test_nothing_is_rendered_that_was_switched_off(render: Render) -> None:
+    manifests = render(
+        "greenfleet",
+        {
+            "rbac": {"create": False},
+            "serviceAccount": {"create": False, "name": "given"},
+            "podDisruptionBudget": {"enabled": False},
+            "metrics": {"service": False},
+            "spread": {"enabled": False},
+            "crds": {"enabled": False},
+        },
+    )
+    assert {manifest["kind"] for manifest in manifests} == {"ConfigMap", "Deployment"}
+    assert _operator(manifests)["spec"]["serviceAccountName"] == "given"

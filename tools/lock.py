@@ -17,7 +17,15 @@ LOCKS = {
     "requirements/operator.lock": ("operator",),
     "requirements/worker.lock": ("worker",),
 }
-OPTIONS = ("--universal", "--python-version", "3.11", "--generate-hashes", "--no-emit-index-url", "--no-header", "--quiet")
+OPTIONS = (
+    "--universal",
+    "--python-version",
+    "3.11",
+    "--generate-hashes",
+    "--no-emit-index-url",
+    "--no-header",
+    "--quiet",
+)
 
 
 def main() -> int:
@@ -25,13 +33,25 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         venv.create(directory, with_pip=True)
         python = f"{directory}/bin/python"
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "uv"], check=True)  # noqa: S603
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "uv"], check=True)
         first = next(iter(LOCKS))
         for lock, extras in LOCKS.items():
             wanted = [f"--extra={extra}" for extra in extras]
             held = [] if lock == first else ["--constraint", first]
-            command = [python, "-m", "uv", "pip", "compile", *OPTIONS, *wanted, *held, "pyproject.toml", "--output-file", lock]
-            subprocess.run(command, cwd=ROOT, check=True)  # noqa: S603
+            command = [
+                python,
+                "-m",
+                "uv",
+                "pip",
+                "compile",
+                *OPTIONS,
+                *wanted,
+                *held,
+                "pyproject.toml",
+                "--output-file",
+                lock,
+            ]
+            subprocess.run(command, cwd=ROOT, check=True)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import yaml
@@ -137,10 +138,19 @@ def _convert(node: JsonObject, definitions: JsonObject) -> JsonObject:
         converted["default"] = _without_nulls(converted["default"])
         if converted["default"] is None:
             del converted["default"]
+    if "description" in converted and "Default" not in converted["description"]:
+        converted["description"] += _default_sentence(converted.get("default"))
     if converted.get("x-kubernetes-int-or-string"):
         converted.pop("type", None)
         converted["anyOf"] = [{"type": "integer"}, {"type": "string"}]
     return converted
+
+
+def _default_sentence(default: Any) -> str:
+    """`kubectl explain` does not show defaults, so the descriptions say them; empty ones are no news."""
+    if default in (None, "", [], {}) or isinstance(default, dict):
+        return ""
+    return f" Default: {json.dumps(default)}." if isinstance(default, bool | list) else f" Default: {default}."
 
 
 def _without_nulls(value: Any) -> Any:

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -82,7 +83,7 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
     controller = Controller(client, registry, metrics)
     view = FleetView(client, settings.namespaces, controller.deployment_changed)
     events = EventRecorder(client, identity.name)
-    status = StatusWriter(client, view, events)
+    status = StatusWriter(client, view, events, controller.routes_changed)
     controller.start_with(Reconciler(client, registry, view, settings.worker), status, view)
     loop = ScalingLoop(
         registry=registry,
@@ -106,35 +107,52 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
     )
     await web.start()
     _log.info("greenfleet %s starts as %s/%s", __version__, identity.namespace, identity.name)
+    kopf_is_up = asyncio.Event()
     owned = [
+        asyncio.create_task(_asked_to_leave(kopf_is_up), name="signals"),
         asyncio.create_task(lease.run(), name="lease"),
         *(asyncio.create_task(reflector.run(), name="reflector") for reflector in view.reflectors),
         asyncio.create_task(controller.run(lease.gained), name="controller"),
         asyncio.create_task(loop.run(), name="scaling loop"),
     ]
     try:
-        await _until_one_ends(owned, _kopf(settings, controller, kubeconfig))
+        await _until_one_ends(owned, _kopf(settings, controller, kubeconfig, kopf_is_up))
     finally:
-        for task in owned:
-            task.cancel()
-        await asyncio.gather(*owned, return_exceptions=True)
         await web.stop()
         await asyncio.gather(*(server.close() for server in servers.values()))
         await client.close()
 
 
+async def _asked_to_leave(kopf_is_up: asyncio.Event) -> None:
+    """Until SIGTERM or SIGINT. With its own handlers kopf would give its sub-tasks five seconds before we hear of it."""
+    await kopf_is_up.wait()
+    asked = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    await asked.wait()
+
+
 async def _until_one_ends(owned: Sequence[asyncio.Task[None]], operator: asyncio.Task[None]) -> None:
-    """Until kopf ends (a signal), or one of our tasks does (a bug: better restart than limp)."""
-    done, _ = await asyncio.wait({*owned, operator}, return_when=asyncio.FIRST_COMPLETED)
-    operator.cancel()
-    await asyncio.gather(operator, return_exceptions=True)
-    for task in done - {operator}:
-        task.result()
-    if operator in done and not operator.cancelled():
-        operator.result()
+    """Until a signal, or until one of our tasks or kopf ends (a bug: better restart than limp).
+
+    Ours go first: the Lease is given back before kopf takes its time.
+    """
+    try:
+        done, _ = await asyncio.wait({*owned, operator}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in owned:
+            task.cancel()
+        await asyncio.gather(*owned, return_exceptions=True)
+        operator.cancel()
+        await asyncio.gather(operator, return_exceptions=True)
+    for task in done:
+        if not task.cancelled():
+            task.result()
 
 
-def _kopf(settings: Settings, controller: Controller, kubeconfig: str | None) -> asyncio.Task[None]:
+def _kopf(
+    settings: Settings, controller: Controller, kubeconfig: str | None, is_up: asyncio.Event
+) -> asyncio.Task[None]:
     kopf_registry = kopf.OperatorRegistry()
     pools.register(kopf_registry, controller)
 
@@ -152,7 +170,7 @@ def _kopf(settings: Settings, controller: Controller, kubeconfig: str | None) ->
     kopf_settings.watching.server_timeout = 300
     scope: dict[str, Any] = {"namespaces": settings.namespaces} if settings.namespaces else {"clusterwide": True}
     return asyncio.create_task(
-        kopf.operator(registry=kopf_registry, settings=kopf_settings, **scope),
+        kopf.operator(registry=kopf_registry, settings=kopf_settings, ready_flag=is_up, **scope),
         name="kopf",
     )
 

@@ -61,6 +61,10 @@ class Controller:
             elif pool is None and record.pool is not None and record.pool.namespace == namespace:
                 self._queue.add(_EXPORTER + record.pool.broker_key)
 
+    def routes_changed(self, key: str) -> None:
+        """Evidence changed which tasks run in prefork workers."""
+        self._queue.add(_POOL + key)
+
     def enqueue_all(self) -> None:
         """Everything: after leadership was gained, and now and then."""
         for record in self._registry:

@@ -41,9 +41,7 @@ class Reconciler:
         if record.refused is not None:
             return
         agent_image = self._pinned_agent(pool)
-        children = children_of_pool(
-            pool, agent_image, self._image.image_pull_policy, tuple(record.status.get("blockingTasks") or ())
-        )
+        children = children_of_pool(pool, agent_image, self._image.image_pull_policy, record.routes)
         try:
             for child in children:
                 manifest = child.manifest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 
 from greenfleet.api import GreenWorkerPool
 from greenfleet.api.pool import InvalidPoolError, parse_pool
+from greenfleet.engine.evidence import exempt_tasks, routes
 from greenfleet.resources.names import Role
 from greenfleet.resources.worker import prefork_queue
 from greenfleet.scaling import Decision, State, Why
@@ -67,14 +69,22 @@ class Record:
     """Unix time at which each task was last seen blocking the hub."""
     blocked_seconds: dict[tuple[str, str], float] = field(default_factory=dict)
     """Counter values by (worker, task), to see increments."""
-    announced: dict[str, str] = field(default_factory=dict)
-    """Last Event per subject, so that one statement is one Event."""
+    caught: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """Moments at which each task was caught blocking, as evidence for routing."""
     learned_written_at: float = float("-inf")
 
     @property
     def status(self) -> dict[str, Any]:
         """The status as the API server has it."""
         return self.body.get("status") or {}
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """Tasks that evidence sends to prefork: kept in the status, which is where they survive a restart."""
+        if self.pool is None or self.pool.spec.prefork is None or not self.pool.spec.prefork.auto_route:
+            return ()
+        exempt = exempt_tasks(self.body["metadata"].get("annotations") or {})
+        return routes(self.status.get("blockingTasks") or (), self.caught, exempt, time.time())
 
     def fleet(self, role: Role) -> Fleet:
         """The fleet of a role, made when first asked for."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from greenfleet.api import GreenWorkerPool
 from greenfleet.engine.actuator import Actuator, Order
+from greenfleet.engine.evidence import caught_again
 from greenfleet.engine.fleet_view import FleetView
 from greenfleet.engine.pods import is_finished, law_pod, law_spec
 from greenfleet.engine.recycler import PAUSE_SECONDS, Recycler, next_to_recycle
@@ -268,6 +269,7 @@ class ScalingLoop:
                 key = (worker.sample.pod, task)
                 if seconds - record.blocked_seconds.get(key, seconds) > _BLOCKED_NOISE_SECONDS:
                     record.blocked[task] = now
+                    record.caught[task] = caught_again(record.caught.get(task, ()), now)
                 record.blocked_seconds[key] = seconds
 
     def _spawn(self, work: Awaitable[None]) -> None:

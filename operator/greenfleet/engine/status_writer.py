@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from greenfleet.engine.diagnosis import trouble
+from greenfleet.engine.evidence import EXEMPT_ANNOTATION
 from greenfleet.engine.fleet_view import FleetView, is_available
 from greenfleet.engine.managers import STATUS
 from greenfleet.engine.registry import Record
@@ -21,16 +23,21 @@ from greenfleet.scaling import significant_change
 _log = logging.getLogger(__name__)
 
 LEARNED_INTERVAL_SECONDS = 300.0
-"""What was learned is written at most so often, so that a status does not move with the noise of a mean."""
+"""What was learned is written at most so often, so that a status does not move with the noise of a mean.
+
+What becomes known for the first time is written at once: a restart would lose it."""
 
 
 class StatusWriter:
     """Computes and writes statuses; says what changed in Events."""
 
-    def __init__(self, client: Client, view: FleetView, events: EventRecorder) -> None:
+    def __init__(
+        self, client: Client, view: FleetView, events: EventRecorder, routes_changed: Callable[[str], None]
+    ) -> None:
         self._client = client
         self._view = view
         self._events = events
+        self._routes_changed = routes_changed
         self._writing: set[str] = set()
 
     async def sync(self, record: Record) -> None:
@@ -66,6 +73,7 @@ class StatusWriter:
             _log.warning("the status of %s was not written: %s", record.key, error)
             return
         await self._announce(record, before, status)
+        await self._announce_routes(record, before, status)
 
     def _observe(self, record: Record, now: float) -> Observed:
         metadata = record.body["metadata"]
@@ -92,7 +100,8 @@ class StatusWriter:
         if fleet is None or fleet.decision is None:
             return
         learned = fleet.decision.learned
-        due = now - record.learned_written_at >= LEARNED_INTERVAL_SECONDS
+        news = learned_status(learned).keys() - (record.status.get("learned") or {}).keys()
+        due = bool(news) or now - record.learned_written_at >= LEARNED_INTERVAL_SECONDS
         if due and significant_change(learned_from_status(record.status), learned):
             status["learned"] = learned_status(learned)
             record.learned_written_at = now
@@ -115,6 +124,21 @@ class StatusWriter:
                 await self._events.warning(record.pool, reason, message)
             elif previous.get("status") == bad_status and condition["status"] != bad_status:
                 await self._events.normal(record.pool, reason, message)
+
+    async def _announce_routes(self, record: Record, before: dict[str, Any], after: dict[str, Any]) -> None:
+        """Evidence moved a task, or a human moved it back: say so, and have the workers' list of routes written."""
+        old, new = set(before.get("blockingTasks") or ()), set(after.get("blockingTasks") or ())
+        if old == new or record.pool is None:
+            return
+        self._routes_changed(record.key)
+        if moved := ", ".join(sorted(new - old)):
+            note = (
+                f"{moved} blocked the hub again and again, and runs in prefork workers from now on; to undo it, "
+                f"name it in the annotation {EXEMPT_ANNOTATION}"
+            )
+            await self._events.warning(record.pool, "TaskRouted", note)
+        if back := ", ".join(sorted(old - new)):
+            await self._events.normal(record.pool, "TaskRouteRemoved", f"{back} runs on green threads again")
 
 
 def _same(new: dict[str, Any], old: dict[str, Any]) -> bool:

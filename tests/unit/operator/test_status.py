@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from greenfleet.api.pool import Prefork
 from greenfleet.api.status import CONDITION_TYPES, PoolStatus
 from greenfleet.engine.registry import Record, Stall
 from greenfleet.engine.status import (
@@ -231,11 +232,22 @@ def test_what_was_written_before_a_restart_stays_until_there_is_something_new() 
         "greenThreads": 700,
         "lastScale": {"time": "2026-01-01T00:00:00Z", "reason": "x"},
         "learned": {"runtime": "310ms"},
-        "blockingTasks": ["proj.slow"],
     }
     status = compute(found, WELL)
     for field, value in found.status.items():
         assert status[field] == value
+
+
+def test_routes_of_evidence_survive_a_restart_and_end_with_auto_route() -> None:
+    found = record()
+    found.body["status"] = {"blockingTasks": ["proj.slow"]}
+    assert found.pool is not None
+    routed = found.pool.spec.model_copy(update={"prefork": Prefork(auto_route=True)})
+    found.pool = found.pool.model_copy(update={"spec": routed})
+    assert compute(found, WELL)["blockingTasks"] == ["proj.slow"]
+    named = found.pool.spec.model_copy(update={"prefork": Prefork(auto_route=False)})
+    found.pool = found.pool.model_copy(update={"spec": named})
+    assert "blockingTasks" not in compute(found, WELL)
 
 
 def test_what_was_learned_survives_the_way_through_the_status() -> None:

@@ -31,18 +31,25 @@ packages: ## the Debian packages of the tests, where they are missing
 
 .PHONY: demo
 demo: venv ## boot a Kubernetes, install Greenfleet, run the feed hub under load (KUBECONFIG=… to use another cluster)
-	$(BIN)/python -m demo run $(if $(filter command line,$(origin KUBECONFIG)),--kubeconfig '$(KUBECONFIG)',)
+	$(BIN)/python -m demo run $(if $(filter command line,$(origin KUBECONFIG)),--kubeconfig '$(KUBECONFIG)',) $(if $(IMAGE_PREFIX),--image-prefix '$(IMAGE_PREFIX)',)
 
 .PHONY: demo-down
 demo-down: ## remove every process, mount, bridge and file that the demo and the tests made (caches stay)
 	cluster/kube down --all
 
+.PHONY: cluster
+cluster: ## this machine's own Kubernetes, started or repaired (about 10 min the first time: it is compiled)
+	cluster/kube up
+
+# The tools that the tests need are there now: a test that misses one has to fail, not to skip.
+test test-full: export GREENFLEET_TOOLS_REQUIRED := 1
+
 .PHONY: test
-test: venv packages ## every tier of tests in its short form
+test: venv packages cluster ## every tier of tests in its short form
 	$(PYTEST) -m 'not slow'
 
 .PHONY: test-full
-test-full: venv packages ## every tier of tests, slow ones included
+test-full: venv packages cluster ## every tier of tests, slow ones included
 	$(PYTEST)
 
 .PHONY: test-fast

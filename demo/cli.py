@@ -28,12 +28,16 @@ from demo.summary import Summary, rows, summarize
 OUTPUT = REPOSITORY / "out"
 TIMELINE, ACCOUNT, SUMMARY, PICTURE = "timeline.jsonl", "account.json", "summary.json", "demo.png"
 INTERRUPTED = 130
+PLAIN_WIDTH = 240
+"""Columns where there is no terminal: a log should not break its lines."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
     options = _parser().parse_args(arguments)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=PLAIN_WIDTH)
     try:
         return int(options.command(options, console))
     except (StepError, ApiError) as error:

@@ -23,7 +23,7 @@ PLAIN_SECONDS = 5.0
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SPARK_WIDTH = 40
-_RECENT = 6
+_RECENT = 4
 """Reasons shown at once."""
 
 

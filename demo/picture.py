@@ -9,6 +9,7 @@ import math
 import re
 import textwrap
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ def _figure(
         _style(axis)
     _name_phases(axes[0], spans(timeline), start)
     _faults(axes, timeline, start)
+    _blind(axes, blind(snapshots), start)
     figure.align_ylabels(axes)
     axes[-1].set_xlim(0, max(at[-1], 1))
     axes[-1].set_xlabel("seconds since the first message", color=SOFT)
@@ -173,7 +175,7 @@ def _threads(axis: Any, at: Sequence[float], snapshots: Sequence[Snapshot]) -> N
         axis.stackplot(at, series, colors=colours, alpha=0.75, step="post", linewidth=0)
     axis.plot(
         at,
-        [snapshot.busy for snapshot in snapshots],
+        [_busy(snapshot) for snapshot in snapshots],
         color=INK,
         linewidth=1.2,
         drawstyle="steps-post",
@@ -182,6 +184,12 @@ def _threads(axis: Any, at: Sequence[float], snapshots: Sequence[Snapshot]) -> N
     axis.set_ylim(0, max(10, *(snapshot.threads for snapshot in snapshots)) * 1.18)
     axis.set_ylabel("green threads,\nby worker")
     axis.legend(loc="upper left", frameon=False, fontsize=8.5)
+
+
+def _busy(snapshot: Snapshot) -> float:
+    """A gap while nobody knows, not a zero."""
+    unknown = snapshot.ready and all(worker.busy is None for worker in snapshot.workers)
+    return math.nan if unknown else float(snapshot.busy)
 
 
 def _workers(axis: Any, at: Sequence[float], snapshots: Sequence[Snapshot]) -> None:
@@ -251,6 +259,32 @@ def _number(axis: Any, reasons: Sequence[Reason], start: float, width: float) ->
                 bbox={"boxstyle": "circle,pad=0.25", "facecolor": INK, "edgecolor": "none"}, annotation_clip=False,
             )  # fmt: skip
         badge += width * _BADGE
+
+
+def blind(snapshots: Sequence[Snapshot]) -> list[Span]:
+    """When Prometheus did not answer, or the operator did not believe what it saw."""
+    spans: list[Span] = []
+    for before, after in pairwise(snapshots):
+        if before.prometheus and before.metrics_available is not False:
+            continue
+        if spans and spans[-1].end == before.at:
+            spans[-1] = Span("blind", spans[-1].start, after.at)
+        else:
+            spans.append(Span("blind", before.at, after.at))
+    return spans
+
+
+def _blind(axes: Sequence[Any], spans: Sequence[Span], start: float) -> None:
+    for span in spans:
+        for axis in axes:
+            axis.axvspan(
+                span.start - start, span.end - start, facecolor="none", edgecolor=VIOLET, hatch="//", alpha=0.12, lw=0
+            )
+    if spans:
+        axes[0].annotate(
+            "hatched: no fresh sample, the pool holds", (1, 1), xycoords="axes fraction", xytext=(-6, -14),
+            textcoords="offset points", ha="right", fontsize=8.5, color=VIOLET,
+        )  # fmt: skip
 
 
 def _faults(axes: Sequence[Any], timeline: Timeline, start: float) -> None:

@@ -141,13 +141,13 @@ def apply_pool(stage: Stage, api: Api, *, scaling: Mapping[str, str]) -> dict[st
 
 
 def await_ready(api: Api, name: str, *, timeout_seconds: float = READY_SECONDS) -> None:
-    """Wait for the pool's condition Ready; where it does not come, say what the operator says."""
+    """Wait until the pool is Ready and sees its load; where that does not come, say what the operator says."""
 
     def ready() -> bool:
         found = api.get(pool_path(NAMESPACE, name))
-        state = condition(found, "Ready")
         generation = (found.get("status") or {}).get("observedGeneration")
-        return bool(state and state["status"] == "True" and generation == found["metadata"]["generation"])
+        states = [(condition(found, kind) or {}).get("status") for kind in ("Ready", "MetricsAvailable")]
+        return states == ["True", "True"] and generation == found["metadata"]["generation"]
 
     if not until(ready, timeout_seconds):
         raise StepError(
@@ -193,8 +193,11 @@ def remove(stage: Stage, api: Api) -> None:
     env = {"KUBECONFIG": str(stage.kubeconfig)}
     for release, namespace in (("greenfleet", OPERATOR_NAMESPACE), ("demo", NAMESPACE)):
         run([stage.helm, "uninstall", release, "--namespace", namespace, "--ignore-not-found"], env=env)
-    for namespace in (NAMESPACE, OPERATOR_NAMESPACE):
-        api.delete(f"/api/v1/namespaces/{namespace}")
+    places = [f"/api/v1/namespaces/{namespace}" for namespace in (NAMESPACE, OPERATOR_NAMESPACE)]
+    for place in places:
+        api.delete(place)
+    if not until(lambda: all(api.find(place) is None for place in places), 120):
+        raise StepError(f"the namespaces {NAMESPACE} and {OPERATOR_NAMESPACE} are still being deleted after 120 s")
 
 
 def _conditions(api: Api, name: str) -> str:

@@ -193,13 +193,24 @@ def done_per_second(snapshots: Iterable[Snapshot], window_seconds: float = 4.0) 
 
 
 def seconds_to_more_threads(snapshots: Iterable[Snapshot], since: float) -> float | None:
-    """From `since` until the fleet had more green threads than then, by the workers' own metrics."""
-    return _seconds_to_more([(snapshot.at, snapshot.threads) for snapshot in snapshots], since)
+    """From `since` until the fleet had more green threads than then, by the workers' own metrics.
+
+    What had been asked for by then and took effect a moment later is no answer to what happened at `since`.
+    """
+    seen = list(snapshots)
+    before = [snapshot for snapshot in seen if snapshot.at <= since]
+    known = (
+        sum(max(worker.threads, worker.asked or 0) for worker in before[-1].workers if worker.ready) if before else 0
+    )
+    return next((snapshot.at - since for snapshot in seen if snapshot.at > since and snapshot.threads > known), None)
 
 
 def seconds_to_more_workers(snapshots: Iterable[Snapshot], since: float) -> float | None:
     """From `since` until more workers were Ready than then."""
-    return _seconds_to_more([(snapshot.at, snapshot.ready) for snapshot in snapshots], since)
+    seen = list(snapshots)
+    before = [snapshot.ready for snapshot in seen if snapshot.at <= since]
+    known = before[-1] if before else 0
+    return next((snapshot.at - since for snapshot in seen if snapshot.at > since and snapshot.ready > known), None)
 
 
 def scale_ins(snapshots: Iterable[Snapshot], start: float, end: float) -> list[tuple[float, int, int]]:
@@ -208,12 +219,6 @@ def scale_ins(snapshots: Iterable[Snapshot], start: float, end: float) -> list[t
     return [
         (after.at, before.desired, after.desired) for before, after in _pairs(window) if after.desired < before.desired
     ]
-
-
-def _seconds_to_more(values: list[tuple[float, int]], since: float) -> float | None:
-    before = [value for at, value in values if at <= since]
-    known = before[-1] if before else 0
-    return next((at - since for at, value in values if at > since and value > known), None)
 
 
 def _pairs(snapshots: Iterable[Snapshot]) -> Iterator[tuple[Snapshot, Snapshot]]:

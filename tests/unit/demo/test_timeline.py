@@ -38,6 +38,16 @@ def test_more_threads_are_measured_from_the_burst_and_not_from_the_level_before(
     assert seen.seconds_to_more_threads(snapshots, START + 1.5) == 2.5
 
 
+def test_threads_that_were_asked_for_before_the_burst_are_no_answer_to_it() -> None:
+    asked = seen.Worker(name="a", ready=True, leaving=False, asked=11, limit=10, busy=0)
+    snapshots = [
+        snapshot(0, workers=(asked,)),
+        snapshot(1, workers=(worker(limit=11),)),
+        snapshot(6, workers=(worker(limit=14),)),
+    ]
+    assert seen.seconds_to_more_threads(snapshots, START) == 6
+
+
 def test_a_new_worker_counts_when_it_is_ready() -> None:
     snapshots = [
         snapshot(0, workers=(worker("a"),)),

@@ -155,6 +155,8 @@ def _needs_threads(order: Order, pod: Pod, now: float) -> bool:
     written_at = order.fleet.pod_threads_written_at.get(pod.name, float("-inf"))
     if pod.terminating or now - written_at < WRITE_INTERVAL_SECONDS:
         return False
+    if order.decision.blind and pod.threads is not None:
+        return False  # what is not known changes nothing, in neither dimension
     if worth_writing(pod.threads, order.decision.threads):
         return True
     worker = order.workers.get(pod.name)

@@ -33,8 +33,12 @@ def law_pod(pod: _Object) -> Pod:
 
 
 def is_finished(pod: _Object) -> bool:
-    """Whether nothing of the pod runs any more (evicted and failed pods linger in the API)."""
-    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+    """Whether nothing of the pod runs any more: evicted pods linger in the API, deleted ones for a moment after their end."""
+    status = pod.get("status") or {}
+    if status.get("phase") in ("Succeeded", "Failed"):
+        return True
+    states = [container.get("state") or {} for container in status.get("containerStatuses", ())]
+    return "deletionTimestamp" in pod["metadata"] and bool(states) and all("terminated" in state for state in states)
 
 
 def law_spec(pool: GreenWorkerPool, role: Role, scrape_interval_seconds: float) -> ScalingSpec:

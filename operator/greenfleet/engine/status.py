@@ -162,7 +162,7 @@ def _metrics_available(record: Record, observed: Observed, decision: Decision | 
         return (
             "False",
             str(decision.blind[0].reason),
-            " ".join(dict.fromkeys(problem.message for problem in decision.blind[:3])),
+            "; ".join(dict.fromkeys(problem.message for problem in decision.blind[:3])),
         )
     return "True", "Complete", "Every queue and every worker has a fresh sample."
 

@@ -149,13 +149,14 @@ class Client:
             return
 
     async def _change(self, request: _Request, *, fenced: bool = True) -> Object:
-        if fenced and not self._may_write():
-            raise NotLeaderError("this replica does not hold the Lease: nothing was written")
-        return await self._ask(request)
+        return await self._ask(request, fenced=fenced)
 
-    async def _ask(self, request: _Request) -> Object:
-        async with self._slots, self._send(request, _REQUEST_TIMEOUT_SECONDS) as response:
-            return dict(json.loads(await response.read() or b"{}"))
+    async def _ask(self, request: _Request, *, fenced: bool = False) -> Object:
+        async with self._slots:
+            if fenced and not self._may_write():  # asked last: the wait for a slot may have outlived the Lease
+                raise NotLeaderError("this replica does not hold the Lease: nothing was written")
+            async with self._send(request, _REQUEST_TIMEOUT_SECONDS) as response:
+                return dict(json.loads(await response.read() or b"{}"))
 
     async def watch(self, path: str, query: Mapping[str, str]) -> AsyncIterator[tuple[str, Object]]:
         """Events of a collection, `(type, object)`, until the server ends the watch. Raises GoneError for an old resourceVersion."""

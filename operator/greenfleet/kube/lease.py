@@ -115,10 +115,11 @@ class Lease:
 
     async def _release(self) -> None:
         try:
-            lease = await self._client.get(f"{self._path}/{self._name}")
-            if lease["spec"].get("holderIdentity") == self._identity:
-                self._renewed = float("-inf")
-                lease["spec"]["holderIdentity"] = ""
-                await self._client.replace(f"{self._path}/{self._name}", lease, fenced=False)
-        except ApiError as error:
-            _log.info("the Lease was not given back, it runs out by itself: %s", error)
+            async with asyncio.timeout(self._duration / 3):
+                lease = await self._client.get(f"{self._path}/{self._name}")
+                if lease["spec"].get("holderIdentity") == self._identity:
+                    self._renewed = float("-inf")
+                    lease["spec"]["holderIdentity"] = ""
+                    await self._client.replace(f"{self._path}/{self._name}", lease, fenced=False)
+        except (ApiError, TimeoutError) as error:
+            _log.info("the Lease was not given back, it runs out by itself: %s", error or "no answer in time")

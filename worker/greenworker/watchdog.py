@@ -5,9 +5,11 @@ Eventlet's own blocking detection raises into whatever runs; this one only looks
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Iterator
-from time import monotonic, process_time
+from pathlib import Path
+from time import monotonic
 from types import FrameType
 from typing import Any
 
@@ -19,6 +21,9 @@ BEAT_SECONDS = 0.05
 
 PLACES_LOGGED = 50
 """Stacks are logged once per function, and for so many functions."""
+
+_SCHEDSTAT = Path(f"/proc/self/task/{os.getpid()}/schedstat")
+"""Of the main thread, whose id is the process's."""
 
 UNKNOWN = "unknown"
 """The hub was blocked, and no task was on its stack: Celery itself, a callback, the garbage collector."""
@@ -53,14 +58,17 @@ class Watchdog:
         """Every millisecond of a block is put down to the task that was seen in it."""
         step = max(0.02, min(self.warn_after / 2, 0.25))
         charged_until = 0.0
-        starving = Starvation()
+        silence = Silence()
         while True:
-            began, spent = monotonic(), process_time()
             unpatched.sleep(step)
-            now, beat = monotonic(), self.runtime.last_beat
-            starved = starving.since(beat, now - began - step, process_time() - spent)
-            if beat is None or now - beat - starved < BEAT_SECONDS + self.warn_after:
+            beat = self.runtime.last_beat
+            if beat is None or silence.seconds(beat) < BEAT_SECONDS + self.warn_after:
                 continue
+            # Where both threads waited for the CPU, the hub may only be about to get it: look again.
+            unpatched.sleep(0.005)
+            if self.runtime.last_beat != beat or silence.seconds(beat) < BEAT_SECONDS + self.warn_after:
+                continue
+            now = monotonic()
             try:
                 name = self._look()
             except Exception as error:
@@ -88,23 +96,32 @@ class Watchdog:
         return name
 
 
-class Starvation:
-    """Time in which the whole process was not run: a CPU limit's throttling, or a crowded node. No task is to blame for it.
+class Silence:
+    """How long the hub has been silent by its own fault: without the time in which it wanted to run and did not get the CPU.
 
-    The watching thread sees it as its own lateness, less the CPU that the process used meanwhile: a task that holds the
-    interpreter's lock makes the thread late too, and burns the CPU itself.
+    A CPU limit freezes a process for most of each 100 ms, and a crowded node is no better; no task is to blame for that.
+    The kernel counts it per thread (`/proc/PID/task/TID/schedstat`, second field: nanoseconds waiting on a run queue).
     """
 
     def __init__(self) -> None:
         self._beat: float | None = None
-        self._seconds = 0.0
+        self._delay = 0.0
 
-    def since(self, beat: float | None, late_seconds: float, cpu_seconds: float) -> float:
-        """Seconds starved since `beat`, after one more sleep of the watching thread."""
+    def seconds(self, beat: float) -> float:
+        """Since `beat`, as of now."""
+        delay = run_delay_seconds()
         if beat != self._beat:
-            self._beat, self._seconds = beat, 0.0
-        self._seconds += max(0.0, late_seconds - cpu_seconds)
-        return self._seconds
+            self._beat, self._delay = beat, delay
+        return monotonic() - beat - (delay - self._delay)
+
+
+def run_delay_seconds() -> float:
+    """Seconds that the main thread has waited for a CPU so far; 0 where the kernel does not say."""
+    try:
+        content = _SCHEDSTAT.read_bytes()
+        return int(content.split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def frames(frame: FrameType | None) -> Iterator[FrameType]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 from demo.stage import NAMESPACE
 from tests.e2e.conftest import Cluster, await_condition
@@ -87,19 +90,15 @@ def test_deleting_a_pool_leaves_nothing_behind(cluster: Cluster, pool_name: str)
 def test_why_answers_in_plain_sentences(cluster: Cluster, pool_name: str) -> None:
     cluster.apply(pool_name)
     cluster.kubectl("wait", "gwp", pool_name, "-n", NAMESPACE, "--for=condition=Ready", "--timeout=120s")
-    from greenfleet.cli.why import fetch, render
+    command = [sys.executable, "-m", "greenfleet", "why", pool_name, "-n", NAMESPACE, "--history", "5"]
+    tools = f"{cluster.stage.helm.parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "KUBECONFIG": str(cluster.stage.kubeconfig), "PATH": tools}
 
-    def answer() -> list[str]:
-        import os
+    def answer() -> str:
+        said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
+        return said if "nothing waits" in said else ""
 
-        os.environ["KUBECONFIG"] = str(cluster.stage.kubeconfig)
-        os.environ["PATH"] = f"{cluster.stage.helm.parent}:{os.environ['PATH']}"
-        said = fetch(NAMESPACE, pool_name, "greenfleet-system")
-        return render(said, history=5) if said["fleets"] else []
-
-    lines = await_condition("the leader explains the pool", answer)
-    assert "0 workers" in lines[0]
-    assert any("nothing waits" in line for line in lines)
+    assert "0 workers" in await_condition("the leader explains the pool", answer).splitlines()[0]
 
 
 def test_a_password_in_a_broker_url_appears_nowhere(cluster: Cluster, pool_name: str) -> None:

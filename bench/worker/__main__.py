@@ -166,7 +166,7 @@ def main() -> None:
         Variant("stock, tuned", "rabbitmq", True, TUNED),
     ]
     if not options.without_default:
-        variants.append(Variant("stock, defaults", "rabbitmq", True, {}, options=(), tasks=1500))
+        variants.append(Variant("stock, defaults", "rabbitmq", True, {}, options=(), tasks=700))
     variants = [variant for variant in variants if options.only in (None, variant.broker)]
     results: dict[tuple[str, str], list[Result]] = {(variant.broker, variant.name): [] for variant in variants}
     with tempfile.TemporaryDirectory() as name:

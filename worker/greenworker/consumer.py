@@ -12,13 +12,14 @@ from typing import Any
 
 from celery import bootsteps
 from celery.utils.log import get_logger
+from celery.utils.quorum_queues import detect_quorum_queues
 from celery.worker import state
 from celery.worker.consumer import Consumer as StockConsumer
 from celery.worker.loops import _enable_amqheartbeats
 
 from greenworker.routing import Forwarder
 from greenworker.runtime import Runtime
-from greenworker.settings import redis_transport
+from greenworker.settings import default_tls, redis_transport
 
 logger = get_logger(__name__)
 
@@ -46,13 +47,13 @@ def loop(  # noqa: PLR0917 - Celery's signature
     dispatcher_read = monotonic()
     try:
         while blueprint.state == bootsteps.RUN and c.connection:
+            c.perform_pending_operations()
             if not c.still_draining():
                 state.maybe_shutdown()
             for error in errors:
                 if error[0] is not None:
                     raise error[0]
             c.apply_prefetch()
-            c.perform_pending_operations()
             try:
                 connection.drain_events(timeout=CYCLE_SECONDS)
             except TimeoutError:
@@ -94,7 +95,11 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         transport = redis_transport(self.app)
         if transport is None:
             return super().connect()
-        return self.ensure_connected(self.app.connection_for_read(heartbeat=self.amqheartbeat, transport=transport))
+        return self.ensure_connected(
+            self.app.connection_for_read(
+                heartbeat=self.amqheartbeat, transport=transport, ssl=default_tls(self.app) or None
+            )
+        )
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
         """Celery's handler, unless we drain (then the message goes back) or forward (then it goes on)."""
@@ -111,16 +116,32 @@ class Consumer(StockConsumer):  # type: ignore[misc]
 
         return on_message
 
+    def call_soon(self, p: Any, *args: Any, **kwargs: Any) -> Any:
+        """Acknowledge now: Celery 5.6 would wait for the next message to arrive first (5.7 has ``call_soon_ack``)."""
+        if getattr(p, "__name__", "") not in ("ack_log_error", "reject_log_error"):
+            return super().call_soon(p, *args, **kwargs)
+        try:
+            p(*args, **kwargs)
+        except Exception:
+            logger.exception("Could not acknowledge")
+        return p
+
     def apply_prefetch(self) -> None:
         """Tell the broker a new prefetch count. A quorum queue's is fixed for the life of a consumer: a new consumer."""
         qos = self.qos
         if qos.prev == qos.value:
             return
-        renew = self.qos_global is False and qos.prev is not None and not self.runtime.drain.draining
+        renew = self.prefetch_is_static() and qos.prev is not None and not self.runtime.drain.draining
         qos.update()
         if renew and self.connection.transport.driver_type == "amqp":
             self.task_consumer.cancel()
             self.task_consumer.consume()
+
+    def prefetch_is_static(self) -> bool:
+        """True for quorum queues."""
+        if hasattr(self, "qos_global"):
+            return self.qos_global is False
+        return bool(detect_quorum_queues(self.app, self.connection.transport.driver_type)[0])  # Celery 5.6
 
     # drain
 
@@ -146,24 +167,28 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         self.pool.take_line()
         requests = unstarted_requests(self)
         for request in requests:
-            entry = request._eta_timer_entry
+            entry = getattr(request, "_eta_timer_entry", None)  # Celery 5.7
             if entry is not None:
                 self.timer.cancel(entry)
             state.task_ready(request)
-        messages = [request.message for request in requests if not request.message.acknowledged]
         ledger = self.runtime.ledger
-        mine = [message for message in messages if ledger is not None and message.delivery_tag in ledger.held]
-        if ledger is not None and mine:
-            order = {tag: position for position, tag in enumerate(ledger.held)}
-            tags = sorted((message.delivery_tag for message in mine), key=order.__getitem__)
-            ledger.give_back(tags, started=False)
-            for message in mine:
-                message.channel.qos._quick_ack(message.delivery_tag)
-                message._state = "REQUEUED"
+        if ledger is not None:
+            tags = self.held_unstarted()
+            try:
+                return ledger.give_back(tags, started=False)
+            except Exception:
+                ledger.return_later(tags)
+                raise
+        messages = [request.message for request in requests if not request.message.acknowledged]
         for message in messages:
-            if not message.acknowledged:
-                message.requeue()
+            message.requeue()
         return len(messages)
+
+    def held_unstarted(self) -> list[str]:
+        """On Redis the ledger knows all of it, in its order; Celery 5.6 has no list of what is held for an ETA."""
+        assert self.runtime.ledger is not None
+        running = {job.request.message.delivery_tag for job in self.pool.running() if job.request is not None}
+        return [tag for tag in self.runtime.ledger.held if tag not in running]
 
     def requeue_started(self, request: Any) -> None:
         """A task that the drain is about to kill: back to the head of its queue, marked as redelivered."""
@@ -191,7 +216,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         self.runtime.consuming = False
         ledger = self.runtime.ledger
         if ledger is not None and ledger.keys is not None:
-            ledger.return_later([request.message.delivery_tag for request in unstarted_requests(self)])
+            ledger.return_later(self.held_unstarted())
         super().on_close()
 
     def shutdown(self) -> None:
@@ -203,8 +228,9 @@ class Consumer(StockConsumer):  # type: ignore[misc]
 
 def unstarted_requests(c: Consumer) -> list[Any]:
     """Everything that was delivered and has not started: in line, held for an ETA, waiting for a rate limit."""
+    scheduled = getattr(state, "scheduled_requests", ())  # Celery 5.7
     running = {id(job.request) for job in c.pool.running()}
-    found = {id(request): request for request in [*state.reserved_requests, *state.scheduled_requests]}
+    found = {id(request): request for request in [*state.reserved_requests, *scheduled]}
     for bucket in c.task_buckets.values():
         if bucket:
             found.update((id(entry[0]), entry[0]) for entry in bucket.contents)

@@ -35,6 +35,7 @@ class Environment:
     max_memory_bytes: int | None
     max_tasks: int | None
     prefetch_multiplier: int
+    ca_file: Path
     key_prefix: str
     priority_steps: tuple[int, ...] | None
     prefork_tasks: tuple[str, ...]
@@ -70,6 +71,7 @@ class Environment:
             max_memory_bytes=_whole(environ, "GREENWORKER_MAX_MEMORY_BYTES", 0) or None,
             max_tasks=_whole(environ, "GREENWORKER_MAX_TASKS", 0) or None,
             prefetch_multiplier=_whole(environ, "GREENWORKER_PREFETCH_MULTIPLIER", 1) or 1,
+            ca_file=Path(environ.get("GREENWORKER_BROKER_CA_FILE") or "/etc/greenfleet/broker-ca/ca.crt"),
             key_prefix=environ.get("GREENWORKER_KEY_PREFIX", ""),
             priority_steps=_steps(environ),
             prefork_tasks=_names(environ, "GREENWORKER_PREFORK_TASKS"),

@@ -134,7 +134,21 @@ class IdleClock:
                 self._waiting_since = None
                 self.idle_seconds += monotonic() - began
 
+        wait = hub.wait
+
+        def wait_for_time_only(seconds: float | None = None) -> Any:
+            """Without any descriptor to watch the hub sleeps and does not poll."""
+            if any(hub.listeners.values()):
+                return wait(seconds)
+            self._waiting_since = began = monotonic()
+            try:
+                return wait(seconds)
+            finally:
+                self._waiting_since = None
+                self.idle_seconds += monotonic() - began
+
         hub.do_poll = do_poll
+        hub.wait = wait_for_time_only
         self._installed_at = monotonic()
 
     def busy_seconds(self) -> float:

@@ -116,6 +116,8 @@ class TaskPool(BasePool):  # type: ignore[misc]
         job.on_error = error_callback
         job.soft = soft_timeout or self.default_soft
         job.hard = timeout or self.default_hard
+        if self.runtime.drain.draining:
+            return  # its message goes back, or has gone back
         if self.line or len(self.jobs) >= self.limit:
             self.line.append(job)
         else:
@@ -239,7 +241,9 @@ class TaskPool(BasePool):  # type: ignore[misc]
         try:
             if job.request is not None:
                 job.request.on_timeout(False, job.hard)
-                if job.request.task.acks_late and not job.request.task.acks_on_timeout:
+                if job.request.task.acks_late and not job.request.acknowledged:  # Celery 5.6
+                    job.request.reject(requeue=True)
+                if job.request.task.acks_late and not acks_on_timeout(job.request.task):
                     self.runtime.accounting.requeued.add(1, "hard_limit")
         except Exception:
             logger.exception("Could not settle %s after its hard time limit", job.name)
@@ -261,3 +265,8 @@ class TaskPool(BasePool):  # type: ignore[misc]
                 job.on_error(ExceptionInfo())
         except Exception:
             logger.exception("Could not record the failure of %s", job.name)
+
+
+def acks_on_timeout(task: Any) -> bool:
+    """Celery 5.7 has a setting of its own for it, 5.6 one for failures and time-outs together."""
+    return bool(getattr(task, "acks_on_timeout", getattr(task, "acks_on_failure_or_timeout", True)))

@@ -15,12 +15,14 @@ from billiard.einfo import ExceptionInfo
 from celery import bootsteps
 from celery.concurrency.prefork import TaskPool as StockPool
 from celery.worker import state
+from celery.worker.consumer import Consumer as StockConsumer
 
 from greenworker import unpatched
 from greenworker.drain import LAST_RESORT_SECONDS, Drain
 from greenworker.metrics import Gauge
 from greenworker.outcome import outcome, outcome_of_error
 from greenworker.runtime import Runtime
+from greenworker.settings import default_tls, redis_transport
 from greenworker.steps import Recycle
 
 BEAT_SECONDS = 1.0
@@ -40,6 +42,20 @@ class TaskPool(StockPool):  # type: ignore[misc]
                 if options.get(name) is not None:
                     options[name] = count.after(options[name])
         return super().apply_async(target, args, kwargs, **options)
+
+
+class Consumer(StockConsumer):  # type: ignore[misc]
+    """Set as ``worker_consumer`` for the prefork role: on Redis, our transport for this connection only."""
+
+    def connection_for_read(self, heartbeat: Any = None) -> Any:
+        """Celery connects and registers with its event loop; only the transport differs."""
+        if Runtime.current().ledger is None:
+            return super().connection_for_read(heartbeat=heartbeat)
+        return self.ensure_connected(
+            self.app.connection_for_read(
+                heartbeat=heartbeat, transport="greenworker.prefork_redis:Transport", ssl=default_tls(self.app) or None
+            )
+        )
 
 
 class Count:
@@ -147,6 +163,10 @@ def install(runtime: Runtime, app: Any) -> None:
         pool = getattr(runtime.pool, "pool", None)
         return float(pool.num_processes) if pool is not None else 0.0
 
+    if redis_transport(app) == "greenworker.redis_transport:Transport":
+        from greenworker.prefork_redis import ThreadLedger  # noqa: PLC0415 - needs redis
+
+        runtime.ledger = ThreadLedger(runtime.environment.worker)
     signals.worker_init.connect(use_our_pool, weak=False)
     app.steps["worker"].add(ParentAgent)
     app.steps["consumer"].add(Consuming)

@@ -90,6 +90,7 @@ class Ledger:
         self._scripts: dict[str, Any] = {}
         self._errors: tuple[type[BaseException], ...] = (OSError,)
         self._channel: Any = None
+        self._address: dict[str, str | int] = {}
         self._beat_client: Any = None
         self._beat_connected_at = 0.0
         self._visibility_seconds = 3600.0
@@ -100,23 +101,36 @@ class Ledger:
 
     def attach(self, channel: Any) -> None:
         """Use the parameters of *channel*, which has just connected."""
-        import redis  # noqa: PLC0415 - the user's own, after patching
-
         self.keys = Keys.of(channel, self.worker)
         self._channel = channel
         self._errors = channel.connection_errors
         self._visibility_seconds = float(channel.visibility_timeout)
-        self._client = redis.Redis(connection_pool=channel._get_pool())
+        self._make_clients(channel)
+        if not self._started:
+            self._started = True
+            self.start_background()
+        self._due.raise_()
+
+    def start_background(self) -> None:
+        """At the first connection: the beat in a real thread, the rest in the hub."""
+        self._beat(renew=False)
+        unpatched.start_thread(self._beat_for_ever, ())
+        hub.spawn(self._flush_for_ever)
+        hub.spawn(self._reap_for_ever)
+
+    def _make_clients(self, channel: Any) -> None:
+        """Two clients of our own, which reconnect by themselves; new ones only if the broker is another one now."""
+        import redis  # noqa: PLC0415 - the user's own, after patching
+
+        pool = channel._get_pool()
+        address = {name: value for name, value in pool.connection_kwargs.items() if isinstance(value, (str, int))}
+        if address == self._address:
+            return
+        self._address = address
+        self._client = redis.Redis(connection_pool=pool)
         for text in (FETCH, ACK, GIVE_BACK, DEAD, BURY):
             self._scripts[text] = self._client.register_script(text)
         self._beat_client = redis.Redis(connection_pool=channel._get_pool())
-        if not self._started:
-            self._started = True
-            self._beat(renew=False)
-            unpatched.start_thread(self._beat_for_ever, ())
-            hub.spawn(self._flush_for_ever)
-            hub.spawn(self._reap_for_ever)
-        self._due.raise_()
 
     # the consumer's side
 

@@ -36,20 +36,22 @@ class QoS(stock.QoS):
         if delivery_tag in self.channel.ledger.held:
             virtual.QoS.append(self, message, delivery_tag)
         else:
+            self.channel.by_get.add(delivery_tag)
             super().append(message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
         if delivery_tag in self.channel.ledger.held:
             self.channel.ledger.ack(delivery_tag)
             virtual.QoS.ack(self, delivery_tag)
-        elif self._delivered.get(delivery_tag) is not None:
+        elif delivery_tag in self.channel.by_get:
+            self.channel.by_get.discard(delivery_tag)
             super().ack(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """A task's own requeue goes to the tail, as in kombu: at the head it would starve all others."""
         ledger = self.channel.ledger
         if delivery_tag not in ledger.held:
-            if self._delivered.get(delivery_tag) is not None:
+            if delivery_tag in self.channel.by_get:
                 super().reject(delivery_tag, requeue=requeue)
         elif requeue:
             ledger.give_back([delivery_tag], started=True, head=False)
@@ -79,6 +81,7 @@ class Channel(stock.Channel):
         assert runtime.ledger is not None
         self.runtime = runtime
         self.ledger = runtime.ledger
+        self.by_get: set[str] = set()
         super().__init__(*args, **kwargs)
         if not self.ack_emulation:
             self.QoS = virtual.QoS  # type: ignore[assignment]

@@ -2,22 +2,27 @@
 
 Most are set as Celery's own *defaults*, before the user's app exists: whatever the app or a task says itself, in any of
 the spellings that Celery knows, wins without our having to find out. Only broker options are merged afterwards.
-Each value's reason is in docs/worker.md.
 """
 
 from __future__ import annotations
 
 import os
+import ssl
 from typing import Any
 
 from greenworker.environment import Environment
 
 GREEN_DEFAULTS: dict[str, Any] = {
+    # A killed worker loses nothing.
     "task_acks_late": True,
     "task_reject_on_worker_lost": True,
+    # What is prefetched and not started waits behind this worker while another one may be idle.
     "worker_prefetch_multiplier": 1,
+    # Its gradual restoration after a reconnect fights with live resize.
     "worker_enable_prefetch_count_reduction": False,
+    # On Redis what runs can still be acknowledged after a reconnect.
     "worker_cancel_long_running_tasks_on_connection_loss": False,
+    # Else the result backend, with connections of its own, is made anew for every task: thread-local is greenlet-local.
     "result_backend_thread_safe": True,
     "broker_connection_retry_on_startup": True,
     "worker_consumer": "greenworker.consumer:Consumer",
@@ -28,6 +33,7 @@ PREFORK_DEFAULTS: dict[str, Any] = {
     "task_reject_on_worker_lost": True,
     "worker_prefetch_multiplier": 1,
     "broker_connection_retry_on_startup": True,
+    "worker_consumer": "greenworker.prefork:Consumer",
 }
 
 REDIS_CONNECTIONS = 10_000
@@ -54,6 +60,7 @@ def set_defaults(environment: Environment) -> None:
 
 def merge_broker_options(app: Any, environment: Environment) -> None:
     """After the app is loaded. The app's own options win, except for what the resource says about keys."""
+    use_ca(app, environment)
     if redis_transport(app) is None:
         return
     options: dict[str, Any] = {
@@ -83,3 +90,21 @@ def redis_transport(app: Any) -> str | None:
         url = url[0] if url else ""
     scheme = str(url).split("://")[0] if "://" in str(url) else app.conf.broker_transport
     return REDIS_TRANSPORTS.get(scheme or "")
+
+
+def default_tls(app: Any) -> dict[str, Any]:
+    """What kombu makes of ``rediss://`` without further wishes; it looks at its own transport's name for that."""
+    if app.conf.broker_use_ssl or not str(app.conf.broker_read_url).startswith("rediss://"):
+        return {}
+    return {"ssl_cert_reqs": ssl.CERT_NONE}
+
+
+def use_ca(app: Any, environment: Environment) -> None:
+    """Check the broker's certificate against the CA that the resource names, unless the app has its own wishes."""
+    url, authority = str(app.conf.broker_read_url), environment.ca_file
+    if app.conf.broker_use_ssl or not authority.exists():
+        return
+    if url.startswith("rediss://"):
+        app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": str(authority)}
+    elif url.startswith("amqps://"):
+        app.conf.broker_use_ssl = {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": str(authority)}

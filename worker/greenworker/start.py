@@ -102,7 +102,8 @@ def _green(runtime: Any, app: Any) -> list[str]:
     app.steps["worker"].add(steps.Agent)
     steps.add_green_gauges(runtime)
     if settings.redis_transport(app) is not None:
-        _require("redis", "the broker is Redis", "add celery[redis] or redis to the image's requirements")
+        for module in ("redis", "kombu.transport.redis"):
+            _require(module, "the broker is Redis", "add celery[redis] to the image's requirements")
         from greenworker.redis_ledger import Ledger  # noqa: PLC0415
 
         runtime.ledger = Ledger(runtime.environment.worker)

@@ -107,7 +107,11 @@ def add_gauges(runtime: Runtime) -> None:
 
     for family in (
         Gauge("greenworker_tasks_reserved", "Tasks fetched and not started.", reserved),
-        Gauge("greenworker_tasks_scheduled", "Tasks held for an ETA.", lambda: len(state.scheduled_requests)),
+        Gauge(
+            "greenworker_tasks_scheduled",
+            "Tasks held for an ETA.",
+            lambda: len(getattr(state, "scheduled_requests", ())),
+        ),
         Gauge("greenworker_draining", "1 after SIGTERM.", lambda: float(runtime.drain.draining)),
         CounterFunction(
             "greenworker_hub_busy_seconds_total", "Seconds the hub ran something.", runtime.idle_clock.busy_seconds

@@ -44,7 +44,7 @@ def rabbit_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ
     server.stop()
 
 
-@pytest.fixture(params=["redis", "classic", "quorum"])
+@pytest.fixture(params=["redis", pytest.param("classic", marks=pytest.mark.slow), "quorum"])
 def any_lane(request: pytest.FixtureRequest) -> Lane:
     """The same test on Redis, on a classic and on a quorum queue of RabbitMQ."""
     if request.param == "redis":
@@ -52,7 +52,7 @@ def any_lane(request: pytest.FixtureRequest) -> Lane:
     return RabbitLane(request.getfixturevalue("rabbit_server"), request.param)
 
 
-@pytest.fixture(params=["classic", "quorum"])
+@pytest.fixture(params=[pytest.param("classic", marks=pytest.mark.slow), "quorum"])
 def rabbit_lane(request: pytest.FixtureRequest, rabbit_server: RabbitMQ) -> Lane:
     """The same test on a classic and on a quorum queue."""
     return RabbitLane(rabbit_server, request.param)

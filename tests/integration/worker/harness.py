@@ -28,6 +28,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 HERE = Path(__file__).parent
 APPS = HERE / "apps"
+PYTHON = os.environ.get("WORKER_PYTHON") or sys.executable
+"""The interpreter of the workers: another Python or Celery than the one that runs the tests."""
 PACKAGES = "redis-server rabbitmq-server"
 
 
@@ -65,8 +67,9 @@ def answers(port: int) -> bool:
 class Redis:
     """A redis-server that can be stopped, killed and started again with what it had on disk."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *more: str) -> None:
         self.directory = directory
+        self.more = more
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.process: subprocess.Popen[bytes] | None = None
@@ -76,6 +79,7 @@ class Redis:
         command = [
             program("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory),
             "--save", "", "--appendonly", "yes", "--appendfsync", "always", "--loglevel", "warning",
+            *self.more,
         ]  # fmt: skip
         self.process = subprocess.Popen(command, stdout=(self.directory / "redis.log").open("ab"))
         eventually(self.alive, "redis-server answers")
@@ -113,6 +117,8 @@ class RabbitMQ:
             "RABBITMQ_CONF_ENV_FILE": str(directory / "none"), "RABBITMQ_CONFIG_FILE": str(directory / "rabbit"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none",
         }  # fmt: skip
+        # Else the node would start a daemon of its own, which outlives everything.
+        self.epmd = subprocess.Popen([program("epmd"), "-port", str(self.epmd_port), "-address", "127.0.0.1"])
         (directory / "plugins").write_text("[].\n")
         (directory / "rabbit.conf").write_text("log.file.level = warning\ndisk_free_limit.absolute = 1MB\n")
         self.start()
@@ -147,9 +153,8 @@ class RabbitMQ:
 
     def stop(self) -> None:
         self.kill()
-        subprocess.run(
-            ["epmd", "-port", str(self.epmd_port), "-kill"], check=False, capture_output=True, env=self.environment
-        )
+        self.epmd.terminate()
+        self.epmd.wait(10)
 
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -189,7 +194,7 @@ class Worker:
         ]  # fmt: skip
         if self.lean:
             common += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-        head = list(self.command or [sys.executable, "-m", "celery" if self.stock else "greenworker"])
+        head = list(self.command or [PYTHON, "-m", "celery" if self.stock else "greenworker"])
         if self.stock:
             common += ["-c", str(self.threads), "-l", "INFO"]
         environment = {

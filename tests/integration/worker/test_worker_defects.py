@@ -66,6 +66,7 @@ def test_2_redis_restores_what_a_stock_worker_left(redis_broker: Redis, start_wo
     eventually(lambda: other.ledger.done() == 10, "all ten are done by the other", 30)
 
 
+@pytest.mark.slow
 @on_both
 def test_3_redis_acknowledges_however_many_end_at_once(redis_broker: Redis, start_worker: Start, stock: bool) -> None:
     """kombu's pool of ten connections refuses the eleventh acknowledgement."""

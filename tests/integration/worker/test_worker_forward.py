@@ -98,6 +98,7 @@ def test_chords_and_results_cross_over(
     assert green.metric("greenworker_tasks_started_total", task="green_app.add") == 1
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_when_the_forwarder_is_killed(any_lane: Lane, start_worker: Start) -> None:
     green, _ = pair(start_worker, any_lane, GREENWORKER_PREFORK_TASKS=json.dumps(["green_app.heavy"]))
     producer = any_lane.producer()

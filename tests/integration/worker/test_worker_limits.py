@@ -33,6 +33,7 @@ def test_soft_limit_is_raised_inside_the_task(lane: Lane, start_worker: Start) -
     assert set(worker.ledger.counts("done")) == {"quick"}
 
 
+@pytest.mark.slow
 def test_soft_limit_of_the_message_wins(lane: Lane, start_worker: Start) -> None:
     worker = start_worker(lane.url, queues=lane.queue, environment={"GREENWORKER_SOFT_LIMIT_SECONDS": "30"}).ready()
     lane.producer().patient.apply_async(("message", 60), soft_time_limit=1)
@@ -58,6 +59,7 @@ def test_hard_limit_kills_and_records(lane: Lane, redis_broker: Redis, start_wor
     assert worker.ledger.done() == 0
 
 
+@pytest.mark.slow
 def test_hard_limit_requeues_if_the_app_wants_that(lane: Lane, redis_broker: Redis, start_worker: Start) -> None:
     worker = start_worker(
         lane.url, queues=lane.queue,
@@ -80,6 +82,7 @@ def test_a_task_that_calls_exit_fails_alone(lane: Lane, start_worker: Start) -> 
     assert lane.ready() == 0
 
 
+@pytest.mark.slow
 def test_revoke_with_terminate_ends_a_running_task(lane: Lane, redis_broker: Redis, start_worker: Start) -> None:
     worker = start_worker(lane.url, queues=lane.queue).ready()
     producer = lane.producer()

@@ -8,6 +8,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import pytest
+
 from tests.integration.worker.harness import Redis, Worker, eventually
 
 Start = Callable[..., Worker]
@@ -78,6 +80,7 @@ def test_drain_gives_back_what_has_not_started_in_order(
     assert second.ledger.order("start")[4:7] == ["4", "5", "6"], "oldest first"
 
 
+@pytest.mark.slow
 def test_drain_deadline_requeues_and_leaves(redis_broker: Redis, start_worker: Start, client_app: Any) -> None:
     tasks = client_app(redis_broker.url)
     worker = start_worker(redis_broker.url, threads=30, environment={"GREENWORKER_DRAIN_SECONDS": "2"}).ready()
@@ -94,6 +97,7 @@ def test_drain_deadline_requeues_and_leaves(redis_broker: Redis, start_worker: S
     assert "30 requeued at the deadline" in worker.tail()
 
 
+@pytest.mark.slow
 def test_a_hanging_task_cannot_hold_the_worker(redis_broker: Redis, start_worker: Start, client_app: Any) -> None:
     tasks = client_app(redis_broker.url)
     worker = start_worker(redis_broker.url, threads=5, environment={"GREENWORKER_DRAIN_SECONDS": "1"}).ready()

@@ -1,0 +1,90 @@
+"""Small pure parts: waiting time, redelivery mark, exporter's options, redaction, stack reading."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from greenworker.accounting import seconds_waited
+from greenworker.fatal import MisconfiguredError
+from greenworker.queues.broker import Queue, redact
+from greenworker.queues.exporter import parse_queues
+from greenworker.queues.redis import list_key, tls_options
+from greenworker.redis_ledger import redelivered
+
+
+def request(headers: dict[str, Any], eta: datetime | None = None) -> Any:
+    return SimpleNamespace(request_dict=headers, eta=eta)
+
+
+def test_wait_counts_from_our_header_else_from_the_timestamp() -> None:
+    assert seconds_waited(request({"greenfleet-published-at": "100.5"}), 102.0) == 1.5
+    assert seconds_waited(request({"properties": {"timestamp": 100}}), 102.0) == 2
+    assert seconds_waited(request({"properties": {"timestamp": datetime.fromtimestamp(100, UTC)}}), 102.0) == 2
+    assert seconds_waited(request({}), 102.0) is None
+    assert seconds_waited(request({"greenfleet-published-at": "yesterday"}), 102.0) is None
+    assert seconds_waited(request({"greenfleet-published-at": "200"}), 102.0) == 0, "clocks differ"
+
+
+def test_a_task_with_an_eta_waits_from_its_eta() -> None:
+    eta = datetime.fromtimestamp(150, UTC)
+    assert seconds_waited(request({"greenfleet-published-at": "100"}, eta), 152.0) == 2
+
+
+def test_redelivered_marks_and_leaves_the_rest() -> None:
+    message = {"body": "x", "headers": {"id": "1"}, "properties": {"delivery_info": {}, "n": 2**60}}
+    marked = json.loads(redelivered(json.dumps(message).encode()))
+    assert marked["headers"] == {"id": "1", "redelivered": True}
+    assert marked["properties"]["delivery_info"] == {"redelivered": True}
+    assert marked["properties"]["n"] == 2**60
+    assert redelivered(b"not json") == b"not json"
+
+
+def test_credentials_never_leave() -> None:
+    assert redact("cannot reach redis://user:pass@host:6379/0") == "cannot reach redis://***@host:6379/0"
+    assert redact("amqp://a:b@h//;amqp://c:d@g//") == "amqp://***@h//;amqp://***@g//"
+    assert redact("redis://host/0") == "redis://host/0"
+
+
+def test_queues_of_the_exporter() -> None:
+    assert parse_queues('[{"queue": "feeds", "keyPrefix": "t:", "prioritySteps": [3, 5]}]') == (
+        Queue("feeds", "t:", (0, 3, 5)),
+    )
+    assert parse_queues('[{"queue": "feeds"}]')[0].priority_steps == (0, 3, 6, 9)
+    for wrong in ("feeds", '{"queue": 1}', '[{"name": "feeds"}]', "[1]"):
+        with pytest.raises(MisconfiguredError):
+            parse_queues(wrong)
+
+
+def test_lists_have_the_names_that_kombu_gives_them() -> None:
+    queue = Queue("feeds", "t:")
+    assert [list_key(queue, step) for step in (0, 3)] == ["t:feeds", "t:feeds\x06\x163"]
+
+
+def test_tls_follows_the_url_then_the_ca() -> None:
+    assert tls_options({}, None)["ssl_cert_reqs"] == "none"
+    assert tls_options({"ssl_cert_reqs": "CERT_REQUIRED"}, None)["ssl_cert_reqs"] == "required"
+    assert tls_options({"ssl_ca_certs": "/a"}, None)["ssl_ca_certs"] == "/a"
+
+
+def test_the_watchdog_finds_the_task_on_a_stack() -> None:
+    from greenworker.watchdog import place_of, tasks_on
+
+    seen: list[Any] = []
+
+    def work() -> None:
+        frame = sys._getframe()
+        seen.append((next(tasks_on(frame)), place_of(frame)))
+
+    code = compile("def trace_task(task, work):\n    work()\n", "/x/site-packages/celery/app/trace.py", "exec")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    names["trace_task"](SimpleNamespace(name="proj.blocks"), work)
+    name, place = seen[0]
+    assert name == "proj.blocks"
+    assert place.f_code.co_name == "work"

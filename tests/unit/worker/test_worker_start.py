@@ -1,0 +1,164 @@
+"""Arguments, environment, guards and errors: pure functions of the launcher."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from greenworker.environment import GREEN_THREADS_CEILING, Environment, read_threads
+from greenworker.fatal import TERMINATION_LOG_LIMIT_BYTES, MisconfiguredError
+from greenworker.guards import Arguments, check
+
+GOOD = ["-A", "proj", "worker", "-P", "eventlet", "-Q", "feeds", "-l", "WARNING"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "name", "value"),
+    [
+        (["-A", "proj"], "-A", "proj"),
+        (["-Aproj"], "-A", "proj"),
+        (["--app=proj"], "-A", "proj"),
+        (["--app", "proj"], "-A", "proj"),
+        (["worker", "-BE"], "-E", ""),
+        (["worker", "-BE"], "-B", ""),
+        (["worker", "-qPeventlet"], "-P", "eventlet"),
+        (["worker", "--events"], "-E", ""),
+        (["worker", "--task-events", "-c", "5"], "-c", "5"),
+        (["worker", "--autoscale", "10,1"], "--autoscale", "10,1"),
+        (["worker", "-P", "prefork", "-P", "eventlet"], "-P", "eventlet"),
+    ],
+)
+def test_reads_options_as_click_does(argv: list[str], name: str, value: str) -> None:
+    assert Arguments.parse(argv).options[name] == value
+
+
+def test_a_value_is_not_an_option() -> None:
+    arguments = Arguments.parse(["-A", "proj", "worker", "-n", "-E", "-Q", "feeds,-B"])
+    assert "-E" not in arguments.options
+    assert "-B" not in arguments.options
+    assert arguments.positional == ("worker",)
+
+
+def test_accepts_what_the_operator_sends() -> None:
+    check(Arguments.parse(GOOD), "eventlet", {})
+    check(Arguments.parse(["-A", "proj", "worker", "-P", "prefork", "-c", "4", "-E"]), "prefork", {})
+
+
+@pytest.mark.parametrize(
+    ("more", "environ"),
+    [
+        (["-E"], {}), (["--events"], {}), (["-B"], {}), (["--beat"], {}), (["--autoscale=9,1"], {}), (["-c", "5"], {}),
+        (["--concurrency=5"], {}), (["-D"], {}), (["-P", "gevent"], {}), ([], {"REMAP_SIGTERM": "SIGQUIT"}),
+    ],
+)  # fmt: skip
+def test_refuses_what_breaks_the_pool(more: list[str], environ: dict[str, str]) -> None:
+    with pytest.raises(MisconfiguredError) as caught:
+        check(Arguments.parse([*GOOD, *more]), "eventlet", environ)
+    said = json.loads(caught.value.as_json())
+    assert set(said) == {"field", "value", "reason", "fix"}
+    assert all(said.values())
+
+
+def test_refuses_another_command() -> None:
+    with pytest.raises(MisconfiguredError, match="workers only"):
+        check(Arguments.parse(["-A", "proj", "beat", "-P", "eventlet"]), "eventlet", {})
+
+
+@given(st.text(), st.text(max_size=20_000))
+def test_an_error_fits_into_a_termination_message(value: str, reason: str) -> None:
+    text = MisconfiguredError("app", value, reason, "fix it").as_json()
+    assert len(text.encode()) <= TERMINATION_LOG_LIMIT_BYTES
+    assert "\n" not in text
+    assert json.loads(text)["fix"] == "fix it"
+
+
+def environment(**values: str) -> Environment:
+    return Environment.read({"GREENWORKER_POOL": "ns/feeds", **values})
+
+
+def test_defaults_are_the_contracts() -> None:
+    read = environment()
+    assert (read.role, read.metrics_port, read.drain_seconds) == ("eventlet", 9540, 60)
+    assert (read.warn_after_seconds, read.restart_after_seconds) == (0.1, 60)
+    assert (read.soft_limit_seconds, read.hard_limit_seconds, read.max_tasks) == (None, None, None)
+    assert str(read.threads_file) == "/etc/greenfleet/pod/threads"
+    assert str(read.start_file) == "/etc/greenfleet/pool/threads"
+    assert str(read.routes_file) == "/etc/greenfleet/pool/routes"
+    assert (read.prefetch_multiplier, read.key_prefix, read.priority_steps) == (1, "", None)
+    assert read.termination_log == "/dev/termination-log"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GREENWORKER_ROLE", "gevent"),
+        ("GREENWORKER_DRAIN_SECONDS", "soon"),
+        ("GREENWORKER_DRAIN_SECONDS", "-1"),
+        ("GREENWORKER_SOFT_LIMIT_SECONDS", "nan"),
+        ("GREENWORKER_METRICS_PORT", "http"),
+        ("GREENWORKER_MAX_TASKS", "1.5"),
+        ("GREENWORKER_PREFORK_TASKS", "proj.parse"),
+        ("GREENWORKER_PREFORK_TASKS", '{"a": 1}'),
+        ("GREENWORKER_PRIORITY_STEPS", "high,low"),
+        ("GREENWORKER_POOL", ""),
+    ],
+)
+def test_says_which_variable_is_wrong(name: str, value: str) -> None:
+    with pytest.raises(MisconfiguredError):
+        environment(**{name: value})
+
+
+def test_reads_lists() -> None:
+    read = environment(GREENWORKER_PREFORK_TASKS='["a.*", "b"]', GREENWORKER_PRIORITY_STEPS="9,0,3")
+    assert read.prefork_tasks == ("a.*", "b")
+    assert read.priority_steps == (0, 3, 9)
+
+
+@pytest.mark.parametrize(
+    ("text", "threads"),
+    [("250\n", 250), ('"250"', 250), ("", None), ("  ", None), ("many", None), ("0", 1), ("-3", 1), ("9999999", GREEN_THREADS_CEILING)],
+)  # fmt: skip
+def test_reads_threads(tmp_path: Path, text: str, threads: int | None) -> None:
+    path = tmp_path / "threads"
+    path.write_text(text)
+    assert read_threads(path) == threads
+
+
+def test_no_threads_file_means_nobody_has_spoken(tmp_path: Path) -> None:
+    assert read_threads(tmp_path / "threads") is None
+
+
+def test_router_and_routes_agree(tmp_path: Path) -> None:
+    from greenworker.router import PreforkRouter
+    from greenworker.routing import Routes
+
+    router = PreforkRouter("proj.parse", "proj.render_*", queue="feeds")
+    routes = Routes(["proj.parse", "proj.render_*"], tmp_path / "routes")
+    for name in ("proj.parse", "proj.render_page", "proj.fetch", "other.parse"):
+        sent: Any = router(name, (), {}, {})
+        assert bool(sent) == routes.matches(name)
+    assert router("proj.parse", (), {}, {}) == {"queue": "feeds.prefork"}
+    assert PreforkRouter("x", queue="feeds.prefork")("x", (), {}, {}) == {"queue": "feeds.prefork"}
+
+
+def test_evidence_comes_and_goes_with_its_file(tmp_path: Path) -> None:
+    from greenworker.routing import Routes
+
+    path = tmp_path / "routes"
+    routes = Routes([], path)
+    routes.reload()
+    assert not routes.matches("proj.parse")
+    path.write_text('["proj.parse"]')
+    routes.reload()
+    assert routes.matches("proj.parse")
+    path.write_text("not json")
+    routes.reload()
+    assert routes.matches("proj.parse"), "a broken file changes nothing"
+    path.write_text("[]")
+    routes.reload()
+    assert not routes.matches("proj.parse")

@@ -7,9 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from demo import timeline as recorded
 from demo.faults import BLIND, LEADER_KILLED, SEEING, blind_scale_ins
 from tests.e2e.conftest import Cluster, cluster  # noqa: F401 - the fixture is shared with the end-to-end tier
+
+pytestmark = pytest.mark.timeout(1800)  # the first test of a session builds the images
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,9 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from demo import timeline as recorded
 from demo.pattern import BURST
 from tests.e2e.conftest import Cluster
+
+pytestmark = pytest.mark.timeout(1800)  # the first test of a session builds the images
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,8 +7,12 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from demo.stage import NAMESPACE
 from tests.e2e.conftest import Cluster, await_condition
+
+pytestmark = pytest.mark.timeout(1800)  # the first test of a session builds the images
 
 
 def _stalled(cluster: Cluster, name: str, word: str) -> dict[str, str]:

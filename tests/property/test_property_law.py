@@ -124,8 +124,11 @@ def test_recovery_from_blindness_takes_no_worker_before_a_window_has_passed(worl
 def test_constant_input_reaches_a_fixed_point_and_stays(world: World, trace: list, rate: float) -> None:
     for noise, burst, fault in trace[:10]:
         world.tick(noise, min(burst, 3000.0), fault)
+    waiting = []
     for _ in range(SETTLED_TICKS):
         last = world.tick(rate)
+        waiting.append(world.backlog)
+    assume(waiting[-170] <= max(waiting[-1], 4 * rate + 10))  # a backlog that is still worked off is no constant input
     assume(last.why.binding is not Limit.WARM)  # warm workers go after half an hour, by a test of their own
     settled = (world.replicas, world.threads)
     for _ in range(60):
@@ -161,10 +164,16 @@ def test_restart_at_any_tick_changes_nothing_after_one_window(world: World, trac
     if twin.spec.replicas_max >= before and twin.spec.threads_total is None:
         assert first.replicas >= before
     world.tick(rate)
+    waiting = []
     for _ in range(SETTLED_TICKS):
+        waiting.append(max(world.backlog, twin.backlog))
         decisions = world.tick(rate), twin.tick(rate)
+    assume(waiting[-170] <= max(min(world.backlog, twin.backlog), 4 * rate + 10))
     assume(all(decision.why.binding is not Limit.WARM for decision in decisions))
-    assert (world.replicas, world.threads) == (twin.replicas, twin.threads)
+    # The last fraction of a worker is added late and kept (docs/law.md), so two fleets may rest one worker apart.
+    assert abs(world.replicas - twin.replicas) <= 1
+    if world.replicas == twin.replicas:
+        assert abs(world.threads - twin.threads) <= max(1, 0.1 * twin.threads)
 
 
 @given(worlds(), traces)

@@ -1,6 +1,7 @@
 """The law of scaling: pure, immutable values in, one immutable decision out. It imports nothing that does I/O."""
 
-from .law import decide, prefork_spec, significant_change
+from .law import decide, prefork_spec
+from .outcome import significant_change
 from .schedules import parse as parse_cron
 from .state import State, initial_state
 from .types import (

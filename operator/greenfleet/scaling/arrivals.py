@@ -74,6 +74,9 @@ def _merged(arrivals: list[Arrival], now: float, max_wait_seconds: float) -> tup
     merged: list[Arrival] = []
     for arrival in arrivals:
         last = merged[-1] if merged else None
+        if last is not None and arrival.amount == 0 == last.amount and last.since < last.until == arrival.since:
+            merged[-1] = Arrival(last.since, arrival.until, 0.0)  # an idle pool remembers one silence, not thirty
+            continue
         if last is not None and arrival.until < now - _FINE_SECONDS:
             late = arrival.until < now - max_wait_seconds
             if late or arrival.until - last.since <= grain:
@@ -92,21 +95,22 @@ def rate_per_second(
     (winsorised): what stands out further is a burst, and the deadline takes care of bursts.
     """
     flows = [arrival for arrival in history if arrival.until > arrival.since and arrival.until > now - window_seconds]
-    if not flows:
-        return 0.0
-    median = _weighted_median(flows)
     total = 0.0
+    if not any(flow.amount for flow in flows):
+        return total
+    end = flows[-1].until  # what came after the last scrape is unknown, not nothing
+    start = end - window_seconds
+    median = _weighted_median(flows, start)
     for flow in flows:
         length = flow.until - flow.since
         usual = median * length
-        inside = min(1.0, (flow.until - (now - window_seconds)) / length)
+        inside = min(1.0, (flow.until - start) / length)
         total += min(flow.amount, usual + 4 * sqrt(usual + 1)) * inside
-    span = min(window_seconds, now - flows[0].since)
-    return total / max(span, minimum_seconds)
+    return total / max(min(window_seconds, end - flows[0].since), minimum_seconds)
 
 
-def _weighted_median(flows: list[Arrival]) -> float:
-    rates = sorted((flow.amount / (flow.until - flow.since), flow.until - flow.since) for flow in flows)
+def _weighted_median(flows: list[Arrival], start: float) -> float:
+    rates = sorted((flow.amount / (flow.until - flow.since), flow.until - max(start, flow.since)) for flow in flows)
     half = sum(length for _, length in rates) / 2
     for rate, length in rates:
         half -= length
@@ -139,12 +143,12 @@ def waiting(history: tuple[Arrival, ...], unstarted: float) -> tuple[Waiting, ..
     return tuple(dues)
 
 
-def surge(history: tuple[Arrival, ...], now: float, young_seconds: float, rate: float) -> float:
-    """Messages of the last `young_seconds` beyond what the rate explains: the size of a burst that is still young."""
+def surge(history: tuple[Arrival, ...], now: float, young_seconds: float) -> float:
+    """Messages of the last `young_seconds` beyond what the time before explains: the size of a burst that is still young."""
+    before = tuple(arrival for arrival in history if arrival.until <= now - young_seconds)
+    rate = rate_per_second(before, now - young_seconds, young_seconds)
     excess = 0.0
-    for arrival in history:
-        if arrival.until <= now - young_seconds:
-            continue
+    for arrival in history[len(before) :]:
         usual = rate * (arrival.until - arrival.since)
         excess += max(0.0, arrival.amount - usual - 4 * sqrt(usual + 1))
     return excess

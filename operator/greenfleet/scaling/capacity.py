@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from .state import Estimates, Pressure
 from .types import ScalingSpec
 
-CPU_HEADROOM = 0.97
-"""Of the core, for planning: what chance leaves idle."""
 KNEE = 1.05
 """Green threads over `S/k · cores`, at which the tasks in flight need just the core. Fewer leave the core idle while messages
 wait, more only queue inside the hub; what the formula misses, `pressure` and `efficiency` see."""
@@ -33,10 +31,10 @@ class Capacity:
         """Tasks per second that the core allows."""
         if self.cpu_per_task_seconds <= 0:
             return float("inf")
-        return CPU_HEADROOM * self.cores / self.cpu_per_task_seconds
+        return self.cores / self.cpu_per_task_seconds
 
     def rate(self, threads: float) -> float:
-        """Tasks per second of one worker with so many green threads: μ = min(c/S, 0.97·cores/k)."""
+        """Tasks per second of one worker with so many green threads: μ = min(c/S, cores/k), as far as it was reached."""
         return self.efficiency * min(threads / self.runtime_seconds, self.cpu_rate)
 
 

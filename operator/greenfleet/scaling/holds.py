@@ -74,8 +74,8 @@ def scale_in_after_a_burst(context: Context, wanted: int) -> Step | None:
 
 
 def scale_in_of_long_tasks(context: Context, wanted: int) -> Step | None:
-    """Tasks that would not end within the drain keep their worker: what a drain cuts off has to run again."""
-    if wanted >= context.current or 2 * context.worker.runtime_seconds <= context.spec.drain_seconds:
+    """Tasks that take longer than a drain keep their worker: what a drain cuts off has to run again."""
+    if wanted >= context.current or context.worker.runtime_seconds <= context.spec.drain_seconds:
         return None
     leaving = {pod.name for pod in context.view.leaving}
     working = sum(1 for sample in context.view.workers if sample.threads_busy > 0 and sample.pod not in leaving)

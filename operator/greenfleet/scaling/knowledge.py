@@ -16,8 +16,9 @@ from .types import Blindness, Pod, Problem, QueueSample, Sample, ScalingSpec, Wo
 STALE_FLOOR_SECONDS = 15.0
 """A sample younger than this is never stale, however short the scrape interval is (DESIGN: max(3 intervals, 15 s))."""
 
-YOUNG_PODS_BUSY_SECONDS = 300.0
-"""A pod that was never Ready counts as busy for so long; one that cannot even start must not keep a pool alive for ever."""
+SILENT_PODS_BUSY_SECONDS = 300.0
+"""A pod that is not Ready and has no sample counts as busy for so long after its creation or its last sample; one that
+cannot even start must not keep a pool alive for ever."""
 
 _ORDER = tuple(Blindness)
 
@@ -70,10 +71,10 @@ def look(spec: ScalingSpec, state: State, sample: Sample, now: float) -> Knowled
     """Judge the sample; complete knowledge or none."""
     problems = list(sample.problems)
     queues = _queues(spec, sample, now, problems)
-    workers = _workers(spec, state, sample, now, problems)
+    workers = _workers(spec, sample, now, problems)
     if problems:
         return Knowledge(None, _most_telling_first(problems))
-    return Knowledge(_view(spec, sample, now, queues, workers), ())
+    return Knowledge(_view(spec, state, sample, now, queues=queues, workers=workers), ())
 
 
 def _most_telling_first(problems: list[Problem]) -> tuple[Problem, ...]:
@@ -150,17 +151,15 @@ def _worker_values(worker: WorkerSample) -> tuple[float, ...]:
     )
 
 
-def _workers(
-    spec: ScalingSpec, state: State, sample: Sample, now: float, problems: list[Problem]
-) -> dict[str, WorkerSample]:
+def _workers(spec: ScalingSpec, sample: Sample, now: float, problems: list[Problem]) -> dict[str, WorkerSample]:
+    """The newest sample of each pod. A pod must have one once it has been Ready for two scrapes, terminating or not."""
     by_pod: dict[str, list[WorkerSample]] = {}
     for worker in sample.workers:
         by_pod.setdefault(worker.pod, []).append(worker)
-    met = {counter.pod for counter in state.counters}
     chosen: dict[str, WorkerSample] = {}
     for pod in sample.pods:
         found = sorted(by_pod.get(pod.name, ()), key=lambda worker: worker.at if math.isfinite(worker.at) else math.inf)
-        due = _sample_due(spec, pod, now, known=pod.name in met)
+        due = pod.ready_since is not None and now - pod.ready_since >= 2 * spec.scrape_interval_seconds
         if not found:
             if due and not sample.problems:
                 problems.append(Problem(Blindness.WORKER_MISSING, "a worker that should be running has no sample"))
@@ -180,18 +179,22 @@ def _workers(
     return chosen
 
 
-def _sample_due(spec: ScalingSpec, pod: Pod, now: float, *, known: bool) -> bool:
-    """Whether a pod must have been scraped by now: Ready for two scrapes, or seen before and not on its way out."""
-    if pod.ready_since is not None:
-        return now - pod.ready_since >= 2 * spec.scrape_interval_seconds
-    return known and not pod.terminating
-
-
 def _view(
-    spec: ScalingSpec, sample: Sample, now: float, queues: dict[str, QueueSample], workers: dict[str, WorkerSample]
+    spec: ScalingSpec,
+    state: State,
+    sample: Sample,
+    now: float,
+    *,
+    queues: dict[str, QueueSample],
+    workers: dict[str, WorkerSample],
 ) -> View:
     alive = [pod for pod in sample.pods if not pod.terminating]
-    unseen = [pod for pod in sample.pods if pod.name not in workers and _may_be_busy(pod, now)]
+    last_seen = {counters.pod: counters.at for counters in state.counters}
+    unseen = [
+        pod
+        for pod in sample.pods
+        if pod.name not in workers and _may_be_busy(pod, last_seen.get(pod.name, pod.created_at), now)
+    ]
     samples = tuple(workers.values())
     return View(
         at=min((queue.at for queue in queues.values()), default=now),
@@ -207,7 +210,8 @@ def _view(
     )
 
 
-def _may_be_busy(pod: Pod, now: float) -> bool:
+def _may_be_busy(pod: Pod, last_sign_of_life: float, now: float) -> bool:
+    """Whether a pod without a sample may be running tasks: a young one, or one that has just stopped being Ready."""
     if pod.ready_since is not None:
         return True
-    return not pod.terminating and now - pod.created_at < YOUNG_PODS_BUSY_SECONDS
+    return not pod.terminating and now - last_sign_of_life < SILENT_PODS_BUSY_SECONDS

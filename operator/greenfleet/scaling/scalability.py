@@ -2,7 +2,8 @@
 
 A slow downstream inflates the run time S in proportion to concurrency while throughput stands still (Little's law: X = A/S).
 That looks like "more workers needed" to any formula in S, so the law runs the experiment instead: it compares the saturated
-fleet with itself before its last growth, and stops growing while growth buys nothing.
+fleet with itself before its last growth, and goes back and stays there while growth buys nothing. Going back is the second
+half of the experiment: throughput that falls with it proves that the tasks themselves became slower, and lifts the freeze.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from .state import Point, Scalability
 
 GROWN = 1.4
 """Concurrency must have grown so much before a comparison means anything."""
-RETREAT = 1.25
-"""Green threads that are left after a failed growth, over those before it: what came on top brought nothing but delay."""
+CPU_BOUND = 0.9
+"""Of a core or of the hub's time: then more green threads bring nothing for a reason of our own, and more workers do."""
+KEPT = 0.85
+"""Of the throughput, which a retreat to the concurrency before must leave; tasks that became slower by themselves lose more."""
+REFUTED_SECONDS = 120.0
 PROBE = 1.5
 """How far the fleet may grow after a freeze, to find out whether growth brings anything again."""
 GAIN = 0.15
@@ -41,35 +45,50 @@ def update(
     if progress.seconds <= 0:
         return scalability
     if scalability.frozen_until is not None and now >= scalability.frozen_until:
-        scalability = replace(scalability, frozen_until=None, probing=True, points=())
+        scalability = replace(scalability, frozen_until=None, frozen=None, probing=True, points=())
     limit = sum(sample.threads_limit for sample in view.workers)
     working = sum(sample.threads_busy for sample in view.workers)
     saturated = limit > 0 and working >= 0.8 * limit and view.unstarted > 2 * throughput and progress.finished > 0
-    cpu_bound = progress.cores_per_worker >= 0.8 * worker.cores or progress.hub_utilisation >= 0.9
+    cpu_bound = max(progress.cores_per_worker / worker.cores, progress.hub_utilisation) >= CPU_BOUND
     if not saturated and view.unstarted <= throughput:
-        return Scalability()
+        return Scalability(refuted_until=scalability.refuted_until)
     if not saturated or cpu_bound or progress.blocked:
-        return replace(scalability, points=())
+        return scalability  # says nothing about the downstream
     recent = tuple(p for p in scalability.points if p.at > now - _REMEMBERED_SECONDS - 4 * worker.runtime_seconds)
     runtime = (
         progress.runtime_sum_seconds / progress.runtime_count if progress.runtime_count else worker.runtime_seconds
     )
     points = (*recent, Point(now, working, throughput, runtime))[-_POINTS:]
     scalability = replace(scalability, points=points)
-    verdict = _verdict(points, worker.runtime_seconds, now)
-    if verdict is None or scalability.frozen_until is not None:
+    if _refuted(scalability, points[-1], limit):
+        return Scalability(refuted_until=now + REFUTED_SECONDS)
+    return _judged(scalability, len(view.serving), worker.runtime_seconds, now)
+
+
+def _judged(scalability: Scalability, serving: int, runtime_seconds: float, now: float) -> Scalability:
+    verdict = _verdict(scalability.points, runtime_seconds, now)
+    if verdict is None or scalability.frozen_until is not None or now < scalability.refuted_until:
         return scalability
     if not verdict.failed:
         return replace(scalability, probing=False)
     return replace(
         scalability,
         frozen_until=now + scalability.backoff_seconds,
+        frozen=scalability.points[-1],
         probing=False,
-        frozen_workers=len(view.serving),
-        frozen_threads=ceil(RETREAT * verdict.concurrency / max(1, len(view.serving))),
+        frozen_workers=serving,
+        frozen_threads=ceil(verdict.concurrency / max(1, serving)),
         backoff_seconds=min(_MOST_BACKOFF_SECONDS, 2 * scalability.backoff_seconds),
         gain=(verdict.grown, verdict.gained),
     )
+
+
+def _refuted(scalability: Scalability, last: Point, limit: float) -> bool:
+    """Whether the retreat to the concurrency before the growth took throughput with it: then the downstream was not full."""
+    frozen = scalability.frozen
+    if frozen is None or last.concurrency > 1.05 * limit or last.concurrency > 0.85 * frozen.concurrency:
+        return False
+    return last.throughput < KEPT * frozen.throughput
 
 
 @dataclass(frozen=True, slots=True)

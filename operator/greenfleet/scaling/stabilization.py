@@ -32,13 +32,13 @@ def first_within(needs: tuple[Need, ...], now: float, seconds: float) -> Need | 
 
 
 def down_window_seconds(spec: ScalingSpec, startup_seconds: float) -> float:
-    """How far a scale-in looks back: the user's window, else one start-up, between 10 and 60 s.
+    """How far a scale-in looks back: the user's window, else one start-up, between 10 and 60 s but never less than three scrapes.
 
     A worker that is given up too early costs its start-up time again; one that is kept too long costs just itself.
     """
     if spec.scale_down.stabilization_window_seconds is not None:
         return float(spec.scale_down.stabilization_window_seconds)
-    return min(60.0, max(10.0, STARTUPS * startup_seconds, 3 * spec.scrape_interval_seconds))
+    return max(min(60.0, max(10.0, STARTUPS * startup_seconds)), 3 * spec.scrape_interval_seconds)
 
 
 def up_window_seconds(spec: ScalingSpec) -> float:

@@ -104,6 +104,10 @@ class Scalability:
     """The freeze has run out: one careful step tells whether the downstream has recovered."""
     frozen_workers: int = 0
     frozen_threads: int = 0
+    frozen: Point | None = None
+    """The moment of the verdict, to check it against what the retreat brings."""
+    refuted_until: float = 0.0
+    """The retreat cost throughput, so the verdict was wrong; no other one until then."""
     gain: tuple[float, float] | None = None
     """(concurrency, throughput) after over before, of the experiment that failed."""
 

@@ -8,7 +8,7 @@ bought nothing).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from .arrivals import Waiting
@@ -18,6 +18,9 @@ from .types import ScalingSpec
 
 PATIENCE = 1 / 3
 """Of what a start-up leaves of the objective: how much work may wait before the last fraction of a worker is added."""
+OVERDUE_SECONDS = 60.0
+OVERDUE_STARTUPS = 3.0
+"""A pod that is not Ready after the longer of the two does not count as capacity on its way."""
 LENIENCE = 0.6
 """Of the margin: how far a fleet may fall behind its plan before more workers come."""
 
@@ -40,29 +43,36 @@ class Existing:
 
     now: float
     replicas: int
+    """Without the ones that do not come up."""
     serving: int
     pending: tuple[float, ...]
     """For each worker that is not Ready yet: seconds until it probably is, the soonest first."""
     busy: float
     """Running tasks per serving worker."""
+    overdue: int
+    """Pods that should long have been Ready, where others are: they are wanted again, elsewhere."""
 
 
 def existing(view: View, replicas: int, worker: Capacity, now: float) -> Existing:
     """The fleet in the sample. A replica whose pod does not exist yet has its whole start-up before it."""
     serving = len(view.serving)
+    ages = [now - pod.created_at for pod in view.coming]
+    patience = max(OVERDUE_SECONDS, OVERDUE_STARTUPS * worker.startup_seconds)
+    coming = sorted(max(0.0, worker.startup_seconds - age) for age in ages if age <= patience)
+    broken = len(ages) - len(coming)
     unborn = max(0, replicas - serving - len(view.coming))
-    coming = sorted(max(0.0, worker.startup_seconds - (now - pod.created_at)) for pod in view.coming)
     working = sum(sample.threads_busy for sample in view.workers)
     return Existing(
         now=now,
-        replicas=replicas,
+        replicas=max(0, replicas - broken),
         serving=serving,
         pending=(*coming, *([worker.startup_seconds] * unborn)),
         busy=working / max(1, serving),
+        overdue=broken if serving > 0 else 0,
     )
 
 
-def for_rate(spec: ScalingSpec, rate: float, unstarted: float, current: int, worker: Capacity) -> int:
+def for_rate(spec: ScalingSpec, rate: float, unstarted: float, fleet: Existing, worker: Capacity) -> int:
     """R_λ: workers that keep up with `rate` messages per second.
 
     The last fraction of a worker is added only when its absence shows: the objective leaves room for some seconds of work
@@ -74,8 +84,9 @@ def for_rate(spec: ScalingSpec, rate: float, unstarted: float, current: int, wor
         return 0
     exact = rate / per_worker
     enough = ceil(exact - 1e-9)
-    patient = unstarted < patience_seconds(spec, worker) * per_worker * current
-    return max(current, int(exact)) if enough > current > 0 and patient else enough
+    patient = unstarted < patience_seconds(spec, worker) * per_worker * fleet.replicas
+    wanted = max(fleet.replicas, int(exact)) if enough > fleet.replicas > 0 and patient else enough
+    return wanted + (fleet.overdue if wanted else 0)
 
 
 def patience_seconds(spec: ScalingSpec, worker: Capacity) -> float:
@@ -114,7 +125,7 @@ def for_deadline(
             count = fleet.replicas
         if worst is None or count > worst.workers:
             worst = Due(due.amount, horizon, count, late)
-    return worst
+    return worst if worst is None else replace(worst, workers=worst.workers + fleet.overdue)
 
 
 def _starts_of_running(worker: Capacity, busy: float, seconds: float) -> float:

@@ -16,6 +16,10 @@ def test_a_steady_stream_is_its_rate() -> None:
     assert arrivals.rate_per_second(stream(50, 60), 60.0, 6.0) == pytest.approx(50)
 
 
+def test_the_time_since_the_last_scrape_does_not_dilute_the_rate() -> None:
+    assert arrivals.rate_per_second(stream(50, 60), 63.0, 6.0) == pytest.approx(50)
+
+
 def test_a_burst_does_not_feed_the_rate() -> None:
     history = (*stream(5, 40), Arrival(40, 42, 20_000))
     assert arrivals.rate_per_second(history, 42.0, 6.0) < 7

@@ -87,11 +87,15 @@ def test_a_pod_that_never_starts_does_not_keep_the_pool_busy_for_ever() -> None:
     assert dict(answer.why.inputs)["busy"] == 0
 
 
-def test_a_worker_that_was_seen_and_is_now_silent_is_missing_even_if_it_is_not_ready_any_more() -> None:
+def test_a_worker_that_crashes_does_not_blind_the_pool_and_counts_as_busy_for_a_while() -> None:
     state = initial_state(KNOWN, NOW - 600)
     _, state = decide(SPEC, state, sample(), NOW)
-    silent = replace(sample(now=NOW + 2), workers=(), pods=(Pod("pod-0", NOW - 600, None),))
-    assert [p.reason for p in decide(SPEC, state, silent, NOW + 2)[0].blind] == [Blindness.WORKER_MISSING]
+    for later, busy in ((30.0, 20), (400.0, 0)):
+        now = NOW + later
+        silent = replace(sample(now=now), workers=(), pods=(Pod("pod-0", NOW - 600, None, threads=20),))
+        answer, _ = decide(SPEC, state, silent, now)
+        assert not answer.blind
+        assert dict(answer.why.inputs)["busy"] == busy
 
 
 def test_without_pods_nothing_runs() -> None:

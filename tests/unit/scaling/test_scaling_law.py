@@ -21,6 +21,7 @@ from greenfleet.scaling import (
     initial_state,
     prefork_spec,
     significant_change,
+    stabilization,
 )
 from tests.property.world import World, restarted_containers
 from tests.unit.scaling.builders import KNOWN, NOW, SPEC, pod, sample, worker
@@ -194,6 +195,22 @@ def test_a_slower_start_asks_for_more_workers_because_they_count_for_less() -> N
     assert first(sample(9000, busy=20), spec, quick).replicas < first(sample(9000, busy=20), spec, slow).replicas
 
 
+def test_a_pod_that_does_not_come_up_is_no_capacity_and_is_wanted_again() -> None:
+    spec = replace(SPEC, max_wait_seconds=30.0, cpu_limit_cores=0.3)
+    healthy = sample(9000, workers=2, busy=30, limit=30)
+    broken = replace(healthy, pods=(*healthy.pods, pod("stuck", ready=False, age=200.0)), replicas=3)
+    coming = replace(healthy, pods=(*healthy.pods, pod("new", ready=False, age=3.0)), replicas=3)
+    assert (
+        first(coming, replace(spec, replicas_max=50)).replicas
+        == first(broken, replace(spec, replicas_max=50)).replicas - 1
+    )
+
+
+def test_a_fleet_of_which_no_pod_comes_up_is_not_blown_up() -> None:
+    stuck = replace(sample(10, workers=0), pods=(pod("stuck", ready=False, age=900.0),), replicas=1)
+    assert first(stuck).replicas == 1
+
+
 def test_scale_in_waits_until_nothing_waits_beyond_two_seconds_of_work() -> None:
     world = demo()
     settle(world, 5.0)
@@ -205,6 +222,13 @@ def test_scale_in_waits_until_nothing_waits_beyond_two_seconds_of_work() -> None
         world.tick(5.0)
         if world.replicas < before:
             assert world.backlog <= 2 * 100 * world.replicas
+
+
+def test_windows_are_never_shorter_than_three_scrapes() -> None:
+    assert stabilization.down_window_seconds(SPEC, 2.0) == 10
+    assert stabilization.down_window_seconds(SPEC, 35.0) == 35
+    assert stabilization.down_window_seconds(SPEC, 300.0) == 60
+    assert stabilization.down_window_seconds(replace(SPEC, scrape_interval_seconds=30.0), 2.0) == 90
 
 
 def test_after_a_restart_no_worker_goes_within_the_first_window() -> None:

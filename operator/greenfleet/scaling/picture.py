@@ -1,0 +1,57 @@
+"""What a complete sample and the memory amount to: rates, needs, and the model of one worker."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from . import arrivals, holds, stabilization, warm, workers
+from .capacity import capacity
+from .context import Context
+from .knowledge import View
+from .state import State
+from .types import Sample, ScalingSpec
+
+
+def picture(spec: ScalingSpec, state: State, sample: Sample, view: View, now: float) -> Context:
+    worker = capacity(spec, state.estimates, state.pressure)
+    worker = replace(worker, safe_threads=_shared(spec, sample, worker.safe_threads))
+    three_scrapes = 3 * spec.scrape_interval_seconds
+    rate = arrivals.rate_per_second(
+        state.arrivals, now, three_scrapes, max(arrivals.RATE_WINDOW_SECONDS, three_scrapes)
+    )
+    fleet = workers.existing(view, sample.replicas, worker, now)
+    due = workers.for_deadline(spec, arrivals.waiting(state.arrivals, view.unstarted), fleet, worker)
+    surge = arrivals.surge(state.arrivals, now, holds.YOUNG_BURST_SECONDS)
+    rate_workers = workers.for_rate(spec, rate, view.unstarted, fleet, worker)
+    need = min(max(rate_workers, due.workers if due is not None else 0), 10 * max(1, spec.replicas_max))
+    proven = due.workers if due is not None and due.late else 0
+    window = stabilization.down_window_seconds(spec, worker.startup_seconds)
+    above_one = need if need > 1 else 0  # the last worker goes by the cooldown alone
+    state = replace(
+        state,
+        proofs=warm.prove(state.proofs, min(proven, spec.replicas_max), now),
+        high_needs=stabilization.with_high(state.high_needs, now, above_one, window),
+        low_needs=stabilization.with_low(state.low_needs, now, need, stabilization.up_window_seconds(spec)),
+    )
+    return Context(
+        spec=spec,
+        sample=sample,
+        view=view,
+        state=state,
+        now=now,
+        worker=worker,
+        rate=rate,
+        surge=surge if surge > holds.BACKLOG_SECONDS * worker.rate(worker.safe_threads) else 0.0,
+        due=due,
+        rate_workers=rate_workers,
+        need=need,
+        down_window_seconds=window,
+    )
+
+
+def _shared(spec: ScalingSpec, sample: Sample, safe: int) -> int:
+    """Green threads that a worker may really have: a fleet with a total cannot give c_safe to everyone."""
+    if spec.threads_total is None:
+        return safe
+    alive = max(1, sample.replicas, sum(1 for pod in sample.pods if not pod.terminating))
+    return max(1, min(safe, max(spec.threads_min, spec.threads_total // alive)))

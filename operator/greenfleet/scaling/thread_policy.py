@@ -1,0 +1,67 @@
+"""Green threads for every worker: straight to c_safe while anything waits, else for the rate; up at once, down slowly."""
+
+from __future__ import annotations
+
+from . import limits, scalability, stabilization, threads, why
+from .context import Context, threads_step
+from .types import Limit, Sample, ScalingSpec, Step
+
+
+def threads_for(context: Context, replicas: int) -> tuple[Step, ...]:
+    """Straight to c_safe while anything waits, else for the rate; up at once, down slowly; the total last."""
+    spec, worker, view = context.spec, context.worker, context.view
+    before = context.state.threads if context.state.threads is not None else threads_now(spec, context.sample)
+    safe = worker.safe_threads
+    if replicas == 0 and not context.sample.pods:
+        start = max(spec.threads_min, min(safe, spec.threads_start))
+        steps = [threads_step(Limit.IDLE, before, start, "no worker runs; a new one starts with this many")]
+    elif threads.anything_waits(view, context.rate) or (context.sample.replicas == 0 and replicas > 0):
+        text = (
+            f"{why.waits(view.unstarted)} and {why.count(view.busy, 'task')} run; "
+            f"a worker bears {why.count(safe, 'green thread')}{_because(context)}"
+        )
+        steps = [threads_step(Limit.SAFE_THREADS, before, safe, text)]
+    else:
+        steady = threads.steady_need(context.rate, worker, max(1, min(replicas, len(view.serving) or replicas)))
+        wanted = max(spec.threads_min, min(safe, steady))
+        text = f"{why.rate(context.rate)} of {why.seconds(worker.runtime_seconds)} each need so many green threads per worker, with room for chance"
+        steps = [threads_step(Limit.RATE, before, wanted, text)]
+    steps.extend(_holds(context, before, steps[-1].after))
+    cap = limits.total_of_threads(spec, context.sample, replicas, steps[-1].after)
+    return (*steps, cap) if cap is not None else tuple(steps)
+
+
+def _because(context: Context) -> str:
+    cause = context.state.pressure.cause
+    return f" ({cause})" if context.state.pressure.cap is not None and cause else ""
+
+
+def _holds(context: Context, before: int, wanted: int) -> list[Step]:
+    experiment = context.state.scalability
+    if context.view.workers and (experiment.frozen_until is not None or experiment.probing):
+        share = 1.0 if experiment.frozen_until is not None else scalability.PROBE
+        most_now = max(context.spec.threads_min, int(share * experiment.frozen_threads))
+        if wanted > most_now:
+            text = "more green threads brought no more throughput: something downstream is saturated"
+            return [threads_step(Limit.SATURATED_DOWNSTREAM, wanted, most_now, text, experiment.frozen_until)]
+    if wanted < before and context.in_first_window:
+        held = max(wanted, min(before, context.worker.safe_threads))
+        text = "knowledge has been complete for too short a time to take green threads away"
+        return (
+            [threads_step(Limit.FIRST_WINDOW, wanted, held, text, context.first_window_ends_at)]
+            if held > wanted
+            else []
+        )
+    most = stabilization.first_within(context.state.high_threads, context.now, threads.LOWER_WINDOW_SECONDS)
+    if wanted < before and most is not None and most.value > wanted:
+        held = min(before, most.value, context.worker.safe_threads)
+        if held > wanted:
+            text = f"{why.count(held, 'green thread')} were needed within the last {why.seconds(threads.LOWER_WINDOW_SECONDS)}"
+            return [threads_step(Limit.STABILIZATION, wanted, held, text, most.at + threads.LOWER_WINDOW_SECONDS)]
+    return []
+
+
+def threads_now(spec: ScalingSpec, sample: Sample) -> int:
+    """What the pods were told; the start value where nobody has said anything."""
+    told = [pod.threads for pod in sample.pods if pod.threads is not None and not pod.terminating]
+    return max(spec.threads_min, min(spec.threads_max, max(told, default=spec.threads_start)))

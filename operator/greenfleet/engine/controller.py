@@ -37,6 +37,10 @@ class Controller:
 
     def pool_changed(self, body: dict[str, Any]) -> None:
         """A pool is there, new or changed. A change of our own status changes nothing else and costs nothing here."""
+        if body["metadata"].get("deletionTimestamp"):
+            # Its children go, or are to stay without it (--cascade=orphan): whatever we applied now would undo either.
+            self.pool_removed(body)
+            return
         key = _key(body)
         old = self._registry.get(key)
         before = (old.pool, old.body["metadata"]["uid"]) if old else None

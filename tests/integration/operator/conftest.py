@@ -119,15 +119,16 @@ def make_world(
 @pytest.fixture(autouse=True)
 def no_bug_was_logged(request: pytest.FixtureRequest) -> Iterator[None]:
     """Whatever a test does to it, the operator never says that it has a bug."""
+    worlds = _worlds(request)  # before the test, so that they are still there after it
     yield
-    for world in _worlds(request):
+    for world in worlds:
         for operator in world.operators:
             assert "a bug of ours" not in operator.text(), operator.tail(60)
             assert "Traceback" not in operator.text(), operator.tail(60)
 
 
 def _worlds(request: pytest.FixtureRequest) -> list[World]:
-    found = [request.getfixturevalue(name) for name in ("world",) if name in request.fixturenames]
+    found = [request.getfixturevalue(name) for name in ("world", "calm_world") if name in request.fixturenames]
     return [world for world in found if isinstance(world, World)]
 
 

@@ -129,7 +129,9 @@ def test_deleting_with_orphans_leaves_the_workers_running_and_a_new_pool_adopts_
     again = shop.apply_pool("kept", replicas={"min": 1, "max": 2})
 
     def owner() -> str:
-        references = (shop.deployment("kept") or {})["metadata"].get("ownerReferences") or [{}]
+        found = shop.deployment("kept")
+        assert found is not None, "the workers' Deployment went with the pool"
+        references = found["metadata"].get("ownerReferences") or [{}]
         return str(references[0].get("uid", ""))
 
     eventually(lambda: owner() == again["metadata"]["uid"], "the new pool owns the Deployment")

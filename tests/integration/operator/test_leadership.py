@@ -76,6 +76,7 @@ def test_a_leader_that_is_asked_to_leave_gives_the_lease_back_at_once(world: Wor
     assert first.process.returncode == 0, first.tail()
 
 
+@pytest.mark.slow
 def test_a_leader_that_was_frozen_stops_writing_when_it_wakes_up(world: World) -> None:
     first, second = pair(world)
     shop = world.namespace

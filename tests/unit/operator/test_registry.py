@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from greenfleet.engine.controller import Controller
 from greenfleet.engine.pods import is_finished, law_pod, law_spec
 from greenfleet.engine.registry import Registry
 from greenfleet.engine.usable import misfit
+from greenfleet.metrics.own import OperatorMetrics
 from greenfleet.resources.names import Role
 from greenfleet.scaling import Mode
 from greenfleet.settings import Prometheus, Source
@@ -53,6 +55,21 @@ def test_a_conflict_ends_with_the_other_pool() -> None:
     found = registry(body("a"), body("b"))
     found.remove("shop/b")
     assert not conflicts(found)
+
+
+def test_a_pool_that_is_being_deleted_is_no_longer_reconciled_and_frees_its_queues() -> None:
+    found = Registry()
+    controller = Controller(cast("Any", None), found, OperatorMetrics())
+    for name in ("a", "b"):
+        controller.pool_changed(body(name))
+    assert set(conflicts(found)) == {"shop/a", "shop/b"}
+    leaving = body("b", generation=2)
+    leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    controller.pool_changed(leaving)
+    assert [record.key for record in found] == ["shop/a"]
+    assert not conflicts(found)
+    controller.pool_removed(leaving)
+    assert [record.key for record in found] == ["shop/a"]
 
 
 def test_an_invalid_pool_is_kept_with_its_reason_and_recovers() -> None:

@@ -118,11 +118,16 @@ class Hub:
 
 def test_threads_rise_first_then_workers_and_the_end_is_zero_with_nothing_lost(world: World) -> None:
     operator = world.operator().start()
-    hub = Hub(world, "feeds", scaling={**FLEET["scaling"], "maxWait": "40s"})
+    hub = Hub(
+        world,
+        "feeds",
+        scaling={**FLEET["scaling"], "maxWait": "25s"},
+        greenThreads={"min": 2, "max": 20, "start": 5},
+    )
     hub.await_seen()
     assert hub.shop.replicas("feeds") == 0
     # A backlog that one worker with more green threads can take: no second worker.
-    hub.publish(30, 1.0)
+    hub.publish(25, 1.0)
     hub.await_replicas(1)
     hub.await_workers(1)
     eventually(lambda: max(hub.threads(), default=0) > 5, "the green threads rise", 15, hub.why)

@@ -84,7 +84,7 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
     view = FleetView(client, settings.namespaces, controller.deployment_changed)
     events = EventRecorder(client, identity.name)
     status = StatusWriter(client, view, events, controller.routes_changed)
-    controller.start_with(Reconciler(client, registry, view, settings.worker), status, view)
+    controller.start_with(Reconciler(client, registry, view, events, settings.worker), status, view)
     loop = ScalingLoop(
         registry=registry,
         view=view,

@@ -6,12 +6,13 @@ import asyncio
 import logging
 from typing import Any
 
-from greenfleet.api import GreenWorkerPool
+from greenfleet.api import GreenWorkerPool, PoolSpec
 from greenfleet.engine.fleet_view import FleetView, owns_replicas
 from greenfleet.engine.managers import AUTOSCALER, RECONCILER
 from greenfleet.engine.registry import Record, Registry, Stall
 from greenfleet.kube import paths
 from greenfleet.kube.client import Client, InvalidError
+from greenfleet.kube.events import EventRecorder
 from greenfleet.resources import children_of_pool, exporter_children, names
 from greenfleet.resources.names import AGENT_ANNOTATION, Role
 from greenfleet.settings import WorkerImage
@@ -25,8 +26,11 @@ GENERATION_ANNOTATION = f"{names.PREFIX}/pool-generation"
 class Reconciler:
     """Applies children under the field manager `greenfleet-reconciler`."""
 
-    def __init__(self, client: Client, registry: Registry, view: FleetView, image: WorkerImage) -> None:
+    def __init__(
+        self, client: Client, registry: Registry, view: FleetView, events: EventRecorder, image: WorkerImage
+    ) -> None:
         self._client = client
+        self._events = events
         self._registry = registry
         self._view = view
         self._image = image
@@ -54,7 +58,23 @@ class Reconciler:
             )
             return
         await self._remove_companion(pool)
+        for fleet in record.fleets.values():
+            fleet.start_threads = None  # the ConfigMap may have been made anew, without the autoscaler's part
+        if record.reconciled_generation != pool.generation:
+            await self._warn(pool)
         record.reconciled_generation = pool.generation
+
+    async def _warn(self, pool: GreenWorkerPool) -> None:
+        """What the spec says and the mode ignores."""
+        if (
+            pool.spec.manual_replicas != PoolSpec.model_fields["manual_replicas"].default
+            and pool.spec.scaling.mode != "manual"
+        ):
+            note = (
+                f"spec.manualReplicas is {pool.spec.manual_replicas}, and scaling.mode is {pool.spec.scaling.mode}, in which it "
+                "counts for nothing: set scaling.mode to manual, or leave the number of workers to the operator"
+            )
+            await self._events.warning(pool, "ManualReplicasIgnored", note)
 
     async def reconcile_exporter(self, broker_key: str) -> None:
         """Applies the exporter of one broker from the full list of its pools, and removes the one that nobody needs any more."""

@@ -35,11 +35,12 @@ _BLOCKED_NOISE_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What one tick heard: each answer, or why there is none."""
+    """What one server said in one round: each answer, or why there is none."""
 
-    depths: Mapping[tuple[str, str], Depths | QueryError]
-    """By (server, source); a pool's own query is a source called `query:…`."""
-    workers: Mapping[str, Workers | QueryError]
+    server: str
+    depths: Mapping[str, Depths | QueryError | None]
+    """By source; a pool's own query is a source called `query:…`. None: the configuration has no such source."""
+    workers: Workers | QueryError
 
 
 class ScalingLoop:
@@ -70,6 +71,8 @@ class ScalingLoop:
         self._leads = leads
         self._tick_seconds = tick_seconds
         self._led = False
+        self._rounds: set[str] = set()
+        """Servers that are being asked."""
         self._background: set[asyncio.Task[None]] = set()
         self.ticked_at = time.monotonic()
         """Monotonic time of the last tick: what the liveness probe looks at."""
@@ -98,35 +101,46 @@ class ScalingLoop:
             self._led = leads
             if not leads:
                 return
-        with self._metrics.loop_seconds.time():
-            answers = await self._ask()
-            now = time.time()
-            for record in self._registry:
-                try:
-                    self._look_at(record, answers, now)
-                except Exception:
-                    _log.exception("%s: the scaling loop failed on this pool: a bug of ours", record.key)
-
-    async def _ask(self) -> Answers:
-        wanted: dict[tuple[str, str], sources.DepthQuery] = {}
         for record in self._registry:
-            if record.pool is not None and (query := self._depth_query(record.pool)) is not None:
-                wanted[self._server_name(record.pool), self._source_name(record.pool)] = query
-        servers = {server for server, _ in wanted}
-        depth_answers, worker_answers = await asyncio.gather(
-            asyncio.gather(*(self._query(server, query.expression) for (server, _), query in wanted.items())),
-            asyncio.gather(*(self._query(server, sources.workers()) for server in servers)),
+            if record.pool is None:
+                self._spawn(self._status.sync(record))
+        asked = {self._server_name(record.pool) for record in self._registry if record.pool is not None}
+        for server in asked - self._rounds:
+            self._spawn(self._round(server))
+
+    async def _round(self, server: str) -> None:
+        """Asks one server and looks at its pools. A server that is slow to answer delays nobody else's pools."""
+        self._rounds.add(server)
+        try:
+            with self._metrics.loop_seconds.time():
+                answers = await self._ask(server)
+                now = time.time()
+                for record in self._registry:
+                    self._look_at(record, answers, now)
+        finally:
+            self._rounds.discard(server)
+
+    async def _ask(self, server: str) -> Answers:
+        queries: dict[str, sources.DepthQuery | None] = {}
+        for record in self._registry:
+            if record.pool is not None and self._server_name(record.pool) == server:
+                queries[self._source_name(record.pool)] = self._depth_query(record.pool)
+        wanted = {name: query for name, query in queries.items() if query is not None}
+        workers, *depths = await asyncio.gather(
+            self._query(server, sources.workers()),
+            *(self._query(server, query.expression) for query in wanted.values()),
         )
         verify = self._settings.verify_namespace
+        found: dict[str, Depths | QueryError | None] = dict.fromkeys(queries)
+        for (name, query), answer in zip(wanted.items(), depths, strict=True):
+            if isinstance(answer, QueryError):
+                found[name] = answer
+            else:
+                found[name] = read_depths(answer, query, verify_namespace=verify)
         return Answers(
-            {
-                key: answer if isinstance(answer, QueryError) else read_depths(answer, query, verify_namespace=verify)
-                for (key, query), answer in zip(wanted.items(), depth_answers, strict=True)
-            },
-            {
-                server: answer if isinstance(answer, QueryError) else read_workers(answer, verify_namespace=verify)
-                for server, answer in zip(servers, worker_answers, strict=True)
-            },
+            server,
+            found,
+            workers if isinstance(workers, QueryError) else read_workers(workers, verify_namespace=verify),
         )
 
     async def _query(self, server: str, expression: str) -> list[Series] | QueryError:
@@ -160,10 +174,15 @@ class ScalingLoop:
 
     def _look_at(self, record: Record, answers: Answers, now: float) -> None:
         pool = record.pool
-        record.misfit = misfit(pool, self._settings) if pool is not None else None
-        if pool is not None and record.refused is None and record.reconciled_generation is not None:
-            for role in (Role.EVENTLET, Role.PREFORK) if pool.spec.prefork else (Role.EVENTLET,):
-                self._decide(record, pool, record.fleet(role), answers, now)
+        if pool is None or self._server_name(pool) != answers.server or self._source_name(pool) not in answers.depths:
+            return  # another round's, or changed since this one began
+        try:
+            record.misfit = misfit(pool, self._settings)
+            if record.refused is None and record.reconciled_generation is not None:
+                for role in (Role.EVENTLET, Role.PREFORK) if pool.spec.prefork else (Role.EVENTLET,):
+                    self._decide(record, pool, record.fleet(role), answers, now)
+        except Exception:
+            _log.exception("%s: the scaling loop failed on this pool: a bug of ours", record.key)
         self._spawn(self._status.sync(record))
 
     def _decide(self, record: Record, pool: GreenWorkerPool, fleet: Fleet, answers: Answers, now: float) -> None:
@@ -219,9 +238,9 @@ class ScalingLoop:
         self, pool: GreenWorkerPool, role: Role, answers: Answers
     ) -> tuple[tuple[QueueSample, ...], tuple[Problem, ...]]:
         reference = pool.spec.scaling.prometheus
-        if self._depth_query(pool) is None:
+        answer = answers.depths[self._source_name(pool)]
+        if answer is None:
             return (), (Problem(Blindness.NO_SAMPLE, _no_source(pool)),)
-        answer = answers.depths[self._server_name(pool), self._source_name(pool)]
         if isinstance(answer, QueryError):
             return (), (Problem(answer.reason, answer.message),)
         named = not reference.query and reference.source == sources.GREENFLEET
@@ -245,12 +264,9 @@ class ScalingLoop:
     def _workers_of(
         self, pool: GreenWorkerPool, role: Role, answers: Answers
     ) -> tuple[tuple[Worker, ...], tuple[Problem, ...]]:
-        answer = answers.workers.get(self._server_name(pool))
-        if answer is None:
-            return (), ()
-        if isinstance(answer, QueryError):
-            return (), (Problem(answer.reason, answer.message),)
-        return answer.by_fleet.get((pool.key, role), ()), ()
+        if isinstance(answers.workers, QueryError):
+            return (), (Problem(answers.workers.reason, answers.workers.message),)
+        return answers.workers.by_fleet.get((pool.key, role), ()), ()
 
     def _remember(
         self, record: Record, fleet: Fleet, decision: Decision, workers: tuple[Worker, ...], now: float

@@ -218,9 +218,9 @@ def learned_status(learned: Learned) -> _Object:
     """`status.learned` of what the law learned."""
     found: _Object = {}
     if learned.runtime_seconds is not None:
-        found["runtime"] = f"{learned.runtime_seconds * 1000:.0f}ms"
+        found["runtime"] = f"{learned.runtime_seconds * 1000:.3g}ms"
     if learned.cpu_per_task_seconds is not None:
-        found["cpuPerTask"] = f"{learned.cpu_per_task_seconds * 1000:.2f}ms"
+        found["cpuPerTask"] = f"{learned.cpu_per_task_seconds * 1000:.3g}ms"
     if learned.safe_threads is not None:
         found["safeThreads"] = learned.safe_threads
     if learned.startup_seconds is not None:

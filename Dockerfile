@@ -1,6 +1,6 @@
 # Two images from one file: `--target operator` and `--target worker`.
 # Any base with Python ≥ 3.11 and its venv module does; nothing is compiled: all dependencies come as wheels.
-ARG BASE_IMAGE=docker.io/library/python:3.13-slim
+ARG BASE_IMAGE=python:3.13-slim
 
 FROM ${BASE_IMAGE} AS build
 WORKDIR /src

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from kubelocal.places import cache
@@ -41,3 +42,8 @@ def _storage_driver(store: Path) -> str:
         if (mount == store or mount in store.parents) and len(mount.parts) >= len(best.parts):
             best, kind = mount, filesystem
     return "vfs" if kind in {"overlay", "tmpfs"} else "overlay"
+
+
+def forget() -> None:
+    """Remove what buildah keeps between builds besides the images: lock files and empty mount points, as a reboot would."""
+    shutil.rmtree(_RUN_ROOT, ignore_errors=True)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kubelocal import baseimage, binaries, debian, images, runtime, topology
+from kubelocal import baseimage, binaries, buildah, debian, images, runtime, topology
 from kubelocal.cluster import Cluster
 from kubelocal.errors import ClusterError
 from kubelocal.places import Places, known_clusters
@@ -103,6 +103,8 @@ def _down(options: argparse.Namespace, report: Report) -> int:
             removed = Cluster(name, report).down()
         if not removed:
             report.say(f"  there was no cluster {name}")
+    if options.all:
+        buildah.forget()
     return 0
 
 

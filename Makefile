@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE := 1
 
-# One process per core at most two: the tiers measure behaviour in time, and a crowded machine only makes them slow.
+# One process: the tiers watch behaviour in time, and a crowded machine only makes them slow.
 PYTEST := $(BIN)/python -m pytest
 
 .PHONY: help

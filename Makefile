@@ -60,6 +60,14 @@ test-fast: venv ## unit, property and golden tests: no cluster, no broker
 test-property-long: venv ## 10,000 traces and more against the law of scaling
 	HYPOTHESIS_PROFILE=long $(PYTEST) tests/property --timeout 3600
 
+.PHONY: bench-worker
+bench-worker: venv packages ## no-op tasks, this worker against stock Celery in turn; the last line is one JSON object
+	$(BIN)/python -m bench.worker
+
+.PHONY: simulate
+simulate: venv ## the law against KEDA on all traces, simulated (about 15 min); the last line is one JSON object
+	$(BIN)/python -m greenfleet.simulator --trace all --law greenfleet,keda-default,keda-grid --seeds 2
+
 .PHONY: check
 check: venv ## formatting, lint, types, layers, generated files
 	$(BIN)/ruff format --check .

@@ -24,6 +24,7 @@ from demo.shell import KUBE, REPOSITORY, StepError, Steps, run
 from demo.show import Recorder, Show, play
 from demo.stage import NAMESPACE, Stage
 from demo.summary import Summary, rows, summarize
+from greenfleet.api import duration_seconds
 
 OUTPUT = REPOSITORY / "out"
 TIMELINE, ACCOUNT, SUMMARY, PICTURE = "timeline.jsonl", "account.json", "summary.json", "demo.png"
@@ -87,7 +88,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     phases = pattern.short() if options.short else pattern.full()
     timing = (SHORT if options.short else Timing()) if options.faults else None
     show = Show(run=f"run-{int(time.time())}", phases=phases, pool=name, faults=timing)
-    objective = seconds(pool["spec"]["scaling"]["maxWait"])
+    objective = duration_seconds(pool["spec"]["scaling"]["maxWait"])
     with steps.step(
         f"{pattern.total(phases):,} feeds, from zero workers to zero", "70 s" if options.short else "2 to 3 min"
     ):
@@ -177,23 +178,6 @@ def _draw(options: argparse.Namespace, console: Console) -> int:
     _picture(options.output, summary.objective_seconds, summary)
     console.print(str(options.output / PICTURE))
     return 0
-
-
-def seconds(duration: str) -> float:
-    """Of a duration such as 2m or 1m30s."""
-    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-    total, number = 0.0, ""
-    index = 0
-    while index < len(duration):
-        if duration[index].isdigit() or duration[index] == ".":
-            number += duration[index]
-            index += 1
-            continue
-        unit = "ms" if duration.startswith("ms", index) else duration[index]
-        total += float(number) * units[unit]
-        number = ""
-        index += len(unit)
-    return total
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import pytest
 from rich.console import Console
 
 from demo import picture
-from demo.cli import seconds
 from demo.live import View, line, panel, sparkline
 from demo.pattern import BURST, full, short, total
 from demo.show import over
@@ -93,13 +92,6 @@ def test_the_pattern_has_the_promised_burst_and_sums_up() -> None:
     assert burst.burst == 20_000
     assert total(full()) == sum(phase.messages() for phase in full()) > 20_000
     assert total(short()) < 4_000
-
-
-@pytest.mark.parametrize(
-    ("text", "value"), [("2m", 120.0), ("1m30s", 90.0), ("250ms", 0.25), ("1h", 3600.0), ("1.5s", 1.5)]
-)
-def test_durations_are_read(text: str, value: float) -> None:
-    assert seconds(text) == pytest.approx(value)
 
 
 def test_the_show_is_over_only_when_all_is_done_and_nobody_is_left() -> None:

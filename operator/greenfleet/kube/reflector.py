@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from greenfleet.kube.client import ApiError, Client, GoneError, Object
 
@@ -40,10 +40,6 @@ class Reflector:
     def get(self, key: str) -> Object | None:
         """The object called `namespace/name`, or None."""
         return self._objects.get(key)
-
-    def all(self) -> Iterable[Object]:
-        """All objects."""
-        return self._objects.values()
 
     async def run(self) -> None:
         """Keeps the copy up to date until cancelled; errors of the API server only delay it."""

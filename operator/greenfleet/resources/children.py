@@ -14,10 +14,9 @@ from greenfleet.resources.worker import fleet_deployment
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """One object to apply, or to delete where the spec no longer asks for it."""
+    """One object to apply."""
 
     manifest: Manifest
-    wanted: bool = True
 
     @property
     def is_deployment(self) -> bool:
@@ -42,11 +41,9 @@ def children_of_pool(
 ) -> tuple[Child, ...]:
     """Everything that belongs to this pool alone; the exporter is shared and has its own builder."""
     children = [Child(pool_config(pool, blocking_tasks))]
-    for role in (Role.EVENTLET, Role.PREFORK):
-        wanted = role is Role.EVENTLET or pool.spec.prefork is not None
-        if wanted:
-            children.append(Child(fleet_deployment(pool, role, agent_image, agent_pull_policy)))
-            children.append(Child(disruption_budget(pool, role)))
+    for role in (Role.EVENTLET, Role.PREFORK) if pool.spec.prefork is not None else (Role.EVENTLET,):
+        children.append(Child(fleet_deployment(pool, role, agent_image, agent_pull_policy)))
+        children.append(Child(disruption_budget(pool, role)))
     for child in children:
         child.manifest["metadata"]["ownerReferences"] = [owner_reference(pool, controller=True)]
     return tuple(children)

@@ -9,8 +9,8 @@ from greenfleet.api.pool import ScalingRules
 from greenfleet.engine.status import unix_time
 from greenfleet.engine.usable import schedule_problem
 from greenfleet.resources.names import THREADS_ANNOTATION, Role
-from greenfleet.resources.worker import cpu_limit_cores, memory_limit_bytes
-from greenfleet.scaling import Mode, Pod, Policy, Rules, ScalingSpec, Schedule
+from greenfleet.resources.worker import cpu_limit_cores, hub_cores, memory_limit_bytes
+from greenfleet.scaling import Mode, Pod, Policy, Rules, ScalingSpec, Schedule, prefork_spec
 
 _Object = dict[str, Any]
 
@@ -44,33 +44,18 @@ def is_finished(pod: _Object) -> bool:
 def law_spec(pool: GreenWorkerPool, role: Role, scrape_interval_seconds: float) -> ScalingSpec:
     """What the user asked of one fleet, in the law's own units."""
     spec, scaling = pool.spec, pool.spec.scaling
-    shared: dict[str, Any] = {
-        "mode": Mode(scaling.mode),
-        "pause_in": scaling.pause.in_,
-        "pause_out": scaling.pause.out,
-        "max_wait_seconds": duration_seconds(scaling.max_wait),
-        "activation": scaling.activation,
-        "drain_seconds": duration_seconds(spec.drain.timeout),
-        "cooldown_seconds": duration_seconds(scaling.cooldown),
-        "scale_up": _rules(scaling.behavior.scale_up),
-        "scale_down": _rules(scaling.behavior.scale_down),
-        "blind_floor": scaling.when_blind.floor if scaling.when_blind.policy == "floor" else None,
-        "scrape_interval_seconds": scrape_interval_seconds,
-    }
-    if role is Role.PREFORK and spec.prefork is not None:
-        processes = spec.prefork.processes
-        cores = cpu_limit_cores(spec.prefork.resources) if "cpu" in spec.prefork.resources.limits else float(processes)
-        return ScalingSpec(
-            threads_min=processes,
-            threads_max=processes,
-            threads_start=processes,
-            replicas_min=spec.prefork.replicas.min,
-            replicas_max=spec.prefork.replicas.max,
-            cpu_limit_cores=cores,
-            memory_limit_bytes=memory_limit_bytes(spec.prefork.resources),
-            **{**shared, "mode": Mode.AUTO if scaling.mode == "manual" else Mode(scaling.mode)},
-        )
-    return ScalingSpec(
+    eventlet = ScalingSpec(
+        mode=Mode(scaling.mode),
+        pause_in=scaling.pause.in_,
+        pause_out=scaling.pause.out,
+        max_wait_seconds=duration_seconds(scaling.max_wait),
+        activation=scaling.activation,
+        drain_seconds=duration_seconds(spec.drain.timeout),
+        cooldown_seconds=duration_seconds(scaling.cooldown),
+        scale_up=_rules(scaling.behavior.scale_up),
+        scale_down=_rules(scaling.behavior.scale_down),
+        blind_floor=scaling.when_blind.floor if scaling.when_blind.policy == "floor" else None,
+        scrape_interval_seconds=scrape_interval_seconds,
         threads_min=spec.green_threads.min,
         threads_max=spec.green_threads.max,
         threads_start=spec.green_threads.first,
@@ -83,9 +68,18 @@ def law_spec(pool: GreenWorkerPool, role: Role, scrape_interval_seconds: float) 
             for window in scaling.schedules
             if schedule_problem(window) is None
         ),
-        cpu_limit_cores=cpu_limit_cores(spec.worker.resources),
+        cpu_limit_cores=hub_cores(spec.worker.resources),
         memory_limit_bytes=memory_limit_bytes(spec.worker.resources),
-        **shared,
+    )
+    if role is Role.EVENTLET or spec.prefork is None:
+        return eventlet
+    return prefork_spec(
+        eventlet,
+        processes=spec.prefork.processes,
+        replicas_min=spec.prefork.replicas.min,
+        replicas_max=spec.prefork.replicas.max,
+        cpu_limit_cores=cpu_limit_cores(spec.prefork.resources),
+        memory_limit_bytes=memory_limit_bytes(spec.prefork.resources),
     )
 
 

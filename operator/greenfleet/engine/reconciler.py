@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Any
 
 from greenfleet.api import GreenWorkerPool, PoolSpec
@@ -45,7 +46,7 @@ class Reconciler:
         if record.refused is not None:
             return
         agent_image = self._pinned_agent(pool)
-        children = children_of_pool(pool, agent_image, self._image.image_pull_policy, record.routes)
+        children = children_of_pool(pool, agent_image, self._image.image_pull_policy, record.routes(time.time()))
         try:
             for child in children:
                 manifest = child.manifest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -78,13 +77,12 @@ class Record:
         """The status as the API server has it."""
         return self.body.get("status") or {}
 
-    @property
-    def routes(self) -> tuple[str, ...]:
+    def routes(self, now: float) -> tuple[str, ...]:
         """Tasks that evidence sends to prefork: kept in the status, which is where they survive a restart."""
         if self.pool is None or self.pool.spec.prefork is None or not self.pool.spec.prefork.auto_route:
             return ()
         exempt = exempt_tasks(self.body["metadata"].get("annotations") or {})
-        return routes(self.status.get("blockingTasks") or (), self.caught, exempt, time.time())
+        return routes(self.status.get("blockingTasks") or (), self.caught, exempt, now)
 
     def fleet(self, role: Role) -> Fleet:
         """The fleet of a role, made when first asked for."""

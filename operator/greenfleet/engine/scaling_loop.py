@@ -17,7 +17,7 @@ from greenfleet.engine.recycler import PAUSE_SECONDS, Recycler, next_to_recycle
 from greenfleet.engine.registry import Fleet, Record, Registry
 from greenfleet.engine.status import learned_from_status
 from greenfleet.engine.status_writer import StatusWriter
-from greenfleet.engine.usable import misfit
+from greenfleet.engine.usable import misfit, unknown_source
 from greenfleet.metrics import sources
 from greenfleet.metrics.collect import Depths, Worker, Workers, read_depths, read_workers
 from greenfleet.metrics.own import OperatorMetrics
@@ -147,8 +147,7 @@ class ScalingLoop:
         found = self._servers.get(server)
         if found is None:
             return QueryError(
-                Blindness.UNREACHABLE,
-                f"scaling.prometheus.server is {server!r}, which the operator's configuration does not name: correct it, or ask the administrator",
+                Blindness.UNREACHABLE, f"The operator's configuration names no Prometheus server {server!r}."
             )
         try:
             return await found.query(expression)
@@ -240,7 +239,10 @@ class ScalingLoop:
         reference = pool.spec.scaling.prometheus
         answer = answers.depths[self._source_name(pool)]
         if answer is None:
-            return (), (Problem(Blindness.NO_SAMPLE, _no_source(pool)),)
+            unknown = unknown_source(pool, self._settings)
+            return (), (
+                Problem(Blindness.NO_SAMPLE, f"{unknown.message}." if unknown else "The source has just changed."),
+            )
         if isinstance(answer, QueryError):
             return (), (Problem(answer.reason, answer.message),)
         named = not reference.query and reference.source == sources.GREENFLEET
@@ -301,16 +303,3 @@ class ScalingLoop:
 
 def _expected_queues(pool: GreenWorkerPool, role: Role) -> tuple[str, ...]:
     return tuple(prefork_queue(queue) if role is Role.PREFORK else queue for queue in pool.spec.queues)
-
-
-def _no_source(pool: GreenWorkerPool) -> str:
-    reference = pool.spec.scaling.prometheus
-    if reference.query:
-        return (
-            "scaling.prometheus.query is set, and the administrator did not allow queries of one's own: "
-            "remove it, or ask for allowQuery."
-        )
-    return (
-        f"scaling.prometheus.source is {reference.source!r}, which the operator's configuration does not name: "
-        "correct it, or ask the administrator."
-    )

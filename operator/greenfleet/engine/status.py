@@ -61,8 +61,8 @@ def compute(record: Record, observed: Observed) -> _Object:
         "readyReplicas": counts.get("readyReplicas", 0),
         "conditions": _conditions(record, observed, decision),
     }
-    if record.routes:
-        status["blockingTasks"] = list(record.routes)
+    if routes := record.routes(observed.now):
+        status["blockingTasks"] = list(routes)
     if record.pool is not None:
         status["selector"] = names.selector_text(names.fleet_selector(record.pool.name, Role.EVENTLET))
     threads = decision.threads if decision else record.status.get("greenThreads")

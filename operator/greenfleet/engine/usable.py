@@ -17,31 +17,47 @@ from greenfleet.settings import Prometheus
 
 def misfit(pool: GreenWorkerPool, settings: Prometheus) -> Stall | None:
     """The first thing in the spec that the operator cannot use."""
+    found = unknown_server(pool, settings) or unknown_source(pool, settings)
+    if found is not None:
+        return found
+    for index, window in enumerate(pool.spec.scaling.schedules):
+        problem = schedule_problem(window)
+        if problem is not None:
+            return Stall("InvalidSchedule", f"scaling.schedules[{index}].{problem}")
+    return None
+
+
+def unknown_server(pool: GreenWorkerPool, settings: Prometheus) -> Stall | None:
+    """A Prometheus server that the administrator did not name."""
+    server = pool.spec.scaling.prometheus.server
+    if server is None or server in settings.servers:
+        return None
+    return Stall(
+        "UnknownPrometheusServer",
+        f"scaling.prometheus.server is {server!r}, which the operator's configuration does not name: "
+        "correct it, or ask the administrator to add it",
+    )
+
+
+def unknown_source(pool: GreenWorkerPool, settings: Prometheus) -> Stall | None:
+    """A source that the administrator did not name, or a query of one's own where those are not allowed."""
     reference = pool.spec.scaling.prometheus
-    if reference.server is not None and reference.server not in settings.servers:
-        return Stall(
-            "UnknownPrometheusServer",
-            f"scaling.prometheus.server is {reference.server!r}, which the operator's configuration does not name: "
-            "correct it, or ask the administrator to add it",
-        )
-    if reference.query is not None and not settings.allow_query:
+    if reference.query is not None:
+        if settings.allow_query:
+            return None
         return Stall(
             "QueryNotAllowed",
             "scaling.prometheus.query is set, and the administrator did not allow queries of one's own: remove it and name a "
             "source, or ask for prometheus.allowQuery",
         )
     known = {sources.GREENFLEET, *sources.BUILT_IN, *settings.sources}
-    if reference.query is None and reference.source not in known:
-        return Stall(
-            "UnknownSource",
-            f"scaling.prometheus.source is {reference.source!r}, which the operator's configuration does not name: "
-            f"use one of {', '.join(sorted(known))}, or ask the administrator to add it",
-        )
-    for index, window in enumerate(pool.spec.scaling.schedules):
-        problem = schedule_problem(window)
-        if problem is not None:
-            return Stall("InvalidSchedule", f"scaling.schedules[{index}].{problem}")
-    return None
+    if reference.source in known:
+        return None
+    return Stall(
+        "UnknownSource",
+        f"scaling.prometheus.source is {reference.source!r}, which the operator's configuration does not name: "
+        f"use one of {', '.join(sorted(known))}, or ask the administrator to add it",
+    )
 
 
 def schedule_problem(window: ScheduleWindow) -> str | None:

@@ -236,10 +236,16 @@ def _mounts(pool: GreenWorkerPool) -> list[Manifest]:
     return mounts
 
 
-def cpu_limit_cores(resources: ResourceAmounts) -> float:
-    """What one worker's hub can use: its CPU limit, and never more than one core, because a hub is one thread."""
+def cpu_limit_cores(resources: ResourceAmounts) -> float | None:
+    """The container's CPU limit in cores, None without one."""
     limit = resources.limits.get("cpu")
-    return 1.0 if limit is None else min(1.0, quantity(str(limit)))
+    return None if limit is None else quantity(str(limit))
+
+
+def hub_cores(resources: ResourceAmounts) -> float:
+    """What one worker's hub can use: its CPU limit, and never more than one core, because a hub is one thread."""
+    limit = cpu_limit_cores(resources)
+    return 1.0 if limit is None else min(1.0, limit)
 
 
 def memory_limit_bytes(resources: ResourceAmounts) -> float | None:

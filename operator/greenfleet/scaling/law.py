@@ -88,20 +88,30 @@ def _follow(context: Context, first: Step, policies: Iterable[WorkerPolicy]) -> 
 
 
 def prefork_spec(
-    spec: ScalingSpec, *, processes: int, replicas_min: int, replicas_max: int, cpu_limit_cores: float
+    spec: ScalingSpec,
+    *,
+    processes: int,
+    replicas_min: int,
+    replicas_max: int,
+    cpu_limit_cores: float | None,
+    memory_limit_bytes: float | None = None,
 ) -> ScalingSpec:
     """The prefork companion under the same law: its processes are its threads, and only the workers scale.
 
-    `greenThreads.total` counts green threads, so it does not apply; `cpu_limit_cores` is the container's, for processes are
+    What speaks of the Eventlet fleet alone does not apply: `greenThreads.total`, the schedules' `minReplicas`, and
+    `manualReplicas` (the companion stays automatic). `cpu_limit_cores` is the container's, None without one: processes are
     not bound to one core as a hub is.
     """
     return replace(
         spec,
+        mode=Mode.AUTO if spec.mode is Mode.MANUAL else spec.mode,
         threads_min=processes,
         threads_max=processes,
         threads_start=processes,
         threads_total=None,
         replicas_min=replicas_min,
         replicas_max=replicas_max,
-        cpu_limit_cores=min(cpu_limit_cores, float(processes)),
+        schedules=(),
+        cpu_limit_cores=float(processes) if cpu_limit_cores is None else min(cpu_limit_cores, float(processes)),
+        memory_limit_bytes=memory_limit_bytes,
     )

@@ -191,6 +191,19 @@ def test_the_companions_processes_are_its_threads_and_it_stays_automatic() -> No
     assert (spec.replicas_min, spec.replicas_max, spec.mode, spec.cpu_limit_cores) == (1, 3, Mode.AUTO, 4.0)
 
 
+@pytest.mark.parametrize(("limit", "cores"), [("2500m", 2.5), ("500m", 0.5), (8, 4.0)])
+def test_the_companions_cores_are_its_limit_and_at_most_one_for_each_process(limit: Any, cores: float) -> None:
+    prefork = {"processes": 4, "resources": {"limits": {"cpu": limit, "memory": "1Gi"}}}
+    spec = law_spec(pool(prefork=prefork), Role.PREFORK, 15)
+    assert (spec.cpu_limit_cores, spec.memory_limit_bytes) == (cores, 2**30)
+
+
+def test_schedules_raise_the_eventlet_fleet_and_not_its_companion() -> None:
+    given = pool(scaling={"schedules": [GOOD_SCHEDULE]}, prefork={"processes": 4})
+    assert law_spec(given, Role.EVENTLET, 15).schedules
+    assert not law_spec(given, Role.PREFORK, 15).schedules
+
+
 def k8s_pod(**metadata: Any) -> Object:
     ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:10Z"}
     return {

@@ -12,7 +12,7 @@ from greenfleet.resources import children_of_pool, exporter_children, names
 from greenfleet.resources.config import start_threads
 from greenfleet.resources.exporter import queue_list
 from greenfleet.resources.names import Role
-from greenfleet.resources.worker import cpu_limit_cores, memory_limit_bytes
+from greenfleet.resources.worker import hub_cores, memory_limit_bytes
 from tests.unit.operator.objects import Object, pool
 
 IMAGE = "registry.example/greenfleet/worker:1.0"
@@ -364,7 +364,7 @@ def test_exporters_of_different_secrets_or_keys_have_different_names() -> None:
     ("limits", "cores"), [({}, 1.0), ({"cpu": "500m"}, 0.5), ({"cpu": 4}, 1.0), ({"cpu": "2"}, 1.0), ({"cpu": 1}, 1.0)]
 )
 def test_one_hub_uses_one_core_at_most(limits: dict[str, Any], cores: float) -> None:
-    assert cpu_limit_cores(pool(worker={"resources": {"limits": limits}}).spec.worker.resources) == cores
+    assert hub_cores(pool(worker={"resources": {"limits": limits}}).spec.worker.resources) == cores
 
 
 def test_a_memory_limit_is_known_in_bytes() -> None:

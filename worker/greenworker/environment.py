@@ -35,6 +35,7 @@ class Environment:
     max_memory_bytes: int | None
     max_tasks: int | None
     prefetch_multiplier: int
+    accept_content: tuple[str, ...]
     ca_file: Path
     key_prefix: str
     priority_steps: tuple[int, ...] | None
@@ -71,6 +72,7 @@ class Environment:
             max_memory_bytes=_whole(environ, "GREENWORKER_MAX_MEMORY_BYTES", 0) or None,
             max_tasks=_whole(environ, "GREENWORKER_MAX_TASKS", 0) or None,
             prefetch_multiplier=_whole(environ, "GREENWORKER_PREFETCH_MULTIPLIER", 1) or 1,
+            accept_content=_serializers(environ),
             ca_file=Path(environ.get("GREENWORKER_BROKER_CA_FILE") or "/etc/greenfleet/broker-ca/ca.crt"),
             key_prefix=environ.get("GREENWORKER_KEY_PREFIX", ""),
             priority_steps=_steps(environ),
@@ -125,6 +127,11 @@ def _steps(environ: Mapping[str, str]) -> tuple[int, ...] | None:
         raise MisconfiguredError(
             "broker.prioritySteps", text, "not a list of integers", "use integers from 0 to 9, like 0,3,6,9"
         ) from None
+
+
+def _serializers(environ: Mapping[str, str]) -> tuple[str, ...]:
+    text = environ.get("GREENWORKER_ACCEPT_CONTENT", "")
+    return tuple(name for name in (part.strip() for part in text.split(",")) if name) or ("json",)
 
 
 def _names(environ: Mapping[str, str], name: str) -> tuple[str, ...]:

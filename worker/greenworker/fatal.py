@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from greenworker.unpatched import say
+
+DEFAULT_TERMINATION_LOG = "/dev/termination-log"
 
 EXIT_MISCONFIGURED = 78
 """EX_CONFIG of BSD's sysexits.h; docs/contract.md."""
@@ -37,6 +40,14 @@ class MisconfiguredError(Exception):
             if len(text.encode()) <= TERMINATION_LOG_LIMIT_BYTES or not reason:
                 return text
             reason = reason[: len(reason) * 3 // 4]
+
+
+def or_die(check: Callable[..., object], *args: object) -> None:
+    """For checks that are possible only once Celery runs, where an exception would be Celery's."""
+    try:
+        check(*args)
+    except MisconfiguredError as error:
+        die(error, os.environ.get("GREENWORKER_TERMINATION_LOG") or DEFAULT_TERMINATION_LOG)
 
 
 def die(error: MisconfiguredError, termination_log: str) -> NoReturn:

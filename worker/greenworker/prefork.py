@@ -18,7 +18,9 @@ from celery.worker import state
 from celery.worker.consumer import Consumer as StockConsumer
 
 from greenworker import unpatched
+from greenworker.content import restrict_tasks
 from greenworker.drain import LAST_RESORT_SECONDS, Drain
+from greenworker.fatal import or_die
 from greenworker.metrics import Gauge
 from greenworker.outcome import outcome, outcome_of_error
 from greenworker.runtime import Runtime
@@ -123,6 +125,7 @@ class ParentAgent(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, worker: Any) -> None:
         """The pool's processes exist now."""
+        or_die(restrict_tasks, worker.app, self.runtime.environment.accept_content)
         self.runtime.last_beat = monotonic()
 
     def register_with_event_loop(self, worker: Any, loop: Any) -> None:

@@ -15,10 +15,8 @@ from typing import Any, NoReturn
 
 from greenworker import hub, unpatched
 from greenworker.environment import Environment
-from greenworker.fatal import MisconfiguredError, die
+from greenworker.fatal import DEFAULT_TERMINATION_LOG, MisconfiguredError, die
 from greenworker.guards import Arguments, check
-
-DEFAULT_TERMINATION_LOG = "/dev/termination-log"
 
 
 def start(argv: Sequence[str]) -> NoReturn:
@@ -64,7 +62,7 @@ def _require(module: str, reason: str, fix: str) -> None:
 
 def _prepare(environment: Environment, arguments: Arguments, argv: list[str]) -> list[str]:
     """Everything between patching and Celery; the command line for Celery."""
-    from greenworker import settings, steps  # noqa: PLC0415
+    from greenworker import content, settings, steps  # noqa: PLC0415
     from greenworker.drain import Drain  # noqa: PLC0415
     from greenworker.exposition import Exposition  # noqa: PLC0415
     from greenworker.routing import Routes  # noqa: PLC0415
@@ -76,6 +74,7 @@ def _prepare(environment: Environment, arguments: Arguments, argv: list[str]) ->
     Exposition(environment.metrics_port, runtime.accounting.registry.render, runtime.unhealthy, runtime.unready).start()
     settings.set_defaults(environment)
     app = _load_app(arguments)
+    content.restrict(app, environment.accept_content)
     settings.merge_broker_options(app, environment)
     _connect_signals(runtime)
     steps.add_gauges(runtime)

@@ -10,6 +10,8 @@ from celery import bootsteps
 from celery.utils.log import get_logger
 
 from greenworker import hub
+from greenworker.content import restrict_tasks
+from greenworker.fatal import or_die
 from greenworker.metrics import CounterFunction, Gauge, GaugeSet, resident_bytes
 from greenworker.runtime import Runtime
 from greenworker.watchdog import Watchdog
@@ -85,6 +87,7 @@ class Agent(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, worker: Any) -> None:
         """Called once; the threads live as long as the process."""
         runtime = Runtime.current()
+        or_die(restrict_tasks, worker.app, runtime.environment.accept_content)
         # Celery's cold shutdown runs inside the hub and loses tasks: every signal that asks for an end drains.
         for number in (signal.SIGQUIT, signal.SIGINT):
             signal.signal(number, signal.getsignal(signal.SIGTERM))

@@ -21,6 +21,7 @@ QUEUE_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9_.:/-]*[A-Za-z0-9])?$"
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 TASK_GLOB_PATTERN = r"^[A-Za-z0-9_.*?\[\]!:-]+$"
+CONTENT_TYPE_PATTERN = r"^[a-z][a-z0-9_.+-]*$"
 IMAGE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$"
 
 
@@ -34,6 +35,7 @@ Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=32)]
 ObjectName = Annotated[str, Field(pattern=DNS_SUBDOMAIN, min_length=1, max_length=253)]
 SecretKey = Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", min_length=1, max_length=253)]
 QueueName = Annotated[str, Field(pattern=QUEUE_PATTERN, min_length=1, max_length=180)]
+ContentType = Annotated[str, Field(pattern=CONTENT_TYPE_PATTERN, min_length=1, max_length=60)]
 TaskGlob = Annotated[str, Field(pattern=TASK_GLOB_PATTERN, min_length=1, max_length=250)]
 OpenObject = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
 
@@ -549,6 +551,15 @@ class Worker(Model):
         ge=1,
         le=100,
         description="Messages fetched per green thread. 1 keeps every message where another worker can take it.",
+    )
+    accept_content: list[ContentType] = Field(
+        default=["json"],
+        min_length=1,
+        max_length=10,
+        description="Serializers that messages and results may have, by kombu's names: json, yaml, msgpack, auth, pickle, or "
+        "one that the app registers. A worker whose app wants more refuses to start. pickle lets everybody who can write to "
+        "the broker run code in the worker.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
     )
     python: str = Field(
         default="python3",

@@ -29,6 +29,8 @@ Start = Callable[..., Worker]
         ({"app": "no_such_app"}, "app", "no_such_app"),
         ({"environment": {"GREENWORKER_PREFORK_TASKS": "parse"}}, "GREENWORKER_PREFORK_TASKS", "JSON"),
         ({"environment": {"GREENWORKER_POOL": ""}}, "GREENWORKER_POOL", "namespace/name"),
+        ({"environment": {"APP_CONF": "{'accept_content': ['json', 'pickle']}"}}, "worker.acceptContent", "run code"),
+        ({"environment": {"PICKLED_TASK": "1"}}, "worker.acceptContent", "task green_app.pickled"),
     ],
 )
 def test_refuses_in_four_parts(
@@ -41,6 +43,15 @@ def test_refuses_in_four_parts(
     assert said["field"] == field
     assert needle in json.dumps(said)
     assert "cannot start" in worker.tail()
+
+
+def test_pickle_runs_where_the_resource_says_so(start_worker: Start, redis_broker: Redis, client_app: Any) -> None:
+    conf = repr({"accept_content": ["json", "pickle"]})
+    worker = start_worker(
+        redis_broker.url, environment={"APP_CONF": conf, "GREENWORKER_ACCEPT_CONTENT": "json,pickle"}
+    ).ready()
+    client_app(redis_broker.url).noop.apply_async((1,), serializer="pickle")
+    eventually(lambda: worker.ledger.done() == 1, "the pickled message runs")
 
 
 def test_says_what_the_image_lacks(start_worker: Start, redis_broker: Redis, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import signal
 from types import FrameType
 
 from greenworker.exposition import Exposition
-from greenworker.fatal import MisconfiguredError, die
+from greenworker.fatal import DEFAULT_TERMINATION_LOG, MisconfiguredError, die
 from greenworker.queues.exporter import Exporter, Options
 
 
@@ -22,7 +22,7 @@ def main() -> None:
         exporter = Exporter(Options.read(os.environ))
         Exposition(exporter.options.port, exporter.registry.render, exporter.unhealthy, exporter.unready).start()
     except MisconfiguredError as error:
-        die(error, os.environ.get("GREENWORKER_TERMINATION_LOG") or "/dev/termination-log")
+        die(error, os.environ.get("GREENWORKER_TERMINATION_LOG") or DEFAULT_TERMINATION_LOG)
     exporter.run()
 
 

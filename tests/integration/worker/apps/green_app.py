@@ -153,5 +153,12 @@ def shared(number):
     note("done", number)
 
 
+if os.environ.get("PICKLED_TASK"):
+
+    @app.task(serializer="pickle")
+    def pickled(number):
+        note("done", number)
+
+
 def resolver() -> None:
     socket.getaddrinfo("localhost", None)

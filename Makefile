@@ -69,12 +69,13 @@ simulate: venv ## the law against KEDA on all traces, simulated (about 15 min); 
 	$(BIN)/python -m greenfleet.simulator --trace all --law greenfleet,keda-default,keda-grid --seeds 2
 
 .PHONY: check
-check: venv ## formatting, lint, types, layers, generated files
+check: venv ## formatting, lint, types, layers, generated files; the charts by helm, kubeconform and checkov
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/generate.py --check
+	$(BIN)/python -m charts.gates
 
 .PHONY: fmt
 fmt: venv ## format and fix what can be fixed

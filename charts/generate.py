@@ -1,7 +1,7 @@
 """Everything that can be set in the operator's chart, in one table; values.yaml, its schema and its README come from it.
 
-    python charts/generate.py            write the three files
-    python charts/generate.py --check    fail where one of them differs
+    python -m charts.generate            write these three files, and the dashboard
+    python -m charts.generate --check    fail where one of them differs
 
 The schema is closed: an unknown value is refused at `helm install`, because a misspelt limit that is silently ignored is
 worse than an error.
@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from charts.dashboard import dashboard_json
 
 CHART = Path(__file__).resolve().parent / "greenfleet"
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
@@ -208,8 +210,20 @@ VALUES: tuple[Value, ...] = (
         "More objects of this release; templates in them are rendered.",
         {"type": "array", "items": {"type": ["object", "string"]}},
     ),
-    Value("networkPolicy.enabled", False, "Let nothing into the operator's pods but to the metrics port.", BOOLEAN),
-    Value("networkPolicy.scrapeFrom", [], "NetworkPolicy peers that may. Empty: everybody.", OBJECTS),
+    Value("networkPolicy.enabled", True, "Let nothing into the operator's pods but to the metrics port.", BOOLEAN),
+    Value(
+        "networkPolicy.scrapeFrom",
+        [],
+        "NetworkPolicy peers that may. Empty: everybody. `kubectl greenfleet why` comes from the API server's address.",
+        OBJECTS,
+    ),
+    Value(
+        "networkPolicy.egress",
+        [],
+        "NetworkPolicy egress rules: the API server and the Prometheus servers. Empty: the operator may talk to everybody; "
+        "with rules, to these and to DNS.",
+        OBJECTS,
+    ),
     Value("metrics.service", True, "A Service for the operator's metrics port.", BOOLEAN),
     Value("metrics.podMonitor.enabled", False, "PodMonitors for the Prometheus operator.", BOOLEAN),
     Value("metrics.podMonitor.pools", True, "One of them for workers and queue exporters of all pools.", BOOLEAN),
@@ -220,6 +234,86 @@ VALUES: tuple[Value, ...] = (
         "Scrape interval; tell it to `prometheus.servers` as well.",
         SPAN,
     ),
+    Value(
+        "metrics.serviceMonitor.enabled",
+        False,
+        "A ServiceMonitor for the operator, in place of its PodMonitor. Needs `metrics.service`.",
+        BOOLEAN,
+    ),
+    Value(
+        "metrics.serviceMonitor.labels", {}, "Labels by which your Prometheus selects ServiceMonitors.", STRINGS_BY_NAME
+    ),
+    Value("metrics.serviceMonitor.interval", "15s", "Scrape interval.", SPAN),
+    Value("metrics.prometheusRule.enabled", False, "A PrometheusRule with the alerts of `files/alerts.yaml`.", BOOLEAN),
+    Value("metrics.prometheusRule.labels", {}, "Labels by which your Prometheus selects rules.", STRINGS_BY_NAME),
+    Value(
+        "metrics.prometheusRule.omit",
+        [],
+        "Names of alerts to leave out.",
+        {"type": "array", "items": {"type": "string", "pattern": "^Greenfleet[A-Za-z]+$"}, "uniqueItems": True},
+    ),
+    Value("metrics.prometheusRule.extraRules", [], "More rules of the same group.", OBJECTS),
+    Value("metrics.dashboard.enabled", False, "A ConfigMap with the Grafana dashboard.", BOOLEAN),
+    Value(
+        "metrics.dashboard.labels",
+        {"grafana_dashboard": "1"},
+        "Labels by which Grafana's sidecar finds it.",
+        STRINGS_BY_NAME,
+    ),
+    Value("metrics.dashboard.annotations", {}, "Annotations, such as the folder.", STRINGS_BY_NAME),
+    Value(
+        "admissionPolicy.enabled",
+        False,
+        "A ValidatingAdmissionPolicy with the rules of your organisation for pools (Kubernetes 1.30 or newer). With "
+        "`scope.namespaces`, in these only.",
+        BOOLEAN,
+    ),
+    Value(
+        "admissionPolicy.actions",
+        ["Deny"],
+        "What happens to a pool that breaks a rule: `Deny`, or `Warn` and `Audit`.",
+        {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"enum": ["Deny", "Warn", "Audit"]}},
+    ),
+    Value(
+        "admissionPolicy.registries",
+        [],
+        "Where `spec.image` may come from: registries, or repositories in them (`registry.example/team`). Empty: anywhere.",
+        {
+            "type": "array",
+            "maxItems": 50,
+            "items": {"type": "string", "pattern": "^[a-z0-9][A-Za-z0-9._:/-]*[a-z0-9/]$"},
+        },
+    ),
+    Value(
+        "admissionPolicy.serviceAccounts",
+        [],
+        "What `spec.worker.serviceAccountName` may be; a pool that names none has `default`. Empty: any.",
+        {"type": "array", "maxItems": 50, "items": {"type": "string", "pattern": DNS_LABEL}},
+    ),
+    Value(
+        "admissionPolicy.queuePrefixes",
+        {},
+        'What the names of queues must begin with, by namespace: `{shop: ["shop."]}`. The namespace `*` stands for all that '
+        "are not listed.",
+        {
+            "type": "object",
+            "maxProperties": 500,
+            "propertyNames": {"pattern": r"^(\*|[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)$"},
+            "additionalProperties": {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": 20,
+                "items": {"type": "string", "pattern": "^[A-Za-z0-9_.:/-]+$", "maxLength": 180},
+            },
+        },
+    ),
+    Value(
+        "helmTest.pool",
+        "",
+        "`helm test` waits until this pool is Ready: `namespace/name`. Empty: until all pools are that there are.",
+        {"type": "string", "pattern": r"^([a-z0-9][-a-z0-9]*/[a-z0-9][-a-z0-9.]*)?$"},
+    ),
+    Value("helmTest.timeout", "2m", "How long it waits.", SPAN),
 )
 
 Tree = dict[str, Any]
@@ -313,6 +407,7 @@ def main() -> int:
         ("values.yaml", values_yaml()),
         ("values.schema.json", schema_json()),
         ("README.md", readme_md()),
+        ("files/dashboard.json", dashboard_json()),
     ):
         path = CHART / name
         if path.exists() and path.read_text(encoding="utf-8") == content:

@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     stale = [name for name in CRD_COPIES if not _is_current(ROOT / name, render(), write=not check)]
     for name in stale if check else ():
         print(f"{name} is out of date: run `make generate`", file=sys.stderr)
-    chart = subprocess.run([sys.executable, ROOT / "charts" / "generate.py", *arguments], check=False)
+    chart = subprocess.run([sys.executable, "-m", "charts.generate", *arguments], cwd=ROOT, check=False)
     return 1 if chart.returncode or (check and stale) else 0
 
 

@@ -1,4 +1,5 @@
-"""Resolves the dependencies anew: one lock for development, one for each image, with hashes and without a URL.
+"""Resolves the dependencies anew: one lock for development, one for each image and for each tool that stands apart, with
+hashes and without a URL.
 
 Needs `uv` (it alone resolves for all supported Python versions at once); installs it into a temporary environment.
 """
@@ -16,7 +17,10 @@ LOCKS = {
     "requirements.lock": ("operator", "worker", "dev"),
     "requirements/operator.lock": ("operator",),
     "requirements/worker.lock": ("worker",),
+    "requirements/checkov.lock": ("checkov",),
+    "requirements/audit.lock": ("audit",),
 }
+APART = ("requirements/checkov.lock", "requirements/audit.lock")
 OPTIONS = (
     "--universal",
     "--python-version",
@@ -37,7 +41,7 @@ def main() -> int:
         first = next(iter(LOCKS))
         for lock, extras in LOCKS.items():
             wanted = [f"--extra={extra}" for extra in extras]
-            held = [] if lock == first else ["--constraint", first]
+            held = [] if lock in (first, *APART) else ["--constraint", first]
             command = [
                 python,
                 "-m",

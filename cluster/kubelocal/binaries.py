@@ -1,8 +1,8 @@
 """The programs of the cluster, built once per version of their sources.
 
 They are kept in the cache under a hash of everything that decides what comes out, so that a fresh clone of the same
-revision finds them. The optional tools have a module of their own (`cluster/tools`): what they need must not move the
-versions that Kubernetes was released with.
+revision finds them. The optional tools have modules of their own (`cluster/tools`, `cluster/helm3`): what they need must
+not move the versions that Kubernetes was released with.
 """
 
 from __future__ import annotations
@@ -30,6 +30,13 @@ class Program:
     package: str
     seconds: int
     """What a build takes on two idle cores, after those listed before it. Measured; for the progress line only."""
+    module: Path = SOURCE
+    """The Go module that pins its version."""
+
+    @property
+    def path(self) -> Path:
+        """Where it is, built or not."""
+        return directory(self.module) / self.name
 
 
 PROGRAMS = (
@@ -47,53 +54,56 @@ PROGRAMS = (
 CONTROL_PLANE_PROGRAMS = PROGRAMS[:4]
 
 TOOLS = (
-    Program("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform", 15),
-    Program("kwok", "sigs.k8s.io/kwok/cmd/kwok", 60),
+    Program("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform", 15, SOURCE / "tools"),
+    Program("kwok", "sigs.k8s.io/kwok/cmd/kwok", 60, SOURCE / "tools"),
+    Program("helm3", "helm.sh/helm/v3/cmd/helm", 60, SOURCE / "helm3"),
 )
 
 
-def directory() -> Path:
-    """Where the programs of this revision are, built or not."""
-    return cache() / "bin" / _hash(SOURCE, (SOURCE / "coredns" / "main.go", SOURCE / "pause" / "main.go"))
-
-
-def tools_directory() -> Path:
-    return cache() / "bin" / _hash(SOURCE / "tools", ())
+def directory(module: Path = SOURCE) -> Path:
+    """Where the programs of a module are in this revision, built or not."""
+    own = (SOURCE / "coredns" / "main.go", SOURCE / "pause" / "main.go") if module == SOURCE else ()
+    return cache() / "bin" / _hash(module, own)
 
 
 def ensure(programs: tuple[Program, ...], report: Report) -> Path:
-    """Build what is missing; return the directory."""
-    return _ensure(programs, module=SOURCE, target=directory(), report=report)
+    """Build what is missing of the cluster's programs; return their directory."""
+    _ensure(programs, module=SOURCE, report=report)
+    return directory()
 
 
-def ensure_tools(names: list[str], report: Report) -> Path:
-    by_name = {tool.name: tool for tool in TOOLS}
+def ensure_named(names: list[str], report: Report) -> list[Path]:
+    """Build what is missing of these programs, the cluster's own or optional ones; return their paths."""
+    by_name = {program.name: program for program in (*PROGRAMS, *TOOLS)}
     unknown = sorted(set(names) - set(by_name))
     if unknown:
-        raise ClusterError(f"Unknown tool {unknown[0]!r}. There are: {', '.join(by_name)}.")
-    chosen = tuple(by_name[name] for name in names or by_name)
-    return _ensure(chosen, module=SOURCE / "tools", target=tools_directory(), report=report)
+        raise ClusterError(f"Unknown program {unknown[0]!r}. There are: {', '.join(by_name)}.")
+    chosen = tuple(by_name[name] for name in names)
+    for module in dict.fromkeys(program.module for program in chosen):
+        _ensure(tuple(one for one in chosen if one.module == module), module=module, report=report)
+    return [program.path for program in chosen]
 
 
-def _ensure(programs: tuple[Program, ...], *, module: Path, target: Path, report: Report) -> Path:
+def _ensure(programs: tuple[Program, ...], *, module: Path, report: Report) -> None:
+    target = directory(module)
+
     def missing() -> list[Program]:
         return [program for program in programs if not (target / program.name).exists()]
 
     if not missing():
-        return target
+        return
     with locked(
         cache() / "locks" / "build.lock", waiting=lambda: report.say("  … another build is running; waiting for it")
     ):
         todo = missing()
         if not todo:
-            return target
+            return
         go = golang.ensure(report)
         target.mkdir(parents=True, exist_ok=True)
         report.say(f"  building {len(todo)} programs, once for this version of {module.name}/go.mod, into {target}")
         for program in todo:
             with report.step(f"building {program.name}", usual_seconds=program.seconds):
                 _build(go, program, module=module, target=target)
-    return target
 
 
 def _build(go: Path, program: Program, *, module: Path, target: Path) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kubelocal import baseimage, binaries, buildah, debian, images, runtime, topology
+from kubelocal import baseimage, binaries, buildah, debian, golang, images, runtime, topology
 from kubelocal.cluster import Cluster
 from kubelocal.errors import ClusterError
 from kubelocal.places import Places, known_clusters
@@ -61,9 +61,13 @@ def _parser() -> argparse.ArgumentParser:
     load = commands.add_parser("load", parents=[which, quiet], help="load image archives into the cluster")
     load.add_argument("archive", nargs="+", help="a file, also as oci-archive:FILE")
     load.set_defaults(run=_load)
-    tools = commands.add_parser("build-tools", parents=[quiet], help="build the optional tools; print their directory")
-    tools.add_argument("tool", nargs="*", help=", ".join(tool.name for tool in binaries.TOOLS))
-    tools.set_defaults(run=_build_tools)
+    program = commands.add_parser("program", parents=[quiet], help="build programs that are missing; print their paths")
+    known = ", ".join(program.name for program in (*binaries.PROGRAMS, *binaries.TOOLS))
+    program.add_argument("program", nargs="+", help=known)
+    program.set_defaults(run=_program)
+    module = commands.add_parser("module", parents=[quiet], help="download Go modules; print where they are")
+    module.add_argument("module", nargs="+", help="PATH@VERSION=CHECKSUM, the checksum as in go.sum (h1:…)")
+    module.set_defaults(run=_module)
     packages = commands.add_parser("packages", parents=[quiet], help="install what the tests need and is missing")
     packages.set_defaults(run=_packages)
     _add_image_commands(commands.add_parser("image", help="make images"), which, quiet)
@@ -169,8 +173,13 @@ def _packages(options: argparse.Namespace, report: Report) -> int:
     return 0
 
 
-def _build_tools(options: argparse.Namespace, report: Report) -> int:
-    print(binaries.ensure_tools(options.tool, report))
+def _program(options: argparse.Namespace, report: Report) -> int:
+    print(*binaries.ensure_named(options.program, report), sep="\n")
+    return 0
+
+
+def _module(options: argparse.Namespace, report: Report) -> int:
+    print(*(golang.download(module, report) for module in options.module), sep="\n")
     return 0
 
 

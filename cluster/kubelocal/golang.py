@@ -6,6 +6,7 @@ machine reaches, and in the middle of a build.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -39,6 +40,19 @@ def ensure(report: Report) -> Path:
             "Raise the version in cluster/kubelocal/golang.py."
         )
     return go
+
+
+def download(pinned: str, report: Report) -> Path:
+    """The directory of a module in Go's cache. `pinned`: `PATH@VERSION=CHECKSUM`. Raises ClusterError on another content."""
+    module, _, checksum = pinned.partition("=")
+    go = ensure(report)
+    with report.step(f"looking for the Go module {module}"):
+        found = json.loads(run([go, "mod", "download", "-json", module], env={"GOTOOLCHAIN": "local", "GOFLAGS": ""}))
+    if found["Sum"] != checksum:
+        raise ClusterError(
+            f"The Go module {module} has the checksum {found['Sum']}, and {checksum or 'none'} was expected."
+        )
+    return Path(found["Dir"])
 
 
 def needed_version(go_mod: str) -> tuple[int, ...]:

@@ -48,6 +48,39 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 {{- end }}
 
+{{- define "greenfleet.pullSecrets" -}}
+{{- with .pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "greenfleet.podSecurityContext" -}}
+{{- mergeOverwrite (dict "runAsNonRoot" true "runAsUser" 65532 "runAsGroup" 65532 "fsGroup" 65532 "seccompProfile" (dict "type" "RuntimeDefault")) .Values.podSecurityContext | toYaml }}
+{{- end }}
+
+{{- define "greenfleet.securityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}
+
+{{/* Labels and annotations of what `helm test` makes, and removes again after a success. */}}
+{{- define "greenfleet.test" -}}
+labels:
+  app.kubernetes.io/name: {{ include "greenfleet.name" . }}
+  app.kubernetes.io/instance: {{ .Release.Name }}
+  app.kubernetes.io/component: test
+  app.kubernetes.io/part-of: greenfleet
+  app.kubernetes.io/managed-by: {{ .Release.Service }}
+annotations:
+  helm.sh/hook: test
+  helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end }}
+
 {{/* The operator's configuration file. Its keys are checked again by the operator when it starts. */}}
 {{- define "greenfleet.config" -}}
 prometheus:

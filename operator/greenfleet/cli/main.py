@@ -47,6 +47,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     why.set_defaults(run=_why)
 
+    wait = commands.add_parser("wait", help="wait until an operator leads and pools are Ready (what `helm test` does)")
+    wait.add_argument("pool", nargs="?", default="", help="NAMESPACE/NAME (default: all pools that there are)")
+    wait.add_argument(
+        "-n",
+        "--namespace",
+        action="append",
+        default=[],
+        help="where to look for pools, repeatable (default: everywhere)",
+    )
+    wait.add_argument("--operator-namespace", default="greenfleet-system", help="default: %(default)s")
+    wait.add_argument("--timeout", default="2m", help="default: %(default)s")
+    wait.add_argument("--kubeconfig", help="instead of the pod's service account")
+    wait.set_defaults(run=_wait)
+
     commands.add_parser(
         "simulate", help="replay a trace against the law of scaling, KEDA and Celery's autoscaler", add_help=False
     )
@@ -80,3 +94,13 @@ def _why(options: argparse.Namespace) -> int:
     from greenfleet.cli.why import run  # noqa: PLC0415
 
     return run(options)
+
+
+def _wait(options: argparse.Namespace) -> int:
+    import asyncio  # noqa: PLC0415
+
+    from greenfleet.api import duration_seconds  # noqa: PLC0415
+    from greenfleet.cli.wait import Wanted, run  # noqa: PLC0415
+
+    wanted = Wanted(options.pool, options.namespace, options.operator_namespace)
+    return asyncio.run(run(wanted, duration_seconds(options.timeout), options.kubeconfig))

@@ -36,16 +36,24 @@ def helm() -> str:
 
 @pytest.fixture(scope="session")
 def render(helm: str, tmp_path_factory: pytest.TempPathFactory) -> Render:
-    """`render("greenfleet", {...values})`: the manifests, or subprocess.CalledProcessError with helm's words in stderr."""
+    """`render("greenfleet", {...values})`: the manifests, or subprocess.CalledProcessError with helm's words in stderr.
+
+    What `helm test` would make is there with `tests=True` only.
+    """
     home = tmp_path_factory.mktemp("helm")
 
     def rendered(
-        chart: str, values: dict[str, Any] | None = None, *, namespace: str = "greenfleet-system"
+        chart: str,
+        values: dict[str, Any] | None = None,
+        *,
+        namespace: str = "greenfleet-system",
+        tests: bool = False,
     ) -> Manifests:
         file = home / "values.yaml"
         file.write_text(yaml.safe_dump(values or {}), encoding="utf-8")
         done = subprocess.run(
-            [helm, "template", chart, str(CHARTS / chart), "--namespace", namespace, "--values", str(file)],
+            [helm, "template", chart, str(CHARTS / chart), "--namespace", namespace, "--values", str(file)]
+            + ([] if tests else ["--skip-tests"]),
             check=True,
             capture_output=True,
             text=True,

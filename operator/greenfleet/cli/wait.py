@@ -1,0 +1,107 @@
+"""`greenfleet wait`: until an operator leads and the pools are Ready. What `helm test` runs, in the operator's own image.
+
+Needs `list` on pools (and `get` on the one that is named) and `get` on the operator's Lease; nothing else is read and nothing
+is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from greenfleet.kube import paths
+from greenfleet.kube.client import ApiError, Client, NotFoundError, TransientError, connect
+
+Object = dict[str, Any]
+
+_PERIOD_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to wait for."""
+
+    pool: str = ""
+    """`namespace/name`; empty: every pool that there is."""
+    namespaces: Sequence[str] = ()
+    """Where to look for pools; empty: everywhere."""
+    operator_namespace: str = "greenfleet-system"
+    lease: str = "greenfleet"
+
+
+async def run(wanted: Wanted, timeout_seconds: float, kubeconfig: str | None) -> int:
+    """Exit status 0 as soon as everything is there, 1 with what is missing when the time is over."""
+    client = await connect(kubeconfig)
+    deadline = time.monotonic() + timeout_seconds
+    said: list[str] = []
+    try:
+        while missing := await _missing(client, wanted):
+            if missing != said:
+                print("\n".join(missing), flush=True)
+                said = missing
+            if time.monotonic() > deadline:
+                print(f"greenfleet: not ready within {timeout_seconds:g} s", file=sys.stderr)
+                return 1
+            await asyncio.sleep(_PERIOD_SECONDS)
+    except ApiError as error:
+        print(f"greenfleet: {error}", file=sys.stderr)
+        return 1
+    finally:
+        await client.close()
+    print(f"ready: {wanted.pool or 'the operator and all pools'}")
+    return 0
+
+
+async def _missing(client: Client, wanted: Wanted) -> list[str]:
+    """One sentence for each thing that is not there yet."""
+    try:
+        lease = await client.get(
+            f"{paths.collection('coordination.k8s.io/v1', 'Lease', wanted.operator_namespace)}/{wanted.lease}"
+        )
+        pools = await _pools(client, wanted)
+    except NotFoundError as error:
+        return [f"waiting: {error}"]
+    except TransientError as error:
+        return [f"waiting for the API server: {error}"]
+    leads = [] if is_held(lease, datetime.now(UTC)) else ["waiting: no operator holds the Lease"]
+    return leads + [sentence for pool in pools if (sentence := unready(pool))]
+
+
+async def _pools(client: Client, wanted: Wanted) -> list[Object]:
+    if wanted.pool:
+        return [await client.get(paths.pool(*wanted.pool.split("/", 1)))]
+    found: list[Object] = []
+    for namespace in wanted.namespaces or (None,):
+        listed = await client.get(paths.collection("greenfleet.io/v1alpha1", "GreenWorkerPool", namespace))
+        found += listed["items"]
+    return found
+
+
+def is_held(lease: Object, now: datetime) -> bool:
+    """Somebody renewed this Lease within its own duration."""
+    spec = lease.get("spec") or {}
+    renewed = spec.get("renewTime")
+    if not spec.get("holderIdentity") or not renewed:
+        return False
+    age = now - datetime.fromisoformat(renewed)
+    return age < timedelta(seconds=spec.get("leaseDurationSeconds", 15))
+
+
+def unready(pool: Object) -> str:
+    """Why this pool is not Ready in its present generation; empty if it is."""
+    metadata, status = pool["metadata"], pool.get("status") or {}
+    conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
+    name = f"{metadata['namespace']}/{metadata['name']}"
+    ready = conditions.get("Ready")
+    if ready is None or status.get("observedGeneration") != metadata["generation"]:
+        return f"waiting: the operator has not looked at {name} yet"
+    if ready["status"] == "True":
+        return ""
+    stalled = conditions.get("Stalled", {})
+    shown = stalled if stalled.get("status") == "True" else ready
+    return f"waiting: {name} is not Ready ({shown['reason']}): {shown['message']}"

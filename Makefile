@@ -56,6 +56,10 @@ test-full: venv packages cluster ## every tier of tests, slow ones included
 test-fast: venv ## unit, property and golden tests: no cluster, no broker
 	$(PYTEST) tests/unit tests/property tests/golden
 
+.PHONY: test-matrix
+test-matrix: venv packages ## the worker's tests with Celery 5.6 and 5.7 on every supported Python at hand (WORKER_PYTHONS=/a/python3.12:…)
+	$(BIN)/python tools/worker_matrix.py
+
 .PHONY: test-property-long
 test-property-long: venv ## 10,000 traces and more against the law of scaling
 	HYPOTHESIS_PROFILE=long $(PYTEST) tests/property --timeout 3600

@@ -26,12 +26,20 @@ class Exposition:
     """A very small HTTP/1.1 server: GET, one request per connection."""
 
     def __init__(
-        self, port: int, metrics: Callable[[], bytes], healthy: Callable[[], str], ready: Callable[[], str]
+        self,
+        port: int,
+        metrics: Callable[[], bytes],
+        healthy: Callable[[], str],
+        ready: Callable[[], str],
+        woke: Callable[[], None] = lambda: None,
     ) -> None:
-        """*healthy* and *ready* say what is wrong; an empty text means that nothing is."""
+        """*healthy* and *ready* say what is wrong; an empty text means that nothing is. *woke* is called first of all
+        whenever a request has come in.
+        """
         self.metrics = metrics
         self.healthy = healthy
         self.ready = ready
+        self.woke = woke
         self.open_requests = 0
         self.listener = self._listen(port)
         self.port: int = self.listener.getsockname()[1]
@@ -63,6 +71,7 @@ class Exposition:
         while True:
             try:
                 descriptor, _ = self.listener._accept()  # type: ignore[attr-defined]
+                self.woke()
             except OSError:
                 unpatched.sleep(0.05)
                 continue
@@ -79,6 +88,7 @@ class Exposition:
             request = b""
             while b"\r\n\r\n" not in request and len(request) < 16_384:
                 received = connection.recv(4096)
+                self.woke()
                 if not received:
                     return
                 request += received

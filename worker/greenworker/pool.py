@@ -209,6 +209,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
             state = "FAILURE"
             self._broke(job)
         finally:
+            self.runtime.task_ended(request.task if request is not None else job.name)
             accounting.task_finished(job.name, state, monotonic() - job.started)
             self._leave(job)
 

@@ -123,6 +123,11 @@ class Poller(stock.MultiChannelPoller):
         self.pause = IDLE_WAIT_SECONDS[0]
         self.asked_at = 0.0
 
+    def _refresh_bindings(self) -> None:
+        refresh = getattr(super(), "maybe_refresh_binding_expiry", None)  # kombu 5.7
+        if refresh is not None:
+            refresh()
+
     def _register_BRPOP(self, channel: Any) -> None:  # noqa: N802 - kombu's name
         """Never."""
 
@@ -132,7 +137,7 @@ class Poller(stock.MultiChannelPoller):
         self._in_protected_read = True
         try:
             while True:
-                self.maybe_refresh_binding_expiry()
+                self._refresh_bindings()
                 if self._fetch():
                     return
                 left = deadline - monotonic()

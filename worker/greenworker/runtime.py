@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -39,6 +40,8 @@ class Runtime:
         self.drain: Drain
         self.routes: Routes
         self.consuming = False
+        self.glance: Callable[[], None] | None = None
+        self.ended_late: tuple[float, Any] | None = None
         Runtime._current = self
 
     @classmethod
@@ -65,6 +68,17 @@ class Runtime:
         if self.drain.draining:
             return "draining"
         return "" if self.consuming else "not consuming yet"
+
+    def task_ended(self, task: Any) -> None:
+        """In the hub: was it this task that kept the hub from ticking? Who keeps the interpreter leaves no other trace."""
+        beat = self.last_beat
+        if beat is not None and monotonic() - beat > self.environment.warn_after_seconds:
+            self.ended_late = (beat, task)
+
+    def woke(self) -> None:
+        """To be called by our real threads when they get to run again: the watchdog may want to know what they see."""
+        if self.glance is not None:
+            self.glance()
 
     def say(self, message: str) -> None:
         """One line on stderr, from any thread."""

@@ -71,7 +71,9 @@ def _prepare(environment: Environment, arguments: Arguments, argv: list[str]) ->
     runtime = Runtime(environment)
     runtime.drain = Drain(runtime)
     runtime.routes = Routes.of(environment)
-    Exposition(environment.metrics_port, runtime.accounting.registry.render, runtime.unhealthy, runtime.unready).start()
+    Exposition(
+        environment.metrics_port, runtime.accounting.registry.render, runtime.unhealthy, runtime.unready, runtime.woke
+    ).start()
     settings.set_defaults(environment)
     app = _load_app(arguments)
     content.restrict(app, environment.accept_content)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from types import FrameType
@@ -22,28 +23,63 @@ BEAT_SECONDS = 0.05
 PLACES_LOGGED = 50
 """Stacks are logged once per function, and for so many functions."""
 
-_SCHEDSTAT = Path(f"/proc/self/task/{os.getpid()}/schedstat")
-"""Of the main thread, whose id is the process's."""
+MAIN_THREAD = Path(f"/proc/self/task/{os.getpid()}/schedstat")
+"""The kernel's scheduling times of the main thread, whose id is the process's."""
+
+THIS_THREAD = Path("/proc/thread-self/schedstat")
+
+SECOND_LOOK_SECONDS = 0.005
+"""Between two looks at a hub that seems to be blocked."""
 
 UNKNOWN = "unknown"
 """The hub was blocked, and no task was on its stack: Celery itself, a callback, the garbage collector."""
 
 
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What the hub's thread was doing when somebody looked: file, line and name of its frames, innermost first. The frames
+    themselves would keep the task's objects alive.
+    """
+
+    beat: float
+    task: str = UNKNOWN
+    file: str = ""
+    line: int = 0
+    function: str = ""
+    stack: tuple[tuple[str, int, str], ...] = ()
+
+
 class Watchdog:
-    """Greenthread and thread together; the only thing they share is two floats and a counter's cell."""
+    """Greenthread and thread together; the only things they share are two floats and a counter's cell."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.warn_after = runtime.environment.warn_after_seconds
         self._places: set[tuple[str, str, str]] = set()
-        self._catching = False
+        self._silence = Silence()
+        self._glance: Sight | None = None
+        self._charged_until = 0.0
 
     def start(self) -> None:
         """From the hub's thread."""
         self.runtime.idle_clock.install()
         self.runtime.last_beat = monotonic()
+        self.runtime.glance = self.glance
         hub.spawn(self._beat)
         unpatched.start_thread(self._watch, ())
+
+    def glance(self) -> None:
+        """For any of our other threads that has waited: whoever gets the interpreter first after C code kept it sees best."""
+        beat, last = self.runtime.last_beat, self._glance
+        if (
+            beat is None
+            or monotonic() - beat < BEAT_SECONDS + self.warn_after
+            or (last is not None and last.beat == beat)
+        ):
+            return
+        sight = self._look(beat)
+        if self._is_silent(beat):
+            self._glance = sight
 
     def _beat(self) -> None:
         lag = self.runtime.accounting.hub_lag.child()
@@ -57,43 +93,80 @@ class Watchdog:
     def _watch(self) -> None:
         """Every millisecond of a block is put down to the task that was seen in it."""
         step = max(0.02, min(self.warn_after / 2, 0.25))
-        charged_until = 0.0
-        silence = Silence()
         while True:
+            before, began, delay = self.runtime.last_beat, monotonic(), run_delay_seconds(THIS_THREAD)
             unpatched.sleep(step)
+            late = monotonic() - began - step
             beat = self.runtime.last_beat
-            if beat is None or silence.seconds(beat) < BEAT_SECONDS + self.warn_after:
+            if beat is None:
                 continue
-            # Where both threads waited for the CPU, the hub may only be about to get it: look again.
-            unpatched.sleep(0.005)
-            if self.runtime.last_beat != beat or silence.seconds(beat) < BEAT_SECONDS + self.warn_after:
-                continue
-            now = monotonic()
-            try:
-                name = self._look()
-            except Exception as error:
-                unpatched.say(f"the watchdog could not read the stack: {error!r}")
-                name = UNKNOWN
-            since = max(beat + BEAT_SECONDS, charged_until)
-            charged_until = now
-            self.runtime.accounting.hub_blocked.child(name).value += max(0.0, now - since)
+            # If C code kept the interpreter, the main thread stands right behind it, and only until this thread lets go
+            # of the interpreter for the first time, which any reading of a file does: look now, ask later.
+            first = self._look(beat) if late > self.warn_after / 2 else None
+            if first is not None and late - (run_delay_seconds(THIS_THREAD) - delay) < self.warn_after / 2:
+                first = None
+            sight = self._confirm_held(first, before) if first is not None else self._confirm(beat)
+            if sight is not None:
+                self._charge(sight)
 
-    def _look(self) -> str:
+    def _confirm(self, beat: float) -> Sight | None:
+        """What blocks the hub now. Where both threads waited for the CPU, the hub may only be about to get it: look again."""
+        if not self._is_silent(beat):
+            return None
+        unpatched.sleep(SECOND_LOOK_SECONDS)
+        if self.runtime.last_beat != beat or not self._is_silent(beat):
+            return None
+        return self._look(beat)
+
+    def _confirm_held(self, sight: Sight, before: float | None) -> Sight | None:
+        """What kept this thread from the interpreter, and with it the hub. *sight* was taken as soon as possible; *before* is
+        the last beat before. A second look would come too late.
+        """
+        silent, glance, ended = self._is_silent(sight.beat), self._glance, self.runtime.ended_late
+        if silent and sight.task != UNKNOWN:
+            return sight
+        since = sight.beat if silent else before
+        if glance is not None and glance.beat == since and glance.task != UNKNOWN:
+            return glance
+        if since is not None and ended is not None and ended[0] == since:
+            return sight_of(since, ended[1], None)
+        return sight if silent else None
+
+    def _is_silent(self, beat: float) -> bool:
+        return self._silence.seconds(beat) >= BEAT_SECONDS + self.warn_after
+
+    def _look(self, beat: float) -> Sight:
+        """Without letting go of the interpreter."""
         frame = hub.frame_of_running_task(unpatched.main_thread_id)
         task = next(tasks_on(frame), None)
-        name = task or UNKNOWN
-        place = place_of(frame)
-        if place is None or task is None:
-            return name
-        key = (task, place.f_code.co_filename, place.f_code.co_qualname)
-        if key not in self._places and len(self._places) < PLACES_LOGGED:
-            self._places.add(key)
-            stack = "".join(traceback.format_stack(frame)[-12:])
-            unpatched.say(
-                f"the hub has been blocked for more than {self.warn_after:g} s by {name} at {place.f_code.co_filename}:{place.f_lineno}; all "
-                f"other tasks of this worker wait meanwhile\n{stack}"
-            )
-        return name
+        return Sight(beat) if task is None else sight_of(beat, task, frame)
+
+    def _charge(self, sight: Sight) -> None:
+        now = monotonic()
+        since, self._charged_until = max(sight.beat + BEAT_SECONDS, self._charged_until), now
+        self.runtime.accounting.hub_blocked.child(sight.task).value += max(0.0, now - since)
+        key = (sight.task, sight.file, sight.function)
+        if sight.task == UNKNOWN or key in self._places or len(self._places) >= PLACES_LOGGED:
+            return
+        self._places.add(key)
+        stack = [traceback.FrameSummary(file, line, name) for file, line, name in reversed(sight.stack)]
+        unpatched.say(
+            f"the hub has been blocked for more than {self.warn_after:g} s by {sight.task} at {sight.file}:{sight.line}; all "
+            f"other tasks of this worker wait meanwhile\n{''.join(traceback.format_list(stack))}".rstrip()
+        )
+
+
+def sight_of(beat: float, task: Any, frame: FrameType | None) -> Sight:
+    """*task* is Celery's Task, or a name; without a line of its own on the stack, it is the line that defines it."""
+    name = str(getattr(task, "name", task))
+    place = place_of(frame)
+    stack = tuple((step.f_code.co_filename, step.f_lineno or 0, step.f_code.co_name) for step in frames(frame))[:12]
+    if place is not None:
+        return Sight(beat, name, place.f_code.co_filename, place.f_lineno or 0, place.f_code.co_qualname, stack)
+    code = getattr(getattr(task, "run", None), "__code__", None)
+    if code is None:
+        return Sight(beat, name, "an unknown place", 0, "", stack)
+    return Sight(beat, name, code.co_filename, code.co_firstlineno, code.co_qualname, stack)
 
 
 class Silence:
@@ -109,17 +182,16 @@ class Silence:
 
     def seconds(self, beat: float) -> float:
         """Since `beat`, as of now."""
-        delay = run_delay_seconds()
+        delay = run_delay_seconds(MAIN_THREAD)
         if beat != self._beat:
             self._beat, self._delay = beat, delay
         return monotonic() - beat - (delay - self._delay)
 
 
-def run_delay_seconds() -> float:
-    """Seconds that the main thread has waited for a CPU so far; 0 where the kernel does not say."""
+def run_delay_seconds(schedstat: Path) -> float:
+    """Seconds that a thread has waited for a CPU so far; 0 where the kernel does not say."""
     try:
-        content = _SCHEDSTAT.read_bytes()
-        return int(content.split()[1]) / 1e9
+        return int(schedstat.read_bytes().split()[1]) / 1e9
     except (OSError, ValueError, IndexError):
         return 0.0
 
@@ -131,20 +203,28 @@ def frames(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def tasks_on(frame: FrameType | None) -> Iterator[str]:
-    """Names of the tasks whose tracer is on the stack, innermost first."""
+def tasks_on(frame: FrameType | None) -> Iterator[Any]:
+    """The tasks (or their names) whose tracer is on the stack, innermost first."""
     for step in frames(frame):
-        if step.f_code.co_name == "trace_task" and step.f_code.co_filename.endswith("trace.py"):
-            task: Any = step.f_locals.get("task") or step.f_locals.get("name")
-            yield str(getattr(task, "name", task))
+        if is_tracer(step):
+            yield step.f_locals.get("task") or step.f_locals.get("name")
+
+
+def is_tracer(frame: FrameType) -> bool:
+    """Celery's function that runs one task."""
+    return frame.f_code.co_name == "trace_task" and frame.f_code.co_filename.endswith("trace.py")
 
 
 def place_of(frame: FrameType | None) -> FrameType | None:
-    """The innermost frame that is neither the standard library's nor an installed package's; else the innermost one."""
+    """The innermost frame that is neither the standard library's nor an installed package's; else the innermost one above
+    Celery's tracer; None if there is none.
+    """
+    inner = None
     for step in frames(frame):
+        if is_tracer(step):
+            break
+        inner = inner or step
         name = step.f_code.co_filename
         if "site-packages" not in name and "/lib/python" not in name and not name.startswith("<"):
             return step
-        if step.f_code.co_name == "trace_task":
-            break
-    return frame
+    return inner

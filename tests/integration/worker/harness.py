@@ -15,7 +15,8 @@ import subprocess
 import sys
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
@@ -99,6 +100,20 @@ class Redis:
             self.process.wait(20)
             self.process = None
 
+    def kill(self) -> None:
+        """As a power cut."""
+        self.stop(signal.SIGKILL)
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Connections stay open and swallow everything, as those to a node that is gone."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
 
 class RabbitMQ:
     """A RabbitMQ node with its own epmd port, cookie and directories."""
@@ -150,6 +165,16 @@ class RabbitMQ:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(20)
             self.process = None
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Connections stay open and swallow everything, as those to a node that is gone."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self.process.pid, signal.SIGCONT)
 
     def stop(self) -> None:
         self.kill()

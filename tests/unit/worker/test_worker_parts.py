@@ -79,7 +79,7 @@ def test_the_watchdog_finds_the_task_on_a_stack() -> None:
 
     def work() -> None:
         frame = sys._getframe()
-        seen.append((next(tasks_on(frame)), place_of(frame)))
+        seen.append((next(tasks_on(frame)).name, place_of(frame)))
 
     code = compile("def trace_task(task, work):\n    work()\n", "/x/site-packages/celery/app/trace.py", "exec")
     names: dict[str, Any] = {}

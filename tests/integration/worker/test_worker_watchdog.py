@@ -1,0 +1,180 @@
+"""The watchdog names task and line of whatever blocks the hub, with the interpreter held or not, and costs next to nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from socket import AF_INET, SOCK_DGRAM, socket
+from threading import Event, Thread
+from time import sleep
+from typing import Any
+
+import pytest
+
+from tests.integration.worker.harness import APPS, PYTHON, Redis, Worker, eventually
+
+Start = Callable[..., Worker]
+
+KINDS = (
+    "loop", "regular_expression", "extension_that_keeps_the_interpreter", "parser", "digest", "compression", "database",
+    "file", "lock", "shell", "child", "sleep",
+)  # fmt: skip
+
+
+def marked_lines() -> dict[str, int]:
+    """Task → the line of the test app on which it blocks."""
+    found, task = {}, ""
+    for number, line in enumerate((APPS / "blocking_app.py").read_text().splitlines(), 1):
+        if line.startswith("def "):
+            task = line[4:].partition("(")[0]
+        if line.endswith("# blocks"):
+            found[task] = number
+    return found
+
+
+def seen(worker: Worker) -> dict[str, int]:
+    """Task → the line that the watchdog named first."""
+    found: dict[str, int] = {}
+    for name, line in re.findall(r"by blocking_app\.(\w+) at \S*blocking_app\.py:(\d+)", worker.log.read_text()):
+        found.setdefault(name, int(line))
+    return found
+
+
+def run_all(producer: Any, worker: Worker, names: Sequence[str], fifo: Path) -> None:
+    """One after the other, asking the worker nothing meanwhile."""
+
+    def write_late() -> None:
+        with fifo.open("w") as end:
+            sleep(0.7)
+            end.write("x")
+
+    os.mkfifo(fifo)
+    for name in names:
+        if name == "file":
+            Thread(target=write_late).start()
+        done = worker.ledger.counts("done")[name]
+        producer.app.send_task(f"blocking_app.{name}", [str(fifo)] if name == "file" else [], queue="feeds")
+        eventually(
+            lambda name=name, done=done: worker.ledger.counts("done")[name] > done, f"{name} ends; {worker.tail()}", 40
+        )
+
+
+def blocked_share(worker: Worker, name: str) -> float:
+    """Of a task's run time, how much was put down to it as blocking."""
+    blocked = worker.metric("greenworker_hub_blocked_seconds_total", task=f"blocking_app.{name}")
+    return blocked / worker.metric("greenworker_task_runtime_seconds_sum", task=f"blocking_app.{name}")
+
+
+def test_names_task_and_line_of_what_blocks(
+    redis_broker: Redis, start_worker: Start, client_app: Any, tmp_path: Path
+) -> None:
+    worker = start_worker(redis_broker.url, app="blocking_app").ready()
+    run_all(client_app(redis_broker.url), worker, KINDS, tmp_path / "fifo")
+    eventually(lambda: len(seen(worker)) == len(KINDS), f"all are named; {seen(worker)}", 5)
+    assert seen(worker) == {name: line for name, line in marked_lines().items() if name in KINDS}
+    shares = {name: blocked_share(worker, name) for name in KINDS}
+    assert all(share > 0.5 for share in shares.values()), shares
+
+
+def test_names_the_task_also_while_others_want_the_interpreter(
+    redis_broker: Redis, start_worker: Start, client_app: Any, tmp_path: Path
+) -> None:
+    """Scrapes wait for the interpreter too, and whoever gets it first may not be the watchdog."""
+    worker = start_worker(redis_broker.url, app="blocking_app").ready()
+    names = ("extension_that_keeps_the_interpreter", "parser", "regular_expression")
+    over = Event()
+
+    def scrape() -> None:
+        while not over.is_set():
+            worker.get("/metrics", 5)
+
+    scrapers = [Thread(target=scrape) for _ in range(4)]
+    for scraper in scrapers:
+        scraper.start()
+    try:
+        run_all(client_app(redis_broker.url), worker, names, tmp_path / "fifo")
+    finally:
+        over.set()
+        for scraper in scrapers:
+            scraper.join()
+    eventually(lambda: set(seen(worker)) == set(names), f"all are named; {seen(worker)}", 5)
+
+
+def test_names_a_resolver_that_waits_for_its_server(
+    redis_broker: Redis, start_worker: Start, client_app: Any, tmp_path: Path
+) -> None:
+    """C code waits for a name server that never answers: a mount namespace gives the worker a resolv.conf of its own."""
+    name_server = socket(AF_INET, SOCK_DGRAM)
+    name_server.bind(("127.53.53.53", 53))
+    (tmp_path / "resolv.conf").write_text("nameserver 127.53.53.53\noptions timeout:1 attempts:1\n")
+    (tmp_path / "nsswitch.conf").write_text("hosts: dns\n")
+    mount = f"mount --bind {tmp_path}/resolv.conf /etc/resolv.conf && mount --bind {tmp_path}/nsswitch.conf /etc/nsswitch.conf"
+    namespace = ["unshare", "--mount", *([] if os.getuid() == 0 else ["--map-root-user"])]
+    worker = start_worker(
+        redis_broker.url, app="blocking_app",
+        command=[*namespace, "sh", "-c", f'{mount} && exec "$@"', "sh", PYTHON, "-m", "greenworker"],
+    ).ready()  # fmt: skip
+    client_app(redis_broker.url).app.send_task("blocking_app.resolver", queue="feeds")
+    eventually(worker.ledger.done, "it gives up", 40)
+    eventually(lambda: seen(worker), "it is named", 5)
+    assert seen(worker) == {"resolver": marked_lines()["resolver"]}
+
+
+def test_blames_nobody_who_waits_as_he_should(redis_broker: Redis, start_worker: Start, client_app: Any) -> None:
+    producer = client_app(redis_broker.url)
+    worker = start_worker(
+        redis_broker.url, app="blocking_app", environment={"GREENWORKER_WARN_AFTER_SECONDS": "0.25"}
+    ).ready()
+    for _ in range(5):
+        producer.app.send_task("blocking_app.cooperative", queue="feeds")
+    eventually(lambda: worker.metric("greenworker_tasks_finished_total") == 5, "all end")
+    assert not seen(worker)
+
+
+@pytest.mark.slow
+def test_a_wait_that_does_not_end_restarts_the_worker(
+    redis_broker: Redis, start_worker: Start, client_app: Any, tmp_path: Path
+) -> None:
+    """Without CPU, and for good: kubelet's probe sees 503 after restartAfter, and metrics answer meanwhile."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    worker = start_worker(
+        redis_broker.url, app="blocking_app", environment={"GREENWORKER_RESTART_AFTER_SECONDS": "2"}
+    ).ready()  # fmt: skip
+    client_app(redis_broker.url).app.send_task("blocking_app.file", [str(fifo)], queue="feeds")
+    eventually(lambda: worker.status("/healthz") == 503, "not healthy after restartAfter", 10)
+    assert "has not ticked" in worker.get("/healthz")[1]
+    assert worker.metric("greenworker_hub_blocked_seconds_total", task="blocking_app.file") > 1
+
+
+COST = """
+import json, sys, time
+from greenworker import unpatched, hub
+hub.patch()
+from types import SimpleNamespace
+from greenworker.environment import Environment
+from greenworker.runtime import Runtime
+from greenworker.watchdog import Watchdog
+import eventlet
+runtime = Runtime(Environment.read({"GREENWORKER_POOL": "a/b"}))
+if sys.argv[1] == "watched":
+    Watchdog(runtime).start()
+eventlet.sleep(0.5)
+began, cpu = time.monotonic(), time.process_time()
+eventlet.sleep(float(sys.argv[2]))
+print(json.dumps((time.process_time() - cpu) / (time.monotonic() - began)))
+"""
+
+
+def test_costs_less_than_a_hundredth_of_a_core() -> None:
+    """Side by side, both at rest: what the process burns with the watchdog, less what it burns without."""
+
+    def cpu(kind: str) -> float:
+        return float(json.loads(subprocess.check_output([PYTHON, "-c", COST, kind, "4"], cwd=APPS)))
+
+    cost = cpu("watched") - cpu("alone")
+    assert 0 < cost < 0.01, f"{cost:.2%} of a core"

@@ -190,16 +190,22 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         running = {job.request.message.delivery_tag for job in self.pool.running() if job.request is not None}
         return [tag for tag in self.runtime.ledger.held if tag not in running]
 
-    def requeue_started(self, request: Any) -> None:
-        """A task that the drain is about to kill: back to the head of its queue, marked as redelivered."""
-        message, ledger = request.message, self.runtime.ledger
-        if ledger is not None and message.delivery_tag in ledger.held:
-            ledger.give_back([message.delivery_tag], started=True)
+    def requeue_started(self, requests: list[Any]) -> int:
+        """Tasks that the drain is about to kill: back to the head of their queue, marked as redelivered; how many."""
+        ledger = self.runtime.ledger
+        held = [request for request in requests if ledger is not None and request.message.delivery_tag in ledger.held]
+        if ledger is not None and held:
+            ledger.give_back([request.message.delivery_tag for request in held], started=True)
+        for request in held:
+            message = request.message
             message.channel.qos._quick_ack(message.delivery_tag)
             message._state = "REQUEUED"
-        else:
-            message.requeue()
-        request.acknowledged = True
+            request.acknowledged = True
+        for request in requests:
+            if not request.acknowledged:
+                request.message.requeue()
+                request.acknowledged = True
+        return len(requests)
 
     def _return_message(self, message: Any) -> None:
         ledger = self.runtime.ledger

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from greenworker.runtime import Runtime
 
 LAST_RESORT_SECONDS = 10.0
-"""After the drain's own time; the grace period is 15 s longer than that (docs/contract.md)."""
+"""How long leaving may take after the last task has ended, and after the drain's own time; the grace period is 15 s longer
+than that (docs/contract.md).
+"""
 
 
 class Drain:
@@ -28,6 +30,7 @@ class Drain:
         self.draining = False
         self.returned = 0
         self.requeued = 0
+        self.abandoned = 0
         self.killed_early_ack = 0
         self.began = 0.0
         self._finished_before = 0
@@ -45,17 +48,34 @@ class Drain:
 
     def summary(self) -> str:
         """What the drain did, for the log."""
-        finished = (
-            self.runtime.accounting.finished_count - self._finished_before - self.requeued - self.killed_early_ack
-        )
-        return (
-            f"drained in {monotonic() - self.began:.1f} s: {finished} finished, {self.returned} given back unstarted, "
-            f"{self.requeued} requeued at the deadline, {self.killed_early_ack} early-ack tasks killed"
-        )
+        running = self._running()
+        ended = self.runtime.accounting.finished_count - self._finished_before
+        killed = self.requeued + self.abandoned + self.killed_early_ack - sum(job.killed for job in running)
+        parts = [
+            f"{max(0, ended - killed)} finished",
+            f"{self.returned} given back unstarted",
+            f"{self.requeued} requeued at the deadline",
+            f"{self.killed_early_ack} early-ack tasks killed",
+        ]
+        if self.abandoned:
+            parts.append(f"{self.abandoned} left for the broker to deliver again")
+        if running:
+            parts.append(f"{len(running)} still running")
+        return f"drained in {monotonic() - self.began:.1f} s: {', '.join(parts)}"
+
+    def _running(self) -> list[Job]:
+        pool = self.runtime.pool
+        return list(pool.jobs.values()) if pool is not None and hasattr(pool, "jobs") else []
 
     def _last_resort(self) -> None:
-        unpatched.sleep(self.runtime.environment.drain_seconds + LAST_RESORT_SECONDS)
-        unpatched.say(f"the drain hangs, leaving now; {self.summary()}")
+        """In a real thread: neither a blocked hub nor a broker that swallows everything keeps the process."""
+        end = self.began + self.runtime.environment.drain_seconds + LAST_RESORT_SECONDS
+        last_ran = self.began
+        while monotonic() < min(end, last_ran + LAST_RESORT_SECONDS):
+            unpatched.sleep(0.1)
+            if self._running():
+                last_ran = monotonic()
+        unpatched.say(f"shutting down hangs, leaving now; {self.summary()}")
         os._exit(0)
 
     def _stop_consuming(self) -> None:
@@ -76,29 +96,26 @@ class Drain:
 
     def _deadline(self) -> None:
         pool, consumer = self.runtime.pool, self.runtime.consumer
-        jobs: list[Job] = list(pool.running()) if pool is not None else []
+        jobs: list[Job] = [job for job in pool.running() if not job.killed] if pool is not None else []
         for job in jobs:
-            if job.killed:
-                continue
-            self._settle(job, consumer)
+            job.killed = True
+        self._requeue([job.request for job in jobs if job.request is not None], consumer)
         for job in jobs:
             pool.kill(job)
 
-    def _settle(self, job: Job, consumer: Any) -> None:
+    def _requeue(self, requests: list[Any], consumer: Any) -> None:
+        """Settle what is about to be killed, while the channel is open."""
         from celery.worker import state  # noqa: PLC0415 - not before patching
 
-        request = job.request
-        job.killed = True
-        if request is None:
-            return
+        late = [request for request in requests if request.task.acks_late and not request.acknowledged]
+        early = sum(not request.task.acks_late for request in requests)
         try:
-            if request.task.acks_late and not request.acknowledged:
-                consumer.requeue_started(request)
-                self.requeued += 1
-                self.runtime.accounting.requeued.add(1, "drain")
-            elif not request.task.acks_late:
-                self.killed_early_ack += 1
-                self.runtime.accounting.early_ack_killed.add(1)
+            self.requeued += consumer.requeue_started(late)
         except Exception as error:
-            unpatched.say(f"could not requeue {request.id}: {error!r}")
-        state.task_ready(request)
+            unpatched.say(f"could not requeue what runs: {error!r}")
+        self.abandoned = len(late) - self.requeued
+        self.killed_early_ack += early
+        self.runtime.accounting.requeued.add(self.requeued, "drain")
+        self.runtime.accounting.early_ack_killed.add(early)
+        for request in requests:
+            state.task_ready(request)

@@ -66,6 +66,7 @@ def merge_broker_options(app: Any, environment: Environment) -> None:
     options: dict[str, Any] = {
         "max_connections": REDIS_CONNECTIONS,
         "unacked_restore_throttle": 1,
+        **REDIS_TIMES,
         **(app.conf.broker_transport_options or {}),
     }
     if environment.key_prefix:
@@ -74,6 +75,11 @@ def merge_broker_options(app: Any, environment: Environment) -> None:
         options["priority_steps"] = list(environment.priority_steps)
     app.conf.broker_transport_options = options
 
+
+REDIS_TIMES: dict[str, Any] = {"socket_timeout": 15.0, "socket_connect_timeout": 5.0, "socket_keepalive": True}
+"""Seconds. kombu waits for ever: a connection to a Redis whose node or pod is gone without a word would hold the worker until
+TCP itself gives up, which takes a quarter of an hour. None of our commands blocks, so an answer that late will not come.
+"""
 
 REDIS_TRANSPORTS = {
     "redis": "greenworker.redis_transport:Transport",

@@ -16,9 +16,10 @@ import sys
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
 from time import monotonic, sleep
 from typing import Any, Self
 
@@ -113,6 +114,44 @@ class Redis:
             yield
         finally:
             self.process.send_signal(signal.SIGCONT)
+
+
+class Relay:
+    """A TCP relay to a broker, as a Service is: it can send new connections elsewhere and swallow what the old ones say."""
+
+    def __init__(self, port: int) -> None:
+        self.target = port
+        self.generation = 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self.listener.getsockname()[1])
+        self.sockets: list[socket.socket] = [self.listener]
+        Thread(target=self._accept, daemon=True).start()
+
+    def move(self, port: int) -> None:
+        """New connections go to *port*; the old ones stay open, and nobody answers."""
+        self.generation += 1
+        self.target = port
+
+    def close(self) -> None:
+        for each in self.sockets:
+            each.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                server = socket.create_connection(("127.0.0.1", self.target))
+                self.sockets += [client, server]
+                for source, sink in ((client, server), (server, client)):
+                    Thread(target=self._copy, args=(source, sink, self.generation), daemon=True).start()
+
+    def _copy(self, source: socket.socket, sink: socket.socket, generation: int) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if generation == self.generation:
+                    sink.sendall(data)
+            if generation == self.generation:
+                sink.shutdown(socket.SHUT_WR)
 
 
 class RabbitMQ:

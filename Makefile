@@ -68,6 +68,10 @@ test-property-long: venv ## 10,000 traces and more against the law of scaling
 bench-worker: venv packages ## no-op tasks, this worker against stock Celery in turn; the last line is one JSON object
 	$(BIN)/python -m bench.worker
 
+.PHONY: bench-operator
+bench-operator: venv packages ## the operator with 1, 100, 1,000 and 3,000 pools (about 10 min); the last line is one JSON object
+	$(BIN)/python -m bench.operator
+
 .PHONY: simulate
 simulate: venv ## the law against KEDA on all traces, simulated (about 15 min); the last line is one JSON object
 	$(BIN)/python -m greenfleet.simulator --trace all --law greenfleet,keda-default,keda-grid --seeds 2

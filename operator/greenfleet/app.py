@@ -80,7 +80,7 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
         for name, server in settings.prometheus.servers.items()
     }
     registry = Registry()
-    controller = Controller(client, registry, metrics)
+    controller = Controller(client, registry, metrics, settings.namespaces)
     view = FleetView(client, settings.namespaces, controller.deployment_changed)
     events = EventRecorder(client, identity.name)
     status = StatusWriter(client, view, events, controller.routes_changed)

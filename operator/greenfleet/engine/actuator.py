@@ -83,13 +83,15 @@ class Actuator:
         before = next((pod.threads for pod in written if pod.threads not in (None, threads)), None)
         if before is not None:
             await self._say(order, "threads", before, threads)
+        for name in fleet.pod_threads_written_at.keys() - {pod.name for pod in order.pods}:
+            del fleet.pod_threads_written_at[name]
+        if not order.pods and order.decision.replicas == 0:
+            return  # nobody reads it; it is written before the first worker is
         recently = now - fleet.start_threads_written_at < WRITE_INTERVAL_SECONDS
         if fleet.start_threads is None or (not recently and worth_writing(fleet.start_threads, threads)):
             manifest = start_threads(order.pool, threads)
             await self._client.apply(paths.of(manifest), manifest, AUTOSCALER)
             fleet.start_threads, fleet.start_threads_written_at = threads, now
-        for name in fleet.pod_threads_written_at.keys() - {pod.name for pod in order.pods}:
-            del fleet.pod_threads_written_at[name]
 
     async def _patch_threads(self, order: Order, pod: Pod, now: float) -> None:
         # The second annotation makes every write a change: kubelet refreshes the file on changes only.

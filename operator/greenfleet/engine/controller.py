@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
 import time
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool
 from greenfleet.engine.fleet_view import FleetView
 from greenfleet.engine.reconciler import Reconciler
 from greenfleet.engine.registry import Registry
 from greenfleet.engine.status_writer import StatusWriter
 from greenfleet.engine.workqueue import WorkQueue
-from greenfleet.kube.client import Client, NotLeaderError
+from greenfleet.kube import paths
+from greenfleet.kube.client import ApiError, Client, NotLeaderError
 from greenfleet.metrics.own import OperatorMetrics
 
+_log = logging.getLogger(__name__)
+
 _POOL, _EXPORTER = "pool:", "exporter:"
+_MEETING_SECONDS = 60.0
+"""How long the first list of pools and kopf's may differ: one that was deleted in between is never told of."""
 _RESYNC_SECONDS = 600.0
-"""Everything is applied again so often: repairs what no watch shows (a ConfigMap that somebody edited)."""
+"""Whatever runs is applied again so often: repairs what no watch shows (a ConfigMap that somebody edited)."""
 
 
 class Controller:
     """Owner of the work queue. `view` calls back with Deployments that changed; kopf calls back with pools."""
 
-    def __init__(self, client: Client, registry: Registry, metrics: OperatorMetrics) -> None:
+    def __init__(
+        self, client: Client, registry: Registry, metrics: OperatorMetrics, namespaces: Sequence[str] = ()
+    ) -> None:
         self._client = client
+        self._namespaces = namespaces
+        self._knows_all_pools = False
         self._registry = registry
         self._metrics = metrics
         self._queue = WorkQueue(self._work)
@@ -46,23 +59,24 @@ class Controller:
         before = (old.pool, old.body["metadata"]["uid"]) if old else None
         record = self._registry.put(body)
         if old is None or before != (record.pool, record.body["metadata"]["uid"]):
-            self._enqueue_with_neighbours(
-                key, {pool.broker_key for pool in (before and before[0], record.pool) if pool}
-            )
+            self._queue.add(_POOL + key)
+            self._enqueue_neighbours(pool for pool in (before and before[0], record.pool) if pool)
 
     def pool_removed(self, body: dict[str, Any]) -> None:
         """A pool is gone: the garbage collector takes its children, its neighbours may be free of a conflict now."""
         record = self._registry.remove(_key(body))
         self._metrics.forget(_key(body))
         if record is not None and record.pool is not None:
-            self._enqueue_with_neighbours(None, {record.pool.broker_key})
+            self._enqueue_neighbours([record.pool])
 
     def deployment_changed(self, namespace: str, pool: str | None) -> None:
         """A child drifted or disappeared. Exporters are looked at with any of the namespace's pools."""
+        if pool is not None:
+            if self._registry.get(f"{namespace}/{pool}") is not None:
+                self._queue.add(f"{_POOL}{namespace}/{pool}")
+            return
         for record in self._registry:
-            if record.key == f"{namespace}/{pool}":
-                self._queue.add(_POOL + record.key)
-            elif pool is None and record.pool is not None and record.pool.namespace == namespace:
+            if record.pool is not None and record.pool.namespace == namespace:
                 self._queue.add(_EXPORTER + record.pool.broker_key)
 
     def routes_changed(self, key: str) -> None:
@@ -70,39 +84,76 @@ class Controller:
         self._queue.add(_POOL + key)
 
     def enqueue_all(self) -> None:
-        """Everything: after leadership was gained, and now and then."""
+        """Everything, after leadership was gained: what another replica did meanwhile is not known."""
         for record in self._registry:
             self._queue.add(_POOL + record.key)
             if record.pool is not None:
                 self._queue.add(_EXPORTER + record.pool.broker_key)
 
+    def enqueue_running(self) -> None:
+        """Whatever has workers, spread over the time until the next resync. What sleeps is made anew when it wakes."""
+        for record in self._registry:
+            fleets = record.fleets.values()
+            if any(fleet.decision is not None and fleet.decision.replicas > 0 for fleet in fleets):
+                self._queue.add_later(_POOL + record.key, random.uniform(0.0, _RESYNC_SECONDS))
+
     async def run(self, gained: asyncio.Event) -> None:
         """Works while leading; as a standby it waits."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._queue.run())
+            await self._meet_all_pools()
             while True:
                 await gained.wait()
                 self.enqueue_all()
-                await self._until_resync_or_lost(gained)
+                while gained.is_set():
+                    await self._until_resync_or_lost(gained)
+                    self.enqueue_running()
 
-    @staticmethod
-    async def _until_resync_or_lost(gained: asyncio.Event) -> None:
+    async def _meet_all_pools(self) -> None:
+        """Until kopf has told of every pool that there is: an exporter made from half of them would drop the others' queues."""
+        missing: set[str] | None = None
+        deadline = time.monotonic() + _MEETING_SECONDS
+        while time.monotonic() < deadline and (missing is None or missing):
+            try:
+                if missing is None:
+                    missing = {
+                        _key(body) for namespace in self._namespaces or (None,) for body in await self._list(namespace)
+                    }
+            except ApiError as error:
+                _log.warning("the pools cannot be listed, again in a second: %s", error)
+            missing = missing and {key for key in missing if self._registry.get(key) is None}
+            await asyncio.sleep(0.2 if missing is not None else 1.0)
+        self._knows_all_pools = True
+
+    async def _list(self, namespace: str | None) -> list[dict[str, Any]]:
+        path = paths.collection(f"{GROUP}/{VERSION}", KIND, namespace)
+        found: list[dict[str, Any]] = []
+        query = {"limit": "500"}
+        while True:
+            page = await self._client.get(path, query)
+            found.extend({"metadata": item["metadata"]} for item in page.get("items", ()))
+            token = page["metadata"].get("continue")
+            if not token:
+                return found
+            query["continue"] = token
+
+    async def _until_resync_or_lost(self, gained: asyncio.Event) -> None:
         due = time.monotonic() + _RESYNC_SECONDS
-        while gained.is_set() and time.monotonic() < due:  # noqa: ASYNC110 - an Event cannot be awaited for its clearing
+        while gained.is_set() and time.monotonic() < due:
+            self._queue.retry_refused()
             await asyncio.sleep(1.0)
 
-    def _enqueue_with_neighbours(self, key: str | None, broker_keys: set[str]) -> None:
-        if key is not None:
-            self._queue.add(_POOL + key)
-        for broker_key in broker_keys:
-            self._queue.add(_EXPORTER + broker_key)
-            for pool in self._registry.of_broker(broker_key):
-                self._queue.add(_POOL + pool.key)
+    def _enqueue_neighbours(self, pools: Iterable[GreenWorkerPool]) -> None:
+        """The exporters of these pools, and whoever is or was in conflict with one of them."""
+        for pool in pools:
+            self._queue.add(_EXPORTER + pool.broker_key)
+            for rival in self._registry.rivals(pool):
+                self._queue.add(_POOL + rival.key)
 
     async def _work(self, key: str) -> None:
         if self._reconciler is None or self._status is None or self._view is None:
             raise RuntimeError("start_with was not called")
-        if not self._view.is_synced:
+        if not (self._view.is_synced and self._knows_all_pools):
             self._queue.add_later(key, 0.2)
             return
         outcome = "error"

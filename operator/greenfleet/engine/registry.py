@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ from greenfleet.api.pool import InvalidPoolError, parse_pool
 from greenfleet.engine.evidence import exempt_tasks, routes
 from greenfleet.resources.names import Role
 from greenfleet.resources.worker import prefork_queue
-from greenfleet.scaling import Decision, State, Why
+from greenfleet.scaling import Decision, Sample, ScalingSpec, State, Why
 
 HISTORY = 50
 """Decisions that are remembered per fleet for `why`."""
@@ -40,6 +40,12 @@ class Fleet:
     start_threads_written_at: float = 0.0
     pod_threads_written_at: dict[str, float] = field(default_factory=dict)
     actuating: bool = False
+    law_spec: tuple[GreenWorkerPool, ScalingSpec] | None = None
+    """The law's view of the spec, with the pool that it was made from."""
+    rests_until: float = float("-inf")
+    """Unix time until which looks that show nothing new are skipped."""
+    skipped: tuple[Sample, float] | None = None
+    """The last look that was skipped, with its Unix time."""
     evicted_at: float = float("-inf")
     """Unix time of the last eviction for recycling."""
 
@@ -71,6 +77,8 @@ class Record:
     caught: dict[str, tuple[float, ...]] = field(default_factory=dict)
     """Moments at which each task was caught blocking, as evidence for routing."""
     learned_written_at: float = float("-inf")
+    shown: tuple[dict[str, Any] | None, ...] | None = None
+    """The object and the Deployments that the status was last computed from."""
 
     @property
     def status(self) -> dict[str, Any]:
@@ -89,11 +97,18 @@ class Record:
         return self.fleets.setdefault(role, Fleet(role))
 
 
+def slim(body: dict[str, Any]) -> dict[str, Any]:
+    """An object without the bookkeeping of who wrote what: half of its memory."""
+    metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+    return {**body, "metadata": metadata}
+
+
 class Registry:
     """All pools by `namespace/name`."""
 
     def __init__(self) -> None:
         self._records: dict[str, Record] = {}
+        self._by_broker: dict[str, dict[str, GreenWorkerPool]] = defaultdict(dict)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -108,12 +123,18 @@ class Registry:
     def put(self, body: dict[str, Any]) -> Record:
         """Takes in an object from the API server."""
         key = f"{body['metadata']['namespace']}/{body['metadata']['name']}"
+        body = slim(body)
         record = self._records.get(key)
         if record is None or record.body["metadata"]["uid"] != body["metadata"]["uid"]:
+            self.remove(key)
             record = self._records[key] = Record(key, body)
         record.body = body
+        if record.pool is not None and record.pool.generation == body["metadata"].get("generation"):
+            return record  # its status or its annotations changed
+        self._forget_broker(record)
         try:
             record.pool, record.invalid = parse_pool(body), None
+            self._by_broker[record.pool.broker_key][key] = record.pool
         except InvalidPoolError as error:
             record.pool, record.invalid = None, Stall("InvalidSpec", str(error))
         if record.pool is not None and record.pool.spec.prefork is None:
@@ -122,7 +143,17 @@ class Registry:
 
     def remove(self, key: str) -> Record | None:
         """Forgets a pool."""
-        return self._records.pop(key, None)
+        record = self._records.pop(key, None)
+        if record is not None:
+            self._forget_broker(record)
+        return record
+
+    def _forget_broker(self, record: Record) -> None:
+        if record.pool is not None:
+            pools = self._by_broker[record.pool.broker_key]
+            pools.pop(record.key, None)
+            if not pools:
+                del self._by_broker[record.pool.broker_key]
 
     def forget_decisions(self) -> None:
         """For a new leader: what another replica decided in between is not known, so begin anew."""
@@ -132,19 +163,25 @@ class Registry:
 
     def of_broker(self, broker_key: str) -> list[GreenWorkerPool]:
         """All pools of one broker, those in conflict included."""
-        return [record.pool for record in self if record.pool is not None and record.pool.broker_key == broker_key]
+        return list(self._by_broker.get(broker_key, {}).values())
+
+    def rivals(self, pool: GreenWorkerPool) -> list[GreenWorkerPool]:
+        """Other pools that consume one of this pool's queues from the same broker."""
+        mine = set(queues_of(pool))
+        others = self._by_broker.get(pool.broker_key, {}).values()
+        return [other for other in others if other.key != pool.key and not mine.isdisjoint(queues_of(other))]
 
     def conflict(self, pool: GreenWorkerPool) -> Stall | None:
         """Says whether another pool consumes one of this pool's queues from the same broker."""
-        for other in sorted(self.of_broker(pool.broker_key), key=lambda other: other.name):
-            shared = sorted(set(queues_of(pool)) & set(queues_of(other))) if other.key != pool.key else []
-            if shared:
-                return Stall(
-                    "QueueConflict",
-                    f"spec.queues has {_quoted(shared)}, which the pool {other.name} of the same broker consumes too, so that "
-                    "neither could be scaled by its backlog: give each queue to one pool",
-                )
-        return None
+        other = min(self.rivals(pool), key=lambda other: other.name, default=None)
+        if other is None:
+            return None
+        shared = sorted(set(queues_of(pool)) & set(queues_of(other)))
+        return Stall(
+            "QueueConflict",
+            f"spec.queues has {_quoted(shared)}, which the pool {other.name} of the same broker consumes too, so that "
+            "neither could be scaled by its backlog: give each queue to one pool",
+        )
 
 
 def queues_of(pool: GreenWorkerPool) -> Iterable[str]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import operator
+import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ from greenfleet.engine.actuator import Actuator, Order
 from greenfleet.engine.evidence import caught_again
 from greenfleet.engine.fleet_view import FleetView
 from greenfleet.engine.pods import is_finished, law_pod, law_spec
+from greenfleet.engine.reconciler import GENERATION_ANNOTATION
 from greenfleet.engine.recycler import PAUSE_SECONDS, Recycler, next_to_recycle
 from greenfleet.engine.registry import Fleet, Record, Registry
 from greenfleet.engine.status import learned_from_status
@@ -25,12 +29,26 @@ from greenfleet.metrics.prometheus import PrometheusServer, QueryError, Series
 from greenfleet.resources import names
 from greenfleet.resources.names import Role
 from greenfleet.resources.worker import prefork_queue
-from greenfleet.scaling import Blindness, Decision, Mode, Problem, QueueSample, Sample, decide, initial_state
+from greenfleet.scaling import (
+    Blindness,
+    Decision,
+    Mode,
+    Problem,
+    QueueSample,
+    Sample,
+    ScalingSpec,
+    decide,
+    initial_state,
+    may_rest,
+    sleeps,
+)
 from greenfleet.settings import Prometheus, Source
 
 _log = logging.getLogger(__name__)
 
 _BLOCKED_NOISE_SECONDS = 0.05
+REST_SECONDS = 20.0
+"""A pool that sleeps is looked at every tick, and decided on at least so often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,19 +195,40 @@ class ScalingLoop:
             return  # another round's, or changed since this one began
         try:
             record.misfit = misfit(pool, self._settings)
+            self._recognise(record, pool)
             if record.refused is None and record.reconciled_generation is not None:
                 for role in (Role.EVENTLET, Role.PREFORK) if pool.spec.prefork else (Role.EVENTLET,):
                     self._decide(record, pool, record.fleet(role), answers, now)
         except Exception:
             _log.exception("%s: the scaling loop failed on this pool: a bug of ours", record.key)
+        shown = (record.body, *(self._view.deployment(pool.namespace, name) for name in _children(pool)))
+        same = record.shown is not None and all(map(operator.is_, record.shown, shown))
+        if same and record.fleets and all(fleet.skipped is not None for fleet in record.fleets.values()):
+            return  # nothing was decided and nothing changed: the status is what it was
+        record.shown = shown
         self._spawn(self._status.sync(record))
+
+    def _recognise(self, record: Record, pool: GreenWorkerPool) -> None:
+        """After a restart: a pool whose Deployment was made from this very spec is scaled before it is applied again."""
+        if record.reconciled_generation is None and record.refused is None:
+            live = self._view.deployment(pool.namespace, names.fleet_name(pool.name, Role.EVENTLET))
+            annotations = (live["metadata"].get("annotations") or {}) if live is not None else {}
+            if annotations.get(GENERATION_ANNOTATION) == str(pool.generation) and not self._registry.rivals(pool):
+                record.reconciled_generation = pool.generation
+
+    def _law_spec(self, pool: GreenWorkerPool, fleet: Fleet) -> ScalingSpec:
+        if fleet.law_spec is None or fleet.law_spec[0] is not pool:
+            server = self._servers.get(self._server_name(pool))
+            scrape_seconds = server.scrape_interval_seconds if server else self._tick_seconds
+            fleet.law_spec = (pool, law_spec(pool, fleet.role, scrape_seconds))
+            fleet.rests_until = -math.inf
+        return fleet.law_spec[1]
 
     def _decide(self, record: Record, pool: GreenWorkerPool, fleet: Fleet, answers: Answers, now: float) -> None:
         deployment = self._view.deployment(pool.namespace, names.fleet_name(pool.name, fleet.role))
         if deployment is None or fleet.actuating:
             return
-        server = self._servers.get(self._server_name(pool))
-        spec = law_spec(pool, fleet.role, server.scrape_interval_seconds if server else self._tick_seconds)
+        spec = self._law_spec(pool, fleet)
         workers, problems = self._workers_of(pool, fleet.role, answers)
         queues, more = self._queues_of(pool, fleet.role, answers)
         sample = Sample(
@@ -202,10 +241,20 @@ class ScalingLoop:
             expected_queues=_expected_queues(pool, fleet.role),
             problems=(*more, *problems),
         )
+        if now < fleet.rests_until and fleet.state is not None and sleeps(spec, sample, now):
+            fleet.skipped = (sample, now)
+            self._metrics.observe_rest(record.key, fleet.role, now)
+            return
+        if fleet.skipped is not None and fleet.state is not None:
+            _, fleet.state = decide(spec, fleet.state, *fleet.skipped)
+        fleet.skipped = None
         if fleet.state is None:
             learned = learned_from_status(record.status if fleet.role is Role.EVENTLET else {})
             fleet.state = initial_state(learned, now)
         decision, fleet.state = decide(spec, fleet.state, sample, now)
+        rests = may_rest(spec, fleet.state, decision) and sleeps(spec, sample, now)
+        # Spread, so that a thousand sleeping pools are not all looked at in the same tick.
+        fleet.rests_until = now + random.uniform(REST_SECONDS / 2, REST_SECONDS) if rests else -math.inf
         self._remember(record, fleet, decision, workers, now)
         ready = sum(pod.ready_since is not None and not pod.terminating for pod in sample.pods)
         self._metrics.observe_decision(record.key, fleet.role, decision, ready, now)
@@ -303,3 +352,10 @@ class ScalingLoop:
 
 def _expected_queues(pool: GreenWorkerPool, role: Role) -> tuple[str, ...]:
     return tuple(prefork_queue(queue) if role is Role.PREFORK else queue for queue in pool.spec.queues)
+
+
+def _children(pool: GreenWorkerPool) -> tuple[str, ...]:
+    """Names of the Deployments that the status tells of."""
+    reference = pool.spec.broker.secret_ref
+    exporter = names.exporter_name(reference.name, reference.key)
+    return (*(names.fleet_name(pool.name, role) for role in (Role.EVENTLET, Role.PREFORK)), exporter)

@@ -11,10 +11,10 @@ from greenfleet.engine.diagnosis import trouble
 from greenfleet.engine.evidence import EXEMPT_ANNOTATION
 from greenfleet.engine.fleet_view import FleetView, is_available
 from greenfleet.engine.managers import STATUS
-from greenfleet.engine.registry import Record
+from greenfleet.engine.registry import Record, slim
 from greenfleet.engine.status import Observed, compute, learned_from_status, learned_status
 from greenfleet.kube import paths
-from greenfleet.kube.client import ApiError, Client, NotFoundError
+from greenfleet.kube.client import ApiError, Client, NotFoundError, NotLeaderError
 from greenfleet.kube.events import EventRecorder
 from greenfleet.resources import names
 from greenfleet.resources.names import Role
@@ -66,8 +66,8 @@ class StatusWriter:
         path = f"{paths.pool(metadata['namespace'], metadata['name'])}/status"
         before = record.status
         try:
-            record.body = await self._client.apply(path, body, STATUS)
-        except NotFoundError:
+            record.body = slim(await self._client.apply(path, body, STATUS))
+        except (NotFoundError, NotLeaderError):
             return
         except ApiError as error:
             _log.warning("the status of %s was not written: %s", record.key, error)

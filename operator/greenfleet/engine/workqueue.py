@@ -29,6 +29,8 @@ class WorkQueue:
         self._queued: set[str] = set()
         self._running: set[str] = set()
         self._again: set[str] = set()
+        self._refused: set[str] = set()
+        """Keys that need a leader, and were worked on while this replica was none."""
         self._failures: dict[str, int] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
@@ -47,6 +49,12 @@ class WorkQueue:
         if key not in self._timers and key not in self._queued:
             self._timers[key] = asyncio.get_running_loop().call_later(seconds, self.add, key)
 
+    def retry_refused(self) -> None:
+        """Work again on what was refused for want of the Lease: it may have lapsed for a second that nobody else noticed."""
+        refused, self._refused = self._refused, set()
+        for key in refused:
+            self.add(key)
+
     async def run(self) -> None:
         """Works until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -62,7 +70,7 @@ class WorkQueue:
                 await self._work(key)
                 self._failures.pop(key, None)
             except NotLeaderError:
-                pass  # the next leader reconciles everything
+                self._refused.add(key)
             except ApiError as error:
                 delay = error.retry_after_seconds or self._backoff(key)
                 _log.warning("%s: again in %.1f s: %s", key, delay, error)

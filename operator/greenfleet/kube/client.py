@@ -7,9 +7,9 @@ are not used: they deserialize into models that drop fields they do not know, wh
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,7 +99,7 @@ class Client:
     """Requests to one API server.
 
     `may_write` is asked before every request that changes something, except for those that say `fenced=False` (the Lease
-    itself). `observe` is told of every finished request: verb, resource and HTTP status (0: no answer).
+    itself, which also does not wait for a slot). `observe` is told of every finished request: verb, resource and HTTP status (0: no answer).
     """
 
     def __init__(
@@ -120,9 +120,9 @@ class Client:
         """Closes the connections."""
         await self._api.close()
 
-    async def get(self, path: str, query: Mapping[str, str] | None = None) -> Object:
-        """The object or list at `path`."""
-        return await self._ask(_Request("GET", path, query or {}))
+    async def get(self, path: str, query: Mapping[str, str] | None = None, *, urgent: bool = False) -> Object:
+        """The object or list at `path`. `urgent` does not wait behind other requests: the Lease must not starve."""
+        return await self._ask(_Request("GET", path, query or {}), urgent=urgent)
 
     async def create(self, path: str, body: Object, *, fenced: bool = True) -> Object:
         """Creates an object in the collection at `path`."""
@@ -149,10 +149,10 @@ class Client:
             return
 
     async def _change(self, request: _Request, *, fenced: bool = True) -> Object:
-        return await self._ask(request, fenced=fenced)
+        return await self._ask(request, fenced=fenced, urgent=not fenced)
 
-    async def _ask(self, request: _Request, *, fenced: bool = False) -> Object:
-        async with self._slots:
+    async def _ask(self, request: _Request, *, fenced: bool = False, urgent: bool = False) -> Object:
+        async with contextlib.nullcontext() if urgent else self._slots:
             if fenced and not self._may_write():  # asked last: the wait for a slot may have outlived the Lease
                 raise NotLeaderError("this replica does not hold the Lease: nothing was written")
             async with self._send(request, _REQUEST_TIMEOUT_SECONDS) as response:
@@ -171,7 +171,7 @@ class Client:
                     )
                 yield event["type"], event["object"]
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def _send(self, request: _Request, total_seconds: float) -> AsyncIterator[aiohttp.ClientResponse]:
         verb = "WATCH" if "watch" in request.query else request.method
         status = 0

@@ -75,7 +75,7 @@ class Lease:
     async def _try(self) -> None:
         asked = self._monotonic()
         try:
-            lease = await self._client.get(f"{self._path}/{self._name}")
+            lease = await self._client.get(f"{self._path}/{self._name}", urgent=True)
         except NotFoundError:
             body = self._body({"metadata": {"name": self._name, "namespace": self._namespace}}, acquired=True)
             await self._client.create(self._path, body, fenced=False)
@@ -116,7 +116,7 @@ class Lease:
     async def _release(self) -> None:
         try:
             async with asyncio.timeout(self._duration / 3):
-                lease = await self._client.get(f"{self._path}/{self._name}")
+                lease = await self._client.get(f"{self._path}/{self._name}", urgent=True)
                 if lease["spec"].get("holderIdentity") == self._identity:
                     self._renewed = float("-inf")
                     lease["spec"]["holderIdentity"] = ""

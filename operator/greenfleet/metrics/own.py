@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
@@ -13,12 +15,24 @@ from greenfleet.scaling.types import Decision
 _FAST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
+@dataclass(frozen=True, slots=True)
+class _FleetGauges:
+    """The series of one fleet: finding them by their labels takes longer than setting them."""
+
+    desired_workers: Gauge
+    desired_threads: Gauge
+    ready_workers: Gauge
+    blind: Gauge
+    last_sample: Gauge
+
+
 class OperatorMetrics:
     """Everything that the operator says about itself. Series of a deleted pool disappear with `forget`."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter, which nobody reads
         self.registry = registry = CollectorRegistry()
+        self._gauges: dict[tuple[str, str], _FleetGauges] = {}
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
@@ -88,12 +102,30 @@ class OperatorMetrics:
 
     def observe_decision(self, pool: str, role: str, decision: Decision, ready: int, now: float) -> None:
         """The state after one tick of one fleet."""
-        self.desired_workers.labels(pool, role).set(decision.replicas)
-        self.desired_threads.labels(pool, role).set(decision.threads)
-        self.ready_workers.labels(pool, role).set(ready)
-        self.blind.labels(pool, role).set(bool(decision.blind))
+        gauges = self._gauges.get((pool, role))
+        if gauges is None:
+            gauges = self._gauges[pool, role] = _FleetGauges(
+                *(
+                    gauge.labels(pool, role)
+                    for gauge in (
+                        self.desired_workers,
+                        self.desired_threads,
+                        self.ready_workers,
+                        self.blind,
+                        self.last_sample,
+                    )
+                )
+            )
+        gauges.desired_workers.set(decision.replicas)
+        gauges.desired_threads.set(decision.threads)
+        gauges.ready_workers.set(ready)
+        gauges.blind.set(bool(decision.blind))
         if not decision.blind:
-            self.last_sample.labels(pool, role).set(now)
+            gauges.last_sample.set(now)
+
+    def observe_rest(self, pool: str, role: str, now: float) -> None:
+        """One tick of a fleet that sleeps: everything is known, and nothing changed."""
+        self._gauges[pool, role].last_sample.set(now)
 
     def forget(self, pool: str) -> None:
         """Drops every series of a pool."""
@@ -106,3 +138,5 @@ class OperatorMetrics:
             self.decisions,
         ):
             metric.remove_by_labels({"pool": pool})
+        for key in [key for key in self._gauges if key[0] == pool]:
+            del self._gauges[key]

@@ -2,6 +2,7 @@
 
 from .law import decide, prefork_spec
 from .outcome import significant_change
+from .rest import may_rest, sleeps
 from .schedules import parse as parse_cron
 from .state import State, initial_state
 from .types import (
@@ -43,7 +44,9 @@ __all__ = [
     "WorkerSample",
     "decide",
     "initial_state",
+    "may_rest",
     "parse_cron",
     "prefork_spec",
     "significant_change",
+    "sleeps",
 ]

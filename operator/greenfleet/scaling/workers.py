@@ -16,7 +16,7 @@ from .capacity import Capacity
 from .knowledge import View
 from .types import ScalingSpec
 
-PATIENCE = 1 / 3
+PATIENCE = 0.6
 """Of what a start-up leaves of the objective: how much work may wait before the last fraction of a worker is added."""
 OVERDUE_SECONDS = 60.0
 OVERDUE_STARTUPS = 3.0
@@ -90,7 +90,7 @@ def for_rate(spec: ScalingSpec, rate: float, unstarted: float, fleet: Existing, 
 
 
 def patience_seconds(spec: ScalingSpec, worker: Capacity) -> float:
-    """Work that may wait before the last fraction of a worker is added: a third of what a start-up leaves of maxWait."""
+    """Work that may wait before the last fraction of a worker is added: most of what a start-up leaves of maxWait."""
     return max(0.0, spec.max_wait_seconds - margin_seconds(spec) - worker.startup_seconds) * PATIENCE
 
 

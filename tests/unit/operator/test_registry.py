@@ -234,3 +234,31 @@ def test_a_pod_is_seen_with_its_times_and_whether_it_leaves() -> None:
 )
 def test_a_pod_that_was_evicted_or_has_ended_no_longer_counts(phase: str | None, finished: bool) -> None:
     assert is_finished({**k8s_pod(), "status": {"phase": phase} if phase else {}}) is finished
+
+
+def test_an_event_about_a_pool_s_status_keeps_the_parsed_pool_and_costs_no_work() -> None:
+    found = registry(body("a"))
+    before = found.get("shop/a")
+    assert before is not None
+    pool_before = before.pool
+    changed = body("a")
+    changed["status"] = {"replicas": 3}
+    changed["metadata"]["managedFields"] = [{"manager": "kubectl"}]
+    after = found.put(changed)
+    assert after.pool is pool_before
+    assert after.status == {"replicas": 3}
+    assert "managedFields" not in after.body["metadata"], "half of an object's memory, and nobody reads it"
+
+
+def test_only_pools_that_share_a_queue_are_looked_at_when_one_comes_or_goes() -> None:
+    found = registry(body("a"), body("b", queues=["other", "feeds"]), body("c", queues=["mine"]))
+    controller = Controller(cast("Any", None), found, OperatorMetrics())
+    controller.pool_removed(body("a"))
+    assert controller._queue._queued == {"exporter:shop/broker/url", "pool:shop/b"}
+
+
+def test_a_pool_that_moves_to_another_broker_is_found_there_only() -> None:
+    found = registry(body("a"), body("b"))
+    found.put(body("a", generation=2, broker={"secretRef": {"name": "broker-2", "key": "url"}}))
+    assert [pool.name for pool in found.of_broker("shop/broker/url")] == ["b"]
+    assert [pool.name for pool in found.of_broker("shop/broker-2/url")] == ["a"]

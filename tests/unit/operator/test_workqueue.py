@@ -221,6 +221,27 @@ def test_what_is_not_the_leaders_business_is_dropped_silently(caplog: pytest.Log
     assert caplog.text == ""
 
 
+def test_what_a_lapse_of_the_lease_refused_is_worked_on_again() -> None:
+    leads = False
+    done = asyncio.Event()
+
+    async def work(_: str) -> None:
+        if not leads:
+            raise NotLeaderError("lapsed")
+        done.set()
+
+    async def scenario(queue: WorkQueue) -> None:
+        nonlocal leads
+        queue.add("a")
+        for _ in range(5):
+            await asyncio.sleep(0)
+        leads = True
+        queue.retry_refused()
+        await done.wait()
+
+    run(work, scenario)
+
+
 def test_an_event_brings_a_waiting_key_forward() -> None:
     done = asyncio.Event()
 

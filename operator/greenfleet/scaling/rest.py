@@ -1,0 +1,38 @@
+"""Pools that sleep: most pools of a large installation have nothing to do, and deciding that anew every tick is its main cost.
+
+A pool is at rest when the same look again could only say the same: no worker, no message, complete knowledge, and nothing
+in its spec or memory that depends on the time of day. Whoever skips looks keeps the last one, and lets the law see it before
+the first one that is different: then the law knows until when nothing had arrived.
+"""
+
+from __future__ import annotations
+
+from .knowledge import stale_after_seconds
+from .state import State
+from .types import Decision, Limit, Mode, Sample, ScalingSpec
+
+
+def sleeps(spec: ScalingSpec, sample: Sample, now: float) -> bool:
+    """Whether this look shows a pool without workers and messages, completely."""
+    if sample.replicas or sample.pods or sample.workers or sample.problems:
+        return False
+    if len(sample.queues) != len(sample.expected_queues):
+        return False
+    oldest = now - stale_after_seconds(spec)
+    return all(
+        queue.ready == 0 and queue.unacked == 0 and oldest <= queue.at <= now and queue.queue in sample.expected_queues
+        for queue in sample.queues
+    )
+
+
+def may_rest(spec: ScalingSpec, state: State, decision: Decision) -> bool:
+    """Whether nothing but a different look can change this decision."""
+    return (
+        decision.replicas == 0
+        and not decision.blind
+        and decision.why.binding is Limit.IDLE
+        and spec.mode is not Mode.MANUAL
+        and spec.replicas_min == 0
+        and not spec.schedules
+        and not state.proofs
+    )

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kubelocal import baseimage, binaries, buildah, debian, golang, images, runtime, topology
+from kubelocal import baseimage, binaries, buildah, debian, golang, images, keda, runtime, topology
 from kubelocal.cluster import Cluster
 from kubelocal.errors import ClusterError
 from kubelocal.places import Places, known_clusters
@@ -68,6 +68,13 @@ def _parser() -> argparse.ArgumentParser:
     module = commands.add_parser("module", parents=[quiet], help="download Go modules; print where they are")
     module.add_argument("module", nargs="+", help="PATH@VERSION=CHECKSUM, the checksum as in go.sum (h1:…)")
     module.set_defaults(run=_module)
+    autoscaler = commands.add_parser(
+        "keda",
+        parents=[which, quiet],
+        help="KEDA beside the cluster, for benches (15 min the first time: it is compiled)",
+    )
+    autoscaler.add_argument("action", choices=["build", "up", "down"])
+    autoscaler.set_defaults(run=_keda)
     packages = commands.add_parser("packages", parents=[quiet], help="install what the tests need and is missing")
     packages.set_defaults(run=_packages)
     _add_image_commands(commands.add_parser("image", help="make images"), which, quiet)
@@ -180,6 +187,16 @@ def _program(options: argparse.Namespace, report: Report) -> int:
 
 def _module(options: argparse.Namespace, report: Report) -> int:
     print(*(golang.download(module, report) for module in options.module), sep="\n")
+    return 0
+
+
+def _keda(options: argparse.Namespace, report: Report) -> int:
+    if options.action == "build":
+        print(keda.ensure_built(report))
+    elif options.action == "up":
+        keda.up(_existing(options), report)
+    else:
+        keda.down(_existing(options))
     return 0
 
 

@@ -85,8 +85,15 @@ class Components:
             "enable-aggregator-routing": True,
             "profiling": False,
         }
+        configuration: tuple[Path, ...] = ()
         if self._topology.full:
+            configuration = (self._audit_policy(),)
             flags |= {
+                # Who wrote what: the benches count the writes of each autoscaler.
+                "audit-policy-file": configuration[0],
+                "audit-log-path": self._places.logs / "audit.log",
+                "audit-log-maxsize": 50,
+                "audit-log-maxbackup": 1,
                 "kubelet-certificate-authority": pki.certificate(Authority.CLUSTER),
                 "kubelet-client-certificate": pki.certificate("apiserver-kubelet-client"),
                 "kubelet-client-key": pki.key("apiserver-kubelet-client"),
@@ -94,7 +101,19 @@ class Components:
             }
         else:
             flags["endpoint-reconciler-type"] = "none"
-        return self._process("kube-apiserver", flags)
+        return self._process("kube-apiserver", flags, configuration=configuration)
+
+    def _audit_policy(self) -> Path:
+        path = self._places.config / "audit-policy.json"
+        writes = ["create", "update", "patch", "delete", "deletecollection"]
+        policy = {
+            "apiVersion": "audit.k8s.io/v1",
+            "kind": "Policy",
+            "omitStages": ["RequestReceived"],
+            "rules": [{"level": "Metadata", "verbs": writes}, {"level": "None"}],
+        }
+        write_if_changed(path, json.dumps(policy, indent=2) + "\n")
+        return path
 
     def controller_manager(self) -> Process:
         authority = Authority.CLUSTER

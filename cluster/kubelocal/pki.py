@@ -122,14 +122,14 @@ def ensure(places: Places, topology: Topology) -> Pki:
         _make_authority(pki, authority)
     wanted = identities(topology)
     for identity in wanted:
-        _make_certificate(pki, identity)
+        ensure_certificate(pki, identity)
     if not pki.service_account_public_key.exists():
         _openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", pki.service_account_key)
         _openssl("pkey", "-in", pki.service_account_key, "-pubout", "-out", pki.service_account_public_key)
-    write_if_changed(places.kubeconfig, _kubeconfig(pki, topology, "admin"))
+    write_if_changed(places.kubeconfig, kubeconfig(pki, topology, "admin"))
     for user in KUBECONFIG_USERS:
         if any(identity.file == user for identity in wanted):
-            write_if_changed(places.config / f"{user}.kubeconfig", _kubeconfig(pki, topology, user))
+            write_if_changed(places.config / f"{user}.kubeconfig", kubeconfig(pki, topology, user))
     return pki
 
 
@@ -139,7 +139,8 @@ def _make_authority(pki: Pki, authority: Authority) -> None:
     _issue(pki, authority, subject=f"/CN=greenfleet {authority}", extensions="authority", signing=())
 
 
-def _make_certificate(pki: Pki, identity: Identity) -> None:
+def ensure_certificate(pki: Pki, identity: Identity) -> None:
+    """Make it, unless it is there."""
     if pki.certificate(identity.file).exists():
         return
     organization = f"/O={identity.organization}" if identity.organization else ""
@@ -181,7 +182,7 @@ def _openssl(*arguments: str | Path) -> None:
     run(["openssl", *arguments])
 
 
-def _kubeconfig(pki: Pki, topology: Topology, user: str) -> str:
+def kubeconfig(pki: Pki, topology: Topology, user: str) -> str:
     """JSON, which is YAML too; self-contained, so that it can be copied anywhere on this machine."""
 
     def embedded(path: Path) -> str:

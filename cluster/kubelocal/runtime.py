@@ -22,6 +22,8 @@ _CGROUP_ROOT = Path("/sys/fs/cgroup")
 _SHIM = "containerd-shim-runc-v2"
 _SHIM_SOCKETS = Path("/run/containerd/s")
 _CLEAN_END_SECONDS = 5
+_WEIGHTS = {"cpu.shares": 8 * 1024, "cpu.weight": 8 * 100}
+"""All pods together weigh as much as eight processes; by default a build beside them would get as much CPU as all of them."""
 
 _CONFIGURATION = """\
 version = 2
@@ -104,8 +106,14 @@ def ensure_cgroup(places: Places) -> None:
     """kubelet insists that its cgroup root exists, in every hierarchy where cgroups are of version 1."""
     for hierarchy in _hierarchies():
         directory = hierarchy / cgroup(places).lstrip("/")
-        if directory.exists():
-            continue
+        _make_cgroup(hierarchy, directory)
+        for setting, weight in _WEIGHTS.items():
+            if (directory / setting).exists():
+                (directory / setting).write_text(str(weight))
+
+
+def _make_cgroup(hierarchy: Path, directory: Path) -> None:
+    if not directory.exists():
         directory.mkdir()
         # A new version 1 cpuset has no CPUs and no memory nodes, and nothing can run in it.
         for setting in ("cpuset.cpus", "cpuset.mems"):

@@ -72,6 +72,10 @@ bench-worker: venv packages ## no-op tasks, this worker against stock Celery in 
 bench-operator: venv packages ## the operator with 1, 100, 1,000 and 3,000 pools (about 10 min); the last line is one JSON object
 	$(BIN)/python -m bench.operator
 
+.PHONY: bench-scaling
+bench-scaling: venv packages cluster ## the law against KEDA and the HPA side by side on the cluster (40 min, resumable; TRACES=a,b); the last line is one JSON object
+	$(BIN)/python -m bench.scaling $(if $(TRACES),--traces '$(TRACES)',)
+
 .PHONY: simulate
 simulate: venv ## the law against KEDA on all traces, simulated (about 15 min); the last line is one JSON object
 	$(BIN)/python -m greenfleet.simulator --trace all --law greenfleet,keda-default,keda-grid --seeds 2

@@ -7,7 +7,6 @@ endpoint is the node's own address.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -23,6 +22,7 @@ from kubelocal.run import locked, run, wait_until, write_if_changed
 from kubelocal.topology import CLUSTER_DOMAIN, NODE_ADDRESS
 
 MODULE, VERSION = "github.com/kedacore/keda/v2", "v2.21.0"
+CHECKSUM = "h1:R6z2HZvstK4RLUMxroNACzBj74xGxt3kG59b5Xc+Xps="
 NAMESPACE = "keda"
 OPERATOR, ADAPTER = "keda-operator", "keda-adapter"
 USER = "keda-operator"
@@ -56,7 +56,7 @@ def ensure_built(report: Report) -> Path:
         todo = missing()
         go = golang.ensure(report)
         target.mkdir(parents=True, exist_ok=True)
-        source = _source(go, target, report)
+        source = _source(target, report)
         for name in todo:
             with report.step(f"building KEDA's {name}", usual_seconds=_BUILD_SECONDS[name]):
                 _build(go, source, name, target)
@@ -65,21 +65,16 @@ def ensure_built(report: Report) -> Path:
     return target
 
 
-def _source(go: Path, target: Path, report: Report) -> Path:
+def _source(target: Path, report: Report) -> Path:
     """A writable copy of the module."""
     source = target / "source"
     if (source / "go.mod").exists():
         return source
-    work = target / "download"
-    work.mkdir(exist_ok=True)
-    with report.step(f"downloading {MODULE}@{VERSION}", usual_seconds=15):
-        told = run([go, "mod", "download", "-json", f"{MODULE}@{VERSION}"], cwd=work, env={"GOTOOLCHAIN": "local"})
     draft = target / f".source.{os.getpid()}"
-    shutil.copytree(json.loads(told)["Dir"], draft)
+    shutil.copytree(golang.download(f"{MODULE}@{VERSION}={CHECKSUM}", report), draft)
     for path in (draft, *draft.rglob("*")):
         path.chmod(path.stat().st_mode | 0o200)
     draft.rename(source)
-    shutil.rmtree(work)
     return source
 
 

@@ -1,0 +1,157 @@
+"""`python -m bench.scaling`: the laws side by side on this machine's cluster.
+
+The last line is one JSON object. Each trace takes about three minutes and is kept in `out/bench-scaling`; what is there already is not
+run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from statistics import mean
+
+from bench.scaling import live, picture, reality, record, report, tuning
+from bench.scaling.figures import Figures, figures
+from bench.scaling.fleets import OURS, Fleet, fleets
+from demo import stage
+from demo.api import Api, ApiError
+from demo.shell import KUBE, REPOSITORY, StepError, run
+from greenfleet.simulator.traces import Trace, load
+
+TRACES = Path(__file__).parent / "traces"
+OUTPUT = REPOSITORY / "out" / "bench-scaling"
+
+
+def main() -> int:
+    """Run what is missing, then tell."""
+    options = _parser().parse_args()
+    try:
+        traces = _traces(options.traces)
+        if options.tune:
+            tuning.save(tuning.tune(list(_traces("all").values())))
+        todo = [] if options.report else [name for name in traces if options.again or not _done(name, options.output)]
+        if todo:
+            _run([traces[name] for name in todo], options)
+    except (StepError, ApiError) as error:
+        print(f"The bench cannot go on: {error}", file=sys.stderr)
+        return 1
+    _tell({name: trace for name, trace in traces.items() if _done(name, options.output)}, options)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.scaling", description=__doc__)
+    parser.add_argument("--traces", default="all", help="names in bench/scaling/traces, comma separated, or `all`")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="where the records are kept")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="of the arrivals and of what chance decides about each task"
+    )
+    parser.add_argument("--again", action="store_true", help="run the traces even if there are records of them")
+    parser.add_argument("--tune", action="store_true", help="choose KEDA's configurations anew with the simulator")
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument("--keep", action="store_true", help="leave KEDA and the namespaces in the cluster")
+    parser.add_argument("--pictures", type=Path, help="directory for the pictures (default: the output)")
+    return parser
+
+
+def _traces(names: str) -> dict[str, Trace]:
+    known = {path.stem: path for path in sorted(TRACES.glob("*.json"))}
+    chosen = list(known) if names == "all" else [name for name in names.split(",") if name]
+    unknown = [name for name in chosen if name not in known]
+    if unknown:
+        raise StepError(f"--traces names {unknown[0]!r}, which does not exist; there are: {', '.join(known)}")
+    return {name: load(known[name]) for name in chosen}
+
+
+def _laws(trace: Trace) -> dict[str, str]:
+    tuned = tuning.load()
+    return {
+        report.OURS: OURS,
+        report.DEFAULT: "keda-default",
+        report.SINGLE: tuned.single,
+        report.TUNED: tuned.traces[trace.name],
+    }
+
+
+def _path(output: Path, trace: str, label: str) -> Path:
+    return output / f"{trace}.{label}.json"
+
+
+def _done(trace: str, output: Path) -> bool:
+    return all(
+        _path(output, trace, label).exists() for label in (report.OURS, report.DEFAULT, report.SINGLE, report.TUNED)
+    )
+
+
+def _run(traces: list[Trace], options: argparse.Namespace) -> None:
+    place = stage.local()
+    run([KUBE, "keda", "up"], visible=True)
+    api = Api(place.kubeconfig)
+    stage.install_charts(place, api, stage.build_images(lambda name: None))
+    cluster = live.Cluster(api, place.kubeconfig.parent / "logs")
+    sides: list[Fleet] = []
+    try:
+        for trace in traces:
+            sides = fleets(_laws(trace))
+            print(f"{time.strftime('%H:%M:%S')} {trace.name}: {trace.about}", flush=True)
+            records = live.play(cluster, sides, trace, options.seed, lambda text: print(f"  {text}", flush=True))
+            for one in records:
+                record.write(one, _path(options.output, trace.name, one.label))
+    finally:
+        live.clear(cluster, sides)
+        if not options.keep:
+            live.remove(cluster, sides)
+            run([KUBE, "keda", "down"])
+
+
+def _tell(traces: dict[str, Trace], options: argparse.Namespace) -> None:
+    records = {
+        name: [record.read(_path(options.output, name, label)) for label in _laws(trace)]
+        for name, trace in traces.items()
+    }
+    results: dict[str, dict[str, tuple[str, Figures]]] = {
+        name: {one.label: (one.law, figures(one, traces[name])) for one in runs} for name, runs in records.items()
+    }
+    print(report.table(results))
+    if not records:
+        print(json.dumps({"traces": {}}))
+        return
+    runs = {
+        name: [(one, reality.simulated(one, traces[name], options.seed)) for one in each]
+        for name, each in records.items()
+    }
+    agreements = {name: {one.label: reality.agreement(one, run) for one, run in pairs} for name, pairs in runs.items()}
+    print(_agreement_table(agreements))
+    target = options.pictures or options.output
+    picture.draw(records, traces, target / "scaling-bench.png")
+    reality.draw([pairs[0] for pairs in runs.values()], target / "scaling-reality.png")
+    print(f"pictures: {target / 'scaling-bench.png'}, {target / 'scaling-reality.png'}")
+    result = report.comparison(results)
+    every = [one for each in agreements.values() for one in each.values()]
+    result["simulator"] = {
+        "workers_error": round(mean(one.workers for one in every), 2),
+        "backlog_error": round(mean(one.backlog for one in every), 3),
+        "worker_seconds_ratio": round(mean(one.worker_seconds for one in every), 2),
+    }
+    print(json.dumps(result))
+
+
+def _agreement_table(agreements: dict[str, dict[str, reality.Agreement]]) -> str:
+    lines = [
+        "",
+        "the simulator against the cluster: mean error of Ready workers, of the backlog (of its peak), worker-seconds",
+    ]
+    for name, laws in agreements.items():
+        cells = "   ".join(
+            f"{label} {one.workers:.2f} {one.backlog * 100:3.0f} % {one.worker_seconds:.2f}×"
+            for label, one in laws.items()
+        )
+        lines.append(f"{name:16} {cells}")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""The comparison: one line for each trace and law, and the JSON object that the bench ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import mean
+from typing import Any
+
+from bench.scaling.figures import Figures
+
+OURS, DEFAULT, SINGLE, TUNED = "greenfleet", "default", "single", "tuned"
+COLUMNS = (
+    ("violated s", "violated_s"),
+    ("wait p50", "wait_p50"),
+    ("p99", "wait_p99"),
+    ("max", "wait_max"),
+    ("worker-s", "worker_seconds"),
+    ("thread-s", "thread_seconds"),
+    ("first s", "first_capacity_s"),
+    ("full s", "full_capacity_s"),
+    ("actions", "scale_actions"),
+    ("lost", "lost"),
+    ("killed", "killed"),
+    ("twice", "twice"),
+    ("left", "left"),
+    ("queries/s", "queries_per_s"),
+    ("writes", "writes"),
+)
+
+Results = Mapping[str, Mapping[str, tuple[str, Figures]]]
+"""Trace → label → (law, figures)."""
+
+
+def table(results: Results) -> str:
+    """For people."""
+    lines = [f"{'trace':16} {'':10} {'law':15} " + " ".join(f"{title:>10}" for title, _ in COLUMNS)]
+    for trace, laws in results.items():
+        for label, (law, figures) in laws.items():
+            values = figures.as_dict()
+            cells = " ".join(f"{_cell(values[key]):>10}" for _, key in COLUMNS)
+            lines.append(f"{trace:16} {label:10} {law:15} {cells}")
+    return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.1f}"
+
+
+def comparison(results: Results) -> dict[str, Any]:
+    """At equal service: for one trace, KEDA's cheapest configuration among those that violate no more than ours; if none
+    does, the one that violates least."""
+    traces: dict[str, Any] = {}
+    for trace, laws in results.items():
+        ours, single = laws[OURS][1], laws[SINGLE][1]
+        best_label = _best(laws)
+        traces[trace] = {
+            "cost_ratio_single": _ratio(ours, single),
+            "cost_ratio_per_trace": _ratio(ours, laws[best_label][1]),
+            "best_of_trace": laws[best_label][0],
+            "first_capacity_s": ours.first_capacity_s,
+            "keda_first_capacity_s": single.first_capacity_s,
+            "full_capacity_s": ours.full_capacity_s,
+            "keda_full_capacity_s": single.full_capacity_s,
+            "lost": ours.lost,
+            "twice": ours.twice,
+            "violated_s": ours.violated_s,
+            "keda_violated_s": single.violated_s,
+        }
+        traces[trace] = {k: round(v, 2) if isinstance(v, float) else v for k, v in traces[trace].items()}
+    if not traces:
+        return {"traces": {}}
+
+    def each(label: str) -> list[Figures]:
+        return [laws[label][1] for laws in results.values() if label in laws]
+
+    return {
+        "traces": traces,
+        "mean_cost_ratio_single": round(mean(trace["cost_ratio_single"] for trace in traces.values()), 3),
+        "worst_cost_ratio_single": max(trace["cost_ratio_single"] for trace in traces.values()),
+        "mean_cost_ratio_per_trace": round(mean(trace["cost_ratio_per_trace"] for trace in traces.values()), 3),
+        "violated_s": sum(figures.violated_s for figures in each(OURS)),
+        "keda_default_violated_s": sum(figures.violated_s for figures in each(DEFAULT)),
+        "keda_single_violated_s": sum(figures.violated_s for figures in each(SINGLE)),
+    }
+
+
+def _best(laws: Mapping[str, tuple[str, Figures]]) -> str:
+    theirs = {label: figures for label, (_, figures) in laws.items() if label != OURS}
+    allowed = max(laws[OURS][1].violated_s, min(figures.violated_s for figures in theirs.values()))
+    fair = [label for label, figures in theirs.items() if figures.violated_s <= allowed]
+    return min(fair, key=lambda label: theirs[label].worker_seconds)
+
+
+def _ratio(ours: Figures, theirs: Figures) -> float:
+    return ours.worker_seconds / max(theirs.worker_seconds, 1e-9)

@@ -1,0 +1,70 @@
+"""KEDA as well as its users can set it: the simulator tries a grid of configurations on the traces of this bench."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from greenfleet.simulator.laws import law_named
+from greenfleet.simulator.run import simulate
+from greenfleet.simulator.traces import Trace
+
+FILE = Path(__file__).parent / "tuned.json"
+THREADS, TARGETS, WINDOWS = (40, 60, 100, 200), (20, 40, 60, 100, 160, 240), (0, 60)
+SEEDS = (1, 2)
+
+Costs = Mapping[str, Mapping[str, tuple[float, float]]]
+"""Trace → law → (violated seconds, worker-seconds), both sums over the seeds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What the simulator recommends to KEDA's user."""
+
+    single: str
+    """For all traces together."""
+    traces: Mapping[str, str]
+    """For each trace by itself; where that is the single one, the next best, so that the bench tries two."""
+
+
+def grid() -> list[str]:
+    """`keda-THREADS-TARGET-WINDOW`; all poll every second and scale up without limit."""
+    return [f"keda-{threads}-{target}-{window}" for threads in THREADS for target in TARGETS for window in WINDOWS]
+
+
+def tune(traces: Sequence[Trace]) -> Tuned:
+    """Simulate the grid on all traces (about five minutes) and choose."""
+    costs: dict[str, dict[str, tuple[float, float]]] = {}
+    for trace in traces:
+        for law in grid():
+            runs = [simulate(trace, law_named(law), seed).figures for seed in SEEDS]
+            sums = sum(run.violated_seconds for run in runs), sum(run.worker_seconds for run in runs)
+            costs.setdefault(trace.name, {})[law] = sums
+    return choose(costs)
+
+
+def choose(costs: Costs) -> Tuned:
+    """Least violated seconds first, then least worker-seconds."""
+
+    def total(law: str) -> tuple[float, float]:
+        violated, spent = zip(*(laws[law] for laws in costs.values()), strict=True)
+        return sum(violated), sum(spent)
+
+    single = min(next(iter(costs.values())), key=total)
+    others = {
+        trace: min((law for law in laws if law != single), key=lambda law, laws=laws: laws[law])  # type: ignore[misc]
+        for trace, laws in costs.items()
+    }
+    return Tuned(single, others)
+
+
+def save(tuned: Tuned) -> None:
+    """Beside this module, for the runs on the cluster."""
+    FILE.write_text(json.dumps(asdict(tuned), indent=1) + "\n", encoding="utf-8")
+
+
+def load() -> Tuned:
+    """What was chosen last."""
+    return Tuned(**json.loads(FILE.read_text(encoding="utf-8")))

@@ -122,6 +122,19 @@ def test_the_exporter_serves_every_metric_of_the_contract_and_no_other() -> None
     assert set(re.findall(r'"(greenfleet_[a-z_]+)"', queues)) == EXPORTER_METRICS
 
 
+def test_names_of_celery_exporter_are_those_of_the_contract() -> None:
+    from tests.unit.worker.test_worker_familiar import CELERY_EXPORTER
+
+    said = {name.removesuffix("_total") for name in re.findall(r"`(celery_[a-z_]+)", section("Metrics"))}
+    queues = {"celery_queue_length", "celery_active_consumer_count"}
+    assert said == {*CELERY_EXPORTER, *queues, "celery_task_sent"}
+    assert queues == set(re.findall(r'"(celery_[a-z_]+)"', WORKER["greenworker/queues/exporter.py"]))
+
+
+def test_the_depth_that_our_exporter_serves_for_dashboards_is_not_taken_for_celery_exporters() -> None:
+    assert "broker=''" in sources.BUILT_IN["celery-exporter"].selector
+
+
 def test_the_operator_asks_for_metrics_of_the_contract_only() -> None:
     asked = set(re.findall(r"greenworker_[a-z_]+", sources.workers()))
     asked |= set(re.findall(r"greenfleet_queue_[a-z_]+", sources.greenfleet_depth().expression))

@@ -6,10 +6,13 @@ from time import time
 from typing import Any
 
 from greenworker.environment import Environment
-from greenworker.metrics import LAG_BUCKETS, Counter, Family, Histogram, Registry, process_families
+from greenworker.metrics import LAG_BUCKETS, OTHER, Counter, Family, Histogram, Registry, process_families
 
 TASK_NAMES = 100
 """Distinct task names with series of their own; the others fold into ``other``. A name costs about 40 series."""
+
+EXCEPTION_NAMES = 30
+"""Distinct exception classes with series of their own."""
 
 PUBLISHED_AT = "greenfleet-published-at"
 """Message header: Unix seconds, decimal."""
@@ -43,6 +46,11 @@ class Accounting:
             "greenworker_hub_blocked_seconds_total", "Seconds the hub did not tick for longer than warnAfter.",
             ["task"], TASK_NAMES,
         )  # fmt: skip
+        self.received = Counter("received", "", ["task"], TASK_NAMES)
+        self.revoked = Counter("revoked", "", ["task"], TASK_NAMES)
+        self.failures = Counter("failures", "", ["task", "exception"], TASK_NAMES)
+        """These three are shown by `familiar` only, under the names of celery-exporter."""
+        self._exceptions: set[str] = set()
         self.started_count = 0
         self.finished_count = 0
         self.early_ack_killed.child()
@@ -61,6 +69,15 @@ class Accounting:
         waited = seconds_waited(request, time()) if request is not None else None
         if waited is not None:
             self.wait.child(name).observe(waited)
+
+    def task_failed(self, name: str, exception: str) -> None:
+        """A task ended in FAILURE, or at its hard time limit, with an exception of this class."""
+        if exception not in self._exceptions:
+            if len(self._exceptions) < EXCEPTION_NAMES:
+                self._exceptions.add(exception)
+            else:
+                exception = OTHER
+        self.failures.add(1, name, exception)
 
     def task_finished(self, name: str, state: str, runtime_seconds: float) -> None:
         """A task ended; *state* is one of Celery's states, or KILLED."""

@@ -17,6 +17,7 @@ from celery.worker import state
 from celery.worker.consumer import Consumer as StockConsumer
 from celery.worker.loops import _enable_amqheartbeats
 
+from greenworker.hazards import acknowledge
 from greenworker.routing import Forwarder
 from greenworker.runtime import Runtime
 from greenworker.settings import default_tls, redis_transport
@@ -104,7 +105,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
         """Celery's handler, unless we drain (then the message goes back) or forward (then it goes on)."""
         handle = super().create_task_handler(*args, **kwargs)
-        drain, take = self.runtime.drain, self.forwarder.take
+        drain, take, received = self.runtime.drain, self.forwarder.take, self.runtime.received
 
         def on_message(message: Any) -> None:
             if drain.draining:
@@ -112,6 +113,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
                 drain.returned += 1
                 self.runtime.accounting.requeued.add(1, "drain")
             elif not take(message):
+                received(message.headers)
                 handle(message)
 
         return on_message
@@ -120,9 +122,14 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         """Acknowledge now: Celery 5.6 would wait for the next message to arrive first (5.7 has ``call_soon_ack``)."""
         if getattr(p, "__name__", "") not in ("ack_log_error", "reject_log_error"):
             return super().call_soon(p, *args, **kwargs)
+        return self.call_soon_ack(p, *args)
+
+    def call_soon_ack(self, p: Any, *args: Any, **_: Any) -> Any:
+        """Acknowledge or reject now; Celery logs what the broker does not take, we also count it."""
         try:
-            p(*args, **kwargs)
+            acknowledge(self.runtime.hazards, p, *args)
         except Exception:
+            self.runtime.hazards.acks_failed += 1
             logger.exception("Could not acknowledge")
         return p
 

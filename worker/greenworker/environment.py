@@ -35,6 +35,7 @@ class Environment:
     max_memory_bytes: int | None
     max_tasks: int | None
     prefetch_multiplier: int
+    consumer_timeout_seconds: float
     accept_content: tuple[str, ...]
     ca_file: Path
     key_prefix: str
@@ -72,6 +73,7 @@ class Environment:
             max_memory_bytes=_whole(environ, "GREENWORKER_MAX_MEMORY_BYTES", 0) or None,
             max_tasks=_whole(environ, "GREENWORKER_MAX_TASKS", 0) or None,
             prefetch_multiplier=_whole(environ, "GREENWORKER_PREFETCH_MULTIPLIER", 1) or 1,
+            consumer_timeout_seconds=_seconds(environ, "GREENWORKER_CONSUMER_TIMEOUT_SECONDS") or 1800.0,
             accept_content=_serializers(environ),
             ca_file=Path(environ.get("GREENWORKER_BROKER_CA_FILE") or "/etc/greenfleet/broker-ca/ca.crt"),
             key_prefix=environ.get("GREENWORKER_KEY_PREFIX", ""),

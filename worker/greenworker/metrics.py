@@ -186,14 +186,18 @@ class Histogram(Labelled[Distribution]):
 
     def series(self, common: str) -> Iterator[str]:
         for key, distribution in list(self.children.items()):
-            text = self.label_text(common, key)
-            separator = "," if text else ""
-            cumulative = 0
-            for bound, count in zip((*map(number, self.bounds), "+Inf"), list(distribution.counts), strict=True):
-                cumulative += count
-                yield f'{self.name}_bucket{{{text}{separator}le="{bound}"}} {cumulative}\n'
-            yield f"{self.name}_sum{{{text}}} {number(distribution.total)}\n"
-            yield f"{self.name}_count{{{text}}} {cumulative}\n"
+            yield from histogram_lines(self.name, self.label_text(common, key), distribution)
+
+
+def histogram_lines(name: str, text: str, distribution: Distribution) -> Iterator[str]:
+    """The samples of one histogram; *text* is its rendered labels."""
+    separator = "," if text else ""
+    cumulative = 0
+    for bound, count in zip((*map(number, distribution.bounds), "+Inf"), list(distribution.counts), strict=True):
+        cumulative += count
+        yield f'{name}_bucket{{{text}{separator}le="{bound}"}} {cumulative}\n'
+    yield f"{name}_sum{{{text}}} {number(distribution.total)}\n"
+    yield f"{name}_count{{{text}}} {cumulative}\n"
 
 
 class Registry:

@@ -6,6 +6,7 @@ from typing import Any
 
 from celery.exceptions import Ignore, Reject, Retry
 
+FAILURE = "FAILURE"
 KILLED = "KILLED"
 """Ended by the drain, a hard time limit or a revoke; Celery's own states cover the rest."""
 
@@ -16,6 +17,13 @@ def outcome(result: Any) -> str:
     return outcome_of_error(getattr(value, "exception", None)) if failed else "SUCCESS"
 
 
+def exception_name(error: Any) -> str:
+    """The class of the exception that left a task."""
+    if type(error).__name__ == "ExceptionWithTraceback":
+        error = error.exc
+    return type(error).__name__
+
+
 def outcome_of_error(error: Any) -> str:
     """Celery's state for an exception that left a task."""
     if type(error).__name__ == "ExceptionWithTraceback":
@@ -23,4 +31,4 @@ def outcome_of_error(error: Any) -> str:
     for kind, state in ((Retry, "RETRY"), (Reject, "REJECTED"), (Ignore, "IGNORED")):
         if isinstance(error, kind):
             return state
-    return KILLED if type(error).__name__ in ("TimeLimitExceeded", "Terminated") else "FAILURE"
+    return KILLED if type(error).__name__ in ("TimeLimitExceeded", "Terminated") else FAILURE

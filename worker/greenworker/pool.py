@@ -20,7 +20,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
 from greenworker import hub
-from greenworker.outcome import KILLED, outcome
+from greenworker.outcome import FAILURE, KILLED, exception_name, outcome
 from greenworker.runtime import Runtime
 
 logger = get_logger(__name__)
@@ -200,13 +200,16 @@ class TaskPool(BasePool):  # type: ignore[misc]
             result = self._limited(job)
             if not job.killed:
                 state = outcome(result)
+                if state == FAILURE:
+                    accounting.task_failed(job.name, exception_name(result[1].exception))
                 if job.callback is not None:
                     job.callback(result)
         except hub.killed_exception():
             if not job.killed and job.callback is not None:
                 job.callback((False, None, None))
         except BaseException:
-            state = "FAILURE"
+            state = FAILURE
+            accounting.task_failed(job.name, exception_name(sys.exc_info()[1]))
             self._broke(job)
         finally:
             self.runtime.task_ended(request.task if request is not None else job.name)
@@ -239,6 +242,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
         if job.killed or id(job.thread) not in self.jobs:
             return
         job.killed = True
+        self.runtime.accounting.task_failed(job.name, "TimeLimitExceeded")
         try:
             if job.request is not None:
                 job.request.on_timeout(False, job.hard)

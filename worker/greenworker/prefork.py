@@ -21,8 +21,9 @@ from greenworker import unpatched
 from greenworker.content import restrict_tasks
 from greenworker.drain import LAST_RESORT_SECONDS, Drain
 from greenworker.fatal import or_die
+from greenworker.hazards import CHECK_SECONDS, acknowledge, look_at_tasks
 from greenworker.metrics import Gauge
-from greenworker.outcome import outcome, outcome_of_error
+from greenworker.outcome import FAILURE, exception_name, outcome, outcome_of_error
 from greenworker.runtime import Runtime
 from greenworker.settings import default_tls, redis_transport
 from greenworker.steps import Recycle
@@ -59,6 +60,24 @@ class Consumer(StockConsumer):  # type: ignore[misc]
             )
         )
 
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
+        """Celery's handler; a message with an ETA is looked at first."""
+        handle, received = super().create_task_handler(*args, **kwargs), Runtime.current().received
+
+        def on_message(message: Any) -> None:
+            received(message.headers)
+            handle(message)
+
+        return on_message
+
+    def call_soon(self, p: Any, *args: Any, **kwargs: Any) -> Any:
+        """Celery acknowledges in the next round of its event loop; count what the broker does not take."""
+        if getattr(p, "__name__", "") not in ("ack_log_error", "reject_log_error"):
+            return super().call_soon(p, *args, **kwargs)
+        return super().call_soon(acknowledge, Runtime.current().hazards, p, *args)
+
+    call_soon_ack = call_soon
+
 
 class Count:
     """One task's way through the counters."""
@@ -85,6 +104,9 @@ class Count:
             if self.started is not None:
                 how = outcome_of_error(result.exception) if isinstance(result, ExceptionInfo) else outcome(result)
                 self.runtime.accounting.task_finished(self.request.name, how, monotonic() - self.started)
+                error = result.exception if isinstance(result, ExceptionInfo) else getattr(result[1], "exception", None)
+                if how == FAILURE or type(error).__name__ == "TimeLimitExceeded":
+                    self.runtime.accounting.task_failed(self.request.name, exception_name(error))
                 self.started = None
             return ended(result, *args, **kwargs)
 
@@ -127,10 +149,18 @@ class ParentAgent(bootsteps.StartStopStep):  # type: ignore[misc]
         """The pool's processes exist now."""
         or_die(restrict_tasks, worker.app, self.runtime.environment.accept_content)
         self.runtime.last_beat = monotonic()
+        look_at_tasks(self.runtime.hazards, worker.app, worker.time_limit)
 
     def register_with_event_loop(self, worker: Any, loop: Any) -> None:
         """Called at every (re)connection; timers of the last one are gone."""
         loop.call_repeatedly(BEAT_SECONDS, self._beat)
+        loop.call_repeatedly(CHECK_SECONDS, self._check)
+
+    def _check(self) -> None:
+        reserved = len(state.reserved_requests) - len(state.active_requests)
+        pool = getattr(self.runtime.pool, "pool", None)
+        threads = pool.num_processes if pool is not None else 1
+        self.runtime.hazards.check(list(state.active_requests), reserved, threads)
 
     def _beat(self) -> None:
         self.runtime.last_beat = monotonic()

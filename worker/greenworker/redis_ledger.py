@@ -83,6 +83,7 @@ class Ledger:
         self.held: dict[str, Held] = {}
         self.keys: Keys | None = None
         self.reaped = 0
+        self.flushes_failed = 0
         self._acks: list[str] = []
         self._returns: list[str] = []
         self._due = hub.Wakeup()
@@ -228,6 +229,7 @@ class Ledger:
             try:
                 self.flush()
             except Exception as error:
+                self.flushes_failed += 1
                 logger.warning("%d acknowledgements wait for the broker: %r", len(self._acks), error)
                 hub.sleep(RETRY_SECONDS)
                 self._due.raise_()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from greenworker import hub, unpatched
 from greenworker.accounting import Accounting
 from greenworker.environment import Environment, read_threads
+from greenworker.hazards import Hazards
 
 if TYPE_CHECKING:
     from greenworker.drain import Drain
@@ -32,6 +33,7 @@ class Runtime:
         self.accounting = Accounting(environment)
         self.idle_clock = hub.IdleClock()
         self.capacity = hub.Wakeup()
+        self.hazards = Hazards(self.accounting.registry)
         self.born = monotonic()
         self.last_beat: float | None = None
         self.pool: Any = None
@@ -79,6 +81,15 @@ class Runtime:
         """To be called by our real threads when they get to run again: the watchdog may want to know what they see."""
         if self.glance is not None:
             self.glance()
+
+    def received(self, headers: Any) -> None:
+        """A message has arrived that this worker is going to run. Without headers it is of Celery's old protocol."""
+        if isinstance(headers, dict):
+            name = str(headers.get("task"))
+            self.accounting.received.child(name).value += 1
+            eta = headers.get("eta")
+            if eta is not None:
+                self.hazards.scheduled(name, eta)
 
     def say(self, message: str) -> None:
         """One line on stderr, from any thread."""

@@ -65,6 +65,7 @@ def _prepare(environment: Environment, arguments: Arguments, argv: list[str]) ->
     from greenworker import content, settings, steps  # noqa: PLC0415
     from greenworker.drain import Drain  # noqa: PLC0415
     from greenworker.exposition import Exposition  # noqa: PLC0415
+    from greenworker.hazards import patience_of  # noqa: PLC0415
     from greenworker.routing import Routes  # noqa: PLC0415
     from greenworker.runtime import Runtime  # noqa: PLC0415
 
@@ -78,18 +79,20 @@ def _prepare(environment: Environment, arguments: Arguments, argv: list[str]) ->
     app = _load_app(arguments)
     content.restrict(app, environment.accept_content)
     settings.merge_broker_options(app, environment)
+    runtime.hazards.patience = patience_of(app, environment.consumer_timeout_seconds)
     _connect_signals(runtime)
     steps.add_gauges(runtime)
+    steps.add_familiar(runtime, arguments.options.get("-Q") or app.conf.task_default_queue)
     if environment.role == "prefork":
         from greenworker import prefork  # noqa: PLC0415
 
         runtime.drain = prefork.ProcessDrain(runtime)
         prefork.install(runtime, app)
         return argv
-    return [*argv, *_green(runtime, app)]
+    return [*argv, *_green(runtime, app, arguments)]
 
 
-def _green(runtime: Any, app: Any) -> list[str]:
+def _green(runtime: Any, app: Any, arguments: Arguments) -> list[str]:
     """What only the Eventlet role has; more arguments for Celery."""
     from celery import signals  # noqa: PLC0415
 
@@ -107,9 +110,10 @@ def _green(runtime: Any, app: Any) -> list[str]:
             _require(module, "the broker is Redis", "add celery[redis] to the image's requirements")
         from greenworker.redis_ledger import Ledger  # noqa: PLC0415
 
-        runtime.ledger = Ledger(runtime.environment.worker)
+        ledger = runtime.ledger = Ledger(runtime.environment.worker)
+        runtime.hazards.ledger_failures = lambda: ledger.flushes_failed
     more = ["-c", str(runtime.start_threads())]
-    if "--prefetch-multiplier" not in sys.argv:
+    if "--prefetch-multiplier" not in arguments.options:
         more += ["--prefetch-multiplier", str(runtime.environment.prefetch_multiplier)]
     return more
 
@@ -157,6 +161,10 @@ def _connect_signals(runtime: Any) -> None:
         if runtime.drain.draining:
             runtime.say(runtime.drain.summary())
 
+    def revoked(request: Any = None, **_: Any) -> None:
+        runtime.accounting.revoked.add(1, str(getattr(request, "name", "unknown")))
+
+    signals.task_revoked.connect(revoked, weak=False)
     signals.before_task_publish.connect(stamp, weak=False)
     signals.worker_shutting_down.connect(shutting_down, weak=False)
     signals.worker_shutdown.connect(ended, weak=False)

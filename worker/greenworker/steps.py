@@ -11,7 +11,9 @@ from celery.utils.log import get_logger
 
 from greenworker import hub
 from greenworker.content import restrict_tasks
+from greenworker.familiar import families
 from greenworker.fatal import or_die
+from greenworker.hazards import CHECK_SECONDS, look_at_tasks
 from greenworker.metrics import CounterFunction, Gauge, GaugeSet, resident_bytes
 from greenworker.runtime import Runtime
 from greenworker.watchdog import Watchdog
@@ -79,6 +81,25 @@ class Recycle:
             hub.sleep(RECYCLE_POLL_SECONDS)
 
 
+class Lookout:
+    """Asks for hazards from time to time."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    def run(self) -> None:
+        """For ever, in a green thread."""
+        from celery.worker import state  # noqa: PLC0415 - not before patching
+
+        while True:
+            hub.sleep(CHECK_SECONDS)
+            reserved = len(state.reserved_requests) - len(state.active_requests)
+            try:
+                self.runtime.hazards.check(list(state.active_requests), reserved, self.runtime.pool.limit)
+            except Exception as error:
+                logger.warning("Could not look for hazards: %r", error)
+
+
 class Agent(bootsteps.StartStopStep):  # type: ignore[misc]
     """Starts with the worker, after its pool."""
 
@@ -94,6 +115,8 @@ class Agent(bootsteps.StartStopStep):  # type: ignore[misc]
         Watchdog(runtime).start()
         hub.spawn(Resize(runtime).run)
         hub.spawn(Recycle(runtime).run)
+        look_at_tasks(runtime.hazards, worker.app, runtime.pool.default_hard)
+        hub.spawn(Lookout(runtime).run)
         runtime.routes.mark(worker.app)
         hub.spawn(runtime.routes.watch)
 
@@ -120,6 +143,17 @@ def add_gauges(runtime: Runtime) -> None:
             "greenworker_hub_busy_seconds_total", "Seconds the hub ran something.", runtime.idle_clock.busy_seconds
         ),
     ):
+        runtime.accounting.registry.add(family)
+
+
+def add_familiar(runtime: Runtime, queues: str) -> None:
+    """Under the names of celery-exporter."""
+    from celery.worker import state  # noqa: PLC0415 - not before patching
+
+    for family in families(
+        runtime.accounting, runtime.environment.worker, queues,
+        lambda: float(runtime.consuming), lambda: len(state.active_requests),
+    ):  # fmt: skip
         runtime.accounting.registry.add(family)
 
 

@@ -95,6 +95,10 @@ class Broker(Model):
         max_length=10,
         description="Redis only: the app's priority_steps; the depth of a queue is the sum over its priority keys.",
     )
+    consumer_timeout: Duration = Field(
+        default="30m",
+        description="RabbitMQ only: the broker's consumer_timeout. Workers warn of tasks and ETAs that exceed it.",
+    )
     ca_secret_ref: CaSecretRef | None = Field(
         default=None, description="CA bundle to check the broker's certificate with. Absent: the image's own bundle."
     )

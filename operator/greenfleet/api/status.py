@@ -16,6 +16,7 @@ CONDITION_TYPES = (
     "ScalingActive",
     "ScalingLimited",
     "HubBlocked",
+    "TasksAtRisk",
 )
 
 
@@ -66,7 +67,7 @@ class PoolStatus(Model):
     conditions: list[Condition] = Field(
         default=[],
         max_length=32,
-        description="Ready, Reconciling, Stalled (kstatus), MetricsAvailable, ScalingActive, ScalingLimited, HubBlocked.",
+        description="Ready, Reconciling, Stalled (kstatus), MetricsAvailable, ScalingActive, ScalingLimited, HubBlocked, TasksAtRisk.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     replicas: int | None = Field(default=None, ge=0, description="Eventlet workers that exist.")

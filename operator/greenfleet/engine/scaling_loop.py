@@ -332,6 +332,7 @@ class ScalingLoop:
         if not same:
             fleet.history.append(decision.why)
         for worker in workers:
+            record.guards.update(dict.fromkeys(worker.guards, now))
             for task, seconds in worker.blocked_seconds_by_task.items():
                 key = (worker.sample.pod, task)
                 if seconds - record.blocked_seconds.get(key, seconds) > _BLOCKED_NOISE_SECONDS:

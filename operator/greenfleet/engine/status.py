@@ -28,6 +28,9 @@ _FIRST_SAMPLE_REASONS = frozenset({Blindness.NO_SAMPLE, Blindness.BROKER_DOWN})
 BLOCKED_MEMORY_SECONDS = 300.0
 """How long `HubBlocked` stays true after a task blocked the hub."""
 
+GUARD_MEMORY_SECONDS = 60.0
+"""How long `TasksAtRisk` outlives the last sample that said so; workers themselves remember for ten minutes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Observed:
@@ -93,6 +96,7 @@ def _conditions(record: Record, observed: Observed, decision: Decision | None) -
         "ScalingActive": _scaling_active(record, decision),
         "ScalingLimited": _scaling_limited(decision),
         "HubBlocked": _hub_blocked(record.blocked, observed.now),
+        "TasksAtRisk": _tasks_at_risk(record.guards, observed.now),
     }
     before = {condition["type"]: condition for condition in record.status.get("conditions") or ()}
     if decision is None and not stalled:
@@ -216,6 +220,41 @@ def _hub_blocked(blocked: Mapping[str, float], now: float) -> _Said:
         "TaskBlocks",
         f"Blocking calls halt all green threads of a worker: {listed}. The worker's log has the place; consider prefork.tasks.",
     )
+
+
+_GUARDS: Mapping[str, tuple[str, str]] = {
+    "acks": (
+        "AcksFail",
+        "The broker did not take acknowledgements, and such tasks run twice: look at the broker and the network.",
+    ),
+    "consumer_timeout": (
+        "ConsumerTimeout",
+        "Tasks or ETAs exceed RabbitMQ's consumer_timeout, after which everything that their worker holds runs again: raise "
+        "it on the broker and in broker.consumerTimeout, or split the tasks.",
+    ),
+    "prefetch": (
+        "PrefetchHoards",
+        "Workers hold messages that no other worker can take: lower worker.prefetchMultiplier, or the app's own prefetch setting.",
+    ),
+    "visibility_timeout": (
+        "VisibilityTimeout",
+        "Tasks or ETAs exceed Redis' visibility_timeout, and run twice wherever a worker does not renew it: raise it in "
+        "broker_transport_options of every worker of this broker.",
+    ),
+}
+"""What a worker says in `greenworker_guard{reason}`: reason of the condition, and what to do."""
+
+
+def _tasks_at_risk(guards: Mapping[tuple[str, str], float], now: float) -> _Said:
+    """The first reason in a stable order is the condition's; the message has them all, so that there is one Event."""
+    held = sorted(key for key, at in guards.items() if now - at < GUARD_MEMORY_SECONDS and key[0] in _GUARDS)
+    if not held:
+        return "False", "NothingFound", "No worker reports anything that could lose or double a task."
+    sentences = []
+    for reason in dict.fromkeys(reason for reason, _ in held):
+        tasks = [task for found, task in held if found == reason and task]
+        sentences.append(_GUARDS[reason][1] + (f" Tasks: {', '.join(tasks[:5])}." if tasks else ""))
+    return "True", _GUARDS[held[0][0]][0], " ".join(sentences)
 
 
 def learned_status(learned: Learned) -> _Object:

@@ -113,7 +113,12 @@ class StatusWriter:
         old = {condition["type"]: condition for condition in before.get("conditions") or ()}
         for condition in after["conditions"]:
             name, reason, message = condition["type"], condition["reason"], condition["message"]
-            bad_status = {"Stalled": "True", "HubBlocked": "True", "MetricsAvailable": "False"}.get(name)
+            bad_status = {
+                "Stalled": "True",
+                "HubBlocked": "True",
+                "TasksAtRisk": "True",
+                "MetricsAvailable": "False",
+            }.get(name)
             if bad_status is None:
                 continue
             previous = old.get(name, {})

@@ -34,6 +34,8 @@ class Worker:
     sample: WorkerSample
     blocked_seconds_by_task: Mapping[str, float]
     recycle_reasons: tuple[str, ...] = ()
+    guards: tuple[tuple[str, str], ...] = ()
+    """What endangers tasks there: (reason, task or "")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ def read_workers(answer: Iterable[Series], *, verify_namespace: bool) -> Workers
     values: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
     blocked: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
     recycle: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    guards: dict[tuple[str, str, str], list[tuple[str, str]]] = defaultdict(list)
     foreign: set[str] = set()
     for series in answer:
         labels = series.labels
@@ -92,6 +95,8 @@ def read_workers(answer: Iterable[Series], *, verify_namespace: bool) -> Workers
                 blocked[worker][labels.get("task", "")] = series.value
             case "recycle":
                 recycle[worker].append(labels.get("reason", ""))
+            case "guard":
+                guards[worker].append((labels.get("reason", ""), labels.get("task", "")))
             case part:
                 values[worker][part] = series.value
     fleets: dict[tuple[str, str], list[Worker]] = defaultdict(list)
@@ -100,7 +105,8 @@ def read_workers(answer: Iterable[Series], *, verify_namespace: bool) -> Workers
             pool, role, pod = worker
             tasks = blocked.get(worker, {})
             sample = _worker_sample(pod, numbers, sum(tasks.values()))
-            fleets[pool, role].append(Worker(sample, tasks, tuple(sorted(recycle.get(worker, ())))))
+            reasons, dangers = sorted(recycle.get(worker, ())), sorted(guards.get(worker, ()))
+            fleets[pool, role].append(Worker(sample, tasks, tuple(reasons), tuple(dangers)))
     return Workers({key: tuple(workers) for key, workers in fleets.items()}, frozenset(foreign))
 
 

@@ -19,7 +19,8 @@ GREENFLEET = "greenfleet"
 """Name of the default source: our exporter, the only one whose series name the broker."""
 
 BUILT_IN: dict[str, Source] = {
-    "celery-exporter": Source(selector="celery_queue_length", queue_label="queue_name"),
+    # Our own exporter serves this name too, for dashboards, and says which broker it speaks of.
+    "celery-exporter": Source(selector="celery_queue_length{broker=''}", queue_label="queue_name"),
     "rabbitmq": Source(selector="rabbitmq_queue_messages_ready", queue_label="queue"),
     "redis-exporter": Source(selector="redis_key_size", queue_label="key"),
 }
@@ -85,6 +86,7 @@ def workers() -> str:
     # Tasks are kept apart here: evidence needs their names.
     parts.append(_part(_BLOCKED, "greenworker_hub_blocked_seconds_total"))
     parts.append(_part("recycle", "greenworker_recycle_wanted > 0"))
+    parts.append(_part("guard", "greenworker_guard > 0"))
     return " or ".join(parts)
 
 

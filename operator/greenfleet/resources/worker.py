@@ -174,6 +174,7 @@ def _environment(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> list[
         "GREENWORKER_MAX_MEMORY_BYTES": spec.recycle.max_memory and round(quantity(spec.recycle.max_memory)),
         "GREENWORKER_MAX_TASKS": spec.recycle.max_tasks,
         "GREENWORKER_PREFETCH_MULTIPLIER": spec.worker.prefetch_multiplier,
+        "GREENWORKER_CONSUMER_TIMEOUT_SECONDS": _seconds(broker.consumer_timeout),
         "GREENWORKER_ACCEPT_CONTENT": ",".join(spec.worker.accept_content),
         "GREENWORKER_KEY_PREFIX": broker.key_prefix or None,
         "GREENWORKER_PRIORITY_STEPS": ",".join(str(step) for step in broker.priority_steps),

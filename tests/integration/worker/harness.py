@@ -198,6 +198,13 @@ class RabbitMQ:
         except OSError:
             return False
 
+    def close_connections(self) -> None:
+        """As an administrator, or a broker that restarts: every client has to connect again."""
+        subprocess.run(
+            [program("rabbitmqctl-is-not-used", "/usr/lib/rabbitmq/bin/rabbitmqctl"), "close_all_connections", "test"],
+            env=self.environment, check=True, capture_output=True, timeout=60,
+        )  # fmt: skip
+
     def kill(self) -> None:
         """As a power cut; whatever the start script has started belongs to its session."""
         if self.process is not None:
@@ -322,7 +329,7 @@ class Worker:
             for sample in family.samples
         }
 
-    def metric(self, name: str, **labels: str) -> float:
+    def metric(self, name: str, /, **labels: str) -> float:
         """Sum over every series of *name* that has *labels*."""
         return sum(
             value

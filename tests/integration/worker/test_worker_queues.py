@@ -93,6 +93,7 @@ def test_says_down_and_shows_no_stale_depth(own_redis: Redis, exporter: Callable
     own_redis.stop(signal.SIGKILL)
     eventually(lambda: watched.up() == 0, "down")
     assert watched.depth() is None
+    assert not [name for name, _ in watched.samples() if name == "celery_queue_length"]
     assert watched.status("/readyz") == 503
     assert watched.status("/healthz") == 200
     own_redis.start()
@@ -122,5 +123,8 @@ def test_rabbitmq_unknown_queue_is_empty(rabbit_server: RabbitMQ, exporter: Call
     watched = exporter(rabbit_server.url, queues="nobody-knows-it,depth-classic,depth-quorum").ready()
     eventually(lambda: watched.depth("depth-quorum") == 3, "quorum")
     assert watched.depth("depth-classic") == 3
+    assert watched.metric("celery_queue_length", queue_name="depth-quorum") == 3
+    assert watched.metric("celery_active_consumer_count", queue_name="depth-quorum") == 0
+    assert any(name == "celery_active_consumer_count" for name, _ in watched.samples())
     assert watched.depth("nobody-knows-it") == 0
     assert watched.depth("depth-classic", "greenfleet_queue_messages_unacked") is None, "AMQP does not tell"

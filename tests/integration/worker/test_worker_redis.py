@@ -26,6 +26,10 @@ def test_runs_tasks_and_counts_them(redis_broker: Redis, start_worker: Start, cl
     assert worker.metric("greenworker_tasks_started_total", task="green_app.noop") == 200
     assert worker.metric("greenworker_tasks_finished_total", task="green_app.noop", state="SUCCESS") == 200
     assert worker.metric("greenworker_task_wait_seconds_count", task="green_app.noop") == 0, "the producer is stock"
+    as_dashboards_ask = {"name": "green_app.noop", "hostname": worker.name, "queue_name": "feeds"}
+    for name in ("celery_task_received_total", "celery_task_succeeded_total", "celery_task_runtime_count"):
+        assert worker.metric(name, **as_dashboards_ask) == 200, name
+    assert worker.metric("celery_worker_up", hostname=worker.name) == 1
     assert worker.metric("greenworker_threads_limit") == 20
     for key in worker.samples():
         labels = dict(key[1])

@@ -119,6 +119,7 @@ def test_a_worker_has_all_its_numbers_and_what_it_does_not_say_is_zero() -> None
         worker("hub_blocked", 0.5, task="proj.slow"),
         worker("hub_blocked", 0.25, task="proj.other"),
         worker("recycle", 1, reason="memory"),
+        worker("guard", 1, reason="visibility_timeout", task="proj.slow"),
     ]
     [found] = read_workers(answer, verify_namespace=True).by_fleet["shop/feeds", "eventlet"]
     sample = found.sample
@@ -132,6 +133,7 @@ def test_a_worker_has_all_its_numbers_and_what_it_does_not_say_is_zero() -> None
     assert (sample.cpu_seconds, sample.hub_blocked_seconds, sample.reserved) == (2.5, 0.75, 0)
     assert found.blocked_seconds_by_task == {"proj.slow": 0.5, "proj.other": 0.25}
     assert found.recycle_reasons == ("memory",)
+    assert found.guards == (("visibility_timeout", "proj.slow"),)
 
 
 def test_a_worker_without_a_time_or_a_limit_is_no_sample() -> None:

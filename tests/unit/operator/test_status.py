@@ -80,6 +80,7 @@ def test_a_pool_that_works_is_ready_and_nothing_else() -> None:
         "ScalingActive": "True",
         "ScalingLimited": "False",
         "HubBlocked": "False",
+        "TasksAtRisk": "False",
     }
 
 
@@ -218,6 +219,23 @@ def test_a_task_that_blocked_the_hub_is_named_for_a_while() -> None:
     assert said["status"] == "True"
     assert "proj.slow" in said["message"]
     assert "proj.old" not in said["message"]
+
+
+def test_what_endangers_tasks_is_one_condition_with_every_reason() -> None:
+    found = reconciled()
+    found.guards = {
+        ("visibility_timeout", "proj.slow"): NOW,
+        ("prefetch", ""): NOW,
+        ("visibility_timeout", "proj.old"): NOW - 1000,
+        ("from a newer worker", ""): NOW,
+    }
+    said = conditions(compute(found, WELL))["TasksAtRisk"]
+    assert (said["status"], said["reason"]) == ("True", "PrefetchHoards")
+    assert "worker.prefetchMultiplier" in said["message"]
+    assert "Tasks: proj.slow." in said["message"]
+    assert "proj.old" not in said["message"]
+    found.guards = {}
+    assert conditions(compute(found, WELL))["TasksAtRisk"]["status"] == "False"
 
 
 def test_the_selector_and_the_counts_are_those_of_the_eventlet_workers() -> None:

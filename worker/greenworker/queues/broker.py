@@ -22,10 +22,11 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """Messages. *unacked* is None where the broker cannot tell."""
+    """Messages, and consumers. None where the broker cannot tell."""
 
     ready: int
     unacked: int | None = None
+    consumers: int | None = None
 
 
 class Broker(Protocol):

@@ -77,9 +77,13 @@ class Exporter:
         self.unacked = GaugeSet(
             "greenfleet_queue_messages_unacked", "Messages delivered and not acknowledged.", ["queue"]
         )
+        self.familiar_ready = GaugeSet("celery_queue_length", "As celery-exporter has it.", ["queue_name"])
+        self.familiar_consumers = GaugeSet("celery_active_consumer_count", "As celery-exporter has it.", ["queue_name"])
         self.up = GaugeSet("greenfleet_queue_up", "1 if the broker answered the last question.", [])
         self.up.values[()] = 0
-        for family in (self.up, self.ready, self.unacked, *process_families()):
+        for family in (
+            self.up, self.ready, self.unacked, self.familiar_ready, self.familiar_consumers, *process_families()
+        ):  # fmt: skip
             self.registry.add(family)
         self.last_round = monotonic()
         self.problem = "the broker has not been asked yet"
@@ -131,6 +135,10 @@ class Exporter:
     def _publish(self, depths: Mapping[str, Depth], *, up: bool) -> None:
         self.ready.values = {(name,): depth.ready for name, depth in depths.items()}
         self.unacked.values = {(name,): depth.unacked for name, depth in depths.items() if depth.unacked is not None}
+        self.familiar_ready.values = dict(self.ready.values)
+        self.familiar_consumers.values = {
+            (name,): depth.consumers for name, depth in depths.items() if depth.consumers is not None
+        }
         self.up.values = {(): float(up)}
 
     def _disconnect(self) -> None:

@@ -41,7 +41,7 @@ class RabbitBroker:
         for queue in queues:
             try:
                 answer = self.channel.queue_declare(queue=queue.name, passive=True)
-                found[queue.name] = Depth(answer.message_count)
+                found[queue.name] = Depth(answer.message_count, consumers=answer.consumer_count)
             except NotFound:
                 found[queue.name] = Depth(0)
                 self.channel = self.connection.channel()

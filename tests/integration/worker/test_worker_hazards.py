@@ -1,0 +1,73 @@
+"""What a worker warns of while it runs, on real brokers."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from tests.integration.worker.harness import RabbitMQ, Redis, Worker, eventually
+
+Start = Callable[..., Worker]
+GUARD = "greenworker_guard"
+
+
+def test_warns_of_tasks_and_etas_beyond_the_visibility_timeout(
+    redis_broker: Redis, start_worker: Start, client_app: Any
+) -> None:
+    tasks = client_app(redis_broker.url)
+    conf = repr({"broker_transport_options": {"visibility_timeout": 4}})
+    worker = start_worker(redis_broker.url, environment={"APP_CONF": conf}).ready()
+    assert worker.metric(GUARD) == 0
+    tasks.noop.apply_async((1,), eta=datetime.now(UTC) + timedelta(hours=1))
+    eventually(lambda: worker.metric(GUARD, reason="visibility_timeout", task="green_app.noop") == 1, "the ETA")
+    tasks.nap.delay(2, 30)
+    eventually(lambda: worker.metric(GUARD, reason="visibility_timeout", task="green_app.nap") == 1, "the task", 20)
+    assert worker.tail(200).count("visibility_timeout is 4 s") == 1, "said once"
+
+
+def test_warns_beyond_the_consumer_timeout_and_of_hoards_and_of_lost_acknowledgements(
+    rabbit_server: RabbitMQ, start_worker: Start, client_app: Any
+) -> None:
+    tasks = client_app(rabbit_server.url, queue="hazards")
+    worker = start_worker(
+        rabbit_server.url, queues="hazards", threads=3, pool="eventlet",
+        environment={"GREENWORKER_CONSUMER_TIMEOUT_SECONDS": "4", "GREENWORKER_PREFETCH_MULTIPLIER": "6"},
+    ).ready()  # fmt: skip
+    for number in range(30):
+        tasks.nap.delay(number, 12)
+    eventually(lambda: worker.metric(GUARD, reason="consumer_timeout", task="green_app.nap") == 1, "the task", 20)
+    eventually(lambda: worker.metric(GUARD, reason="prefetch") == 1, "fifteen wait for three threads", 20)
+    assert worker.metric("greenworker_acks_failed_total") == 0
+    rabbit_server.close_connections()
+    eventually(lambda: worker.metric("greenworker_acks_failed_total") > 0, "running tasks lost their channel", 30)
+    eventually(lambda: worker.metric(GUARD, reason="acks") == 1, "and it says so", 20)
+    worker.signal(signal.SIGKILL)
+
+
+def test_the_prefork_companion_warns_too(redis_broker: Redis, start_worker: Start, client_app: Any) -> None:
+    tasks = client_app(redis_broker.url, queue="feeds.prefork")
+    conf = repr({"broker_transport_options": {"visibility_timeout": 4}})
+    worker = start_worker(
+        redis_broker.url, pool="prefork", queues="feeds.prefork", arguments=["-c", "1"], environment={"APP_CONF": conf}
+    ).ready()
+    tasks.noop.apply_async((1,), eta=datetime.now(UTC) + timedelta(hours=1))
+    eventually(lambda: worker.metric(GUARD, task="green_app.noop") == 1, "the ETA")
+    tasks.nap.delay(1, 30)
+    eventually(lambda: worker.metric(GUARD, task="green_app.nap") == 1, "the task", 20)
+
+
+def test_acknowledgements_that_redis_does_not_take_are_counted(
+    own_redis: Redis, start_worker: Start, client_app: Any
+) -> None:
+    tasks = client_app(own_redis.url)
+    worker = start_worker(own_redis.url, threads=5).ready()
+    for number in range(5):
+        tasks.nap.delay(number, 2)
+    eventually(lambda: worker.metric("greenworker_threads_busy") == 5, "five run")
+    own_redis.stop(signal.SIGKILL)
+    eventually(lambda: worker.metric("greenworker_acks_failed_total") > 0, "they end, and cannot say so")
+    own_redis.start()
+    eventually(lambda: worker.metric(GUARD, reason="acks") == 1, "and it says so", 20)
+    eventually(lambda: own_redis.client().hlen("unacked") == 0, "they are acknowledged after all")

@@ -1,0 +1,138 @@
+"""What endangers tasks is said once, counted as long as it holds, and not invented."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from greenworker import hazards
+from greenworker.hazards import Hazards, acknowledge, look_at_tasks, patience_of
+from greenworker.metrics import Registry
+
+
+def app(url: str, **options: Any) -> Celery:
+    made = Celery("hazards", broker=url, set_as_current=False)
+    made.conf.broker_transport_options = options
+    return made
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    lines: list[str] = []
+    monkeypatch.setattr(hazards, "say", lines.append)
+    return lines
+
+
+def on_redis(seconds: float = 60) -> Hazards:
+    made = Hazards(Registry())
+    made.patience = patience_of(app("redis://h/0", visibility_timeout=seconds), 1800)
+    return made
+
+
+def shown(found: Hazards) -> set[tuple[str, str]]:
+    return {(key[0], key[1]) for key in found._gauge.values}
+
+
+def running(name: str, seconds: float, *, late: bool = True) -> Any:
+    return SimpleNamespace(name=name, time_start=time.time() - seconds, task=SimpleNamespace(acks_late=late))
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "expected"),
+    [
+        ("redis://h/0", {}, ("visibility_timeout", 3600)),
+        ("sentinel://h:26379", {"visibility_timeout": 99}, ("visibility_timeout", 99)),
+        ("rediss://h/0", {"visibility_timeout": 99}, ("visibility_timeout", 99)),
+        ("amqp://h//", {}, ("consumer_timeout", 1800)),
+        ("pyamqp://h//", {}, ("consumer_timeout", 1800)),
+        ("memory://", {}, None),
+    ],
+)
+def test_knows_how_long_the_broker_waits(url: str, options: dict[str, Any], expected: tuple[str, float] | None) -> None:
+    found = patience_of(app(url, **options), 1800)
+    assert (None if found is None else (found.reason, found.seconds)) == expected
+
+
+def test_a_task_that_runs_longer_than_the_broker_waits_is_named_once(said: list[str]) -> None:
+    found = on_redis()
+    found.check([running("proj.quick", 59), running("proj.early", 900, late=False)], 0, 10)
+    assert not shown(found)
+    assert not said
+    for _ in range(3):
+        found.check([running("proj.slow", 61), running("proj.slower", 100)], 0, 10)
+    assert shown(found) == {("visibility_timeout", "proj.slow"), ("visibility_timeout", "proj.slower")}
+    assert len(said) == 1
+    assert "proj.slow" in said[0]
+    assert "60 s" in said[0]
+    assert "raise visibility_timeout" in said[0]
+
+
+@pytest.mark.parametrize("offset", [0, 5])
+def test_an_eta_beyond_it_is_a_hazard(said: list[str], offset: int) -> None:
+    found = on_redis()
+    zone = UTC if not offset else datetime.now().astimezone().tzinfo
+    found.scheduled("proj.later", (datetime.now(zone) + timedelta(seconds=50)).isoformat())
+    found.scheduled("proj.later", "at noon")
+    assert not said
+    found.scheduled("proj.later", (datetime.now(zone) + timedelta(seconds=90)).isoformat())
+    assert shown(found) == {("visibility_timeout", "proj.later")}
+
+
+def test_a_time_limit_beyond_it_is_a_hazard(said: list[str]) -> None:
+    found, tasks = on_redis(), app("redis://h/0")
+    tasks.conf.task_acks_late = True
+    for name, limit in (("proj.short", 30), ("proj.long", 600)):
+        tasks.task(name=name, time_limit=limit)(nothing)
+    tasks.task(name="proj.early", time_limit=600, acks_late=False)(nothing)
+    look_at_tasks(found, tasks, None)
+    assert shown(found) == {("visibility_timeout", "proj.long")}
+
+
+def nothing() -> None:
+    """A task."""
+
+
+def test_hoarding_is_more_than_two_messages_a_thread_and_not_a_moment(said: list[str]) -> None:
+    found = on_redis()
+    for reserved in (21, 5, 21, 20, 19):
+        found.check([], reserved, 10)
+    assert not said
+    found.check([], 30, 10)
+    found.check([], 30, 10)
+    assert shown(found) == {("prefetch", "")}
+    assert "30 messages" in said[0]
+    assert "10 threads" in said[0]
+
+
+def test_acknowledgements_that_fail_are_counted(said: list[str]) -> None:
+    class Message:
+        def __init__(self, taken: bool) -> None:
+            self.acknowledged = taken
+
+        def ack_log_error(self) -> None:
+            """As kombu's: logs and goes on."""
+
+    found = on_redis()
+    for taken in (True, False, False):
+        acknowledge(found, Message(taken).ack_log_error)
+    found.ledger_failures = lambda: 1
+    assert found.failures() == 3
+    found.check([], 0, 10)
+    assert shown(found) == {("acks", "")}
+    assert len(said) == 1
+
+
+def test_a_hazard_is_forgotten_and_names_are_bounded(said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = on_redis()
+    for number in range(50):
+        found.found("visibility_timeout", f"proj.t{number}", "once")
+    assert len(shown(found)) == hazards.TASKS_NAMED + 1
+    assert ("visibility_timeout", "other") in shown(found)
+    monkeypatch.setattr(hazards, "MEMORY_SECONDS", -1.0)
+    found.check([], 0, 10)
+    assert not shown(found)

@@ -1,5 +1,5 @@
-"""Resolves the dependencies anew: one lock for development, one for each image and for each tool that stands apart, with
-hashes and without a URL.
+"""Resolves the dependencies anew: one lock for development, one for each image, the benches, and each tool that stands
+apart, with hashes and without a URL.
 
 Needs `uv` (it alone resolves for all supported Python versions at once); installs it into a temporary environment.
 """
@@ -17,6 +17,7 @@ LOCKS = {
     "requirements.lock": ("operator", "worker", "dev"),
     "requirements/operator.lock": ("operator",),
     "requirements/worker.lock": ("worker",),
+    "requirements/bench.lock": ("worker", "bench"),
     "requirements/checkov.lock": ("checkov",),
     "requirements/audit.lock": ("audit",),
 }

@@ -1,0 +1,1 @@
+"""The feed hub of Celery's documentation, measured. ``python -m bench.feedhub``."""

@@ -1,0 +1,294 @@
+"""The feed hub: feeds per second, memory and CPU per feed of one worker, against stock Celery, dramatiq and raw GreenPool.
+
+Feeds are fetched by one HTTP client (`bench.peers.fetch`) from one server in a process of its own, which also counts them.
+A window of seconds is measured once the pool is full. The last line is one JSON object; docs/worker.md says what each key
+is. Absolute figures depend on the machine; the ratios within one run are what counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+from bench.feedhub import plot
+from bench.feedhub.server import LATENCY_SECONDS
+from bench.machine import Cores, cpu_seconds, proportional_mb, resident_mb
+from bench.peers.lanes import Lane, start_broker
+from bench.peers.variants import Running, Variant
+from tests.integration.worker.harness import eventually, free_port
+
+MEAN_LATENCY_SECONDS = sum(LATENCY_SECONDS) / 2
+SIZES = (50, 100, 500, 1000)
+"""Green threads. The first is where nobody needs 70 % of a core; the others are the seed's."""
+
+SETTLE_SECONDS = 1.5
+"""Between the first full pool and the window."""
+
+MOST_PER_SECOND = 1_400
+"""More feeds than any worker has fetched in a second: so many messages are there for each second of a run."""
+
+NAMES = {"redis": "Redis", "rabbitmq": "RabbitMQ"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run."""
+
+    label: str
+    threads: int
+    feeds_per_second: float
+    cpu_ms: float
+    core: float
+    """Share of a core that the worker's processes used."""
+    resident_mb: float
+    proportional_mb: float
+
+
+class Feeds:
+    """The server, as seen from outside."""
+
+    def __init__(self, cores: frozenset[int]) -> None:
+        self.port = free_port()
+        server = Path(__file__).parent / "server.py"
+        self.process = subprocess.Popen(
+            [sys.executable, str(server), str(self.port)], preexec_fn=lambda: os.sched_setaffinity(0, cores)
+        )
+        eventually(self.answers, "the server of feeds answers")
+
+    def answers(self) -> bool:
+        try:
+            self.stats()
+        except OSError:
+            return False
+        return True
+
+    def stats(self) -> dict[str, float]:
+        """served (feeds), at (seconds), cpu (seconds)."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/stats", timeout=20) as response:
+            found: dict[str, float] = json.load(response)
+            return found
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def green(size: int, brokers: Sequence[str]) -> Iterator[Variant]:
+    """Those that one process runs on one core; what is compared comes one after the other."""
+    yield Variant("raw GreenPool", "raw", "", size)
+    for broker in brokers:
+        name = NAMES[broker]
+        yield Variant(f"this worker, {name}", "ours", broker, size)
+        yield Variant(f"dramatiq-gevent, {name}", "dramatiq", broker, size, pool="gevent")
+        yield Variant(f"stock eventlet, {name}", "celery", broker, size)
+        yield Variant(f"stock gevent, {name}", "celery", broker, size, pool="gevent")
+
+
+def prefork() -> Iterator[Variant]:
+    """Stock Celery's prefork may use both cores: it never fills one."""
+    for processes in (2, 4, 8):
+        yield Variant(f"stock prefork {processes}, RabbitMQ", "celery", "rabbitmq", processes, pool="prefork", cores=2)
+
+
+def run(variant: Variant, servers: dict[str, Any], feeds: Feeds, seconds: float, directory: Path, cores: Cores) -> Row:
+    """Fill a queue, start the worker, wait until its threads are all busy, measure a window."""
+    lane = Lane(variant.broker, servers[variant.broker], variant.framework) if variant.broker else None
+    if lane is not None:
+        lane.fill("feed", messages(variant, seconds))
+    before = feeds.stats()["served"]
+    used = cores.every if variant.cores > 1 else cores.workers
+    worker = Running.start(variant, lane, directory, used, feeds.port)
+    try:
+        deadline = monotonic() + 90
+        while feeds.stats()["served"] < before + 2 * variant.threads:
+            worker.check()
+            if monotonic() > deadline:
+                raise RuntimeError(f"{variant.label} with {variant.threads} threads does not fetch; its log: {worker.log}")
+            sleep(0.1)
+        sleep(SETTLE_SECONDS)
+        pids = worker.pids()
+        first, cpu_first = feeds.stats(), cpu_seconds(pids)
+        sleep(seconds)
+        cpu, last = cpu_seconds(pids) - cpu_first, feeds.stats()
+        row = measured(variant, first, last, cpu, resident_mb(pids), proportional_mb(pids))
+        if lane is not None and lane.left() < variant.threads:
+            raise RuntimeError(f"{variant.label} ran out of messages within the window")
+        if last["cpu"] - first["cpu"] > 0.5 * (last["at"] - first["at"]):
+            print("  the server of feeds needed more than half a core: it may be what was measured", file=sys.stderr)
+        return row
+    finally:
+        worker.stop()
+        if lane is not None:
+            lane.drop()
+
+
+def measured(
+    variant: Variant, first: dict[str, float], last: dict[str, float], cpu: float, resident: float, proportional: float
+) -> Row:
+    """What happened between two looks at the server's counter."""
+    elapsed, done = last["at"] - first["at"], last["served"] - first["served"]
+    return Row(
+        variant.label, variant.threads, done / elapsed, 1000 * cpu / max(done, 1), cpu / elapsed, resident, proportional
+    )
+
+
+def messages(variant: Variant, seconds: float) -> int:
+    """As many as the window, the start and a full pool need at the most."""
+    fastest = min(MOST_PER_SECOND, variant.threads / MEAN_LATENCY_SECONDS)
+    return int(fastest * (seconds + SETTLE_SECONDS + 2) + 4 * variant.threads)
+
+
+@contextmanager
+def brokers(wanted: Sequence[str], root: Path) -> Iterator[dict[str, Any]]:
+    """Started, and ended whatever happens."""
+    servers: dict[str, Any] = {}
+    try:
+        for name in wanted:
+            servers[name] = start_broker(name, root / name)
+        yield servers
+    finally:
+        for server in servers.values():
+            server.stop()
+
+
+def main() -> None:
+    """The whole bench: at most ten minutes on two cores, with ``--quick`` two."""
+    parser = argparse.ArgumentParser(prog="python -m bench.feedhub", description=__doc__)
+    parser.add_argument("--sizes", type=lambda text: tuple(map(int, text.split(","))), default=SIZES)
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each window")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--only", choices=["redis", "rabbitmq"])
+    parser.add_argument("--variants", default="", help="only those whose label contains this")
+    parser.add_argument("--quick", action="store_true", help="50 and 100 green threads, RabbitMQ and Redis, 2.5 s each")
+    parser.add_argument("--plot", type=Path, help="write the picture here (PNG)")
+    options = parser.parse_args()
+    if options.quick:
+        options.sizes, options.seconds, options.rounds = (50, 100), 2.5, 1
+    wanted = [options.only] if options.only else ["redis", "rabbitmq"]
+    chosen = [variant for size in options.sizes for variant in green(size, wanted)]
+    chosen += prefork() if "rabbitmq" in wanted else ()
+    chosen = [variant for variant in chosen if options.variants in variant.label]
+    cores = Cores.split()
+    os.sched_setaffinity(0, cores.rest)  # the brokers inherit it
+    print(f"workers on CPU {sorted(cores.workers)} (prefork on all), brokers and server on {sorted(cores.rest)}", flush=True)
+    found: list[Row] = []
+    with tempfile.TemporaryDirectory() as name, brokers(wanted, Path(name)) as servers:
+        feeds = Feeds(cores.rest)
+        try:
+            for _ in range(options.rounds):
+                for variant in chosen:
+                    row = run(variant, servers, feeds, options.seconds, Path(name), cores)
+                    found.append(row)
+                    print(line(row), flush=True)
+        finally:
+            feeds.stop()
+    rows = medians(found)
+    print("\n" + table(rows))
+    if options.plot:
+        plot.draw([asdict(row) for row in rows], options.plot, MEAN_LATENCY_SECONDS)
+    print(json.dumps(summary(rows)))
+
+
+def line(row: Row) -> str:
+    """For a person who watches."""
+    return (
+        f"{row.label:28} {row.threads:5} {row.feeds_per_second:7.0f} feeds/s {row.cpu_ms:6.2f} ms CPU/feed "
+        f"{100 * row.core:4.0f} % of a core {row.resident_mb:5.0f} MB"
+    )
+
+
+def medians(found: Sequence[Row]) -> list[Row]:
+    """Of each figure, over the rounds."""
+    groups: dict[tuple[str, int], list[Row]] = {}
+    for row in found:
+        groups.setdefault((row.label, row.threads), []).append(row)
+    return [
+        replace(
+            rows[0],
+            **{
+                name: statistics.median(getattr(row, name) for row in rows)
+                for name in ("feeds_per_second", "cpu_ms", "core", "resident_mb", "proportional_mb")
+            },
+        )
+        for rows in groups.values()
+    ]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown, as docs/worker.md has it."""
+    lines = [
+        "| worker | threads | feeds/s | CPU per feed, ms | of a core | RSS, MB | PSS, MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row.label} | {row.threads:,} | {row.feeds_per_second:,.0f} | {row.cpu_ms:.2f} | {100 * row.core:.0f} % "
+        f"| {row.resident_mb:.0f} | {row.proportional_mb:.0f} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def summary(rows: Sequence[Row]) -> dict[str, Any]:
+    """The keys of docs/worker.md; None for what this run did not measure."""
+    by_key = {(row.label, row.threads): row for row in rows}
+    sizes = sorted({row.threads for row in rows if row.label.startswith("this worker")})
+
+    def ratio(above: str, below: str, size: int, field: str = "feeds_per_second") -> float | None:
+        over, under = by_key.get((above, size)), by_key.get((below, size))
+        return round(getattr(over, field) / getattr(under, field), 3) if over and under else None
+
+    def of_each(below: str, field: str = "feeds_per_second") -> dict[str, dict[str, float | None]]:
+        return {
+            broker: {
+                str(size): ratio(f"this worker, {name}", below.format(name), size, field) for size in sizes
+            }
+            for broker, name in NAMES.items()
+        }  # fmt: skip
+
+    ours = [row for row in rows if row.label.startswith("this worker")]
+    best = max(ours, key=lambda row: row.feeds_per_second, default=None)
+    per_process = by_key.get(("stock prefork 2, RabbitMQ", 2))
+    eight = by_key.get(("stock prefork 8, RabbitMQ", 8))
+    roomy = [row for row in ours if row.core < 0.7]
+    shares = [ratio(row.label, "raw GreenPool", row.threads) for row in roomy]
+    vs_dramatiq = of_each("dramatiq-gevent, {}")
+    return {
+        "feeds_per_second": round(best.feeds_per_second, 1) if best else None,
+        "vs_prefork_per_core": round(best.feeds_per_second / (per_process.feeds_per_second / 2), 1)
+        if best and per_process
+        else None,
+        "vs_prefork_8_processes": round(best.feeds_per_second / eight.feeds_per_second, 1) if best and eight else None,
+        "vs_prefork_per_cpu_second": round(per_process.cpu_ms / best.cpu_ms, 2) if best and per_process else None,
+        "vs_prefork_8_per_mb": round(
+            best.feeds_per_second / best.proportional_mb / (eight.feeds_per_second / eight.proportional_mb), 1
+        )
+        if best and eight
+        else None,
+        "vs_dramatiq": lowest(value for values in vs_dramatiq.values() for value in values.values()),
+        "vs_raw_greenpool": lowest(shares),
+        "vs_dramatiq_by_threads": vs_dramatiq,
+        "vs_raw_greenpool_by_threads": of_each("raw GreenPool"),
+        "cpu_per_feed_vs_dramatiq": of_each("dramatiq-gevent, {}", "cpu_ms"),
+        "cpu_per_feed_vs_raw_greenpool": of_each("raw GreenPool", "cpu_ms"),
+    }
+
+
+def lowest(values: Any) -> float | None:
+    """The worst of them; a mean would hide it."""
+    return min((value for value in values if value is not None), default=None)
+
+
+if __name__ == "__main__":
+    main()

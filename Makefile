@@ -64,9 +64,21 @@ test-matrix: venv packages ## the worker's tests with Celery 5.6 and 5.7 on ever
 test-property-long: venv ## 10,000 traces and more against the law of scaling
 	HYPOTHESIS_PROFILE=long $(PYTEST) tests/property --timeout 3600
 
+BENCH := out/bench-venv
+
+$(BENCH)/.ready: requirements/bench.lock
+	@echo "== Python environment of the benches: all workers that are compared, from one lock"
+	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.lock
+	touch $@
+
 .PHONY: bench-worker
-bench-worker: venv packages ## no-op tasks, this worker against stock Celery in turn; the last line is one JSON object
-	$(BIN)/python -m bench.worker
+bench-worker: $(BENCH)/.ready packages ## no-op tasks: this worker, stock Celery, dramatiq in turn; JSON last (10 min; ARGS=--quick: 2 min)
+	$(BENCH)/bin/python -m bench.worker $(ARGS)
+
+.PHONY: bench-feedhub
+bench-feedhub: $(BENCH)/.ready packages ## the feed hub: this worker, stock Celery, dramatiq, raw GreenPool; JSON last (10 min; ARGS=--quick: 2 min)
+	$(BENCH)/bin/python -m bench.feedhub --plot docs/feedhub.png $(ARGS)
 
 .PHONY: bench-operator
 bench-operator: venv packages ## the operator with 1, 100, 1,000 and 3,000 pools (about 10 min); the last line is one JSON object

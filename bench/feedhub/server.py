@@ -13,10 +13,13 @@ import time
 
 HOSTS = 8
 LATENCY_SECONDS = (0.05, 0.2)
-ITEM = b"<item><title>An entry</title><link>http://example.com/entry</link><description>Some words.</description></item>\n"
+ITEM = (
+    b"<item><title>An entry</title><link>http://example.com/entry</link><description>Some words.</description></item>\n"
+)
 BODY = b'<?xml version="1.0"?><rss version="2.0"><channel><title>A feed</title>\n' + ITEM * 36 + b"</channel></rss>\n"
 FEED = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: application/rss+xml\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/rss+xml\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    % len(BODY)
 ) + BODY
 
 
@@ -45,7 +48,9 @@ class Feeds(asyncio.Protocol):
         path = self.received.split(b" ", 2)[1]
         if path == b"/stats":
             body = json.dumps({"served": Feeds.served, "at": time.monotonic(), "cpu": time.process_time()}).encode()
-            self.transport.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            self.transport.write(
+                b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+            )
             self.transport.close()
         else:
             asyncio.get_running_loop().call_later(latency_seconds(int(path[1:])), self.answer)

@@ -14,9 +14,7 @@ app.conf.task_ignore_result = True
 app.conf.update(json.loads(os.environ.get("BENCH_CONF", "{}")))
 if os.environ.get("BENCH_BROKER") == "rabbitmq":
     name = os.environ["BENCH_QUEUE"]
-    app.conf.task_queues = [
-        Queue(name, Exchange(name), routing_key=name, queue_arguments={"x-queue-type": "classic"})
-    ]
+    app.conf.task_queues = [Queue(name, Exchange(name), routing_key=name, queue_arguments={"x-queue-type": "classic"})]
 
 
 @app.task

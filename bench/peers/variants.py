@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,6 @@ class Running:
 
     process: subprocess.Popen[bytes]
     log: Path
-    cores: frozenset[int] = field(default_factory=frozenset)
 
     @classmethod
     def start(
@@ -119,9 +118,9 @@ class Running:
             process = subprocess.Popen(
                 variant.command(lane), cwd=HERE, env=variant.environment(lane, directory, feeds_port),
                 stdout=output, stderr=output, start_new_session=True,
-                preexec_fn=lambda: os.sched_setaffinity(0, cores),
             )  # fmt: skip
-        return cls(process, log, cores)
+        os.sched_setaffinity(process.pid, cores)  # it has not made any thread or child yet
+        return cls(process, log)
 
     def pids(self) -> list[int]:
         """The worker's, its children's included."""

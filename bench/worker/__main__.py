@@ -13,11 +13,12 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from bench.machine import Cores, cpu_seconds, resident_mb
+from bench.machine import Cores, Patience, cpu_seconds, resident_mb
 from bench.peers.lanes import Lane, start_broker
 from bench.peers.variants import Running, Variant
 
@@ -100,6 +101,7 @@ def main() -> None:
         for variant in variants(options.threads, options.tasks)
         if options.only in (None, variant.broker) and options.variants in variant.label
     ]
+    patience = Patience(20 if options.quick else 120)
     cores = Cores.split()
     os.sched_setaffinity(0, cores.rest)  # the brokers inherit it
     print(f"workers on CPU {sorted(cores.workers)}, brokers and this process on {sorted(cores.rest)}")
@@ -114,7 +116,8 @@ def main() -> None:
                 for variant in chosen:
                     if variant.defaults and number:
                         continue
-                    result = run(variant, servers[variant.broker], options.tasks, root, cores)
+                    measure = partial(run, variant, servers[variant.broker], options.tasks, root, cores)
+                    result = patience.measure(measure)
                     results[variant.broker, variant.label].append(result)
                     print(line(variant.broker, variant.label, result), flush=True)
         finally:
@@ -123,6 +126,8 @@ def main() -> None:
     print("\nmedians")
     for (broker, label), found in results.items():
         print(line(broker, label, median(found)))
+    if patience.disturbed:
+        print(f"{patience.disturbed} measurements were disturbed by others; see above")
     print(json.dumps(summary(results)))
 
 
@@ -136,7 +141,9 @@ def line(broker: str, label: str, result: Result) -> str:
 
 def median(found: list[Result]) -> Result:
     """Of each figure by itself."""
-    return Result(*(statistics.median(values) for values in zip(*(asdict(result).values() for result in found), strict=True)))
+    return Result(
+        *(statistics.median(values) for values in zip(*(asdict(result).values() for result in found), strict=True))
+    )
 
 
 def summary(results: dict[tuple[str, str], list[Result]]) -> dict[str, float | None]:

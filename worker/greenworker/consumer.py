@@ -20,7 +20,7 @@ from celery.worker.loops import _enable_amqheartbeats
 from greenworker.hazards import acknowledge
 from greenworker.routing import Forwarder
 from greenworker.runtime import Runtime
-from greenworker.settings import default_tls, redis_transport
+from greenworker.settings import consumer_transport, default_tls
 
 logger = get_logger(__name__)
 
@@ -92,8 +92,8 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
 
     def connect(self) -> Any:
-        """On Redis our transport, for this connection only."""
-        transport = redis_transport(self.app)
+        """Our transport, for this connection only."""
+        transport = consumer_transport(self.app)
         if transport is None:
             return super().connect()
         return self.ensure_connected(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
+from functools import cache
 from time import monotonic
 from typing import Any
 
@@ -24,9 +25,15 @@ def patch() -> None:
 
 def spawn(function: Callable[..., object], *args: object) -> Any:
     """Run *function* in a new green thread. It must handle its own exceptions."""
+    return _greenthread().spawn_n(function, *args)
+
+
+@cache
+def _greenthread() -> Any:
+    """Imported once: an import statement takes a lock each time, and there is a spawn for every task."""
     from eventlet import greenthread  # noqa: PLC0415
 
-    return greenthread.spawn_n(function, *args)
+    return greenthread
 
 
 def call_after(seconds: float, function: Callable[..., object], *args: object) -> Any:

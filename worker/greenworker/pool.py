@@ -101,18 +101,19 @@ class TaskPool(BasePool):  # type: ignore[misc]
         """The connection is lost: what has not started will be delivered again."""
         self.line.clear()
 
-    def on_apply(  # noqa: PLR0917 - Celery's signature
+    def apply_async(  # noqa: PLR0917 - Celery's signature
         self, target: Any, args: Any = None, kwargs: Any = None, callback: Any = None, accept_callback: Any = None,
         error_callback: Any = None, soft_timeout: float | None = None, timeout: float | None = None, **_: Any,
     ) -> None:  # fmt: skip
-        """Start the task now, or put it into the line. Never blocks."""
+        """Start the task now, or put it into the line. Never blocks. Celery's own adds a log line and a copy of *kwargs*."""
         if kwargs:
             bound = target
 
             def target(*positional: Any) -> Any:
                 return bound(*positional, **kwargs)
 
-        job = Job(target, tuple(args or ()), callback, getattr(accept_callback, "__self__", None))
+        request = getattr(accept_callback, "__self__", None)
+        job = Job(target, decoded_once(tuple(args or ()), request), callback, request)
         job.on_error = error_callback
         job.soft = soft_timeout or self.default_soft
         job.hard = timeout or self.default_hard
@@ -270,6 +271,16 @@ class TaskPool(BasePool):  # type: ignore[misc]
                 job.on_error(ExceptionInfo())
         except Exception:
             logger.exception("Could not record the failure of %s", job.name)
+
+
+def decoded_once(args: tuple[Any, ...], request: Any) -> tuple[Any, ...]:
+    """The tracer's arguments with the body that Celery's strategy has decoded already: it asks for the payload to tell the
+    protocol, and the tracer would decode the same text again.
+    """
+    payload = getattr(getattr(request, "message", None), "_decoded_cache", None)
+    if payload is None or len(args) != 6 or not args[4] or args[3] is not request.message.body:
+        return args
+    return (*args[:3], payload, None, None)
 
 
 def acks_on_timeout(task: Any) -> bool:

@@ -13,6 +13,8 @@ time-out of what it holds is renewed, so long tasks and far ETAs do not run twic
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from json import dumps, loads
 from time import monotonic
@@ -85,6 +87,7 @@ class Ledger:
         self.reaped = 0
         self.flushes_failed = 0
         self._acks: list[str] = []
+        self._on_the_way: set[str] = set()
         self._returns: list[str] = []
         self._due = hub.Wakeup()
         self._client: Any = None
@@ -137,13 +140,14 @@ class Ledger:
 
     def fetch(self, lists: list[str], per_step: int, count: int) -> list[tuple[int, str, bytes]]:
         """Pop and book up to *count* messages from *lists*, highest priority first, *per_step* lists for each priority:
-        (index into lists, delivery tag, payload). Raises the broker's connection errors.
+        (index into lists, delivery tag, payload). Acknowledgements travel along. Raises the broker's connection errors.
         """
         assert self.keys is not None
-        flat = self._scripts[FETCH](
-            keys=[self.keys.unacked, self.keys.index, self.keys.held, *lists],
-            args=[min(count, FETCH_AT_ONCE), per_step],
-        )
+        with self._sending_acks() as acks:
+            flat = self._scripts[FETCH](
+                keys=[self.keys.unacked, self.keys.index, self.keys.held, *lists],
+                args=[min(count, FETCH_AT_ONCE), per_step, *acks],
+            )
         now = monotonic()
         out = []
         for position in range(0, len(flat), 3):
@@ -203,9 +207,22 @@ class Ledger:
             self.give_back(tags, started=False)
             self._returns = [tag for tag in self._returns if tag not in wanted]
         while self._acks and self.keys is not None:
-            batch = self._acks[:]
-            self._scripts[ACK](keys=[self.keys.unacked, self.keys.index, self.keys.held], args=batch)
-            del self._acks[: len(batch)]
+            with self._sending_acks() as acks:
+                self._scripts[ACK](keys=[self.keys.unacked, self.keys.index, self.keys.held], args=acks)
+
+    @contextmanager
+    def _sending_acks(self) -> Iterator[list[str]]:
+        """What is to be acknowledged, for one green thread alone. An error puts it back, to be sent again: twice is once."""
+        tags, self._acks = self._acks, []
+        self._on_the_way.update(tags)
+        try:
+            yield tags
+        except BaseException:
+            self._acks[:0] = tags
+            self._due.raise_()
+            raise
+        finally:
+            self._on_the_way.difference_update(tags)
 
     def close(self) -> None:
         """The worker ends: send the last acknowledgements and leave the list of the living."""
@@ -268,17 +285,21 @@ class Ledger:
 
     def _reap_own_strays(self) -> None:
         """A fetch whose answer was lost with its connection has booked messages that nobody knows here. Seen twice: back."""
-        if self.keys is None or self._client.hlen(self.keys.held) == len(self.held) + len(self._acks):
+        if self.keys is None or self._client.hlen(self.keys.held) == len(self.held) + len(self._unsettled()):
             self._suspects.clear()
             return
         entries = {tag.decode(): value.decode() for tag, value in self._client.hgetall(self.keys.held).items()}
-        pending = set(self._acks)
+        pending = self._unsettled()
         strange = {tag for tag in entries if tag not in self.held and tag not in pending}
         confirmed = strange & self._suspects
         self._suspects = strange - confirmed
         if confirmed:
             count = self._return_strays(self.keys.held, {tag: entries[tag] for tag in confirmed})
             logger.warning("Gave back %d messages whose delivery was lost with a connection", count)
+
+    def _unsettled(self) -> set[str]:
+        """Done, and Redis may not know it yet."""
+        return {*self._acks, *self._on_the_way}
 
     def _restore_visible(self) -> None:
         """What stock workers hold for longer than the visibility time-out. kombu's own attempt is never reached on an idle

@@ -6,8 +6,15 @@ Redis; ours are added beside them under ``greenworker.``. Times come from the Re
 
 FETCH = """
 -- Pop and book in one step. kombu pops with BRPOP and books afterwards: a worker killed in between loses the message.
+-- What is acknowledged travels along: the slots that are filled here are those of the tasks that ended.
 -- KEYS: unacked, unacked_index, held, then the lists, highest priority first
--- ARGV: how many at most, lists per priority step
+-- ARGV: how many at most, lists per priority step, then the tags of what is done
+for first = 3, #ARGV, 1000 do
+  local last = math.min(first + 999, #ARGV)
+  redis.call('HDEL', KEYS[1], unpack(ARGV, first, last))
+  redis.call('ZREM', KEYS[2], unpack(ARGV, first, last))
+  redis.call('HDEL', KEYS[3], unpack(ARGV, first, last))
+end
 local now = redis.call('TIME')
 local seconds = tonumber(now[1]) + tonumber(now[2]) / 1000000
 local wanted, width = tonumber(ARGV[1]), tonumber(ARGV[2])

@@ -6,6 +6,7 @@ the spellings that Celery knows, wins without our having to find out. Only broke
 
 from __future__ import annotations
 
+import json
 import os
 import ssl
 from typing import Any
@@ -42,9 +43,26 @@ ceiling: ours go over one connection.
 """
 
 
+def decode_json_with_one_decoder() -> None:
+    """kombu makes a new decoder for every message. Before the user's app is imported: what it registers itself wins."""
+    from kombu.serialization import registry  # noqa: PLC0415 - not before patching
+    from kombu.utils import json as stock  # noqa: PLC0415
+
+    stock_loads: Any = stock.loads
+    register: Any = registry.register
+    decode = json.JSONDecoder(object_hook=stock.object_hook).decode
+
+    def loads(text: Any) -> Any:
+        return decode(text) if isinstance(text, str) else stock_loads(text)
+
+    register("json", stock.dumps, loads, content_type="application/json", content_encoding="utf-8")
+
+
 def set_defaults(environment: Environment) -> None:
     """Before the user's app is imported."""
     from celery.app import defaults  # noqa: PLC0415 - not before patching
+
+    decode_json_with_one_decoder()
 
     chosen = GREEN_DEFAULTS if environment.role == "eventlet" else PREFORK_DEFAULTS
     for name, value in {**chosen, "worker_prefetch_multiplier": environment.prefetch_multiplier}.items():
@@ -86,16 +104,30 @@ REDIS_TRANSPORTS = {
     "rediss": "greenworker.redis_transport:Transport",
     "sentinel": "greenworker.redis_transport:SentinelTransport",
 }
+AMQP_TRANSPORTS = {
+    "amqp": "greenworker.amqp_transport:Transport",
+    "pyamqp": "greenworker.amqp_transport:Transport",
+    "amqps": "greenworker.amqp_transport:SSLTransport",
+}
 """Which transport replaces kombu's, by the scheme of the broker's URL."""
+
+
+def broker_scheme(app: Any) -> str:
+    """Of the broker that the worker consumes from."""
+    url = app.conf.broker_read_url
+    if isinstance(url, (list, tuple)):
+        url = url[0] if url else ""
+    return str((str(url).split("://")[0] if "://" in str(url) else app.conf.broker_transport) or "")
 
 
 def redis_transport(app: Any) -> str | None:
     """Our transport for the app's broker if that is Redis, else None."""
-    url = app.conf.broker_read_url
-    if isinstance(url, (list, tuple)):
-        url = url[0] if url else ""
-    scheme = str(url).split("://")[0] if "://" in str(url) else app.conf.broker_transport
-    return REDIS_TRANSPORTS.get(scheme or "")
+    return REDIS_TRANSPORTS.get(broker_scheme(app))
+
+
+def consumer_transport(app: Any) -> str | None:
+    """Our transport for the worker's own consumer; None for a broker that is neither Redis nor AMQP."""
+    return redis_transport(app) or AMQP_TRANSPORTS.get(broker_scheme(app))
 
 
 def default_tls(app: Any) -> dict[str, Any]:

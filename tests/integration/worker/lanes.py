@@ -73,3 +73,7 @@ class RabbitLane(Lane):
     def ready(self, queue: str = "") -> int:
         with Connection(self.url) as connection:
             return int(connection.channel().queue_declare(queue or self.queue, passive=True).message_count)
+
+    def consumers(self) -> int:
+        with Connection(self.url) as connection:
+            return int(connection.channel().queue_declare(self.queue, passive=True).consumer_count)

@@ -62,6 +62,21 @@ def test_drain_deadline_requeues(rabbit_lane: Lane, start_worker: Start) -> None
     assert "30 requeued at the deadline" in worker.tail()
 
 
+def test_acknowledgements_that_travel_together_all_arrive(rabbit_lane: Lane, start_worker: Start) -> None:
+    """A worker that is killed once it is idle leaves nothing at the broker that would run again."""
+    tasks = rabbit_lane.producer()
+    worker = worker_on(start_worker, rabbit_lane, threads=50)
+    for number in range(400):
+        tasks.noop.delay(number)
+    eventually(lambda: worker.ledger.done() == 400, "all done")
+    eventually(lambda: worker.metric("greenworker_threads_busy") == 0, "the worker is idle")
+    worker.signal(signal.SIGKILL)
+    worker.wait()
+    eventually(lambda: rabbit_lane.consumers() == 0, "the broker has noticed")
+    assert rabbit_lane.ready() == 0
+    assert max(worker.ledger.counts("done").values()) == 1
+
+
 @pytest.mark.slow
 def test_kill_loses_nothing(rabbit_lane: Lane, start_worker: Start) -> None:
     tasks = rabbit_lane.producer()

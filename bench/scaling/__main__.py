@@ -32,13 +32,17 @@ def main() -> int:
         traces = _traces(options.traces)
         if options.tune:
             tuning.save(tuning.tune(list(_traces("all").values())))
-        todo = [] if options.report else [name for name in traces if options.again or not _done(name, options.output)]
+        todo = (
+            []
+            if options.report
+            else [name for name in traces if options.again or not _done(traces[name], options.output)]
+        )
         if todo:
             _run([traces[name] for name in todo], options)
     except (StepError, ApiError) as error:
         print(f"The bench cannot go on: {error}", file=sys.stderr)
         return 1
-    _tell({name: trace for name, trace in traces.items() if _done(name, options.output)}, options)
+    _tell({name: trace for name, trace in traces.items() if _done(trace, options.output)}, options)
     return 0
 
 
@@ -68,22 +72,21 @@ def _traces(names: str) -> dict[str, Trace]:
 
 def _laws(trace: Trace) -> dict[str, str]:
     tuned = tuning.load()
-    return {
+    laws = {
         report.OURS: OURS,
         report.DEFAULT: "keda-default",
         report.SINGLE: tuned.single,
         report.TUNED: tuned.traces[trace.name],
     }
+    return {**laws, report.FIXED: tuned.fixed} if trace.changes else laws
 
 
 def _path(output: Path, trace: str, label: str) -> Path:
     return output / f"{trace}.{label}.json"
 
 
-def _done(trace: str, output: Path) -> bool:
-    return all(
-        _path(output, trace, label).exists() for label in (report.OURS, report.DEFAULT, report.SINGLE, report.TUNED)
-    )
+def _done(trace: Trace, output: Path) -> bool:
+    return all(_path(output, trace.name, label).exists() for label in _laws(trace))
 
 
 def _run(traces: list[Trace], options: argparse.Namespace) -> None:

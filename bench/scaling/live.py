@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -159,6 +160,7 @@ class Watch:
     seconds: dict[str, list[Second]] = field(default_factory=dict)
     startups: dict[str, dict[str, float]] = field(default_factory=dict)
     missed: int = 0
+    asking: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8, "watch"))
 
     def look(self) -> None:
         """Once."""
@@ -175,7 +177,7 @@ class Watch:
             ready = [pod for pod in own if _ready(pod)]
             for pod in ready:
                 self.startups.setdefault(fleet.label, {}).setdefault(pod["metadata"]["name"], _startup_seconds(pod))
-            threads = sum(self._threads(fleet, pod) for pod in ready)
+            threads = sum(self.asking.map(lambda pod, fleet=fleet: self._threads(fleet, pod), ready))  # type: ignore[misc]
             backlog = int(self.cluster.redis(fleet.broker_database).llen(QUEUE))  # type: ignore[arg-type]
             second = Second(round(now, 2), backlog, len(own), len(ready), replicas.get(fleet.namespace, 0), threads)
             self.seconds.setdefault(fleet.label, []).append(second)
@@ -184,7 +186,7 @@ class Watch:
         """Asked of the worker itself; a KEDA user's are fixed."""
         if not fleet.ours:
             return fleet.keda.threads
-        connection = http.client.HTTPConnection(pod["status"]["podIP"], METRICS_PORT, timeout=1.0)
+        connection = http.client.HTTPConnection(pod["status"]["podIP"], METRICS_PORT, timeout=0.8)
         try:
             connection.request("GET", "/metrics")
             found = threads_of_metrics(connection.getresponse().read().decode())

@@ -8,12 +8,13 @@ from pathlib import Path
 from bench.scaling.record import Record
 from greenfleet.simulator.traces import Trace
 
-COLOURS = {"greenfleet": "#2a7f3f", "default": "#b0b0b0", "single": "#d9822b", "tuned": "#7b5ea7"}
+COLOURS = {"greenfleet": "#2a7f3f", "default": "#b0b0b0", "single": "#d9822b", "tuned": "#7b5ea7", "fixed": "#4c8bbf"}
 NAMES = {
     "greenfleet": "Greenfleet, one configuration",
     "default": "KEDA + HPA, defaults",
     "single": "KEDA + HPA, tuned once",
     "tuned": "KEDA + HPA, tuned for the trace",
+    "fixed": "KEDA + HPA, 100 threads",
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.scaling.figures import Figures
 
-OURS, DEFAULT, SINGLE, TUNED = "greenfleet", "default", "single", "tuned"
+OURS, DEFAULT, SINGLE, TUNED, FIXED = "greenfleet", "default", "single", "tuned", "fixed"
 COLUMNS = (
     ("violated s", "violated_s"),
     ("wait p50", "wait_p50"),

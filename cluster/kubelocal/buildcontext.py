@@ -47,12 +47,10 @@ def _expand(context: Path, source: str) -> list[Path]:
 
 
 def _files(context: Path, path: Path, ignored: tuple[str, ...]) -> Iterator[Path]:
-    if _is_ignored(path.relative_to(context), ignored):
-        return
     if path.is_dir() and not path.is_symlink():
         for child in sorted(path.iterdir()):
             yield from _files(context, child, ignored)
-    else:
+    elif not _is_ignored(path.relative_to(context), ignored):
         yield path
 
 
@@ -72,12 +70,20 @@ def _ignore_file(context: Path) -> list[str]:
 
 
 def _is_ignored(path: Path, patterns: tuple[str, ...]) -> bool:
-    """Later patterns win, and `!` takes back. Ignoring too little only costs a rebuild."""
-    name = path.as_posix()
+    """Later patterns win, and `!` takes back; what holds for a directory holds for all that is in it."""
+    below = [each.parts for each in (path, *path.parents) if each.parts]
     ignored = False
     for pattern in patterns:
-        glob = pattern.removeprefix("!").strip("/")
-        hit = fnmatch.fnmatchcase(name, glob) or fnmatch.fnmatchcase(f"/{name}", glob.replace("**/", "*/"))
-        if hit:
+        glob = tuple(pattern.removeprefix("!").strip("/").split("/"))
+        if any(_matches(parts, glob) for parts in below):
             ignored = not pattern.startswith("!")
     return ignored
+
+
+def _matches(parts: tuple[str, ...], glob: tuple[str, ...]) -> bool:
+    """`*` stands for something within one name, `**` for any number of names."""
+    if not glob:
+        return not parts
+    if glob[0] == "**":
+        return any(_matches(parts[skipped:], glob[1:]) for skipped in range(len(parts) + 1))
+    return bool(parts) and fnmatch.fnmatchcase(parts[0], glob[0]) and _matches(parts[1:], glob[1:])

@@ -119,11 +119,12 @@ def test_the_json_object_has_the_keys_of_the_issue() -> None:
 
 
 def test_kedas_user_gets_the_best_of_the_grid() -> None:
+    a, b, c = "keda-60-100-0", "keda-100-100-0", "keda-40-100-0"
     costs = {
-        "one": {"a": (0.0, 10.0), "b": (0.0, 9.0), "c": (5.0, 1.0)},
-        "two": {"a": (0.0, 10.0), "b": (0.0, 20.0), "c": (0.0, 1.0)},
+        "one": {a: (0.0, 10.0), b: (0.0, 9.0), c: (5.0, 1.0)},
+        "two": {a: (0.0, 10.0), b: (0.0, 20.0), c: (0.0, 1.0)},
     }
-    assert tuning.choose(costs) == tuning.Tuned("a", {"one": "b", "two": "c"})
+    assert tuning.choose(costs) == tuning.Tuned(single=a, fixed=b, traces={"one": b, "two": c})
 
 
 def test_every_trace_has_a_tuned_configuration() -> None:

@@ -20,8 +20,9 @@ LOCKS = {
     "requirements/bench.lock": ("worker", "bench"),
     "requirements/checkov.lock": ("checkov",),
     "requirements/audit.lock": ("audit",),
+    "requirements/celery-exporter.lock": ("celery-exporter",),
 }
-APART = ("requirements/checkov.lock", "requirements/audit.lock")
+APART = ("requirements/checkov.lock", "requirements/audit.lock", "requirements/celery-exporter.lock")
 OPTIONS = (
     "--universal",
     "--python-version",

@@ -59,5 +59,12 @@ class Exporter(BaseHTTPRequestHandler):
         """Silent."""
 
 
+class Server(ThreadingHTTPServer):
+    """One thread for each connection."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A scrape that was given up is Prometheus' business."""
+
+
 if __name__ == "__main__":
-    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Exporter).serve_forever()
+    Server(("127.0.0.1", int(sys.argv[1])), Exporter).serve_forever()

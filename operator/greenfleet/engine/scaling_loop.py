@@ -8,7 +8,7 @@ import math
 import operator
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from greenfleet.api import GreenWorkerPool
@@ -130,6 +130,7 @@ class ScalingLoop:
         """Asks one server and looks at its pools. A server that is slow to answer delays nobody else's pools."""
         self._rounds.add(server)
         try:
+            await asyncio.sleep(turn(server, self._servers, self._tick_seconds))
             with self._metrics.loop_seconds.time():
                 answers = await self._ask(server)
                 now = time.time()
@@ -349,6 +350,12 @@ class ScalingLoop:
         self._background.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a background task failed: a bug of ours", exc_info=error)
+
+
+def turn(server: str, servers: Collection[str], tick_seconds: float) -> float:
+    """Seconds into a tick at which a server is asked: spread, so that several servers are not asked in the same moment."""
+    order = sorted(servers)
+    return tick_seconds * order.index(server) / len(order) if server in servers else 0.0
 
 
 def _expected_queues(pool: GreenWorkerPool, role: Role) -> tuple[str, ...]:

@@ -155,9 +155,9 @@ class Relay:
 
 
 class RabbitMQ:
-    """A RabbitMQ node with its own epmd port, cookie and directories."""
+    """A RabbitMQ node with its own epmd port, cookie and directories. `settings` are lines for its rabbitmq.conf."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, plugins: tuple[str, ...] = (), settings: str = "") -> None:
         self.directory = directory
         self.port, self.epmd_port = free_port(), free_port()
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
@@ -173,8 +173,8 @@ class RabbitMQ:
         }  # fmt: skip
         # Else the node would start a daemon of its own, which outlives everything.
         self.epmd = subprocess.Popen([program("epmd"), "-port", str(self.epmd_port), "-address", "127.0.0.1"])
-        (directory / "plugins").write_text("[].\n")
-        (directory / "rabbit.conf").write_text("log.file.level = warning\ndisk_free_limit.absolute = 1MB\n")
+        (directory / "plugins").write_text(f"[{','.join(plugins)}].\n")
+        (directory / "rabbit.conf").write_text(f"log.file.level = warning\ndisk_free_limit.absolute = 1MB\n{settings}")
         self.start()
 
     def start(self) -> None:

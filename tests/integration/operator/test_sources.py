@@ -1,0 +1,195 @@
+"""The built-in query sources against the real thing: real exporters, a real Prometheus, and what the operator reads of them.
+
+No API server is needed for that: the query, the client and the reading of the answer are the operator's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from charts.gates.parts import python_tool
+from greenfleet.metrics.collect import Depths, read_depths
+from greenfleet.metrics.prometheus import PrometheusServer
+from greenfleet.metrics.sources import BUILT_IN, DepthQuery, greenfleet_depth, selected_depth
+from greenfleet.settings import Server
+from tests.integration.operator.harness import REPOSITORY, Prometheus, eventually, free_port, http_status
+from tests.integration.worker.harness import RabbitMQ, Redis
+
+BROKER = "shop/broker/url"
+
+
+def depths(prometheus: Prometheus, query: DepthQuery) -> Depths:
+    """What the operator's scaling loop knows after one query."""
+
+    async def ask() -> Depths:
+        server = PrometheusServer("default", Server(url=prometheus.url, scrape_interval="1s"))
+        try:
+            return read_depths(await server.query(query.expression), query, verify_namespace=True)
+        finally:
+            await server.close()
+
+    return asyncio.run(ask())
+
+
+def ready(prometheus: Prometheus, query: DepthQuery, queue: str, broker: str = "") -> list[float]:
+    """The depths of one queue, one for each target that speaks of it; every one with the time of its scrape."""
+    return [sample.ready for sample in depths(prometheus, query).queues.get((broker, queue), ())]
+
+
+def await_ready(prometheus: Prometheus, query: DepthQuery, queue: str, wanted: float, broker: str = "") -> None:
+    eventually(
+        lambda: ready(prometheus, query, queue, broker) == [wanted],
+        f"{queue} has {wanted:g} messages",
+        40,
+        lambda: str(depths(prometheus, query)),
+    )
+
+
+def publish(url: str, queue: str, count: int) -> None:
+    app = Celery("producer", broker=url, set_as_current=False)
+    try:
+        for number in range(count):
+            app.send_task("hub_app.fetch", (number, 0.1), queue=queue, ignore_result=True)
+    finally:
+        app.close()
+
+
+Starter = Callable[..., int]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Starter]:
+    """`start(port, *command, **environment)`: an exporter as a process of its own, ended after the test."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def run(port: int, *command: str, **environment: str) -> int:
+        log = tmp_path / f"exporter-{port}.log"
+        processes.append(
+            subprocess.Popen(
+                command, env={**os.environ, **environment}, stdout=log.open("ab"), stderr=subprocess.STDOUT
+            )
+        )
+        eventually(
+            lambda: http_status(f"http://127.0.0.1:{port}/metrics") == 200, "the exporter answers", 60, log.read_text
+        )
+        return port
+
+    yield run
+    for process in processes:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture
+def own_prometheus(tmp_path: Path) -> Iterator[Prometheus]:
+    server = Prometheus(tmp_path / "prometheus")
+    yield server
+    server.stop()
+
+
+def test_our_own_exporter_tells_depth_and_that_the_broker_is_up(
+    redis: Redis, own_prometheus: Prometheus, start: Starter, tmp_path: Path
+) -> None:
+    url = tmp_path / "url"
+    url.write_text(redis.url)
+    port = free_port()
+    start(
+        port,
+        *(sys.executable, "-m", "greenworker.queues"),
+        GREENWORKER_BROKER=BROKER,
+        GREENWORKER_BROKER_URL_FILE=str(url),
+        GREENWORKER_QUEUES=json.dumps([{"queue": "own-feeds"}, {"queue": "own-none"}]),
+        GREENWORKER_METRICS_PORT=str(port),
+    )
+    own_prometheus.add("ours", port, {"namespace": "shop"})
+    publish(redis.url, "own-feeds", 7)
+    await_ready(own_prometheus, greenfleet_depth(), "own-feeds", 7, BROKER)
+    assert ready(own_prometheus, greenfleet_depth(), "own-none", BROKER) == [0], "a healthy broker knows no such queue"
+    assert not depths(own_prometheus, greenfleet_depth()).down
+
+
+def test_celery_exporter_tells_the_depth_of_its_queues(
+    redis: Redis, own_prometheus: Prometheus, start: Starter
+) -> None:
+    python = python_tool(REPOSITORY / "requirements" / "celery-exporter.lock")
+    port = free_port()
+    start(
+        port,
+        *(str(python.with_name("celery-prometheus-exporter")), "--broker", redis.url, "--addr", f"127.0.0.1:{port}"),
+        *("--queue-list", "ce-feeds", "ce-mail"),
+    )
+    own_prometheus.add("celery-exporter", port, {"namespace": "monitoring"})
+    query = selected_depth(BUILT_IN["celery-exporter"])
+    publish(redis.url, "ce-feeds", 5)
+    publish(redis.url, "ce-mail", 2)
+    await_ready(own_prometheus, query, "ce-feeds", 5)
+    await_ready(own_prometheus, query, "ce-mail", 2)
+    assert ready(own_prometheus, query, "unheard-of") == [], "what nobody measures is missing, not empty"
+
+
+@pytest.fixture(scope="module")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RabbitMQ, int]]:
+    """A node with its own Prometheus plugin on a port of its own."""
+    directory = tmp_path_factory.mktemp("rabbitmq")
+    port = free_port()
+    node = RabbitMQ(directory, plugins=("rabbitmq_prometheus",), settings=f"prometheus.tcp.port = {port}\n")
+    yield node, port
+    node.stop()
+
+
+def test_rabbitmqs_own_plugin_tells_the_depth_of_every_queue(
+    rabbitmq: tuple[RabbitMQ, int], own_prometheus: Prometheus
+) -> None:
+    node, port = rabbitmq
+    publish(node.url, "rabbit-feeds", 6)
+    publish(node.url, "rabbit-mail", 1)
+    query = selected_depth(BUILT_IN["rabbitmq"])
+    own_prometheus.add("rabbitmq", port, {"namespace": "rabbitmq", "__metrics_path__": "/metrics/per-object"})
+    await_ready(own_prometheus, query, "rabbit-feeds", 6)
+    await_ready(own_prometheus, query, "rabbit-mail", 1)
+
+
+def test_rabbitmqs_sum_over_all_queues_is_not_taken_for_the_depth_of_one(
+    rabbitmq: tuple[RabbitMQ, int], own_prometheus: Prometheus
+) -> None:
+    node, port = rabbitmq
+    publish(node.url, "rabbit-summed", 3)
+    query = selected_depth(BUILT_IN["rabbitmq"])
+    own_prometheus.add("rabbitmq", port, {"namespace": "rabbitmq"})  # /metrics: aggregated, without the label `queue`
+    eventually(lambda: depths(own_prometheus, query).queues, "the plugin was scraped", 40)
+    assert ready(own_prometheus, query, "rabbit-summed") == []
+
+
+def redis_exporter() -> str | None:
+    """The program, where somebody has built it: `go install github.com/oliver006/redis_exporter@latest`."""
+    return shutil.which("redis_exporter", path=f"{os.environ.get('PATH', '')}:{Path.home() / 'go' / 'bin'}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    redis_exporter() is None, reason="needs `go install github.com/oliver006/redis_exporter@latest`, a minute's build"
+)
+def test_redis_exporter_tells_the_length_of_a_list(redis: Redis, own_prometheus: Prometheus, start: Starter) -> None:
+    port = free_port()
+    start(
+        port,
+        *(redis_exporter() or "", "-redis.addr", redis.url, "-web.listen-address", f"127.0.0.1:{port}"),
+        *("-check-single-keys", "re-feeds"),
+    )
+    own_prometheus.add("redis-exporter", port, {"namespace": "monitoring"})
+    query = selected_depth(BUILT_IN["redis-exporter"])
+    publish(redis.url, "re-feeds", 4)
+    await_ready(own_prometheus, query, "re-feeds", 4)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        assert b"redis_up 1" in answer.read()

@@ -1,0 +1,370 @@
+"""Every way to know too little, through the real client, the real scaling loop and the real status writer.
+
+Each fault: the fleet holds (or rises to its floor, from zero workers too), one condition and one Event say why, nothing is
+written again while it lasts, and the recovery takes nobody away before a window has passed. Time is an argument: no test waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from aiohttp import web
+
+from greenfleet.engine import actuator, scaling_loop, status_writer
+from greenfleet.engine.actuator import Actuator
+from greenfleet.engine.registry import Registry
+from greenfleet.engine.scaling_loop import ScalingLoop
+from greenfleet.engine.status_writer import StatusWriter
+from greenfleet.metrics import prometheus
+from greenfleet.metrics.own import OperatorMetrics
+from greenfleet.metrics.prometheus import PrometheusServer
+from greenfleet.scaling import Blindness
+from greenfleet.settings import Prometheus, Server
+from tests.unit.operator.objects import Object, body
+from tests.unit.operator.test_prometheus_client import serving
+
+START = 1_800_000_000.0
+TICK = 2.0
+LONG = 80.0
+"""Seconds: longer than the cooldown and every window."""
+
+
+@dataclass
+class Clock:
+    """What the operator takes for the time."""
+
+    now: float = START
+
+    def time(self) -> float:
+        return self.now
+
+    monotonic = time
+
+
+@dataclass
+class World:
+    """What Prometheus would answer, and the fault that it answers with instead."""
+
+    clock: Clock
+    replicas: int
+    depth: float = 0.0
+    queue_at: float = 0.0
+    """Seconds to add to the time of the queue's scrape."""
+    worker_at: float = 0.0
+    up: float = 1.0
+    queues: tuple[str, ...] = ("feeds", "mail")
+    silent_workers: int = 0
+    """So many of the workers have no sample."""
+    counted: float = 1000.0
+    """Tasks that every worker has finished so far."""
+    answer: Callable[[], web.StreamResponse] | None = None
+    """Another answer to everything."""
+    asked: list[str] = field(default_factory=list)
+    """Every query so far."""
+
+    def series(self) -> list[tuple[dict[str, str], float]]:
+        now = self.clock.now
+        broker = {"namespace": "shop", "broker": "shop/broker/url"}
+        found: list[tuple[dict[str, str], float]] = [({**broker, "series": "up"}, self.up)]
+        for queue in self.queues:
+            found.append(({**broker, "queue": queue, "series": "ready"}, self.depth))
+            found.append(({**broker, "queue": queue, "series": "at"}, now - 0.5 + self.queue_at))
+        for number in range(self.replicas - self.silent_workers):
+            worker = {"namespace": "shop", "pool": "shop/feeds", "role": "eventlet", "worker": f"feeds-{number}"}
+            values = {"at": now - 0.7 + self.worker_at, "threads_limit": 100.0, "threads_busy": 0.0}
+            counts = dict.fromkeys(("started", "finished", "runtime_count"), self.counted)
+            found += [({**worker, "series": part}, value) for part, value in {**values, **counts}.items()]
+        return found
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        query = str((await request.post())["query"])
+        self.asked.append(query)
+        if self.answer is not None:
+            return self.answer()
+        about_workers = "greenworker_threads_limit" in query
+        result = [
+            {"metric": labels, "value": [self.clock.now, _text(value)]}
+            for labels, value in self.series()
+            if ("worker" in labels) == about_workers
+        ]
+        return web.json_response({"status": "success", "data": {"resultType": "vector", "result": result}})
+
+
+def _text(value: float) -> str:
+    return {math.inf: "+Inf", -math.inf: "-Inf"}.get(value, str(value))
+
+
+@dataclass
+class Cluster:
+    """The API server, as far as the loop needs it: remembers what was written."""
+
+    world: World
+    pool: Object
+    events: list[tuple[str, str]] = field(default_factory=list)
+    scaled: list[int] = field(default_factory=list)
+    statuses: int = 0
+    is_synced: bool = True
+
+    def deployment(self, namespace: str, name: str) -> Object:
+        owned = {"manager": "greenfleet-autoscaler", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+        counts = {"replicas": self.world.replicas, "readyReplicas": self.world.replicas, "observedGeneration": 1}
+        metadata = {"name": name, "namespace": namespace, "generation": 1, "managedFields": [owned]}
+        return {"metadata": metadata, "spec": {"replicas": self.world.replicas}, "status": counts}
+
+    def pods(self, namespace: str, pool: str, role: str) -> list[Object]:
+        del namespace
+        if role != "eventlet":
+            return []
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+        return [
+            {
+                "metadata": {
+                    "name": f"{pool}-{number}",
+                    "creationTimestamp": "2026-01-01T00:00:00Z",
+                    "annotations": {"greenfleet.io/threads": "100"},
+                },
+                "status": {"conditions": [ready]},
+            }
+            for number in range(self.world.replicas)
+        ]
+
+    def exporter_pods(self, *_: str) -> list[Object]:
+        return []
+
+    async def apply(self, path: str, manifest: Object, manager: str) -> Object:
+        del manager
+        if path.endswith("/status"):
+            self.statuses += 1
+            self.pool["status"] = copy.deepcopy(manifest["status"])
+            return copy.deepcopy(self.pool)
+        if manifest["kind"] == "Deployment":
+            self.scaled.append(manifest["spec"]["replicas"])
+            self.world.replicas = manifest["spec"]["replicas"]
+        return manifest
+
+    async def merge_patch(self, path: str, patch: Object) -> Object:
+        del path
+        return patch
+
+    async def normal(self, _: object, reason: str, note: str) -> None:
+        self.events.append((reason, note))
+
+    warning = normal
+
+    def condition(self, kind: str) -> Object:
+        conditions = self.pool["status"]["conditions"]
+        return next(one for one in conditions if one["type"] == kind)
+
+    def events_of(self, reason: str) -> list[str]:
+        return [note for said, note in self.events if said == reason]
+
+
+Scenario = Callable[[World, Cluster, Callable[[float], Any]], Any]
+
+
+def play(
+    scenario: Scenario,
+    monkeypatch: pytest.MonkeyPatch,
+    replicas: int,
+    others: Sequence[Object] = (),
+    **scaling: Any,
+) -> OperatorMetrics:
+    """Runs a scenario; `pass_time(seconds)` ticks through them. `others` are pools besides the one that it is about."""
+    clock = Clock()
+    for module in (scaling_loop, status_writer, actuator):
+        monkeypatch.setattr(module, "time", SimpleNamespace(time=clock.time, monotonic=clock.monotonic))
+    metrics = OperatorMetrics()
+
+    async def run() -> None:
+        world = World(clock, replicas)
+        pool = body(queues=["feeds", "mail"], scaling={"cooldown": "20s", **scaling})
+        known = Registry()
+        record = known.put(pool)
+        record.reconciled_generation = 1
+        for other in others:
+            known.put(other)
+        cluster = Cluster(world, pool)
+        fake = cast("Any", cluster)
+        async with serving(world.handle) as url:
+            server = PrometheusServer("main", Server(url=url, scrape_interval="2s", timeout="500ms"))
+            loop = ScalingLoop(
+                registry=known,
+                view=fake,
+                servers={"main": server},
+                settings=Prometheus(default_server="main", servers={"main": Server(url=url)}),
+                actuator=Actuator(fake, fake, fake, metrics),
+                status=StatusWriter(fake, fake, fake, lambda key: None),
+                recycler=cast("Any", None),
+                metrics=metrics,
+                leads=lambda: True,
+                tick_seconds=TICK,
+            )
+
+            async def pass_time(seconds: float) -> None:
+                for _ in range(round(seconds / TICK)):
+                    clock.now += TICK
+                    await loop.tick()
+                    while loop._background:
+                        await asyncio.gather(*loop._background)
+
+            await scenario(world, cluster, pass_time)
+            await server.close()
+
+    asyncio.run(run())
+    return metrics
+
+
+def answer(text: str = "", status: int = 200, **headers: str) -> Callable[[World], None]:
+    def break_it(world: World) -> None:
+        world.answer = lambda: web.Response(text=text, status=status, headers=headers)
+
+    return break_it
+
+
+def wrong(**attributes: Any) -> Callable[[World], None]:
+    def break_it(world: World) -> None:
+        for name, value in attributes.items():
+            setattr(world, name, value)
+
+    return break_it
+
+
+def unreachable(world: World) -> None:
+    def hang_up() -> web.StreamResponse:
+        raise ConnectionResetError
+
+    world.answer = hang_up
+
+
+VECTOR = json.dumps({"status": "success", "data": {"resultType": "vector", "result": []}})
+FAULTS: dict[str, tuple[Callable[[World], None], Blindness]] = {
+    "server down": (answer("gone", 503), Blindness.BAD_ANSWER),
+    "redirecting": (answer("", 302, Location="http://127.0.0.1:1/"), Blindness.BAD_ANSWER),
+    "no JSON": (answer("<html>login</html>"), Blindness.BAD_ANSWER),
+    "huge answer": (answer(" " * 300_000), Blindness.BAD_ANSWER),
+    "empty result": (answer(VECTOR), Blindness.NO_SAMPLE),
+    "exporter down while workers report": (wrong(queues=()), Blindness.NO_SAMPLE),
+    "one of several series missing": (wrong(queues=("feeds",)), Blindness.NO_SAMPLE),
+    "broker down": (wrong(up=0.0), Blindness.BROKER_DOWN),
+    "stale": (wrong(queue_at=-60.0), Blindness.STALE),
+    "clock skew": (wrong(queue_at=60.0), Blindness.STALE),
+    "stale worker": (wrong(worker_at=-60.0), Blindness.STALE),
+    "NaN": (wrong(depth=math.nan), Blindness.BAD_VALUE),
+    "Inf": (wrong(depth=math.inf), Blindness.BAD_VALUE),
+    "-Inf": (wrong(depth=-math.inf), Blindness.BAD_VALUE),
+    "negative": (wrong(depth=-1.0), Blindness.BAD_VALUE),
+    "one worker of two without a sample": (wrong(silent_workers=1), Blindness.WORKER_MISSING),
+}
+NEEDS_WORKERS = {"stale worker", "one worker of two without a sample"}
+
+
+def mend(world: World) -> None:
+    fresh = World(world.clock, world.replicas)
+    for name in ("depth", "queue_at", "worker_at", "up", "queues", "silent_workers", "answer"):
+        setattr(world, name, getattr(fresh, name))
+
+
+@pytest.fixture(autouse=True)
+def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prometheus, "MAX_ANSWER_BYTES", 200_000)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fleet_holds_says_so_once_and_recovers_without_a_jump(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_it, reason = FAULTS[fault]
+
+    async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
+        await pass_time(2 * TICK)
+        assert cluster.condition("MetricsAvailable")["status"] == "True"
+        before = cluster.scaled[:]
+        break_it(world)
+        await pass_time(2 * TICK)
+        written = cluster.statuses
+        await pass_time(LONG)
+        assert cluster.scaled == before, "nothing scales on less than complete knowledge"
+        assert world.replicas == 2
+        said = cluster.condition("MetricsAvailable")
+        assert (said["status"], said["reason"]) == ("False", str(reason))
+        assert cluster.condition("ScalingActive")["reason"] == "Blind"
+        assert len(cluster.events_of(str(reason))) == 1, "one Event, however long it lasts"
+        assert cluster.statuses == written, "and the condition is written once"
+        mend(world)
+        await pass_time(3 * TICK)
+        assert cluster.condition("MetricsAvailable")["status"] == "True"
+        assert cluster.scaled == before, "no jump: nobody goes before knowledge has been complete for a window"
+        assert len(cluster.events_of("Complete")) == 1
+        await pass_time(LONG)
+        assert world.replicas == 0, "and then the law goes on: the idle fleet leaves"
+
+    play(scenario, monkeypatch, replicas=2)
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS.keys() - NEEDS_WORKERS))
+def test_a_floor_is_reached_from_zero_workers_and_left_after_recovery(
+    fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_it, reason = FAULTS[fault]
+
+    async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
+        await pass_time(2 * TICK)
+        assert world.replicas == 0
+        break_it(world)
+        await pass_time(2 * TICK)
+        assert world.replicas == 3
+        await pass_time(LONG)
+        assert cluster.scaled == [3], "it rises once and stays"
+        assert len(cluster.events_of(str(reason))) == 1
+        mend(world)
+        await pass_time(LONG)
+        assert world.replicas == 0
+
+    play(scenario, monkeypatch, replicas=0, whenBlind={"policy": "floor", "floor": 3})
+
+
+def test_a_server_that_is_too_slow_is_given_up_and_the_fleet_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
+        await pass_time(2 * TICK)
+        world.answer = _Never
+        await pass_time(3 * TICK)
+        assert world.replicas == 2
+        assert cluster.condition("MetricsAvailable")["reason"] == "PrometheusUnreachable"
+        assert len(cluster.events_of("PrometheusUnreachable")) == 1
+
+    play(scenario, monkeypatch, replicas=2)
+
+
+class _Never(web.Response):
+    """An answer that does not come."""
+
+    async def prepare(self, request: web.BaseRequest) -> Any:
+        del request
+        await asyncio.Event().wait()
+
+
+def test_counters_that_begin_again_are_no_blindness_and_no_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
+        await pass_time(3 * TICK)
+        world.counted = 3.0  # the containers were restarted in place
+        await pass_time(3 * TICK)
+        assert cluster.condition("MetricsAvailable")["status"] == "True"
+        assert cluster.scaled == []
+
+    play(scenario, monkeypatch, replicas=1)
+
+
+def test_while_blind_the_metric_says_so_and_afterwards_it_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
+        await pass_time(2 * TICK)
+        unreachable(world)
+        await pass_time(2 * TICK)
+
+    metrics = play(scenario, monkeypatch, replicas=2)
+    assert metrics.registry.get_sample_value("greenfleet_blind", {"pool": "shop/feeds", "role": "eventlet"}) == 1

@@ -28,6 +28,7 @@ from typing import Any
 import urllib3
 import yaml
 
+from bench.operator import keda
 from tests.integration.operator.harness import (
     POOLS,
     REPOSITORY,
@@ -242,9 +243,7 @@ class Bench:
         assert self.operator.process is not None
         pid = self.operator.process.pid
         before = self.metrics()
-        began, cpu = monotonic(), cpu_seconds(pid)
-        sleep(self.seconds)
-        used, passed = cpu_seconds(pid) - cpu, monotonic() - began
+        used, passed = self._watched(pid, self.seconds)
         after = self.metrics()
         return {
             "cpu_cores": round(used / passed, 4),
@@ -253,19 +252,65 @@ class Bench:
             "idle_writes_per_s": round((after["writes"] - before["writes"]) / passed, 3),
         }
 
-    def react(self) -> dict[str, float]:
+    @staticmethod
+    def _watched(pid: int, seconds: float) -> tuple[float, float]:
+        """CPU seconds that a process took, and seconds that passed."""
+        began, cpu = monotonic(), cpu_seconds(pid)
+        sleep(seconds)
+        return cpu_seconds(pid) - cpu, monotonic() - began
+
+    def measure_keda(self, theirs: keda.Keda, size: int) -> dict[str, float]:
+        """The same row for KEDA. Its writes at rest are not counted: it has no metric for them."""
+        url = self.queues.prometheus.url
+        have = {
+            (one["metadata"]["namespace"], one["metadata"]["name"])
+            for one in self.api.items(f"{keda.OBJECTS}/scaledobjects")
+        }
+        wanted = [pool for pool in self.pools[:size] if pool not in have]
+        say(f"KEDA, {size} ScaledObjects: making them")
+        with ThreadPoolExecutor(8) as pool:
+            path = f"{keda.OBJECTS}/namespaces/{{}}/scaledobjects"
+            list(pool.map(lambda one: self.api.create(path.format(one[0]), keda.scaled_object(*one, url)), wanted))
+        theirs.start()
+        eventually(lambda: theirs.ready() == size or sleep(2.0), "KEDA has taken on every ScaledObject", 600)
+        theirs.stop()
+        say(f"KEDA, {size} ScaledObjects: starting it anew")
+        before, started = self.queues.prometheus.queries(), monotonic()
+        theirs.start()
+        asked = lambda: self.queues.prometheus.queries() - before >= size  # noqa: E731
+        eventually(lambda: asked() or sleep(0.5), "KEDA has asked for every queue", 600)
+        startup = monotonic() - started
+        sleep(keda.POLL_SECONDS)  # else its start is in the figures
+        say(f"KEDA, {size} ScaledObjects: at rest")
+        queries, began = self.queues.prometheus.queries(), monotonic()
+        used, passed = self._watched(theirs.pid, 2 * keda.POLL_SECONDS)
+        queries = self.queues.prometheus.queries() - queries
+        row = {
+            "pools": size,
+            "cpu_cores": round(used / passed, 4),
+            "rss_mib": round(resident_mib(theirs.pid), 1),
+            "queries_per_s": round(queries / (monotonic() - began), 2),
+        }
+        say(f"KEDA, {size} ScaledObjects: changing depths")
+        changes, self.changes = self.changes, min(self.changes, 25, size)
+        row |= {**self.react(self.pools[:size]), "startup_s": round(startup, 1)}
+        self.changes = changes
+        theirs.stop()
+        return row
+
+    def react(self, pools: list[tuple[str, str]]) -> dict[str, float]:
         """From the change of a depth to the Deployment's first worker, over many changes at random moments."""
         randomness = random.Random(7)
         writes = Writes(self.api)
         waits: list[float] = []
         try:
             while len(waits) < self.changes:
-                batch = randomness.sample(self.pools, min(len(self.pools), 25, self.changes - len(waits)))
+                batch = randomness.sample(pools, min(len(pools), 25, self.changes - len(waits)))
                 changed = {}
                 for pool in batch:
                     sleep(randomness.uniform(0.0, 0.4))
                     changed[pool] = self.queues.set(pool, 50)
-                eventually(lambda: all(map(writes.seen, changed)), "every changed pool has a worker", 60)  # noqa: B023
+                eventually(lambda: all(map(writes.seen, changed)), "every changed pool has a worker", 120)  # noqa: B023
                 waits += [(writes.seen(pool) or 0.0) - at for pool, at in changed.items()]
                 for pool in batch:
                     self.queues.set(pool, 0)
@@ -290,7 +335,9 @@ class Bench:
         say(f"{size} pools: at rest")
         idle = self.idle()
         say(f"{size} pools: changing depths")
-        return {"pools": size, **idle, **self.react(), "startup_s": round(startup, 1)}
+        row = {"pools": size, **idle, **self.react(self.pools), "startup_s": round(startup, 1)}
+        self.operator.stop()
+        return row
 
 
 def cpu_seconds(pid: int) -> float:
@@ -325,10 +372,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.operator", description=__doc__)
     parser.add_argument("--sizes", default="1,100,1000,3000", help="numbers of pools, rising")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long the operator is watched at rest")
+    parser.add_argument(
+        "--keda", help="numbers of ScaledObjects, rising (default: as --sizes, where KEDA has been built)"
+    )
     parser.add_argument("--changes", type=int, default=100, help="changes of depth per size (1 pool: a tenth)")
     arguments = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="greenfleet-bench-"))
     sizes: list[dict[str, Any]] = []
+    rivals: list[dict[str, Any]] = []
     try:
         with control_plane() as api:
             bench = Bench(api, directory, arguments.seconds, arguments.changes)
@@ -337,12 +388,26 @@ def main() -> int:
                     bench.changes = arguments.changes if size > 1 else max(1, arguments.changes // 10)
                     sizes.append(bench.measure(size))
                     say(json.dumps(sizes[-1]))
+                if keda.is_built() and arguments.keda != "":
+                    bench.operator.stop()
+                    theirs = keda.Keda(api, directory)
+                    try:
+                        for size in map(int, (arguments.keda or arguments.sizes).split(",")):
+                            rivals.append(bench.measure_keda(theirs, size))
+                            say(json.dumps(rivals[-1]))
+                    finally:
+                        theirs.stop()
             finally:
                 bench.close()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     print(table(sizes))
-    print(json.dumps({"tick_s": TICK_SECONDS, "scrape_s": SCRAPE_SECONDS, "sizes": sizes}))
+    result: dict[str, Any] = {"tick_s": TICK_SECONDS, "scrape_s": SCRAPE_SECONDS, "sizes": sizes}
+    if rivals:
+        print("\nKEDA's operator")
+        print(table(rivals))
+        result["keda"] = rivals
+    print(json.dumps(result))
     return 0
 
 

@@ -323,6 +323,13 @@ class Prometheus:
             self.process.wait(20)
             self.process = None
 
+    def queries(self) -> float:
+        """Instant queries that it has answered."""
+        wanted = 'prometheus_http_requests_total{code="200",handler="/api/v1/query"} '
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return next((float(line.removeprefix(wanted)) for line in lines if line.startswith(wanted)), 0.0)
+
     def add(self, key: str, port: int, labels: Mapping[str, str]) -> None:
         with self._lock:
             self._targets[key] = {"targets": [f"127.0.0.1:{port}"], "labels": dict(labels)}

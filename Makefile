@@ -60,6 +60,10 @@ test-fast: venv ## unit, property and golden tests: no cluster, no broker
 test-matrix: venv packages ## the worker's tests with Celery 5.6 and 5.7 on every supported Python at hand (WORKER_PYTHONS=/a/python3.12:…)
 	$(BIN)/python tools/worker_matrix.py
 
+.PHONY: soak-worker
+soak-worker: venv packages ## 200,000 tasks and 100 broken connections on Redis and RabbitMQ, and the memory of green threads (10 min)
+	$(PYTEST) -s -q tests/integration/worker/test_worker_soak.py
+
 .PHONY: test-property-long
 test-property-long: venv ## 10,000 traces and more against the law of scaling
 	HYPOTHESIS_PROFILE=long $(PYTEST) tests/property --timeout 3600

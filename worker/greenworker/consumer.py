@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 from time import monotonic
 from typing import Any
+from weakref import WeakSet
 
 from celery import bootsteps
 from celery.utils.log import get_logger
@@ -90,6 +91,17 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         self.runtime.consumer = self
         self.forwarder = Forwarder(self)
         super().__init__(*args, **kwargs)
+        if not hasattr(state, "scheduled_requests") or isinstance(state.scheduled_requests, ScheduledRequests):
+            state.scheduled_requests = ScheduledRequests(self.timer)
+
+    def apply_eta_task(self, task: Any) -> Any:
+        """Its ETA has come."""
+        state.scheduled_requests.discard(task)
+        return super().apply_eta_task(task)
+
+    def _limit_post_eta(self, request: Any, bucket: Any, tokens: Any) -> Any:
+        state.scheduled_requests.discard(request)
+        return super()._limit_post_eta(request, bucket, tokens)
 
     def connect(self) -> Any:
         """Our transport, for this connection only."""
@@ -174,7 +186,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         self.pool.take_line()
         requests = unstarted_requests(self)
         for request in requests:
-            entry = getattr(request, "_eta_timer_entry", None)  # Celery 5.7
+            entry = getattr(request, "_eta_timer_entry", None)
             if entry is not None:
                 self.timer.cancel(entry)
             state.task_ready(request)
@@ -192,7 +204,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         return len(messages)
 
     def held_unstarted(self) -> list[str]:
-        """On Redis the ledger knows all of it, in its order; Celery 5.6 has no list of what is held for an ETA."""
+        """On Redis the ledger knows all of it, in its order."""
         assert self.runtime.ledger is not None
         running = {job.request.message.delivery_tag for job in self.pool.running() if job.request is not None}
         return [tag for tag in self.runtime.ledger.held if tag not in running]
@@ -230,6 +242,8 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         ledger = self.runtime.ledger
         if ledger is not None and ledger.keys is not None:
             ledger.return_later(self.held_unstarted())
+        if isinstance(state.scheduled_requests, ScheduledRequests):
+            state.scheduled_requests.cancel()
         super().on_close()
 
     def shutdown(self) -> None:
@@ -239,11 +253,34 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         super().shutdown()
 
 
+class ScheduledRequests(WeakSet[Any]):
+    """What is held for an ETA, which Celery 5.6 does not know: it only sets a timer. 5.7 has a set of that name."""
+
+    def __init__(self, timer: Any) -> None:
+        super().__init__()
+        self.timer = timer
+        call_at = timer.call_at
+
+        def remember(eta: Any, function: Any, arguments: Any = (), *more: Any, **options: Any) -> Any:
+            entry = call_at(eta, function, arguments, *more, **options)
+            if arguments and hasattr(arguments[0], "message"):
+                arguments[0]._eta_timer_entry = entry
+                self.add(arguments[0])
+            return entry
+
+        timer.call_at = remember
+
+    def cancel(self) -> None:
+        """The connection is lost, and the broker delivers them again; 5.6 would let the timers fire as well."""
+        for request in tuple(self):
+            self.timer.cancel(request._eta_timer_entry)
+        self.clear()
+
+
 def unstarted_requests(c: Consumer) -> list[Any]:
     """Everything that was delivered and has not started: in line, held for an ETA, waiting for a rate limit."""
-    scheduled = getattr(state, "scheduled_requests", ())  # Celery 5.7
     running = {id(job.request) for job in c.pool.running()}
-    found = {id(request): request for request in [*state.reserved_requests, *scheduled]}
+    found = {id(request): request for request in [*state.reserved_requests, *state.scheduled_requests]}
     for bucket in c.task_buckets.values():
         if bucket:
             found.update((id(entry[0]), entry[0]) for entry in bucket.contents)

@@ -124,7 +124,8 @@ class Relay:
         self.generation = 0
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self.listener.getsockname()[1])
-        self.sockets: list[socket.socket] = [self.listener]
+        self.accepted = 0
+        self.sockets: list[socket.socket] = []
         Thread(target=self._accept, daemon=True).start()
 
     def move(self, port: int) -> None:
@@ -132,25 +133,40 @@ class Relay:
         self.generation += 1
         self.target = port
 
+    def cut(self) -> None:
+        """Break every connection; new ones work."""
+        victims, self.sockets = self.sockets, []
+        for each in victims:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
-        for each in self.sockets:
-            each.close()
+        self.listener.close()
+        self.cut()
 
     def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
+        while True:
+            try:
                 client, _ = self.listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            try:
                 server = socket.create_connection(("127.0.0.1", self.target))
-                self.sockets += [client, server]
-                for source, sink in ((client, server), (server, client)):
-                    Thread(target=self._copy, args=(source, sink, self.generation), daemon=True).start()
+            except OSError:
+                client.close()
+                continue
+            self.sockets += [client, server]
+            for source, sink in ((client, server), (server, client)):
+                Thread(target=self._copy, args=(source, sink, self.generation), daemon=True).start()
 
     def _copy(self, source: socket.socket, sink: socket.socket, generation: int) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
                 if generation == self.generation:
                     sink.sendall(data)
-            if generation == self.generation:
+        if generation == self.generation:
+            with suppress(OSError):
                 sink.shutdown(socket.SHUT_WR)
 
 

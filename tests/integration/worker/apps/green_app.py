@@ -4,12 +4,14 @@
 # mypy: ignore-errors
 # ruff: noqa: PTH123
 
+import gc
 import os
 import socket
 import time
 
 from celery import Celery, shared_task
 from celery.exceptions import SoftTimeLimitExceeded
+from greenlet import greenlet
 from kombu import Exchange, Queue
 
 app = Celery("green_app")
@@ -146,6 +148,13 @@ def heavy(self, number, fails=0):
 def add(numbers):
     note("sum", sum(numbers))
     return sum(numbers)
+
+
+@app.task
+def census(number):
+    """How many green threads there are, finished ones that are still referred to not included."""
+    alive = sum(isinstance(thing, greenlet) and not thing.dead for thing in gc.get_objects())
+    note("census", f"{number}:{alive}")
 
 
 @shared_task

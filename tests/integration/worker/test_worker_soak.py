@@ -1,0 +1,138 @@
+"""A long life: 200,000 tasks and 100 broken connections leave nothing behind, and what a thousand green threads cost."""
+
+# mypy: disable-error-code="no-untyped-call"
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kombu.connection import Connection
+
+from tests.integration.worker.harness import Relay, Worker, eventually
+from tests.integration.worker.lanes import Lane, RabbitLane, RedisLane
+
+Start = Callable[..., Worker]
+
+TASKS = int(os.environ.get("SOAK_TASKS", "200000"))
+RECONNECTS = int(os.environ.get("SOAK_RECONNECTS", "100"))
+MEBIBYTE = 1 << 20
+
+
+@pytest.fixture(params=["redis", "quorum"])
+def lane(request: pytest.FixtureRequest) -> Lane:
+    if request.param == "redis":
+        return RedisLane(request.getfixturevalue("redis_server"))
+    return RabbitLane(request.getfixturevalue("rabbit_server"), request.param)
+
+
+def publish(lane: Lane, task: str, first: int, last: int) -> None:
+    """As Celery's protocol 2, in one go: a client that does nothing else makes 200,000 messages in reasonable time."""
+    with Connection(lane.url) as connection:
+        producer = connection.Producer(serializer="json", auto_declare=False)
+        for number in range(first, last):
+            identity = str(uuid.uuid4())
+            headers = {"lang": "py", "task": f"green_app.{task}", "id": identity, "root_id": identity, "retries": 0}
+            producer.publish(
+                [[number], {}, {}], routing_key=lane.queue, exchange="", headers=headers, correlation_id=identity,
+            )  # fmt: skip
+
+
+def state_of(worker: Worker, lane: Lane, number: int) -> dict[str, float]:
+    """What must not grow. RSS in MiB."""
+    lane.producer().census.delay(number)
+
+    def census() -> list[int]:
+        notes = (note.partition(":") for note in worker.ledger.counts("census"))
+        return [int(alive) for at, _, alive in notes if at == str(number)]
+
+    eventually(census, "the census is taken", 60)
+    assert worker.process is not None
+    process = Path(f"/proc/{worker.process.pid}")
+    return {
+        "rss": worker.metric("process_resident_memory_bytes") / MEBIBYTE,
+        "threads": len(list((process / "task").iterdir())),
+        "descriptors": len(list((process / "fd").iterdir())),
+        "green_threads": census()[0],
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_200_000_tasks_and_100_reconnects_leave_nothing_behind(lane: Lane, start_worker: Start) -> None:
+    relay = Relay(lane.server.port)
+    through = lane.url.replace(f":{lane.server.port}", f":{relay.port}")
+    worker = start_worker(through, queues=lane.queue, threads=100, environment=lane.environment()).ready()
+    batch = TASKS // RECONNECTS
+    states: list[dict[str, float]] = []
+
+    def finished() -> float:
+        return worker.metric("greenworker_tasks_finished_total", task="green_app.noop")
+
+    for cut in range(RECONNECTS):
+        before = finished()
+        publish(lane, "noop", cut * batch, (cut + 1) * batch)
+        eventually(lambda before=before: finished() >= before + batch // 4, "under way", 60)
+        relay.cut()
+        eventually(lambda: "down" if worker.gone() else worker.status("/readyz") == 200, "it has reconnected", 60)
+        eventually(
+            lambda target=(cut + 1) * batch: finished() >= target,
+            f"all done; {lane.ready()} ready; {worker.tail()}",
+            120,
+        )
+        if (cut + 1) % max(1, RECONNECTS // 10) == 0:
+            states.append(state_of(worker, lane, cut))
+            print(json.dumps({"lane": lane.kind, "tasks": (cut + 1) * batch, **states[-1]}), flush=True)
+    counts = worker.ledger.counts("done")
+    assert len(counts) == batch * RECONNECTS, "none is lost"
+    assert relay.accepted > RECONNECTS, "every cut was felt"
+    twice = sum(count > 1 for count in counts.values())
+    print(json.dumps({"lane": lane.kind, "twice": twice}), flush=True)
+    if lane.kind == "redis":
+        assert twice == 0, "what runs is still ours after a reconnect"
+    relay.close()
+    settled, last = states[len(states) // 5], states[-1]
+    assert last["threads"] <= settled["threads"], states
+    assert last["descriptors"] <= settled["descriptors"] + 2, states
+    assert last["green_threads"] <= settled["green_threads"] + 5, states
+    assert last["rss"] <= settled["rss"] + 6, states
+
+
+@pytest.mark.slow
+def test_memory_of_a_thousand_green_threads(lane: Lane, start_worker: Start) -> None:
+    """Idle ones cost nothing, for a thread is made for its task; busy ones cost a stack and a request."""
+    worker = start_worker(lane.url, queues=lane.queue, threads=10, environment=lane.environment()).ready()
+    for number in range(20):
+        lane.producer().nap.delay(number, 0.1)
+    eventually(lambda: worker.ledger.done() == 20, "warm")
+
+    def rss() -> float:
+        return worker.metric("process_resident_memory_bytes") / MEBIBYTE
+
+    warm = rss()
+    worker.resize(1000)
+    eventually(lambda: worker.metric("greenworker_threads_limit") == 1000, "a thousand")
+    idle = rss()
+    producer: Any = lane.producer()
+    for number in range(3000):
+        producer.nap.delay(number + 100, 90)
+    eventually(lambda: worker.metric("greenworker_threads_busy") == 1000, "a thousand run", 60)
+    first = rss()
+    worker.resize(3000)
+    eventually(lambda: worker.metric("greenworker_threads_busy") == 3000, "three thousand run", 60)
+    figures = {
+        "idle_1000": idle - warm,
+        "busy_first_1000": first - idle,
+        "busy_next_1000": (rss() - first) / 2,
+        "warm": warm,
+    }
+    print(
+        json.dumps({"lane": lane.kind, "mib": {name: round(value, 1) for name, value in figures.items()}}), flush=True
+    )
+    assert figures["idle_1000"] < 5
+    assert figures["busy_next_1000"] < 60

@@ -263,6 +263,7 @@ class Worker:
     pool: str = "eventlet"
     name: str = "w"
     command: Sequence[str] | None = None
+    cwd: Path = APPS
 
     def __post_init__(self) -> None:
         self.port = free_port()
@@ -300,7 +301,7 @@ class Worker:
         }
         self.process = subprocess.Popen(
             [*head, *common, *self.arguments],
-            cwd=APPS, env=environment, stdout=self.log.open("ab"), stderr=subprocess.STDOUT,
+            cwd=self.cwd, env=environment, stdout=self.log.open("ab"), stderr=subprocess.STDOUT,
         )  # fmt: skip
         return self
 

@@ -1,7 +1,9 @@
 """Celery's consumer with a loop for green pools: drains, resizes quorum queues, and keeps AMQP's heartbeats cheaply.
 
 Celery's own loop drains the event dispatcher's connection for up to 0.1 s in every cycle, which is 17 tasks a second on
-AMQP; and it notices a new prefetch count or a shutdown only after two idle seconds.
+AMQP; it notices a new prefetch count or a shutdown only after two idle seconds; and where an acknowledgement is the first to
+find the connection broken, kombu connects anew inside ``drain_events`` without a word, to a channel without a consumer: the
+worker looks well and never gets another message.
 """
 
 from __future__ import annotations
@@ -52,10 +54,8 @@ def loop(  # noqa: PLR0917 - Celery's signature
             c.perform_pending_operations()
             if not c.still_draining():
                 state.maybe_shutdown()
-            for error in errors:
-                if error[0] is not None:
-                    raise error[0]
             c.apply_prefetch()
+            raise_if_broken(connection, errors)
             try:
                 connection.drain_events(timeout=CYCLE_SECONDS)
             except TimeoutError:
@@ -69,6 +69,15 @@ def loop(  # noqa: PLR0917 - Celery's signature
                     read_what_is_there(dispatcher)
     finally:
         c.runtime.consuming = False
+
+
+def raise_if_broken(connection: Any, heartbeat_errors: list[list[BaseException | None]]) -> None:
+    """To be asked right before reading, which would connect anew by itself."""
+    for error in heartbeat_errors:
+        if error[0] is not None:
+            raise error[0]
+    if not connection.connected:
+        raise ConnectionResetError("an acknowledgement found the connection to the broker broken")
 
 
 def read_what_is_there(connection: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.worker.harness import Redis, Worker, eventually
+from tests.integration.worker.harness import Redis, Relay, Worker, eventually
 from tests.integration.worker.lanes import Lane
 
 Start = Callable[..., Worker]
@@ -98,18 +98,24 @@ def test_4_sigquit_loses_nothing(any_lane: Lane, start_worker: Start, stock: boo
 
 
 @on_both
-def test_5_result_backend_is_made_once(redis_broker: Redis, start_worker: Start, stock: bool) -> None:
+def test_5_result_backend_is_made_once(any_lane: Lane, redis_server: Redis, start_worker: Start, stock: bool) -> None:
     """Thread-local turns greenlet-local: a backend, with connections of its own, for every task."""
-    producer = _producer(redis_broker)
-    backend = redis_broker.url.replace("/0", "/1")
+    redis_server.client().flushall()
+    producer = any_lane.producer()
+    backend = redis_server.url.replace("/0", "/1")
     conf = {"APP_CONF": repr({"task_ignore_result": False, "result_backend": backend, "task_acks_late": True})}
-    worker = start_worker(redis_broker.url, stock=stock, threads=10, environment=conf).connected()
-    before = int(redis_broker.client().info("stats")["total_connections_received"])
+    worker = start_worker(
+        any_lane.url, queues=any_lane.queue, stock=stock, threads=10, environment={**any_lane.environment(), **conf}
+    ).connected()
     for number in range(300):
-        producer.app.send_task("green_app.noop", (number,), queue="feeds", ignore_result=False)
-    eventually(lambda: len(list(redis_broker.client(1).scan_iter("celery-task-meta-*"))) == 300, "300 results", 60)
-    opened = int(redis_broker.client().info("stats")["total_connections_received"]) - before
-    assert worker.ledger.done() == 300
+        producer.noop.apply_async((number,), ignore_result=False)
+    eventually(lambda: len(worker.ledger.counts("done")) == 300, "all ran", 60)
+    before = int(redis_server.client().info("stats")["total_connections_received"])
+    for number in range(300, 600):
+        producer.noop.apply_async((number,), ignore_result=False)
+    eventually(lambda: sum(1 for _ in redis_server.client(1).scan_iter("celery-task-meta-*")) == 600, "600 results", 60)
+    opened = int(redis_server.client().info("stats")["total_connections_received"]) - before
+    assert worker.ledger.done() == 600
     assert opened < 300, f"{opened} connections for 300 tasks"
 
 
@@ -133,6 +139,23 @@ def test_6_a_full_pool_keeps_its_connection(rabbit_lane: Lane, start_worker: Sta
     log = worker.log.read_text()
     assert "Connection to broker lost" not in log
     assert "Second simultaneous" not in log
+
+
+def test_7_a_broken_connection_leaves_no_worker_without_a_consumer(rabbit_lane: Lane, start_worker: Start) -> None:
+    """Where an acknowledgement is the first to notice, kombu connects anew by itself, to a channel without a consumer: stock
+    workers look well ever after and do nothing. One cut in three hits that moment, so no strict expectation of stock.
+    """
+    producer = rabbit_lane.producer()
+    relay = Relay(rabbit_lane.server.port)
+    through = rabbit_lane.url.replace(f":{rabbit_lane.server.port}", f":{relay.port}")
+    worker = start_worker(through, queues=rabbit_lane.queue, threads=100, environment=rabbit_lane.environment()).ready()
+    for cut in range(8):
+        for number in range(400):
+            producer.noop.delay(cut * 400 + number)
+        eventually(lambda cut=cut: worker.ledger.done() > cut * 400 + 50, "under way")
+        relay.cut()
+        eventually(lambda cut=cut: worker.ledger.done() == (cut + 1) * 400, f"all are done after cut {cut}")
+    relay.close()
 
 
 def _producer(server: Redis) -> Any:

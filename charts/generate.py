@@ -227,6 +227,12 @@ VALUES: tuple[Value, ...] = (
     Value("metrics.service", True, "A Service for the operator's metrics port.", BOOLEAN),
     Value("metrics.podMonitor.enabled", False, "PodMonitors for the Prometheus operator.", BOOLEAN),
     Value("metrics.podMonitor.pools", True, "One of them for workers and queue exporters of all pools.", BOOLEAN),
+    Value(
+        "metrics.podMonitor.perPool",
+        False,
+        "Instead of that one, let the operator make one per pool and per exporter, in the pool's own namespace.",
+        BOOLEAN,
+    ),
     Value("metrics.podMonitor.labels", {}, "Labels by which your Prometheus selects PodMonitors.", STRINGS_BY_NAME),
     Value(
         "metrics.podMonitor.interval",

@@ -25,6 +25,7 @@ from greenfleet.engine.actuator import Actuator
 from greenfleet.engine.controller import Controller
 from greenfleet.engine.diagnosis import redacted
 from greenfleet.engine.fleet_view import FleetView
+from greenfleet.engine.monitors import PodMonitors
 from greenfleet.engine.reconciler import Reconciler
 from greenfleet.engine.recycler import Recycler
 from greenfleet.engine.registry import Registry
@@ -37,6 +38,7 @@ from greenfleet.kube.events import EventRecorder
 from greenfleet.kube.lease import Lease
 from greenfleet.metrics.own import OperatorMetrics
 from greenfleet.metrics.prometheus import PrometheusServer
+from greenfleet.resources import Monitoring
 from greenfleet.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -81,10 +83,13 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
     }
     registry = Registry()
     controller = Controller(client, registry, metrics, settings.namespaces)
-    view = FleetView(client, settings.namespaces, controller.deployment_changed)
+    view = FleetView(client, settings.namespaces, controller.child_changed)
     events = EventRecorder(client, identity.name)
     status = StatusWriter(client, view, events, controller.routes_changed)
-    controller.start_with(Reconciler(client, registry, view, events, settings.worker), status, view)
+    monitors = PodMonitors(client, view, _monitoring(settings), controller.enqueue_all)
+    controller.start_with(
+        Reconciler(client, registry, view, events, image=settings.worker, monitors=monitors), status, view
+    )
     loop = ScalingLoop(
         registry=registry,
         view=view,
@@ -112,6 +117,7 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
         asyncio.create_task(_asked_to_leave(kopf_is_up), name="signals"),
         asyncio.create_task(lease.run(), name="lease"),
         *(asyncio.create_task(reflector.run(), name="reflector") for reflector in view.reflectors),
+        asyncio.create_task(monitors.run(), name="PodMonitors"),
         asyncio.create_task(controller.run(lease.gained), name="controller"),
         asyncio.create_task(loop.run(), name="scaling loop"),
     ]
@@ -121,6 +127,11 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
         await web.stop()
         await asyncio.gather(*(server.close() for server in servers.values()))
         await client.close()
+
+
+def _monitoring(settings: Settings) -> Monitoring | None:
+    wanted = settings.pod_monitors
+    return Monitoring(wanted.interval, dict(wanted.labels)) if wanted.enabled else None
 
 
 async def _asked_to_leave(kopf_is_up: asyncio.Event) -> None:

@@ -92,11 +92,22 @@ class WorkerImage(_Settings):
     image_pull_secrets: list[str] = []
 
 
+class PodMonitors(_Settings):
+    """One PodMonitor per pool and per exporter, where the cluster serves the Prometheus operator's API."""
+
+    enabled: bool = False
+    interval: Annotated[str, Field(pattern=r"^([0-9]+(ms|s|m))+$")] = "15s"
+    """Scrape interval; `prometheus.servers.NAME.scrapeInterval` has to say the same."""
+    labels: dict[str, str] = {}
+    """By which Prometheus selects PodMonitors."""
+
+
 class Settings(_Settings):
     """Everything that the operator is told at start."""
 
     prometheus: Prometheus = Prometheus()
     worker: WorkerImage = WorkerImage()
+    pod_monitors: PodMonitors = PodMonitors()
     namespaces: list[str] = []
     """Namespaces to look after. Empty: the whole cluster."""
     tick: Duration = "2s"

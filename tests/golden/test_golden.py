@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from greenfleet.api import GreenWorkerPool
-from greenfleet.resources import children_of_pool, exporter_children
+from greenfleet.resources import Monitoring, children_of_pool, exporter_children
 from greenfleet.resources.config import start_threads
 from tests.unit.operator.objects import pool_of_yaml
 
@@ -21,27 +21,36 @@ IMAGE = "greenfleet/worker:0.0.0"
 POOLS = sorted(path.stem.removesuffix(".pools") for path in HERE.glob("*.pools.yaml"))
 
 
+class _NoAliases(yaml.SafeDumper):
+    """Writes what is shared between manifests in each of them."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
 def pools_of(name: str) -> list[GreenWorkerPool]:
     documents = (HERE / f"{name}.pools.yaml").read_text(encoding="utf-8").split("\n---\n")
     return [pool_of_yaml(document) for document in documents]
 
 
-def rendered(pools: list[GreenWorkerPool]) -> str:
+def rendered(pools: list[GreenWorkerPool], monitoring: Monitoring | None) -> str:
     """Everything that the operator makes of the pools, in the order in which it applies it."""
     manifests = [
         child.manifest
         for pool in pools
-        for child in children_of_pool(pool, IMAGE, "IfNotPresent", ("proj.resize",) if pool.spec.prefork else ())
+        for child in children_of_pool(
+            pool, IMAGE, "IfNotPresent", ("proj.resize",) if pool.spec.prefork else (), monitoring
+        )
     ]
     manifests += [start_threads(pool, pool.spec.green_threads.first) for pool in pools]
-    manifests.append(exporter_children(pools, IMAGE, "IfNotPresent", ["registry"]))
-    return yaml.safe_dump_all(manifests, sort_keys=False, width=120, allow_unicode=True)
+    manifests += [child.manifest for child in exporter_children(pools, IMAGE, "IfNotPresent", ["registry"], monitoring)]
+    return yaml.dump_all(manifests, Dumper=_NoAliases, sort_keys=False, width=120, allow_unicode=True)
 
 
 @pytest.mark.parametrize("name", POOLS)
 def test_the_manifests_are_the_ones_that_were_reviewed(name: str, request: pytest.FixtureRequest) -> None:
     golden = HERE / f"{name}.manifests.yaml"
-    found = rendered(pools_of(name))
+    found = rendered(pools_of(name), Monitoring("5s", {"release": "prometheus"}) if name == "everything" else None)
     if request.config.getoption("--update-golden"):
         golden.write_text(found, encoding="utf-8")
     assert golden.read_text(encoding="utf-8") == found, "if this is meant: pytest tests/golden --update-golden"

@@ -90,6 +90,11 @@ worker:
   imagePullPolicy: {{ .Values.workerImage.pullPolicy }}
   imagePullSecrets:
     {{- toYaml .Values.workerImage.pullSecrets | nindent 4 }}
+podMonitors:
+  enabled: {{ and .Values.metrics.podMonitor.enabled .Values.metrics.podMonitor.perPool }}
+  interval: {{ .Values.metrics.podMonitor.interval }}
+  labels:
+    {{- toYaml .Values.metrics.podMonitor.labels | nindent 4 }}
 namespaces:
   {{- toYaml .Values.scope.namespaces | nindent 2 }}
 tick: {{ .Values.tick }}
@@ -116,8 +121,16 @@ command in a pod, change an image of a running pod or widen its own rights.
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch, delete]
+{{- if and .Values.metrics.podMonitor.enabled .Values.metrics.podMonitor.perPool }}
+- apiGroups: [monitoring.coreos.com]
+  resources: [podmonitors]
+  verbs: [get, list, watch, create, patch, delete]
+{{- end }}
 - apiGroups: [""]
-  resources: [configmaps]
+  resources: [configmaps]  # no get, list or watch: the operator writes its own and reads none
   verbs: [create, patch, delete]
 - apiGroups: [""]
   resources: [pods]

@@ -8,36 +8,26 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 
+from greenfleet.api.base import DNS_LABEL, Duration, LabelMap, Model, ObjectName, SecretKey, StringMap
+from greenfleet.api.network import Network
+from greenfleet.api.placement import Affinity, Toleration, TopologySpreadConstraint
 from greenfleet.api.rules import rule, rules
-from greenfleet.api.values import DURATION_PATTERN, quantity
+from greenfleet.api.values import quantity
 
 MAX_GREEN_THREADS = 10_000
 """Ceiling of green threads per worker: connection pools are sized for it once, at process start."""
 
 QUEUE_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9_.:/-]*[A-Za-z0-9])?$"
-DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 TASK_GLOB_PATTERN = r"^[A-Za-z0-9_.*?\[\]!:-]+$"
 CONTENT_TYPE_PATTERN = r"^[a-z][a-z0-9_.+-]*$"
 IMAGE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$"
 
 
-class Model(BaseModel):
-    """Base of every part: camelCase in YAML, snake_case here, unknown fields refused, values frozen."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
-
-
-Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=32)]
-ObjectName = Annotated[str, Field(pattern=DNS_SUBDOMAIN, min_length=1, max_length=253)]
-SecretKey = Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", min_length=1, max_length=253)]
 QueueName = Annotated[str, Field(pattern=QUEUE_PATTERN, min_length=1, max_length=180)]
 ContentType = Annotated[str, Field(pattern=CONTENT_TYPE_PATTERN, min_length=1, max_length=60)]
 TaskGlob = Annotated[str, Field(pattern=TASK_GLOB_PATTERN, min_length=1, max_length=250)]
-OpenObject = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
 
 
 def _non_negative(amount: int | str) -> int | str:
@@ -59,7 +49,6 @@ Quantity = Annotated[
     AfterValidator(_non_negative),
 ]
 ResourceMap = Annotated[dict[str, Quantity], Field(max_length=16)]
-StringMap = Annotated[dict[str, Annotated[str, Field(max_length=4096)]], Field(max_length=64)]
 
 
 class SecretKeyRef(Model):
@@ -520,6 +509,23 @@ class SecurityContext(Model):
 class Worker(Model):
     """What the worker's pods have beyond the defaults: a curated overlay, not a whole PodSpec."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self.annotations.all(name, !name.startsWith('greenfleet.io/'))",
+                "worker.annotations sets one that begins with greenfleet.io/, which are the operator's own: remove it",
+                at=".annotations",
+            ),
+            rule(
+                "self.labels.all(name, !name.startsWith('greenfleet.io/') && !(name in ['app.kubernetes.io/name', "
+                "'app.kubernetes.io/instance', 'app.kubernetes.io/component', 'app.kubernetes.io/managed-by']))",
+                "worker.labels sets one that Greenfleet sets itself (greenfleet.io/*, and name, instance, component and managed-by "
+                "of app.kubernetes.io): remove it, or use a name of your own",
+                at=".labels",
+            ),
+        )
+    )
+
     env: list[EnvVar] = Field(default=[], max_length=200, description="Environment variables of the worker.")
     env_from: list[EnvFrom] = Field(
         default=[], max_length=20, description="Objects whose keys become environment variables."
@@ -528,12 +534,12 @@ class Worker(Model):
         default=ResourceAmounts(),
         description="Compute resources of one Eventlet worker. Its CPU limit bounds what the operator asks of it.",
     )
-    node_selector: StringMap = Field(default={}, description="Labels that a node must have.")
-    tolerations: list[OpenObject] = Field(
+    node_selector: LabelMap = Field(default={}, description="Labels that a node must have.")
+    tolerations: list[Toleration] = Field(
         default=[], max_length=20, description="Taints that the pods tolerate, as in a pod."
     )
-    affinity: OpenObject = Field(default={}, description="Affinity rules, as in a pod.")
-    topology_spread_constraints: list[OpenObject] = Field(
+    affinity: Affinity | None = Field(default=None, description="Affinity rules, as in a pod. Absent: none.")
+    topology_spread_constraints: list[TopologySpreadConstraint] = Field(
         default=[], max_length=10, description="How the pods spread over the nodes, as in a pod."
     )
     volumes: list[Volume] = Field(default=[], max_length=30, description="Volumes of the pods.")
@@ -545,8 +551,14 @@ class Worker(Model):
         description="Service account of the pods. Its token is mounted only when this is set. Absent: default, without a token.",
     )
     priority_class_name: ObjectName | None = Field(default=None, description="Priority class of the pods.")
-    labels: StringMap = Field(default={}, description="Labels added to the pods.")
-    annotations: StringMap = Field(default={}, description="Annotations added to the pods.")
+    labels: LabelMap = Field(
+        default={}, description="Labels added to the pods; greenfleet.io/* are the operator's own."
+    )
+    annotations: StringMap = Field(
+        default={},
+        description="Annotations added to the pods; greenfleet.io/* are the operator's own. A change replaces the workers one "
+        "by one: put the checksum of a Secret or ConfigMap here, and its change takes effect.",
+    )
     extra_args: list[Annotated[str, Field(min_length=1, max_length=500)]] = Field(
         default=[], max_length=50, description="Arguments added to `celery worker`, such as --loglevel=INFO."
     )
@@ -653,6 +665,9 @@ class PoolSpec(Model):
     recycle: Recycle = Field(default=Recycle(), description="When a worker is replaced.")
     drain: Drain = Field(default=Drain(), description="How a worker leaves.")
     worker: Worker = Field(default=Worker(), description="What the worker's pods have beyond the defaults.")
+    network: Network | None = Field(
+        default=None, description="A NetworkPolicy for the workers. Absent: no policy, everything is allowed."
+    )
 
 
 class GreenWorkerPool(Model):

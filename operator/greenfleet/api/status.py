@@ -6,7 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from greenfleet.api.pool import Model
+from greenfleet.api.base import Model
+
+MAX_INTEGER = 2**63 - 1
+MAX_COUNT = 100_000_000
+"""More workers or green threads than that there are not."""
 
 CONDITION_TYPES = (
     "Ready",
@@ -26,10 +30,10 @@ class Condition(Model):
     type: str = Field(max_length=316, description="Name of the condition.")
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
     observed_generation: int | None = Field(
-        default=None, ge=0, description="metadata.generation that it was computed from."
+        default=None, ge=0, le=MAX_INTEGER, description="metadata.generation that it was computed from."
     )
     last_transition_time: str = Field(
-        description="When status last changed.", json_schema_extra={"format": "date-time"}
+        description="When status last changed.", max_length=64, json_schema_extra={"format": "date-time"}
     )
     reason: str = Field(
         min_length=1,
@@ -43,7 +47,7 @@ class Condition(Model):
 class LastScale(Model):
     """The last change of the number of workers or green threads."""
 
-    time: str = Field(description="When.", json_schema_extra={"format": "date-time"})
+    time: str = Field(description="When.", max_length=64, json_schema_extra={"format": "date-time"})
     reason: str = Field(max_length=1024, description="Why, in one sentence.")
 
 
@@ -52,7 +56,9 @@ class LearnedStatus(Model):
 
     runtime: str | None = Field(default=None, max_length=32, description="Mean run time of a task, such as 310ms.")
     cpu_per_task: str | None = Field(default=None, max_length=32, description="CPU time per task, such as 3.1ms.")
-    safe_threads: int | None = Field(default=None, ge=0, description="Green threads that one worker bears.")
+    safe_threads: int | None = Field(
+        default=None, ge=0, le=MAX_COUNT, description="Green threads that one worker bears."
+    )
     startup: str | None = Field(
         default=None, max_length=32, description="From a pod's creation to Ready, such as 6.2s."
     )
@@ -62,7 +68,7 @@ class PoolStatus(Model):
     """What is."""
 
     observed_generation: int | None = Field(
-        default=None, ge=0, description="metadata.generation that the operator last acted on."
+        default=None, ge=0, le=MAX_INTEGER, description="metadata.generation that the operator last acted on."
     )
     conditions: list[Condition] = Field(
         default=[],
@@ -70,12 +76,14 @@ class PoolStatus(Model):
         description="Ready, Reconciling, Stalled (kstatus), MetricsAvailable, ScalingActive, ScalingLimited, HubBlocked, TasksAtRisk.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
-    replicas: int | None = Field(default=None, ge=0, description="Eventlet workers that exist.")
-    ready_replicas: int | None = Field(default=None, ge=0, description="Eventlet workers that are ready.")
+    replicas: int | None = Field(default=None, ge=0, le=MAX_COUNT, description="Eventlet workers that exist.")
+    ready_replicas: int | None = Field(default=None, ge=0, le=MAX_COUNT, description="Eventlet workers that are ready.")
     selector: str | None = Field(
         default=None, max_length=1024, description="Label selector of the Eventlet workers, for kubectl scale and HPAs."
     )
-    green_threads: int | None = Field(default=None, ge=0, description="Green threads wanted per worker now.")
+    green_threads: int | None = Field(
+        default=None, ge=0, le=MAX_COUNT, description="Green threads wanted per worker now."
+    )
     last_scale: LastScale | None = Field(default=None, description="The last change of workers or green threads.")
     learned: LearnedStatus | None = Field(default=None, description="What the operator learned about the tasks.")
     blocking_tasks: list[Annotated[str, Field(max_length=300)]] = Field(

@@ -1,4 +1,4 @@
-"""The cluster as the engine sees it: watched Deployments and pods of ours, found by pool, role or broker."""
+"""The cluster as the engine sees it: watched children and pods of ours, found by pool, role or broker."""
 
 from __future__ import annotations
 
@@ -13,40 +13,61 @@ from greenfleet.resources.names import Role
 
 _SELECTOR = f"{names.MANAGED_BY}={names.MANAGER}"
 
+_ALWAYS_SERVED = {
+    "Deployment": "apps/v1",
+    "PodDisruptionBudget": "policy/v1",
+    "NetworkPolicy": "networking.k8s.io/v1",
+}
+"""Children that are watched, so that drift is repaired at once. ConfigMaps are not among them (engine.controller)."""
+
 
 class FleetView:
-    """Local copies of our Deployments and pods in some namespaces (none named: in all).
+    """Local copies of our children and pods in some namespaces (none named: in all).
 
-    `deployment_changed(namespace, pool or None)` is told when something other than a Deployment's replicas changed in its
-    spec, or when it disappeared; None stands for an exporter.
+    `child_changed(namespace, pool or None)` is told when labels, owners or spec of a child changed (a Deployment's replicas
+    apart), or when it disappeared; None stands for an exporter's child.
     """
 
     def __init__(
-        self, client: Client, namespaces: Sequence[str], deployment_changed: Callable[[str, str | None], None]
+        self, client: Client, namespaces: Sequence[str], child_changed: Callable[[str, str | None], None]
     ) -> None:
-        self._notify = deployment_changed
+        self._client = client
+        self._namespaces: Sequence[str | None] = namespaces or (None,)
+        self._notify = child_changed
         self._pods_of: dict[tuple[str, str, str], dict[str, Object]] = defaultdict(dict)
-        self._deployments: list[Reflector] = []
-        self._pods: list[Reflector] = []
-        for namespace in namespaces or (None,):
-            deployments = paths.collection("apps/v1", "Deployment", namespace)
-            self._deployments.append(Reflector(client, deployments, _SELECTOR, self._on_deployment))
-            self._pods.append(Reflector(client, paths.collection("v1", "Pod", namespace), _SELECTOR, self._on_pod))
+        self._children = {kind: self._reflect(version, kind) for kind, version in _ALWAYS_SERVED.items()}
+        self._pods = [
+            Reflector(client, paths.collection("v1", "Pod", namespace), _SELECTOR, self._on_pod)
+            for namespace in self._namespaces
+        ]
+        self.reflectors = [*(one for some in self._children.values() for one in some), *self._pods]
+        """What has to run, and is needed before anything is reconciled."""
 
-    @property
-    def reflectors(self) -> list[Reflector]:
-        """What has to run."""
-        return [*self._deployments, *self._pods]
+    def _reflect(self, api_version: str, kind: str) -> list[Reflector]:
+        return [
+            Reflector(self._client, paths.collection(api_version, kind, namespace), _SELECTOR, self._on_child)
+            for namespace in self._namespaces
+        ]
+
+    def add_kind(self, api_version: str, kind: str) -> list[Reflector]:
+        """Watches one more kind of child, which not every cluster serves. Returns what has to run for it."""
+        self._children[kind] = self._reflect(api_version, kind)
+        return self._children[kind]
 
     @property
     def is_synced(self) -> bool:
         """Whether every first list is complete."""
         return all(reflector.synced.is_set() for reflector in self.reflectors)
 
+    def child(self, kind: str, namespace: str, name: str) -> Object | None:
+        """One child of a watched kind."""
+        key = f"{namespace}/{name}"
+        reflectors = self._children.get(kind, ())
+        return next((found for reflector in reflectors if (found := reflector.get(key)) is not None), None)
+
     def deployment(self, namespace: str, name: str) -> Object | None:
         """One Deployment of ours."""
-        key = f"{namespace}/{name}"
-        return next((found for reflector in self._deployments if (found := reflector.get(key)) is not None), None)
+        return self.child("Deployment", namespace, name)
 
     def pods(self, namespace: str, pool: str, role: Role) -> list[Object]:
         """All pods of one fleet."""
@@ -70,20 +91,39 @@ class FleetView:
                 if not self._pods_of[group]:
                     del self._pods_of[group]
 
-    def _on_deployment(self, old: Object | None, new: Object | None) -> None:
-        if old is not None and new is not None and _without_replicas(old) == _without_replicas(new):
+    def _on_child(self, old: Object | None, new: Object | None) -> None:
+        if old is not None and new is not None and _ours(old) == _ours(new):
             return
         some = new or old or {}
-        self._notify(some["metadata"]["namespace"], (some["metadata"].get("labels") or {}).get(names.POOL_LABEL))
+        # The old labels count: who takes our label off an object makes it disappear from this view.
+        labels = (old or some)["metadata"].get("labels") or {}
+        self._notify(some["metadata"]["namespace"], labels.get(names.POOL_LABEL))
 
 
-def _without_replicas(deployment: Object) -> Object:
-    return {key: value for key, value in deployment["spec"].items() if key != "replicas"}
+def _ours(child: Object) -> Object:
+    """What the reconciler decides about a child: not its status, not what the autoscaler writes."""
+    metadata = child["metadata"]
+    return {
+        "labels": metadata.get("labels"),
+        "ownerReferences": metadata.get("ownerReferences"),
+        "spec": {key: value for key, value in child["spec"].items() if key != "replicas"},
+    }
 
 
 def is_available(deployment: Object | None) -> bool:
     """Whether at least one pod of the Deployment is ready."""
     return bool(deployment and (deployment.get("status") or {}).get("readyReplicas"))
+
+
+def is_rolled_out(deployment: Object) -> bool:
+    """Whether all pods of the Deployment are of its current template, and available."""
+    spec, status = deployment["spec"], deployment.get("status") or {}
+    wanted = spec.get("replicas", 1)
+    return bool(
+        status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
+        and status.get("updatedReplicas", 0) == status.get("replicas", 0) == wanted
+        and status.get("availableReplicas", 0) == wanted
+    )
 
 
 def owns_replicas(deployment: Object, manager: str) -> bool:

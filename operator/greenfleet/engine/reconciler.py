@@ -5,65 +5,153 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from greenfleet.api import GreenWorkerPool, PoolSpec
-from greenfleet.engine.fleet_view import FleetView, owns_replicas
+from greenfleet.engine.fleet_view import FleetView, is_rolled_out, owns_replicas
 from greenfleet.engine.managers import AUTOSCALER, RECONCILER
+from greenfleet.engine.monitors import PodMonitors
+from greenfleet.engine.pinning import choose
 from greenfleet.engine.registry import Record, Registry, Stall
 from greenfleet.kube import paths
-from greenfleet.kube.client import Client, InvalidError
+from greenfleet.kube.client import Client, InvalidError, NotFoundError
 from greenfleet.kube.events import EventRecorder
-from greenfleet.resources import children_of_pool, exporter_children, names
-from greenfleet.resources.names import AGENT_ANNOTATION, Role
+from greenfleet.resources import Child, children_of_pool, exporter_children, names
+from greenfleet.resources.children import optional_children, pool_config_child
+from greenfleet.resources.exporter import optional_exporter_children
+from greenfleet.resources.names import Role
+from greenfleet.resources.worker import fleet_deployment
 from greenfleet.settings import WorkerImage
 
 _log = logging.getLogger(__name__)
 
-GENERATION_ANNOTATION = f"{names.PREFIX}/pool-generation"
-"""On a fleet's Deployment: the pool's generation that its pod template was made from."""
+_TURN_SECONDS = 5.0
+"""How often a fleet that waits for its turn asks again."""
+_UPGRADE_SECONDS = 600.0
+"""A fleet that cannot roll out (a broken image, no node) holds the others up for so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Upgrade:
+    """A fleet on its way to the template of an upgraded operator."""
+
+    namespace: str
+    name: str
+    generation: int
+    """Of the Deployment, once applied."""
+    deadline: float
 
 
 class Reconciler:
     """Applies children under the field manager `greenfleet-reconciler`."""
 
     def __init__(
-        self, client: Client, registry: Registry, view: FleetView, events: EventRecorder, image: WorkerImage
+        self,
+        client: Client,
+        registry: Registry,
+        view: FleetView,
+        events: EventRecorder,
+        *,
+        image: WorkerImage,
+        monitors: PodMonitors,
     ) -> None:
         self._client = client
         self._events = events
         self._registry = registry
         self._view = view
         self._image = image
+        self._monitors = monitors
         self._exporters = asyncio.Lock()
+        self._upgrading: _Upgrade | None = None
 
-    async def reconcile_pool(self, record: Record) -> None:
-        """Applies what belongs to one pool. A refusal by the API server is kept in the record; other errors are raised."""
+    async def reconcile_pool(self, record: Record) -> float | None:
+        """Applies what belongs to one pool. A refusal by the API server is kept in the record; other errors are raised.
+
+        Returns the seconds after which to look again, if something has to wait for its turn.
+        """
         pool = record.pool
         if pool is None:
-            return
+            return None
         record.refused = self._registry.conflict(pool)
         if record.refused is not None:
-            return
-        agent_image = self._pinned_agent(pool)
-        children = children_of_pool(pool, agent_image, self._image.image_pull_policy, record.routes(time.time()))
+            return None
+        image = self._image
+        children = children_of_pool(
+            pool, image.image, image.image_pull_policy, record.routes(time.time()), self._monitors.monitoring
+        )
+        waits = False
         try:
             for child in children:
-                manifest = child.manifest
                 if child.is_deployment:
-                    self._hand_over_replicas(pool, manifest)
-                await self._client.apply(paths.of(manifest), manifest, RECONCILER)
+                    waits |= not await self._apply_fleet(pool, child)
+                else:
+                    await self._apply(child)
         except InvalidError as error:
             record.refused = Stall(
                 "Refused", f"the API server refused an object of this pool: {error}: correct the spec"
             )
-            return
-        await self._remove_companion(pool)
+            return None
+        await self._remove_unwanted(pool.namespace, optional_children(pool), children)
         for fleet in record.fleets.values():
             fleet.start_threads = None  # the ConfigMap may have been made anew, without the autoscaler's part
         if record.reconciled_generation != pool.generation:
             await self._warn(pool)
         record.reconciled_generation = pool.generation
+        return _TURN_SECONDS if waits else None
+
+    async def repair_config(self, record: Record) -> None:
+        """Applies the ConfigMap of a settled pool again. It costs one request, which changes nothing unless somebody else did."""
+        pool = record.pool
+        if pool is None or record.refused is not None or record.reconciled_generation != pool.generation:
+            return
+        if self._registry.get(record.key) is not record:
+            return  # deleted meanwhile: nothing may come back
+        manifest = pool_config_child(pool, record.routes(time.time())).manifest
+        found = await self._client.apply(paths.of(manifest), manifest, RECONCILER)
+        fleet = record.fleets.get(Role.EVENTLET)
+        start = (found.get("data") or {}).get("threads")
+        if fleet is not None and fleet.start_threads is not None and start != str(fleet.start_threads):
+            fleet.start_threads = None  # the next tick writes the autoscaler's part
+
+    async def _apply(self, child: Child) -> None:
+        try:
+            await self._client.apply(paths.of(child.manifest), child.manifest, RECONCILER)
+        except NotFoundError:
+            if child.kind != "PodMonitor":
+                raise  # the namespace is gone; but the API of PodMonitors may go while everything else stays
+
+    async def _apply_fleet(self, pool: GreenWorkerPool, child: Child) -> bool:
+        """Applies a fleet's Deployment. False if it has to wait until another fleet has taken an upgraded operator's template."""
+        role, live = Role(_role(child.manifest)), self._view.deployment(pool.namespace, child.name)
+        image = self._image
+
+        def build(agent: str) -> dict[str, Any]:
+            owners = child.manifest["metadata"]["ownerReferences"]
+            manifest = fleet_deployment(pool, role, agent, image.image_pull_policy)
+            return {**manifest, "metadata": {**manifest["metadata"], "ownerReferences": owners}}
+
+        choice = choose(live, build, image.image, pool.generation)
+        if choice.upgrade and not self._may_upgrade(pool.namespace, child.name):
+            return False
+        self._hand_over_replicas(pool, live, choice.manifest)
+        applied = await self._client.apply(paths.of(choice.manifest), choice.manifest, RECONCILER)
+        if choice.upgrade:
+            _log.info("%s: %s takes this operator's pod template", pool.key, child.name)
+            self._upgrading = _Upgrade(
+                pool.namespace, child.name, applied["metadata"]["generation"], time.monotonic() + _UPGRADE_SECONDS
+            )
+        return True
+
+    def _may_upgrade(self, namespace: str, name: str) -> bool:
+        """Whether no other fleet is on its way to this operator's template."""
+        under_way = self._upgrading
+        if under_way is None or (under_way.namespace, under_way.name) == (namespace, name):
+            return True
+        live = self._view.deployment(under_way.namespace, under_way.name)
+        seen = live is not None and live["metadata"]["generation"] >= under_way.generation
+        return live is None or time.monotonic() > under_way.deadline or (seen and is_rolled_out(live))
 
     async def _warn(self, pool: GreenWorkerPool) -> None:
         """What the spec says and the mode ignores."""
@@ -85,9 +173,12 @@ class Reconciler:
                 await self._remove_exporter(broker_key)
                 return
             image = self._image
-            manifest = exporter_children(pools, image.image, image.image_pull_policy, image.image_pull_secrets)
+            children = exporter_children(
+                pools, image.image, image.image_pull_policy, image.image_pull_secrets, self._monitors.monitoring
+            )
             try:
-                await self._client.apply(paths.of(manifest), manifest, RECONCILER)
+                for child in children:
+                    await self._apply(child)
             except InvalidError as error:
                 for pool in pools:
                     record = self._registry.get(pool.key)
@@ -95,40 +186,34 @@ class Reconciler:
                         record.refused = Stall(
                             "Refused", f"the API server refused the queue exporter: {error}: correct the spec"
                         )
+                return
+            await self._remove_unwanted(pools[0].namespace, optional_exporter_children(children[0].name), children)
 
     async def _remove_exporter(self, broker_key: str) -> None:
         """For a pool that moved to another broker: it still owns the old exporter, so that nobody collects it."""
         namespace, secret, key = broker_key.split("/", 2)
         name = names.exporter_name(secret, key)
         unreadable = any(record.pool is None and record.key.startswith(f"{namespace}/") for record in self._registry)
-        if self._view.deployment(namespace, name) is not None and not unreadable:
-            await self._client.delete(f"{paths.collection('apps/v1', 'Deployment', namespace)}/{name}")
+        if not unreadable:
+            everything = (("apps/v1", "Deployment", name), *optional_exporter_children(name))
+            await self._remove_unwanted(namespace, everything, ())
 
-    def _hand_over_replicas(self, pool: GreenWorkerPool, manifest: dict[str, Any]) -> None:
+    async def _remove_unwanted(
+        self, namespace: str, possible: Iterable[tuple[str, str, str]], wanted: Iterable[Child]
+    ) -> None:
+        """Deletes what exists of `possible` (API version, kind, name) and is not wanted any more."""
+        kept = {(child.kind, child.name) for child in wanted}
+        for api_version, kind, name in possible:
+            if (kind, name) not in kept and self._view.child(kind, namespace, name) is not None:
+                await self._client.delete(f"{paths.collection(api_version, kind, namespace)}/{name}")
+
+    @staticmethod
+    def _hand_over_replicas(pool: GreenWorkerPool, live: dict[str, Any] | None, manifest: dict[str, Any]) -> None:
         """Sends `replicas` until the autoscaler owns it: an apply without it would default it to 1."""
-        live = self._view.deployment(pool.namespace, manifest["metadata"]["name"])
         if live is None:
             manifest["spec"]["replicas"] = pool.spec.replicas.min if _role(manifest) == Role.EVENTLET else 0
         elif not owns_replicas(live, AUTOSCALER):
             manifest["spec"]["replicas"] = live["spec"].get("replicas", 0)
-        manifest["metadata"].setdefault("annotations", {})[GENERATION_ANNOTATION] = str(pool.generation)
-
-    def _pinned_agent(self, pool: GreenWorkerPool) -> str:
-        """The agent's image: kept until the spec changes, so that an upgraded operator does not restart all fleets at once."""
-        live = self._view.deployment(pool.namespace, names.fleet_name(pool.name, Role.EVENTLET))
-        if live is None:
-            return self._image.image
-        annotations = live["metadata"].get("annotations") or {}
-        template = (live["spec"]["template"]["metadata"].get("annotations") or {}).get(AGENT_ANNOTATION)
-        unchanged = annotations.get(GENERATION_ANNOTATION) == str(pool.generation)
-        return str(template) if unchanged and template else self._image.image
-
-    async def _remove_companion(self, pool: GreenWorkerPool) -> None:
-        name = names.fleet_name(pool.name, Role.PREFORK)
-        if pool.spec.prefork is not None or self._view.deployment(pool.namespace, name) is None:
-            return
-        for api_version, kind in (("apps/v1", "Deployment"), ("policy/v1", "PodDisruptionBudget")):
-            await self._client.delete(f"{paths.collection(api_version, kind, pool.namespace)}/{name}")
 
 
 def _role(manifest: dict[str, Any]) -> str:

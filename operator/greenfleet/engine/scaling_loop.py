@@ -15,8 +15,8 @@ from greenfleet.api import GreenWorkerPool
 from greenfleet.engine.actuator import Actuator, Order
 from greenfleet.engine.evidence import caught_again
 from greenfleet.engine.fleet_view import FleetView
+from greenfleet.engine.pinning import GENERATION_ANNOTATION
 from greenfleet.engine.pods import is_finished, law_pod, law_spec
-from greenfleet.engine.reconciler import GENERATION_ANNOTATION
 from greenfleet.engine.recycler import PAUSE_SECONDS, Recycler, next_to_recycle
 from greenfleet.engine.registry import Fleet, Record, Registry
 from greenfleet.engine.status import learned_from_status

@@ -8,6 +8,8 @@ _PLURALS = {
     "ConfigMap": "configmaps",
     "Deployment": "deployments",
     "PodDisruptionBudget": "poddisruptionbudgets",
+    "NetworkPolicy": "networkpolicies",
+    "PodMonitor": "podmonitors",
     "GreenWorkerPool": "greenworkerpools",
     "Lease": "leases",
     "Pod": "pods",

@@ -2,6 +2,7 @@
 
 from greenfleet.resources.children import Child, children_of_pool
 from greenfleet.resources.exporter import exporter_children
+from greenfleet.resources.monitor import Monitoring
 from greenfleet.resources.names import Role
 
-__all__ = ["Child", "Role", "children_of_pool", "exporter_children"]
+__all__ = ["Child", "Monitoring", "Role", "children_of_pool", "exporter_children"]

@@ -22,12 +22,7 @@ def _config(pool: GreenWorkerPool, data: dict[str, str]) -> Manifest:
 def pool_config(pool: GreenWorkerPool, blocking_tasks: Sequence[str] = ()) -> Manifest:
     """The reconciler's part: labels and routes."""
     manifest = _config(pool, {"routes": json.dumps(sorted(blocking_tasks))})
-    manifest["metadata"]["labels"] = {
-        names.POOL_LABEL: pool.name,
-        "app.kubernetes.io/name": "greenfleet-worker",
-        "app.kubernetes.io/instance": pool.name,
-        names.MANAGED_BY: names.MANAGER,
-    }
+    manifest["metadata"]["labels"] = names.pool_labels(pool.name)
     return manifest
 
 

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 
 from greenfleet.api import GreenWorkerPool
 from greenfleet.resources import names
-from greenfleet.resources.children import owner_reference
-from greenfleet.resources.names import Role
+from greenfleet.resources.children import Child, owner_reference
+from greenfleet.resources.monitor import API_VERSION as MONITOR_API_VERSION
+from greenfleet.resources.monitor import Monitoring, exporter_monitor
+from greenfleet.resources.network import exporter_network_policy
 from greenfleet.resources.pods import (
     Manifest,
     http_probe,
@@ -28,33 +30,41 @@ NON_ROOT = 65532
 
 
 def exporter_children(
-    pools: Sequence[GreenWorkerPool], image: str, pull_policy: str, pull_secrets: Sequence[str]
-) -> Manifest:
-    """The exporter's Deployment for all pools of one broker, at least one."""
-    first = pools[0]
-    broker = first.spec.broker
+    pools: Sequence[GreenWorkerPool],
+    image: str,
+    pull_policy: str,
+    pull_secrets: Sequence[str],
+    monitoring: Monitoring | None = None,
+) -> tuple[Child, ...]:
+    """What all pools of one broker, at least one, share: the exporter's Deployment and what goes with it."""
+    broker = pools[0].spec.broker
     name = names.exporter_name(broker.secret_ref.name, broker.secret_ref.key)
-    selector = {names.ROLE_LABEL: str(Role.EXPORTER), "app.kubernetes.io/instance": name}
-    labels = {
-        **selector,
-        "app.kubernetes.io/name": "greenfleet-queues",
-        "app.kubernetes.io/component": str(Role.EXPORTER),
-        names.MANAGED_BY: names.MANAGER,
-    }
+    found = [_deployment(pools, name, image, pull_policy, pull_secrets), exporter_network_policy(pools, name)]
+    if monitoring is not None:
+        found.append(exporter_monitor(name, pools[0].namespace, monitoring))
+    manifests = [manifest for manifest in found if manifest is not None]
+    owners = [owner_reference(pool, controller=False) for pool in sorted(pools, key=lambda pool: pool.name)]
+    for manifest in manifests:
+        manifest["metadata"]["ownerReferences"] = owners
+    return tuple(Child(manifest) for manifest in manifests)
+
+
+def optional_exporter_children(name: str) -> tuple[tuple[str, str, str], ...]:
+    """API version, kind and name of what an exporter may have had besides its Deployment and need not have now."""
+    return (("networking.k8s.io/v1", "NetworkPolicy", name), (MONITOR_API_VERSION, "PodMonitor", name))
+
+
+def _deployment(
+    pools: Sequence[GreenWorkerPool], name: str, image: str, pull_policy: str, pull_secrets: Sequence[str]
+) -> Manifest:
+    labels = names.exporter_labels(name)
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {
-            "name": name,
-            "namespace": first.namespace,
-            "labels": labels,
-            "ownerReferences": [
-                owner_reference(pool, controller=False) for pool in sorted(pools, key=lambda pool: pool.name)
-            ],
-        },
+        "metadata": {"name": name, "namespace": pools[0].namespace, "labels": labels},
         "spec": {
             "replicas": 1,
-            "selector": {"matchLabels": selector},
+            "selector": {"matchLabels": names.exporter_selector(name)},
             "revisionHistoryLimit": 3,
             # The old exporter answers until the new one does: no gap in the samples when a pool joins.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},

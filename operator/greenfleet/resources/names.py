@@ -65,6 +65,31 @@ def fleet_labels(pool: str, role: Role) -> dict[str, str]:
     }
 
 
+def pool_labels(pool: str) -> dict[str, str]:
+    """Labels of what a pool has once, whatever its roles."""
+    return {
+        POOL_LABEL: pool,
+        "app.kubernetes.io/name": "greenfleet-worker",
+        "app.kubernetes.io/instance": pool,
+        MANAGED_BY: MANAGER,
+    }
+
+
+def exporter_selector(name: str) -> dict[str, str]:
+    """Labels that select exactly the pods of one exporter."""
+    return {ROLE_LABEL: str(Role.EXPORTER), "app.kubernetes.io/instance": name}
+
+
+def exporter_labels(name: str) -> dict[str, str]:
+    """All labels of an exporter's objects."""
+    return {
+        **exporter_selector(name),
+        "app.kubernetes.io/name": "greenfleet-queues",
+        "app.kubernetes.io/component": str(Role.EXPORTER),
+        MANAGED_BY: MANAGER,
+    }
+
+
 def selector_text(labels: dict[str, str]) -> str:
     """A label selector in the notation of `kubectl -l` and of `status.selector`."""
     return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))

@@ -16,6 +16,11 @@ def plain(model: BaseModel) -> Manifest:
     return pruned(model.model_dump(by_alias=True, exclude_none=True))
 
 
+def sparse(model: BaseModel) -> Manifest:
+    """A model as the user wrote it, defaults left to Kubernetes: for its own types, whose defaults ours repeat."""
+    return model.model_dump(by_alias=True, exclude_none=True, exclude_defaults=True)
+
+
 def pruned(manifest: Manifest) -> Manifest:
     """Without the top-level fields that are None, or an empty list, map or string: server-side apply would own them for nothing."""
     return {key: value for key, value in manifest.items() if value not in (None, [], {}, "")}

@@ -18,6 +18,7 @@ from greenfleet.resources.pods import (
     restricted_container,
     restricted_pod,
     secret_env,
+    sparse,
 )
 
 GRACE_MARGIN_SECONDS = 15
@@ -51,7 +52,7 @@ def fleet_deployment(pool: GreenWorkerPool, role: Role, agent_image: str, agent_
 
 
 def _users_annotations(pool: GreenWorkerPool) -> dict[str, str]:
-    """Without ours: `greenfleet.io/threads` on a pod is the operator's own word."""
+    """Without ours: `greenfleet.io/threads` on a pod is the operator's own word, also in a pool that is older than the rule."""
     annotations = pool.spec.worker.annotations
     return {name: value for name, value in annotations.items() if not name.startswith(f"{names.PREFIX}/")}
 
@@ -68,9 +69,9 @@ def _pod(pool: GreenWorkerPool, role: Role, agent_image: str, agent_pull_policy:
             "securityContext": restricted_pod(security.run_as_user, security.run_as_group, security.fs_group),
             "priorityClassName": worker.priority_class_name,
             "nodeSelector": worker.node_selector,
-            "tolerations": worker.tolerations,
-            "affinity": worker.affinity,
-            "topologySpreadConstraints": worker.topology_spread_constraints,
+            "tolerations": [sparse(toleration) for toleration in worker.tolerations],
+            "affinity": None if worker.affinity is None else sparse(worker.affinity),
+            "topologySpreadConstraints": [sparse(constraint) for constraint in worker.topology_spread_constraints],
             "imagePullSecrets": [plain(secret) for secret in pool.spec.image_pull_secrets],
             "initContainers": [_agent(agent_image, agent_pull_policy)] if inject else [],
             "containers": [_container(pool, role, drain_seconds)],

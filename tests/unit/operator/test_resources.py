@@ -39,7 +39,7 @@ def worker(resource: GreenWorkerPool, role: Role = Role.EVENTLET) -> Object:
 
 
 def exporter(*pools: GreenWorkerPool, pull_secrets: tuple[str, ...] = ()) -> Object:
-    return exporter_children(pools, IMAGE, "IfNotPresent", pull_secrets)
+    return exporter_children(pools, IMAGE, "IfNotPresent", pull_secrets)[0].manifest
 
 
 def environment(container: Object) -> dict[str, Any]:

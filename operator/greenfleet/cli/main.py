@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from greenfleet import __version__
 
@@ -61,10 +62,45 @@ def _parser() -> argparse.ArgumentParser:
     wait.add_argument("--kubeconfig", help="instead of the pod's service account")
     wait.set_defaults(run=_wait)
 
+    _add_adopt(commands)
+
     commands.add_parser(
         "simulate", help="replay a trace against the law of scaling, KEDA and Celery's autoscaler", add_help=False
     )
     return parser
+
+
+def _add_adopt(commands: Any) -> None:
+    adopt = commands.add_parser(
+        "adopt",
+        help="make a GreenWorkerPool of a Deployment of Celery workers; without --yes it only shows what it would do",
+        description="The manifest goes to standard output, everything else to standard error.",
+    )
+    adopt.add_argument("deployment", help="name of the Deployment")
+    adopt.add_argument("-n", "--namespace", help="its namespace (default: the one of the current context)")
+    adopt.add_argument("--name", help="name of the pool (default: the Deployment's)")
+    adopt.add_argument("--container", help="the container that runs Celery (default: the one whose command does)")
+    adopt.add_argument("--app", help="the Celery application, where the command does not say it")
+    adopt.add_argument("--queue", action="append", default=[], help="a queue, where the command does not say it")
+    adopt.add_argument("--broker-secret", metavar="NAME/KEY", help="the Secret and key with the broker URL")
+    adopt.add_argument("--result-secret", metavar="NAME/KEY", help="the Secret and key with the result backend's URL")
+    adopt.add_argument(
+        "--to-eventlet", action="store_true", help="the Deployment runs another pool, and its tasks fit green threads"
+    )
+    adopt.add_argument(
+        "--drop", action="append", default=[], metavar="NAME", help="leave out what a pool has no place for, by name"
+    )
+    adopt.add_argument(
+        "--yes", action="store_true", help="do it: create the pool, await its workers, retire the old ones"
+    )
+    adopt.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="for each step (default: 300)")
+    adopt.set_defaults(run=_adopt)
+
+
+def _adopt(options: argparse.Namespace) -> int:
+    from greenfleet.cli.adopt import run  # noqa: PLC0415
+
+    return run(options)
 
 
 def _operator(options: argparse.Namespace) -> int:

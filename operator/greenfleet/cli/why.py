@@ -9,22 +9,18 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import shutil
-import subprocess
 import sys
 from typing import Any
 
-
-class WhyError(Exception):
-    """The reasons cannot be had; the text says why and what to do."""
+from greenfleet.cli.kubectl import KubectlError, current_namespace, kubectl
 
 
 def run(options: argparse.Namespace) -> int:
     """Prints the reasons of one pool. Exit status 1 where they cannot be had."""
     try:
-        namespace = options.namespace or _current_namespace()
+        namespace = options.namespace or current_namespace()
         answer = fetch(namespace, options.pool, options.operator_namespace)
-    except WhyError as error:
+    except KubectlError as error:
         print(f"greenfleet: {error}", file=sys.stderr)
         return 1
     if options.output == "json":
@@ -35,13 +31,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def fetch(namespace: str, pool: str, operator_namespace: str) -> dict[str, Any]:
-    """What the leader says about one pool. Raises WhyError."""
+    """What the leader says about one pool. Raises KubectlError."""
     leases = f"/apis/coordination.k8s.io/v1/namespaces/{operator_namespace}/leases/greenfleet"
-    holder = json.loads(_kubectl("get", "--raw", leases))["spec"].get("holderIdentity")
+    holder = json.loads(kubectl("get", "--raw", leases))["spec"].get("holderIdentity")
     if not holder:
-        raise WhyError(f"no operator leads in namespace {operator_namespace}: look at its pods")
+        raise KubectlError(f"no operator leads in namespace {operator_namespace}: look at its pods")
     path = f"/api/v1/namespaces/{operator_namespace}/pods/{holder}:9541/proxy/api/v1/pools/{namespace}/{pool}/why"
-    return dict(json.loads(_kubectl("get", "--raw", path)))
+    return dict(json.loads(kubectl("get", "--raw", path)))
 
 
 def render(answer: dict[str, Any], history: int) -> list[str]:
@@ -74,18 +70,3 @@ def _clock(seconds: float) -> str:
 
 def _short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or float(value).is_integer() else f"{value:.3g}"
-
-
-def _current_namespace() -> str:
-    found = _kubectl("config", "view", "--minify", "-o", "jsonpath={..namespace}").strip()
-    return found or "default"
-
-
-def _kubectl(*arguments: str) -> str:
-    program = shutil.which("kubectl")
-    if program is None:
-        raise WhyError("kubectl is not on the PATH: install it, it is the way to the cluster")
-    finished = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)  # noqa: S603
-    if finished.returncode != 0:
-        raise WhyError(finished.stderr.strip() or f"kubectl {' '.join(arguments)} failed")
-    return finished.stdout

@@ -50,6 +50,37 @@ def trouble(pods: Iterable[_Object]) -> Stall | None:
     return None
 
 
+def refused_pods(deployment: _Object | None) -> Stall | None:
+    """Why the namespace does not let a Deployment have even one pod: what no pod's status can say, because there is none."""
+    status = (deployment or {}).get("status") or {}
+    if deployment is None or status.get("readyReplicas"):
+        return None
+    said: _Object = next((one for one in status.get("conditions", ()) if one["type"] == "ReplicaFailure"), {})
+    if said.get("status") != "True":
+        return None
+    reason, message = "PodsRefused", _stable(said.get("message", ""))
+    pod = deployment["spec"]["template"]["spec"]
+    if "error looking up service account" in message:
+        return Stall(
+            reason,
+            f"worker.serviceAccountName is {pod.get('serviceAccountName', 'default')!r}, and this namespace has no such ServiceAccount: "
+            "create it, or correct the name",
+        )
+    if "no PriorityClass with name" in message:
+        return Stall(
+            reason,
+            f"worker.priorityClassName is {pod.get('priorityClassName', '')!r}, and the cluster has no such PriorityClass: "
+            "create it, or correct the name",
+        )
+    if "exceeded quota" in message or "failed quota" in message:
+        return Stall(
+            reason,
+            f"the namespace's quota has no room for a pod ({message}): ask for less in worker.resources, lower replicas.max, or "
+            "raise the quota",
+        )
+    return Stall(reason, f"worker: the namespace refuses the pods ({message}): correct the spec, or what refuses them")
+
+
 def _container_trouble(container: _Object) -> Stall | None:
     state = container.get("state") or {}
     waiting = state.get("waiting") or {}
@@ -127,4 +158,6 @@ def _stable(text: str) -> str:
     text = redacted(text)
     text = re.sub(r"\b(back-off) [\d.a-z]+ ", r"\1 ", text)
     text = re.sub(r"pod=\S+", "", text)
+    text = re.sub(r'\bpods "[^"]*"', "pods", text)
+    text = re.sub(r", used: .*?, limited: ", ", limited: ", text)
     return text[:600].strip()

@@ -12,7 +12,7 @@ from greenfleet.resources.monitor import API_VERSION, Monitoring
 
 _log = logging.getLogger(__name__)
 
-_LOOK_AGAIN_SECONDS = 30.0
+_LOOK_AGAIN_SECONDS = 10.0
 
 
 class PodMonitors:

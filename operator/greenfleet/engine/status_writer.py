@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from greenfleet.engine.diagnosis import trouble
+from greenfleet.engine.diagnosis import refused_pods, trouble
 from greenfleet.engine.evidence import EXEMPT_ANNOTATION
 from greenfleet.engine.fleet_view import FleetView, is_available
 from greenfleet.engine.managers import STATUS
@@ -86,11 +86,18 @@ class StatusWriter:
             exporter_name = names.exporter_name(reference.name, reference.key)
             exporter = self._view.deployment(namespace, exporter_name)
             exporter_pods = self._view.exporter_pods(namespace, exporter_name)
+        fleet = self._view.deployment(namespace, names.fleet_name(name, Role.EVENTLET))
+        companion = self._view.deployment(namespace, names.fleet_name(name, Role.PREFORK))
         return Observed(
-            deployment=self._view.deployment(namespace, names.fleet_name(name, Role.EVENTLET)),
+            deployment=fleet,
             pods=pods,
             exporter_available=is_available(exporter),
-            trouble=trouble(exporter_pods) or trouble(pods) or trouble(companions),
+            trouble=trouble(exporter_pods)
+            or refused_pods(exporter)
+            or trouble(pods)
+            or refused_pods(fleet)
+            or trouble(companions)
+            or refused_pods(companion),
             generation=metadata.get("generation", 1),
             now=now,
         )

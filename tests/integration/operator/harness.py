@@ -194,6 +194,8 @@ class Namespace:
             "deployments": "/apis/apps/v1",
             "replicasets": "/apis/apps/v1",
             "poddisruptionbudgets": "/apis/policy/v1",
+            "networkpolicies": "/apis/networking.k8s.io/v1",
+            "podmonitors": "/apis/monitoring.coreos.com/v1",
             "leases": "/apis/coordination.k8s.io/v1",
             "events": "/apis/events.k8s.io/v1",
             "greenworkerpools": POOLS,

@@ -152,6 +152,44 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"worker": {"volumeMounts": [{"name": "v", "mountPath": "etc"}]}},
         ["spec.worker.volumeMounts[0].mountPath"],
     ),
+    "an annotation of the operator's": (
+        {"worker": {"annotations": {"greenfleet.io/threads": "9999"}}},
+        ["spec.worker.annotations", "operator's own", "remove it"],
+    ),
+    "a label of the operator's": (
+        {"worker": {"labels": {"greenfleet.io/pool": "other"}}},
+        ["spec.worker.labels", "Greenfleet sets itself", "use a name of your own"],
+    ),
+    "a label that is none": ({"worker": {"labels": {"team": "a b"}}}, ["spec.worker.labels", "a b"]),
+    "a label of 64 characters": ({"worker": {"labels": {"team": "a" * 64}}}, ["spec.worker.labels", "63"]),
+    "an affinity that is none": ({"worker": {"affinity": {"nonsense": True}}}, ["affinity.nonsense", "unknown field"]),
+    "a toleration of the wrong type": (
+        {"worker": {"tolerations": [{"key": 5}]}},
+        ["spec.worker.tolerations[0].key", "must be of type string"],
+    ),
+    "a spread without its key": (
+        {"worker": {"topologySpreadConstraints": [{"maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule"}]}},
+        ["spec.worker.topologySpreadConstraints[0].topologyKey", "Required value"],
+    ),
+    # the network
+    "a network without a way out": ({"network": {"egress": []}}, ["spec.network.egress", "at least 1"]),
+    "a host as an address": (
+        {"network": {"egress": [{"to": [{"ipBlock": {"cidr": "redis.shop.svc"}}]}]}},
+        ["spec.network.egress[0].to[0].ipBlock.cidr", "redis.shop.svc"],
+    ),
+    "an address and a selector": (
+        {"network": {"egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}, "podSelector": {}}]}]}},
+        ["network.egress.to", "one entry for the addresses"],
+    ),
+    "nobody at the other end": (
+        {"network": {"egress": [{"to": [{}]}]}},
+        ["network.egress.to", "neither"],
+    ),
+    "a port that is none": ({"network": {"egress": [{"ports": [{"port": 65536}]}]}}, ["ports[0].port", "65535"]),
+    "a range of ports that ends before it begins": (
+        {"network": {"egress": [{"ports": [{"port": 9000, "endPort": 8000}]}]}},
+        ["network.egress.ports.endPort is 8000", "raise endPort"],
+    ),
     "two hundred and one variables": (
         {"worker": {"env": [{"name": f"V{number}"} for number in range(201)]}},
         ["spec.worker.env", "200"],
@@ -275,23 +313,33 @@ STALLED: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         "Refused",
         ["spec.secrets", "correct the spec"],
     ),
-    "a label that is none": (
-        {"worker": {"labels": {"team": "a b"}}},
+    "an address with too many bits": (
+        {"network": {"egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/33"}}]}]}},
         "Refused",
-        ["a b", "correct the spec"],
+        ["10.0.0.0/33", "correct the spec"],
     ),
-    "an affinity that is none": (
-        {"worker": {"affinity": {"nonsense": True}}},
-        "Refused",
-        ["nonsense", "correct the spec"],
-    ),
-    "a toleration of the wrong type": (
-        {"worker": {"tolerations": [{"key": 5}]}},
+    "a toleration with a value that Exists has no use for": (
+        {"worker": {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}},
         "Refused",
         ["tolerations", "correct the spec"],
     ),
+    "a service account that does not exist": (
+        {"worker": {"serviceAccountName": "crawler"}, "replicas": {"min": 1}},
+        "PodsRefused",
+        ["worker.serviceAccountName is 'crawler'", "no such ServiceAccount", "create it"],
+    ),
+    "a priority class that does not exist": (
+        {"worker": {"priorityClassName": "urgent"}, "replicas": {"min": 1}},
+        "PodsRefused",
+        ["worker.priorityClassName is 'urgent'", "no such PriorityClass", "correct the name"],
+    ),
     "a broker URL in a refused value": (
-        {"worker": {"labels": {"url": "redis://:hunter2@redis:6379/0"}}},
+        {
+            "worker": {
+                "volumes": [{"name": "v", "emptyDir": {}}],
+                "volumeMounts": [{"name": "v", "mountPath": "/x", "subPath": "redis://:hunter2@redis:6379/.."}],
+            }
+        },
         "Refused",
         ["***@"],
     ),
@@ -347,6 +395,33 @@ def test_two_pools_on_one_queue_are_both_stalled_and_a_third_is_unharmed(world: 
     shop.await_condition("first", "Stalled", "False")
     for name in ("first", "third"):
         shop.delete_pool(name, wait=False)
+
+
+def test_one_queue_name_on_two_brokers_is_two_queues(world: World) -> None:
+    """What the operator cannot see is whether two Secrets name the same broker: it reads neither."""
+    shop = world.namespace
+    shop.secret("broker-of-its-own", url=world.redis.url)
+    shop.apply_pool("here", queues=["both"])
+    shop.apply_pool("there", queues=["both"], broker={"secretRef": {"name": "broker-of-its-own", "key": "url"}})
+    for name in ("here", "there"):
+        shop.await_condition(name, "Ready", "True")
+        assert shop.condition(name, "Stalled")["status"] == "False"
+    for name in ("here", "there"):
+        shop.delete_pool(name, wait=False)
+
+
+def test_a_quota_that_leaves_no_room_is_stalled_and_more_room_heals_the_pool(make_world: WorldMaker) -> None:
+    world = make_world("quota", runs=only_exporters)
+    shop = world.namespace
+    quota = f"/api/v1/namespaces/{shop.name}/resourcequotas"
+    shop.api.create(quota, {"metadata": {"name": "small"}, "spec": {"hard": {"pods": "1"}}})
+    world.operator().start()
+    shop.apply_pool("crowded", replicas={"min": 2, "max": 2})
+    said = shop.await_condition("crowded", "Stalled", "True", "PodsRefused")
+    for part in ("quota", "worker.resources", "replicas.max"):
+        assert part in said["message"]
+    shop.api.merge(f"{quota}/small", {"spec": {"hard": {"pods": "9"}}})
+    shop.await_condition("crowded", "Stalled", "False", seconds=60)
 
 
 def test_a_missing_secret_is_stalled_and_its_arrival_heals_the_pool(world: World, pool: str) -> None:

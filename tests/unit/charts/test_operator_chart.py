@@ -212,6 +212,22 @@ def test_pod_monitors_select_operator_and_pools(render: Render, defaults: Manife
     assert named["spec"]["namespaceSelector"] == {"matchNames": ["shop"]}
 
 
+def test_one_pod_monitor_per_pool_takes_the_place_of_the_common_one_and_only_then_costs_a_right(
+    render: Render, defaults: Manifests
+) -> None:
+    assert not [rule for rule in _rules(defaults) if "podmonitors" in rule["resources"]]
+    assert _config(defaults)["podMonitors"]["enabled"] is False
+    values = {
+        "metrics": {"podMonitor": {"enabled": True, "perPool": True, "interval": "5s", "labels": {"release": "kps"}}}
+    }
+    manifests = render("greenfleet", values)
+    (operator,) = of_kind(manifests, "PodMonitor")
+    assert operator["metadata"]["name"] == "greenfleet"
+    assert _config(manifests)["podMonitors"] == {"enabled": True, "interval": "5s", "labels": {"release": "kps"}}
+    (rule,) = [rule for rule in _rules(manifests) if "podmonitors" in rule["resources"]]
+    assert rule["apiGroups"] == ["monitoring.coreos.com"]
+
+
 def test_everything_optional_renders_together(render: Render) -> None:
     manifests = render(
         "greenfleet",

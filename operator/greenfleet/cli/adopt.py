@@ -1,0 +1,160 @@
+"""`kubectl greenfleet adopt DEPLOYMENT`: a pool takes the place of hand-written workers, shown first, done with `--yes`.
+
+The two fleets overlap: the pool is created and has a worker that consumes before the first old worker is asked to leave.
+Old workers get SIGTERM as in any scale-in, so that Celery finishes what runs, within the grace that their pods have. The old
+Deployment stays, at zero, for the way back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+
+from greenfleet.cli.adoption import ADOPTED_ANNOTATION, Adoption, Wishes, difference, plan
+from greenfleet.cli.kubectl import KubectlError, current_namespace, kubectl
+
+Object = dict[str, Any]
+
+_POLL_SECONDS = 1.0
+
+
+def run(options: argparse.Namespace) -> int:
+    """Shows the pool or, with `--yes`, brings it in. Exit status 1 where something stands in the way."""
+    try:
+        namespace = options.namespace or current_namespace()
+        return _run(namespace, options)
+    except KubectlError as error:
+        _say(f"greenfleet: {error}")
+        return 1
+
+
+def _run(namespace: str, options: argparse.Namespace) -> int:
+    deployment = _get(namespace, "deployment", options.deployment)
+    adoption = plan(deployment, _wishes(options))
+    adoption.obstacles += _scalers(namespace, options.deployment)
+    if adoption.pool:
+        print(yaml.safe_dump(adoption.pool, sort_keys=False, width=120, allow_unicode=True), end="")
+    _explain(adoption)
+    if adoption.obstacles:
+        return 1
+    name = adoption.pool["metadata"]["name"]
+    existing = _find(namespace, "greenworkerpool", name)
+    if existing is not None and _adopted_from(existing) != options.deployment:
+        raise KubectlError(f"there is a GreenWorkerPool {namespace}/{name} already: choose another name with --name")
+    _say("\n".join(["", "What changes for the pods:", *difference(deployment, adoption.pool), ""]))
+    kubectl("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(adoption.pool))
+    replicas = deployment["spec"].get("replicas", 1)
+    if not options.yes:
+        _say(
+            f"The API server accepts this pool. Nothing was changed. With --yes: the pool {name} is created, gets ready, and then "
+            f"Deployment {options.deployment} is scaled from {replicas} to 0."
+        )
+        return 0
+    return _carry_out(namespace, deployment, adoption.pool, options.timeout)
+
+
+def _carry_out(namespace: str, deployment: Object, pool: Object, timeout_seconds: float) -> int:
+    old, name = deployment["metadata"]["name"], pool["metadata"]["name"]
+    replicas = deployment["spec"].get("replicas", 1)
+    back = f"kubectl -n {namespace} scale deployment/{old} --replicas={replicas} && kubectl -n {namespace} delete gwp {name}"
+    kubectl("apply", "--server-side", "--field-manager=kubectl-greenfleet", "-f", "-", stdin=json.dumps(pool))
+    _say(f"1. The pool {name} is created. Both fleets consume the queues now.")
+    wanted = pool["spec"]["replicas"]["min"]
+    if not _await(lambda: _is_ready(namespace, name, wanted), timeout_seconds):
+        said = _condition(_get(namespace, "greenworkerpool", name), "Ready")
+        raise KubectlError(
+            f"the pool {name} did not get ready within {timeout_seconds:g} s: {said.get('message', 'the operator says nothing')} "
+            f"Deployment {old} was left as it is. Mend the cause and run this again, or: kubectl -n {namespace} delete gwp {name}"
+        )
+    _say(f"2. It is ready{f', and {wanted} worker of it consumes' if wanted else ''}.")
+    kubectl("-n", namespace, "scale", f"deployment/{old}", "--replicas=0")
+    _say(f"3. The {replicas} workers of Deployment {old} finish what they run, and leave.")
+    if not _await(
+        lambda: not _get(namespace, "deployment", old).get("status", {}).get("replicas"), timeout_seconds
+    ) or not (_await(lambda: not _pods(namespace, deployment), timeout_seconds)):
+        raise KubectlError(f"old workers still run after {timeout_seconds:g} s: look at the pods of Deployment {old}")
+    _say(
+        f"4. They are gone. Deployment {old} is kept at 0: delete it when you are content, and take it out of what applies "
+        f"it (Helm, Flux, Argo CD).\nThe way back: {back}"
+    )
+    return 0
+
+
+def _wishes(options: argparse.Namespace) -> Wishes:
+    return Wishes(
+        name=options.name,
+        container=options.container,
+        app=options.app,
+        queues=tuple(options.queue),
+        broker_secret=options.broker_secret,
+        result_secret=options.result_secret,
+        to_eventlet=options.to_eventlet,
+        drop=frozenset(options.drop),
+    )
+
+
+def _explain(adoption: Adoption) -> None:
+    for title, lines in (("Good to know", adoption.notes), ("In the way", adoption.obstacles)):
+        if lines:
+            _say("\n".join(["", f"{title}:", *(f"  - {line}" for line in lines)]))
+
+
+def _scalers(namespace: str, deployment: str) -> list[str]:
+    """Who would scale the Deployment up again. KEDA works through an HPA too."""
+    found = json.loads(kubectl("-n", namespace, "get", "hpa", "-o", "json"))["items"]
+    return [
+        f"HorizontalPodAutoscaler {one['metadata']['name']} scales the Deployment, and would bring its workers back: delete it (or the "
+        "ScaledObject that made it); spec.scaling takes its place"
+        for one in found
+        if (one["spec"]["scaleTargetRef"]["kind"], one["spec"]["scaleTargetRef"]["name"]) == ("Deployment", deployment)
+    ]
+
+
+def _is_ready(namespace: str, name: str, workers: int) -> bool:
+    pool = _get(namespace, "greenworkerpool", name)
+    status = pool.get("status") or {}
+    current = status.get("observedGeneration") == pool["metadata"]["generation"]
+    return current and _condition(pool, "Ready").get("status") == "True" and status.get("readyReplicas", 0) >= workers
+
+
+def _condition(pool: Object, kind: str) -> Object:
+    conditions = (pool.get("status") or {}).get("conditions") or ()
+    return next((dict(one) for one in conditions if one["type"] == kind), {})
+
+
+def _adopted_from(pool: Object) -> str | None:
+    return (pool["metadata"].get("annotations") or {}).get(ADOPTED_ANNOTATION)
+
+
+def _pods(namespace: str, deployment: Object) -> list[Object]:
+    labels = deployment["spec"]["selector"].get("matchLabels") or {}
+    selector = ",".join(f"{key}={value}" for key, value in labels.items())
+    return list(json.loads(kubectl("-n", namespace, "get", "pods", "-l", selector, "-o", "json"))["items"])
+
+
+def _get(namespace: str, kind: str, name: str) -> Object:
+    return dict(json.loads(kubectl("-n", namespace, "get", kind, name, "-o", "json")))
+
+
+def _find(namespace: str, kind: str, name: str) -> Object | None:
+    found = kubectl("-n", namespace, "get", kind, name, "-o", "json", "--ignore-not-found")
+    return dict(json.loads(found)) if found.strip() else None
+
+
+def _await(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

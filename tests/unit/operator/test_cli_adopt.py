@@ -1,0 +1,255 @@
+"""`kubectl greenfleet adopt`: what becomes of a hand-written Deployment, and what is in the way. Nothing is dropped in silence."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from greenfleet.api import parse_pool
+from greenfleet.cli.adoption import Adoption, Wishes, difference, plan
+from greenfleet.cli.celery_command import UnreadableCommandError, parse
+from tests.unit.operator.objects import Object
+
+BROKER = {"name": "CELERY_BROKER_URL", "valueFrom": {"secretKeyRef": {"name": "broker", "key": "url"}}}
+COMMAND = ["celery", "-A", "proj", "worker", "-P", "eventlet", "-c", "200", "-Q", "feeds,slow"]
+
+
+def deployment(pod: Object | None = None, template: Object | None = None, **container: Any) -> Object:
+    """A Deployment as somebody wrote it by hand."""
+    worker = {"name": "worker", "image": "registry.example/proj:1.4", "command": COMMAND, "env": [BROKER], **container}
+    labels = {"app": "feeds-worker", "team": "news"}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "feeds", "namespace": "shop"},
+        "spec": {
+            "replicas": 4,
+            "selector": {"matchLabels": {"app": "feeds-worker"}},
+            "template": {
+                "metadata": {"labels": labels, **(template or {})},
+                "spec": {"containers": [worker], **(pod or {})},
+            },
+        },
+    }
+
+
+def adopted(source: Object, **wishes: Any) -> Object:
+    """The spec of the pool, which has to be valid."""
+    found = plan(source, Wishes(**wishes))
+    assert not found.obstacles
+    parse_pool({**found.pool, "metadata": {**found.pool["metadata"], "uid": "u"}})
+    spec: Object = found.pool["spec"]
+    return spec
+
+
+def test_a_plain_deployment_becomes_a_pool_that_says_the_same() -> None:
+    found = plan(deployment(), Wishes())
+    assert found.obstacles == []
+    assert found.pool == {
+        "apiVersion": "greenfleet.io/v1alpha1",
+        "kind": "GreenWorkerPool",
+        "metadata": {
+            "name": "feeds",
+            "namespace": "shop",
+            "annotations": {"greenfleet.io/adopted-from": "feeds"},
+        },
+        "spec": {
+            "app": "proj",
+            "image": "registry.example/proj:1.4",
+            "broker": {"secretRef": {"name": "broker", "key": "url"}},
+            "queues": ["feeds", "slow"],
+            "replicas": {"min": 1, "max": 10},
+            "greenThreads": {"start": 200, "max": 1000},
+            "drain": {"timeout": "60s"},
+            "worker": {"labels": {"team": "news"}},
+        },
+    }
+
+
+def test_everything_that_has_a_counterpart_is_carried_over() -> None:
+    pod = {
+        "terminationGracePeriodSeconds": 300,
+        "serviceAccountName": "crawler",
+        "priorityClassName": "batch",
+        "nodeSelector": {"disk": "ssd"},
+        "tolerations": [{"key": "crawlers", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+        "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}],
+        "imagePullSecrets": [{"name": "registry"}],
+        "securityContext": {"runAsUser": 1000, "fsGroup": 2000},
+        "volumes": [{"name": "cache", "emptyDir": {}}],
+    }
+    container = {
+        "command": [
+            *COMMAND,
+            "--prefetch-multiplier=4",
+            "--soft-time-limit=30",
+            "--time-limit=45",
+            "--max-tasks-per-child=1000",
+            "--max-memory-per-child=524288",
+            "-l",
+            "INFO",
+            "-E",
+        ],
+        "env": [BROKER, {"name": "FEED_TIMEOUT", "value": "5"}],
+        "envFrom": [{"configMapRef": {"name": "settings"}}],
+        "resources": {"limits": {"memory": "1Gi"}},
+        "volumeMounts": [{"name": "cache", "mountPath": "/cache"}],
+        "imagePullPolicy": "Always",
+    }
+    spec = adopted(deployment(pod, {"annotations": {"team": "news"}}, **container))
+    assert spec["drain"] == {"timeout": "300s"}
+    assert spec["limits"] == {"soft": "30s", "hard": "45s"}
+    assert spec["recycle"] == {"maxTasks": 1000, "maxMemory": "524288Ki"}
+    assert spec["imagePullPolicy"] == "Always"
+    assert spec["imagePullSecrets"] == [{"name": "registry"}]
+    worker = spec["worker"]
+    for name in ("serviceAccountName", "priorityClassName", "nodeSelector", "tolerations", "topologySpreadConstraints"):
+        assert worker[name] == pod[name]
+    assert worker["volumes"] == pod["volumes"]
+    for name in ("envFrom", "resources", "volumeMounts"):
+        assert worker[name] == container[name]
+    assert worker["env"] == [{"name": "FEED_TIMEOUT", "value": "5"}]
+    assert worker["securityContext"] == {"runAsUser": 1000, "fsGroup": 2000}
+    assert worker["annotations"] == {"team": "news"}
+    assert worker["extraArgs"] == ["-l", "INFO", "-E"]
+    assert worker["prefetchMultiplier"] == 4
+
+
+@pytest.mark.parametrize(
+    ("argv", "app", "queues", "python"),
+    [
+        (["celery", "--app=proj.celery", "worker", "--queues", "a,b"], "proj.celery", ["a", "b"], "python3"),
+        (["python", "-m", "celery", "-A", "proj", "worker", "-Qa"], "proj", ["a"], "python"),
+        (["/opt/venv/bin/celery", "-A", "proj", "worker"], "proj", ["celery"], "/opt/venv/bin/python"),
+        (["sh", "-c", "exec celery -A proj worker -Q 'a'"], "proj", ["a"], "python3"),
+        (["tini", "--", "celery", "-A", "proj", "worker"], "proj", ["celery"], "python3"),
+        (["celery", "worker", "-A", "proj", "-l", "worker"], "proj", ["celery"], "python3"),
+    ],
+)
+def test_a_command_is_read_however_it_is_written(argv: list[str], app: str, queues: list[str], python: str) -> None:
+    found = parse(argv)
+    assert (found.options["app"], found.queues, found.python) == (app, queues, python)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["gunicorn", "proj"],
+        ["celery", "-A", "proj", "beat"],
+        ["celery", "-A", "proj"],
+        ["sh", "-c", "migrate && celery -A proj worker"],
+        ["sh", "-c", "celery -A $APP worker"],
+    ],
+)
+def test_a_command_that_is_no_plain_worker_is_not_guessed_at(argv: list[str]) -> None:
+    with pytest.raises(UnreadableCommandError):
+        parse(argv)
+
+
+SIDECAR = {"name": "proxy", "image": "proxy:1"}
+OBSTACLES: dict[str, tuple[Object, str, Object]] = {
+    # what is in the way: the Deployment, a part of the sentence, and the wish that lifts it
+    "prefork": (deployment(command=["celery", "-A", "proj", "worker"]), "the prefork pool", {"to_eventlet": True}),
+    "gevent": (deployment(command=[*COMMAND, "-P", "gevent"]), "the gevent pool", {"to_eventlet": True}),
+    "beat": (deployment(command=[*COMMAND, "-B"]), "embedded beat", {"drop": frozenset({"beat"})}),
+    "no secret": (deployment(env=[]), "from a Secret only", {"broker_secret": "broker/url"}),
+    "literal broker": (
+        deployment(env=[{"name": "CELERY_BROKER_URL", "value": "redis://:hunter2@redis/0"}]),
+        "CELERY_BROKER_URL is 'redis://***@redis/0'",
+        {"broker_secret": "broker/url"},
+    ),
+    "broker option": (
+        deployment(command=[*COMMAND, "-b", "redis://:hunter2@redis/0"], env=[]),
+        "-b redis://***@redis/0",
+        {"broker_secret": "broker/url"},
+    ),
+    "literal results": (
+        deployment(env=[BROKER, {"name": "CELERY_RESULT_BACKEND", "value": "redis://:hunter2@redis/1"}]),
+        "--result-secret",
+        {"result_secret": "results/url"},
+    ),
+    "all queues but": (deployment(command=[*COMMAND, "-X", "slow"]), "--queue", {"queues": ("feeds",)}),
+    "host path": (
+        deployment({"volumes": [{"name": "root", "hostPath": {"path": "/"}}]}),
+        "the volume root is a hostPath",
+        {"drop": frozenset({"root"})},
+    ),
+    "init container": (deployment({"initContainers": [SIDECAR]}), "initContainers has proxy", {"drop": frozenset({"proxy"})}),
+    "host network": (deployment({"hostNetwork": True}), "hostNetwork", {"drop": frozenset({"hostNetwork"})}),
+    "resource field": (
+        deployment(env=[BROKER, {"name": "CPUS", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}]),
+        "resourceFieldRef",
+        {"drop": frozenset({"CPUS"})},
+    ),
+    "an entrypoint of the image's": (
+        deployment(command=[]),
+        "the image's own",
+        {"container": "worker", "app": "proj", "queues": ("feeds",)},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OBSTACLES)
+def test_what_is_in_the_way_is_said_with_its_way_out(case: str) -> None:
+    source, sentence, wish = OBSTACLES[case]
+    found = plan(source, Wishes())
+    [said] = found.obstacles
+    assert sentence in said
+    assert "hunter2" not in said
+    assert adopted(source, **wish)
+
+
+def test_a_sidecar_is_in_the_way_until_it_is_left_out() -> None:
+    source = deployment()
+    source["spec"]["template"]["spec"]["containers"].append(SIDECAR)
+    assert "containers has proxy" in plan(source, Wishes()).obstacles[0]
+    assert adopted(source, drop=frozenset({"proxy"}))
+
+
+def test_root_is_in_the_way_and_no_option_lifts_it() -> None:
+    [said] = plan(deployment({"securityContext": {"runAsUser": 0}}), Wishes(drop=frozenset({"runAsUser"}))).obstacles
+    assert "never run as root" in said
+
+
+def test_the_old_deployments_selector_labels_are_not_given_to_the_new_pods() -> None:
+    """Else each of the two would count the other's pods, and the wait for the old ones would never end."""
+    assert "app" not in adopted(deployment())["worker"]["labels"]
+
+
+def test_what_becomes_different_is_said() -> None:
+    source = deployment(
+        command=["tini", "--", *COMMAND, "-n", "w@%h", "--autoscale=10,3", "--purge"],
+        workingDir="/srv/app",
+        livenessProbe={"exec": {"command": ["celery", "inspect", "ping"]}},
+    )
+    notes = "\n".join(plan(source, Wishes()).notes)
+    for part in (
+        "'tini --' is left out",
+        "-n w@%h",
+        "--autoscale=10,3",
+        "--purge",
+        "/srv/app becomes PYTHONPATH",
+        "livenessProbe",
+    ):
+        assert part in notes
+    assert {"name": "PYTHONPATH", "value": "/srv/app"} in adopted(source)["worker"]["env"]
+
+
+def test_a_value_that_no_pool_accepts_is_an_obstacle_and_not_a_crash() -> None:
+    found = plan(deployment(command=[*COMMAND[:-1], "fëeds"]), Wishes())
+    assert "the pool would be invalid: spec.queues.0 is 'fëeds'" in found.obstacles[0]
+
+
+def test_the_difference_shows_the_pods_before_and_after_without_passwords() -> None:
+    source = deployment(env=[BROKER, {"name": "DATABASE", "value": "postgres://me:hunter2@db/shop"}])
+    found: Adoption = plan(copy.deepcopy(source), Wishes())
+    text = "\n".join(difference(source, found.pool))
+    assert "--- Deployment/feeds" in text
+    assert "+++ Deployment/feeds-eventlet" in text
+    assert "-    - celery" in text.splitlines()
+    assert "+    - /greenfleet/bin/launch.py" in text.splitlines()
+    assert "hunter2" not in text

@@ -86,6 +86,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "worker.extraArgs": ([], BOTH),
     "worker.prefetchMultiplier": (3, BOTH),
     "worker.python": ("python3.12", BOTH),
+    "worker.acceptContent": (["json", "pickle"], BOTH),
     "worker.securityContext": ({"runAsUser": 1001}, BOTH),
 }
 

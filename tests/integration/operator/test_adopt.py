@@ -1,0 +1,131 @@
+"""A hand-written Deployment of real Celery workers is taken over while its tasks run; first as a dry run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+import yaml
+from celery import Celery
+
+from tests.integration.operator.conftest import World, WorldMaker
+from tests.integration.operator.harness import Object, eventually
+
+
+@pytest.fixture
+def world(make_world: WorldMaker) -> World:
+    made = make_world("adopt")
+    made.operator().start()
+    return made
+
+
+def by_hand(world: World, queue: str, ledger: str) -> Object:
+    """What somebody wrote before they knew of Greenfleet."""
+    container = {
+        "name": "celery",
+        "image": "registry.example/hub:1",
+        "command": ["python", "-m", "celery", "-A", "hub_app", "worker", "-P", "eventlet", "-c", "4"],
+        "args": ["-Q", queue, "-n", "old@%h", "--without-gossip", "--without-mingle"],
+        "env": [
+            {"name": "CELERY_BROKER_URL", "valueFrom": {"secretKeyRef": {"name": "broker", "key": "url"}}},
+            {"name": "LEDGER", "value": ledger},
+        ],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    security = {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "feeds", "namespace": world.namespace.name},
+        "spec": {
+            "replicas": 2,
+            "selector": {"matchLabels": {"app": "feeds"}},
+            "template": {
+                "metadata": {"labels": {"app": "feeds"}},
+                "spec": {"containers": [container], "securityContext": security},
+            },
+        },
+    }
+
+
+def adopt(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "greenfleet", "adopt", "feeds", "-n", world.namespace.name, *arguments],
+        env={**os.environ, "KUBECONFIG": str(world.namespace.api.kubeconfig)},
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=180,
+    )
+
+
+def test_a_hand_written_fleet_is_taken_over_and_every_task_is_done(world: World) -> None:
+    shop = world.namespace
+    queue, ledger = f"{shop.name}-feeds", world.directory / "ledger"
+    ledger.touch()
+    producer = Celery("producer", broker=world.redis.url, set_as_current=False)
+
+    def publish(numbers: range, seconds: float) -> None:
+        for number in numbers:
+            producer.send_task("hub_app.fetch", (number, seconds), queue=queue, ignore_result=True)
+
+    def done() -> Counter[str]:
+        return Counter(ledger.read_text().split())
+
+    shop.api.create(shop.path("deployments"), by_hand(world, queue, str(ledger)))
+    publish(range(4), 0.1)
+    eventually(lambda: len(done()) == 4, "the old workers work", 40, world.kubelet.tail)
+
+    shown = adopt(world)
+    assert shown.returncode == 0, shown.stderr
+    pool = yaml.safe_load(shown.stdout)
+    assert (pool["kind"], pool["spec"]["app"], pool["spec"]["queues"]) == ("GreenWorkerPool", "hub_app", [queue])
+    assert "Nothing was changed" in shown.stderr
+    assert "+++ Deployment/feeds-eventlet" in shown.stderr
+    assert shop.find("greenworkerpools", "feeds") is None
+    assert shop.api.get(shop.path("deployments", "feeds"))["spec"]["replicas"] == 2
+
+    publish(range(100, 148), 1.0)  # twelve seconds of work for eight green threads
+    carried_out = adopt(world, "--yes", "--timeout", "90")
+    assert carried_out.returncode == 0, carried_out.stderr + world.kubelet.tail()
+    old = shop.api.get(shop.path("deployments", "feeds"))
+    assert old["spec"]["replicas"] == 0
+    assert not shop.api.items(shop.path("pods"), labelSelector="app=feeds")
+    assert shop.condition("feeds", "Ready")["status"] == "True"
+    publish(range(200, 205), 0.1)
+    expected = {str(number) for numbers in (range(4), range(100, 148), range(200, 205)) for number in numbers}
+    eventually(lambda: set(done()) == expected, "every task is done", 60, lambda: str(expected - set(done())))
+
+    again = adopt(world, "--yes", "--timeout", "90")
+    assert again.returncode == 0, again.stderr  # what is done already is no error
+    other = adopt(world, "--name", "with.dot")
+    assert other.returncode == 1
+    assert "use hyphens" in other.stderr
+
+
+def test_an_autoscaler_of_the_old_fleet_is_in_the_way(world: World) -> None:
+    shop = world.namespace
+    shop.api.create(shop.path("deployments"), by_hand(world, f"{shop.name}-q", "/dev/null"))
+    shop.api.create(
+        f"/apis/autoscaling/v2/namespaces/{shop.name}/horizontalpodautoscalers",
+        {
+            "metadata": {"name": "keda-hpa-feeds"},
+            "spec": {
+                "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "feeds"},
+                "maxReplicas": 3,
+                "metrics": [
+                    {
+                        "type": "Resource",
+                        "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}},
+                    }
+                ],
+            },
+        },
+    )
+    refused = adopt(world, "--yes")
+    assert refused.returncode == 1
+    assert "keda-hpa-feeds scales the Deployment" in refused.stderr
+    assert shop.find("greenworkerpools", "feeds") is None

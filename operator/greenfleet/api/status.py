@@ -8,7 +8,8 @@ from pydantic import Field
 
 from greenfleet.api.base import Model
 
-MAX_INTEGER = 2**63 - 1
+MAX_INTEGER = 2**53
+"""Bounds in a schema are floating-point numbers: the API server refuses one that is beyond what they count exactly."""
 MAX_COUNT = 100_000_000
 """More workers or green threads than that there are not."""
 

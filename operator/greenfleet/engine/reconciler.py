@@ -40,7 +40,7 @@ class _Upgrade:
     namespace: str
     name: str
     generation: int
-    """Of the Deployment, once applied."""
+    """Of the Deployment, as soon as it has the template."""
     deadline: float
 
 
@@ -133,15 +133,16 @@ class Reconciler:
             return {**manifest, "metadata": {**manifest["metadata"], "ownerReferences": owners}}
 
         choice = choose(live, build, image.image, pool.generation)
-        if choice.upgrade and not self._may_upgrade(pool.namespace, child.name):
-            return False
-        self._hand_over_replicas(pool, live, choice.manifest)
-        applied = await self._client.apply(paths.of(choice.manifest), choice.manifest, RECONCILER)
-        if choice.upgrade:
+        if choice.upgrade and live is not None:
+            if not self._may_upgrade(pool.namespace, child.name):
+                return False
+            # Taken before anything is awaited: several pools are reconciled at a time.
+            generation = live["metadata"]["generation"] + 1
+            deadline = time.monotonic() + _UPGRADE_SECONDS
+            self._upgrading = _Upgrade(pool.namespace, child.name, generation, deadline)
             _log.info("%s: %s takes this operator's pod template", pool.key, child.name)
-            self._upgrading = _Upgrade(
-                pool.namespace, child.name, applied["metadata"]["generation"], time.monotonic() + _UPGRADE_SECONDS
-            )
+        self._hand_over_replicas(pool, live, choice.manifest)
+        await self._client.apply(paths.of(choice.manifest), choice.manifest, RECONCILER)
         return True
 
     def _may_upgrade(self, namespace: str, name: str) -> bool:

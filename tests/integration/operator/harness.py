@@ -583,7 +583,7 @@ class Kubelet:
         if not self.runs(pod):
             running.stands_in = True
             return
-        command = [sys.executable, *container["command"][1:]]
+        command = [sys.executable, *container["command"][1:], *container.get("args", ())]
         if "/greenfleet/bin/launch.py" in command:
             command[1] = str(self._injected() / "bin" / "launch.py")
         running.process = subprocess.Popen(

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from greenfleet.api import GROUP, KIND, VERSION, parse_pool
-from greenfleet.api.pool import InvalidPoolError
+from greenfleet.api.pool import InvalidPoolError, PoolSpec
 from greenfleet.cli.celery_command import CeleryCommand, UnreadableCommandError, parse
 from greenfleet.engine.diagnosis import redacted
 from greenfleet.resources.names import Role
@@ -282,7 +282,10 @@ def _size(deployment: Object, command: CeleryCommand, wishes: Wishes, found: Ado
     if command.pool == "eventlet":
         concurrency = command.options.get("concurrency", "")
         if concurrency.isdecimal():
-            spec["greenThreads"] = {"start": int(concurrency), "max": max(1000, int(concurrency))}
+            start = max(1, int(concurrency))
+            spec["greenThreads"] = {"start": start, "max": max(1000, start)}
+            if start < PoolSpec.model_fields["green_threads"].default.min:
+                spec["greenThreads"]["min"] = start
             found.notes.append(
                 f"-c {concurrency} becomes the start: green threads then follow the load, between greenThreads.min and max"
             )

@@ -118,6 +118,11 @@ def test_everything_that_has_a_counterpart_is_carried_over() -> None:
     assert worker["prefetchMultiplier"] == 4
 
 
+def test_few_green_threads_by_hand_lower_the_least_of_the_pool() -> None:
+    few = [*COMMAND[:-4], "-c", "4", "-Q", "feeds"]
+    assert adopted(deployment(command=few))["greenThreads"] == {"start": 4, "max": 1000, "min": 4}
+
+
 @pytest.mark.parametrize(
     ("argv", "app", "queues", "python"),
     [

@@ -143,7 +143,7 @@ def deployments(fleet: Fleet, trace: Trace) -> list[Object]:
     pool: GreenWorkerPool = parse_pool(body)
     threads = fleet.keda.threads
     manifests = [child.manifest for child in children_of_pool(pool, IMAGE, "IfNotPresent")]
-    manifests.append(exporter_children([pool], IMAGE, "IfNotPresent", []))
+    manifests += [child.manifest for child in exporter_children([pool], IMAGE, "IfNotPresent", [])]
     objects: list[Object] = []
     for manifest in manifests:
         manifest["metadata"].pop("ownerReferences", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import yaml
@@ -81,7 +82,10 @@ def _version() -> JsonObject:
                     "apiVersion": {"type": "string", "description": f"{GROUP}/{VERSION}"},
                     "kind": {"type": "string", "description": KIND},
                     "metadata": {"type": "object"},
-                    "spec": _structural(PoolSpec, "What the user wants."),
+                    "spec": _structural(
+                        PoolSpec,
+                        "What the user wants. app, image, broker and queues are needed; the rest has defaults.",
+                    ),
                     "status": _structural(PoolStatus, "What is. Written by the operator only."),
                 },
                 **rules(
@@ -134,11 +138,12 @@ def _convert(node: JsonObject, definitions: JsonObject) -> JsonObject:
             converted["enum"] = [value]
         elif key not in ("title", "$defs"):
             converted[key] = value
-    if "default" in converted:
+    optional = "default" in converted
+    if optional:
         converted["default"] = _without_nulls(converted["default"])
         if converted["default"] is None:
             del converted["default"]
-    if "description" in converted and "Default" not in converted["description"]:
+    if optional and "description" in converted and not _SAYS_ITS_DEFAULT.search(converted["description"]):
         converted["description"] += _default_sentence(converted.get("default"))
     if converted.get("x-kubernetes-int-or-string"):
         converted.pop("type", None)
@@ -146,9 +151,14 @@ def _convert(node: JsonObject, definitions: JsonObject) -> JsonObject:
     return converted
 
 
+_SAYS_ITS_DEFAULT = re.compile("Default|Absent|Empty")
+
+
 def _default_sentence(default: Any) -> str:
-    """`kubectl explain` does not show defaults, so the descriptions say them; empty ones are no news."""
-    if default in (None, "", [], {}) or isinstance(default, dict):
+    """`kubectl explain` does not show defaults, so the descriptions say them. A group has its defaults in its fields."""
+    if default in (None, "", [], {}):
+        return " Default: none."
+    if isinstance(default, dict):
         return ""
     return f" Default: {json.dumps(default)}." if isinstance(default, bool | list) else f" Default: {default}."
 

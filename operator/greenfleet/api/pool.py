@@ -596,7 +596,7 @@ class ImagePullSecret(Model):
 
 
 class PoolSpec(Model):
-    """What the user wants."""
+    """What the user wants: app, image, broker and queues; everything else has a default."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(

@@ -29,10 +29,43 @@ def test_every_field_has_a_description(fields: list[tuple[str, dict[str, Any]]])
     assert len(SPEC) > 120  # that nothing is missing means nothing if nothing was found
 
 
-def test_every_object_in_a_list_has_described_fields_or_is_one_of_kubernetes_own() -> None:
+def test_every_optional_field_says_its_default() -> None:
+    """`kubectl explain` shows no defaults of its own. A group of fields has them in the fields."""
+    silent = [
+        path
+        for path, schema in _optional(crd_schema("spec"), "spec")
+        if not re.search(r"Default|Absent|Empty", schema["description"])
+        and not (schema.get("default") and schema.get("properties"))
+    ]
+    assert not silent
+
+
+def _optional(schema: dict[str, Any], path: str) -> list[tuple[str, dict[str, Any]]]:
+    """The fields that a user may leave out, with their paths."""
+    found = []
+    for name, child in (schema.get("properties") or {}).items():
+        if name not in schema.get("required", ()):
+            found.append((f"{path}.{name}", child))
+        found += _optional(child, f"{path}.{name}")
+    if isinstance(schema.get("items"), dict):
+        found += _optional(schema["items"], f"{path}[]")
+    return found
+
+
+def test_nothing_in_the_spec_is_open() -> None:
+    """A field that kept unknown ones would let a misspelt rule through, and have no bounds."""
+    assert not [path for path, schema in [*SPEC, *STATUS] if schema.get("x-kubernetes-preserve-unknown-fields")]
+    assert not [path for path, schema in SPEC if schema.get("type") == "object" and not _fields(schema)]
+
+
+def _fields(schema: dict[str, Any]) -> bool:
+    return bool(schema.get("properties") or schema.get("additionalProperties"))
+
+
+def test_every_object_in_a_list_has_described_fields() -> None:
     for path, schema in SPEC:
         if schema.get("type") == "object" and path.endswith("[]"):
-            assert schema.get("properties") or schema.get("x-kubernetes-preserve-unknown-fields"), path
+            assert schema.get("properties"), path
 
 
 def test_the_schema_is_structural() -> None:
@@ -50,20 +83,20 @@ def test_the_schema_is_structural() -> None:
             assert "properties" not in schema, path
 
 
-def test_every_string_number_and_list_of_the_spec_is_bounded() -> None:
+def test_every_string_number_list_and_map_is_bounded() -> None:
     unbounded = []
-    for path, schema in SPEC:
+    for path, schema in [*SPEC, *STATUS]:
         kind = schema.get("type")
         bounded = {
             "string": "maxLength" in schema or "enum" in schema,
             "integer": "minimum" in schema and "maximum" in schema,
             "array": "maxItems" in schema,
             "boolean": True,
-            "object": "properties" in schema
-            or "maxProperties" in schema
-            or bool(schema.get("x-kubernetes-preserve-unknown-fields")),
+            "object": "properties" in schema or "maxProperties" in schema,
         }
-        if kind is not None and not bounded[kind]:
+        if schema.get("x-kubernetes-int-or-string"):
+            assert {"minimum", "maxLength", "pattern"} <= schema.keys(), path
+        elif not bounded[kind]:
             unbounded.append(path)
     assert not unbounded
 

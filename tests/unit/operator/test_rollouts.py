@@ -37,6 +37,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "broker.secretRef": ({"name": "other", "key": "url"}, BOTH),
     "broker.keyPrefix": ("b:", BOTH),
     "broker.prioritySteps": ([0], BOTH),
+    "broker.consumerTimeout": ("31m", BOTH),
     "broker.caSecretRef": ({"name": "broker-ca", "key": "other"}, BOTH),
     "resultBackend.secretRef": ({"name": "results", "key": "other"}, BOTH),
     # Bounds and scaling: read by the loop, no pod is replaced.

@@ -48,9 +48,11 @@ def render(answer: dict[str, Any], history: int) -> list[str]:
         if now is None:
             lines.append(f"{answer['pool']} ({role}): the scaling loop has not looked at this fleet yet")
             continue
-        lines.append(f"{answer['pool']} ({role}): {fleet['replicas']} workers × {fleet['threads']} green threads")
+        fleet_size = f"{_count(fleet['replicas'], 'worker')} × {_count(fleet['threads'], 'green thread')}"
+        lines.append(f"{answer['pool']} ({role}): {fleet_size}")
         lines.append(f"  {now['summary']}")
-        lines += [f"  · {_until(step)}{step['text']}" for step in now["steps"]]
+        said = [step for step in now["steps"] if step.get("until") or not now["summary"].endswith(step["text"])]
+        lines += [f"  · {_until(step)}{step['text']}" for step in said]
         inputs = ", ".join(f"{name} {_short(value)}" for name, value in now["inputs"].items())
         lines.append(f"  seen: {inputs}")
         past = fleet["history"][-history:] if history else []
@@ -58,6 +60,10 @@ def render(answer: dict[str, Any], history: int) -> list[str]:
     if not lines:
         lines.append(f"{answer['pool']}: nothing was decided yet; `kubectl describe gwp` says what the pool waits for")
     return lines
+
+
+def _count(amount: int, noun: str) -> str:
+    return f"{amount:,} {noun}" if amount == 1 else f"{amount:,} {noun}s"
 
 
 def _until(step: dict[str, Any]) -> str:
@@ -69,4 +75,6 @@ def _clock(seconds: float) -> str:
 
 
 def _short(value: float) -> str:
+    if abs(value) < 5e-6:
+        return "0"
     return f"{value:,.0f}" if abs(value) >= 100 or float(value).is_integer() else f"{value:.3g}"

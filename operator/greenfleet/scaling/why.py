@@ -13,7 +13,9 @@ def count(number: float, noun: str) -> str:
 
 
 def rate(per_second: float) -> str:
-    """`83 tasks/s`, `0.4 tasks/s`."""
+    """`83 tasks/s`, `0.40 tasks/s`, `no tasks`."""
+    if per_second < 0.005:
+        return "no tasks"
     digits = 0 if per_second >= 10 else 1 if per_second >= 1 else 2
     return f"{per_second:,.{digits}f} tasks/s"
 

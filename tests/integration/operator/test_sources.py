@@ -123,16 +123,16 @@ def test_celery_exporter_tells_the_depth_of_its_queues(
     redis: Redis, own_prometheus: Prometheus, start: Starter
 ) -> None:
     python = python_tool(REPOSITORY / "requirements" / "celery-exporter.lock")
+    publish(redis.url, "ce-feeds", 5)  # before it starts: it measures every 30 s
+    publish(redis.url, "ce-mail", 2)
     port = free_port()
     start(
         port,
-        *(str(python.with_name("celery-prometheus-exporter")), "--broker", redis.url, "--addr", f"127.0.0.1:{port}"),
+        *(str(python), "-m", "celery_prometheus_exporter", "--broker", redis.url, "--addr", f"127.0.0.1:{port}"),
         *("--queue-list", "ce-feeds", "ce-mail"),
     )
     own_prometheus.add("celery-exporter", port, {"namespace": "monitoring"})
     query = selected_depth(BUILT_IN["celery-exporter"])
-    publish(redis.url, "ce-feeds", 5)
-    publish(redis.url, "ce-mail", 2)
     await_ready(own_prometheus, query, "ce-feeds", 5)
     await_ready(own_prometheus, query, "ce-mail", 2)
     assert ready(own_prometheus, query, "unheard-of") == [], "what nobody measures is missing, not empty"

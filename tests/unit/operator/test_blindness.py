@@ -20,7 +20,7 @@ from aiohttp import web
 
 from greenfleet.engine import actuator, scaling_loop, status_writer
 from greenfleet.engine.actuator import Actuator
-from greenfleet.engine.registry import Registry
+from greenfleet.engine.registry import Record, Registry
 from greenfleet.engine.scaling_loop import ScalingLoop
 from greenfleet.engine.status_writer import StatusWriter
 from greenfleet.metrics import prometheus
@@ -61,10 +61,14 @@ class World:
     worker_at: float = 0.0
     up: float = 1.0
     queues: tuple[str, ...] = ("feeds", "mail")
+    busy: tuple[float, ...] = ()
+    """Running tasks of each worker; none where it is not said."""
     silent_workers: int = 0
     """So many of the workers have no sample."""
     counted: float = 1000.0
     """Tasks that every worker has finished so far."""
+    record: Record = field(init=False)
+    """What the operator knows about the pool."""
     answer: Callable[[], web.StreamResponse] | None = None
     """Another answer to everything."""
     asked: list[str] = field(default_factory=list)
@@ -79,7 +83,11 @@ class World:
             found.append(({**broker, "queue": queue, "series": "at"}, now - 0.5 + self.queue_at))
         for number in range(self.replicas - self.silent_workers):
             worker = {"namespace": "shop", "pool": "shop/feeds", "role": "eventlet", "worker": f"feeds-{number}"}
-            values = {"at": now - 0.7 + self.worker_at, "threads_limit": 100.0, "threads_busy": 0.0}
+            values = {
+                "at": now - 0.7 + self.worker_at,
+                "threads_limit": 100.0,
+                "threads_busy": dict(enumerate(self.busy)).get(number, 0.0),
+            }
             counts = dict.fromkeys(("started", "finished", "runtime_count"), self.counted)
             found += [({**worker, "series": part}, value) for part, value in {**values, **counts}.items()]
         return found
@@ -110,6 +118,9 @@ class Cluster:
     pool: Object
     events: list[tuple[str, str]] = field(default_factory=list)
     scaled: list[int] = field(default_factory=list)
+    patched: list[tuple[str, Object]] = field(default_factory=list)
+    applied: list[Object] = field(default_factory=list)
+    """Everything but statuses."""
     statuses: int = 0
     is_synced: bool = True
 
@@ -145,13 +156,14 @@ class Cluster:
             self.statuses += 1
             self.pool["status"] = copy.deepcopy(manifest["status"])
             return copy.deepcopy(self.pool)
+        self.applied.append(manifest)
         if manifest["kind"] == "Deployment":
             self.scaled.append(manifest["spec"]["replicas"])
             self.world.replicas = manifest["spec"]["replicas"]
         return manifest
 
     async def merge_patch(self, path: str, patch: Object) -> Object:
-        del path
+        self.patched.append((path, patch["metadata"]["annotations"]))
         return patch
 
     async def normal(self, _: object, reason: str, note: str) -> None:
@@ -192,6 +204,7 @@ def play(
         record.reconciled_generation = 1
         for other in others:
             known.put(other)
+        world.record = record
         cluster = Cluster(world, pool)
         fake = cast("Any", cluster)
         async with serving(world.handle) as url:

@@ -52,6 +52,17 @@ def test_the_answer_says_what_is_wanted_why_and_what_was_seen() -> None:
     assert "step 0" not in text
 
 
+def test_one_worker_is_one_worker_and_nothing_is_said_twice() -> None:
+    alone = Step(Limit.RATE, "workers", 1, 1, "no tasks arrive")
+    why = dataclasses.replace(
+        WHY, steps=(alone,), inputs=(("throughput", 7.5e-9),), summary="1 worker: no tasks arrive"
+    )
+    text = "\n".join(cli.render(answer(replicas=1, threads=1, now=_plain(why)), 0))
+    assert "1 worker × 1 green thread\n" in text
+    assert text.count("no tasks arrive") == 1
+    assert "throughput 0" in text
+
+
 def test_a_hold_says_until_when() -> None:
     assert any(line.startswith("  · until ") and "idle for 3 s" in line for line in cli.render(answer(), 0))
 

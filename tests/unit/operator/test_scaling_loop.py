@@ -1,4 +1,4 @@
-"""What a round of the scaling loop asks, and when: the cost must not grow with the number of pools."""
+"""What a round of the scaling loop asks and writes: the cost must not grow with the number of pools, and dry-run writes nothing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from greenfleet.engine.scaling_loop import turn
+from greenfleet.resources.names import Role
 from tests.unit.operator.objects import body
 from tests.unit.operator.test_blindness import TICK, Cluster, World, play
+
+PassTime = Callable[[float], Any]
 
 
 def test_one_query_for_each_source_and_one_for_all_workers_however_many_pools(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,7 +22,7 @@ def test_one_query_for_each_source_and_one_for_all_workers_however_many_pools(mo
     others = [body(f"other-{number}", queues=[f"q-{number}"]) for number in range(50)]
     others += [from_rabbitmq(f"rabbit-{number}") for number in range(50)]
 
-    async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
+    async def scenario(world: World, cluster: Cluster, pass_time: PassTime) -> None:
         del cluster
         await pass_time(TICK)
         assert len(world.asked) == 3, "workers, the default source, rabbitmq"
@@ -40,3 +43,82 @@ def test_servers_are_asked_one_after_another_within_a_tick(servers: int) -> None
 
 def test_a_server_that_the_configuration_does_not_name_has_no_turn_to_wait_for() -> None:
     assert turn("typo", ["default"], 2.0) == 0
+
+
+@pytest.mark.parametrize("replicas", [0, 2])
+def test_dry_run_decides_says_so_and_writes_nothing_but_the_status(
+    replicas: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(world: World, cluster: Cluster, pass_time: PassTime) -> None:
+        await pass_time(3 * TICK)
+        world.depth = 50_000.0
+        await pass_time(5 * TICK)
+        world.depth = 0.0
+        await pass_time(200)
+        assert cluster.applied == []
+        assert cluster.patched == []
+        assert cluster.condition("ScalingActive")["reason"] == "DryRun"
+
+    metrics = play(scenario, monkeypatch, replicas=replicas, mode="dry-run")
+    labels = {"pool": "shop/feeds", "role": "eventlet"}
+    assert metrics.registry.get_sample_value("greenfleet_desired_workers", labels) is not None
+
+
+@pytest.mark.parametrize(("pause", "depth", "replicas"), [("out", 50_000.0, 1), ("in", 0.0, 2)])
+def test_a_pause_in_one_direction_holds_that_direction(
+    pause: str, depth: float, replicas: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(world: World, cluster: Cluster, pass_time: PassTime) -> None:
+        await pass_time(3 * TICK)
+        world.depth = depth
+        await pass_time(100)
+        assert cluster.scaled == []
+        assert cluster.condition("ScalingActive")["reason"] == "Paused"
+
+    play(scenario, monkeypatch, replicas=replicas, pause={pause: True})
+
+
+def test_a_pause_in_the_other_direction_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World, cluster: Cluster, pass_time: PassTime) -> None:
+        world.depth = 50_000.0
+        await pass_time(5 * TICK)
+        assert cluster.scaled
+
+    play(scenario, monkeypatch, replicas=1, pause={"in": True})
+
+
+def test_the_most_idle_pods_are_marked_to_leave_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World, cluster: Cluster, pass_time: PassTime) -> None:
+        world.busy = (7.0, 0.0, 3.0)
+        await pass_time(60)
+        marked = [path.split("/")[-2] for path, told in cluster.patched if "pod-deletion-cost" in str(told)]
+        assert cluster.scaled == [1]
+        assert marked == ["feeds-1", "feeds-2"]
+
+    play(scenario, monkeypatch, replicas=3)
+
+
+def test_several_queues_are_one_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World, cluster: Cluster, pass_time: PassTime) -> None:
+        await pass_time(2 * TICK)
+        world.depth = 5.0  # in each of both
+        await pass_time(TICK)
+        assert cluster.scaled == [1], "ten are more than the activation of nine; five are not"
+
+    play(scenario, monkeypatch, replicas=0, activation=9)
+
+
+def test_the_last_fifty_reasons_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    histories: list[list[Any]] = []
+
+    async def scenario(world: World, cluster: Cluster, pass_time: PassTime) -> None:
+        del cluster
+        for number in range(120):
+            world.queues = ("feeds", "mail") if number % 2 else ()  # blind and not blind, in turn
+            await pass_time(TICK)
+        histories.append([why.at for why in world.record.fleets[Role.EVENTLET].history])
+
+    play(scenario, monkeypatch, replicas=1)
+    [kept] = histories
+    assert len(kept) == 50
+    assert kept == sorted(kept)

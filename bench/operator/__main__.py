@@ -42,7 +42,7 @@ from tests.integration.operator.harness import (
     free_port,
 )
 
-PLACE = ("--control-plane-only", "--name", "greenfleet-bench-operator")
+PLACE = ("--control-plane-only", "--name", os.environ.get("BENCH_CLUSTER", "greenfleet-bench-operator"))
 TICKS = os.sysconf("SC_CLK_TCK")
 POOLS_PER_NAMESPACE = 100
 TICK_SECONDS = 2.0

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.integration.operator.harness import REPOSITORY, Api, cluster, eventually, free_port, http_status
+from tests.integration.operator.harness import REPOSITORY, Api, Refused, cluster, eventually, free_port, http_status
 
 sys.path.insert(0, str(REPOSITORY / "cluster"))
 
@@ -69,7 +69,13 @@ class Keda:
         subprocess.run([*command, "apply", "--server-side", "-f", crds], check=True, stdout=subprocess.DEVNULL)
         if self.api.find("/api/v1/namespaces/keda") is None:
             self.api.create("/api/v1/namespaces", {"metadata": {"name": "keda"}})
-        eventually(lambda: self.api.find(f"{OBJECTS}/scaledobjects"), "ScaledObjects are served", 60)
+        eventually(self._is_served, "ScaledObjects are served", 60)
+
+    def _is_served(self) -> bool:
+        try:
+            return self.api.find(f"{OBJECTS}/scaledobjects") is not None
+        except Refused:  # the API server is still making room for them
+            return False
 
     def _certify(self) -> None:
         """For the service that its metrics adapter would talk to."""

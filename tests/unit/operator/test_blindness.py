@@ -67,6 +67,8 @@ class World:
     """So many of the workers have no sample."""
     counted: float = 1000.0
     """Tasks that every worker has finished so far."""
+    hangs_up: bool = False
+    """The connection breaks off, as when the server is gone."""
     record: Record = field(init=False)
     """What the operator knows about the pool."""
     answer: Callable[[], web.StreamResponse] | None = None
@@ -95,6 +97,9 @@ class World:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         query = str((await request.post())["query"])
         self.asked.append(query)
+        if self.hangs_up:
+            assert request.transport is not None
+            request.transport.abort()
         if self.answer is not None:
             return self.answer()
         about_workers = "greenworker_threads_limit" in query
@@ -251,16 +256,10 @@ def wrong(**attributes: Any) -> Callable[[World], None]:
     return break_it
 
 
-def unreachable(world: World) -> None:
-    def hang_up() -> web.StreamResponse:
-        raise ConnectionResetError
-
-    world.answer = hang_up
-
-
 VECTOR = json.dumps({"status": "success", "data": {"resultType": "vector", "result": []}})
 FAULTS: dict[str, tuple[Callable[[World], None], Blindness]] = {
-    "server down": (answer("gone", 503), Blindness.BAD_ANSWER),
+    "server down": (wrong(hangs_up=True), Blindness.UNREACHABLE),
+    "server that fails": (answer("gone", 503), Blindness.BAD_ANSWER),
     "redirecting": (answer("", 302, Location="http://127.0.0.1:1/"), Blindness.BAD_ANSWER),
     "no JSON": (answer("<html>login</html>"), Blindness.BAD_ANSWER),
     "huge answer": (answer(" " * 300_000), Blindness.BAD_ANSWER),
@@ -282,7 +281,7 @@ NEEDS_WORKERS = {"stale worker", "one worker of two without a sample"}
 
 def mend(world: World) -> None:
     fresh = World(world.clock, world.replicas)
-    for name in ("depth", "queue_at", "worker_at", "up", "queues", "silent_workers", "answer"):
+    for name in ("depth", "queue_at", "worker_at", "up", "queues", "silent_workers", "hangs_up", "answer"):
         setattr(world, name, getattr(fresh, name))
 
 
@@ -376,7 +375,7 @@ def test_counters_that_begin_again_are_no_blindness_and_no_load(monkeypatch: pyt
 def test_while_blind_the_metric_says_so_and_afterwards_it_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
         await pass_time(2 * TICK)
-        unreachable(world)
+        world.hangs_up = True
         await pass_time(2 * TICK)
 
     metrics = play(scenario, monkeypatch, replicas=2)

@@ -26,7 +26,7 @@ _MEETING_SECONDS = 60.0
 """How long the first list of pools and kopf's may differ: one that was deleted in between is never told of."""
 _RESYNC_SECONDS = 600.0
 """Whatever runs is applied again so often, in case a watch missed something."""
-_PATROL_SECONDS = 15.0
+_PATROL_SECONDS = 10.0
 _PATROL_PAUSE_SECONDS = 0.2
 """ConfigMaps are applied again in so long, five pools a second at most: see `Controller._patrol`."""
 
@@ -146,7 +146,7 @@ class Controller:
 
         Every other child is watched, and repaired at once. To watch ConfigMaps takes the right to list them, and RBAC cannot
         narrow that to ours: the operator could then read every ConfigMap of the cluster, where people keep what they
-        should not. An apply that changes nothing is one request and no write to etcd; a round takes 15 s, or 0.2 s per
+        should not. An apply that changes nothing is one request and no write to etcd; a round takes 10 s, or 0.2 s per
         pool where that is longer. What can be wrong in between is little: running workers have their green threads from
         their own annotation, and the ConfigMap says only what a new pod starts with, and which tasks go to prefork.
         """

@@ -106,6 +106,7 @@ def test_a_hand_written_fleet_is_taken_over_and_every_task_is_done(world: World)
     assert "use hyphens" in other.stderr
 
 
+@pytest.mark.slow
 def test_an_autoscaler_of_the_old_fleet_is_in_the_way(world: World) -> None:
     shop = world.namespace
     shop.api.create(shop.path("deployments"), by_hand(world, f"{shop.name}-q", "/dev/null"))

@@ -10,6 +10,7 @@ import pytest
 from greenfleet.resources import names
 from tests.integration.operator.conftest import World, WorldMaker
 from tests.integration.operator.harness import Kubelet, Namespace, Object, eventually, kubectl, only_exporters
+from tests.integration.operator.test_loop import Hub
 
 EGRESS = {"egress": [{"to": [{"ipBlock": {"cidr": "198.18.0.0/15"}}], "ports": [{"port": 6379}]}]}
 EXPORTER = names.exporter_name("broker", "url")
@@ -160,6 +161,7 @@ def test_an_upgraded_operator_restarts_no_fleet(world: World) -> None:
     eventually(lambda: agent(shop, "pinned") == "greenfleet/worker:2", "a change that replaces the workers anyway")
 
 
+@pytest.mark.slow
 def test_templates_that_a_new_version_builds_differently_reach_one_fleet_after_the_other(world: World) -> None:
     shop = world.namespace
     pools = ("one", "two", "three")
@@ -189,6 +191,7 @@ def test_templates_that_a_new_version_builds_differently_reach_one_fleet_after_t
     eventually(lambda: len(upgraded()) == 3, "all fleets, in turn", 60)
 
 
+@pytest.mark.slow
 def test_pod_monitors_appear_when_the_cluster_learns_what_they_are(world: World) -> None:
     shop = world.namespace
     world.operator(podMonitors={"enabled": True, "interval": "5s", "labels": {"release": "kps"}}).start()
@@ -225,6 +228,28 @@ def test_pod_monitors_appear_when_the_cluster_learns_what_they_are(world: World)
         shop.await_condition("watched", "Ready", "True")
     finally:
         shop.api.delete(f"{definitions}/podmonitors.monitoring.coreos.com")
+
+
+@pytest.mark.slow
+def test_a_rolling_update_under_load_loses_no_task_and_runs_none_twice(make_world: WorldMaker) -> None:
+    """Real workers on Redis: each old one has tasks that run when it is asked to leave, and finishes or gives back all."""
+    world = make_world("rolling")
+    world.operator().start()
+    hub = Hub(world, "rolled", replicas={"min": 2, "max": 2}, drain={"timeout": "20s"})
+    hub.await_workers(2)
+    before = {pod["metadata"]["name"] for pod in hub.shop.pods("rolled")}
+    hub.publish(600, 1.0)
+    eventually(lambda: len(hub.done()) > 20, "tasks run", 30)
+    spec = hub.shop.pool("rolled")["spec"]
+    spec["worker"]["env"].append({"name": "VERSION", "value": "2"})
+    hub.shop.apply_pool("rolled", **spec)
+
+    def replaced() -> bool:
+        return not before & {pod["metadata"]["name"] for pod in hub.shop.pods("rolled")}
+
+    eventually(replaced, "every worker is a new one", 90, world.kubelet.tail)
+    hub.await_done(120)
+    assert set(hub.done().values()) == {1}
 
 
 def leftovers(shop: Namespace) -> list[str]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from greenfleet.engine.diagnosis import redacted, trouble
+from greenfleet.engine.diagnosis import redacted, refused_pods, trouble
+from greenfleet.engine.registry import Stall
 from tests.unit.operator.objects import crashed, waiting
 
 SECRET = "hunter2"
@@ -151,3 +152,47 @@ def test_a_long_message_is_cut() -> None:
     found = trouble([crashed(message="x" * 100_000)])
     assert found is not None
     assert len(found.message) < 1000
+
+
+def refused(message: str, *, ready: int = 0, **pod: Any) -> Stall | None:
+    """What is said of a Deployment whose ReplicaSet may not make pods."""
+    condition = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}
+    status = {"readyReplicas": ready, "conditions": [{"type": "Progressing", "status": "True"}, condition]}
+    return refused_pods({"spec": {"template": {"spec": pod}}, "status": status})
+
+
+@pytest.mark.parametrize(
+    ("message", "pod", "parts"),
+    [
+        (
+            'pods "feeds-eventlet-5d9-" is forbidden: error looking up service account shop/crawler: serviceaccount "crawler" not found',
+            {"serviceAccountName": "crawler"},
+            ["worker.serviceAccountName is 'crawler'", "no such ServiceAccount", "create it"],
+        ),
+        (
+            'pods "feeds-eventlet-5d9-" is forbidden: no PriorityClass with name urgent was found',
+            {"priorityClassName": "urgent"},
+            ["worker.priorityClassName is 'urgent'", "no such PriorityClass", "correct the name"],
+        ),
+        (
+            'pods "feeds-5d9-" is forbidden: exceeded quota: small, requested: pods=1, used: pods=7, limited: pods=7',
+            {},
+            ["quota", "requested: pods=1", "limited: pods=7", "replicas.max"],
+        ),
+        ('admission webhook "images.example" denied the request: not signed', {}, ["not signed", "correct the spec"]),
+    ],
+)
+def test_pods_that_nobody_may_make_are_said_in_four_parts(message: str, pod: Any, parts: list[str]) -> None:
+    said = refused(message, **pod)
+    assert said is not None
+    assert said.reason == "PodsRefused"
+    for part in parts:
+        assert part in said.message
+    for moving in ("5d9", "used: "):  # a text that moves makes a condition that moves
+        assert moving not in said.message
+
+
+def test_a_fleet_that_works_is_not_stalled_by_a_quota_that_keeps_it_small() -> None:
+    assert refused("exceeded quota: small", ready=3) is None
+    assert refused_pods(None) is None
+    assert refused_pods({"spec": {}, "status": {}}) is None

@@ -38,7 +38,7 @@ def _run(namespace: str, options: argparse.Namespace) -> int:
     deployment = _get(namespace, "deployment", options.deployment)
     adoption = plan(deployment, _wishes(options))
     adoption.obstacles += _scalers(namespace, options.deployment)
-    if adoption.pool:
+    if not adoption.obstacles:  # an incomplete manifest must not end up in a pipe
         print(yaml.safe_dump(adoption.pool, sort_keys=False, width=120, allow_unicode=True), end="")
     _explain(adoption)
     if adoption.obstacles:

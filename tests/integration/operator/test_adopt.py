@@ -129,4 +129,5 @@ def test_an_autoscaler_of_the_old_fleet_is_in_the_way(world: World) -> None:
     refused = adopt(world, "--yes")
     assert refused.returncode == 1
     assert "keda-hpa-feeds scales the Deployment" in refused.stderr
+    assert not refused.stdout, "an incomplete manifest must not end up in a pipe"
     assert shop.find("greenworkerpools", "feeds") is None

@@ -44,8 +44,11 @@ class FleetView:
         """What has to run, and is needed before anything is reconciled."""
 
     def _reflect(self, api_version: str, kind: str) -> list[Reflector]:
+        kept = _whole if kind == "Deployment" else _outline
         return [
-            Reflector(self._client, paths.collection(api_version, kind, namespace), _SELECTOR, self._on_child)
+            Reflector(
+                self._client, paths.collection(api_version, kind, namespace), _SELECTOR, self._on_child, kept=kept
+            )
             for namespace in self._namespaces
         ]
 
@@ -98,6 +101,19 @@ class FleetView:
         # The old labels count: who takes our label off an object makes it disappear from this view.
         labels = (old or some)["metadata"].get("labels") or {}
         self._notify(some["metadata"]["namespace"], labels.get(names.POOL_LABEL))
+
+
+def _whole(child: Object) -> Object:
+    return child
+
+
+def _outline(child: Object) -> Object:
+    """Without status and managedFields, which make up most of an object and say nothing about its drift."""
+    metadata = {
+        name: child["metadata"].get(name)
+        for name in ("name", "namespace", "resourceVersion", "labels", "ownerReferences")
+    }
+    return {"metadata": metadata, "spec": child["spec"]}
 
 
 def _ours(child: Object) -> Object:

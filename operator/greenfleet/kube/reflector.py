@@ -20,7 +20,10 @@ _MAX_BACKOFF_SECONDS = 30.0
 
 
 class Reflector:
-    """Objects of one collection by `namespace/name`. `changed(old, new)` is told of every difference; either may be None."""
+    """Objects of one collection by `namespace/name`. `changed(old, new)` is told of every difference; either may be None.
+
+    `kept` makes of each object what is worth the memory; it has to leave name, namespace and resourceVersion.
+    """
 
     def __init__(
         self,
@@ -28,8 +31,11 @@ class Reflector:
         path: str,
         label_selector: str,
         changed: Callable[[Object | None, Object | None], None],
+        *,
+        kept: Callable[[Object], Object] = lambda item: item,
     ) -> None:
         self._client = client
+        self._kept = kept
         self._path = path
         self._selector = label_selector
         self._changed = changed
@@ -85,6 +91,7 @@ class Reflector:
 
     def _put(self, key: str, item: Object | None) -> None:
         old = self._objects.get(key)
+        item = None if item is None else self._kept(item)
         if item is None:
             self._objects.pop(key, None)
         else:

@@ -48,10 +48,15 @@ def choose(live: _Object | None, build: Callable[[str], _Object], current_agent:
     agent = template.get(AGENT_ANNOTATION)
     if agent is not None:
         kept = _annotated(build(agent), generation)
-        if kept["metadata"]["annotations"][TEMPLATE_ANNOTATION] == annotations.get(TEMPLATE_ANNOTATION):
+        if template_digest(kept) == template_digest(live):
             return Choice(kept)
     unchanged = annotations.get(GENERATION_ANNOTATION) == str(generation)
     return Choice(_annotated(build(current_agent), generation), upgrade=unchanged)
+
+
+def template_digest(deployment: _Object) -> str | None:
+    """What a Deployment remembers of the template that it was applied with, None if another hand made it."""
+    return (deployment["metadata"].get("annotations") or {}).get(TEMPLATE_ANNOTATION)
 
 
 def _annotated(manifest: _Object, generation: int) -> _Object:

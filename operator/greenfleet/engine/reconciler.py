@@ -13,7 +13,7 @@ from greenfleet.api import GreenWorkerPool, PoolSpec
 from greenfleet.engine.fleet_view import FleetView, is_rolled_out, owns_replicas
 from greenfleet.engine.managers import AUTOSCALER, RECONCILER
 from greenfleet.engine.monitors import PodMonitors
-from greenfleet.engine.pinning import choose
+from greenfleet.engine.pinning import choose, template_digest
 from greenfleet.engine.registry import Record, Registry, Stall
 from greenfleet.kube import paths
 from greenfleet.kube.client import Client, InvalidError, NotFoundError
@@ -39,8 +39,8 @@ class _Upgrade:
 
     namespace: str
     name: str
-    generation: int
-    """Of the Deployment, as soon as it has the template."""
+    template: str | None
+    """The digest that the Deployment has as soon as it is applied."""
     deadline: float
 
 
@@ -137,9 +137,8 @@ class Reconciler:
             if not self._may_upgrade(pool.namespace, child.name):
                 return False
             # Taken before anything is awaited: several pools are reconciled at a time.
-            generation = live["metadata"]["generation"] + 1
             deadline = time.monotonic() + _UPGRADE_SECONDS
-            self._upgrading = _Upgrade(pool.namespace, child.name, generation, deadline)
+            self._upgrading = _Upgrade(pool.namespace, child.name, template_digest(choice.manifest), deadline)
             _log.info("%s: %s takes this operator's pod template", pool.key, child.name)
         self._hand_over_replicas(pool, live, choice.manifest)
         await self._client.apply(paths.of(choice.manifest), choice.manifest, RECONCILER)
@@ -151,8 +150,9 @@ class Reconciler:
         if under_way is None or (under_way.namespace, under_way.name) == (namespace, name):
             return True
         live = self._view.deployment(under_way.namespace, under_way.name)
-        seen = live is not None and live["metadata"]["generation"] >= under_way.generation
-        return live is None or time.monotonic() > under_way.deadline or (seen and is_rolled_out(live))
+        if live is None or time.monotonic() > under_way.deadline:
+            return True
+        return template_digest(live) == under_way.template and is_rolled_out(live)
 
     async def _warn(self, pool: GreenWorkerPool) -> None:
         """What the spec says and the mode ignores."""

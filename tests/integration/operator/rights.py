@@ -1,0 +1,69 @@
+"""The operator's identity as the chart gives it: a service account, the roles that helm renders, and a token for it."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from tests.integration.operator.harness import REPOSITORY, Api, Namespace, Object, cluster
+
+_PATHS = {
+    "ServiceAccount": "/api/v1/namespaces/{namespace}/serviceaccounts/{name}",
+    "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/roles/{name}",
+    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings/{name}",
+    "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles/{name}",
+    "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/{name}",
+}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who the operator is, and what it may do."""
+
+    kubeconfig: Path
+    """With a token of the service account, and nothing else."""
+    rules: list[Object]
+    """Of all its roles."""
+
+    def rights(self) -> set[tuple[str, str]]:
+        """(verb, resource) of every rule."""
+        return {(verb, resource) for rule in self.rules for resource in rule["resources"] for verb in rule["verbs"]}
+
+
+def rendered(release: str, namespace: str, values: Object, directory: Path) -> list[Object]:
+    """The chart's objects, without those of `helm test`."""
+    file = directory / "values.yaml"
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    chart = REPOSITORY / "charts" / "greenfleet"
+    command = [cluster("program", "helm"), "template", release, str(chart), "--namespace", namespace]
+    done = subprocess.run([*command, "--values", str(file), "--skip-tests"], check=True, capture_output=True, text=True)
+    return [one for one in yaml.safe_load_all(done.stdout) if one]
+
+
+def operators_identity(namespace: Namespace, directory: Path, scope: list[str]) -> Identity:
+    """Applies the chart's service account and roles, for these namespaces or (none) for all, and takes a token."""
+    release = f"rights-{namespace.name}"
+    values = {"scope": {"namespaces": scope}, "rbac": {"aggregate": False}, "fullnameOverride": release}
+    objects = [one for one in rendered(release, namespace.name, values, directory) if one["kind"] in _PATHS]
+    for one in objects:
+        namespace.api.apply(_PATHS[one["kind"]].format(**one["metadata"]), one)
+    account = f"/api/v1/namespaces/{namespace.name}/serviceaccounts/{release}"
+    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
+    token = namespace.api.create(f"{account}/token", request)["status"]["token"]
+    rules = [rule for one in objects if one["kind"].endswith("Role") for rule in one["rules"]]
+    return Identity(kubeconfig_with(namespace.api, token, directory / "operator.kubeconfig"), rules)
+
+
+def kubeconfig_with(api: Api, token: str, path: Path) -> Path:
+    """The administrator's kubeconfig, with a token in place of the certificate."""
+    config = yaml.safe_load(api.kubeconfig.read_text())
+    trust = config["clusters"][0]["cluster"]
+    if "certificate-authority" in trust:
+        trust["certificate-authority"] = str(api.kubeconfig.parent / trust["certificate-authority"])
+    config["users"][0]["user"] = {"token": token}
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    path.chmod(0o600)
+    return path

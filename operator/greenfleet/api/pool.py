@@ -22,6 +22,8 @@ MAX_GREEN_THREADS = 10_000
 QUEUE_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9_.:/-]*[A-Za-z0-9])?$"
 TASK_GLOB_PATTERN = r"^[A-Za-z0-9_.*?\[\]!:-]+$"
 CONTENT_TYPE_PATTERN = r"^[a-z][a-z0-9_.+-]*$"
+APPARMOR_ANNOTATION = "container.apparmor.security.beta.kubernetes.io/"
+"""How AppArmor profiles were named before Kubernetes 1.30; nodes still heed it, and `unconfined` takes a profile away."""
 IMAGE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$"
 
 
@@ -522,6 +524,12 @@ class Worker(Model):
                 "worker.labels sets one that Greenfleet sets itself (greenfleet.io/*, and name, instance, component and managed-by "
                 "of app.kubernetes.io): remove it, or use a name of your own",
                 at=".labels",
+            ),
+            rule(
+                f"!self.annotations.exists(name, name.startsWith('{APPARMOR_ANNOTATION}'))",
+                f"worker.annotations has {APPARMOR_ANNOTATION}…, which would change the confinement of the pods; they "
+                "keep that of the runtime: remove it",
+                at=".annotations",
             ),
         )
     )

@@ -6,7 +6,7 @@ import json
 import math
 
 from greenfleet.api import GreenWorkerPool, duration_seconds, quantity
-from greenfleet.api.pool import ResourceAmounts
+from greenfleet.api.pool import APPARMOR_ANNOTATION, ResourceAmounts
 from greenfleet.resources import names
 from greenfleet.resources.names import Role
 from greenfleet.resources.pods import (
@@ -52,9 +52,12 @@ def fleet_deployment(pool: GreenWorkerPool, role: Role, agent_image: str, agent_
 
 
 def _users_annotations(pool: GreenWorkerPool) -> dict[str, str]:
-    """Without ours: `greenfleet.io/threads` on a pod is the operator's own word, also in a pool that is older than the rule."""
-    annotations = pool.spec.worker.annotations
-    return {name: value for name, value in annotations.items() if not name.startswith(f"{names.PREFIX}/")}
+    """Without ours (`greenfleet.io/threads` on a pod is the operator's own word), and without what takes AppArmor away.
+
+    The API server refuses both; a pool may be older than its rules.
+    """
+    kept_out = (f"{names.PREFIX}/", APPARMOR_ANNOTATION)
+    return {name: value for name, value in pool.spec.worker.annotations.items() if not name.startswith(kept_out)}
 
 
 def _pod(pool: GreenWorkerPool, role: Role, agent_image: str, agent_pull_policy: str, drain_seconds: int) -> Manifest:

@@ -15,6 +15,9 @@ COPY operator/greenfleet /tmp/greenfleet
 RUN site=$(/opt/greenfleet/bin/python3 -c 'import site; print(site.getsitepackages()[0])') \
     && mv /tmp/greenfleet "$site/" && /opt/greenfleet/bin/python3 -m compileall -q -j 0 "$site" \
     && /opt/greenfleet/bin/python3 -m greenfleet --version
+COPY tools/sbom.py ./
+RUN version=$(/opt/greenfleet/bin/python3 -c 'import greenfleet; print(greenfleet.__version__)') \
+    && /opt/greenfleet/bin/python3 sbom.py --name greenfleet-operator --version "$version" > /opt/greenfleet/sbom.cdx.json
 
 FROM build AS build-worker
 COPY requirements/worker.lock ./
@@ -23,6 +26,9 @@ COPY worker/greenworker /tmp/greenworker
 RUN site=$(/opt/greenfleet/bin/python3 -c 'import site; print(site.getsitepackages()[0])') \
     && mv /tmp/greenworker "$site/" && /opt/greenfleet/bin/python3 -m compileall -q -j 0 "$site" \
     && /opt/greenfleet/bin/python3 -c 'import greenworker'
+COPY tools/sbom.py ./
+RUN version=$(/opt/greenfleet/bin/python3 -c 'import greenworker; print(greenworker.__version__)') \
+    && /opt/greenfleet/bin/python3 sbom.py --name greenfleet-worker --version "$version" > /opt/greenfleet/sbom.cdx.json
 
 FROM ${BASE_IMAGE} AS runtime
 ENV PATH=/opt/greenfleet/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1

@@ -118,6 +118,16 @@ generate: venv ## write the generated files: CRD, chart values schema and README
 lock: venv ## resolve the dependencies anew (hashes, no URLs)
 	$(BIN)/python tools/lock.py
 
+.PHONY: audit
+audit: venv ## ask the advisory databases about every pinned Python dependency (says what could not be asked)
+	$(BIN)/python -m tools.audit
+
+.PHONY: sbom
+sbom: venv ## what both images hold, as CycloneDX, from the build: out/sbom/{operator,worker}.cdx.json
+	mkdir -p out/sbom
+	for image in operator worker; do cluster/kube image file $$image /opt/greenfleet/sbom.cdx.json > out/sbom/$$image.cdx.json; done
+	$(BIN)/python -m tools.audit sbom
+
 .PHONY: clean
 clean: ## remove what the build and the tests left in the checkout
 	rm -rf $(VENV) out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

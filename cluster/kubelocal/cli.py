@@ -88,6 +88,10 @@ def _add_image_commands(
     base = commands.add_parser("base", parents=[quiet], help="make the base image; print its name")
     base.add_argument("--refresh", action="store_true", help="make it anew, with Debian's latest fixes")
     base.set_defaults(run=_image_base)
+    file = commands.add_parser("file", parents=[quiet], help="print a file that an image holds; build it if need be")
+    file.add_argument("image", help="a recipe in cluster/images (redis, …) or a target of the Dockerfile")
+    file.add_argument("path", help="absolute path in the image")
+    file.set_defaults(run=_image_file)
     pause = commands.add_parser("pause", parents=[quiet], help="make the sandbox image; print its archive")
     pause.set_defaults(run=_image_pause)
     build = commands.add_parser("build", parents=[which, quiet], help="build an image, load it if a cluster is up")
@@ -229,6 +233,12 @@ def _image_build(options: argparse.Namespace, report: Report) -> int:
         with report.step(f"loading {recipe.tag} into cluster {places.name}"):
             images.load(places, archive)
     print(recipe.tag)
+    return 0
+
+
+def _image_file(options: argparse.Namespace, report: Report) -> int:
+    recipe = images.recipe(options.image, dockerfile=None, target="", tag="", context=None, arguments={})
+    print(images.read(recipe, options.path, report), end="")
     return 0
 
 

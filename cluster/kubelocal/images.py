@@ -83,6 +83,17 @@ def build(wanted: Recipe, report: Report) -> Path:
     return archive
 
 
+def read(wanted: Recipe, path: str, report: Report) -> str:
+    """A text file of an image: from its archive, because the tag in the store may be another checkout's by now."""
+    archive = build(wanted, report)
+    buildah = Buildah()
+    container = buildah("from", "--quiet", f"oci-archive:{archive}").strip()
+    try:
+        return buildah("run", "--isolation=chroot", "--user=0:0", container, "--", "cat", path)
+    finally:
+        buildah("rm", container)
+
+
 def pause(programs: Path) -> Path:
     """The archive of the sandbox image, without which no pod starts."""
     program = programs / "pause"

@@ -24,7 +24,7 @@ from tests.integration.operator.harness import (
 )
 from tests.integration.worker.harness import Redis
 
-CLUSTER = "greenfleet-operator-tests"
+CLUSTER = os.environ.get("GREENFLEET_TESTS_CLUSTER", "greenfleet-operator-tests")
 PLACE = ("--control-plane-only", "--name", CLUSTER)
 
 

@@ -105,43 +105,44 @@ logFormat: {{ .Values.logFormat }}
 {{- end }}
 
 {{/*
-What the operator may do in a namespace (or, as a ClusterRole, in all of them). Nothing here can read a Secret, run a
+What the operator may do in a namespace (or, as a ClusterRole, in all of them): each right is used, which a test sees
+(tests/integration/operator/test_rights.py). Server-side apply is a patch that needs the right to create. Nothing here can read a Secret, run a
 command in a pod, change an image of a running pod or widen its own rights.
 */}}
 {{- define "greenfleet.rules" -}}
 - apiGroups: [greenfleet.io]
   resources: [greenworkerpools]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [greenfleet.io]
   resources: [greenworkerpools/status]
   verbs: [patch]
 - apiGroups: [apps]
   resources: [deployments]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [list, watch, create, patch, delete]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [list, watch, create, patch, delete]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [list, watch, create, patch, delete]
 {{- if and .Values.metrics.podMonitor.enabled .Values.metrics.podMonitor.perPool }}
 - apiGroups: [monitoring.coreos.com]
   resources: [podmonitors]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [list, watch, create, patch, delete]
 {{- end }}
 - apiGroups: [""]
   resources: [configmaps]  # no get, list or watch: the operator writes its own and reads none
-  verbs: [create, patch, delete]
+  verbs: [create, patch]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [""]
   resources: [pods/status]  # the annotation that carries the number of green threads; cannot change an image
   verbs: [patch]
 - apiGroups: [""]
   resources: [pods/eviction]  # recycling, one worker at a time, under the disruption budget
   verbs: [create]
-- apiGroups: ["", events.k8s.io]
+- apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 {{- end }}

@@ -8,23 +8,25 @@ from pathlib import Path
 import pytest
 
 from tests.integration.chart.conftest import CRD, Release
-from tests.integration.operator.harness import Api, Namespace, Object, cluster, eventually, fresh_name
+from tests.integration.operator.harness import Api, Namespace, cluster, eventually, fresh_name
+from tests.integration.operator.rights import may
 
+POOLS = "greenfleet.io/greenworkerpools"
 RIGHTS: dict[str, dict[tuple[str, str], bool]] = {
     "view": {
-        ("get", "greenworkerpools"): True,
-        ("list", "greenworkerpools"): True,
-        ("create", "greenworkerpools"): False,
-        ("patch", "greenworkerpools/scale"): False,
-        ("get", "secrets"): False,
+        ("get", POOLS): True,
+        ("list", POOLS): True,
+        ("create", POOLS): False,
+        ("patch", f"{POOLS}/scale"): False,
+        ("get", "/secrets"): False,
     },
     "edit": {
-        ("create", "greenworkerpools"): True,
-        ("patch", "greenworkerpools"): True,
-        ("delete", "greenworkerpools"): True,
-        ("patch", "greenworkerpools/scale"): True,
-        ("patch", "greenworkerpools/status"): False,
-        ("update", "greenworkerpools/status"): False,
+        ("create", POOLS): True,
+        ("patch", POOLS): True,
+        ("delete", POOLS): True,
+        ("patch", f"{POOLS}/scale"): True,
+        ("patch", f"{POOLS}/status"): False,
+        ("update", f"{POOLS}/status"): False,
     },
 }
 
@@ -46,24 +48,11 @@ def tenants(chart_api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": f"tenant-{role}"}],
         }
         chart_api.create(f"/apis/rbac.authorization.k8s.io/v1/namespaces/{shop.name}/rolebindings", binding)
-    eventually(lambda: _may(chart_api, "edit", "create", "greenworkerpools", shop.name), "the roles are aggregated")
+    eventually(lambda: may(chart_api, "tenant-edit", "create", POOLS, shop.name), "the roles are aggregated")
     yield shop
     release.uninstall()
     chart_api.delete(CRD)
     eventually(lambda: chart_api.find(CRD) is None, "the CRD is gone", 60)
-
-
-def _may(api: Api, role: str, verb: str, resource: str, namespace: str) -> bool:
-    kind, _, subresource = resource.partition("/")
-    group = "greenfleet.io" if kind == "greenworkerpools" else ""
-    attributes = {"namespace": namespace, "verb": verb, "group": group, "resource": kind, "subresource": subresource}
-    review: Object = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SubjectAccessReview",
-        "spec": {"user": f"tenant-{role}", "resourceAttributes": attributes},
-    }
-    answer = api.create("/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
-    return bool(answer["status"]["allowed"])
 
 
 @pytest.mark.parametrize("role", RIGHTS)
@@ -71,5 +60,5 @@ def test_a_tenant_may_what_the_role_says_in_their_namespace_and_nothing_elsewher
     role: str, tenants: Namespace
 ) -> None:
     for (verb, resource), allowed in RIGHTS[role].items():
-        assert _may(tenants.api, role, verb, resource, tenants.name) is allowed, (verb, resource)
-        assert not _may(tenants.api, role, verb, resource, "default"), (verb, resource)
+        assert may(tenants.api, f"tenant-{role}", verb, resource, tenants.name) is allowed, (verb, resource)
+        assert not may(tenants.api, f"tenant-{role}", verb, resource, "default"), (verb, resource)

@@ -25,6 +25,8 @@ class Identity:
 
     kubeconfig: Path
     """With a token of the service account, and nothing else."""
+    user: str
+    """As the API server calls it."""
     rules: list[Object]
     """Of all its roles."""
 
@@ -54,7 +56,21 @@ def operators_identity(namespace: Namespace, directory: Path, scope: list[str]) 
     request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
     token = namespace.api.create(f"{account}/token", request)["status"]["token"]
     rules = [rule for one in objects if one["kind"].endswith("Role") for rule in one["rules"]]
-    return Identity(kubeconfig_with(namespace.api, token, directory / "operator.kubeconfig"), rules)
+    user = f"system:serviceaccount:{namespace.name}:{release}"
+    return Identity(kubeconfig_with(namespace.api, token, directory / "operator.kubeconfig"), user, rules)
+
+
+def may(api: Api, user: str, verb: str, resource: str, namespace: str = "") -> bool:
+    """Whether the API server would let this user; `resource` as `group/plural` or `group/plural/subresource`."""
+    group, plural, *sub = resource.split("/")
+    attributes = {"verb": verb, "group": group, "resource": plural, "subresource": "".join(sub), "namespace": namespace}
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {"user": user, "resourceAttributes": attributes},
+    }
+    answer = api.create("/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
+    return bool(answer["status"]["allowed"])
 
 
 def kubeconfig_with(api: Api, token: str, path: Path) -> Path:

@@ -191,7 +191,7 @@ def test_queries_are_the_same_whatever_pools_say(make_world: WorldMaker, listene
         broker={"secretRef": {"name": "broker", "key": "url"}, "keyPrefix": "{x}:"},
     )
     eventually(lambda: shop.deployment("strange"), "the operator looks after it")
-    _await_ticks(operator, 24)  # slow metrics are asked for every ten seconds
+    _await_ticks(operator, 8)
     assert listener.queries() == before
     assert not [query for query in before if shop.name in query or "strange" in query]
     operator.stop()

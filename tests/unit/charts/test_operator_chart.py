@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from charts.generate import VALUES
 from tests.unit.charts.rendering import CHARTS, REPOSITORY, Manifests, Render, of_kind
 
 GOLDEN = Path(__file__).parent / "rbac.golden.yaml"
@@ -44,6 +46,29 @@ def test_generated_files_are_up_to_date() -> None:
         cwd=REPOSITORY,
     )
     assert done.returncode == 0, done.stderr
+
+
+def _used_values() -> set[str]:
+    """Paths below `.Values` that a template reads, through variables too; a path may stand for all that is below it."""
+    used: set[str] = set()
+    for template in (CHARTS / "greenfleet" / "templates").rglob("*.*"):
+        text = template.read_text(encoding="utf-8")
+        aliases = dict(re.findall(r"(\$\w+) := \.Values\.([\w.]+) ", text))
+        without = re.sub(r"\$\w+ := \.Values\.[\w.]+ ", "", text)
+        used |= set(re.findall(r"\.Values\.([\w.]+)", without))
+        used |= {
+            f"{aliases[name]}.{rest}" for name, rest in re.findall(r"(\$\w+)\.([\w.]+)", without) if name in aliases
+        }
+    return used
+
+
+def test_every_value_is_described_and_used() -> None:
+    used = _used_values()
+    for value in VALUES:
+        assert len(value.description) > 3, value.path
+        parts = value.path.split(".")
+        above = {".".join(parts[:count]) for count in range(1, len(parts) + 1)}
+        assert above & used, f"{value.path} is read by no template"
 
 
 def test_lint_has_no_complaint(helm: str) -> None:

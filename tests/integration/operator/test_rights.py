@@ -11,6 +11,7 @@ from tests.integration.operator.rights import Identity, may, operators_identity
 
 APPLIED = {("create", resource) for resource in ("configmaps", "deployments", "poddisruptionbudgets")}
 """Server-side apply is a patch in the metrics, and needs the right to create besides."""
+WATCHED_FOR_DRIFT = {("list", "poddisruptionbudgets"), ("watch", "poddisruptionbudgets")}
 REQUEST = re.compile(
     r'^greenfleet_api_requests_total\{resource="([^"]*)",status="(\d+)",verb="([A-Z]+)"\} ([0-9.e+]+)', re.M
 )
@@ -58,7 +59,7 @@ def test_in_named_namespaces_nothing_is_forbidden_and_no_right_goes_unused(
     )
     eventually(lambda: len(_exporters(shop.api.items(shop.path("deployments")))) == 1, "the old exporter is removed")
     _never_forbidden(operator)
-    assert _unused(identity, operator) <= APPLIED
+    assert _unused(identity, operator) <= APPLIED | WATCHED_FOR_DRIFT
     operator.stop()
     shop.delete_pool("feeds", wait=False)
 
@@ -74,9 +75,10 @@ def _exporters(deployments: list[Object]) -> list[Object]:
 def _unused(identity: Identity, operator: Operator) -> set[tuple[str, str]]:
     """A GET is a `get` or a `list`: what may be read by name is the Lease alone, as the golden roles say."""
     used = set(_requests(operator))
-    used |= {("list", resource) for verb, resource in used if verb == "get" and resource != "leases"}
-    by_kopf = {("list", "greenworkerpools"), ("watch", "greenworkerpools")}  # has a client of its own
-    return identity.rights() - used - by_kopf
+    read = {resource for verb, resource in used if verb == "get" and resource != "leases"}
+    used |= {(verb, resource) for verb in ("list", "watch") for resource in read}  # a watch is counted when it ends
+    used |= {("list", "greenworkerpools"), ("watch", "greenworkerpools")}  # kopf's, which has a client of its own
+    return identity.rights() - used
 
 
 def test_in_the_whole_cluster_nothing_is_forbidden(make_world: WorldMaker, tmp_path: Path) -> None:
@@ -136,7 +138,7 @@ def test_the_operator_itself_can_read_no_secret_run_nothing_in_a_pod_and_change_
 def test_in_named_namespaces_the_operator_has_no_right_elsewhere(make_world: WorldMaker, tmp_path: Path) -> None:
     shop = make_world("named", runs=only_exporters).namespace
     user = operators_identity(shop, tmp_path, [shop.name]).user
-    for right in (("get", "greenfleet.io/greenworkerpools"), ("patch", "apps/deployments"), ("list", "/pods")):
+    for right in (("list", "greenfleet.io/greenworkerpools"), ("patch", "apps/deployments"), ("list", "/pods")):
         assert may(shop.api, user, *right, shop.name)
         assert not may(shop.api, user, *right, "kube-system")
         assert not may(shop.api, user, *right)

@@ -9,9 +9,10 @@ from tests.integration.operator.conftest import WorldMaker
 from tests.integration.operator.harness import Object, Operator, eventually, only_exporters
 from tests.integration.operator.rights import Identity, may, operators_identity
 
-APPLIED = {("create", resource) for resource in ("configmaps", "deployments", "poddisruptionbudgets")}
+APPLIED = {
+    ("create", resource) for resource in ("configmaps", "deployments", "networkpolicies", "poddisruptionbudgets")
+}
 """Server-side apply is a patch in the metrics, and needs the right to create besides."""
-WATCHED_FOR_DRIFT = {("list", "poddisruptionbudgets"), ("watch", "poddisruptionbudgets")}
 REQUEST = re.compile(
     r'^greenfleet_api_requests_total\{resource="([^"]*)",status="(\d+)",verb="([A-Z]+)"\} ([0-9.e+]+)', re.M
 )
@@ -45,21 +46,25 @@ def test_in_named_namespaces_nothing_is_forbidden_and_no_right_goes_unused(
         replicas={"min": 1, "max": 2},
         prefork={"replicas": {"min": 0}},
         recycle={"maxAge": "3s"},
+        network={"egress": [{"to": [{"podSelector": {}}]}]},
         agent="installed",
         queues=[f"{shop.name}-feeds"],
     )
     shop.await_condition("feeds", "Ready", "True")
     eventually(lambda: _told_threads(shop.pods("feeds")), "a worker is told its green threads", 40, operator.tail)
     eventually(lambda: shop.events("feeds", "Recycled"), "a worker is evicted", 60, operator.tail)
-    shop.api.merge(shop.path("greenworkerpools", "feeds"), {"spec": {"prefork": None, "recycle": None}})
+    shop.api.merge(
+        shop.path("greenworkerpools", "feeds"), {"spec": {"prefork": None, "recycle": None, "network": None}}
+    )
     eventually(lambda: shop.deployment("feeds", "prefork") is None, "the companion is removed")
+    eventually(lambda: not shop.api.items(shop.path("networkpolicies")), "the policies are removed")
     shop.secret("other", url=world.redis.url)
     shop.api.merge(
         shop.path("greenworkerpools", "feeds"), {"spec": {"broker": {"secretRef": {"name": "other", "key": "url"}}}}
     )
     eventually(lambda: len(_exporters(shop.api.items(shop.path("deployments")))) == 1, "the old exporter is removed")
     _never_forbidden(operator)
-    assert _unused(identity, operator) <= APPLIED | WATCHED_FOR_DRIFT
+    assert _unused(identity, operator) <= APPLIED
     operator.stop()
     shop.delete_pool("feeds", wait=False)
 

@@ -44,8 +44,9 @@ def _fields(schema: dict[str, Any], path: str = "spec") -> Iterator[str]:
         yield from _fields(schema["additionalProperties"], f"{path}{{}}")
 
 
-FIELDS = [field for field in _fields(SPEC) if not field.startswith("spec.network.")]
-"""Without the peers of a NetworkPolicy, which select namespaces and refer to nothing in them."""
+SELECTORS = ("spec.network.", "spec.worker.affinity.")
+"""Peers of a NetworkPolicy, and whom the scheduler keeps apart: they select pods by namespace, and read nothing there."""
+FIELDS = [field for field in _fields(SPEC) if not field.startswith(SELECTORS)]
 
 
 def test_no_field_of_the_resource_names_a_namespace() -> None:
@@ -72,7 +73,7 @@ def _pods(worker: dict[str, Any]) -> list[dict[str, Any]]:
     }
     pool = parse_pool(body)
     manifests = [child.manifest for child in children_of_pool(pool, IMAGE, "IfNotPresent")]
-    manifests.append(exporter_children([pool], IMAGE, "IfNotPresent", []))
+    manifests += [child.manifest for child in exporter_children([pool], IMAGE, "IfNotPresent", [])]
     assert {manifest["metadata"]["namespace"] for manifest in manifests} == {"shop"}
     templates = [one["spec"]["template"] for one in manifests if one["kind"] == "Deployment"]
     assert len(templates) == 3

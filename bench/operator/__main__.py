@@ -13,6 +13,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,7 +43,7 @@ from tests.integration.operator.harness import (
     free_port,
 )
 
-PLACE = ("--control-plane-only", "--name", os.environ.get("BENCH_CLUSTER", "greenfleet-bench-operator"))
+PLACE = ("--control-plane-only", "--name", "greenfleet-bench-operator")
 TICKS = os.sysconf("SC_CLK_TCK")
 POOLS_PER_NAMESPACE = 100
 TICK_SECONDS = 2.0
@@ -375,8 +376,9 @@ def main() -> int:
     parser.add_argument(
         "--keda", help="numbers of ScaledObjects, rising (default: as --sizes, where KEDA has been built)"
     )
-    parser.add_argument("--changes", type=int, default=100, help="changes of depth per size (1 pool: a tenth)")
+    parser.add_argument("--changes", type=int, default=75, help="changes of depth per size (1 pool: a few)")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing of it is left running
     directory = Path(tempfile.mkdtemp(prefix="greenfleet-bench-"))
     sizes: list[dict[str, Any]] = []
     rivals: list[dict[str, Any]] = []
@@ -385,7 +387,7 @@ def main() -> int:
             bench = Bench(api, directory, arguments.seconds, arguments.changes)
             try:
                 for size in map(int, arguments.sizes.split(",")):
-                    bench.changes = arguments.changes if size > 1 else max(1, arguments.changes // 10)
+                    bench.changes = arguments.changes if size > 1 else max(1, arguments.changes // 25)
                     sizes.append(bench.measure(size))
                     say(json.dumps(sizes[-1]))
                 if keda.is_built() and arguments.keda != "":

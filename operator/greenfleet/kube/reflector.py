@@ -70,7 +70,7 @@ class Reflector:
         query = {"labelSelector": self._selector, "limit": str(_PAGE)}
         while True:
             page = await self._client.get(self._path, query)
-            listed.update((_key(item), item) for item in page.get("items", ()))
+            listed.update((_key(item), slim(item)) for item in page.get("items", ()))
             token = page["metadata"].get("continue")
             if not token:
                 break
@@ -86,7 +86,7 @@ class Reflector:
         async for kind, item in self._client.watch(self._path, query):
             version = item["metadata"]["resourceVersion"]
             if kind != "BOOKMARK":
-                self._put(_key(item), None if kind == "DELETED" else item)
+                self._put(_key(item), None if kind == "DELETED" else slim(item))
         return version
 
     def _put(self, key: str, item: Object | None) -> None:
@@ -98,6 +98,16 @@ class Reflector:
             self._objects[key] = item
         if old is None or item is None or _version(old) != _version(item):
             self._changed(old, item)
+
+
+def slim(item: Object) -> Object:
+    """An object without most of the bookkeeping of who wrote what, which is half of its memory: only who owns `replicas` stays."""
+    owners = [
+        {"manager": entry.get("manager", ""), "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+        for entry in item["metadata"].get("managedFields") or ()
+        if "f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
+    ]
+    return {**item, "metadata": {**item["metadata"], "managedFields": owners}}
 
 
 def _key(item: Object) -> str:

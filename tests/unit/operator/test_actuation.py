@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from greenfleet.engine.actuator import WRITE_INTERVAL_SECONDS, Order, _needs_threads, worth_writing
+from greenfleet.engine.fleet_view import owns_replicas
 from greenfleet.engine.recycler import next_to_recycle
 from greenfleet.engine.registry import Fleet
+from greenfleet.kube.reflector import slim
 from greenfleet.metrics.collect import Worker
 from greenfleet.resources.names import Role
 from greenfleet.scaling import Pod, WorkerSample
@@ -110,3 +112,20 @@ def test_nobody_is_recycled_while_another_worker_is_missing_starting_or_leaving(
 
 def test_nobody_is_recycled_who_does_not_ask() -> None:
     assert next_to_recycle([asking("a")], [running("a")], 1) is None
+
+
+def test_of_who_wrote_what_only_the_owner_of_replicas_is_kept() -> None:
+    def entry(manager: str, **fields: Any) -> dict[str, Any]:
+        return {"manager": manager, "operation": "Apply", "fieldsV1": {"f:spec": fields}}
+
+    written = [
+        entry("greenfleet-autoscaler", **{"f:replicas": {}}),
+        entry("greenfleet-reconciler", **{"f:template": {}}),
+    ]
+    deployment: dict[str, Any] = {"metadata": {"name": "feeds", "managedFields": written}, "spec": {"replicas": 2}}
+    kept = slim(deployment)
+    assert owns_replicas(kept, "greenfleet-autoscaler")
+    assert not owns_replicas(kept, "greenfleet-reconciler")
+    assert len(kept["metadata"]["managedFields"]) == 1
+    assert kept["spec"] == {"replicas": 2}
+    assert len(deployment["metadata"]["managedFields"]) == 2, "the API server's answer itself is left alone"

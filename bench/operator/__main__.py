@@ -261,7 +261,7 @@ class Bench:
         return cpu_seconds(pid) - cpu, monotonic() - began
 
     def measure_keda(self, theirs: keda.Keda, size: int) -> dict[str, float]:
-        """The same row for KEDA. Its writes at rest are not counted: it has no metric for them."""
+        """The same row for KEDA."""
         url = self.queues.prometheus.url
         have = {
             (one["metadata"]["namespace"], one["metadata"]["name"])
@@ -283,14 +283,16 @@ class Bench:
         startup = monotonic() - started
         sleep(keda.POLL_SECONDS)  # else its start is in the figures
         say(f"KEDA, {size} ScaledObjects: at rest")
-        queries, began = self.queues.prometheus.queries(), monotonic()
+        queries, writes, began = self.queues.prometheus.queries(), theirs.writes(), monotonic()
         used, passed = self._watched(theirs.pid, 2 * keda.POLL_SECONDS)
-        queries = self.queues.prometheus.queries() - queries
+        queries, writes = self.queues.prometheus.queries() - queries, theirs.writes() - writes
+        watched = monotonic() - began
         row = {
             "pools": size,
             "cpu_cores": round(used / passed, 4),
             "rss_mib": round(resident_mib(theirs.pid), 1),
-            "queries_per_s": round(queries / (monotonic() - began), 2),
+            "queries_per_s": round(queries / watched, 2),
+            "idle_writes_per_s": round(writes / watched, 3),
         }
         say(f"KEDA, {size} ScaledObjects: changing depths")
         changes, self.changes = self.changes, min(self.changes, 25, size)

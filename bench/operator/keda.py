@@ -7,6 +7,7 @@ in above one worker, which no pool here reaches. It is built by `bench-scaling` 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,14 @@ class Keda:
             self.process.terminate()
             self.process.wait(30)
             self.process = None
+
+    def writes(self) -> float:
+        """Requests so far that write ScaledObjects, HPAs and their statuses, as the API server counts them (the HPA controller's too)."""
+        text = self.api._http.request("GET", f"{self.api.server}/metrics").data.decode()
+        wanted = re.compile(
+            r'apiserver_request_total\{(?=.*group="(keda\.sh|autoscaling)")(?=.*verb="(POST|PUT|PATCH|APPLY)")'
+        )
+        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if wanted.match(line))
 
     def ready(self) -> int:
         """How many ScaledObjects KEDA has taken on."""

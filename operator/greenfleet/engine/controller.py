@@ -135,7 +135,8 @@ class Controller:
         query = {"limit": "500"}
         while True:
             page = await self._client.get(path, query)
-            found.extend({"metadata": item["metadata"]} for item in page.get("items", ()))
+            living = (item for item in page.get("items", ()) if "deletionTimestamp" not in item["metadata"])
+            found.extend({"metadata": item["metadata"]} for item in living)
             token = page["metadata"].get("continue")
             if not token:
                 return found

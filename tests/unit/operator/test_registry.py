@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 import pytest
@@ -262,3 +263,33 @@ def test_a_pool_that_moves_to_another_broker_is_found_there_only() -> None:
     found.put(body("a", generation=2, broker={"secretRef": {"name": "broker-2", "key": "url"}}))
     assert [pool.name for pool in found.of_broker("shop/broker/url")] == ["b"]
     assert [pool.name for pool in found.of_broker("shop/broker-2/url")] == ["a"]
+
+
+class Listing:
+    """An API server with some pools, in pages of one."""
+
+    def __init__(self, *bodies: Object) -> None:
+        self.bodies = bodies
+
+    async def get(self, path: str, query: dict[str, str]) -> Object:
+        assert path == "/apis/greenfleet.io/v1alpha1/greenworkerpools"
+        index = int(query.get("continue", "0"))
+        more = {"continue": str(index + 1)} if index + 1 < len(self.bodies) else {}
+        return {"metadata": more, "items": [self.bodies[index]]}
+
+
+def test_no_exporter_is_touched_before_every_pool_is_known() -> None:
+    leaving = body("c")
+    leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    found = Registry()
+    controller = Controller(cast("Any", Listing(body("a"), body("b"), leaving)), found, OperatorMetrics())
+
+    async def run() -> None:
+        meeting = asyncio.create_task(controller._meet_all_pools())
+        controller.pool_changed(body("a"))
+        await asyncio.sleep(0.5)
+        assert not meeting.done(), "b is missing: an exporter made now would drop its queue"
+        controller.pool_changed(body("b"))
+        await asyncio.wait_for(meeting, 10)
+
+    asyncio.run(run())

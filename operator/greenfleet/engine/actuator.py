@@ -86,7 +86,8 @@ class Actuator:
         for name in fleet.pod_threads_written_at.keys() - {pod.name for pod in order.pods}:
             del fleet.pod_threads_written_at[name]
         if not order.pods and order.decision.replicas == 0:
-            return  # nobody reads it; it is written before the first worker is
+            fleet.start_threads = None  # nobody reads it; it is written anew before the first worker is
+            return
         recently = now - fleet.start_threads_written_at < WRITE_INTERVAL_SECONDS
         if fleet.start_threads is None or (not recently and worth_writing(fleet.start_threads, threads)):
             manifest = start_threads(order.pool, threads)

@@ -96,8 +96,7 @@ class Controller:
     def enqueue_running(self) -> None:
         """Whatever has workers, spread over the time until the next resync. What sleeps is made anew when it wakes."""
         for record in self._registry:
-            fleets = record.fleets.values()
-            if any(fleet.decision is not None and fleet.decision.replicas > 0 for fleet in fleets):
+            if not record.sleeps:
                 self._queue.add_later(_POOL + record.key, random.uniform(0.0, _RESYNC_SECONDS))
 
     async def run(self, gained: asyncio.Event) -> None:
@@ -149,11 +148,12 @@ class Controller:
         narrow that to ours: the operator could then read every ConfigMap of the cluster, where people keep what they
         should not. An apply that changes nothing is one request and no write to etcd; a round takes 10 s, or 0.2 s per
         pool where that is longer. What can be wrong in between is little: running workers have their green threads from
-        their own annotation, and the ConfigMap says only what a new pod starts with, and which tasks go to prefork.
+        their own annotation, and the ConfigMap says only what a new pod starts with, and which tasks go to prefork. Of a pool
+        that sleeps nobody reads it; it is looked at when the pool has woken.
         """
         while True:
             await gained.wait()
-            records = list(self._registry)
+            records = [record for record in self._registry if not record.sleeps]
             for record in records:
                 try:
                     if self._reconciler is not None:

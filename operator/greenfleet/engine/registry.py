@@ -94,6 +94,12 @@ class Record:
         exempt = exempt_tasks(self.body["metadata"].get("annotations") or {})
         return routes(self.status.get("blockingTasks") or (), self.caught, exempt, now)
 
+    @property
+    def sleeps(self) -> bool:
+        """Whether it was decided that no worker is wanted, in either role."""
+        decisions = [fleet.decision for fleet in self.fleets.values()]
+        return bool(decisions) and all(decision is not None and decision.replicas == 0 for decision in decisions)
+
     def fleet(self, role: Role) -> Fleet:
         """The fleet of a role, made when first asked for."""
         return self.fleets.setdefault(role, Fleet(role))

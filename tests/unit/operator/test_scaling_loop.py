@@ -122,3 +122,22 @@ def test_the_last_fifty_reasons_are_kept(monkeypatch: pytest.MonkeyPatch) -> Non
     [kept] = histories
     assert len(kept) == 50
     assert kept == sorted(kept)
+
+
+def test_a_pool_that_sleeps_costs_no_request_and_says_its_start_value_when_it_wakes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(world: World, cluster: Cluster, pass_time: PassTime) -> None:
+        await pass_time(100)
+        assert world.record.sleeps
+        assert cluster.applied == []
+        written = cluster.statuses
+        await pass_time(200)
+        assert cluster.applied == []
+        assert cluster.statuses == written
+        world.depth = 5.0
+        await pass_time(TICK)
+        assert [manifest["kind"] for manifest in cluster.applied] == ["ConfigMap", "Deployment"]
+        assert not world.record.sleeps
+
+    play(scenario, monkeypatch, replicas=0)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from greenfleet.api import GreenWorkerPool
-from greenfleet.resources import children_of_pool, exporter_children, names
+from greenfleet.resources import Monitoring, children_of_pool, exporter_children, names
 from greenfleet.resources.config import start_threads
 from greenfleet.resources.exporter import queue_list
 from greenfleet.resources.names import Role
@@ -371,3 +371,54 @@ def test_a_memory_limit_is_known_in_bytes() -> None:
     assert memory_limit_bytes(pool().spec.worker.resources) is None
     limited = pool(worker={"resources": {"limits": {"memory": "1Gi"}}})
     assert memory_limit_bytes(limited.spec.worker.resources) == 2**30
+
+
+REDIS = {"to": [{"podSelector": {"matchLabels": {"app": "redis"}}}], "ports": [{"port": 6379}]}
+INTERNET = {"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}}], "ports": [{"port": 443}]}
+
+
+def test_a_network_policy_lets_scrapes_in_and_dns_and_what_is_listed_out_and_nothing_else() -> None:
+    resource = pool(prefork={}, network={"egress": [REDIS, INTERNET]})
+    spec = manifests(resource)["NetworkPolicy", "feeds-greenfleet"]["spec"]
+    assert spec["podSelector"] == {"matchLabels": {"greenfleet.io/pool": "feeds"}}  # both fleets
+    for role in Role.EVENTLET, Role.PREFORK:
+        assert fleet(resource, role)["spec"]["template"]["metadata"]["labels"]["greenfleet.io/pool"] == "feeds"
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    assert spec["ingress"] == [{"ports": [{"protocol": "TCP", "port": 9540}]}]
+    dns, redis, internet = spec["egress"]
+    assert [(port["protocol"], port["port"]) for port in dns["ports"]] == [("UDP", 53), ("TCP", 53)]
+    assert redis == {**REDIS, "ports": [{"protocol": "TCP", "port": 6379}]}
+    assert internet == {**INTERNET, "ports": [{"protocol": "TCP", "port": 443}]}
+
+
+def test_an_empty_selector_means_all_pods_and_stays_in_the_policy() -> None:
+    resource = pool(network={"egress": [{"to": [{"namespaceSelector": {}}]}]})
+    spec = manifests(resource)["NetworkPolicy", "feeds-greenfleet"]["spec"]
+    assert spec["egress"][1] == {"to": [{"namespaceSelector": {}}]}
+
+
+def test_an_exporter_may_go_where_any_of_its_pools_may_and_has_no_policy_if_none_of_them_has() -> None:
+    walled = pool("a", network={"egress": [REDIS]})
+    further = pool("b", network={"egress": [REDIS, INTERNET]})
+    [_, policy] = exporter_children([further, walled, pool("c")], IMAGE, "IfNotPresent", [])
+    rules = policy.manifest["spec"]["egress"]
+    assert [rule["ports"][0]["port"] for rule in rules] == [53, 6379, 443]
+    selected = policy.manifest["spec"]["podSelector"]["matchLabels"].items()
+    assert selected <= exporter(walled)["spec"]["template"]["metadata"]["labels"].items()
+    assert len(exporter_children([pool()], IMAGE, "IfNotPresent", [])) == 1
+
+
+def test_each_pod_is_scraped_by_one_pod_monitor() -> None:
+    """Two on one target would double every sum."""
+    monitoring = Monitoring("5s")
+    pools = [pool("a", prefork={}), pool("b")]
+    children = [
+        *(child for one in pools for child in children_of_pool(one, IMAGE, "IfNotPresent", (), monitoring)),
+        *exporter_children(pools, IMAGE, "IfNotPresent", [], monitoring),
+    ]
+    monitors = [child.manifest for child in children if child.kind == "PodMonitor"]
+    pods = [child.manifest["spec"]["template"]["metadata"]["labels"] for child in children if child.is_deployment]
+    assert (len(monitors), len(pods)) == (3, 4)
+    for labels in pods:
+        selectors = [monitor["spec"]["selector"]["matchLabels"].items() for monitor in monitors]
+        assert sum(selector <= labels.items() for selector in selectors) == 1

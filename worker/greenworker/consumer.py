@@ -18,8 +18,8 @@ from celery.utils.log import get_logger
 from celery.utils.quorum_queues import detect_quorum_queues
 from celery.worker import state
 from celery.worker.consumer import Consumer as StockConsumer
-from celery.worker.loops import _enable_amqheartbeats
 
+from greenworker import hub
 from greenworker.hazards import acknowledge
 from greenworker.routing import Forwarder
 from greenworker.runtime import Runtime
@@ -39,10 +39,8 @@ def loop(  # noqa: PLR0917 - Celery's signature
     hbrate: float = 2.0, **_: Any,
 ) -> None:  # fmt: skip
     """One life of a connection; an exception ends it, and Celery's consumer reconnects."""
-    errors: list[list[BaseException | None]] = [_enable_amqheartbeats(c.timer, connection, rate=hbrate)]
     dispatcher = c.event_dispatcher.connection if c.event_dispatcher else None
-    if dispatcher is not None:
-        errors.append(_enable_amqheartbeats(c.timer, dispatcher, rate=hbrate))
+    heartbeats = [Heartbeat(each, hbrate) for each in (connection, dispatcher) if each is not None]
     consumer.on_message = c.create_task_handler()
     if not c.runtime.drain.draining:
         consumer.consume()
@@ -55,7 +53,7 @@ def loop(  # noqa: PLR0917 - Celery's signature
             if not c.still_draining():
                 state.maybe_shutdown()
             c.apply_prefetch()
-            raise_if_broken(connection, errors)
+            raise_if_broken(connection, heartbeats)
             try:
                 connection.drain_events(timeout=CYCLE_SECONDS)
             except TimeoutError:
@@ -69,13 +67,50 @@ def loop(  # noqa: PLR0917 - Celery's signature
                     read_what_is_there(dispatcher)
     finally:
         c.runtime.consuming = False
+        for heartbeat in heartbeats:
+            heartbeat.stop()
 
 
-def raise_if_broken(connection: Any, heartbeat_errors: list[list[BaseException | None]]) -> None:
+class Heartbeat:
+    """Of one AMQP connection, for as long as its loop runs. Celery's own goes on after the connection is lost, one more timer
+    with all that it refers to for each reconnect.
+    """
+
+    def __init__(self, connection: Any, rate: float) -> None:
+        """*rate*: how often to look, in times per negotiated interval."""
+        self.error: BaseException | None = None
+        self._connection = connection
+        self._rate = rate
+        interval = connection.get_heartbeat_interval()
+        self._seconds = interval / rate if interval and connection.supports_heartbeats else 0.0
+        self._next: Any = None
+        self._wait()
+
+    def _wait(self) -> None:
+        if self._seconds:
+            self._next = hub.call_after(self._seconds, self._beat)
+
+    def _beat(self) -> None:
+        try:
+            if self._connection.connected:
+                self._connection.heartbeat_check(self._rate)
+        except Exception as error:
+            self.error = error
+        else:
+            self._wait()
+
+    def stop(self) -> None:
+        """The connection is lost or closed."""
+        self._seconds = 0.0
+        if self._next is not None:
+            self._next.cancel()
+
+
+def raise_if_broken(connection: Any, heartbeats: list[Heartbeat]) -> None:
     """To be asked right before reading, which would connect anew by itself."""
-    for error in heartbeat_errors:
-        if error[0] is not None:
-            raise error[0]
+    for heartbeat in heartbeats:
+        if heartbeat.error is not None:
+            raise heartbeat.error
     if not connection.connected:
         raise ConnectionResetError("an acknowledgement found the connection to the broker broken")
 

@@ -1,0 +1,176 @@
+"""How fast green threads follow the operator: from its patch to the last of twenty workers, through kubelet and a file.
+
+The workers are plain pods of the worker image without an operator, so that nobody else patches them; they are patched as the
+operator does it (`greenfleet.engine.actuator`), and asked for `greenworker_threads_limit`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from demo import stage as demo_stage
+from demo.api import Api
+
+NAMESPACE = "resize-test"
+WORKERS = 20
+ROUNDS = 50
+LIMIT_SECONDS = 2.0
+"""What the worker's issue asks for, of the 99th percentile."""
+
+APP = "from celery import Celery\n\napp = Celery('app')\napp.conf.task_default_queue = 'feeds'\n"
+PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+
+
+def image(name: str) -> str:
+    """Built and loaded; its reference."""
+    found = next(image for image in demo_stage.IMAGES if image.name == name)
+    demo_stage.run([demo_stage.KUBE, "image", "build", *found.build, "--tag", found.reference(demo_stage.LOCAL_PREFIX)])
+    return found.reference(demo_stage.LOCAL_PREFIX)
+
+
+def pod(name: str, container: dict[str, Any], volumes: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": NAMESPACE, "annotations": {"greenfleet.io/threads": "10"}},
+        "spec": {
+            "containers": [{"name": "main", "imagePullPolicy": "IfNotPresent", **container}],
+            "volumes": volumes,
+            "terminationGracePeriodSeconds": 1,
+            "securityContext": {"runAsUser": 65532, "runAsNonRoot": True},
+        },
+    }
+
+
+def worker(name: str, image_name: str, broker: str) -> dict[str, Any]:
+    annotation = {"path": "threads", "fieldRef": {"fieldPath": "metadata.annotations['greenfleet.io/threads']"}}
+    arguments = ["-m", "greenworker", "-A", "app", "worker", "-P", "eventlet", "-Q", "feeds", "-n", "worker@%h"]
+    environment = {
+        "CELERY_BROKER_URL": broker, "GREENWORKER_POOL": "test/resize", "PYTHONPATH": "/app",
+        "GREENWORKER_DRAIN_SECONDS": "1",
+    }  # fmt: skip
+    container = {
+        "image": image_name,
+        "command": ["python", *arguments, "--without-gossip", "--without-mingle", "--without-heartbeat"],
+        "env": [{"name": key, "value": value} for key, value in environment.items()],
+        "resources": {"requests": {"cpu": "10m"}, "limits": {"memory": "160Mi"}},
+        "readinessProbe": {"httpGet": {"path": "/readyz", "port": 9540}, "periodSeconds": 2},
+        "volumeMounts": [
+            {"name": "pod", "mountPath": "/etc/greenfleet/pod"},
+            {"name": "app", "mountPath": "/app"},
+            {"name": "tmp", "mountPath": "/tmp"},
+        ],
+    }
+    volumes = [
+        {"name": "pod", "downwardAPI": {"items": [annotation]}},
+        {"name": "app", "configMap": {"name": "app"}},
+        {"name": "tmp", "emptyDir": {}},
+    ]
+    return pod(name, container, volumes)
+
+
+def until(done: Callable[[], Any], seconds: float, what: str) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := done():
+            return found
+        time.sleep(0.5)
+    raise AssertionError(f"not within {seconds:g} s: {what}")
+
+
+@pytest.fixture
+def fleet() -> Iterator[tuple[Api, dict[str, str]]]:
+    """Twenty ready workers: name → address."""
+    stage = demo_stage.local()
+    api = Api(stage.kubeconfig)
+    images = {name: image(name) for name in ("worker", "redis")}
+    api.apply(
+        f"/api/v1/namespaces/{NAMESPACE}",
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
+    )
+    try:
+        until(lambda: api.find(f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default"), 30, "a service account")
+        config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "app"}, "data": {"app.py": APP}}
+        api.apply(f"/api/v1/namespaces/{NAMESPACE}/configmaps/app", config)
+        command = ["redis-server", "--save", "", "--protected-mode", "no", "--bind", "0.0.0.0"]
+        api.apply(f"{PODS}/redis", pod("redis", {"image": images["redis"], "command": command}, []))
+        broker = until(lambda: addresses(api, ready=True).get("redis"), 60, "Redis is ready")
+        for number in range(WORKERS):
+            manifest = worker(f"worker-{number}", images["worker"], f"redis://{broker}:6379/0")
+            api.apply(f"{PODS}/worker-{number}", manifest)
+
+        def workers() -> dict[str, str]:
+            found = {name: ip for name, ip in addresses(api, ready=True).items() if name.startswith("worker")}
+            return found if len(found) == WORKERS else {}
+
+        yield api, until(workers, 240, "twenty workers are ready")
+    finally:
+        api.delete(f"/api/v1/namespaces/{NAMESPACE}")
+
+
+def addresses(api: Api, *, ready: bool) -> dict[str, str]:
+    """Pod → address, of those that are ready."""
+    found = {}
+    for item in api.items(PODS):
+        conditions = {each["type"]: each["status"] for each in item["status"].get("conditions", [])}
+        if not ready or conditions.get("Ready") == "True":
+            found[item["metadata"]["name"]] = item["status"].get("podIP", "")
+    return found
+
+
+def limit(address: str) -> int:
+    try:
+        with urllib.request.urlopen(f"http://{address}:9540/metrics", timeout=2) as response:
+            found = re.search(r"^greenworker_threads_limit\{.*\} (\d+)$", response.read().decode(), re.M)
+            return int(found[1]) if found else 0
+    except OSError:
+        return 0
+
+
+def patch(api: Api, name: str, threads: int) -> None:
+    annotations = {"greenfleet.io/threads": str(threads), "greenfleet.io/threads-written": f"{time.time():.3f}"}
+    api.request(
+        "PATCH", f"{PODS}/{name}/status", body={"metadata": {"annotations": annotations}},
+        content_type="application/merge-patch+json",
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_last_of_twenty_workers_follows_a_patch_within_two_seconds(fleet: tuple[Api, dict[str, str]]) -> None:
+    api, workers = fleet
+    last, every = [], []
+    with ThreadPoolExecutor(4) as executor:
+        for turn in range(ROUNDS):
+            threads = 1000 - turn if turn % 2 == 0 else 10 + turn
+            began = time.monotonic()
+            for outcome in [executor.submit(patch, api, name, threads) for name in workers]:
+                outcome.result()
+            waiting, took = dict(workers), []
+            while waiting and time.monotonic() - began < 30:
+                for name, address in list(waiting.items()):
+                    if limit(address) == threads:
+                        took.append(time.monotonic() - began)
+                        del waiting[name]
+                time.sleep(0.05)
+            assert not waiting, f"never followed: {sorted(waiting)}"
+            every += took
+            last.append(max(took))
+            time.sleep(1.0)
+    every.sort()
+    last.sort()
+    figures = {
+        "rounds": ROUNDS, "workers": WORKERS,
+        "last_worker_p50_s": round(last[len(last) // 2], 2), "last_worker_p99_s": round(last[-1 - len(last) // 100], 2),
+        "worker_p50_s": round(every[len(every) // 2], 2), "worker_p99_s": round(every[-1 - len(every) // 100], 2),
+    }  # fmt: skip
+    print(json.dumps(figures))
+    assert figures["last_worker_p99_s"] <= LIMIT_SECONDS, figures

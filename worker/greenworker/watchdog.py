@@ -93,8 +93,9 @@ class Watchdog:
     def _watch(self) -> None:
         """Every millisecond of a block is put down to the task that was seen in it."""
         step = max(0.02, min(self.warn_after / 2, 0.25))
+        own = RunDelay(THIS_THREAD)
         while True:
-            before, began, delay = self.runtime.last_beat, monotonic(), run_delay_seconds(THIS_THREAD)
+            before, began, delay = self.runtime.last_beat, monotonic(), own.seconds()
             unpatched.sleep(step)
             late = monotonic() - began - step
             beat = self.runtime.last_beat
@@ -103,7 +104,7 @@ class Watchdog:
             # If C code kept the interpreter, the main thread stands right behind it, and only until this thread lets go
             # of the interpreter for the first time, which any reading of a file does: look now, ask later.
             first = self._look(beat) if late > self.warn_after / 2 else None
-            if first is not None and late - (run_delay_seconds(THIS_THREAD) - delay) < self.warn_after / 2:
+            if first is not None and late - (own.seconds() - delay) < self.warn_after / 2:
                 first = None
             sight = self._confirm_held(first, before) if first is not None else self._confirm(beat)
             if sight is not None:
@@ -177,23 +178,34 @@ class Silence:
     """
 
     def __init__(self) -> None:
+        self._main = RunDelay(MAIN_THREAD)
         self._beat: float | None = None
         self._delay = 0.0
 
     def seconds(self, beat: float) -> float:
         """Since `beat`, as of now."""
-        delay = run_delay_seconds(MAIN_THREAD)
+        delay = self._main.seconds()
         if beat != self._beat:
             self._beat, self._delay = beat, delay
         return monotonic() - beat - (delay - self._delay)
 
 
-def run_delay_seconds(schedstat: Path) -> float:
-    """Seconds that a thread has waited for a CPU so far; 0 where the kernel does not say."""
-    try:
-        return int(schedstat.read_bytes().split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):
-        return 0.0
+class RunDelay:
+    """How long a thread has waited for a CPU so far. The file stays open: it is read forty times a second."""
+
+    def __init__(self, schedstat: Path) -> None:
+        """`/proc/thread-self` means the thread that opens it."""
+        try:
+            self._descriptor = os.open(schedstat, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._descriptor = -1
+
+    def seconds(self) -> float:
+        """0 where the kernel does not say."""
+        try:
+            return int(os.pread(self._descriptor, 64, 0).split()[1]) / 1e9
+        except (OSError, ValueError, IndexError):
+            return 0.0
 
 
 def frames(frame: FrameType | None) -> Iterator[FrameType]:

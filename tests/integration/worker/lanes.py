@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import itertools
+import uuid
 from typing import Any
 
 from kombu import Exchange, Queue
@@ -77,3 +78,19 @@ class RabbitLane(Lane):
     def consumers(self) -> int:
         with Connection(self.url) as connection:
             return int(connection.channel().queue_declare(self.queue, passive=True).consumer_count)
+
+
+def publish(lane: Lane, task: str, first: int, last: int, *more: Any, confirm: bool = False) -> None:
+    """As Celery's protocol 2, in one go: a client that does nothing else makes 200,000 messages in reasonable time.
+    *confirm*: wait for each until RabbitMQ has it on disk.
+    """
+    with Connection(
+        lane.url, transport_options={"confirm_publish": True} if confirm and lane.kind != "redis" else {}
+    ) as connection:
+        producer = connection.Producer(serializer="json", auto_declare=False)
+        for number in range(first, last):
+            identity = str(uuid.uuid4())
+            headers = {"lang": "py", "task": f"green_app.{task}", "id": identity, "root_id": identity, "retries": 0}
+            producer.publish(
+                [[number, *more], {}, {}], routing_key=lane.queue, exchange="", headers=headers, correlation_id=identity,
+            )  # fmt: skip

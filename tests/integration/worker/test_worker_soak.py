@@ -1,21 +1,17 @@
 """A long life: 200,000 tasks and 100 broken connections leave nothing behind, and what a thousand green threads cost."""
 
-# mypy: disable-error-code="no-untyped-call"
-
 from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kombu.connection import Connection
 
 from tests.integration.worker.harness import Relay, Worker, eventually
-from tests.integration.worker.lanes import Lane, RabbitLane, RedisLane
+from tests.integration.worker.lanes import Lane, RabbitLane, RedisLane, publish
 
 Start = Callable[..., Worker]
 
@@ -29,18 +25,6 @@ def lane(request: pytest.FixtureRequest) -> Lane:
     if request.param == "redis":
         return RedisLane(request.getfixturevalue("redis_server"))
     return RabbitLane(request.getfixturevalue("rabbit_server"), request.param)
-
-
-def publish(lane: Lane, task: str, first: int, last: int) -> None:
-    """As Celery's protocol 2, in one go: a client that does nothing else makes 200,000 messages in reasonable time."""
-    with Connection(lane.url) as connection:
-        producer = connection.Producer(serializer="json", auto_declare=False)
-        for number in range(first, last):
-            identity = str(uuid.uuid4())
-            headers = {"lang": "py", "task": f"green_app.{task}", "id": identity, "root_id": identity, "retries": 0}
-            producer.publish(
-                [[number], {}, {}], routing_key=lane.queue, exchange="", headers=headers, correlation_id=identity,
-            )  # fmt: skip
 
 
 def state_of(worker: Worker, lane: Lane, number: int) -> dict[str, float]:

@@ -36,28 +36,43 @@ class Identity:
 
 
 def rendered(release: str, namespace: str, values: Object, directory: Path) -> list[Object]:
-    """The chart's objects, without those of `helm test`."""
+    """The chart's objects, those of `helm test` included."""
     file = directory / "values.yaml"
     file.write_text(yaml.safe_dump(values), encoding="utf-8")
     chart = REPOSITORY / "charts" / "greenfleet"
     command = [cluster("program", "helm"), "template", release, str(chart), "--namespace", namespace]
-    done = subprocess.run([*command, "--values", str(file), "--skip-tests"], check=True, capture_output=True, text=True)
+    done = subprocess.run([*command, "--values", str(file)], check=True, capture_output=True, text=True)
     return [one for one in yaml.safe_load_all(done.stdout) if one]
 
 
 def operators_identity(namespace: Namespace, directory: Path, scope: list[str]) -> Identity:
-    """Applies the chart's service account and roles, for these namespaces or (none) for all, and takes a token."""
+    """Of the operator's service account, for these namespaces or (none) for all."""
+    return _identity(namespace, directory, scope, of_test=False)
+
+
+def testers_identity(namespace: Namespace, directory: Path, scope: list[str]) -> Identity:
+    """Of the service account under which `helm test` waits."""
+    return _identity(namespace, directory, scope, of_test=True)
+
+
+def _identity(namespace: Namespace, directory: Path, scope: list[str], *, of_test: bool) -> Identity:
+    """Applies the chart's service account and roles, and takes a token."""
     release = f"rights-{namespace.name}"
     values = {"scope": {"namespaces": scope}, "rbac": {"aggregate": False}, "fullnameOverride": release}
-    objects = [one for one in rendered(release, namespace.name, values, directory) if one["kind"] in _PATHS]
+    objects = [
+        one
+        for one in rendered(release, namespace.name, values, directory)
+        if one["kind"] in _PATHS and ("helm.sh/hook" in one["metadata"].get("annotations", {})) is of_test
+    ]
     for one in objects:
         namespace.api.apply(_PATHS[one["kind"]].format(**one["metadata"]), one)
-    account = f"/api/v1/namespaces/{namespace.name}/serviceaccounts/{release}"
+    name = f"{release}-test" if of_test else release
+    account = f"/api/v1/namespaces/{namespace.name}/serviceaccounts/{name}"
     request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
     token = namespace.api.create(f"{account}/token", request)["status"]["token"]
     rules = [rule for one in objects if one["kind"].endswith("Role") for rule in one["rules"]]
-    user = f"system:serviceaccount:{namespace.name}:{release}"
-    return Identity(kubeconfig_with(namespace.api, token, directory / "operator.kubeconfig"), user, rules)
+    user = f"system:serviceaccount:{namespace.name}:{name}"
+    return Identity(kubeconfig_with(namespace.api, token, directory / f"{name}.kubeconfig"), user, rules)
 
 
 def may(api: Api, user: str, verb: str, resource: str, namespace: str = "") -> bool:

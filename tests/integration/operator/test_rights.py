@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.integration.operator.conftest import WorldMaker
-from tests.integration.operator.harness import Object, Operator, eventually, only_exporters
-from tests.integration.operator.rights import Identity, may, operators_identity
+from tests.integration.operator.harness import Namespace, Object, Operator, eventually, only_exporters
+from tests.integration.operator.rights import Identity, may, operators_identity, testers_identity
 
 APPLIED = {
     ("create", resource) for resource in ("configmaps", "deployments", "networkpolicies", "poddisruptionbudgets")
@@ -147,3 +149,39 @@ def test_in_named_namespaces_the_operator_has_no_right_elsewhere(make_world: Wor
         assert may(shop.api, user, *right, shop.name)
         assert not may(shop.api, user, *right, "kube-system")
         assert not may(shop.api, user, *right)
+
+
+def _wait(shop: Namespace, identity: Identity, timeout: str) -> subprocess.CompletedProcess[str]:
+    """What the pod of `helm test` runs."""
+    command = [
+        sys.executable,
+        "-m",
+        "greenfleet",
+        "wait",
+        f"--timeout={timeout}",
+        f"--kubeconfig={identity.kubeconfig}",
+    ]
+    places = [f"--operator-namespace={shop.name}", f"--namespace={shop.name}"]
+    return subprocess.run([*command, *places], check=False, capture_output=True, text=True)
+
+
+def test_helm_tests_own_rights_suffice_to_wait_for_pools_and_it_says_what_it_waits_for(
+    make_world: WorldMaker, tmp_path: Path
+) -> None:
+    world = make_world("tested", runs=only_exporters)
+    shop = world.namespace
+    identity = testers_identity(shop, tmp_path, [shop.name])
+    nobody = _wait(shop, identity, "1s")
+    assert nobody.returncode == 1
+    assert "waiting" in nobody.stdout
+    world.operator().start()
+    shop.apply_pool("feeds", replicas={"min": 1, "max": 1}, broker={"secretRef": {"name": "late", "key": "url"}})
+    shop.await_condition("feeds", "Stalled", "True", "ReferenceMissing")
+    stalled = _wait(shop, identity, "1s")
+    assert stalled.returncode == 1
+    assert f"{shop.name}/feeds is not Ready (ReferenceMissing)" in stalled.stdout
+    shop.secret("late", url=world.redis.url)
+    ready = _wait(shop, identity, "60s")
+    assert ready.returncode == 0, ready.stdout + ready.stderr
+    assert shop.condition("feeds", "Ready")["status"] == "True"
+    shop.delete_pool("feeds", wait=False)

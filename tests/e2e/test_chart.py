@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(1800)  # the first test of a session builds the
 def _helm_test(cluster: Cluster, timeout: str) -> subprocess.CompletedProcess[str]:
     command = [str(cluster.stage.helm), "test", "greenfleet", "--namespace", demo_stage.OPERATOR_NAMESPACE]
     return subprocess.run(
-        [*command, "--timeout", timeout, "--logs"],
+        [*command, "--timeout", timeout],
         check=False,
         capture_output=True,
         text=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,23 @@ def test_the_notes_hold_a_resource_that_can_be_pasted(release: Release) -> None:
     assert done.returncode == 0, done.stderr
     assert "created" in done.stdout
     assert "Warning" not in done.stderr
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+def test_helm_test_tells_how_its_pod_ended_and_leaves_nothing_after_a_success(release: Release, phase: str) -> None:
+    """The pod's end is written here: there is no kubelet. What it does is tested with the operator's rights, and end to end."""
+    release.install(crds={"enabled": False})
+    fleet = release.namespace
+    with ThreadPoolExecutor() as helm:
+        telling = helm.submit(release.run, "test", release.name, "--timeout", "60s", check=False)
+        pod = eventually(lambda: fleet.find("pods", "greenfleet-test"), "the pod of the test")
+        assert pod["spec"]["containers"][0]["args"] == [f"--operator-namespace={fleet.name}", "--timeout=2m"]
+        fleet.api.merge(f"{fleet.path('pods', 'greenfleet-test')}/status", {"status": {"phase": phase}})
+        said = telling.result()
+    assert phase in said
+    if phase == "Succeeded":
+        left = "/apis/rbac.authorization.k8s.io/v1/clusterroles/greenfleet-test-pools"
+        eventually(lambda: release.api.find(left) is None, "its rights are gone")
+        assert fleet.find("pods", "greenfleet-test") is None
+    else:
+        assert "Error" in said

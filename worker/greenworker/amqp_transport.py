@@ -21,6 +21,7 @@ from celery.utils.log import get_logger
 from kombu.transport import pyamqp
 
 from greenworker import hub
+from greenworker.runtime import Runtime
 
 logger = get_logger(__name__)
 
@@ -108,6 +109,7 @@ class Channel(pyamqp.Channel):
         try:
             self.flush()
         except Exception as error:
+            Runtime.current().hazards.acks_failed += count
             logger.warning("%d acknowledgements could not be sent, the tasks will run again: %r", count, error)
 
     def close(self, *args: Any, **kwargs: Any) -> Any:

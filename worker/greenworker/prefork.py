@@ -52,13 +52,23 @@ class Consumer(StockConsumer):  # type: ignore[misc]
 
     def connection_for_read(self, heartbeat: Any = None) -> Any:
         """Celery connects and registers with its event loop; only the transport differs."""
-        if Runtime.current().ledger is None:
+        transport = redis_transport(self.app)
+        if transport is None:
             return super().connection_for_read(heartbeat=heartbeat)
         return self.ensure_connected(
             self.app.connection_for_read(
-                heartbeat=heartbeat, transport="greenworker.prefork_redis:Transport", ssl=default_tls(self.app) or None
+                heartbeat=heartbeat, transport=transport.replace("redis_transport", "prefork_redis"),
+                ssl=default_tls(self.app) or None,
             )
-        )
+        )  # fmt: skip
+
+    def on_close(self) -> None:
+        """The connection is lost. On Redis what runs stays ours; what has not started goes back as soon as Redis answers."""
+        ledger = Runtime.current().ledger
+        if ledger is not None and ledger.keys is not None:
+            running = {request.message.delivery_tag for request in list(state.active_requests)}
+            ledger.return_later([tag for tag in list(ledger.held) if tag not in running])
+        super().on_close()
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
         """Celery's handler; a message with an ETA is looked at first."""
@@ -196,10 +206,12 @@ def install(runtime: Runtime, app: Any) -> None:
         pool = getattr(runtime.pool, "pool", None)
         return float(pool.num_processes) if pool is not None else 0.0
 
-    if redis_transport(app) == "greenworker.redis_transport:Transport":
+    if redis_transport(app) is not None:
         from greenworker.prefork_redis import ThreadLedger  # noqa: PLC0415 - needs redis
 
-        runtime.ledger = ThreadLedger(runtime.environment.worker)
+        ledger = runtime.ledger = ThreadLedger(runtime.environment.worker)
+        runtime.hazards.ledger_failures = lambda: ledger.flushes_failed
+        signals.worker_shutdown.connect(ledger.leave, weak=False)
     signals.worker_init.connect(use_our_pool, weak=False)
     app.steps["worker"].add(ParentAgent)
     app.steps["consumer"].add(Consuming)

@@ -1,27 +1,30 @@
-"""Redis for the prefork companion: kombu's own transport, with every message also booked under its worker.
+"""Redis for the prefork companion: the same atomic fetching and the same ledger as the green worker has.
 
-So the reaper of any other worker gives back what a killed one held. Fetching stays kombu's BRPOP here: a parent process
-that is killed between popping and booking loses that one message; the Eventlet workers have no such gap.
+kombu's own way is a BRPOP that pops a message and books it afterwards: a worker that is killed in between has lost it.
+What differs from the green side is only who waits: Celery's event loop asks in each of its rounds, an ordinary thread says
+that this worker lives, and acknowledgements leave at once, because heavy tasks are few.
 """
 
 # mypy: disable-error-code="no-untyped-call"
 
 from __future__ import annotations
 
-from time import monotonic, sleep, time
+from time import monotonic, sleep
 from typing import Any
 
 from kombu.transport import redis as stock
-from kombu.transport import virtual
-from kombu.utils.json import dumps
 
-from greenworker import unpatched
-from greenworker.redis_ledger import BEAT_SECONDS, DEAD_AFTER_SECONDS, Ledger
-from greenworker.runtime import Runtime
+from greenworker import redis_transport, unpatched
+from greenworker.redis_ledger import BEAT_SECONDS, DEAD_AFTER_SECONDS, FETCH_AT_ONCE, Ledger
+from greenworker.redis_transport import IDLE_WAIT_SECONDS
 
 
 class ThreadLedger(Ledger):
-    """Only says that this worker lives, and reaps; an ordinary thread does both. Nothing here is green."""
+    """What is held belongs to the event loop's thread; an ordinary thread says that this worker lives, and reaps."""
+
+    def __init__(self, worker: str) -> None:
+        super().__init__(worker)
+        self.ticking: Any = None
 
     def start_background(self) -> None:
         """At the first connection."""
@@ -29,7 +32,6 @@ class ThreadLedger(Ledger):
         unpatched.start_thread(self._live, ())
 
     def _live(self) -> None:
-        """One client for everything: this thread is its only user."""
         self._beat_connected_at = monotonic()
         reaped = monotonic()
         while not self._closing:
@@ -40,50 +42,75 @@ class ThreadLedger(Ledger):
                 if monotonic() - reaped > DEAD_AFTER_SECONDS / 4:
                     reaped = monotonic()
                     self._reap_strangers()
+                    self._reap_own_strays()
             except Exception as error:
                 if self._beat_connected_at:
                     unpatched.say(f"the broker does not take this worker's beat: {error!r}")
                 self._beat_connected_at = 0.0
 
+    def send(self) -> None:
+        """Send what is due now. What the broker does not take waits for the next round, or the next connection."""
+        try:
+            self.flush()
+        except self._errors as error:
+            self.flushes_failed += 1
+            unpatched.say(f"{len(self._acks)} acknowledgements wait for the broker: {error!r}")
 
-class QoS(stock.QoS):
-    """Books and forgets in the same pipelines that kombu sends anyway."""
-
-    @property
-    def held_key(self) -> str:
-        """Without the prefix: kombu's clients add it."""
-        keys = self.channel.ledger.keys
-        return str(keys.held).removeprefix(self.channel.global_keyprefix)
-
-    def append(self, message: Any, delivery_tag: str) -> None:
-        info = message.delivery_info
-        exchange, routing_key = info["exchange"], info["routing_key"]
-        raw = dumps(message._raw)
-        channel = self.channel
-        queue = routing_key if routing_key in channel.active_queues else channel._lookup(exchange, routing_key)[0]
-        priority = channel._get_message_priority(message._raw, reverse=False)
-        key = channel.global_keyprefix + channel._q_for_pri(queue, priority)
-        with self.pipe_or_acquire() as pipe:
-            pipe.zadd(self.unacked_index_key, {delivery_tag: time()})
-            pipe.hset(self.unacked_key, delivery_tag, f"[{raw}, {dumps(exchange)}, {dumps(routing_key)}]")
-            pipe.hset(self.held_key, delivery_tag, f"{len(raw.encode())}:{key}")
-            pipe.execute()
-        virtual.QoS.append(self, message, delivery_tag)
-
-    def _remove_from_indices(self, delivery_tag: str, pipe: Any = None) -> Any:
-        return super()._remove_from_indices(delivery_tag, pipe).hdel(self.held_key, delivery_tag)
+    def leave(self, **_: Any) -> None:
+        """The worker ends: whatever it still holds goes back; what had started is marked as redelivered."""
+        try:
+            if self.keys is not None:
+                self.give_back(list(self.held), started=True)
+        except self._errors as error:
+            unpatched.say(f"{len(self.held)} messages come back when this worker counts as dead: {error!r}")
+        self.close()
 
 
-class Channel(stock.Channel):
-    """The same channel with our bookkeeping."""
+class QoS(redis_transport.QoS):
+    """Acknowledges without waiting for others to travel with."""
+
+    def ack(self, delivery_tag: str) -> None:
+        super().ack(delivery_tag)
+        self.channel.ledger.send()
+
+
+class Channel(redis_transport.Channel):
+    """Fetches what prefetch allows, the tasks that outlived an earlier connection included."""
 
     QoS = QoS
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        ledger = Runtime.current().ledger
-        assert ledger is not None
-        self.ledger = ledger
-        super().__init__(*args, **kwargs)
+    def room(self) -> int:
+        prefetch = self.qos.prefetch_count
+        return max(0, prefetch - len(self.ledger.held)) if prefetch else FETCH_AT_ONCE
+
+
+class Poller(stock.MultiChannelPoller):
+    """Asks for messages in the rounds of Celery's event loop instead of blocking in BRPOP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pause = IDLE_WAIT_SECONDS[0]
+        self.ask_at = 0.0
+
+    def _register_BRPOP(self, channel: Any) -> None:  # noqa: N802 - kombu's name
+        """Never."""
+
+    def on_poll_init(self, poller: Any) -> None:
+        """Without kombu's look at the visibility time-outs, which has a timer of its own as well."""
+        self.poller = poller
+
+    def on_poll_start(self) -> None:
+        """Once in every round. Raises the broker's connection errors, which end this life of the consumer."""
+        super().on_poll_start()
+        channels = [channel for channel in self._channels if channel.active_queues]
+        for channel in channels:
+            channel.ledger.flush()
+        now = monotonic()
+        if now < self.ask_at or not any(channel.room() for channel in channels):
+            return
+        fetched = sum(channel.fetch() for channel in channels)
+        self.pause = IDLE_WAIT_SECONDS[0] if fetched else min(self.pause * 2, IDLE_WAIT_SECONDS[1])
+        self.ask_at = now + self.pause
 
 
 class Transport(stock.Transport):
@@ -91,8 +118,35 @@ class Transport(stock.Transport):
 
     Channel = Channel
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cycle = Poller()  # type: ignore[assignment]
+
     def establish_connection(self) -> Any:
         connection = super().establish_connection()
         channel = self._avail_channels[-1]
         channel.ledger.attach(channel)
         return connection
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """kombu's, and a timer that does nothing: the loop makes a round at least so often."""
+        super().register_with_event_loop(connection, loop)
+        ledger = self._avail_channels[-1].ledger if self._avail_channels else connection.channels[0].ledger
+        if ledger.ticking is not None:
+            ledger.ticking.cancel()
+        ledger.ticking = loop.call_repeatedly(IDLE_WAIT_SECONDS[1], _round)
+
+
+def _round() -> None:
+    """Nothing; see `Transport.register_with_event_loop`."""
+
+
+class SentinelChannel(Channel, stock.SentinelChannel):
+    """The same through Redis Sentinel."""
+
+
+class SentinelTransport(Transport):
+    """The same through Redis Sentinel."""
+
+    default_port = 26379  # type: ignore[assignment]
+    Channel = SentinelChannel

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import ssl
 from typing import Any
+from urllib.parse import unquote
 
 from greenworker.environment import Environment
 
@@ -58,8 +60,8 @@ def decode_json_with_one_decoder() -> None:
     register("json", stock.dumps, loads, content_type="application/json", content_encoding="utf-8")
 
 
-def set_defaults(environment: Environment) -> None:
-    """Before the user's app is imported."""
+def set_defaults(environment: Environment) -> str:
+    """Before the user's app is imported. Returns the master's name if the broker's URL has one: see `without_master_name`."""
     from celery.app import defaults  # noqa: PLC0415 - not before patching
 
     decode_json_with_one_decoder()
@@ -69,14 +71,25 @@ def set_defaults(environment: Environment) -> None:
         # result_backend_thread_safe has no default of Celery's, so it has no old spelling either.
         defaults.DEFAULTS[name] = value
         defaults._OLD_DEFAULTS[defaults._TO_OLD_KEY.get(name, name)] = value
-    url = os.environ.get("CELERY_BROKER_URL")
+    url, master_name = without_master_name(os.environ.get("CELERY_BROKER_URL", ""))
     if url:
+        os.environ["CELERY_BROKER_URL"] = url
         # An app that sets broker_read_url or broker_write_url would go past the URL that the operator gave.
         os.environ.setdefault("CELERY_BROKER_READ_URL", url)
         os.environ.setdefault("CELERY_BROKER_WRITE_URL", url)
+    return master_name
 
 
-def merge_broker_options(app: Any, environment: Environment) -> None:
+def without_master_name(url: str) -> tuple[str, str]:
+    """The URL without ``?master_name=``, and the name. The exporter reads it there; kombu wants it among its options."""
+    found = re.findall(r"[?&]master_name=([^&;]*)", url) if url.startswith("sentinel://") else []
+    if not found:
+        return url, ""
+    stripped = re.sub(r"master_name=[^&;]*&?", "", url)
+    return re.sub(r"[?&](?=;|$)", "", stripped), unquote(found[0])
+
+
+def merge_broker_options(app: Any, environment: Environment, master_name: str = "") -> None:
     """After the app is loaded. The app's own options win, except for what the resource says about keys."""
     use_ca(app, environment)
     if redis_transport(app) is None:
@@ -85,6 +98,7 @@ def merge_broker_options(app: Any, environment: Environment) -> None:
         "max_connections": REDIS_CONNECTIONS,
         "unacked_restore_throttle": 1,
         **REDIS_TIMES,
+        **({"master_name": master_name} if master_name else {}),
         **(app.conf.broker_transport_options or {}),
     }
     if environment.key_prefix:

@@ -75,10 +75,10 @@ def _prepare(environment: Environment, arguments: Arguments, argv: list[str]) ->
     Exposition(
         environment.metrics_port, runtime.accounting.registry.render, runtime.unhealthy, runtime.unready, runtime.woke
     ).start()
-    settings.set_defaults(environment)
+    master_name = settings.set_defaults(environment)
     app = _load_app(arguments)
     content.restrict(app, environment.accept_content)
-    settings.merge_broker_options(app, environment)
+    settings.merge_broker_options(app, environment, master_name)
     runtime.hazards.patience = patience_of(app, environment.consumer_timeout_seconds)
     _connect_signals(runtime)
     steps.add_gauges(runtime)

@@ -71,7 +71,7 @@ class Broker(Model):
     """Where the tasks wait."""
 
     secret_ref: SecretKeyRef = Field(
-        description="Secret key that holds the broker URL (redis://…, rediss://…, amqp://… or amqps://…). The worker gets "
+        description="Secret key that holds the broker URL (redis://…, rediss://…, sentinel://…, amqp://… or amqps://…). The worker gets "
         "it as CELERY_BROKER_URL, which overrides the app's own configuration. The operator itself never reads it."
     )
     key_prefix: str = Field(
@@ -89,6 +89,14 @@ class Broker(Model):
     consumer_timeout: Duration = Field(
         default="30m",
         description="RabbitMQ only: the broker's consumer_timeout. Workers warn of tasks and ETAs that exceed it.",
+    )
+    metrics_url: str | None = Field(
+        default=None,
+        min_length=8,
+        max_length=500,
+        pattern=r"^https?://[^@\s]+$",
+        description="RabbitMQ only: its Prometheus plugin, such as http://rabbitmq:15692, for the number of unacknowledged "
+        "messages. Absent: what the workers themselves say counts alone.",
     )
     ca_secret_ref: CaSecretRef | None = Field(
         default=None, description="CA bundle to check the broker's certificate with. Absent: the image's own bundle."

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.worker.harness import Producer, RabbitMQ, Redis, Worker
+from tests.integration.worker.harness import Producer, RabbitMQ, Redis, Sentinel, Worker, free_port
 from tests.integration.worker.lanes import Lane, RabbitLane, RedisLane
 
 
@@ -36,10 +36,21 @@ def own_redis(tmp_path: Path) -> Iterator[Redis]:
     server.stop()
 
 
+@pytest.fixture
+def sentinel(tmp_path: Path) -> Iterator[Sentinel]:
+    """Redis behind a Sentinel, whose master a test may kill."""
+    servers = Sentinel(tmp_path)
+    yield servers
+    servers.stop()
+
+
 @pytest.fixture(scope="session")
 def rabbit_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
     """One RabbitMQ for all tests; each uses queues of its own name."""
-    server = RabbitMQ(tmp_path_factory.mktemp("rabbit"))
+    port = free_port()
+    settings = f"prometheus.tcp.ip = 127.0.0.1\nprometheus.tcp.port = {port}\ncollect_statistics_interval = 1000\n"
+    server = RabbitMQ(tmp_path_factory.mktemp("rabbit"), plugins=("rabbitmq_prometheus",), settings=settings)
+    server.metrics_url = f"http://127.0.0.1:{port}"
     yield server
     server.stop()
 

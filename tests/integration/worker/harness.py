@@ -170,8 +170,62 @@ class Relay:
                 sink.shutdown(socket.SHUT_WR)
 
 
+class Sentinel:
+    """A master, a replica, and one Sentinel that fails over within a second or two."""
+
+    name = "feeds-master"
+
+    def __init__(self, directory: Path) -> None:
+        for part in ("master", "replica"):
+            (directory / part).mkdir()
+        self.master = Redis(directory / "master")
+        self.replica = Redis(directory / "replica", "--replicaof", "127.0.0.1", str(self.master.port))
+        self.port = free_port()
+        self.url = f"sentinel://127.0.0.1:{self.port}"
+        configuration = directory / "sentinel.conf"
+        configuration.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {directory}\n"
+            f"sentinel monitor {self.name} 127.0.0.1 {self.master.port} 1\n"
+            f"sentinel down-after-milliseconds {self.name} 1000\nsentinel failover-timeout {self.name} 5000\n"
+        )
+        self.process = subprocess.Popen(
+            [program("redis-server"), str(configuration), "--sentinel"], stdout=(directory / "sentinel.log").open("ab")
+        )
+        eventually(lambda: self.current() == self.master.port, "the Sentinel knows its master")
+        eventually(lambda: self.client().info("replication")["connected_slaves"] == 1, "the replica follows")
+        eventually(lambda: self._sentinel().sentinel_master(self.name)["num-slaves"] == 1, "the Sentinel knows it", 30)
+
+    def _sentinel(self) -> redis.Redis:
+        return redis.Redis(port=self.port, decode_responses=True)
+
+    def current(self) -> int:
+        """Port of the master."""
+        try:
+            found = self._sentinel().sentinel_get_master_addr_by_name(self.name)
+        except redis.exceptions.RedisError:
+            return 0
+        return int(found[1]) if found else 0
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(port=self.current(), decode_responses=True)
+
+    def fail_over(self) -> None:
+        """Kill the master; return when the replica is the new one."""
+        self.master.stop(signal.SIGKILL)
+        eventually(lambda: self.current() == self.replica.port, "the replica is promoted", 40)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+        self.replica.stop(signal.SIGKILL)
+        self.master.stop(signal.SIGKILL)
+
+
 class RabbitMQ:
     """A RabbitMQ node with its own epmd port, cookie and directories. `settings` are lines for its rabbitmq.conf."""
+
+    metrics_url = ""
+    """Of its Prometheus plugin, where that is on."""
 
     def __init__(self, directory: Path, plugins: tuple[str, ...] = (), settings: str = "") -> None:
         self.directory = directory

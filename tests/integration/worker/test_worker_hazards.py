@@ -7,6 +7,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from tests.integration.worker.harness import RabbitMQ, Redis, Worker, eventually
 
 Start = Callable[..., Worker]
@@ -46,6 +48,7 @@ def test_warns_beyond_the_consumer_timeout_and_of_hoards_and_of_lost_acknowledge
     worker.signal(signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_the_prefork_companion_warns_too(redis_broker: Redis, start_worker: Start, client_app: Any) -> None:
     tasks = client_app(redis_broker.url, queue="feeds.prefork")
     conf = repr({"broker_transport_options": {"visibility_timeout": 4}})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ Start = Callable[..., Worker]
 
 def test_prefork_has_the_same_metrics_and_drain(redis_broker: Redis, start_worker: Start, client_app: Any) -> None:
     tasks = client_app(redis_broker.url, queue="feeds.prefork")
+    redis_broker.client().config_resetstat()
     worker = start_worker(
         redis_broker.url, pool="prefork", queues="feeds.prefork", arguments=["-c", "2"],
         environment={"GREENWORKER_DRAIN_SECONDS": "2"},
@@ -35,6 +37,10 @@ def test_prefork_has_the_same_metrics_and_drain(redis_broker: Redis, start_worke
     eventually(lambda: worker.gone() or worker.status("/readyz") == 503, "it drains")
     worker.wait(30)
     eventually(lambda: redis_broker.client().llen("feeds.prefork") == 6, "all are back", 5)
+    assert redis_broker.client().hlen("unacked") == 0
+    used = redis_broker.client().info("commandstats")
+    assert "cmdstat_evalsha" in used
+    assert "cmdstat_brpop" not in used, "BRPOP pops before anything is booked"
 
 
 @pytest.mark.slow
@@ -67,3 +73,46 @@ def test_messages_of_a_killed_companion_come_back_soon(
     eventually(lambda: other.ledger.done() == 8, "every task is done, long before the visibility time-out", 60)
     eventually(lambda: redis_broker.client().hlen("unacked") == 0, "nothing is left over")
     assert [key for key in redis_broker.client().scan_iter("greenworker.held.*")] == []
+
+
+def _has_done(worker: Worker, tasks: int) -> bool:
+    return worker.ledger.done() > tasks
+
+
+@pytest.mark.slow
+def test_no_kill_loses_a_message(own_redis: Redis, start_worker: Start, client_app: Any) -> None:
+    """Killed again and again while it fetches as fast as it can: each id is done, and what is doubled had been running."""
+    count, kills = 3000, 6
+    tasks = client_app(own_redis.url, queue="feeds.prefork")
+    for number in range(count):
+        tasks.noop.delay(number)
+    options: dict[str, Any] = {"pool": "prefork", "queues": "feeds.prefork", "arguments": ["-c", "2"]}
+    for _ in range(kills):
+        victim = start_worker(own_redis.url, **options).ready()
+        enough = victim.ledger.done() + 50
+        eventually(partial(_has_done, victim, enough), "it works at full speed")
+        victim.signal(signal.SIGKILL)
+        victim.wait()
+    left = own_redis.client().llen("feeds.prefork") + own_redis.client().hlen("unacked")
+    assert left + victim.ledger.done() >= count, "every message is done, waits or is booked, at every moment"
+    last = start_worker(own_redis.url, **options).ready()
+    eventually(lambda: last.ledger.done() == count, "every id is done", 90)
+    eventually(lambda: own_redis.client().hlen("unacked") == 0, "nothing is left over", 60)
+    doubled = sum(times - 1 for times in last.ledger.counts("done").values())
+    assert doubled <= kills * 2 * 4, "at most what ran or was about to be acknowledged"
+
+
+@pytest.mark.slow
+def test_a_restart_of_the_broker_loses_nothing_and_doubles_nothing(
+    own_redis: Redis, start_worker: Start, client_app: Any
+) -> None:
+    tasks = client_app(own_redis.url, queue="feeds.prefork")
+    worker = start_worker(own_redis.url, pool="prefork", queues="feeds.prefork", arguments=["-c", "4"]).ready()
+    for number in range(60):
+        tasks.nap.delay(number, 0.5)
+    eventually(lambda: worker.ledger.done() > 10, "under way")
+    own_redis.stop(signal.SIGKILL)
+    own_redis.start()
+    eventually(lambda: worker.ledger.done() == 60, "all done", 60)
+    assert max(worker.ledger.counts("done").values()) == 1
+    eventually(lambda: own_redis.client().hlen("unacked") == 0, "nothing is left over")

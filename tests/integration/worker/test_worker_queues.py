@@ -16,7 +16,7 @@ from typing import Any, Self
 import pytest
 from kombu.connection import Connection
 
-from tests.integration.worker.harness import RabbitMQ, Redis, Worker, eventually, free_port
+from tests.integration.worker.harness import RabbitMQ, Redis, Sentinel, Worker, eventually, free_port
 
 Start = Callable[..., Worker]
 
@@ -78,6 +78,19 @@ def test_counts_every_priority_and_what_is_unacknowledged(
     assert watched.depth("other", "greenfleet_queue_messages_unacked") == 0
 
 
+def test_follows_a_sentinel_to_the_new_master(sentinel: Sentinel, exporter: Callable[..., Exporter]) -> None:
+    sentinel.client().rpush("feeds", "x", "x")
+    eventually(lambda: sentinel.replica.client().llen("feeds") == 2, "replicated")
+    dead = f"sentinel://127.0.0.1:{free_port()}"
+    watched = exporter(f"{dead};{sentinel.url}/0?master_name={sentinel.name}").ready()
+    assert watched.depth() == 2
+    alone = exporter(sentinel.url, name="alone").ready()
+    assert alone.depth() == 2, "one master needs no name"
+    sentinel.fail_over()
+    sentinel.client().rpush("feeds", "x")
+    eventually(lambda: watched.depth() == 3, "the new master's depth", 30)
+
+
 def test_uses_the_key_prefix(redis_broker: Redis, exporter: Callable[..., Exporter]) -> None:
     redis_broker.client().rpush("tenant:feeds", "x")
     redis_broker.client().rpush("tenant:feeds\x06\x165", "x", "x")
@@ -110,6 +123,38 @@ def test_follows_the_url_file_and_never_shows_credentials(
     eventually(lambda: watched.depth() == 1, "the new URL is used", 20)
     assert "topsecret" not in watched.log.read_text()
     assert "topsecret" not in watched.get("/readyz")[1]
+
+
+UNACKED = "greenfleet_queue_messages_unacked"
+
+
+@pytest.mark.parametrize("page", ["", pytest.param("/metrics/per-object", marks=pytest.mark.slow)])
+def test_rabbitmq_unacked_comes_from_its_prometheus_plugin(
+    rabbit_server: RabbitMQ, start_worker: Start, client_app: Any, exporter: Callable[..., Exporter], page: str
+) -> None:
+    queue = f"unacked{len(page)}"
+    tasks = client_app(rabbit_server.url, queue=queue)
+    for number in range(9):
+        tasks.nap.delay(number, 60)
+    worker = start_worker(rabbit_server.url, queues=queue, threads=4).ready()
+    watched = exporter(
+        rabbit_server.url, queues=f"{queue},idle", environment={"GREENWORKER_BROKER_METRICS_URL": rabbit_server.metrics_url + page}
+    ).ready()  # fmt: skip
+    eventually(lambda: watched.depth(queue, UNACKED) == 4, "four run", 20)
+    assert watched.depth(queue) == 5
+    worker.stop()
+    eventually(lambda: watched.depth(queue, UNACKED) == 0, "and are given back", 20)
+
+
+def test_a_plugin_that_does_not_answer_costs_only_its_own_number(
+    rabbit_server: RabbitMQ, exporter: Callable[..., Exporter]
+) -> None:
+    wrong = f"http://127.0.0.1:{free_port()}"
+    watched = exporter(rabbit_server.url, environment={"GREENWORKER_BROKER_METRICS_URL": wrong}).ready()
+    eventually(lambda: watched.depth() == 0, "the depth is known")
+    assert watched.up() == 1
+    assert watched.depth("feeds", UNACKED) is None
+    assert watched.tail().count("Prometheus plugin") == 1
 
 
 def test_rabbitmq_unknown_queue_is_empty(rabbit_server: RabbitMQ, exporter: Callable[..., Exporter]) -> None:

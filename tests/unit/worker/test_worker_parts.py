@@ -14,8 +14,10 @@ from greenworker.accounting import seconds_waited
 from greenworker.fatal import MisconfiguredError
 from greenworker.queues.broker import Queue, redact
 from greenworker.queues.exporter import parse_queues
+from greenworker.queues.plugin import addresses, parse
 from greenworker.queues.redis import list_key, tls_options
 from greenworker.redis_ledger import redelivered
+from greenworker.settings import without_master_name
 
 
 def request(headers: dict[str, Any], eta: datetime | None = None) -> Any:
@@ -49,6 +51,39 @@ def test_credentials_never_leave() -> None:
     assert redact("cannot reach redis://user:pass@host:6379/0") == "cannot reach redis://***@host:6379/0"
     assert redact("amqp://a:b@h//;amqp://c:d@g//") == "amqp://***@h//;amqp://***@g//"
     assert redact("redis://host/0") == "redis://host/0"
+
+
+def test_unacked_of_one_vhost_is_read_from_either_page_of_the_plugin() -> None:
+    page = b"""# TYPE rabbitmq_detailed_queue_messages_unacked gauge
+rabbitmq_detailed_queue_messages_unacked{vhost="/",queue="feeds"} 12
+rabbitmq_detailed_queue_messages_unacked{vhost="other",queue="feeds"} 99
+rabbitmq_queue_messages_unacked{vhost="/",queue="a \\"b\\" {c}"} 3
+rabbitmq_queue_messages_unacked 7
+rabbitmq_queue_messages_unacked_bytes{vhost="/",queue="feeds"} 1000
+"""
+    assert parse(page, "/") == {"feeds": 12, 'a "b" {c}': 3}
+
+
+def test_the_plugin_is_asked_by_queue_unless_the_url_names_a_page() -> None:
+    assert addresses("http://rabbit:15692")[0] == "http://rabbit:15692/metrics/detailed?family=queue_coarse_metrics"
+    assert addresses("http://rabbit:15692/metrics/")[1] == "http://rabbit:15692/metrics/per-object"
+    assert addresses("https://rabbit/own/page?x=1") == ("https://rabbit/own/page?x=1",)
+    with pytest.raises(ValueError, match="metricsUrl"):
+        addresses("rabbit:15692")
+
+
+@pytest.mark.parametrize(
+    ("url", "stripped", "name"),
+    [
+        ("sentinel://a:1/0?master_name=m", "sentinel://a:1/0", "m"),
+        ("sentinel://a:1;sentinel://b:2/0?x=1&master_name=m%20n", "sentinel://a:1;sentinel://b:2/0?x=1", "m n"),
+        ("sentinel://a:1?master_name=m&x=1;sentinel://b:2", "sentinel://a:1?x=1;sentinel://b:2", "m"),
+        ("sentinel://a:1", "sentinel://a:1", ""),
+        ("redis://a/0?master_name=m", "redis://a/0?master_name=m", ""),
+    ],
+)
+def test_the_masters_name_may_stand_in_the_url_which_kombu_does_not_know(url: str, stripped: str, name: str) -> None:
+    assert without_master_name(url) == (stripped, name)
 
 
 def test_queues_of_the_exporter() -> None:

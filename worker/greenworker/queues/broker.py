@@ -39,8 +39,10 @@ class Broker(Protocol):
         """Let go; never raises."""
 
 
-def connect(url: str, ca_file: Path | None) -> Broker:
-    """Open a connection to whatever *url* names. Raises what the client library raises, ValueError for a strange URL."""
+def connect(url: str, ca_file: Path | None, metrics_url: str = "") -> Broker:
+    """Open a connection to whatever *url* names; *metrics_url* is that of RabbitMQ's Prometheus plugin. Raises what the client
+    library raises, ValueError for a strange URL.
+    """
     scheme = url.split("://", maxsplit=1)[0].split("+", maxsplit=1)[0].lower()
     if scheme in ("redis", "rediss", "sentinel"):
         from greenworker.queues.redis import RedisBroker  # noqa: PLC0415 - only the library that is needed
@@ -49,7 +51,7 @@ def connect(url: str, ca_file: Path | None) -> Broker:
     if scheme in ("amqp", "amqps", "pyamqp"):
         from greenworker.queues.rabbitmq import RabbitBroker  # noqa: PLC0415
 
-        return RabbitBroker(url, ca_file)
+        return RabbitBroker(url, ca_file, metrics_url)
     raise ValueError(f"the exporter knows redis, rediss, sentinel, amqp and amqps, not {scheme!r}")
 
 

@@ -1,6 +1,6 @@
 """Depth on RabbitMQ: a passive declare says how many messages are ready, for classic and quorum queues alike.
 
-AMQP does not tell what is unacknowledged; the workers' own metrics do.
+AMQP does not tell what is unacknowledged; RabbitMQ's Prometheus plugin does, if the resource names it.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -16,12 +16,13 @@ from amqp.exceptions import NotFound
 from kombu.connection import Connection
 
 from greenworker.queues.broker import TIMEOUT_SECONDS, Depth, Queue
+from greenworker.queues.plugin import Plugin
 
 
 class RabbitBroker:
     """One connection, one channel; a queue that does not exist costs a new channel."""
 
-    def __init__(self, url: str, ca_file: Path | None) -> None:
+    def __init__(self, url: str, ca_file: Path | None, metrics_url: str = "") -> None:
         tls: Any = False
         if url.startswith("amqps://"):
             tls = {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": str(ca_file)} if ca_file else True
@@ -34,14 +35,18 @@ class RabbitBroker:
         )
         self.connection.connect()
         self.channel: Any = self.connection.channel()
+        self.plugin = Plugin(metrics_url, str(self.connection.virtual_host or "/")) if metrics_url else None
 
     def depths(self, queues: tuple[Queue, ...]) -> dict[str, Depth]:
         """See `Broker.depths`."""
         found: dict[str, Depth] = {}
+        unacked = self.plugin.unacked() if self.plugin is not None else {}
         for queue in queues:
             try:
                 answer = self.channel.queue_declare(queue=queue.name, passive=True)
-                found[queue.name] = Depth(answer.message_count, consumers=answer.consumer_count)
+                found[queue.name] = Depth(
+                    answer.message_count, unacked.get(queue.name), consumers=answer.consumer_count
+                )
             except NotFound:
                 found[queue.name] = Depth(0)
                 self.channel = self.connection.channel()

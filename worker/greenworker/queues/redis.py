@@ -130,14 +130,22 @@ def tls_options(values: Mapping[str, str], ca_file: Path | None) -> dict[str, An
     return options
 
 
+def masters_known_to(sentinel: Sentinel) -> list[Any]:
+    """Names, from the first Sentinel that answers."""
+    for one in sentinel.sentinels:
+        with suppress(redis.exceptions.RedisError):
+            return list(one.sentinel_masters())
+    raise redis.exceptions.ConnectionError("no Sentinel answers")
+
+
 def sentinel_client(urls: list[str], options: dict[str, Any]) -> redis.Redis:
-    """The master that the Sentinels know; ``?master_name=`` if they know several."""
-    parsed = [urlsplit(url) for url in urls]
+    """The master that the Sentinels know; ``?master_name=`` if they know several. Everything else is in the first URL."""
+    parsed = [urlsplit(url) for url in urls if url]
     sentinel = Sentinel([(part.hostname or "localhost", part.port or 26379) for part in parsed], **options)
     first = parsed[0]
-    name = parse_qs(first.query).get("master_name", [""])[-1]
+    name = next((found for part in parsed for found in parse_qs(part.query).get("master_name", ())), "")
     if not name:
-        known = list(sentinel.sentinels[0].sentinel_masters())
+        known = masters_known_to(sentinel)
         if len(known) != 1:
             raise ValueError(f"the Sentinels know {len(known)} masters; add ?master_name= to the URL")
         name = str(known[0])

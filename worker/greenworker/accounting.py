@@ -7,15 +7,13 @@ from typing import Any
 
 from greenworker.environment import Environment
 from greenworker.metrics import LAG_BUCKETS, OTHER, Counter, Family, Histogram, Registry, process_families
+from greenworker.router import PUBLISHED_AT
 
 TASK_NAMES = 100
 """Distinct task names with series of their own; the others fold into ``other``. A name costs about 40 series."""
 
 EXCEPTION_NAMES = 30
 """Distinct exception classes with series of their own."""
-
-PUBLISHED_AT = "greenfleet-published-at"
-"""Message header: Unix seconds, decimal."""
 
 
 class Accounting:

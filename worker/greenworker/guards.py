@@ -92,6 +92,12 @@ def check(arguments: Arguments, role: str, environ: Mapping[str, str]) -> None:
             "Celery's autoscaler adds one green thread a second and refuses ours",
             "remove the option; greenThreads.min and greenThreads.max bound the pool",
         )  # fmt: skip
+    for option, limit in (("--max-tasks-per-child", "maxTasks"), ("--max-memory-per-child", "maxMemory")):
+        if option in options:
+            raise MisconfiguredError(
+                "worker.extraArgs", f"{option}={options[option]}", "the Eventlet pool has no child processes and ignores it",
+                f"remove the option and use recycle.{limit}",
+            )  # fmt: skip
     if "-B" in options:
         raise MisconfiguredError(
             "worker.extraArgs", "-B", "green pools cannot embed beat, and each worker would run its own",
@@ -101,4 +107,14 @@ def check(arguments: Arguments, role: str, environ: Mapping[str, str]) -> None:
         raise MisconfiguredError(
             "worker.extraArgs", f"-c {options['-c']}", "the operator sets the number of green threads",
             "remove the option; greenThreads.min, max and start say how many",
+        )  # fmt: skip
+
+
+def check_hub(blocking_detection: bool) -> None:
+    """Once the app is imported: refuse what it switched on in the hub itself."""
+    if blocking_detection:
+        raise MisconfiguredError(
+            "app", "eventlet.debug.hub_blocking_detection(True)",
+            "it raises into whatever task runs when the hub was blocked, so that tasks fail and acknowledgements can break",
+            "remove the call; blocking.warnAfter names the task that blocks, and only looks",
         )  # fmt: skip

@@ -167,6 +167,13 @@ class IdleClock:
         return max(0.0, now - self._installed_at - idle)
 
 
+def blocking_detection() -> bool:
+    """Whether somebody switched on Eventlet's own, which raises into whatever runs."""
+    from eventlet import hubs  # noqa: PLC0415
+
+    return bool(getattr(hubs.get_hub(), "debug_blocking", False))
+
+
 def frame_of_running_task(main_thread_id: int) -> Any:
     """The innermost frame of the hub's thread. May be called from any thread."""
     return sys._current_frames().get(main_thread_id)

@@ -1,6 +1,7 @@
 """For producers: send what blocks straight to the prefork companion, with no access to Kubernetes.
 
     app.conf.task_routes = [PreforkRouter("proj.parse", "proj.render_*")]
+    stamp_publish_time()        # so that the workers can tell how long a message waited
 
 A task whose author marked it, ``@app.task(pool="prefork")``, needs no name here. Without this router everything still
 works: the Eventlet worker that receives such a message sends it on. Depends on Celery only.
@@ -9,9 +10,25 @@ works: the Eventlet worker that receives such a message sends it on. Depends on 
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from time import time
 from typing import Any
 
 SUFFIX = ".prefork"
+
+PUBLISHED_AT = "greenfleet-published-at"
+"""Message header: Unix seconds, decimal. Neither Celery nor Redis says when a message was published."""
+
+
+def stamp_publish_time() -> None:
+    """Stamp every task that this process publishes from now on. Calling it twice is calling it once."""
+    from celery.signals import before_task_publish  # noqa: PLC0415 - with the first app, not with this module
+
+    before_task_publish.connect(_stamp, weak=False, dispatch_uid=PUBLISHED_AT)
+
+
+def _stamp(headers: Any = None, **_: Any) -> None:
+    if isinstance(headers, dict):
+        headers[PUBLISHED_AT] = f"{time():.6f}"
 
 
 class PreforkRouter:

@@ -144,15 +144,9 @@ def _load_app(arguments: Arguments) -> Any:
 
 
 def _connect_signals(runtime: Any) -> None:
-    from time import time  # noqa: PLC0415
-
     from celery import signals  # noqa: PLC0415
 
-    from greenworker.accounting import PUBLISHED_AT  # noqa: PLC0415
-
-    def stamp(headers: Any = None, **_: Any) -> None:
-        if isinstance(headers, dict):
-            headers[PUBLISHED_AT] = f"{time():.6f}"
+    from greenworker.router import stamp_publish_time  # noqa: PLC0415
 
     def shutting_down(**_: Any) -> None:
         runtime.drain.begin()
@@ -165,6 +159,6 @@ def _connect_signals(runtime: Any) -> None:
         runtime.accounting.revoked.add(1, str(getattr(request, "name", "unknown")))
 
     signals.task_revoked.connect(revoked, weak=False)
-    signals.before_task_publish.connect(stamp, weak=False)
+    stamp_publish_time()
     signals.worker_shutting_down.connect(shutting_down, weak=False)
     signals.worker_shutdown.connect(ended, weak=False)

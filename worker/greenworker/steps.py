@@ -13,6 +13,7 @@ from greenworker import hub
 from greenworker.content import restrict_tasks
 from greenworker.familiar import families
 from greenworker.fatal import or_die
+from greenworker.guards import check_hub
 from greenworker.hazards import CHECK_SECONDS, look_at_tasks
 from greenworker.metrics import CounterFunction, Gauge, GaugeSet, resident_bytes
 from greenworker.runtime import Runtime
@@ -109,6 +110,7 @@ class Agent(bootsteps.StartStopStep):  # type: ignore[misc]
         """Called once; the threads live as long as the process."""
         runtime = Runtime.current()
         or_die(restrict_tasks, worker.app, runtime.environment.accept_content)
+        or_die(check_hub, hub.blocking_detection())
         # Celery's cold shutdown runs inside the hub and loses tasks: every signal that asks for an end drains.
         for number in (signal.SIGQUIT, signal.SIGINT):
             signal.signal(number, signal.getsignal(signal.SIGTERM))

@@ -90,13 +90,12 @@ class Broker(Model):
         default="30m",
         description="RabbitMQ only: the broker's consumer_timeout. Workers warn of tasks and ETAs that exceed it.",
     )
-    metrics_url: str | None = Field(
+    metrics_port: int | None = Field(
         default=None,
-        min_length=8,
-        max_length=500,
-        pattern=r"^https?://[^@\s]+$",
-        description="RabbitMQ only: its Prometheus plugin, such as http://rabbitmq:15692, for the number of unacknowledged "
-        "messages. Absent: what the workers themselves say counts alone.",
+        ge=1,
+        le=65535,
+        description="RabbitMQ only: the port of its Prometheus plugin (15692 unless configured otherwise), asked over HTTP on the "
+        "broker's own host for the number of unacknowledged messages. Absent: what the workers themselves say counts alone.",
     )
     ca_secret_ref: CaSecretRef | None = Field(
         default=None, description="CA bundle to check the broker's certificate with. Absent: the image's own bundle."

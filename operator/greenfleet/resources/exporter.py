@@ -99,8 +99,8 @@ def _pod(pools: Sequence[GreenWorkerPool], image: str, pull_policy: str, pull_se
         {"name": "broker", "mountPath": names.BROKER_DIRECTORY, "readOnly": True},
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
     ]
-    if metrics_urls := [pool.spec.broker.metrics_url for pool in pools if pool.spec.broker.metrics_url]:
-        environment.append({"name": "GREENWORKER_BROKER_METRICS_URL", "value": metrics_urls[0]})
+    if metrics_ports := [pool.spec.broker.metrics_port for pool in pools if pool.spec.broker.metrics_port]:
+        environment.append({"name": "GREENWORKER_BROKER_METRICS_PORT", "value": str(metrics_ports[0])})
     if authorities:
         environment.append({"name": "GREENWORKER_BROKER_CA_FILE", "value": "/etc/greenfleet/broker-ca/ca.crt"})
         items = [{"key": authorities[0].key, "path": "ca.crt"}]

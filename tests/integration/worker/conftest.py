@@ -50,7 +50,7 @@ def rabbit_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ
     port = free_port()
     settings = f"prometheus.tcp.ip = 127.0.0.1\nprometheus.tcp.port = {port}\ncollect_statistics_interval = 1000\n"
     server = RabbitMQ(tmp_path_factory.mktemp("rabbit"), plugins=("rabbitmq_prometheus",), settings=settings)
-    server.metrics_url = f"http://127.0.0.1:{port}"
+    server.metrics_port = port
     yield server
     server.stop()
 

@@ -224,7 +224,7 @@ class Sentinel:
 class RabbitMQ:
     """A RabbitMQ node with its own epmd port, cookie and directories. `settings` are lines for its rabbitmq.conf."""
 
-    metrics_url = ""
+    metrics_port = 0
     """Of its Prometheus plugin, where that is on."""
 
     def __init__(self, directory: Path, plugins: tuple[str, ...] = (), settings: str = "") -> None:

@@ -30,6 +30,7 @@ Start = Callable[..., Worker]
         ({"environment": {"GREENWORKER_PREFORK_TASKS": "parse"}}, "GREENWORKER_PREFORK_TASKS", "JSON"),
         ({"environment": {"GREENWORKER_POOL": ""}}, "GREENWORKER_POOL", "namespace/name"),
         ({"environment": {"APP_CONF": "{'accept_content': ['json', 'pickle']}"}}, "worker.acceptContent", "run code"),
+        ({"environment": {"BLOCKING_DETECTION": "1"}}, "app", "hub_blocking_detection"),
         ({"environment": {"PICKLED_TASK": "1"}}, "worker.acceptContent", "task green_app.pickled"),
     ],
 )

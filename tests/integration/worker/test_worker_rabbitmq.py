@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 import pytest
@@ -33,6 +33,17 @@ def test_resizes_up_and_down(rabbit_lane: Lane, start_worker: Start) -> None:
     worker.resize(60)
     eventually(lambda: worker.ledger.done() == 150, "all done")
     assert max(worker.ledger.counts("done").values()) == 1
+
+
+def test_waiting_counts_from_our_header_else_from_the_brokers_timestamp(rabbit_lane: Lane, start_worker: Start) -> None:
+    tasks = rabbit_lane.producer()
+    tasks.noop.apply_async((1,))
+    tasks.noop.apply_async((2,), timestamp=int(time()) - 100)
+    tasks.noop.apply_async((3,), headers={"greenfleet-published-at": f"{time() - 1000:.3f}"})
+    worker = worker_on(start_worker, rabbit_lane, threads=5)
+    eventually(lambda: worker.ledger.done() == 3, "all done")
+    assert worker.metric("greenworker_task_wait_seconds_count") == 2, "nobody says when the first was published"
+    assert 1100 <= worker.metric("greenworker_task_wait_seconds_sum") < 1160
 
 
 def test_drain_gives_back_and_finishes(rabbit_lane: Lane, start_worker: Start) -> None:

@@ -38,7 +38,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "broker.keyPrefix": ("b:", BOTH),
     "broker.prioritySteps": ([0], BOTH),
     "broker.consumerTimeout": ("31m", BOTH),
-    "broker.metricsUrl": ("http://rabbitmq:15692", NOTHING),
+    "broker.metricsPort": (15692, NOTHING),
     "broker.caSecretRef": ({"name": "broker-ca", "key": "other"}, BOTH),
     "resultBackend.secretRef": ({"name": "results", "key": "other"}, BOTH),
     # Bounds and scaling: read by the loop, no pod is replaced.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import greenworker
 from greenworker.accounting import seconds_waited
 from greenworker.fatal import MisconfiguredError
 from greenworker.queues.broker import Queue, redact
@@ -64,12 +67,12 @@ rabbitmq_queue_messages_unacked_bytes{vhost="/",queue="feeds"} 1000
     assert parse(page, "/") == {"feeds": 12, 'a "b" {c}': 3}
 
 
-def test_the_plugin_is_asked_by_queue_unless_the_url_names_a_page() -> None:
-    assert addresses("http://rabbit:15692")[0] == "http://rabbit:15692/metrics/detailed?family=queue_coarse_metrics"
-    assert addresses("http://rabbit:15692/metrics/")[1] == "http://rabbit:15692/metrics/per-object"
-    assert addresses("https://rabbit/own/page?x=1") == ("https://rabbit/own/page?x=1",)
-    with pytest.raises(ValueError, match="metricsUrl"):
-        addresses("rabbit:15692")
+def test_the_plugin_is_asked_by_queue_on_the_brokers_host() -> None:
+    assert addresses("rabbit", 15692) == (
+        "http://rabbit:15692/metrics/detailed?family=queue_coarse_metrics",
+        "http://rabbit:15692/metrics/per-object",
+    )
+    assert addresses("fd00::1", 80)[1] == "http://[fd00::1]:80/metrics/per-object"
 
 
 @pytest.mark.parametrize(
@@ -123,3 +126,10 @@ def test_the_watchdog_finds_the_task_on_a_stack() -> None:
     name, place = seen[0]
     assert name == "proj.blocks"
     assert place.f_code.co_name == "work"
+
+
+def test_what_is_eventlets_own_lives_in_one_module() -> None:
+    package = Path(greenworker.__file__).parent
+    green = re.compile(r"^\s*(?:from|import)\s+(?:eventlet|greenlet|celery\.concurrency\.eventlet)\b", re.MULTILINE)
+    importing = {path.name for path in package.rglob("*.py") if green.search(path.read_text(encoding="utf-8"))}
+    assert importing == {"hub.py"}

@@ -53,7 +53,8 @@ def test_accepts_what_the_operator_sends() -> None:
     ("more", "environ"),
     [
         (["-E"], {}), (["--events"], {}), (["-B"], {}), (["--beat"], {}), (["--autoscale=9,1"], {}), (["-c", "5"], {}),
-        (["--concurrency=5"], {}), (["-D"], {}), (["-P", "gevent"], {}), ([], {"REMAP_SIGTERM": "SIGQUIT"}),
+        (["--concurrency=5"], {}), (["--max-tasks-per-child=9"], {}), (["--max-memory-per-child", "9"], {}), (["--pool=solo"], {}),
+        (["-D"], {}), (["-P", "gevent"], {}), ([], {"REMAP_SIGTERM": "SIGQUIT"}),
     ],
 )  # fmt: skip
 def test_refuses_what_breaks_the_pool(more: list[str], environ: dict[str, str]) -> None:

@@ -39,8 +39,8 @@ class Broker(Protocol):
         """Let go; never raises."""
 
 
-def connect(url: str, ca_file: Path | None, metrics_url: str = "") -> Broker:
-    """Open a connection to whatever *url* names; *metrics_url* is that of RabbitMQ's Prometheus plugin. Raises what the client
+def connect(url: str, ca_file: Path | None, metrics_port: int = 0) -> Broker:
+    """Open a connection to whatever *url* names; *metrics_port* is that of RabbitMQ's Prometheus plugin, 0 for none. Raises what the client
     library raises, ValueError for a strange URL.
     """
     scheme = url.split("://", maxsplit=1)[0].split("+", maxsplit=1)[0].lower()
@@ -51,7 +51,7 @@ def connect(url: str, ca_file: Path | None, metrics_url: str = "") -> Broker:
     if scheme in ("amqp", "amqps", "pyamqp"):
         from greenworker.queues.rabbitmq import RabbitBroker  # noqa: PLC0415
 
-        return RabbitBroker(url, ca_file, metrics_url)
+        return RabbitBroker(url, ca_file, metrics_port)
     raise ValueError(f"the exporter knows redis, rediss, sentinel, amqp and amqps, not {scheme!r}")
 
 

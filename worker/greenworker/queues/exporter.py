@@ -27,7 +27,7 @@ class Options:
     broker: str
     url_file: Path
     ca_file: Path | None
-    metrics_url: str
+    metrics_port: int
     queues: tuple[Queue, ...]
     poll_seconds: float
     port: int
@@ -45,7 +45,7 @@ class Options:
             broker=broker,
             url_file=Path(environ.get("GREENWORKER_BROKER_URL_FILE") or "/etc/greenfleet/broker/url"),
             ca_file=Path(ca_file) if ca_file else None,
-            metrics_url=environ.get("GREENWORKER_BROKER_METRICS_URL", ""),
+            metrics_port=int(environ.get("GREENWORKER_BROKER_METRICS_PORT") or 0),
             queues=parse_queues(environ.get("GREENWORKER_QUEUES", "[]")),
             poll_seconds=float(environ.get("GREENWORKER_POLL_SECONDS") or 1),
             port=int(environ.get("GREENWORKER_METRICS_PORT") or 9540),
@@ -117,7 +117,7 @@ class Exporter:
                 self._disconnect()
                 self._url = url
             if self._broker is None:
-                self._broker = connect(url, self.options.ca_file, self.options.metrics_url)
+                self._broker = connect(url, self.options.ca_file, self.options.metrics_port)
             depths = self._broker.depths(self.options.queues)
         except Exception as error:
             self._disconnect()

@@ -11,7 +11,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from time import monotonic
-from urllib.parse import urlsplit
 
 from greenworker.queues.broker import redact
 from greenworker.unpatched import say
@@ -36,8 +35,8 @@ _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 class Plugin:
     """Remembers the last answer; says once what is wrong, and again when it is well."""
 
-    def __init__(self, url: str, vhost: str) -> None:
-        self.addresses = addresses(url)
+    def __init__(self, host: str, port: int, vhost: str) -> None:
+        self.addresses = addresses(host, port)
         self.vhost = vhost
         self.problem = ""
         self._unacked: Mapping[str, int] = {}
@@ -76,14 +75,10 @@ class Plugin:
         raise ValueError("no address to ask")
 
 
-def addresses(url: str) -> tuple[str, ...]:
-    """Where to ask: the URL as it is if it names a page of its own, else the plugin's pages by queue, newest first."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"broker.metricsUrl is no http or https URL: {redact(url)}")
-    if parts.path.rstrip("/") not in ("", "/metrics"):
-        return (url,)
-    return tuple(f"{parts.scheme}://{parts.netloc}{path}" for path in PATHS)
+def addresses(host: str, port: int) -> tuple[str, ...]:
+    """The plugin's pages by queue, newest first."""
+    name = f"[{host}]" if ":" in host else host
+    return tuple(f"http://{name}:{port}{path}" for path in PATHS)
 
 
 def parse(answer: bytes, vhost: str) -> dict[str, int]:

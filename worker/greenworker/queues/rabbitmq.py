@@ -22,7 +22,7 @@ from greenworker.queues.plugin import Plugin
 class RabbitBroker:
     """One connection, one channel; a queue that does not exist costs a new channel."""
 
-    def __init__(self, url: str, ca_file: Path | None, metrics_url: str = "") -> None:
+    def __init__(self, url: str, ca_file: Path | None, metrics_port: int = 0) -> None:
         tls: Any = False
         if url.startswith("amqps://"):
             tls = {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": str(ca_file)} if ca_file else True
@@ -35,7 +35,10 @@ class RabbitBroker:
         )
         self.connection.connect()
         self.channel: Any = self.connection.channel()
-        self.plugin = Plugin(metrics_url, str(self.connection.virtual_host or "/")) if metrics_url else None
+        client = self.connection
+        self.plugin = (
+            Plugin(client.hostname or "localhost", metrics_port, client.virtual_host or "/") if metrics_port else None
+        )
 
     def depths(self, queues: tuple[Queue, ...]) -> dict[str, Depth]:
         """See `Broker.depths`."""

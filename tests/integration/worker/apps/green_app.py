@@ -162,6 +162,11 @@ def shared(number):
     note("done", number)
 
 
+if os.environ.get("BLOCKING_DETECTION"):
+    import eventlet.debug
+
+    eventlet.debug.hub_blocking_detection(True)
+
 if os.environ.get("PICKLED_TASK"):
 
     @app.task(serializer="pickle")

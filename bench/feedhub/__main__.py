@@ -179,7 +179,7 @@ def main() -> None:
     """The whole bench: at most ten minutes on two cores, with ``--quick`` two."""
     parser = argparse.ArgumentParser(prog="python -m bench.feedhub", description=__doc__)
     parser.add_argument("--sizes", type=lambda text: tuple(map(int, text.split(","))), default=SIZES)
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each window")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each window")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only", choices=["redis", "rabbitmq"])
     parser.add_argument("--variants", default="", help="only those whose label contains this")

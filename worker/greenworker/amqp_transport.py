@@ -112,6 +112,12 @@ class Channel(pyamqp.Channel):
             Runtime.current().hazards.acks_failed += count
             logger.warning("%d acknowledgements could not be sent, the tasks will run again: %r", count, error)
 
+    def _do_revive(self) -> None:
+        """The broker has closed the channel and py-amqp opens a new one by the same number: old tags mean nothing there."""
+        Runtime.current().hazards.acks_failed += len(self._acks)
+        self._acks.clear()
+        super()._do_revive()
+
     def close(self, *args: Any, **kwargs: Any) -> Any:
         """After the last acknowledgement."""
         self._flush_soon()

@@ -184,6 +184,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["redis", "rabbitmq"])
     parser.add_argument("--variants", default="", help="only those whose label contains this")
     parser.add_argument("--quick", action="store_true", help="100 green threads only, 3 s each")
+    parser.add_argument("--patience", type=float, default=120, help="seconds to measure again what others disturbed")
     parser.add_argument("--plot", type=Path, help="write the picture here (PNG)")
     options = parser.parse_args()
     if options.quick:
@@ -192,7 +193,7 @@ def main() -> None:
     chosen = [variant for size in options.sizes for variant in green(size, wanted)]
     chosen += prefork() if "rabbitmq" in wanted else ()
     chosen = [variant for variant in chosen if options.variants in variant.label]
-    patience = Patience(20 if options.quick else 120)
+    patience = Patience(min(20, options.patience) if options.quick else options.patience)
     cores = Cores.split()
     os.sched_setaffinity(0, cores.rest)  # the brokers inherit it
     print(

@@ -37,18 +37,21 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path, latency_seconds: float) 
         rates.plot(across, [row["feeds_per_second"] for row in found], **style)
         costs.plot(across, [row["cpu_ms"] for row in found], **style)
     highest = max(row["feeds_per_second"] for row in rows) * 1.1
-    waiting = [size for size in sizes if size / latency_seconds <= highest]
-    if waiting:
-        end = highest * latency_seconds
-        rates.plot([sizes[0], end], [sizes[0] / latency_seconds, highest], color="#cccccc", linewidth=1)
-        rates.annotate("threads ÷ latency", (end, highest), color="#999999", ha="left", va="top", fontsize=8)
-    for row in rows:
-        if "prefork" in row["label"]:
-            rates.axhline(row["feeds_per_second"], color="#bbaa88", linewidth=1)
-            rates.annotate(
-                row["label"].split(",")[0], (sizes[-1], row["feeds_per_second"]), color="#887755", fontsize=8,
-                ha="right", va="bottom",
-            )  # fmt: skip
+    end = min(sizes[-1], highest * latency_seconds)
+    curve = [sizes[0] + (end - sizes[0]) * step / 50 for step in range(51)]
+    rates.plot(curve, [threads / latency_seconds for threads in curve], color="#cccccc", linewidth=1)
+    rates.annotate(" threads ÷ latency", (end, highest), color="#999999", ha="left", va="top", fontsize=8)
+    prefork = [row for row in rows if "prefork" in row["label"]]
+    for row in prefork:
+        rates.axhline(row["feeds_per_second"], color="#bbaa88", linewidth=1)
+    if prefork:
+        counts = ", ".join(str(row["threads"]) for row in prefork)
+        found = ", ".join(f"{row['feeds_per_second']:.0f}" for row in prefork)
+        top = max(row["feeds_per_second"] for row in prefork)
+        rates.annotate(
+            f"stock prefork with {counts} processes: {found}", (sizes[-1], top), (0, 3), textcoords="offset points",
+            color="#887755", fontsize=8, ha="right", va="bottom",
+        )  # fmt: skip
     rates.set(title="Feeds per second, one worker on one core", ylim=(0, highest), xscale="log")
     costs.set(title="CPU per feed, ms", xscale="log", ylim=(0, None))
     for axes in (rates, costs):

@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--only", choices=["redis", "rabbitmq"])
+    parser.add_argument("--patience", type=float, default=120, help="seconds to measure again what others disturbed")
     parser.add_argument("--quick", action="store_true", help="two rounds of 5,000 tasks")
     parser.add_argument("--variants", default="", help="only those whose label contains this")
     options = parser.parse_args()
@@ -101,7 +102,7 @@ def main() -> None:
         for variant in variants(options.threads, options.tasks)
         if options.only in (None, variant.broker) and options.variants in variant.label
     ]
-    patience = Patience(20 if options.quick else 120)
+    patience = Patience(min(20, options.patience) if options.quick else options.patience)
     cores = Cores.split()
     os.sched_setaffinity(0, cores.rest)  # the brokers inherit it
     print(f"workers on CPU {sorted(cores.workers)}, brokers and this process on {sorted(cores.rest)}")

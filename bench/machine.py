@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +74,12 @@ class Patience:
             self.disturbed += 1
             print(f"  others used {cores:.1f} of a core meanwhile: the next line may be wrong")
         return result
+
+
+def end_in_order() -> None:
+    """A bench that is asked to end stops the brokers and workers that it started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def busy_seconds() -> float:

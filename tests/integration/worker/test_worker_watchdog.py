@@ -84,7 +84,9 @@ def test_names_task_and_line_of_what_blocks(
 def test_names_the_task_also_while_others_want_the_interpreter(
     redis_broker: Redis, start_worker: Start, client_app: Any, tmp_path: Path
 ) -> None:
-    """Scrapes wait for the interpreter too, and whoever gets it first may not be the watchdog."""
+    """Scrapes wait for the interpreter too, and whoever gets it first may not be the watchdog: one time in ten nobody of ours is
+    in time, so a task that blocks again and again is named, one that does it once may not be.
+    """
     worker = start_worker(redis_broker.url, app="blocking_app").ready()
     names = ("extension_that_keeps_the_interpreter", "parser", "regular_expression")
     over = Event()
@@ -97,7 +99,9 @@ def test_names_the_task_also_while_others_want_the_interpreter(
     for scraper in scrapers:
         scraper.start()
     try:
-        run_all(client_app(redis_broker.url), worker, names, tmp_path / "fifo")
+        for turn in range(5):
+            left = [name for name in names if name not in seen(worker)]
+            run_all(client_app(redis_broker.url), worker, left, tmp_path / f"fifo{turn}")
     finally:
         over.set()
         for scraper in scrapers:

@@ -1,7 +1,8 @@
 """How fast green threads follow the operator: from its patch to the last of twenty workers, through kubelet and a file.
 
 The workers are plain pods of the worker image without an operator, so that nobody else patches them; they are patched as the
-operator does it (`greenfleet.engine.actuator`), and asked for `greenworker_threads_limit`.
+operator does it (`greenfleet.engine.actuator`: once, touched again half a second later, repeated after five), and asked for
+`greenworker_threads_limit`.
 """
 
 from __future__ import annotations
@@ -18,17 +19,13 @@ import pytest
 
 from demo import stage as demo_stage
 from demo.api import Api
+from greenfleet.engine.actuator import TOUCH_SECONDS, WRITE_INTERVAL_SECONDS
 
 NAMESPACE = "resize-test"
 WORKERS = 20
 ROUNDS = 40
-REPATCH_SECONDS = 5.0
-"""The operator patches again what has not followed (`greenfleet.engine.actuator.WRITE_INTERVAL_SECONDS`)."""
-
 LIMIT_SECONDS = 2.0
-"""What is asked for of the last of twenty workers. The median meets it; the 99th percentile does not where kubelet loses one patch in
-forty (why was not found out), because the operator repeats a patch after five seconds.
-"""
+"""What is asked for of the last of twenty workers."""
 
 APP = "from celery import Celery\n\napp = Celery('app')\napp.conf.task_default_queue = 'feeds'\n"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
@@ -140,8 +137,11 @@ def limit(address: str) -> int:
         return 0
 
 
-def patch(api: Api, name: str, threads: int) -> None:
-    annotations = {"greenfleet.io/threads": str(threads), "greenfleet.io/threads-written": f"{time.time():.3f}"}
+def patch(api: Api, name: str, threads: int | None) -> None:
+    """Tells a worker its threads; with None, has kubelet look at the pod once more."""
+    annotations = {"greenfleet.io/threads-written-at": f"{time.time():.3f}"}
+    if threads is not None:
+        annotations["greenfleet.io/threads"] = str(threads)
     api.request(
         "PATCH", f"{PODS}/{name}/status", body={"metadata": {"annotations": annotations}},
         content_type="application/merge-patch+json",
@@ -157,7 +157,7 @@ def state(api: Api, name: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_twenty_workers_follow_a_patch_within_two_seconds_and_a_lost_one_when_it_is_repeated(
+def test_twenty_workers_follow_the_operator_within_two_seconds(
     fleet: tuple[Api, dict[str, str]],
 ) -> None:
     api, workers = fleet
@@ -166,12 +166,14 @@ def test_twenty_workers_follow_a_patch_within_two_seconds_and_a_lost_one_when_it
         for turn in range(ROUNDS):
             threads = 1000 - turn if turn % 2 == 0 else 10 + turn
             began = time.monotonic()
-            waiting, took, patched = dict(workers), [], 0.0
+            waiting, took = dict(workers), []
+            due = [(0.0, threads, workers), (TOUCH_SECONDS, None, workers)]
+            due += [(WRITE_INTERVAL_SECONDS * each, threads, waiting) for each in range(1, 6)]
             while waiting and time.monotonic() - began < 30:
-                if time.monotonic() - patched > REPATCH_SECONDS:
-                    repatched += len(waiting) if patched else 0
-                    patched = time.monotonic()
-                    for outcome in [executor.submit(patch, api, name, threads) for name in waiting]:
+                if due and time.monotonic() - began >= due[0][0]:
+                    _, value, names = due.pop(0)
+                    repatched += len(names) if names is waiting else 0
+                    for outcome in [executor.submit(patch, api, name, value) for name in names]:
                         outcome.result()
                 for name, address in list(waiting.items()):
                     if limit(address) == threads:
@@ -190,5 +192,4 @@ def test_twenty_workers_follow_a_patch_within_two_seconds_and_a_lost_one_when_it
         "worker_p50_s": round(every[len(every) // 2], 2), "worker_p99_s": round(every[-1 - len(every) // 100], 2),
     }  # fmt: skip
     print(json.dumps(figures))
-    assert figures["last_worker_p50_s"] <= LIMIT_SECONDS, figures
-    assert figures["last_worker_p99_s"] <= REPATCH_SECONDS + LIMIT_SECONDS, figures
+    assert figures["last_worker_p99_s"] <= LIMIT_SECONDS, figures

@@ -75,8 +75,9 @@ class Controller:
     def child_changed(self, namespace: str, pool: str | None) -> None:
         """A child drifted or disappeared. Exporters are looked at with any of the namespace's pools."""
         if pool is not None:
-            if self._registry.get(f"{namespace}/{pool}") is not None:
-                self._queue.add(f"{_POOL}{namespace}/{pool}")
+            if (drifted := self._registry.get(f"{namespace}/{pool}")) is not None:
+                drifted.drifted = True
+                self._queue.add(_POOL + drifted.key)
             return
         for record in self._registry:
             if record.pool is not None and record.pool.namespace == namespace:

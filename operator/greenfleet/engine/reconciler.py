@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from greenfleet.api import GreenWorkerPool, PoolSpec
+from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool, PoolSpec
 from greenfleet.engine.fleet_view import FleetView, is_rolled_out, owns_replicas
 from greenfleet.engine.managers import AUTOSCALER, RECONCILER
 from greenfleet.engine.monitors import PodMonitors
 from greenfleet.engine.pinning import choose, template_digest
 from greenfleet.engine.registry import Record, Registry, Stall
 from greenfleet.kube import paths
-from greenfleet.kube.client import Client, InvalidError, NotFoundError
+from greenfleet.kube.client import Client, ConflictError, InvalidError, NotFoundError
 from greenfleet.kube.events import EventRecorder
 from greenfleet.resources import Child, children_of_pool, exporter_children, names
 from greenfleet.resources.children import optional_children, pool_config_child
@@ -29,6 +29,10 @@ _log = logging.getLogger(__name__)
 
 _TURN_SECONDS = 5.0
 """How often a fleet that waits for its turn asks again."""
+_ATTEMPTS = 5
+"""How often a Deployment that changed under our hands is looked at again, before the work queue backs off."""
+_SEEN_LOOKS = 50
+"""Times 20 ms: how long the watch may take to tell of a change, when the API server has refused an older version."""
 _UPGRADE_SECONDS = 600.0
 """A fleet that cannot roll out (a broken image, no node) holds the others up for so long."""
 
@@ -77,6 +81,8 @@ class Reconciler:
         record.refused = self._registry.conflict(pool)
         if record.refused is not None:
             return None
+        if await self._goes(record, pool):
+            return None
         image = self._image
         children = children_of_pool(
             pool, image.image, image.image_pull_policy, record.routes(time.time()), self._monitors.monitoring
@@ -85,7 +91,7 @@ class Reconciler:
         try:
             for child in children:
                 if child.is_deployment:
-                    waits |= not await self._apply_fleet(pool, child)
+                    waits |= not await self._apply_fleet(record, pool, child)
                 else:
                     await self._apply(child)
         except InvalidError as error:
@@ -100,6 +106,22 @@ class Reconciler:
             await self._warn(pool)
         record.reconciled_generation = pool.generation
         return _TURN_SECONDS if waits else None
+
+    async def _goes(self, record: Record, pool: GreenWorkerPool) -> bool:
+        """Whether the pool is gone or going. Asked of the API server itself, if a child changed since it was asked last.
+
+        What the collector does to the children of a pool that goes looks like drift, and the operator may be told of it before it
+        is told of the deletion: with `--cascade=orphan` the owner is taken off them, and putting it back would end the workers.
+        """
+        if not record.drifted:
+            return False
+        record.drifted = False
+        path = paths.collection(f"{GROUP}/{VERSION}", KIND, pool.namespace)
+        found = await self._client.get(path, {"fieldSelector": f"metadata.name={pool.name}"})
+        return not any(
+            one["metadata"]["uid"] == pool.uid and "deletionTimestamp" not in one["metadata"]
+            for one in found.get("items", ())
+        )
 
     async def repair_config(self, record: Record) -> None:
         """Applies the ConfigMap of a settled pool again. It costs one request, which changes nothing unless somebody else did."""
@@ -122,9 +144,31 @@ class Reconciler:
             if child.kind != "PodMonitor":
                 raise  # the namespace is gone; but the API of PodMonitors may go while everything else stays
 
-    async def _apply_fleet(self, pool: GreenWorkerPool, child: Child) -> bool:
+    async def _apply_fleet(self, record: Record, pool: GreenWorkerPool, child: Child) -> bool:
         """Applies a fleet's Deployment. False if it has to wait until another fleet has taken an upgraded operator's template."""
-        role, live = Role(_role(child.manifest)), self._view.deployment(pool.namespace, child.name)
+        for _ in range(_ATTEMPTS):
+            if await self._goes(record, pool):
+                return True
+            live = self._view.deployment(pool.namespace, child.name)
+            if record.drifted:
+                continue  # what was seen is younger than the answer
+            try:
+                return await self._apply_fleet_over(live, pool, child)
+            except ConflictError:
+                await self._until_seen(live, pool.namespace, child.name)
+        raise ConflictError(f"the Deployment {child.name} changes faster than it can be read")
+
+    async def _until_seen(self, old: dict[str, Any] | None, namespace: str, name: str) -> None:
+        for _ in range(_SEEN_LOOKS):
+            if self._view.deployment(namespace, name) is not old:
+                return
+            await asyncio.sleep(0.02)
+
+    async def _apply_fleet_over(self, live: dict[str, Any] | None, pool: GreenWorkerPool, child: Child) -> bool:
+        """Applies a fleet's Deployment to the version that was looked at, and to no other: replicas are handed over by what
+        it says, and a version without its owner belongs to a pool that goes.
+        """
+        role = Role(_role(child.manifest))
         image = self._image
 
         def build(agent: str) -> dict[str, Any]:
@@ -141,6 +185,8 @@ class Reconciler:
             self._upgrading = _Upgrade(pool.namespace, child.name, template_digest(choice.manifest), deadline)
             _log.info("%s: %s takes this operator's pod template", pool.key, child.name)
         self._hand_over_replicas(pool, live, choice.manifest)
+        if live is not None:
+            choice.manifest["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
         await self._client.apply(paths.of(choice.manifest), choice.manifest, RECONCILER)
         return True
 

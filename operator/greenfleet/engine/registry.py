@@ -74,6 +74,8 @@ class Record:
     """Unix time at which each task was last seen blocking the hub."""
     blocked_seconds: dict[tuple[str, str], float] = field(default_factory=dict)
     """Counter values by (worker, task), to see increments."""
+    drifted: bool = False
+    """A child changed since the last reconciliation, by somebody else's hand or our own."""
     guards: dict[tuple[str, str], float] = field(default_factory=dict)
     """Unix time at which workers last said that something endangers tasks, by (reason, task)."""
     caught: dict[str, tuple[float, ...]] = field(default_factory=dict)

@@ -124,7 +124,8 @@ def test_deleting_with_orphans_leaves_the_workers_running_and_a_new_pool_adopts_
     eventually(lambda: shop.replicas("kept") == 1 and shop.pods("kept"), "one worker")
     [pod] = shop.pods("kept")
     shop.api.delete(shop.path("greenworkerpools", "kept"), propagationPolicy="Orphan")
-    eventually(lambda: not shop.find("greenworkerpools", "kept"), "the pool is gone")
+    # The collector of a young cluster takes up to half a minute to learn of the resource.
+    eventually(lambda: not shop.find("greenworkerpools", "kept"), "the pool is gone", 60)
     assert shop.deployment("kept") is not None
     again = shop.apply_pool("kept", replicas={"min": 1, "max": 2})
 

@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--again", action="store_true", help="run the traces even if there are records of them")
     parser.add_argument("--tune", action="store_true", help="choose KEDA's configurations anew with the simulator")
     parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument("--markdown", action="store_true", help="print the table of docs/scaling-bench.md too")
     parser.add_argument("--keep", action="store_true", help="leave KEDA and the namespaces in the cluster")
     parser.add_argument("--pictures", type=Path, help="directory for the pictures (default: the output)")
     return parser
@@ -128,6 +129,8 @@ def _tell(traces: dict[str, Trace], options: argparse.Namespace) -> None:
     }
     agreements = {name: {one.label: reality.agreement(one, run) for one, run in pairs} for name, pairs in runs.items()}
     print(_agreement_table(agreements))
+    if options.markdown:
+        print(report.markdown(results))
     target = options.pictures or options.output
     picture.draw(records, traces, target / "scaling-bench.png")
     reality.draw([pairs[0] for pairs in runs.values()], target / "scaling-reality.png")

@@ -20,6 +20,8 @@ class Figures:
     wait_p99: float
     wait_max: float
     worker_seconds: float
+    """Pods that exist, starting and draining ones included, times seconds. For messages that are left at the end: its last pods, until
+    the last of those messages is done."""
     thread_seconds: float
     first_capacity_s: float | None
     """From the burst to more green threads or one more Ready worker."""
@@ -64,7 +66,7 @@ def figures(record: Record, trace: Trace) -> Figures:
         wait_p50=percentile(waits, 0.5),
         wait_p99=percentile(waits, 0.99),
         wait_max=max([*waits[-1:], *still, 0.0]),
-        worker_seconds=sum(second.pods * span for second, span in spans),
+        worker_seconds=sum(second.pods * span for second, span in spans) + _debt(record, end, left=bool(still)),
         thread_seconds=sum(second.threads * span for second, span in spans),
         first_capacity_s=first_s,
         full_capacity_s=full_s,
@@ -76,6 +78,13 @@ def figures(record: Record, trace: Trace) -> Figures:
         queries_per_s=record.queries,
         writes=sum(record.writes.values()),
     )
+
+
+def _debt(record: Record, end: float, *, left: bool) -> float:
+    """Else it would pay to leave work until after the trace."""
+    if not left or record.drained_at is None or not record.seconds:
+        return 0.0
+    return record.seconds[-1].pods * max(0.0, record.drained_at - end)
 
 
 def _capacity(trace: Trace, seconds: tuple[Second, ...]) -> tuple[float | None, float | None]:

@@ -196,7 +196,8 @@ def scaled_object(fleet: Fleet, trace: Trace, prometheus: str) -> Object:
                 }
             }
         }
-    name = POOL
+    # The HPA remembers recommendations by its name, which is this one: another trace must not inherit them.
+    name = trace.name
     return (
         f"/apis/keda.sh/v1alpha1/namespaces/{fleet.namespace}/scaledobjects/{name}",
         {

@@ -96,6 +96,8 @@ def clear(cluster: Cluster, fleets: Sequence[Fleet]) -> None:
 
     if not until(gone, _READY_SECONDS):
         raise StepError("pods of the trace before are still there")
+    if not until(lambda: not _seen(api) & namespaces, _READY_SECONDS):
+        raise StepError("Prometheus still has samples of the trace before")
     for fleet in fleets:
         for database in (fleet.broker_database, fleet.ledger_database):
             cluster.redis(database).flushdb()
@@ -120,14 +122,18 @@ def prepare(cluster: Cluster, fleets: Sequence[Fleet], trace: Trace) -> None:
     def ready() -> bool:
         pods = api.items("/api/v1/pods", labelSelector=WORKERS)
         counts = Counter(pod["metadata"]["namespace"] for pod in pods if _ready(pod))
-        answer = api.service(
-            NAMESPACE, PROMETHEUS, PROMETHEUS_PORT, "/api/v1/query", query="greenfleet_queue_messages_ready"
-        )
-        seen = {series["metric"].get("namespace") for series in answer["data"]["result"]}
+        seen = _seen(api)
         return all(counts[fleet.namespace] == trace.start_replicas and fleet.namespace in seen for fleet in fleets)
 
     if not until(ready, _READY_SECONDS):
         raise StepError(f"the first workers are not Ready after {_READY_SECONDS:.0f} s")
+
+
+def _seen(api: Api) -> set[str]:
+    """The namespaces whose queues Prometheus knows."""
+    query = "greenfleet_queue_messages_ready"
+    answer = api.service(NAMESPACE, PROMETHEUS, PROMETHEUS_PORT, "/api/v1/query", query=query)
+    return {str(series["metric"].get("namespace")) for series in answer["data"]["result"]}
 
 
 def let_go(cluster: Cluster, fleets: Sequence[Fleet], trace: Trace) -> None:

@@ -48,6 +48,34 @@ def _cell(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.1f}"
 
 
+def markdown(results: Results) -> str:
+    """For docs/scaling-bench.md: service, cost and reaction of each law, by trace."""
+    compared = comparison(results)["traces"]
+    order = [
+        label for label in (OURS, DEFAULT, SINGLE, TUNED, FIXED) if any(label in laws for laws in results.values())
+    ]
+    lines = [
+        f"| trace | violated s: {' / '.join(order)} | longest wait s | worker-seconds | ours / single | ours / best of the trace "
+        "| first, full capacity s: ours; single | lost, twice, killed: ours |",
+        "|---|---|---|---|--:|--:|---|---|",
+    ]
+    for trace, laws in results.items():
+        values = [laws[label][1] for label in order if label in laws]
+        ours, single, ratio = laws[OURS][1], laws[SINGLE][1], compared[trace]
+        cells = (
+            trace,
+            " / ".join(_cell(each.violated_s) for each in values),
+            " / ".join(f"{each.wait_max:.0f}" for each in values),
+            " / ".join(f"{each.worker_seconds:.0f}" for each in values),
+            f"{ratio['cost_ratio_single']:.2f}",
+            f"{ratio['cost_ratio_per_trace']:.2f}",
+            "; ".join(f"{_cell(each.first_capacity_s)}, {_cell(each.full_capacity_s)}" for each in (ours, single)),
+            f"{ours.lost}, {ours.twice}, {ours.killed}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def comparison(results: Results) -> dict[str, Any]:
     """At equal service: for one trace, KEDA's cheapest configuration among those that violate no more than ours; if none
     does, the one that violates least."""

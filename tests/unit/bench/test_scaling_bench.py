@@ -56,6 +56,14 @@ def test_workers_are_paid_for_while_their_pods_exist() -> None:
     assert figures(recorded(seconds=seconds), TRACE).worker_seconds == 3 * 17  # from second 3, the first measured one
 
 
+def test_work_that_is_left_at_the_end_is_paid_for() -> None:
+    seconds = tuple(second(at, pods=3) for at in range(21))
+    late = replace(recorded((Task(10.0, 22.0, 1, 1),), seconds), drained_at=26.0)
+    assert figures(late, TRACE).worker_seconds == 3 * (17 + 6)
+    in_time = replace(recorded((Task(10.0, 12.0, 1, 1),), seconds), drained_at=22.0)
+    assert figures(in_time, TRACE).worker_seconds == 3 * 17
+
+
 def test_capacity_counts_from_the_burst() -> None:
     before = [second(at) for at in range(5)]
     after = [second(5), second(6, threads=40), second(7, threads=40), second(8, ready=3, threads=120, pods=3)]
@@ -116,6 +124,7 @@ def test_the_json_object_has_the_keys_of_the_issue() -> None:
     ) * 3
     assert (found["violated_s"], found["keda_default_violated_s"], found["keda_single_violated_s"]) == (0, 9, 0)
     assert "keda-default" in report.table({"burst": laws})
+    assert "| burst | 0 / 9 / 0 / 2 |" in report.markdown({"burst": laws})
 
 
 def test_kedas_user_gets_the_best_of_the_grid() -> None:

@@ -229,6 +229,11 @@ def play(
     queries = _rates(counted, _counted(cluster), trace, sum(not fleet.ours for fleet in fleets))
     writes = _writes(cluster.audit, audit_from, fleets)
     drained = _drain(cluster, fleets, began, len(producer.published))
+    for fleet in fleets:
+        if drained[fleet.label] is None:
+            tell(
+                f"{fleet.label} has not done everything; its broker holds {_held(cluster.redis(fleet.broker_database))}"
+            )
     records = []
     for fleet in fleets:
         lines = list(cluster.redis(fleet.ledger_database).lrange("ledger", 0, -1))  # type: ignore[arg-type]
@@ -302,6 +307,13 @@ def _drain(cluster: Cluster, fleets: Sequence[Fleet], began: float, published: i
     return done
 
 
+def _held(broker: redis.Redis) -> dict[str, int]:
+    """Every key with the number of its entries: where messages are that nobody executes."""
+    sizes = {"list": broker.llen, "hash": broker.hlen, "zset": broker.zcard, "set": broker.scard}
+    kinds = {key: str(broker.type(key)) for key in broker.scan_iter()}
+    return {key: int(sizes[kind](key)) for key, kind in kinds.items() if kind in sizes}  # type: ignore[arg-type]
+
+
 # --- counting -----------------------------------------------------------------------------------------------------------
 
 
@@ -326,7 +338,8 @@ def _rates(before: dict[str, float], after: dict[str, float], trace: Trace, thei
     """Per second and fleet. Prometheus forgets its own counters in an outage, so nothing is known of KEDA's then."""
     sharing = {"ours": 1, "theirs": theirs}
     known = before.keys() & after.keys() - ({"theirs"} if trace.outages or not theirs else set())
-    return {who: round((after[who] - before[who]) / trace.seconds / sharing[who], 2) for who in known}
+    rates = {who: round((after[who] - before[who]) / trace.seconds / sharing[who], 2) for who in known}
+    return {who: rate for who, rate in rates.items() if rate >= 0}  # else another replica leads now
 
 
 def _writes(audit: Path, offset: int, fleets: Sequence[Fleet]) -> dict[str, Counter[str]]:

@@ -55,7 +55,9 @@ def draw(records: Mapping[str, Sequence[Record]], traces: Mapping[str, Trace], p
         above.tick_params(labelbottom=False)
         if band == bands - 1:
             below.set_xlabel("seconds")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
+    lines = {
+        label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=len(lines), frameon=False)
     figure.savefig(path, dpi=75)
     plt.close(figure)

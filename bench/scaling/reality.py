@@ -52,29 +52,33 @@ def agreement(record: Record, run: Run) -> Agreement:
 
 
 def draw(pairs: Sequence[tuple[Record, Run]], path: Path) -> None:
-    """Backlog above, Ready workers below; one column for each trace, live and simulated in it."""
+    """Backlog above, Ready workers below, of one fleet on each trace: live and simulated."""
     import matplotlib as mpl  # noqa: PLC0415 - takes a second
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
-    columns = len(pairs)
-    figure, axes = plt.subplots(
-        2, columns, figsize=(3.4 * columns, 5), sharex=True, squeeze=False, layout="constrained"
-    )
-    for column, (record, run) in enumerate(pairs):
+    columns = min(5, len(pairs))
+    bands = -(-len(pairs) // columns)
+    size = (3.2 * columns, 4 * bands)
+    figure, axes = plt.subplots(2 * bands, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat:
+        axis.set_visible(False)
+    for index, (record, run) in enumerate(pairs):
+        band, column = divmod(index, columns)
         live_at, simulated_at = [second.at for second in record.seconds], [second.at for second in run.seconds]
-        for row, name in enumerate(("backlog", "ready")):
-            axis = axes[row][column]
+        for name, axis in zip(("backlog", "ready"), axes[2 * band : 2 * band + 2, column], strict=True):
+            axis.set_visible(True)
             axis.plot(live_at, [getattr(second, name) for second in record.seconds], label="live", linewidth=1.6)
             simulated_values = [getattr(second, name) for second in run.seconds]
             axis.plot(simulated_at, simulated_values, label="simulated", linewidth=1.2, linestyle="--")
             axis.axvspan(0, run.trace.warmup, color="0.93", linewidth=0)
+            axis.set_xlim(0, run.trace.seconds)
             axis.set_ylim(bottom=0)
-        axes[0][column].set_title(record.trace)
-        axes[1][column].set_xlabel("seconds")
-    axes[0][0].set_ylabel("messages waiting")
-    axes[1][0].set_ylabel("workers Ready")
+        axes[2 * band][column].set_title(record.trace)
+        if column == 0:
+            axes[2 * band][column].set_ylabel("waiting")
+            axes[2 * band + 1][column].set_ylabel("workers Ready")
     axes[0][0].legend(frameon=False)
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=75)
     plt.close(figure)

@@ -34,8 +34,8 @@ really_sleep = patcher.original("time").sleep
 
 @cache
 def ledger() -> Any:
-    """Few connections for many green threads: a write takes a millisecond."""
-    pool = redis.BlockingConnectionPool.from_url(os.environ["BENCH_LEDGER"], max_connections=8, timeout=30)
+    """Few connections for many green threads: a write takes a millisecond, and on an overloaded hub its turn comes late."""
+    pool = redis.BlockingConnectionPool.from_url(os.environ["BENCH_LEDGER"], max_connections=8, timeout=600)
     return redis.Redis(connection_pool=pool)
 
 

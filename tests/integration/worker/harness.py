@@ -454,6 +454,8 @@ class Producer:
         self.app = Celery("producer", broker=url, set_as_current=False)
         self.app.conf.update(task_default_queue="feeds", task_ignore_result=True, **conf)
         self.queue = queue
+        if isinstance(queue, Queue):
+            self.app.amqp.queues.add(queue)
 
     def __getattr__(self, name: str) -> Task:
         return Task(self, f"green_app.{name}")
@@ -472,3 +474,8 @@ class Task:
     def apply_async(self, arguments: Sequence[Any] = (), **options: Any) -> Any:
         options.setdefault("queue", self.producer.queue)
         return self.producer.app.send_task(self.name, arguments, **options)
+
+    def s(self, *arguments: Any) -> Any:
+        """Its signature. It names the queue: a message cannot carry a queue's declaration."""
+        queue = getattr(self.producer.queue, "name", self.producer.queue)
+        return self.producer.app.signature(self.name, arguments, queue=queue)

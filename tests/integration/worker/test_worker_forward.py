@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from greenworker.router import PUBLISHED_AT
 from tests.integration.worker.harness import Redis, Worker, eventually
 from tests.integration.worker.lanes import Lane
 
@@ -21,7 +22,7 @@ def pair(start_worker: Start, lane: Lane, **more: str) -> tuple[Worker, Worker]:
     green = start_worker(lane.url, queues=lane.queue, threads=10, environment=environment, name="green")
     companion = start_worker(
         lane.url, queues=f"{lane.queue}.prefork", pool="prefork", arguments=["-c", "1"], name="companion",
-        environment={key: value for key, value in more.items() if key == "APP_CONF"},
+        environment={**lane.environment(), **{key: value for key, value in more.items() if key == "APP_CONF"}},
     )  # fmt: skip
     return green.ready(), companion.ready()
 
@@ -60,11 +61,13 @@ def test_a_forwarded_message_keeps_everything(any_lane: Lane, start_worker: Star
     green, _ = pair(start_worker, any_lane, GREENWORKER_PREFORK_TASKS=json.dumps(["green_app.heavy"]))
     expires = datetime.now(UTC) + timedelta(minutes=5)
     eta = datetime.now(UTC) + timedelta(seconds=1)
+    headers = {"tenant": "acme", "trace": {"span": 7, "sampled": True}}
     any_lane.producer().heavy.apply_async(
         (7,), kwargs={"fails": 2}, task_id="the-id", priority=5, expires=expires, eta=eta, group_id="the-group",
-        compression="gzip",
+        compression="gzip", headers=headers,
     )  # fmt: skip
     eventually(lambda: green.ledger.done() == 1, "done after two retries")
+    assert [_own(json.loads(text)) for text in green.ledger.order("headers")] == [headers] * 3, "through retries too"
     seen = [json.loads(text) for text in green.ledger.order("seen")]
     assert [entry[1] for entry in seen] == [0, 1, 2], "retries go the same way"
     for identity, _, first_eta, until, group, priority, number in seen[:1]:
@@ -77,25 +80,37 @@ def test_a_forwarded_message_keeps_everything(any_lane: Lane, start_worker: Star
     assert str(green.process and green.process.pid) not in green.ledger.counts("pid")
 
 
-def test_chords_and_results_cross_over(
-    redis_broker: Redis, start_worker: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from celery import chord, signature
+def _own(headers: dict[str, Any]) -> dict[str, Any]:
+    """Without the time that our workers stamp on what they publish, retries too."""
+    return {name: value for name, value in headers.items() if name != PUBLISHED_AT}
 
-    from tests.integration.worker.lanes import RedisLane
 
-    lane = RedisLane(redis_broker)
-    backend = redis_broker.url.replace("/0", "/1")
-    conf = repr({"task_ignore_result": False, "result_backend": backend, "task_default_queue": lane.queue})
+def test_chains_groups_chords_and_results_cross_over(any_lane: Lane, redis_server: Redis, start_worker: Start) -> None:
+    from celery import chain, chord, group
+
+    backend = redis_server.url.replace("/0", "/1")
+    conf = {"task_ignore_result": False, "result_backend": backend, "task_default_queue": any_lane.queue}
     green, companion = pair(
-        start_worker, lane, APP_CONF=conf, GREENWORKER_PREFORK_TASKS=json.dumps(["green_app.heavy"])
+        start_worker, any_lane, APP_CONF=repr(conf), GREENWORKER_PREFORK_TASKS=json.dumps(["green_app.heavy"])
     )
-    producer = lane.producer(result_backend=backend)
-    header = [signature("green_app.heavy", (number,), queue=lane.queue, app=producer.app) for number in range(5)]
-    result = chord(header, app=producer.app)(signature("green_app.add", queue=lane.queue, app=producer.app))
-    assert result.get(timeout=30) == 10
-    assert companion.metric("greenworker_tasks_started_total", task="green_app.heavy") == 5
-    assert green.metric("greenworker_tasks_started_total", task="green_app.add") == 1
+    producer = any_lane.producer(result_backend=backend)
+    try:
+        heavy, increment, add = producer.heavy.s, producer.increment.s, producer.add.s
+        assert chain(increment(1), heavy(), increment(), app=producer.app).apply_async().get(timeout=30) == 3
+
+        members = group([heavy(10), increment(11), heavy(12)], app=producer.app).apply_async()
+        assert members.get(timeout=30) == [10, 12, 12]
+        assert (members.completed_count(), members.successful()) == (3, True)
+        groups = [json.loads(text)[4] for text in green.ledger.order("seen")]
+        assert groups == [None, members.id, members.id]
+
+        assert chord([heavy(number) for number in range(5)], app=producer.app)(add()).get(timeout=30) == 10
+        assert companion.metric("greenworker_tasks_started_total", task="green_app.heavy") == 1 + 2 + 5
+        assert companion.metric("greenworker_tasks_started_total") == 1 + 2 + 5
+        assert green.metric("greenworker_tasks_started_total", task="green_app.increment") == 2 + 1
+        assert green.metric("greenworker_tasks_started_total", task="green_app.add") == 1
+    finally:
+        producer.app.close()
 
 
 @pytest.mark.slow

@@ -138,10 +138,16 @@ def heavy(self, number, fails=0):
             separators=(",", ":"),
         ),
     )
+    note("headers", json.dumps(request.headers, separators=(",", ":")))
     if request.retries < fails:
         raise self.retry(countdown=0)
     note("done", number)
     return number
+
+
+@app.task
+def increment(number):
+    return number + 1
 
 
 @app.task

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 import pytest
 from kombu.connection import Connection
@@ -123,6 +124,40 @@ def test_follows_the_url_file_and_never_shows_credentials(
     eventually(lambda: watched.depth() == 1, "the new URL is used", 20)
     assert "topsecret" not in watched.log.read_text()
     assert "topsecret" not in watched.get("/readyz")[1]
+
+
+def test_survives_a_rotation_of_its_credentials_on_a_live_broker(
+    own_redis: Redis, exporter: Callable[..., Exporter]
+) -> None:
+    def address(secret: str) -> str:
+        return f"redis://feeder:{quote(secret, safe='')}@127.0.0.1:{own_redis.port}/0"
+
+    def hand_over(secret: str) -> None:
+        """The old password ends, and so does every connection that it opened, as operators of brokers do it."""
+        admin.acl_setuser("feeder", enabled=True, reset=True, passwords=[f"+{secret}"], commands=["+@all"], keys=["*"])
+        admin.client_kill_filter(_type="normal", skipme=True)
+
+    old, new = "old/s3cret@one", "new:s3cret%two"
+    admin = own_redis.client()
+    hand_over(old)
+    admin.rpush("feeds", "x")
+    watched = exporter(address(old)).ready()
+    assert (watched.up(), watched.depth()) == (1, 1)
+
+    hand_over(new)
+    eventually(lambda: watched.up() == 0, "down: the Secret has not been rotated yet")
+    eventually(lambda: "invalid username-password" in watched.get("/readyz")[1], "and says why")
+    assert watched.depth() is None
+    admin.rpush("feeds", "x", "x")
+    shown = [watched.get("/metrics")[1], watched.get("/readyz")[1]]
+
+    watched.url_file.write_text(address(new))
+    eventually(lambda: watched.depth() == 3, "up again with the depth of now", 20)
+    assert watched.up() == 1
+    assert not watched.gone(), "the same process"
+    shown += [watched.get("/metrics")[1], watched.get("/readyz")[1], watched.log.read_text()]
+    for secret in (old, new, quote(old, safe=""), quote(new, safe=""), "s3cret"):
+        assert not any(secret in text for text in shown)
 
 
 UNACKED = "greenfleet_queue_messages_unacked"

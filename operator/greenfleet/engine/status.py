@@ -23,7 +23,8 @@ _Said = tuple[str, str, str]
 
 PATIENCE_SECONDS = 60.0
 """A pool that wants workers may have none ready for so long before it counts as not Ready."""
-_DECIDED = frozenset({"MetricsAvailable", "ScalingActive", "ScalingLimited"})
+_MEASURED = frozenset({"MetricsAvailable", "ScalingActive", "ScalingLimited", "HubBlocked", "TasksAtRisk"})
+"""Conditions that need samples: unknown between a start of the operator and its first decision."""
 _FIRST_SAMPLE_REASONS = frozenset({Blindness.NO_SAMPLE, Blindness.BROKER_DOWN})
 BLOCKED_MEMORY_SECONDS = 300.0
 """How long `HubBlocked` stays true after a task blocked the hub."""
@@ -100,7 +101,7 @@ def _conditions(record: Record, observed: Observed, decision: Decision | None) -
     }
     before = {condition["type"]: condition for condition in record.status.get("conditions") or ()}
     if decision is None and not stalled:
-        for name in _DECIDED & before.keys():  # after a restart: what was true is true until we know better
+        for name in _MEASURED & before.keys():  # after a restart: what was true is true until we know better
             found[name] = (before[name]["status"], before[name]["reason"], before[name]["message"])
     return [_condition(name, said, before.get(name), observed) for name, said in found.items()]
 

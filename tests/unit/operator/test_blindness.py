@@ -10,7 +10,7 @@ import asyncio
 import copy
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -67,10 +67,14 @@ class World:
     """So many of the workers have no sample."""
     counted: float = 1000.0
     """Tasks that every worker has finished so far."""
+    guards: tuple[tuple[str, str], ...] = ()
+    """Reason and task of what every worker warns of."""
     hangs_up: bool = False
     """The connection breaks off, as when the server is gone."""
     record: Record = field(init=False)
     """What the operator knows about the pool."""
+    sync_status: Callable[[], Awaitable[None]] = field(init=False)
+    """Writes the status between two ticks, as the reconciling controller does."""
     answer: Callable[[], web.StreamResponse] | None = None
     """Another answer to everything."""
     asked: list[str] = field(default_factory=list)
@@ -92,6 +96,7 @@ class World:
             }
             counts = dict.fromkeys(("started", "finished", "runtime_count"), self.counted)
             found += [({**worker, "series": part}, value) for part, value in {**values, **counts}.items()]
+            found += [({**worker, "series": "guard", "reason": why, "task": task}, 1.0) for why, task in self.guards]
         return found
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -122,6 +127,8 @@ class Cluster:
     world: World
     pool: Object
     events: list[tuple[str, str]] = field(default_factory=list)
+    warned: list[str] = field(default_factory=list)
+    """Reasons of the Events that were Warnings."""
     scaled: list[int] = field(default_factory=list)
     patched: list[tuple[str, Object]] = field(default_factory=list)
     applied: list[Object] = field(default_factory=list)
@@ -174,7 +181,9 @@ class Cluster:
     async def normal(self, _: object, reason: str, note: str) -> None:
         self.events.append((reason, note))
 
-    warning = normal
+    async def warning(self, pool: object, reason: str, note: str) -> None:
+        self.warned.append(reason)
+        await self.normal(pool, reason, note)
 
     def condition(self, kind: str) -> Object:
         conditions = self.pool["status"]["conditions"]
@@ -213,6 +222,8 @@ def play(
         cluster = Cluster(world, pool)
         fake = cast("Any", cluster)
         async with serving(world.handle) as url:
+            status = StatusWriter(fake, fake, fake, lambda key: None)
+            world.sync_status = lambda: status.sync(record)
             server = PrometheusServer("main", Server(url=url, scrape_interval="2s", timeout=timeout))
             loop = ScalingLoop(
                 registry=known,
@@ -220,7 +231,7 @@ def play(
                 servers={"main": server},
                 settings=Prometheus(default_server="main", servers={"main": Server(url=url)}),
                 actuator=Actuator(fake, fake, fake, metrics),
-                status=StatusWriter(fake, fake, fake, lambda key: None),
+                status=status,
                 recycler=cast("Any", None),
                 metrics=metrics,
                 leads=lambda: True,

@@ -1,0 +1,59 @@
+"""What the status writer says in Events: once when something becomes bad, once when it is good again, and nothing in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from greenfleet.engine.status import GUARD_MEMORY_SECONDS
+from tests.unit.operator.test_blindness import LONG, TICK, Cluster, World, play
+
+
+def test_tasks_at_risk_are_one_warning_however_long_they_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
+        world.busy = (5.0, 5.0)
+        await pass_time(2 * TICK)
+        assert cluster.condition("TasksAtRisk")["status"] == "False"
+        world.guards = (("visibility_timeout", "proj.slow"), ("visibility_timeout", "proj.slower"))
+        await pass_time(TICK)
+        said = cluster.condition("TasksAtRisk")
+        assert said["status"] == "True"
+        await pass_time(LONG)
+        assert cluster.warned == ["VisibilityTimeout"], "one Event, not one per tick, worker or task"
+        assert "Tasks: proj.slow, proj.slower." in cluster.events_of("VisibilityTimeout")[0]
+        assert cluster.condition("TasksAtRisk") == said, "nor does the condition move"
+
+        world.guards = ()
+        await pass_time(GUARD_MEMORY_SECONDS / 2)
+        world.guards = (("visibility_timeout", "proj.slow"), ("visibility_timeout", "proj.slower"))
+        await pass_time(2 * TICK)
+        assert cluster.warned == ["VisibilityTimeout"], "a scrape without it is not the end of it"
+
+        world.guards = ()
+        await pass_time(GUARD_MEMORY_SECONDS + TICK)
+        assert cluster.condition("TasksAtRisk")["status"] == "False"
+        assert len(cluster.events_of("NothingFound")) == 1, "and one that it is over, which is no Warning"
+        world.guards = (("prefetch", ""),)
+        await pass_time(LONG)
+        assert cluster.warned == ["VisibilityTimeout", "PrefetchHoards"], "what comes later is said anew"
+
+    play(scenario, monkeypatch, replicas=2)
+
+
+def test_an_operator_that_starts_anew_does_not_warn_again_of_tasks_at_risk(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
+        world.busy = (5.0, 5.0)
+        world.guards = (("visibility_timeout", "proj.slow"),)
+        await pass_time(2 * TICK)
+        assert cluster.warned == ["VisibilityTimeout"]
+        world.record.guards.clear()
+        world.record.fleets.clear()
+        await world.sync_status()
+        assert cluster.condition("TasksAtRisk")["status"] == "True", "no all-clear before the workers were asked"
+        await pass_time(LONG)
+        assert cluster.events_of("NothingFound") == []
+        assert cluster.warned == ["VisibilityTimeout"]
+
+    play(scenario, monkeypatch, replicas=2)

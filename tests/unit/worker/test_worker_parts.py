@@ -15,7 +15,7 @@ import pytest
 import greenworker
 from greenworker.accounting import seconds_waited
 from greenworker.fatal import MisconfiguredError
-from greenworker.queues.broker import Queue, redact
+from greenworker.queues.broker import Queue, connect, redact
 from greenworker.queues.exporter import parse_queues
 from greenworker.queues.plugin import addresses, parse
 from greenworker.queues.redis import list_key, tls_options
@@ -54,6 +54,26 @@ def test_credentials_never_leave() -> None:
     assert redact("cannot reach redis://user:pass@host:6379/0") == "cannot reach redis://***@host:6379/0"
     assert redact("amqp://a:b@h//;amqp://c:d@g//") == "amqp://***@h//;amqp://***@g//"
     assert redact("redis://host/0") == "redis://host/0"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://user:top/secret@host:6379/0",
+        "redis://user:top#secret@host:6379/0",
+        "rediss://:top?secret@host:6379/0",
+        "amqp://user:top/secret@host:5672//",
+        "sentinel://host:26379;sentinel://:top/secret@other:26379",
+        "redis://us[er:top-secret@host:6379/0",
+        "top-secret",
+    ],
+)
+def test_a_url_that_cannot_be_read_is_refused_without_a_part_of_its_password(url: str) -> None:
+    with pytest.raises(ValueError, match="cannot be read") as refused:
+        connect(url, None)
+    assert "top" not in str(refused.value)
+    assert "secret" not in str(refused.value)
+    assert refused.value.__context__ is None, "nor in what led to it"
 
 
 def test_unacked_of_one_vhost_is_read_from_either_page_of_the_plugin() -> None:

@@ -50,7 +50,7 @@ def operators_identity(namespace: Namespace, directory: Path, scope: list[str]) 
     return _identity(namespace, directory, scope, of_test=False)
 
 
-def testers_identity(namespace: Namespace, directory: Path, scope: list[str]) -> Identity:
+def identity_of_the_tester(namespace: Namespace, directory: Path, scope: list[str]) -> Identity:
     """Of the service account under which `helm test` waits."""
     return _identity(namespace, directory, scope, of_test=True)
 

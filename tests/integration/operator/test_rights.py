@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.integration.operator.conftest import WorldMaker
 from tests.integration.operator.harness import Namespace, Object, Operator, eventually, only_exporters
-from tests.integration.operator.rights import Identity, may, operators_identity, testers_identity
+from tests.integration.operator.rights import Identity, identity_of_the_tester, may, operators_identity
 
 APPLIED = {
     ("create", resource) for resource in ("configmaps", "deployments", "networkpolicies", "poddisruptionbudgets")
@@ -170,7 +170,7 @@ def test_helm_tests_own_rights_suffice_to_wait_for_pools_and_it_says_what_it_wai
 ) -> None:
     world = make_world("tested", runs=only_exporters)
     shop = world.namespace
-    identity = testers_identity(shop, tmp_path, [shop.name])
+    identity = identity_of_the_tester(shop, tmp_path, [shop.name])
     nobody = _wait(shop, identity, "1s")
     assert nobody.returncode == 1
     assert "waiting" in nobody.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from greenworker.broker_url import FIX, UNREADABLE, is_readable
 from greenworker.fatal import MisconfiguredError
 
 _SHORT_WITH_VALUE = frozenset("AbnSlOcPQXIsf")
@@ -70,6 +71,8 @@ def check(arguments: Arguments, role: str, environ: Mapping[str, str]) -> None:
             f"a worker of role {role} runs the {expected} pool, and Celery patches only if the option is given",
             f"use -P {expected}",
         )  # fmt: skip
+    if environ.get("CELERY_BROKER_URL") and not is_readable(environ["CELERY_BROKER_URL"]):
+        raise MisconfiguredError("broker.secretRef", "(not shown)", UNREADABLE, FIX)
     if environ.get("REMAP_SIGTERM"):
         raise MisconfiguredError(
             "worker.env", f"REMAP_SIGTERM={environ['REMAP_SIGTERM']}",

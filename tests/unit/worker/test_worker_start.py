@@ -49,6 +49,28 @@ def test_accepts_what_the_operator_sends() -> None:
     check(Arguments.parse(["-A", "proj", "worker", "-P", "prefork", "-c", "4", "-E"]), "prefork", {})
 
 
+@pytest.mark.parametrize("url", ["redis://user:top/secret@host:6379/0", "amqp://user:top#secret@host//", "top-secret"])
+def test_an_unreadable_broker_url_is_refused_without_a_part_of_its_password(url: str) -> None:
+    with pytest.raises(MisconfiguredError) as refused:
+        check(Arguments.parse(GOOD), "eventlet", {"CELERY_BROKER_URL": url})
+    assert refused.value.field == "broker.secretRef"
+    for said in (str(refused.value), refused.value.as_json()):
+        assert "top" not in said
+        assert "secret@" not in said
+        assert "%2F" in said
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:p%2Fw@host:6379/0", "rediss://host/0?ssl_cert_reqs=required", "amqps://user:pass@host:5671/vhost",
+        "sentinel://one:26379;sentinel://:pw@two:26379/0?master_name=feeds", "redis+socket:///tmp/redis.sock", "redis://[::1]:6379/0",
+    ],
+)  # fmt: skip
+def test_every_readable_broker_url_is_accepted(url: str) -> None:
+    check(Arguments.parse(GOOD), "eventlet", {"CELERY_BROKER_URL": url})
+
+
 @pytest.mark.parametrize(
     ("more", "environ"),
     [

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
+
+from greenworker.broker_url import FIX, UNREADABLE, is_readable
 
 TIMEOUT_SECONDS = 5.0
 """For connecting and for every answer."""
@@ -44,7 +45,8 @@ def connect(url: str, ca_file: Path | None, metrics_port: int = 0) -> Broker:
     """Open a connection to whatever *url* names; *metrics_port* is that of RabbitMQ's Prometheus plugin, 0 for none. Raises what the client
     library raises, ValueError for a strange URL.
     """
-    _check(url)
+    if not is_readable(url):
+        raise ValueError(f"{UNREADABLE}: {FIX}")
     scheme = url.split("://", maxsplit=1)[0].split("+", maxsplit=1)[0].lower()
     if scheme in ("redis", "rediss", "sentinel"):
         from greenworker.queues.redis import RedisBroker  # noqa: PLC0415 - only the library that is needed
@@ -55,19 +57,6 @@ def connect(url: str, ca_file: Path | None, metrics_port: int = 0) -> Broker:
 
         return RabbitBroker(url, ca_file, metrics_port)
     raise ValueError(f"the exporter knows redis, rediss, sentinel, amqp and amqps, not {scheme!r}")
-
-
-def _check(url: str) -> None:
-    """Raises a ValueError that quotes nothing, where libraries take part of an unescaped password for the port, and quote it."""
-    try:
-        readable = "://" in url and all(urlsplit(part).port != 0 for part in url.split(";"))
-    except ValueError:
-        readable = False
-    if not readable:
-        raise ValueError(
-            "the broker URL cannot be read (it may hold a password, and is not shown): write %2F for /, %23 for #, %3F for ?, "
-            "%40 for @ in its user and password, and a number for the port"
-        )
 
 
 def redact(text: str) -> str:

@@ -51,7 +51,7 @@ def full() -> tuple[Phase, ...]:
 
 def short() -> tuple[Phase, ...]:
     """For CI: the same shape in about a minute."""
-    return _pattern(quiet_seconds=8, ramp_seconds=8, burst=2_500, last_seconds=4)
+    return _pattern(quiet_seconds=8, ramp_seconds=8, burst=4_000, last_seconds=4)
 
 
 SHORT_SCALING = {"maxWait": "25s", "cooldown": "10s"}

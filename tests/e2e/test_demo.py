@@ -33,5 +33,13 @@ def test_a_burst_is_met_by_threads_first_then_workers_then_zero_and_nothing_is_l
     run = recorded.read(tmp_path / "timeline.jsonl")
     assert run.mark(BURST) is not None
     assert summary["most_workers"] > 1, "the burst was too small to need a second worker: the test shows nothing"
-    assert summary["first_threads_seconds"] is not None
-    assert summary["first_threads_seconds"] <= summary["first_worker_seconds"]
+    assert summary["first_worker_seconds"] is not None
+    if summary["first_threads_seconds"] is not None:
+        assert summary["first_threads_seconds"] <= summary["first_worker_seconds"]
+    else:  # the worker had all that it bears when the burst came: learned in an earlier run, not lowered yet
+        burst = run.mark(BURST)
+        assert burst is not None
+        before = [shot for shot in run.snapshots if shot.at <= burst.at][-1]
+        assert (
+            max(worker.threads for worker in before.workers) >= 0.8 * summary["most_threads"] / summary["most_workers"]
+        )

@@ -55,6 +55,16 @@ def rabbit_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ
     server.stop()
 
 
+@pytest.fixture
+def own_rabbit(tmp_path: Path) -> Iterator[RabbitMQ]:
+    """A RabbitMQ that a test may stop or kill."""
+    directory = tmp_path / "rabbit"
+    directory.mkdir()
+    server = RabbitMQ(directory)
+    yield server
+    server.stop()
+
+
 @pytest.fixture(params=["redis", pytest.param("classic", marks=pytest.mark.slow), "quorum"])
 def any_lane(request: pytest.FixtureRequest) -> Lane:
     """The same test on Redis, on a classic and on a quorum queue of RabbitMQ."""

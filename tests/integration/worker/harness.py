@@ -408,6 +408,11 @@ class Worker:
             if found == name and labels.items() <= dict(pairs).items()
         )
 
+    def reaches(self, name: str, value: float, /, **labels: str) -> None:
+        """Waits until *name* is *value*: a task is counted a moment after its result, its ack or its ledger can be seen."""
+        where = ",".join(f"{label}={text}" for label, text in labels.items())
+        eventually(lambda: self.metric(name, **labels) == value, f"{name}{{{where}}} is {value:g}", 10)
+
     def resize(self, threads: int) -> None:
         """As kubelet does it: a new file, swapped in."""
         new = self.threads_file.with_suffix(".new")

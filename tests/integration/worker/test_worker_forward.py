@@ -38,10 +38,10 @@ def test_forwards_by_list_glob_mark_and_evidence(any_lane: Lane, start_worker: S
     producer.marked.delay(2)
     producer.noop.delay(3)
     eventually(lambda: green.ledger.done() == 3, "three done")
-    assert companion.metric("greenworker_tasks_started_total") == 2
-    assert green.metric("greenworker_tasks_started_total", task="green_app.noop") == 1
-    assert green.metric("greenworker_tasks_forwarded_total", task="green_app.heavy") == 1
-    assert green.metric("greenworker_tasks_forwarded_total", task="green_app.marked") == 1
+    companion.reaches("greenworker_tasks_started_total", 2)
+    green.reaches("greenworker_tasks_started_total", 1, task="green_app.noop")
+    green.reaches("greenworker_tasks_forwarded_total", 1, task="green_app.heavy")
+    green.reaches("greenworker_tasks_forwarded_total", 1, task="green_app.marked")
     routes.write_text(json.dumps(["green_app.nap"]))
     eventually(lambda: _sent_on(producer, green), "evidence routes nap", 15)
     routes.write_text("[]")
@@ -105,10 +105,10 @@ def test_chains_groups_chords_and_results_cross_over(any_lane: Lane, redis_serve
         assert groups == [None, members.id, members.id]
 
         assert chord([heavy(number) for number in range(5)], app=producer.app)(add()).get(timeout=30) == 10
-        assert companion.metric("greenworker_tasks_started_total", task="green_app.heavy") == 1 + 2 + 5
-        assert companion.metric("greenworker_tasks_started_total") == 1 + 2 + 5
-        assert green.metric("greenworker_tasks_started_total", task="green_app.increment") == 2 + 1
-        assert green.metric("greenworker_tasks_started_total", task="green_app.add") == 1
+        companion.reaches("greenworker_tasks_started_total", 1 + 2 + 5, task="green_app.heavy")
+        companion.reaches("greenworker_tasks_started_total", 1 + 2 + 5)
+        green.reaches("greenworker_tasks_started_total", 2 + 1, task="green_app.increment")
+        green.reaches("greenworker_tasks_started_total", 1, task="green_app.add")
     finally:
         producer.app.close()
 

@@ -119,6 +119,6 @@ def test_works_in_an_image_that_knows_nothing_of_it(  # noqa: PLR0917
     facts = {"user": str(USER), "root": "read-only", "prometheus": version, "cwd": str(project), "patched": "True"}
     facts["ours-last"] = "True"
     assert {name: next(iter(worker.ledger.counts(name))) for name in facts} == facts
-    assert worker.metric("greenworker_tasks_finished_total", task="shop.orders.tasks.order") == 1
+    worker.reaches("greenworker_tasks_finished_total", 1, task="shop.orders.tasks.order")
     worker.resize(33)
     eventually(lambda: worker.metric("greenworker_threads_limit") == 33, "it follows the threads file")

@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import pytest
 
-from tests.integration.worker.harness import RabbitMQ, Redis, Relay, Worker, eventually
+from tests.integration.worker.harness import Redis, Relay, Worker, eventually
 from tests.integration.worker.lanes import Lane, RabbitLane, RedisLane
 
 Start = Callable[..., Worker]
 
 DRAIN_SECONDS = 20.0
 """What these workers are given; `terminationGracePeriodSeconds` is 15 s more (docs/contract.md)."""
-
-
-@pytest.fixture
-def own_rabbit(tmp_path: Path) -> Iterator[RabbitMQ]:
-    """A RabbitMQ that a test may stop or kill."""
-    directory = tmp_path / "rabbit"
-    directory.mkdir()
-    server = RabbitMQ(directory)
-    yield server
-    server.stop()
 
 
 @pytest.fixture(params=["redis", pytest.param("quorum", marks=pytest.mark.slow)])

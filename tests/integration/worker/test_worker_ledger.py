@@ -7,27 +7,16 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from tests.integration.worker.harness import RabbitMQ, Relay, Worker, eventually
+from tests.integration.worker.harness import Relay, Worker, eventually
 from tests.integration.worker.lanes import Lane, RabbitLane, RedisLane, publish
 
 Start = Callable[..., Worker]
 
 TASKS = 4000
-
-
-@pytest.fixture
-def own_rabbit(tmp_path: Path) -> Iterator[RabbitMQ]:
-    """A RabbitMQ that a test may kill."""
-    directory = tmp_path / "rabbit"
-    directory.mkdir()
-    server = RabbitMQ(directory)
-    yield server
-    server.stop()
 
 
 @pytest.fixture(params=["redis", "classic", "quorum"])

@@ -52,8 +52,8 @@ def test_hard_limit_kills_and_records(lane: Lane, redis_broker: Redis, start_wor
         with pytest.raises(Exception, match="TimeLimitExceeded"):
             result.get(timeout=15)
         assert result.state == "FAILURE"
-    assert worker.metric("greenworker_tasks_finished_total", state="KILLED") == 2
-    assert worker.metric("greenworker_threads_busy") == 0
+    worker.reaches("greenworker_tasks_finished_total", 2, state="KILLED")
+    worker.reaches("greenworker_threads_busy", 0)
     eventually(lambda: redis_broker.client().hlen("unacked") == 0, "acknowledged, as acks_on_failure_or_timeout says")
     assert lane.ready() == 0
     assert worker.ledger.done() == 0
@@ -67,7 +67,7 @@ def test_hard_limit_requeues_if_the_app_wants_that(lane: Lane, redis_broker: Red
     ).ready()  # fmt: skip
     lane.producer().nap.delay(1, 60)
     eventually(lambda: worker.ledger.counts("start")["1"] >= 2, "it ran again", 15)
-    assert worker.metric("greenworker_tasks_requeued_total", reason="hard_limit") >= 1
+    eventually(lambda: worker.metric("greenworker_tasks_requeued_total", reason="hard_limit") >= 1, "counted")
 
 
 def test_a_task_that_calls_exit_fails_alone(lane: Lane, start_worker: Start) -> None:
@@ -91,4 +91,4 @@ def test_revoke_with_terminate_ends_a_running_task(lane: Lane, redis_broker: Red
     producer.app.control.revoke(result.id, terminate=True)
     eventually(lambda: worker.metric("greenworker_threads_busy") == 0, "it is gone", 10)
     eventually(lambda: redis_broker.client().hlen("unacked") == 0, "and acknowledged")
-    assert worker.metric("greenworker_tasks_finished_total", state="KILLED") == 1
+    worker.reaches("greenworker_tasks_finished_total", 1, state="KILLED")

@@ -20,7 +20,7 @@ from celery.worker import state
 from celery.worker.consumer import Consumer as StockConsumer
 
 from greenworker import hub
-from greenworker.hazards import acknowledge
+from greenworker.hazards import acknowledge, settles
 from greenworker.routing import Forwarder
 from greenworker.runtime import Runtime
 from greenworker.settings import consumer_transport, default_tls
@@ -176,7 +176,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
 
     def call_soon(self, p: Any, *args: Any, **kwargs: Any) -> Any:
         """Acknowledge now: Celery 5.6 would wait for the next message to arrive first (5.7 has ``call_soon_ack``)."""
-        if getattr(p, "__name__", "") not in ("ack_log_error", "reject_log_error"):
+        if not settles(p):
             return super().call_soon(p, *args, **kwargs)
         return self.call_soon_ack(p, *args)
 

@@ -170,6 +170,11 @@ def look_at_tasks(hazards: Hazards, app: Any, default_hard_seconds: float | None
             hazards.limited(name, task.time_limit or default_hard_seconds)
 
 
+def settles(call: object) -> bool:
+    """Whether Celery's consumer is about to acknowledge or reject a message."""
+    return getattr(call, "__name__", "") in ("ack_log_error", "reject_log_error")
+
+
 def acknowledge(hazards: Hazards, settle: Callable[..., object], *args: object) -> None:
     """Run Celery's ``ack_log_error`` or ``reject_log_error``, which logs a broken connection and goes on; count it."""
     settle(*args)

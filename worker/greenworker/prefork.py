@@ -21,7 +21,7 @@ from greenworker import unpatched
 from greenworker.content import restrict_tasks
 from greenworker.drain import LAST_RESORT_SECONDS, Drain
 from greenworker.fatal import or_die
-from greenworker.hazards import CHECK_SECONDS, acknowledge, look_at_tasks
+from greenworker.hazards import CHECK_SECONDS, acknowledge, look_at_tasks, settles
 from greenworker.metrics import Gauge
 from greenworker.outcome import FAILURE, exception_name, outcome, outcome_of_error
 from greenworker.runtime import Runtime
@@ -82,7 +82,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
 
     def call_soon(self, p: Any, *args: Any, **kwargs: Any) -> Any:
         """Celery acknowledges in the next round of its event loop; count what the broker does not take."""
-        if getattr(p, "__name__", "") not in ("ack_log_error", "reject_log_error"):
+        if not settles(p):
             return super().call_soon(p, *args, **kwargs)
         return super().call_soon(acknowledge, Runtime.current().hazards, p, *args)
 

@@ -120,27 +120,21 @@ class Controller:
         while time.monotonic() < deadline and (missing is None or missing):
             try:
                 if missing is None:
-                    missing = {
-                        _key(body) for namespace in self._namespaces or (None,) for body in await self._list(namespace)
-                    }
+                    missing = {key for namespace in self._namespaces or (None,) for key in await self._list(namespace)}
             except ApiError as error:
                 _log.warning("the pools cannot be listed, again in a second: %s", error)
             missing = missing and {key for key in missing if self._registry.get(key) is None}
             await asyncio.sleep(0.2 if missing is not None else 1.0)
         self._knows_all_pools = True
 
-    async def _list(self, namespace: str | None) -> list[dict[str, Any]]:
+    async def _list(self, namespace: str | None) -> set[str]:
         path = paths.collection(f"{GROUP}/{VERSION}", KIND, namespace)
-        found: list[dict[str, Any]] = []
-        query = {"limit": "500"}
-        while True:
-            page = await self._client.get(path, query)
-            living = (item for item in page.get("items", ()) if "deletionTimestamp" not in item["metadata"])
-            found.extend({"metadata": item["metadata"]} for item in living)
-            token = page["metadata"].get("continue")
-            if not token:
-                return found
-            query["continue"] = token
+        return {
+            _key(item)
+            async for page in self._client.pages(path)
+            for item in page.get("items", ())
+            if "deletionTimestamp" not in item["metadata"]
+        }
 
     async def _patrol(self, gained: asyncio.Event) -> None:
         """Applies the pools' ConfigMaps again, one after the other: their drift is repaired without ever reading one.

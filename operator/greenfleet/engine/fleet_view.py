@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from greenfleet.kube import paths
 from greenfleet.kube.client import Client, Object
-from greenfleet.kube.reflector import Reflector
+from greenfleet.kube.reflector import Reflector, slim
 from greenfleet.resources import names
 from greenfleet.resources.names import Role
 
@@ -44,7 +44,7 @@ class FleetView:
         """What has to run, and is needed before anything is reconciled."""
 
     def _reflect(self, api_version: str, kind: str) -> list[Reflector]:
-        kept = _whole if kind == "Deployment" else _outline
+        kept = slim if kind == "Deployment" else _outline
         return [
             Reflector(
                 self._client, paths.collection(api_version, kind, namespace), _SELECTOR, self._on_child, kept=kept
@@ -101,10 +101,6 @@ class FleetView:
         # The old labels count: who takes our label off an object makes it disappear from this view.
         labels = (old or some)["metadata"].get("labels") or {}
         self._notify(some["metadata"]["namespace"], labels.get(names.POOL_LABEL))
-
-
-def _whole(child: Object) -> Object:
-    return child
 
 
 def _outline(child: Object) -> Object:

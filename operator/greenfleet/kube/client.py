@@ -21,6 +21,7 @@ Object = dict[str, Any]
 
 APPLY = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
+_PAGE = 500
 _REQUEST_TIMEOUT_SECONDS = 30
 _WATCH_SECONDS = 290
 """The API server ends a watch after 30–60 minutes by itself; ending it sooner keeps connections spread over servers."""
@@ -123,6 +124,17 @@ class Client:
     async def get(self, path: str, query: Mapping[str, str] | None = None, *, urgent: bool = False) -> Object:
         """The object or list at `path`. `urgent` does not wait behind other requests: the Lease must not starve."""
         return await self._ask(_Request("GET", path, query or {}), urgent=urgent)
+
+    async def pages(self, path: str, query: Mapping[str, str] | None = None) -> AsyncIterator[Object]:
+        """A whole collection, one list of at most `_PAGE` objects after the other."""
+        asked = {**(query or {}), "limit": str(_PAGE)}
+        while True:
+            page = await self.get(path, asked)
+            yield page
+            token = page["metadata"].get("continue")
+            if not token:
+                return
+            asked["continue"] = token
 
     async def create(self, path: str, body: Object, *, fenced: bool = True) -> Object:
         """Creates an object in the collection at `path`."""

@@ -15,8 +15,17 @@ from greenfleet.kube.client import ApiError, Client, GoneError, Object
 
 _log = logging.getLogger(__name__)
 
-_PAGE = 500
 _MAX_BACKOFF_SECONDS = 30.0
+
+
+def slim(item: Object) -> Object:
+    """An object without most of the bookkeeping of who wrote what, which is half of its memory: only who owns `replicas` stays."""
+    owners = [
+        {"manager": entry.get("manager", ""), "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+        for entry in item["metadata"].get("managedFields") or ()
+        if "f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
+    ]
+    return {**item, "metadata": {**item["metadata"], "managedFields": owners}}
 
 
 class Reflector:
@@ -32,7 +41,7 @@ class Reflector:
         label_selector: str,
         changed: Callable[[Object | None, Object | None], None],
         *,
-        kept: Callable[[Object], Object] = lambda item: item,
+        kept: Callable[[Object], Object] = slim,
     ) -> None:
         self._client = client
         self._kept = kept
@@ -67,47 +76,32 @@ class Reflector:
 
     async def _list(self) -> str:
         listed: dict[str, Object] = {}
-        query = {"labelSelector": self._selector, "limit": str(_PAGE)}
-        while True:
-            page = await self._client.get(self._path, query)
-            listed.update((_key(item), slim(item)) for item in page.get("items", ()))
-            token = page["metadata"].get("continue")
-            if not token:
-                break
-            query["continue"] = token
+        version = ""
+        async for page in self._client.pages(self._path, {"labelSelector": self._selector}):
+            listed.update((_key(item), self._kept(item)) for item in page.get("items", ()))
+            version = str(page["metadata"]["resourceVersion"])
         for key in self._objects.keys() - listed.keys():
             self._put(key, None)
         for key, item in listed.items():
             self._put(key, item)
-        return str(page["metadata"]["resourceVersion"])
+        return version
 
     async def _watch(self, version: str) -> str:
         query = {"labelSelector": self._selector, "resourceVersion": version}
         async for kind, item in self._client.watch(self._path, query):
             version = item["metadata"]["resourceVersion"]
             if kind != "BOOKMARK":
-                self._put(_key(item), None if kind == "DELETED" else slim(item))
+                self._put(_key(item), None if kind == "DELETED" else self._kept(item))
         return version
 
     def _put(self, key: str, item: Object | None) -> None:
         old = self._objects.get(key)
-        item = None if item is None else self._kept(item)
         if item is None:
             self._objects.pop(key, None)
         else:
             self._objects[key] = item
         if old is None or item is None or _version(old) != _version(item):
             self._changed(old, item)
-
-
-def slim(item: Object) -> Object:
-    """An object without most of the bookkeeping of who wrote what, which is half of its memory: only who owns `replicas` stays."""
-    owners = [
-        {"manager": entry.get("manager", ""), "fieldsV1": {"f:spec": {"f:replicas": {}}}}
-        for entry in item["metadata"].get("managedFields") or ()
-        if "f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
-    ]
-    return {**item, "metadata": {**item["metadata"], "managedFields": owners}}
 
 
 def _key(item: Object) -> str:

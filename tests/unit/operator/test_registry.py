@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, cast
 
 import pytest
@@ -11,6 +12,7 @@ from greenfleet.engine.controller import Controller
 from greenfleet.engine.pods import is_finished, law_pod, law_spec
 from greenfleet.engine.registry import Registry
 from greenfleet.engine.usable import misfit
+from greenfleet.kube.client import Client
 from greenfleet.metrics.own import OperatorMetrics
 from greenfleet.resources.names import Role
 from greenfleet.scaling import Mode
@@ -265,15 +267,15 @@ def test_a_pool_that_moves_to_another_broker_is_found_there_only() -> None:
     assert [pool.name for pool in found.of_broker("shop/broker-2/url")] == ["a"]
 
 
-class Listing:
+class Listing(Client):
     """An API server with some pools, in pages of one."""
 
     def __init__(self, *bodies: Object) -> None:
         self.bodies = bodies
 
-    async def get(self, path: str, query: dict[str, str]) -> Object:
+    async def get(self, path: str, query: Mapping[str, str] | None = None, *, urgent: bool = False) -> Object:
         assert path == "/apis/greenfleet.io/v1alpha1/greenworkerpools"
-        index = int(query.get("continue", "0"))
+        index = int((query or {}).get("continue", "0"))
         more = {"continue": str(index + 1)} if index + 1 < len(self.bodies) else {}
         return {"metadata": more, "items": [self.bodies[index]]}
 
@@ -282,7 +284,7 @@ def test_no_exporter_is_touched_before_every_pool_is_known() -> None:
     leaving = body("c")
     leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     found = Registry()
-    controller = Controller(cast("Any", Listing(body("a"), body("b"), leaving)), found, OperatorMetrics())
+    controller = Controller(Listing(body("a"), body("b"), leaving), found, OperatorMetrics())
 
     async def run() -> None:
         meeting = asyncio.create_task(controller._meet_all_pools())

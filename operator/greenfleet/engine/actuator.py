@@ -16,7 +16,7 @@ from greenfleet.api import GreenWorkerPool
 from greenfleet.engine.fleet_view import FleetView, owns_replicas
 from greenfleet.engine.managers import AUTOSCALER
 from greenfleet.engine.registry import Fleet, Record
-from greenfleet.engine.status import rfc3339
+from greenfleet.engine.times import rfc3339
 from greenfleet.kube import paths
 from greenfleet.kube.client import ApiError, Client, NotFoundError, NotLeaderError
 from greenfleet.kube.events import EventRecorder

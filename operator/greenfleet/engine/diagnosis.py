@@ -9,13 +9,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from greenfleet.engine.registry import Stall
-from greenfleet.resources.names import AGENT_CONTAINER, EXPORTER_CONTAINER
+from greenfleet.engine.times import unix_time
+from greenfleet.resources.names import AGENT_CONTAINER, EXPORTER_CONTAINER, ROLE_LABEL, Role
 
 _Object = dict[str, Any]
 
+PATIENCE_SECONDS = 60.0
+"""A pool that wants workers may have none ready for so long: an image is pulled, a node comes."""
 _IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 # To the last @ of the word: users forget to escape the @, / and quotes in a password.
 _URL_WITH_PASSWORD = re.compile(r"://\S*@")
@@ -29,31 +33,77 @@ def redacted(text: str) -> str:
 def trouble(pods: Iterable[_Object]) -> Stall | None:
     """The first reason, if any, for which pods cannot start without a human."""
     for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["name"])):
-        if pod["metadata"].get("deletionTimestamp"):
+        if not _stays(pod):
             continue
         status = pod.get("status") or {}
         for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
             found = _container_trouble(container)
             if found is not None:
                 return found
-        for condition in status.get("conditions", ()):
-            if (
-                condition["type"] == "PodScheduled"
-                and condition["status"] == "False"
-                and condition.get("reason") == "Unschedulable"
-            ):
-                return Stall(
-                    "Unschedulable",
-                    "worker.resources, nodeSelector or affinity: no node can take the pod "
-                    f"({_stable(condition.get('message', ''))}): ask for less, or add a node",
-                )
     return None
 
 
-def refused_pods(deployment: _Object | None) -> Stall | None:
-    """Why the namespace does not let a Deployment have even one pod: what no pod's status can say, because there is none."""
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """Why a Deployment has fewer pods at work than it should. While others work, it is no stall: nodes and quotas change."""
+
+    cause: Stall
+    since: float = 0.0
+    """Unix time since which it is so; 0 where waiting helps nobody."""
+
+
+def shortage(deployment: _Object | None, pods: Iterable[_Object]) -> Shortage | None:
+    """Why pods of a Deployment find no node, or may not even be made."""
+    found = _unscheduled([pod for pod in pods if _stays(pod)])
+    if found is not None:
+        return found
+    refused = _refused_pods(deployment)
+    return None if refused is None else Shortage(refused)
+
+
+def nothing_runs(found: Shortage | None, pods: Iterable[_Object], now: float) -> Stall | None:
+    """The stall that a shortage is: no pod has a node, and waiting did not help."""
+    if found is None or now - found.since < PATIENCE_SECONDS:
+        return None
+    return None if any(_stays(pod) and pod["spec"].get("nodeName") for pod in pods) else found.cause
+
+
+def _stays(pod: _Object) -> bool:
+    ended = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")  # evicted pods linger
+    return not ended and not pod["metadata"].get("deletionTimestamp")
+
+
+def _unscheduled(pods: Iterable[_Object]) -> Shortage | None:
+    waiting = [
+        (unix_time(condition["lastTransitionTime"]), condition.get("message", ""), pod["metadata"])
+        for pod in pods
+        for condition in (pod.get("status") or {}).get("conditions", ())
+        if (condition["type"], condition["status"], condition.get("reason"))
+        == ("PodScheduled", "False", "Unschedulable")
+    ]
+    if not waiting:
+        return None
+    since, message, metadata = min(waiting, key=lambda one: one[:2])
+    reason, field, fix = _PLACEMENT[(metadata.get("labels") or {}).get(ROLE_LABEL, Role.EVENTLET)]
+    how_many = "1 pod waits" if len(waiting) == 1 else f"{len(waiting)} pods wait"
+    return Shortage(
+        Stall(reason, f"{field}: {how_many} for a node that can take them ({_stable(message)}): {fix}"), since
+    )
+
+
+_LESS = "ask for less, or add a node"
+_PLACEMENT = {
+    Role.EVENTLET: ("WorkersUnschedulable", "worker.resources, nodeSelector, tolerations or affinity", _LESS),
+    Role.PREFORK: ("WorkersUnschedulable", "prefork.resources, worker.nodeSelector, tolerations or affinity", _LESS),
+    Role.EXPORTER: ("ExporterUnschedulable", "the queue exporter", "add a node"),
+}
+"""By role: reason, what of the spec decides where its pods fit, and the fix."""
+
+
+def _refused_pods(deployment: _Object | None) -> Stall | None:
+    """Why the namespace does not let a Deployment have its pods: what no pod's status can say, because there is none."""
     status = (deployment or {}).get("status") or {}
-    if deployment is None or status.get("readyReplicas"):
+    if deployment is None:
         return None
     said: _Object = next((one for one in status.get("conditions", ()) if one["type"] == "ReplicaFailure"), {})
     if said.get("status") != "True":

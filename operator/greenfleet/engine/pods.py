@@ -6,7 +6,7 @@ from typing import Any
 
 from greenfleet.api import GreenWorkerPool, duration_seconds
 from greenfleet.api.pool import ScalingRules
-from greenfleet.engine.status import unix_time
+from greenfleet.engine.times import unix_time
 from greenfleet.engine.usable import schedule_problem
 from greenfleet.resources.names import THREADS_ANNOTATION, Role
 from greenfleet.resources.worker import cpu_limit_cores, hub_cores, memory_limit_bytes

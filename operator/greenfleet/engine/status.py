@@ -6,13 +6,13 @@ Flux and Argo CD look at. `lastTransitionTime` moves only when a status does. No
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from greenfleet.engine.diagnosis import redacted
+from greenfleet.engine.diagnosis import PATIENCE_SECONDS, redacted
 from greenfleet.engine.registry import Record, Stall
+from greenfleet.engine.times import rfc3339, unix_time
 from greenfleet.resources import names
 from greenfleet.resources.names import Role
 from greenfleet.scaling import Blindness, Decision, Learned, Limit, Mode
@@ -21,8 +21,6 @@ _Object = dict[str, Any]
 _Said = tuple[str, str, str]
 """Status, reason and message of a condition."""
 
-PATIENCE_SECONDS = 60.0
-"""A pool that wants workers may have none ready for so long before it counts as not Ready."""
 _MEASURED = frozenset({"MetricsAvailable", "ScalingActive", "ScalingLimited", "HubBlocked", "TasksAtRisk"})
 """Conditions that need samples: unknown between a start of the operator and its first decision."""
 _FIRST_SAMPLE_REASONS = frozenset({Blindness.NO_SAMPLE, Blindness.BROKER_DOWN})
@@ -41,18 +39,10 @@ class Observed:
     pods: Sequence[_Object]
     exporter_available: bool
     trouble: Stall | None
+    shortage: Stall | None
+    """Why fewer pods work than should, which is no trouble as long as some do."""
     generation: int
     now: float
-
-
-def rfc3339(seconds: float) -> str:
-    """A Unix time the way the API writes it."""
-    return datetime.datetime.fromtimestamp(int(seconds), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def unix_time(text: str) -> float:
-    """The Unix time of an RFC 3339 time stamp."""
-    return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
 def compute(record: Record, observed: Observed) -> _Object:
@@ -92,7 +82,7 @@ def _conditions(record: Record, observed: Observed, decision: Decision | None) -
         "Stalled": ("True", stalled.reason, stalled.message)
         if stalled
         else ("False", "AsExpected", "Nothing needs a human."),
-        "Reconciling": _reconciling(stalled, rolling, current=current),
+        "Reconciling": _reconciling(stalled, observed.shortage, rolling, current=current),
         "MetricsAvailable": _metrics_available(record, observed, decision),
         "ScalingActive": _scaling_active(record, decision),
         "ScalingLimited": _scaling_limited(decision),
@@ -151,11 +141,13 @@ def _rolling(observed: Observed) -> bool:
     return bool(behind or status.get("updatedReplicas", 0) < min(spec.get("replicas", 0), status.get("replicas", 0)))
 
 
-def _reconciling(stalled: Stall | None, rolling: bool, *, current: bool) -> _Said:
+def _reconciling(stalled: Stall | None, shortage: Stall | None, rolling: bool, *, current: bool) -> _Said:
     if stalled is not None:
         return "False", "Stalled", "Waits for a human, see Stalled."
     if not current:
         return "True", "Applying", "The pool's objects are being made."
+    if shortage is not None:
+        return "True", shortage.reason, shortage.message
     if rolling:
         return "True", "RollingUpdate", "Workers are being replaced by ones of the new spec."
     return "False", "UpToDate", "Everything is as the spec says."

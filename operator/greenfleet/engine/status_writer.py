@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from greenfleet.engine.diagnosis import refused_pods, trouble
+from greenfleet.engine.diagnosis import nothing_runs, shortage, trouble
 from greenfleet.engine.evidence import EXEMPT_ANNOTATION
 from greenfleet.engine.fleet_view import FleetView, is_available
 from greenfleet.engine.managers import STATUS
@@ -88,16 +88,15 @@ class StatusWriter:
             exporter_pods = self._view.exporter_pods(namespace, exporter_name)
         fleet = self._view.deployment(namespace, names.fleet_name(name, Role.EVENTLET))
         companion = self._view.deployment(namespace, names.fleet_name(name, Role.PREFORK))
+        groups = ((exporter, exporter_pods), (fleet, pods), (companion, companions))
+        short = [shortage(deployment, some) for deployment, some in groups]
+        stalls = (trouble(some) or nothing_runs(lack, some, now) for (_, some), lack in zip(groups, short, strict=True))
         return Observed(
             deployment=fleet,
             pods=pods,
             exporter_available=is_available(exporter),
-            trouble=trouble(exporter_pods)
-            or refused_pods(exporter)
-            or trouble(pods)
-            or refused_pods(fleet)
-            or trouble(companions)
-            or refused_pods(companion),
+            trouble=next((stall for stall in stalls if stall is not None), None),
+            shortage=next((lack.cause for lack in short if lack is not None), None),
             generation=metadata.get("generation", 1),
             now=now,
         )

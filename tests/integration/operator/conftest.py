@@ -99,15 +99,22 @@ WorldMaker = Callable[..., World]
 def make_world(
     api: Api, redis: Redis, prometheus: Prometheus, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[WorldMaker]:
-    """`make_world("name", runs=…, prometheus=…)`: worlds that end with the module."""
+    """`make_world("name", runs=…, server=…, binds=…)`: worlds that end with the module."""
     worlds: list[World] = []
 
-    def make(prefix: str, runs: Callable[[Object], bool] = lambda pod: True, server: Prometheus | None = None) -> World:
+    def make(
+        prefix: str,
+        runs: Callable[[Object], bool] = lambda pod: True,
+        server: Prometheus | None = None,
+        *,
+        binds: bool = True,
+    ) -> World:
         directory = tmp_path_factory.mktemp(prefix)
         namespace = Namespace(api, fresh_name(prefix))
         namespace.secret("broker", url=redis.url)
         chosen = server or prometheus
-        world = World(namespace, Kubelet(namespace, directory / "pods", chosen, runs), chosen, redis, directory, [])
+        kubelet = Kubelet(namespace, directory / "pods", chosen, runs, binds=binds)
+        world = World(namespace, kubelet, chosen, redis, directory, [])
         worlds.append(world)
         return world
 

@@ -461,7 +461,10 @@ class RunningPod:
 
 
 class Kubelet:
-    """Runs the pods of one namespace. `runs(pod)` says which pods are processes; the others are only said to be ready."""
+    """Runs the pods of one namespace. `runs(pod)` says which pods are processes; the others are only said to be ready.
+
+    With `binds` off, a real scheduler has to find a node for each.
+    """
 
     def __init__(
         self,
@@ -469,12 +472,15 @@ class Kubelet:
         directory: Path,
         prometheus: Prometheus,
         runs: Callable[[Object], bool] = lambda pod: True,
+        *,
+        binds: bool = True,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.namespace = namespace
         self.directory = directory
         self.prometheus = prometheus
         self.runs = runs
+        self.binds = binds
         self.pods: dict[str, RunningPod] = {}
         self.started: list[str] = []
         """Names of all pods ever run here, in order."""
@@ -510,7 +516,7 @@ class Kubelet:
         metadata = pod["metadata"]
         running = self.pods.get(metadata["uid"])
         if not pod["spec"].get("nodeName"):
-            if "deletionTimestamp" not in metadata:
+            if self.binds and "deletionTimestamp" not in metadata:
                 self._bind(metadata["name"])
             return
         if running is None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from greenfleet.engine.diagnosis import redacted, refused_pods, trouble
-from greenfleet.engine.registry import Stall
-from tests.unit.operator.objects import crashed, waiting
+from greenfleet.engine.diagnosis import PATIENCE_SECONDS, nothing_runs, redacted, shortage, trouble
+from greenfleet.engine.times import rfc3339
+from tests.unit.operator.objects import Object, crashed, waiting
 
 SECRET = "hunter2"
 
@@ -127,11 +127,62 @@ def test_too_little_memory_is_said_as_such() -> None:
     assert "worker.resources.limits.memory" in found.message
 
 
-def test_a_pod_that_no_node_can_take_is_reported() -> None:
-    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes: cpu"}
-    found = trouble([{"metadata": {"name": "x"}, "status": {"conditions": [condition]}}])
+NOW = 1_800_000_000.0
+
+
+def unscheduled(name: str, seconds: float, **metadata: Any) -> Object:
+    """A pod that has waited for a node for so many seconds."""
+    condition = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/3 nodes are available: 3 Insufficient cpu.",
+        "lastTransitionTime": rfc3339(NOW - seconds),
+    }
+    return {"metadata": {"name": name, **metadata}, "spec": {}, "status": {"conditions": [condition]}}
+
+
+AT_WORK: Object = {"metadata": {"name": "works"}, "spec": {"nodeName": "n1"}}
+
+
+@pytest.mark.parametrize(
+    ("others", "seconds", "stalled"),
+    [
+        ([], PATIENCE_SECONDS + 1, True),
+        ([], PATIENCE_SECONDS - 1, False),
+        ([AT_WORK], PATIENCE_SECONDS + 1, False),
+    ],
+    ids=["none works", "a node may come", "one works"],
+)
+def test_pods_that_no_node_can_take_are_a_stall_only_if_none_works(
+    others: list[Object], seconds: float, stalled: bool
+) -> None:
+    pods = [unscheduled("a", seconds), unscheduled("b", 1), *others]
+    found = shortage({}, pods)
     assert found is not None
-    assert found.reason == "Unschedulable"
+    assert found.cause.reason == "WorkersUnschedulable"
+    for part in ("worker.resources", "2 pods wait", "3 Insufficient cpu", "ask for less, or add a node"):
+        assert part in found.cause.message
+    assert nothing_runs(found, pods, NOW) == (found.cause if stalled else None)
+
+
+@pytest.mark.parametrize(
+    ("role", "reason", "field"),
+    [
+        ("eventlet", "WorkersUnschedulable", "worker.resources"),
+        ("prefork", "WorkersUnschedulable", "prefork.resources"),
+        ("exporter", "ExporterUnschedulable", "the queue exporter"),
+    ],
+)
+def test_what_no_node_can_take_is_named_by_what_decides_where_it_fits(role: str, reason: str, field: str) -> None:
+    found = shortage({}, [unscheduled("a", 1, labels={"greenfleet.io/role": role})])
+    assert found is not None
+    assert found.cause.reason == reason
+    assert found.cause.message.startswith(field)
+
+
+def test_a_pod_that_leaves_waits_for_no_node() -> None:
+    assert shortage({}, [unscheduled("x", 5, deletionTimestamp="2026-01-01T00:00:00Z")]) is None
 
 
 @pytest.mark.parametrize(
@@ -154,11 +205,11 @@ def test_a_long_message_is_cut() -> None:
     assert len(found.message) < 1000
 
 
-def refused(message: str, *, ready: int = 0, **pod: Any) -> Stall | None:
-    """What is said of a Deployment whose ReplicaSet may not make pods."""
+def fleet_without_pods(message: str, **pod: Any) -> Object:
+    """A Deployment whose ReplicaSet may not make pods."""
     condition = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}
-    status = {"readyReplicas": ready, "conditions": [{"type": "Progressing", "status": "True"}, condition]}
-    return refused_pods({"spec": {"template": {"spec": pod}}, "status": status})
+    status = {"conditions": [{"type": "Progressing", "status": "True"}, condition]}
+    return {"spec": {"template": {"spec": pod}}, "status": status}
 
 
 @pytest.mark.parametrize(
@@ -183,7 +234,7 @@ def refused(message: str, *, ready: int = 0, **pod: Any) -> Stall | None:
     ],
 )
 def test_pods_that_nobody_may_make_are_said_in_four_parts(message: str, pod: Any, parts: list[str]) -> None:
-    said = refused(message, **pod)
+    said = nothing_runs(shortage(fleet_without_pods(message, **pod), []), [], NOW)
     assert said is not None
     assert said.reason == "PodsRefused"
     for part in parts:
@@ -192,7 +243,13 @@ def test_pods_that_nobody_may_make_are_said_in_four_parts(message: str, pod: Any
         assert moving not in said.message
 
 
-def test_a_fleet_that_works_is_not_stalled_by_a_quota_that_keeps_it_small() -> None:
-    assert refused("exceeded quota: small", ready=3) is None
-    assert refused_pods(None) is None
-    assert refused_pods({"spec": {}, "status": {}}) is None
+def test_a_fleet_that_works_is_not_stalled_by_a_quota_that_keeps_it_small_and_says_what_does() -> None:
+    found = shortage(fleet_without_pods("exceeded quota: small"), [AT_WORK])
+    assert found is not None
+    assert "exceeded quota: small" in found.cause.message
+    assert nothing_runs(found, [AT_WORK], NOW) is None
+
+
+def test_no_deployment_and_one_without_a_status_lack_nothing() -> None:
+    assert shortage(None, []) is None
+    assert shortage({"spec": {}, "status": {}}, []) is None

@@ -15,9 +15,8 @@ from greenfleet.engine.status import (
     compute,
     learned_from_status,
     learned_status,
-    rfc3339,
-    unix_time,
 )
+from greenfleet.engine.times import rfc3339, unix_time
 from greenfleet.resources.names import Role
 from greenfleet.scaling import Blindness, Decision, Learned, Limit, Problem, Why
 from tests.unit.operator.objects import Object, record
@@ -33,6 +32,7 @@ WELL = Observed(
     pods=[],
     exporter_available=True,
     trouble=None,
+    shortage=None,
     generation=1,
     now=NOW,
 )
@@ -124,6 +124,14 @@ def test_a_rolling_update_is_reconciling_and_ready() -> None:
     rolling = {**(WELL.deployment or {}), "metadata": {"generation": 4}}
     found = statuses(reconciled(), dataclasses.replace(WELL, deployment=rolling))
     assert (found["Ready"], found["Reconciling"]) == ("True", "True")
+
+
+def test_a_pool_that_works_with_fewer_workers_than_it_wants_is_reconciling_and_ready() -> None:
+    short = dataclasses.replace(WELL, shortage=Stall("WorkersUnschedulable", "worker.resources: 1 pod waits: x: y"))
+    said = conditions(compute(reconciled(), short))
+    assert (said["Ready"]["status"], said["Stalled"]["status"]) == ("True", "False")
+    assert (said["Reconciling"]["status"], said["Reconciling"]["reason"]) == ("True", "WorkersUnschedulable")
+    assert "1 pod waits" in said["Reconciling"]["message"]
 
 
 def test_workers_that_never_become_ready_make_the_pool_not_ready_after_a_while() -> None:

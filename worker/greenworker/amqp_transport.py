@@ -21,6 +21,7 @@ from celery.utils.log import get_logger
 from kombu.transport import pyamqp
 
 from greenworker import hub
+from greenworker.prefetch import Unsettled
 from greenworker.runtime import Runtime
 
 logger = get_logger(__name__)
@@ -76,15 +77,17 @@ class Frames:
 
 
 class Channel(pyamqp.Channel):
-    """Acknowledges once in a turn of the hub."""
+    """Acknowledges once in a turn of the hub, and knows what is unsettled."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._acks: list[int] = []
+        self.unsettled = Unsettled()
         super().__init__(*args, **kwargs)
 
     def basic_ack(self, delivery_tag: int, multiple: bool = False, argsig: str = "Lb") -> Any:
         """Sent as soon as everything else that can run now has run. Raises as before if the connection is gone."""
         if multiple:
+            self.unsettled.settled_until(delivery_tag)
             self.flush()
             return super().basic_ack(delivery_tag, multiple=multiple, argsig=argsig)
         if self.connection is None:
@@ -92,7 +95,26 @@ class Channel(pyamqp.Channel):
         if not self._acks:
             hub.spawn(self._flush_soon)
         self._acks.append(delivery_tag)
+        self.unsettled.settled(delivery_tag)
         return None
+
+    def basic_reject(self, delivery_tag: int, *args: Any, **kwargs: Any) -> Any:
+        """The other way to settle a message."""
+        self.unsettled.settled(delivery_tag)
+        return super().basic_reject(delivery_tag, *args, **kwargs)
+
+    def basic_consume(self, *args: Any, consumer_tag: str = "", callback: Any = None, **kwargs: Any) -> Any:
+        """py-amqp notes the callback when the broker has answered. Here messages are handled in the same turn as the answer
+        that they follow, and would find none: py-amqp sends those back.
+        """
+        if consumer_tag:
+            self.callbacks[consumer_tag] = callback
+        return super().basic_consume(*args, consumer_tag=consumer_tag, callback=callback, **kwargs)
+
+    def _on_basic_deliver(self, consumer_tag: str, delivery_tag: int, *args: Any) -> None:
+        if consumer_tag not in (self.no_ack_consumers or ()):
+            self.unsettled.delivered(delivery_tag, consumer_tag)
+        super()._on_basic_deliver(consumer_tag, delivery_tag, *args)
 
     def flush(self) -> None:
         """Send what is acknowledged. Raises the connection's errors: the broker will deliver those messages again."""
@@ -116,6 +138,7 @@ class Channel(pyamqp.Channel):
         """The broker has closed the channel and py-amqp opens a new one by the same number: old tags mean nothing there."""
         Runtime.current().hazards.acks_failed += len(self._acks)
         self._acks.clear()
+        self.unsettled.clear()
         super()._do_revive()
 
     def close(self, *args: Any, **kwargs: Any) -> Any:

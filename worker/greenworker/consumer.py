@@ -21,6 +21,7 @@ from celery.worker.consumer import Consumer as StockConsumer
 
 from greenworker import hub
 from greenworker.hazards import acknowledge, settles
+from greenworker.prefetch import Credits
 from greenworker.routing import Forwarder
 from greenworker.runtime import Runtime
 from greenworker.settings import consumer_transport, default_tls
@@ -43,7 +44,7 @@ def loop(  # noqa: PLR0917 - Celery's signature
     heartbeats = [Heartbeat(each, hbrate) for each in (connection, dispatcher) if each is not None]
     consumer.on_message = c.create_task_handler()
     if not c.runtime.drain.draining:
-        consumer.consume()
+        c.begin_consuming()
         c.runtime.consuming = True
     c.on_ready()
     dispatcher_read = monotonic()
@@ -134,6 +135,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         self.runtime = Runtime.current()
         self.runtime.consumer = self
         self.forwarder = Forwarder(self)
+        self.credits: Credits | None = None
         super().__init__(*args, **kwargs)
         if not hasattr(state, "scheduled_requests") or isinstance(state.scheduled_requests, ScheduledRequests):
             state.scheduled_requests = ScheduledRequests(self.timer)
@@ -189,16 +191,24 @@ class Consumer(StockConsumer):  # type: ignore[misc]
             logger.exception("Could not acknowledge")
         return p
 
-    def apply_prefetch(self) -> None:
-        """Tell the broker a new prefetch count. A quorum queue's is fixed for the life of a consumer: a new consumer."""
-        qos = self.qos
-        if qos.prev == qos.value:
-            return
-        renew = self.prefetch_is_static() and qos.prev is not None and not self.runtime.drain.draining
-        qos.update()
-        if renew and self.connection.transport.driver_type == "amqp":
-            self.task_consumer.cancel()
+    def begin_consuming(self) -> None:
+        """A new connection: all credits at once."""
+        channel = self.task_consumer.channel
+        if self.qos.value and self.prefetch_is_static() and hasattr(channel, "unsettled"):
+            self.credits = Credits(self.task_consumer, lambda: self.runtime.drain.draining)
+            self.apply_prefetch()
+        else:
+            self.credits = None
             self.task_consumer.consume()
+
+    def apply_prefetch(self) -> None:
+        """Tell the broker a new prefetch count. A quorum queue's is fixed for the life of a consumer: see `Credits`."""
+        qos = self.qos
+        if self.credits is not None:
+            qos.prev = qos.value
+            self.credits.apply(qos.value)
+        elif qos.prev != qos.value:
+            qos.update()
 
     def prefetch_is_static(self) -> bool:
         """True for quorum queues."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.worker.harness import Worker, eventually
-from tests.integration.worker.lanes import Lane
+from tests.integration.worker.harness import RabbitMQ, Worker, eventually
+from tests.integration.worker.lanes import Lane, RabbitLane, publish
 
 Start = Callable[..., Worker]
 
@@ -33,6 +33,74 @@ def test_resizes_up_and_down(rabbit_lane: Lane, start_worker: Start) -> None:
     worker.resize(60)
     eventually(lambda: worker.ledger.done() == 150, "all done")
     assert max(worker.ledger.counts("done").values()) == 1
+
+
+def held(worker: Worker) -> float:
+    """Messages that the worker has and has not settled. The lesser of two looks: tasks may start between the two readings that a
+    look adds up, and then count twice; too many messages stay for as long as tasks run.
+    """
+    names = ("celery_worker_tasks_active", "greenworker_tasks_reserved")
+    looks = (sum(value for (name, _), value in worker.samples().items() if name in names) for _ in range(2))
+    return min(looks)
+
+
+def test_a_resize_never_holds_more_than_the_limit_or_than_was_held_before(
+    rabbit_lane: Lane, start_worker: Start
+) -> None:
+    """What waits inside one worker cannot start in another. A consumer that is cancelled keeps what it was given."""
+    tasks = rabbit_lane.producer()
+    worker = worker_on(start_worker, rabbit_lane, threads=100)
+    for number in range(900):
+        tasks.nap.delay(number, 0.5 + number % 20 / 10)
+    eventually(lambda: held(worker) == 100, "a hundred are held")
+    before = 100
+    for threads in (20, 100, 60, 8, 100):
+        worker.resize(threads)
+        most = 0.0
+
+        def arrived(threads: int = threads) -> bool:
+            nonlocal most
+            now = held(worker)
+            most = max(most, now)
+            return now == threads == worker.metric("greenworker_threads_limit")
+
+        eventually(arrived, f"{threads} are held")
+        assert most <= max(threads, before), (before, threads)
+        before = threads
+    eventually(lambda: worker.ledger.done() == 900, "all done", 60)
+    assert max(worker.ledger.counts("start").values()) == 1
+    worker.reaches("greenworker_tasks_reserved", 0)
+
+
+def test_several_queues_share_one_limit(rabbit_server: RabbitMQ, start_worker: Start) -> None:
+    lanes = [RabbitLane(rabbit_server, "quorum") for _ in range(2)]
+    one, other = lanes
+    queues = ", ".join(
+        f"Queue({lane.queue!r}, routing_key={lane.queue!r}, queue_arguments={{'x-queue-type': 'quorum'}})"
+        for lane in lanes
+    )
+    worker = start_worker(
+        one.url, queues=f"{one.queue},{other.queue}", threads=40, environment={"APP_CONF": f"{{'task_queues': [{queues}]}}"}
+    ).ready()  # fmt: skip
+    most = 0.0
+
+    def at_work(number: str) -> Callable[[], bool]:
+        def look() -> bool:
+            nonlocal most
+            most = max(most, held(worker))
+            starts, ends = worker.ledger.order("start"), worker.ledger.counts("done")
+            return sum(each.startswith(number) and each not in ends for each in starts) >= 15
+
+        return look
+
+    publish(one, "nap", 1_000, 1_250, 1)
+    eventually(lambda: held(worker) >= 39, "the only queue with a backlog has all threads but one")
+    publish(other, "nap", 2_000, 2_250, 1)
+    eventually(at_work("2"), "the other one gets its share")
+    eventually(at_work("1"), "and the first one keeps its own")
+    eventually(lambda: worker.ledger.done() == 500, "all done", 60)
+    assert most <= 40
+    assert max(worker.ledger.counts("start").values()) == 1
 
 
 def test_waiting_counts_from_our_header_else_from_the_brokers_timestamp(rabbit_lane: Lane, start_worker: Start) -> None:

@@ -29,7 +29,9 @@ from greenfleet.scaling import Decision, Pod, WorkerSample
 _log = logging.getLogger(__name__)
 
 WRITE_INTERVAL_SECONDS = 5.0
-"""At most one write of green threads per pod, and per ConfigMap, in so long."""
+"""At most one write of green threads per pod in so long."""
+START_INTERVAL_SECONDS = 60.0
+"""A changed start value is written before a worker is added, and else so often: a new pod is told within a tick anyway."""
 WORTH_WRITING = 0.1
 """Relative change of green threads that is worth a write."""
 TOUCH_SECONDS = 0.5
@@ -94,12 +96,22 @@ class Actuator:
         if not order.pods and order.decision.replicas == 0:
             fleet.start_threads = None  # nobody reads it; it is written anew before the first worker is
             return written
-        recently = now - fleet.start_threads_written_at < WRITE_INTERVAL_SECONDS
-        if fleet.start_threads is None or (not recently and worth_writing(fleet.start_threads, threads)):
+        if self._needs_start(order, now):
             manifest = start_threads(order.pool, threads)
             await self._client.apply(paths.of(manifest), manifest, AUTOSCALER)
             fleet.start_threads, fleet.start_threads_written_at = threads, now
         return written
+
+    def _needs_start(self, order: Order, now: float) -> bool:
+        """Whether the ConfigMap has to say anew what a new pod starts with."""
+        fleet = order.fleet
+        if fleet.start_threads is None:
+            return True
+        if not worth_writing(fleet.start_threads, order.decision.threads):
+            return False
+        live = self._view.deployment(order.pool.namespace, names.fleet_name(order.pool.name, fleet.role))
+        grows = live is not None and order.decision.replicas > live["spec"].get("replicas", 0)
+        return grows or now - fleet.start_threads_written_at >= START_INTERVAL_SECONDS
 
     async def _patch_threads(self, order: Order, pod: Pod, now: float) -> None:
         annotations = {names.THREADS_ANNOTATION: str(order.decision.threads), **_written_now()}

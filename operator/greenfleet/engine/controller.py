@@ -11,6 +11,7 @@ from typing import Any
 
 from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool
 from greenfleet.engine.fleet_view import FleetView
+from greenfleet.engine.patrol import Patrol
 from greenfleet.engine.reconciler import Reconciler
 from greenfleet.engine.registry import Registry
 from greenfleet.engine.status_writer import StatusWriter
@@ -26,9 +27,6 @@ _MEETING_SECONDS = 60.0
 """How long the first list of pools and kopf's may differ: one that was deleted in between is never told of."""
 _RESYNC_SECONDS = 600.0
 """Whatever runs is applied again so often, in case a watch missed something."""
-_PATROL_SECONDS = 10.0
-_PATROL_PAUSE_SECONDS = 0.2
-"""ConfigMaps are applied again in so long, five pools a second at most: see `Controller._patrol`."""
 
 
 class Controller:
@@ -105,7 +103,8 @@ class Controller:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._queue.run())
             await self._meet_all_pools()
-            group.create_task(self._patrol(gained))
+            if self._reconciler is not None:
+                group.create_task(Patrol(self._registry, self._reconciler.repair_config).run(gained))
             while True:
                 await gained.wait()
                 self.enqueue_all()
@@ -135,30 +134,6 @@ class Controller:
             for item in page.get("items", ())
             if "deletionTimestamp" not in item["metadata"]
         }
-
-    async def _patrol(self, gained: asyncio.Event) -> None:
-        """Applies the pools' ConfigMaps again, one after the other: their drift is repaired without ever reading one.
-
-        Every other child is watched, and repaired at once. To watch ConfigMaps takes the right to list them, and RBAC cannot
-        narrow that to ours: the operator could then read every ConfigMap of the cluster, where people keep what they
-        should not. An apply that changes nothing is one request and no write to etcd; a round takes 10 s, or 0.2 s per
-        pool where that is longer. What can be wrong in between is little: running workers have their green threads from
-        their own annotation, and the ConfigMap says only what a new pod starts with, and which tasks go to prefork. Of a pool
-        that sleeps nobody reads it; it is looked at when the pool has woken.
-        """
-        while True:
-            await gained.wait()
-            records = [record for record in self._registry if not record.sleeps]
-            for record in records:
-                try:
-                    if self._reconciler is not None:
-                        await self._reconciler.repair_config(record)
-                except NotLeaderError:
-                    break
-                except ApiError as error:
-                    _log.info("%s: its ConfigMap was not looked at, the next round will: %s", record.key, error)
-                await asyncio.sleep(max(_PATROL_PAUSE_SECONDS, _PATROL_SECONDS / len(records)))
-            await asyncio.sleep(1.0)
 
     async def _until_resync_or_lost(self, gained: asyncio.Event) -> None:
         due = time.monotonic() + _RESYNC_SECONDS

@@ -92,6 +92,8 @@ class Reconciler:
             for child in children:
                 if child.is_deployment:
                     waits |= not await self._apply_fleet(record, pool, child)
+                elif child.kind == "ConfigMap":
+                    await self._apply_config(record, child)
                 else:
                     await self._apply(child)
         except InvalidError as error:
@@ -100,8 +102,6 @@ class Reconciler:
             )
             return None
         await self._remove_unwanted(pool.namespace, optional_children(pool), children)
-        for fleet in record.fleets.values():
-            fleet.start_threads = None  # the ConfigMap may have been made anew, without the autoscaler's part
         if record.reconciled_generation != pool.generation:
             await self._warn(pool)
         record.reconciled_generation = pool.generation
@@ -132,8 +132,12 @@ class Reconciler:
             return
         if self._registry.get(record.key) is not record:
             return  # deleted meanwhile: nothing may come back
-        manifest = pool_config_child(pool, record.routes(time.time())).manifest
-        found = await self._client.apply(paths.of(manifest), manifest, RECONCILER)
+        await self._apply_config(record, pool_config_child(pool, record.routes(time.time())))
+
+    async def _apply_config(self, record: Record, child: Child) -> None:
+        """Applies the reconciler's part of the ConfigMap; the answer shows whether the autoscaler's part is still there."""
+        found = await self._client.apply(paths.of(child.manifest), child.manifest, RECONCILER)
+        record.config_applied_at = time.monotonic()
         fleet = record.fleets.get(Role.EVENTLET)
         start = (found.get("data") or {}).get("threads")
         if fleet is not None and fleet.start_threads is not None and start != str(fleet.start_threads):

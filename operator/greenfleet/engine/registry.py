@@ -81,6 +81,8 @@ class Record:
     caught: dict[str, tuple[float, ...]] = field(default_factory=dict)
     """Moments at which each task was caught blocking, as evidence for routing."""
     learned_written_at: float = float("-inf")
+    config_applied_at: float = float("-inf")
+    """Monotonic time at which the reconciler last applied the ConfigMap."""
     shown: tuple[dict[str, Any] | None, ...] | None = None
     """The object and the Deployments that the status was last computed from."""
 

@@ -234,6 +234,37 @@ def test_an_operator_that_is_killed_and_comes_back_does_not_scale_in_and_loses_n
     assert sum(hub.done().values()) == hub.sent
 
 
+def test_green_threads_move_by_the_pods_and_the_config_map_is_written_before_a_new_pod_needs_it(
+    world: World,
+) -> None:
+    """The ConfigMap says only what a new pod starts with: its writes must not follow every change of the threads."""
+    operator = world.operator().start()
+    hub = Hub(world, "moves", replicas={"min": 1, "max": 2}, greenThreads={"min": 10, "max": 10, "start": 10})
+    hub.await_seen()
+    hub.await_workers(1)
+    patches = 'greenfleet_api_requests_total{resource="configmaps",status="200",verb="PATCH"}'
+
+    def change(threads: int, workers: int = 1) -> None:
+        bounds = {"min": threads, "max": threads, "start": threads}
+        spec = {**hub.shop.pool("moves")["spec"], "greenThreads": bounds, "replicas": {"min": workers, "max": 2}}
+        hub.shop.apply_pool("moves", **spec)
+
+    def start() -> str:
+        return str(hub.shop.api.get(hub.shop.path("configmaps", "moves-greenfleet"))["data"]["threads"])
+
+    eventually(lambda: start() == "10", "the start value is there")
+    before = operator.metric(patches) or 0
+    changes = (20, 40, 60, 80, 100, 120)
+    for threads in changes:
+        change(threads)
+        eventually(lambda threads=threads: hub.threads() == [threads], f"{threads} green threads", 20, hub.why)
+    # One for each change of the spec, and what a minute asks for: one start value, two rounds of the patrol.
+    assert (operator.metric(patches) or 0) - before <= len(changes) + 3
+    change(160, workers=2)
+    eventually(lambda: len(hub.shop.pods("moves")) == 2, "a second worker")
+    assert start() == "160"
+
+
 def test_dry_run_decides_and_writes_nothing(calm_world: World) -> None:
     operator = calm_world.operators[0]
     hub = Hub(calm_world, "dry", scaling={**FLEET["scaling"], "mode": "dry-run"})

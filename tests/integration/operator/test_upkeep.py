@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from celery import Celery
 
 from greenfleet.resources import names
 from tests.integration.operator.conftest import World, WorldMaker
@@ -102,8 +103,29 @@ def test_drift_of_the_config_map_is_repaired_by_an_operator_that_cannot_read_con
     )
     shop.api.delete(shop.path("configmaps", "deleted-greenfleet"))
     for name in ("edited", "deleted"):
-        eventually(lambda name=name: data(name) == before, f"both parts of the {name} one are as before", 40)
+        eventually(lambda name=name: data(name) == before, f"both parts of the {name} one are as before", 60)
         shop.delete_pool(name, wait=False)
+
+
+def test_the_config_map_of_a_pool_that_slept_is_as_it_was_when_its_workers_come(calm_world: World) -> None:
+    shop = calm_world.namespace
+    queue = f"{shop.name}-slept"
+    shop.apply_pool("slept", queues=[queue])
+    shop.await_condition("slept", "MetricsAvailable", "True", seconds=40)
+    path = shop.path("configmaps", "slept-greenfleet")
+
+    def ours() -> Object:
+        found = shop.find("configmaps", "slept-greenfleet") or {"metadata": {}}
+        owners = [owner["name"] for owner in found["metadata"].get("ownerReferences", ())]
+        return {"routes": found.get("data", {}).get("routes"), "owners": owners}
+
+    assert ours() == {"routes": "[]", "owners": ["slept"]}
+    shop.api.merge(path, {"metadata": {"ownerReferences": None}, "data": {"routes": '["everything"]'}})
+    producer = Celery("producer", broker=calm_world.redis.url, set_as_current=False)
+    producer.send_task("hub_app.fetch", (1, 0.1), queue=queue, ignore_result=True)
+    eventually(lambda: shop.pods("slept"), "a worker")
+    eventually(lambda: ours() == {"routes": "[]", "owners": ["slept"]}, "it is as before", 60)
+    shop.delete_pool("slept", wait=False)
 
 
 def test_a_network_policy_that_is_no_longer_wanted_is_removed(calm_world: World) -> None:

@@ -1,0 +1,65 @@
+"""How often ConfigMaps, which nobody watches, are applied again: soon where workers run, seldom where none do."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from greenfleet.engine.patrol import (
+    ROUND_SECONDS,
+    SLEEPERS_PAUSE_SECONDS,
+    SLEEPERS_ROUND_SECONDS,
+    Patrol,
+)
+from greenfleet.engine.registry import Record
+from greenfleet.resources.names import Role
+from tests.unit.operator.objects import record
+from tests.unit.operator.test_status import decision
+
+HOUR = 3600
+
+
+def pool_of(name: str, replicas: int, applied_at: float = 0.0) -> Record:
+    found = record(name)
+    found.fleet(Role.EVENTLET).decision = decision(replicas=replicas)
+    found.config_applied_at = applied_at
+    return found
+
+
+def visits(records: list[Record], seconds: int) -> list[str]:
+    """Whose ConfigMap is applied again in so long, looked at every second."""
+    patrol = Patrol(cast("Any", None), cast("Any", None))
+    found = [patrol.next_due(records, float(now)) for now in range(1, seconds + 1)]
+    return [one.key for one in found if one is not None]
+
+
+def test_pools_with_workers_take_turns_each_once_a_round() -> None:
+    pools = [pool_of(name, 1) for name in "abc"]
+    rounds = HOUR // int(ROUND_SECONDS)
+    for pool in pools:
+        assert visits(pools, HOUR).count(pool.key) == pytest.approx(rounds, rel=0.1)
+        for one in pools:
+            one.config_applied_at = 0.0
+
+
+@pytest.mark.parametrize(
+    ("pools", "visited"),
+    [(1, HOUR // SLEEPERS_ROUND_SECONDS), (1000, HOUR // SLEEPERS_PAUSE_SECONDS)],
+    ids=["one", "a thousand"],
+)
+def test_what_sleeping_pools_cost_is_bounded_however_many_there_are(pools: int, visited: float) -> None:
+    assert len(visits([pool_of(f"p{number}", 0) for number in range(pools)], HOUR)) <= visited
+
+
+def test_every_sleeping_pool_has_its_turn() -> None:
+    pools = [pool_of(f"p{number}", 0) for number in range(20)]
+    assert set(visits(pools, int(SLEEPERS_ROUND_SECONDS + 20 * SLEEPERS_PAUSE_SECONDS))) == {one.key for one in pools}
+
+
+def test_a_pool_that_wakes_is_looked_at_at_once() -> None:
+    sleeper = pool_of("sleeps", 0)
+    patrol = Patrol(cast("Any", None), cast("Any", None))
+    assert patrol.next_due([sleeper], ROUND_SECONDS + 1) is None
+    sleeper.fleet(Role.EVENTLET).decision = decision(replicas=1)
+    assert patrol.next_due([sleeper], ROUND_SECONDS + 1) is sleeper

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.unit.charts.rendering import CHARTS, REPOSITORY, Manifests, Render
+from tests.unit.charts.rendering import CHARTS, REPOSITORY, Manifests, Render, RenderText
 
 
 def _helm() -> str | None:
@@ -35,8 +35,8 @@ def helm() -> str:
 
 
 @pytest.fixture(scope="session")
-def render(helm: str, tmp_path_factory: pytest.TempPathFactory) -> Render:
-    """`render("greenfleet", {...values})`: the manifests, or subprocess.CalledProcessError with helm's words in stderr.
+def render_text(helm: str, tmp_path_factory: pytest.TempPathFactory) -> RenderText:
+    """`render_text("greenfleet", {...values})`: what helm writes, or subprocess.CalledProcessError with its words in stderr.
 
     What `helm test` would make is there with `tests=True` only.
     """
@@ -48,7 +48,7 @@ def render(helm: str, tmp_path_factory: pytest.TempPathFactory) -> Render:
         *,
         namespace: str = "greenfleet-system",
         tests: bool = False,
-    ) -> Manifests:
+    ) -> str:
         file = home / "values.yaml"
         file.write_text(yaml.safe_dump(values or {}), encoding="utf-8")
         done = subprocess.run(
@@ -59,6 +59,16 @@ def render(helm: str, tmp_path_factory: pytest.TempPathFactory) -> Render:
             text=True,
             env={**os.environ, "HOME": str(home)},
         )
-        return [document for document in yaml.safe_load_all(done.stdout) if document]
+        return done.stdout
+
+    return rendered
+
+
+@pytest.fixture(scope="session")
+def render(render_text: RenderText) -> Render:
+    """The same, as manifests."""
+
+    def rendered(chart: str, values: dict[str, Any] | None = None, **options: Any) -> Manifests:
+        return [document for document in yaml.safe_load_all(render_text(chart, values, **options)) if document]
 
     return rendered

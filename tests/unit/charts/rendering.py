@@ -11,6 +11,7 @@ CHARTS = REPOSITORY / "charts"
 
 Manifests = list[dict[str, Any]]
 Render = Callable[..., Manifests]
+RenderText = Callable[..., str]
 
 
 def of_kind(manifests: Manifests, kind: str) -> Manifests:

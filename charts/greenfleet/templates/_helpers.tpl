@@ -74,6 +74,7 @@ labels:
   app.kubernetes.io/name: {{ include "greenfleet.name" . }}
   app.kubernetes.io/instance: {{ .Release.Name }}
   app.kubernetes.io/component: test
+  app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
   app.kubernetes.io/part-of: greenfleet
   app.kubernetes.io/managed-by: {{ .Release.Service }}
 annotations:

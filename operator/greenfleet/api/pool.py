@@ -567,7 +567,8 @@ class Worker(Model):
     )
     priority_class_name: ObjectName | None = Field(default=None, description="Priority class of the pods.")
     labels: LabelMap = Field(
-        default={}, description="Labels added to the pods; greenfleet.io/* are the operator's own."
+        default={},
+        description="Labels added to the pods, such as app.kubernetes.io/part-of and version; greenfleet.io/* are the operator's own.",
     )
     annotations: StringMap = Field(
         default={},

@@ -69,7 +69,7 @@ def _deployment(
             # The old exporter answers until the new one does: no gap in the samples when a pool joins.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "template": {
-                "metadata": {"labels": {**labels, names.SCRAPE_LABEL: "true"}},
+                "metadata": {"labels": names.pod_labels(labels)},
                 "spec": _pod(pools, image, pull_policy, pull_secrets),
             },
         },

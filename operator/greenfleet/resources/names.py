@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import enum
 import hashlib
+from collections.abc import Mapping
+
+from greenfleet import __version__
 
 PREFIX = "greenfleet.io"
 POOL_LABEL = f"{PREFIX}/pool"
@@ -14,6 +17,8 @@ AGENT_ANNOTATION = f"{PREFIX}/agent-image"
 DELETION_COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "greenfleet"
+PART_OF = "app.kubernetes.io/part-of"
+VERSION = "app.kubernetes.io/version"
 
 METRICS_PORT = 9540
 WORKER_CONTAINER = "worker"
@@ -56,23 +61,12 @@ def fleet_selector(pool: str, role: Role) -> dict[str, str]:
 
 def fleet_labels(pool: str, role: Role) -> dict[str, str]:
     """All labels of a fleet's objects: the selector and the recommended ones."""
-    return {
-        **fleet_selector(pool, role),
-        "app.kubernetes.io/name": "greenfleet-worker",
-        "app.kubernetes.io/instance": pool,
-        "app.kubernetes.io/component": str(role),
-        MANAGED_BY: MANAGER,
-    }
+    return {**fleet_selector(pool, role), **_recommended("greenfleet-worker", pool, str(role))}
 
 
 def pool_labels(pool: str) -> dict[str, str]:
     """Labels of what a pool has once, whatever its roles."""
-    return {
-        POOL_LABEL: pool,
-        "app.kubernetes.io/name": "greenfleet-worker",
-        "app.kubernetes.io/instance": pool,
-        MANAGED_BY: MANAGER,
-    }
+    return {POOL_LABEL: pool, **_recommended("greenfleet-worker", pool, "pool")}
 
 
 def exporter_selector(name: str) -> dict[str, str]:
@@ -82,11 +76,26 @@ def exporter_selector(name: str) -> dict[str, str]:
 
 def exporter_labels(name: str) -> dict[str, str]:
     """All labels of an exporter's objects."""
+    return {**exporter_selector(name), **_recommended("greenfleet-queues", name, str(Role.EXPORTER))}
+
+
+def pod_labels(labels: Mapping[str, str], users: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Labels of the pods of an object that has `labels`: what they are scraped by, and the user's own.
+
+    Not the version: it would replace every pod when the operator is upgraded. What a pod is a part of, the user may say better.
+    """
+    fixed = {name: value for name, value in labels.items() if name not in (PART_OF, VERSION)}
+    return {PART_OF: MANAGER, **(users or {}), **fixed, SCRAPE_LABEL: "true"}
+
+
+def _recommended(name: str, instance: str, component: str) -> dict[str, str]:
     return {
-        **exporter_selector(name),
-        "app.kubernetes.io/name": "greenfleet-queues",
-        "app.kubernetes.io/component": str(Role.EXPORTER),
+        "app.kubernetes.io/name": name,
+        "app.kubernetes.io/instance": instance,
+        "app.kubernetes.io/component": component,
+        PART_OF: MANAGER,
         MANAGED_BY: MANAGER,
+        VERSION: __version__,
     }
 
 

@@ -42,7 +42,7 @@ def fleet_deployment(pool: GreenWorkerPool, role: Role, agent_image: str, agent_
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "template": {
                 "metadata": {
-                    "labels": {**pool.spec.worker.labels, **labels, names.SCRAPE_LABEL: "true"},
+                    "labels": names.pod_labels(labels, pool.spec.worker.labels),
                     "annotations": {**_users_annotations(pool), names.AGENT_ANNOTATION: agent_image},
                 },
                 "spec": _pod(pool, role, agent_image, agent_pull_policy, drain),

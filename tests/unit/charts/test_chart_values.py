@@ -113,7 +113,7 @@ def test_everything_has_the_recommended_labels(renderings: dict[str, Manifests],
         for one in renderings[name]
         if one["kind"] != "CustomResourceDefinition" and not one["metadata"]["name"].endswith(("-note", "-text"))
     ]
-    wanted = {"name", "instance", "component", "part-of", "managed-by"}
+    wanted = {"name", "instance", "version", "component", "part-of", "managed-by"}
     assert ours
     for one in ours:
         assert {f"app.kubernetes.io/{label}" for label in wanted} <= one["metadata"]["labels"].keys(), _identity(one)

@@ -422,3 +422,46 @@ def test_each_pod_is_scraped_by_one_pod_monitor() -> None:
     for labels in pods:
         selectors = [monitor["spec"]["selector"]["matchLabels"].items() for monitor in monitors]
         assert sum(selector <= labels.items() for selector in selectors) == 1
+
+
+RECOMMENDED = {
+    f"app.kubernetes.io/{name}" for name in ("name", "instance", "version", "component", "part-of", "managed-by")
+}
+
+
+def everything() -> list[Object]:
+    """Every kind of object that there is."""
+    resource, monitoring = pool(prefork={}, network={"egress": [REDIS]}), Monitoring("5s")
+    children = [
+        *children_of_pool(resource, IMAGE, "IfNotPresent", (), monitoring),
+        *exporter_children([resource], IMAGE, "IfNotPresent", [], monitoring),
+    ]
+    return [child.manifest for child in children]
+
+
+def test_every_object_has_the_recommended_labels_and_every_pod_those_that_an_upgrade_leaves_alone() -> None:
+    found = everything()
+    assert len({manifest["kind"] for manifest in found}) == 5
+    for manifest in found:
+        assert manifest["metadata"]["labels"].keys() >= RECOMMENDED, manifest["kind"]
+    pods = [
+        manifest["spec"]["template"]["metadata"]["labels"] for manifest in found if manifest["kind"] == "Deployment"
+    ]
+    for labels in pods:
+        assert labels.keys() & RECOMMENDED == RECOMMENDED - {"app.kubernetes.io/version"}
+
+
+def test_another_version_of_the_operator_labels_its_objects_and_no_pod(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = everything()
+    monkeypatch.setattr(names, "__version__", "9.9.9")
+    after = everything()
+    assert {manifest["metadata"]["labels"]["app.kubernetes.io/version"] for manifest in after} == {"9.9.9"}
+    assert [manifest["spec"] for manifest in after if "spec" in manifest] == [
+        manifest["spec"] for manifest in before if "spec" in manifest
+    ]
+
+
+def test_a_user_may_say_what_the_pods_are_a_part_of_and_their_version() -> None:
+    own = {"app.kubernetes.io/part-of": "shop", "app.kubernetes.io/version": "1.4"}
+    labels = fleet(pool(worker={"labels": own}))["spec"]["template"]["metadata"]["labels"]
+    assert own.items() <= labels.items()

@@ -225,7 +225,9 @@ class ScalingPolicy(Model):
     type: Literal["Pods", "Percent"] = Field(
         description="Unit of value: pods, or percent of the pods at the period's start."
     )
-    value: int = Field(ge=1, le=100_000, description="Most change within one period.")
+    value: int = Field(
+        ge=1, le=100_000, description="Most change within one period, in the unit that type says: pods, or percent."
+    )
     period_seconds: int = Field(ge=1, le=1800, description="Length of the period, in seconds.")
 
 
@@ -358,15 +360,18 @@ class Limits(Model):
     """Time limits per task, which Celery's Eventlet pool lacks."""
 
     soft: Duration | None = Field(
-        default=None, description="SoftTimeLimitExceeded is raised in the task after so long. Absent: never."
+        default=None,
+        description="SoftTimeLimitExceeded is raised in the task after so long, such as 30s. Absent: never.",
     )
-    hard: Duration | None = Field(default=None, description="The task is killed after so long. Absent: never.")
+    hard: Duration | None = Field(
+        default=None, description="The task is killed after so long, such as 45s. Absent: never."
+    )
 
 
 class Recycle(Model):
     """When a worker is replaced, after a drain."""
 
-    max_age: Duration | None = Field(default=None, description="Age of a worker. Absent: no limit.")
+    max_age: Duration | None = Field(default=None, description="Age of a worker, such as 12h. Absent: no limit.")
     max_memory: str | None = Field(
         default=None,
         pattern=r"^[0-9]+(\.[0-9]+)?(k|M|G|Ki|Mi|Gi)?$",

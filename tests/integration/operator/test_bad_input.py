@@ -224,6 +224,10 @@ def refusal(namespace: Namespace, name: str, spec: dict[str, Any]) -> str:
     return refused.value.message
 
 
+def test_the_table_of_bad_input_is_long() -> None:
+    assert len(REFUSED) + len(STALLED) >= 100
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_the_api_server_refuses_it_and_names_the_field(case: str, quiet: Namespace) -> None:
     spec, parts = REFUSED[case]

@@ -45,11 +45,14 @@ def test_the_children_appear_and_are_owned(world: World) -> None:
             created["metadata"]["uid"],
             True,
         )
+        assert child["metadata"]["labels"].keys() >= {"app.kubernetes.io/part-of", "app.kubernetes.io/version"}
+        assert "finalizers" not in child["metadata"], "the garbage collector alone cleans up"
     [exporter] = eventually(lambda: exporters(world), "the exporter")
     assert [owner["name"] for owner in exporter["metadata"]["ownerReferences"]] == ["feeds"]
     ready = shop.await_condition("feeds", "Ready", "True")
     assert ready["reason"] == "ScaledToZero"
     assert shop.pool("feeds")["status"]["observedGeneration"] == 1
+    assert "finalizers" not in shop.pool("feeds")["metadata"]
     shop.delete_pool("feeds", wait=False)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.integration.operator.conftest import World, WorldMaker
 from tests.integration.operator.harness import Object, eventually, kubectl, only_exporters
+from tests.unit.operator.objects import crd_schema
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +70,21 @@ def test_the_columns_of_kubectl_get(world: World) -> None:
     shop.delete_pool("listed", wait=False)
 
 
-def test_explain_reads_like_documentation(world: World) -> None:
-    assert "longest that a message should wait" in run(world, "explain", "gwp.spec.scaling.maxWait")
-    assert "status.observedGeneration" in run(world, "explain", "gwp", "--recursive") or (
-        "observedGeneration" in run(world, "explain", "gwp.status")
-    )
+@pytest.mark.parametrize(
+    "group",
+    ["", ".broker", ".greenThreads", ".replicas", ".scaling", ".scaling.schedules", ".prefork", ".limits", ".worker"],
+)
+def test_explain_reads_like_documentation(group: str, world: World) -> None:
+    """Every field of a group is there, with all of its description: what it is, in which unit, and its default."""
+    text = " ".join(run(world, "explain", f"gwp.spec{group}").split())
+    schema = crd_schema("spec")
+    for name in filter(None, group.split(".")):
+        schema = schema["properties"][name]
+    fields = (schema.get("items") or schema)["properties"]
+    assert len(fields) >= 2
+    for name, field in fields.items():
+        assert f"{name} <" in text
+        assert " ".join(field["description"].split()) in text
 
 
 def test_a_server_side_dry_run_shows_the_defaults(world: World) -> None:

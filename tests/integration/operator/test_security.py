@@ -97,13 +97,16 @@ def _await_ticks(operator: Operator, count: int) -> None:
 FORBIDDEN: dict[str, tuple[Object, str]] = {
     "a Secret of another namespace": (
         {"broker": {"secretRef": {"name": "broker", "key": "url", "namespace": "kube-system"}}},
-        "namespace",
+        "secretRef.namespace",
     ),
-    "a Secret by a path": ({"broker": {"secretRef": {"name": "../kube-system/token", "key": "url"}}}, "name"),
-    "a Prometheus by its address": ({"scaling": {"prometheus": {"server": "http://evil.example:9090"}}}, "server"),
-    "a source by its query": ({"scaling": {"prometheus": {"source": "up} or vector(0"}}}, "source"),
-    "PromQL in a queue's name": ({"queues": ['feeds"} or vector(0) or up{x="']}, "queues"),
-    "a line break in a queue's name": ({"queues": ["feeds\nup"]}, "queues"),
+    "a Secret by a path": ({"broker": {"secretRef": {"name": "../kube-system/token", "key": "url"}}}, "secretRef.name"),
+    "a Prometheus by its address": (
+        {"scaling": {"prometheus": {"server": "http://evil.example:9090"}}},
+        "prometheus.server",
+    ),
+    "a source by its query": ({"scaling": {"prometheus": {"source": "up} or vector(0"}}}, "prometheus.source"),
+    "PromQL in a queue's name": ({"queues": ['feeds"} or vector(0) or up{x="']}, "spec.queues[0]"),
+    "a line break in a queue's name": ({"queues": ["feeds\nup"]}, "spec.queues[0]"),
     "root": ({"worker": {"securityContext": {"runAsUser": 0}}}, "runAsUser"),
     "a privileged container": ({"worker": {"securityContext": {"privileged": True}}}, "privileged"),
     "a privilege for its child": ({"worker": {"securityContext": {"allowPrivilegeEscalation": True}}}, "allowPrivil"),
@@ -116,10 +119,13 @@ FORBIDDEN: dict[str, tuple[Object, str]] = {
         {"worker": {"annotations": {"container.apparmor.security.beta.kubernetes.io/worker": "unconfined"}}},
         "worker.annotations",
     ),
-    "the worker's own settings": ({"worker": {"env": [{"name": "GREENWORKER_POOL", "value": "shop/other"}]}}, "env"),
+    "the worker's own settings": (
+        {"worker": {"env": [{"name": "GREENWORKER_POOL", "value": "shop/other"}]}},
+        "worker.env",
+    ),
     "another broker than the reference": (
         {"worker": {"env": [{"name": "CELERY_BROKER_URL", "value": "redis://evil.example"}]}},
-        "env",
+        "worker.env",
     ),
 }
 

@@ -40,6 +40,27 @@ def test_every_optional_field_says_its_default() -> None:
     assert not silent
 
 
+def test_every_duration_and_amount_of_memory_shows_how_it_is_written() -> None:
+    """With its unit: an example, or its default."""
+    written = [
+        (path, schema["description"])
+        for path, schema in SPEC
+        if schema.get("type") == "string" and re.search(r"\(ms\|s\|m\|h\)|\|Mi\|", schema.get("pattern", ""))
+    ]
+    assert len(written) >= 10
+    assert not [path for path, text in written if not re.search(r"\b[0-9]+(ms|s|m|h|Mi|Gi)\b", text)]
+
+
+UNITS = r"threads|workers|processes|messages|seconds|tasks|pods|domains|port|id of|group|bits|from 1 to 100"
+
+
+def test_every_number_says_what_it_counts() -> None:
+    numbers = [(path, schema.get("description", "")) for path, schema in SPEC if schema.get("type") == "integer"]
+    assert len(numbers) >= 20
+    silent = [path for path, text in numbers if not re.search(UNITS, text, re.IGNORECASE)]
+    assert silent == ["spec.broker.prioritySteps[]"], "priorities count nothing"
+
+
 def _optional(schema: dict[str, Any], path: str) -> list[tuple[str, dict[str, Any]]]:
     """The fields that a user may leave out, with their paths."""
     found = []

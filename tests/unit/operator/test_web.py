@@ -1,0 +1,54 @@
+"""The operator's probes: live means that the loops tick, ready that the caches are filled."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+from aiohttp import ClientSession
+
+from greenfleet.engine.registry import Registry
+from greenfleet.engine.web import WebServer
+from greenfleet.metrics.own import OperatorMetrics
+from tests.integration.operator.harness import free_port
+
+
+def answers(ticked_at: Callable[[], float], *, synced: bool) -> tuple[int, int]:
+    """What a standby's `/healthz` and `/readyz` say."""
+    port = free_port()
+    server = WebServer(
+        registry=Registry(),
+        metrics=OperatorMetrics(),
+        ticked_at=ticked_at,
+        is_ready=lambda: synced,
+        leads=lambda: False,
+        port=port,
+    )
+
+    async def ask() -> tuple[int, int]:
+        await server.start()
+        try:
+            async with (
+                ClientSession(f"http://127.0.0.1:{port}") as client,
+                client.get("/healthz") as health,
+                client.get("/readyz") as readiness,
+            ):
+                return health.status, readiness.status
+        finally:
+            await server.stop()
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize(("silent_seconds", "status"), [(0, 200), (55, 200), (65, 503)])
+def test_an_operator_is_live_while_its_loop_ticks(silent_seconds: float, status: int) -> None:
+    health, _ = answers(lambda: time.monotonic() - silent_seconds, synced=True)
+    assert health == status
+
+
+@pytest.mark.parametrize(("synced", "status"), [(True, 200), (False, 503)])
+def test_a_standby_is_ready_as_soon_as_it_knows_what_there_is(synced: bool, status: int) -> None:
+    _, readiness = answers(time.monotonic, synced=synced)
+    assert readiness == status

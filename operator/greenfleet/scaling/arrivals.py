@@ -14,6 +14,8 @@ from math import sqrt
 from .state import Arrival
 
 RATE_WINDOW_SECONDS = 30.0
+RATE_LEAST_SECONDS = 12.0
+"""A rate is divided by no less: 25 messages within the first three seconds of looking are a small burst, not eight a second."""
 DEFICIT_FORGOTTEN_SECONDS = 6.0
 """Queue and workers are scraped at different moments, so a message can be counted out before it is counted in. Such a
 negative balance evens out within a scrape or two; one that lasts longer is a purge or an expiry and is forgotten."""
@@ -87,7 +89,10 @@ def _merged(arrivals: list[Arrival], now: float, max_wait_seconds: float) -> tup
 
 
 def rate_per_second(
-    history: tuple[Arrival, ...], now: float, minimum_seconds: float, window_seconds: float = RATE_WINDOW_SECONDS
+    history: tuple[Arrival, ...],
+    now: float,
+    minimum_seconds: float = RATE_LEAST_SECONDS,
+    window_seconds: float = RATE_WINDOW_SECONDS,
 ) -> float:
     """Arrivals per second over the window, without the excess of single intervals.
 

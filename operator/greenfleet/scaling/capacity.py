@@ -61,7 +61,8 @@ def cpu_threads(runtime: float, cpu: float, cores: float) -> float:
 def safe_threads(spec: ScalingSpec, runtime: float | None, cpu: float, cores: float, pressure: Pressure) -> int:
     """c_safe: what the core bears, and what lag, memory and observed scalability allow, within the user's bounds."""
     most = float(spec.threads_max)
-    most = min(most, float(spec.threads_start) if runtime is None else cpu_threads(runtime, cpu, cores))
+    bears = float(spec.threads_start) if runtime is None else cpu_threads(runtime, cpu, cores)
+    most = min(most, max(bears, pressure.lift or 0.0))
     if pressure.cap is not None:
         most = min(most, pressure.cap)
     return max(spec.threads_min, int(most))

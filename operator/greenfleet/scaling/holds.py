@@ -15,22 +15,29 @@ YOUNG_BURST_SECONDS = 10.0
 
 def growth_that_brings_nothing(context: Context, wanted: int) -> Step | None:
     """No growth while added capacity raises no throughput."""
-    experiment = context.state.scalability
-    until, gain = experiment.frozen_until, experiment.gain
-    if wanted <= context.current or gain is None or context.current == 0:
+    if wanted <= context.current or context.current == 0:
         return None
-    grown, gained = gain
-    if until is None:
-        most = max(context.current, ceil(scalability.PROBE * experiment.frozen_workers))
-        if not experiment.probing or wanted <= most:
-            return None
-        text = f"{why.count(most, 'worker')} first: the last growth brought no throughput"
-        return workers_step(Limit.SATURATED_DOWNSTREAM, wanted, most, text)
-    text = (
-        f"{(grown - 1):.0%} more running tasks changed the throughput by {(gained - 1):+.0%} only: something downstream "
-        f"is saturated, and more workers would only make it slower"
-    )
-    return workers_step(Limit.SATURATED_DOWNSTREAM, wanted, context.current, text, until)
+    experiment = context.state.scalability
+    if experiment.frozen_until is not None and experiment.gain is not None:
+        grown, gained = experiment.gain
+        text = (
+            f"{(grown - 1):.0%} more running tasks changed the throughput by {(gained - 1):+.0%} only: something downstream "
+            f"is saturated, and more workers would only make it slower"
+        )
+        return workers_step(Limit.SATURATED_DOWNSTREAM, wanted, context.current, text, experiment.frozen_until)
+    if experiment.rung is not None:
+        text = "tasks become slower as more of them run, as if something downstream were saturated; first this growth has to pay"
+        return workers_step(
+            Limit.SATURATED_DOWNSTREAM, wanted, context.current, text, scalability.judged_at(experiment)
+        )
+    if not experiment.probing:
+        return None
+    threads_first = scalability.PROBE * experiment.frozen_threads <= context.spec.threads_max
+    most = max(context.current, 0 if threads_first else ceil(scalability.PROBE * experiment.frozen_workers))
+    if wanted <= most:
+        return None
+    text = f"{why.count(most, 'worker')} first: the last growth brought no throughput"
+    return workers_step(Limit.SATURATED_DOWNSTREAM, wanted, most, text)
 
 
 def growth_that_has_not_lasted(context: Context, wanted: int) -> Step | None:

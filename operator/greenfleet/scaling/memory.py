@@ -41,6 +41,7 @@ def learn(spec: ScalingSpec, state: State, sample: Sample, view: View, now: floa
         state = replace(state, idle_since=None)  # it looked idle at both scrapes, and was not in between
     state = _count_arrivals(spec, state, view, progress, now)
     worker = capacity(spec, state.estimates, state.pressure)
+    rate = arrivals.rate_per_second(state.arrivals, now, 3 * spec.scrape_interval_seconds)
     throughput = learning.throughput_per_second(state.throughput, progress)
     return (
         replace(
@@ -50,7 +51,7 @@ def learn(spec: ScalingSpec, state: State, sample: Sample, view: View, now: floa
             estimates=learning.learn(spec, state.estimates, view, progress),
             pressure=pressure.update(state.pressure, spec, view, progress, worker=worker, now=now),
             scalability=scalability.update(
-                state.scalability, view, progress, throughput=throughput, worker=worker, now=now
+                state.scalability, view, progress, rate=rate, throughput=throughput, worker=worker, now=now
             ),
         ),
         progress,

@@ -17,7 +17,10 @@ def picture(spec: ScalingSpec, state: State, sample: Sample, view: View, now: fl
     worker = replace(worker, safe_threads=_shared(spec, sample, worker.safe_threads))
     three_scrapes = 3 * spec.scrape_interval_seconds
     rate = arrivals.rate_per_second(
-        state.arrivals, now, three_scrapes, max(arrivals.RATE_WINDOW_SECONDS, three_scrapes)
+        state.arrivals,
+        now,
+        max(arrivals.RATE_LEAST_SECONDS, three_scrapes),
+        max(arrivals.RATE_WINDOW_SECONDS, three_scrapes),
     )
     fleet = workers.existing(view, sample.replicas, worker, now)
     due = workers.for_deadline(spec, arrivals.waiting(state.arrivals, view.unstarted), fleet, worker)

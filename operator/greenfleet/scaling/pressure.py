@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .capacity import Capacity, safe_threads
+from .capacity import KNEE, Capacity, safe_threads
 from .knowledge import View
 from .learning import Progress
 from .state import Estimates, Pressure
@@ -22,6 +22,11 @@ MEMORY_FULL = 0.9
 MEMORY_GOAL = 0.85
 _DROP_EVERY_SECONDS = 6.0
 _RISE_EVERY_SECONDS = 10.0
+LIFT_BELOW = 0.8
+"""Of the core: what is busier has its S/k right."""
+LIFT_MOST = 1.5
+"""At once; the next lift waits until the tasks of this one have ended, as far as is known."""
+_LIFT_KEPT_SECONDS = 60.0
 
 
 def recognise(pressure: Pressure, spec: ScalingSpec, estimates: Estimates) -> Pressure:
@@ -46,6 +51,7 @@ def update(
     keep: float = 0.5 ** (progress.seconds / LAG_HALF_LIFE_SECONDS)
     lag = pressure.lag.add(progress.hub_lag_sum_seconds, progress.hub_lag_count, keep)
     pressure = _memory(replace(pressure, lag=lag), spec, view)
+    pressure = _lift(pressure, spec, view, progress, worker)
     wanted, cause = _drop(pressure, spec, view, progress, cores=worker.cores, threads=threads)
     if wanted < (pressure.cap if pressure.cap is not None else float("inf")):
         if now - pressure.moved_at < max(_DROP_EVERY_SECONDS, 3 * spec.scrape_interval_seconds):
@@ -69,6 +75,23 @@ def _drop(
     if saturated and lag > LAG_SECONDS:
         return 0.8 * threads, "the hub lags"
     return float("inf"), ""
+
+
+def _lift(pressure: Pressure, spec: ScalingSpec, view: View, progress: Progress, worker: Capacity) -> Pressure:
+    """More green threads than S/k says, where all are taken, messages wait and the cores idle all the same.
+
+    A mean of tasks that have ended is late when run time grows: the long ones have not ended yet. What the cores do is not.
+    """
+    now, limits = view.at, [sample.threads_limit for sample in view.workers]
+    taken = view.busy >= 0.95 * sum(limits)
+    if not taken or view.unstarted <= progress.started or progress.blocked:
+        calm = pressure.lift is not None and now - pressure.lifted_at > _LIFT_KEPT_SECONDS
+        return replace(pressure, lift=None) if calm else pressure
+    used = max(progress.cores_per_worker / worker.cores, progress.hub_utilisation)
+    settling = max(2 * spec.scrape_interval_seconds, worker.runtime_seconds)
+    if used >= LIFT_BELOW or now - pressure.lifted_at < settling:
+        return pressure
+    return replace(pressure, lift=max(limits) * min(LIFT_MOST, KNEE / max(used, 0.01)), lifted_at=now)
 
 
 def _rise(pressure: Pressure, spec: ScalingSpec, progress: Progress, worker: Capacity, now: float) -> Pressure:

@@ -1,35 +1,52 @@
 """Did more of us bring more throughput? If not, the limit is elsewhere, and more of us only makes it worse.
 
 A slow downstream inflates the run time S in proportion to concurrency while throughput stands still (Little's law: X = A/S).
-That looks like "more workers needed" to any formula in S, so the law runs the experiment instead: it compares the saturated
-fleet with itself before its last growth, and goes back and stays there while growth buys nothing. Going back is the second
-half of the experiment: throughput that falls with it proves that the tasks themselves became slower, and lifts the freeze.
+That looks like "more workers needed" to any formula in S, and S grows with every answer to it, so the law runs an experiment
+instead. While run time grows together with the saturated fleet, growth stops at a *rung*, twice the concurrency that has
+proven itself, until the tasks that were started there have ended. Then throughput tells: what it gained makes the rung the
+new base; if it stands still, the fleet goes back and stays there for a while. Going back is the second half of the experiment:
+throughput that falls with it proves that the tasks themselves became slower, and lifts the freeze. Tasks that become slower
+at a rung, where nothing grows, say the same without it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from math import ceil
+from dataclasses import replace
+from math import ceil, inf
 
 from .capacity import Capacity
 from .knowledge import View
-from .learning import Progress
-from .state import Point, Scalability
+from .learning import THROUGHPUT_HALF_LIFE_SECONDS, Progress
+from .state import Point, Ratio, Scalability
 
 GROWN = 1.4
 """Concurrency must have grown so much before a comparison means anything."""
+RUNG = 3.0
+"""Of the proven concurrency: how far growth goes before it must have proven itself."""
+SLOWER = 1.2
+"""Run time over the base's, from which on growth may be the cause of what it answers."""
 CPU_BOUND = 0.9
 """Of a core or of the hub's time: then more green threads bring nothing for a reason of our own, and more workers do."""
-KEPT = 0.85
-"""Of the throughput, which a retreat to the concurrency before must leave; tasks that became slower by themselves lose more."""
+RETREAT = 0.6
+"""Of the concurrency that brought nothing: enough less to see whether throughput falls with it, not less than the base."""
+KEPT = 0.8
+"""Of the throughput, which the retreat must leave; tasks that became slower by themselves lose as much as the concurrency."""
+TELLING_TASKS = 60
+"""Ended tasks that a mean throughput needs: a standard deviation of an eighth."""
+INFLATED = 0.6
+"""Of the growth, which run time must show as well: throughput alone may have other reasons."""
+KEEPS_UP = 0.9
+"""Of what arrives: a fleet that does so much is not short of downstream."""
+FELL = 0.85
+"""Of the base's throughput: a full downstream keeps its throughput, slower tasks lose it."""
 REFUTED_SECONDS = 120.0
 PROBE = 1.5
 """How far the fleet may grow after a freeze, to find out whether growth brings anything again."""
 GAIN = 0.15
 """The least part of the growth that must come back as throughput."""
-_REMEMBERED_SECONDS = 60.0
+_LEAST_SETTLING_SECONDS = 10.0
+_FORGOTTEN_SECONDS = 120.0
 _MOST_BACKOFF_SECONDS = 600.0
-_POINTS = 32
 
 
 def update(
@@ -37,89 +54,110 @@ def update(
     view: View,
     progress: Progress,
     *,
+    rate: float,
     throughput: float,
     worker: Capacity,
     now: float,
 ) -> Scalability:
-    """The experiment after one more interval."""
+    """The experiment after one more interval. `rate` is arrivals per second, `throughput` finished tasks per second."""
     if progress.seconds <= 0:
         return scalability
     if scalability.frozen_until is not None and now >= scalability.frozen_until:
-        scalability = replace(scalability, frozen_until=None, frozen=None, probing=True, points=())
+        scalability = replace(scalability, frozen_until=None, frozen=None, probing=True, base=None, grown_at=None)
     limit = sum(sample.threads_limit for sample in view.workers)
     working = sum(sample.threads_busy for sample in view.workers)
-    saturated = limit > 0 and working >= 0.8 * limit and view.unstarted > 2 * throughput and progress.finished > 0
-    cpu_bound = max(progress.cores_per_worker / worker.cores, progress.hub_utilisation) >= CPU_BOUND
-    if not saturated and view.unstarted <= throughput:
-        return Scalability(refuted_until=scalability.refuted_until)
-    if not saturated or cpu_bound or progress.blocked:
-        return scalability  # says nothing about the downstream
-    recent = tuple(p for p in scalability.points if p.at > now - _REMEMBERED_SECONDS - 4 * worker.runtime_seconds)
     runtime = (
         progress.runtime_sum_seconds / progress.runtime_count if progress.runtime_count else worker.runtime_seconds
     )
-    points = (*recent, Point(now, working, throughput, runtime))[-_POINTS:]
-    scalability = replace(scalability, points=points)
-    if _refuted(scalability, points[-1], limit):
-        return Scalability(refuted_until=now + REFUTED_SECONDS)
-    return _judged(scalability, len(view.serving), worker.runtime_seconds, now)
+    keeps_up = view.unstarted <= throughput >= KEEPS_UP * rate
+    if limit <= 0 or (keeps_up and _calm(scalability, runtime, now)):
+        return Scalability(refuted_until=scalability.refuted_until)
+    saturated = working >= 0.8 * limit
+    if not saturated and view.unstarted <= throughput:
+        return replace(scalability, rung=None, grown_at=None)  # whoever fills the fleet next gets a verdict of his own
+    if not saturated or progress.blocked or progress.finished <= 0:
+        return scalability  # says nothing about the downstream
+    cpu_bound = max(progress.cores_per_worker / worker.cores, progress.hub_utilisation) >= CPU_BOUND
+    point = Point(now, working, throughput, runtime)
+    if scalability.frozen_until is not None:
+        return _retreated(scalability, point, progress, limit)
+    return _climb(scalability, point, len(view.serving), cpu_bound=cpu_bound, keeps_up=keeps_up)
 
 
-def _judged(scalability: Scalability, serving: int, runtime_seconds: float, now: float) -> Scalability:
-    verdict = _verdict(scalability.points, runtime_seconds, now)
-    if verdict is None or scalability.frozen_until is not None or now < scalability.refuted_until:
+def judged_at(scalability: Scalability) -> float:
+    """When what was started at the rung has ended, had it taken as long as at the base."""
+    base, grown_at = scalability.base, scalability.grown_at
+    if base is None or grown_at is None:
+        return inf
+    return grown_at + max(_LEAST_SETTLING_SECONDS, 2 * base.runtime_seconds)
+
+
+def _calm(scalability: Scalability, runtime: float, now: float) -> bool:
+    """Whether nothing is left of the growth that is being judged, or it is long ago."""
+    base, frozen = scalability.base, scalability.frozen
+    if frozen is not None:
+        return now > frozen.at + _FORGOTTEN_SECONDS
+    return base is None or runtime < SLOWER * base.runtime_seconds or now > base.at + _FORGOTTEN_SECONDS
+
+
+def _retreated(scalability: Scalability, point: Point, progress: Progress, limit: float) -> Scalability:
+    """Whether the retreat took throughput with it: then the downstream was not full."""
+    frozen = scalability.frozen
+    if frozen is None or point.concurrency > 1.05 * limit or point.concurrency > 0.85 * frozen.concurrency:
         return scalability
-    if not verdict.failed:
-        return replace(scalability, probing=False)
+    retreat = Ratio(scalability.retreat.total + progress.finished, scalability.retreat.weight + progress.seconds)
+    enough = retreat.total >= TELLING_TASKS and retreat.weight >= _LEAST_SETTLING_SECONDS
+    if enough and retreat.total / retreat.weight < KEPT * frozen.throughput:
+        return Scalability(refuted_until=point.at + REFUTED_SECONDS)
+    return replace(scalability, retreat=retreat)
+
+
+def _climb(scalability: Scalability, point: Point, serving: int, *, cpu_bound: bool, keeps_up: bool) -> Scalability:
+    """One more moment of a fleet of which every green thread is taken."""
+    base = scalability.base
+    if base is None or point.concurrency < 0.8 * base.concurrency:
+        return scalability if cpu_bound else replace(scalability, base=point, grown_at=None, rung=None)
+    if point.concurrency < GROWN * base.concurrency:
+        return replace(scalability, base=_at_best(base, point), grown_at=None)
+    grown_at = scalability.grown_at if scalability.grown_at is not None else point.at
+    if point.at <= grown_at + max(base.runtime_seconds, THROUGHPUT_HALF_LIFE_SECONDS):
+        base = _at_best(base, point)  # what ends now was started at the base
+    rung = scalability.rung
+    if rung is None and not cpu_bound and point.runtime_seconds >= SLOWER * base.runtime_seconds:
+        rung = max(RUNG * base.concurrency, point.concurrency)
+    scalability = replace(scalability, base=base, grown_at=grown_at, rung=rung)
+    if point.at < judged_at(scalability):
+        return scalability
+    excused = cpu_bound or keeps_up or point.at < scalability.refuted_until
+    return _judged(scalability, base, point, serving, excused=excused)
+
+
+def _at_best(base: Point, point: Point) -> Point:
+    return replace(base, throughput=max(base.throughput, point.throughput))
+
+
+def _judged(scalability: Scalability, base: Point, point: Point, serving: int, *, excused: bool) -> Scalability:
+    """What the growth from `base` to `point` has brought: a new base, or the way back."""
+    grown, gained = point.concurrency / base.concurrency, point.throughput / base.throughput
+    if excused or gained >= 1 + GAIN * (grown - 1):
+        return replace(scalability, base=point, grown_at=None, rung=None, probing=False, fell=False)
+    growth_seconds = point.at - (scalability.grown_at or point.at)
+    slow = scalability.fell and growth_seconds < point.concurrency / point.throughput
+    if slow or point.runtime_seconds < INFLATED * grown * base.runtime_seconds:
+        return scalability  # the tasks that were started at the rung have not ended yet
+    if gained < FELL and not scalability.fell:
+        base = replace(point, throughput=base.throughput)
+        return replace(scalability, base=base, grown_at=None, rung=None, fell=True)
     return replace(
         scalability,
-        frozen_until=now + scalability.backoff_seconds,
-        frozen=scalability.points[-1],
+        frozen_until=point.at + scalability.backoff_seconds,
+        frozen=replace(point, throughput=min(point.throughput, base.throughput)),
+        retreat=Ratio(),
         probing=False,
+        rung=None,
+        fell=False,
         frozen_workers=serving,
-        frozen_threads=ceil(verdict.concurrency / max(1, serving)),
+        frozen_threads=ceil(max(base.concurrency, RETREAT * point.concurrency) / max(1, serving)),
         backoff_seconds=min(_MOST_BACKOFF_SECONDS, 2 * scalability.backoff_seconds),
-        gain=(verdict.grown, verdict.gained),
+        gain=(grown, gained),
     )
-
-
-def _refuted(scalability: Scalability, last: Point, limit: float) -> bool:
-    """Whether the retreat to the concurrency before the growth took throughput with it: then the downstream was not full."""
-    frozen = scalability.frozen
-    if frozen is None or last.concurrency > 1.05 * limit or last.concurrency > 0.85 * frozen.concurrency:
-        return False
-    return last.throughput < KEPT * frozen.throughput
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Concurrency and throughput of now over before."""
-
-    concurrency: float
-    """Before."""
-    grown: float
-    gained: float
-    failed: bool
-
-
-def _verdict(points: tuple[Point, ...], runtime_seconds: float, now: float) -> Verdict | None:
-    """What the last growth brought: failed if throughput stood still while S grew with concurrency.
-
-    Compared are the last moments before the growth and now, after everything that ran then has ended. Older moments do not
-    count: tasks that became slower by themselves would look like a growth that brought nothing.
-    """
-    settled = now - max(10.0, 2 * runtime_seconds)
-    after = [point for point in points if point.at >= settled]
-    low = min(point.concurrency for point in after)
-    before = [point for point in points if point.at < settled and point.concurrency * GROWN <= low][-3:]
-    if not before or now - after[0].at < 0.7 * (now - settled):
-        return None
-    concurrency = sum(point.concurrency for point in before) / len(before)
-    throughput = sum(point.throughput for point in before) / len(before)
-    runtime = sum(point.runtime_seconds for point in before) / len(before)
-    if concurrency <= 0 or throughput <= 0 or runtime <= 0:
-        return None
-    last = points[-1]
-    grown, most = low / concurrency, last.concurrency / concurrency
-    gained, slower = last.throughput / throughput, last.runtime_seconds / runtime
-    return Verdict(concurrency, grown, gained, gained - 1 < GAIN * (grown - 1) and 0.7 * grown <= slower <= 1.4 * most)

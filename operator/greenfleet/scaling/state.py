@@ -79,6 +79,9 @@ class Pressure:
     """Lateness of the hubs' beats over the last seconds."""
     inherited: bool = False
     """The ceiling comes from an earlier life, and it is not known yet whether it was pressure or just the core."""
+    lift: float | None = None
+    """Green threads beyond what S/k says that the cores bore idling while messages waited: run time grew faster than S was learned."""
+    lifted_at: float = 0.0
     memory_low: tuple[float, float] | None = None
     """(running tasks, bytes) of the fullest worker when it was least loaded: the base of the memory slope."""
 
@@ -97,7 +100,14 @@ class Point:
 class Scalability:
     """The running experiment: did more concurrency bring more throughput?"""
 
-    points: tuple[Point, ...] = ()
+    base: Point | None = None
+    """The concurrency that has proven itself, or with which the saturation began."""
+    grown_at: float | None = None
+    """Since when the fleet has been clearly larger than the base."""
+    rung: float | None = None
+    """Running tasks beyond which nothing grows until the tasks that were started there have ended."""
+    fell: bool = False
+    """The rung before cost throughput, which speaks for slower tasks, and was passed once."""
     frozen_until: float | None = None
     backoff_seconds: float = 60.0
     probing: bool = False
@@ -106,6 +116,8 @@ class Scalability:
     frozen_threads: int = 0
     frozen: Point | None = None
     """The moment of the verdict, to check it against what the retreat brings."""
+    retreat: Ratio = Ratio()
+    """Tasks that ended since the retreat has settled, and seconds."""
     refuted_until: float = 0.0
     """The retreat cost throughput, so the verdict was wrong; no other one until then."""
     gain: tuple[float, float] | None = None

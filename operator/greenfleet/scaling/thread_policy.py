@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 from . import limits, scalability, stabilization, threads, why
 from .context import Context, threads_step
 from .types import Limit, Sample, ScalingSpec, Step
@@ -37,13 +39,8 @@ def _because(context: Context) -> str:
 
 
 def _holds(context: Context, before: int, wanted: int) -> list[Step]:
-    experiment = context.state.scalability
-    if context.view.workers and (experiment.frozen_until is not None or experiment.probing):
-        share = 1.0 if experiment.frozen_until is not None else scalability.PROBE
-        most_now = max(context.spec.threads_min, int(share * experiment.frozen_threads))
-        if wanted > most_now:
-            text = "more green threads brought no more throughput: something downstream is saturated"
-            return [threads_step(Limit.SATURATED_DOWNSTREAM, wanted, most_now, text, experiment.frozen_until)]
+    if (step := _downstream(context, wanted)) is not None:
+        return [step]
     if wanted < before and context.in_first_window:
         held = max(wanted, min(before, context.worker.safe_threads))
         text = "knowledge has been complete for too short a time to take green threads away"
@@ -59,6 +56,25 @@ def _holds(context: Context, before: int, wanted: int) -> list[Step]:
             text = f"{why.count(held, 'green thread')} were needed within the last {why.seconds(threads.LOWER_WINDOW_SECONDS)}"
             return [threads_step(Limit.STABILIZATION, wanted, held, text, most.at + threads.LOWER_WINDOW_SECONDS)]
     return []
+
+
+def _downstream(context: Context, wanted: int) -> Step | None:
+    """The most green threads that the experiment with the downstream allows."""
+    experiment, least = context.state.scalability, context.spec.threads_min
+    if not context.view.workers:
+        return None
+    if experiment.frozen_until is not None or experiment.probing:
+        share = 1.0 if experiment.frozen_until is not None else scalability.PROBE
+        most = max(least, int(share * experiment.frozen_threads))
+        text = "more green threads brought no more throughput: something downstream is saturated"
+        until = experiment.frozen_until
+    elif experiment.rung is not None:
+        most = max(least, ceil(experiment.rung / max(1, len(context.view.serving))))
+        text = "tasks become slower as more of them run, as if something downstream were saturated; first this growth has to pay"
+        until = scalability.judged_at(experiment)
+    else:
+        return None
+    return threads_step(Limit.SATURATED_DOWNSTREAM, wanted, most, text, until) if wanted > most else None
 
 
 def threads_now(spec: ScalingSpec, sample: Sample) -> int:

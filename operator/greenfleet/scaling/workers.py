@@ -16,7 +16,7 @@ from .capacity import Capacity
 from .knowledge import View
 from .types import ScalingSpec
 
-PATIENCE = 0.6
+PATIENCE = 0.8
 """Of what a start-up leaves of the objective: how much work may wait before the last fraction of a worker is added."""
 OVERDUE_SECONDS = 60.0
 OVERDUE_STARTUPS = 3.0

@@ -307,7 +307,8 @@ def test_a_saturated_downstream_stops_growth_in_both_dimensions() -> None:
     spec = replace(SPEC, threads_max=1000, replicas_max=20, max_wait_seconds=30.0)
     state = initial_state(Learned(1.0, 0.003, 100, 4.0), NOW - 600)
     replicas, threads, done, runtime_sum = 1, 100, 0.0, 0.0
-    for tick in range(60):
+    held = set()
+    for tick in range(240):
         now = NOW + 2 * tick
         running = replicas * threads
         done += 200.0
@@ -335,11 +336,14 @@ def test_a_saturated_downstream_stops_growth_in_both_dimensions() -> None:
         )
         decision, state = decide(spec, state, given, now)
         replicas, threads = decision.replicas, decision.threads
-        if decision.limited is Limit.SATURATED_DOWNSTREAM:
-            break
+        assert replicas * threads <= 1000, "ten times what the downstream bears"
+        for step in decision.why.steps:
+            if step.limit is Limit.SATURATED_DOWNSTREAM:
+                held.add(step.dimension)
+                assert "downstream" in step.text or "no throughput" in step.text
+    assert held == {"workers", "threads"}
     assert decision.limited is Limit.SATURATED_DOWNSTREAM
-    assert "downstream" in decision.why.summary
-    assert Limit.SATURATED_DOWNSTREAM in limits(decision, "threads")
+    assert replicas * threads <= 400
 
 
 def test_slow_pods_are_kept_warm_once_the_need_was_proven_twice() -> None:

@@ -15,7 +15,8 @@ from greenfleet.simulator.observation import Observatory
 from greenfleet.simulator.report import averaged, comparison
 from greenfleet.simulator.traces import Segment, Trace, parse, scaled
 
-TRACES = Path(__file__).parents[3] / "bench" / "traces"
+BENCH = Path(__file__).parents[3] / "bench"
+TRACES, LIVE_TRACES = BENCH / "traces", BENCH / "scaling" / "traces"
 SMALL = Trace("small", 60, (Segment(0, rate=20),), warmup=0, startup=(3, 3), runtime=1.0)
 
 
@@ -237,6 +238,25 @@ def test_greenfleet_keeps_its_objective_and_costs_less_than_keda_with_defaults(n
     ours, theirs = (simulate(trace, law_named(law), 1).figures for law in ("greenfleet", "keda-default"))
     assert ours.violated_seconds == 0
     assert ours.worker_seconds < 0.75 * theirs.worker_seconds
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_tasks_that_become_ten_times_slower_get_green_threads_in_time(seed: int) -> None:
+    """Run time is learned from tasks that have ended, and the slow ones have not: idle cores must speak before it."""
+    run = simulate(load(LIVE_TRACES / "slow-poison.json"), law_named("greenfleet"), seed)
+    assert run.figures.violated_seconds == 0
+    assert run.figures.worker_seconds < 150, "one worker of a tenth of a core bears all of it"
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_downstream_that_bears_less_than_arrives_gets_no_fleet(share: float, seed: int) -> None:
+    """More concurrency brings nothing but longer run times there, which would ask for still more."""
+    trace = load(TRACES / "slow-downstream.json")
+    rate = trace.arrivals[0].rate
+    run = simulate(replace(trace, downstream=share * rate * trace.runtime), law_named("greenfleet"), seed)
+    assert max(second.replicas for second in run.seconds) <= 3 < trace.replicas_max
+    assert run.seconds[-1].threads <= 1000
 
 
 def test_the_comparison_takes_their_best_configuration_at_equal_service() -> None:

@@ -72,9 +72,13 @@ class Runtime:
         return "" if self.consuming else "not consuming yet"
 
     def task_ended(self, task: Any) -> None:
-        """In the hub: was it this task that kept the hub from ticking? Who keeps the interpreter leaves no other trace."""
-        beat = self.last_beat
-        if beat is not None and monotonic() - beat > self.environment.warn_after_seconds:
+        """In the hub: was it this task that kept the hub from ticking? Who keeps the interpreter leaves no other trace. Those that
+        end after it and before the hub ticks again only had to wait.
+        """
+        beat, late = self.last_beat, self.ended_late
+        if beat is None or (late is not None and late[0] == beat):
+            return
+        if monotonic() - beat > self.environment.warn_after_seconds:
             self.ended_late = (beat, task)
 
     def woke(self) -> None:

@@ -120,17 +120,18 @@ class Watchdog:
         return self._look(beat)
 
     def _confirm_held(self, sight: Sight, before: float | None) -> Sight | None:
-        """What kept this thread from the interpreter, and with it the hub. *sight* was taken as soon as possible; *before* is
-        the last beat before. A second look would come too late.
+        """What kept this thread from the interpreter, and with it the hub. *sight* was taken as soon as possible; a second look
+        would come too late. If the hub has ticked again meanwhile, the block began with *before*, the last beat that this
+        thread has seen, or with a later one.
         """
         silent, glance, ended = self._is_silent(sight.beat), self._glance, self.runtime.ended_late
         if silent and sight.task != UNKNOWN:
             return sight
         since = sight.beat if silent else before
-        if glance is not None and glance.beat == since and glance.task != UNKNOWN:
+        if glance is not None and since is not None and glance.beat >= since and glance.task != UNKNOWN:
             return glance
-        if since is not None and ended is not None and ended[0] == since:
-            return sight_of(since, ended[1], None)
+        if ended is not None and since is not None and ended[0] >= since:
+            return sight_of(ended[0], ended[1], None)
         return sight if silent else None
 
     def _is_silent(self, beat: float) -> bool:

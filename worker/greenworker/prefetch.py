@@ -157,6 +157,13 @@ class Credits:
             self._shrink()
             self._hand_out(at_once=grown)
 
+    def queue_of(self, consumer_tag: str) -> str:
+        """The queue that this consumer's messages come from; empty if it is none of ours."""
+        for name, each in self._queues.items():
+            if consumer_tag in each.credits or consumer_tag in each.cancelled:
+                return name
+        return ""
+
     @property
     def held(self) -> int:
         """Messages that this worker holds."""

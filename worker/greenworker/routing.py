@@ -118,6 +118,9 @@ class Forwarder:
     def _queue_of(self, message: Any) -> str:
         info = message.delivery_info or {}
         tag = info.get("consumer_tag")
+        credits_ = self.consumer.credits
+        if credits_ is not None and credits_.queue_of(tag):
+            return str(credits_.queue_of(tag))
         for name, active in self.consumer.task_consumer._active_tags.items():
             if active == tag:
                 return str(name)

@@ -50,7 +50,7 @@ def test_a_resize_never_holds_more_than_the_limit_or_than_was_held_before(
     """What waits inside one worker cannot start in another. A consumer that is cancelled keeps what it was given."""
     tasks = rabbit_lane.producer()
     worker = worker_on(start_worker, rabbit_lane, threads=100)
-    for number in range(900):
+    for number in range(2000):
         tasks.nap.delay(number, 0.5 + number % 20 / 10)
     eventually(lambda: held(worker) == 100, "a hundred are held")
     before = 100
@@ -67,9 +67,7 @@ def test_a_resize_never_holds_more_than_the_limit_or_than_was_held_before(
         eventually(arrived, f"{threads} are held")
         assert most <= max(threads, before), (before, threads)
         before = threads
-    eventually(lambda: worker.ledger.done() == 900, "all done", 60)
     assert max(worker.ledger.counts("start").values()) == 1
-    worker.reaches("greenworker_tasks_reserved", 0)
 
 
 def test_several_queues_share_one_limit(rabbit_server: RabbitMQ, start_worker: Start) -> None:
@@ -93,12 +91,11 @@ def test_several_queues_share_one_limit(rabbit_server: RabbitMQ, start_worker: S
 
         return look
 
-    publish(one, "nap", 1_000, 1_250, 1)
+    publish(one, "nap", 1_000, 2_000, 1.5)
     eventually(lambda: held(worker) >= 39, "the only queue with a backlog has all threads but one")
-    publish(other, "nap", 2_000, 2_250, 1)
+    publish(other, "nap", 2_000, 3_000, 1.5)
     eventually(at_work("2"), "the other one gets its share")
     eventually(at_work("1"), "and the first one keeps its own")
-    eventually(lambda: worker.ledger.done() == 500, "all done", 60)
     assert most <= 40
     assert max(worker.ledger.counts("start").values()) == 1
 

@@ -252,6 +252,17 @@ def test_shares_add_up_and_are_fair(limit: int, wants: dict[str, int | None]) ->
     assert all(found[name] + 1 >= max(found.values()) for name in short), "who gets too little gets no less than others"
 
 
+def test_a_message_is_known_by_its_queue_also_when_its_consumer_is_cancelled() -> None:
+    """Where it is sent on to depends on it."""
+    model, credits_ = started("a", "b", limit=20)
+    model.ready["a"] = 5
+    model.deliver()
+    credits_.apply(2)
+    assert [credits_.queue_of(tag) for _, tag in model.holds] == ["a"] * 5
+    assert any(model.consumers[tag].cancelled for _, tag in model.holds)
+    assert credits_.queue_of("a stranger's") == ""
+
+
 def test_settling_twice_or_all_at_once_is_counted_once() -> None:
     unsettled = Unsettled()
     for number in range(1, 6):

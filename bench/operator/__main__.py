@@ -8,7 +8,6 @@ The last line is one JSON object.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import random
@@ -19,7 +18,6 @@ import sys
 import tempfile
 import threading
 import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil
 from pathlib import Path
@@ -27,7 +25,6 @@ from time import monotonic, sleep, time
 from typing import Any
 
 import urllib3
-import yaml
 
 from bench.operator import keda
 from tests.integration.operator.harness import (
@@ -38,12 +35,13 @@ from tests.integration.operator.harness import (
     Object,
     Operator,
     Prometheus,
-    cluster,
+    control_plane,
+    define_pools,
     eventually,
     free_port,
 )
 
-PLACE = ("--control-plane-only", "--name", "greenfleet-bench-operator")
+CLUSTER = "greenfleet-bench-operator"
 TICKS = os.sysconf("SC_CLK_TCK")
 POOLS_PER_NAMESPACE = 100
 TICK_SECONDS = 2.0
@@ -356,21 +354,6 @@ def say(text: str) -> None:
     print(f"{monotonic() - _BEGAN:6.0f} s  {text}", file=sys.stderr, flush=True)
 
 
-@contextlib.contextmanager
-def control_plane() -> Iterator[Api]:
-    """A fresh API server with our CRD; gone afterwards."""
-    cluster("down", *PLACE)
-    cluster("up", *PLACE)
-    try:
-        api = Api(Path(cluster("kubeconfig", *PLACE)))
-        crd = yaml.safe_load((REPOSITORY / "crds" / "greenfleet.io_greenworkerpools.yaml").read_text())
-        api.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
-        eventually(lambda: api.find(POOLS) is not None, "the resource is served")
-        yield api
-    finally:
-        cluster("down", *PLACE)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.operator", description=__doc__)
     parser.add_argument("--sizes", default="1,100,1000,3000", help="numbers of pools, rising")
@@ -385,7 +368,8 @@ def main() -> int:
     sizes: list[dict[str, Any]] = []
     rivals: list[dict[str, Any]] = []
     try:
-        with control_plane() as api:
+        with control_plane(CLUSTER) as api:
+            define_pools(api)
             bench = Bench(api, directory, arguments.seconds, arguments.changes)
             try:
                 for size in map(int, arguments.sizes.split(",")):

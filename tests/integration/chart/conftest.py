@@ -12,10 +12,18 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.integration.operator.harness import REPOSITORY, Api, Namespace, Refused, cluster, eventually, fresh_name
+from tests.integration.operator.harness import (
+    REPOSITORY,
+    Api,
+    Namespace,
+    Refused,
+    cluster,
+    control_plane,
+    eventually,
+    fresh_name,
+)
 
 CLUSTER = "greenfleet-chart-tests"
-PLACE = ("--control-plane-only", "--name", CLUSTER)
 CHART = REPOSITORY / "charts" / "greenfleet"
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/greenworkerpools.greenfleet.io"
 
@@ -23,13 +31,8 @@ CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/greenworkerpools.
 @pytest.fixture(scope="session")
 def chart_api() -> Iterator[Api]:
     """A real API server and controller manager, with nothing of ours on it."""
-    cluster("down", *PLACE)
-    cluster("up", *PLACE)
-    try:
-        os.environ["PATH"] = f"{os.environ['PATH']}:{cluster('path')}"
-        yield Api(Path(cluster("kubeconfig", *PLACE)))
-    finally:
-        cluster("down", *PLACE)
+    with control_plane(CLUSTER) as client:
+        yield client
 
 
 @dataclass

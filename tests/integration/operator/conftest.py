@@ -8,48 +8,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.integration.operator.harness import (
-    REPOSITORY,
     Api,
     Kubelet,
     Namespace,
     Object,
     Operator,
     Prometheus,
-    cluster,
-    eventually,
+    control_plane,
+    define_pools,
     fresh_name,
 )
 from tests.integration.worker.harness import Redis
 
 CLUSTER = os.environ.get("GREENFLEET_TESTS_CLUSTER", "greenfleet-operator-tests")
-PLACE = ("--control-plane-only", "--name", CLUSTER)
 
 
 @pytest.fixture(scope="session")
 def api() -> Iterator[Api]:
     """A real API server and controller manager with our CRD."""
-    cluster("down", *PLACE)
-    cluster("up", *PLACE)
-    try:
-        os.environ["PATH"] = f"{os.environ['PATH']}:{cluster('path')}"
-        client = Api(Path(cluster("kubeconfig", *PLACE)))
-        crd = yaml.safe_load((REPOSITORY / "crds" / "greenfleet.io_greenworkerpools.yaml").read_text())
-        path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-        client.create(path, crd)
-
-        def established() -> bool:
-            status = client.get(f"{path}/{crd['metadata']['name']}").get("status") or {}
-            conditions = status.get("conditions") or []
-            return ("Established", "True") in [(one["type"], one["status"]) for one in conditions]
-
-        eventually(established, "the CRD is established")
-        eventually(lambda: client.find("/apis/greenfleet.io/v1alpha1") is not None, "the resource is served")
+    with control_plane(CLUSTER) as client:
+        define_pools(client)
         yield client
-    finally:
-        cluster("down", *PLACE)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ Only processes started here are ever signalled, by their own id.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
 import json
@@ -21,7 +22,7 @@ import threading
 import urllib.error
 import urllib.request
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
@@ -738,3 +739,31 @@ def cluster(*arguments: str) -> str:
     done = subprocess.run(command, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+@contextlib.contextmanager
+def control_plane(name: str) -> Iterator[Api]:
+    """A fresh API server with its controllers, and nothing of ours on it; kubectl is on PATH. Gone afterwards."""
+    place = ("--control-plane-only", "--name", name)
+    cluster("down", *place)
+    cluster("up", *place)
+    try:
+        os.environ["PATH"] = f"{os.environ['PATH']}:{cluster('path')}"
+        yield Api(Path(cluster("kubeconfig", *place)))
+    finally:
+        cluster("down", *place)
+
+
+def define_pools(api: Api) -> None:
+    """Creates our CustomResourceDefinition, and waits until it is served."""
+    definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    crd = yaml.safe_load((REPOSITORY / "crds" / "greenfleet.io_greenworkerpools.yaml").read_text())
+    api.create(definitions, crd)
+
+    def established() -> bool:
+        status = api.get(f"{definitions}/{crd['metadata']['name']}").get("status") or {}
+        conditions = status.get("conditions") or []
+        return ("Established", "True") in [(one["type"], one["status"]) for one in conditions]
+
+    eventually(established, "the CRD is established")
+    eventually(lambda: api.find(POOLS) is not None, "the resource is served")

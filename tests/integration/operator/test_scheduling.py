@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from tests.health import argo_health, kstatus
 from tests.integration.operator.conftest import World, WorldMaker
-from tests.integration.operator.harness import Api, cluster, eventually, fresh_name, only_exporters
+from tests.integration.operator.harness import Api, Object, cluster, eventually, fresh_name, only_exporters
 
 NODES = "/api/v1/nodes"
 
@@ -29,15 +30,26 @@ def scheduler(api: Api, tmp_path: Path) -> Iterator[None]:
 
 @pytest.fixture
 def node(api: Api) -> Iterator[str]:
-    """A node on which one worker of a core fits beside the exporter. Its controller takes it for healthy for 40 s."""
-    name = fresh_name("node")
-    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    ready = {"type": "Ready", "status": "True", "reason": "Test", "lastHeartbeatTime": now, "lastTransitionTime": now}
-    room = {"cpu": "1500m", "memory": "8Gi", "pods": "20"}
-    status = {"capacity": room, "allocatable": room, "conditions": [ready]}
+    """A node on which one worker of a core fits beside the exporter, with the signs of life that its controller asks for."""
+    name, room, stop = fresh_name("node"), {"cpu": "1500m", "memory": "8Gi", "pods": "20"}, threading.Event()
+    status = {"capacity": room, "allocatable": room, "conditions": [_alive()]}
     api.create(NODES, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "status": status})
+
+    def live() -> None:
+        while not stop.wait(5):
+            api.merge(f"{NODES}/{name}/status", {"status": {"conditions": [_alive()]}})
+
+    heart = threading.Thread(target=live, name="node", daemon=True)
+    heart.start()
     yield name
+    stop.set()
+    heart.join(30)
     api.delete(f"{NODES}/{name}")
+
+
+def _alive() -> Object:
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"type": "Ready", "status": "True", "reason": "Test", "lastHeartbeatTime": now, "lastTransitionTime": now}
 
 
 @pytest.fixture
@@ -72,6 +84,7 @@ def test_a_fleet_of_which_no_worker_finds_a_node_is_stalled_after_a_while(world:
     shop.await_condition("huge", "Reconciling", "True", "WorkersUnschedulable")
     assert shop.condition("huge", "Stalled")["status"] == "False", "a node may come"
     stalled = shop.await_condition("huge", "Stalled", "True", "WorkersUnschedulable", seconds=120)
-    assert "1 pod waits" in stalled["message"]
+    for part in ("1 pod waits", "Insufficient cpu"):
+        assert part in stalled["message"]
     pool = shop.pool("huge")
     assert (kstatus(pool), argo_health(pool)[0]) == ("Failed", "Degraded")

@@ -193,7 +193,6 @@ def test_memory_is_bounded(world: World, trace: list) -> None:
     assert len(state.arrivals) <= 160
     assert len(state.counters) <= 3 * world.spec.replicas_max
     assert max(len(state.high_needs), len(state.low_needs), len(state.high_threads)) <= 60
-    assert len(state.scalability.points) <= 32
 
 
 @given(worlds(), traces)

@@ -39,6 +39,8 @@ KEEPS_UP = 0.9
 """Of what arrives: a fleet that does so much is not short of downstream."""
 FELL = 0.85
 """Of the base's throughput: a full downstream keeps its throughput, slower tasks lose it."""
+TELLING_RATE = 2.0
+"""Ended tasks per second, below which the throughput of some seconds is chance."""
 REFUTED_SECONDS = 120.0
 PROBE = 1.5
 """How far the fleet may grow after a freeze, to find out whether growth brings anything again."""
@@ -75,7 +77,7 @@ def update(
     saturated = working >= 0.8 * limit
     if not saturated and view.unstarted <= throughput:
         return replace(scalability, rung=None, grown_at=None)  # whoever fills the fleet next gets a verdict of his own
-    if not saturated or progress.blocked or progress.finished <= 0:
+    if not saturated or progress.blocked or progress.finished <= 0 or throughput < TELLING_RATE:
         return scalability  # says nothing about the downstream
     cpu_bound = max(progress.cores_per_worker / worker.cores, progress.hub_utilisation) >= CPU_BOUND
     point = Point(now, working, throughput, runtime)

@@ -69,9 +69,11 @@ def answers(port: int) -> bool:
 class Redis:
     """A redis-server that can be stopped, killed and started again with what it had on disk."""
 
-    def __init__(self, directory: Path, *more: str) -> None:
+    def __init__(self, directory: Path, *more: str, password: str = "") -> None:
+        """*password*: that its clients need; *more* makes it ask for one."""
         self.directory = directory
         self.more = more
+        self.password = password or None
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.process: subprocess.Popen[bytes] | None = None
@@ -93,7 +95,7 @@ class Redis:
             return False
 
     def client(self, db: int = 0) -> redis.Redis:
-        return redis.Redis(port=self.port, db=db, decode_responses=True)
+        return redis.Redis(port=self.port, db=db, password=self.password, decode_responses=True)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         if self.process is not None:
@@ -175,11 +177,16 @@ class Sentinel:
 
     name = "feeds-master"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, password: str = "") -> None:
+        """*password*: that all of them ask for."""
         for part in ("master", "replica"):
             (directory / part).mkdir()
-        self.master = Redis(directory / "master")
-        self.replica = Redis(directory / "replica", "--replicaof", "127.0.0.1", str(self.master.port))
+        self.password = password or None
+        asks = ["--requirepass", password, "--masterauth", password] if password else []
+        self.master = Redis(directory / "master", *asks, password=password)
+        self.replica = Redis(
+            directory / "replica", "--replicaof", "127.0.0.1", str(self.master.port), *asks, password=password
+        )
         self.port = free_port()
         self.url = f"sentinel://127.0.0.1:{self.port}"
         configuration = directory / "sentinel.conf"
@@ -187,6 +194,7 @@ class Sentinel:
             f"port {self.port}\nbind 127.0.0.1\ndir {directory}\n"
             f"sentinel monitor {self.name} 127.0.0.1 {self.master.port} 1\n"
             f"sentinel down-after-milliseconds {self.name} 1000\nsentinel failover-timeout {self.name} 5000\n"
+            + (f"requirepass {password}\nsentinel auth-pass {self.name} {password}\n" if password else "")
         )
         self.process = subprocess.Popen(
             [program("redis-server"), str(configuration), "--sentinel"], stdout=(directory / "sentinel.log").open("ab")
@@ -196,7 +204,7 @@ class Sentinel:
         eventually(lambda: self._sentinel().sentinel_master(self.name)["num-slaves"] == 1, "the Sentinel knows it", 30)
 
     def _sentinel(self) -> redis.Redis:
-        return redis.Redis(port=self.port, decode_responses=True)
+        return redis.Redis(port=self.port, password=self.password, decode_responses=True)
 
     def current(self) -> int:
         """Port of the master."""
@@ -207,7 +215,7 @@ class Sentinel:
         return int(found[1]) if found else 0
 
     def client(self) -> redis.Redis:
-        return redis.Redis(port=self.current(), decode_responses=True)
+        return redis.Redis(port=self.current(), password=self.password, decode_responses=True)
 
     def fail_over(self) -> None:
         """Kill the master; return when the replica is the new one."""

@@ -92,6 +92,23 @@ def test_follows_a_sentinel_to_the_new_master(sentinel: Sentinel, exporter: Call
     eventually(lambda: watched.depth() == 3, "the new master's depth", 30)
 
 
+@pytest.mark.slow
+def test_gives_a_sentinel_that_asks_for_a_password_the_urls(tmp_path: Path, exporter: Callable[..., Exporter]) -> None:
+    """As charts set it up: one password for all of them."""
+    secret = "a@b"  # noqa: S105 - of a server on loopback that lives for seconds
+    servers = Sentinel(tmp_path, password=secret)
+    try:
+        servers.client().rpush("feeds", "x", "x")
+        wrong = exporter(servers.url.replace("//", "//:wrong@"), name="wrong")
+        eventually(lambda: wrong.up() == 0, "another password is of no use")
+        watched = exporter(servers.url.replace("//", f"//:{quote(secret)}@")).ready()
+        assert watched.depth() == 2
+        assert secret not in watched.log.read_text()
+        assert quote(secret) not in watched.log.read_text()
+    finally:
+        servers.stop()
+
+
 def test_uses_the_key_prefix(redis_broker: Redis, exporter: Callable[..., Exporter]) -> None:
     redis_broker.client().rpush("tenant:feeds", "x")
     redis_broker.client().rpush("tenant:feeds\x06\x165", "x", "x")

@@ -138,18 +138,33 @@ def masters_known_to(sentinel: Sentinel) -> list[Any]:
     raise redis.exceptions.ConnectionError("no Sentinel answers")
 
 
+def sentinels(addresses: list[tuple[str, int]], options: dict[str, Any], login: dict[str, Any]) -> Sentinel:
+    """Without a password; with the URL's own if they ask for one: charts give both the same."""
+    plain = Sentinel(addresses, sentinel_kwargs=options, **options)
+    for one in plain.sentinels:
+        try:
+            one.ping()
+        except redis.exceptions.AuthenticationError:
+            return Sentinel(addresses, sentinel_kwargs={**options, **login}, **options)
+        except redis.exceptions.RedisError:
+            continue
+        break
+    return plain
+
+
 def sentinel_client(urls: list[str], options: dict[str, Any]) -> redis.Redis:
     """The master that the Sentinels know; ``?master_name=`` if they know several. Everything else is in the first URL."""
     parsed = [urlsplit(url) for url in urls if url]
-    sentinel = Sentinel([(part.hostname or "localhost", part.port or 26379) for part in parsed], **options)
     first = parsed[0]
+    login = {"username": first.username, "password": first.password}
+    login = {name: unquote(value) for name, value in login.items() if value}
+    sentinel = sentinels([(part.hostname or "localhost", part.port or 26379) for part in parsed], options, login)
     name = next((found for part in parsed for found in parse_qs(part.query).get("master_name", ())), "")
     if not name:
         known = masters_known_to(sentinel)
         if len(known) != 1:
             raise ValueError(f"the Sentinels know {len(known)} masters; add ?master_name= to the URL")
         name = str(known[0])
-    password = unquote(first.password) if first.password else None
     database = int(first.path.strip("/") or 0)
-    master: redis.Redis = sentinel.master_for(name, redis.Redis, password=password, db=database, **options)
+    master: redis.Redis = sentinel.master_for(name, redis.Redis, db=database, **login, **options)
     return master

@@ -1,0 +1,49 @@
+"""Every condition and every reason of one is in the documentation, so that whoever sees one finds it there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from greenfleet.api.status import CONDITION_TYPES
+from greenfleet.engine.status import _LIMIT_TEXT
+from greenfleet.scaling import Blindness
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+DOCS, ENGINE = REPOSITORY / "docs", REPOSITORY / "operator" / "greenfleet" / "engine"
+WORD = re.compile(r"[A-Z][a-z]+([A-Z][a-z]*)*")
+OF_KUBERNETES = {
+    *("ConfigMap", "Deployment", "PodMonitor", "Secret", "True", "False", "Unknown"),
+    *("CrashLoopBackOff", "CreateContainerConfigError", "CreateContainerError", "Error", "RunContainerError"),
+    *("ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff", "InvalidImageName"),
+    *("Failed", "Succeeded", "PodScheduled", "ReplicaFailure", "Unschedulable"),
+}
+OF_AN_EVENT = {"ManualReplicasIgnored"}
+
+
+def _words(module: str) -> set[str]:
+    tree = ast.parse((ENGINE / f"{module}.py").read_text(encoding="utf-8"))
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return {text for text in texts if WORD.fullmatch(text)}
+
+
+def _said(page: str) -> set[str]:
+    return set(re.findall(r"`(\w+)`", (DOCS / page).read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("module", ["diagnosis", "reconciler", "registry", "status", "usable"])
+def test_every_reason_that_a_condition_can_have_is_documented(module: str) -> None:
+    reasons = _words(module) - OF_KUBERNETES - OF_AN_EVENT
+    assert reasons
+    assert reasons <= _said("resource.md")
+
+
+def test_every_condition_and_every_limit_is_documented() -> None:
+    assert {*CONDITION_TYPES, *map(str, _LIMIT_TEXT)} <= _said("resource.md")
+
+
+def test_every_way_not_to_know_is_documented() -> None:
+    assert set(map(str, Blindness)) <= _said("operator.md")

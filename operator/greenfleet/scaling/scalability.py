@@ -25,8 +25,9 @@ RUNG = 3.0
 """Of the proven concurrency: how far growth goes before it must have proven itself."""
 SLOWER = 1.2
 """Run time over the base's, from which on growth may be the cause of what it answers."""
-CPU_BOUND = 0.9
-"""Of a core or of the hub's time: then more green threads bring nothing for a reason of our own, and more workers do."""
+CPU_BOUND = 0.8
+"""Of a core or of the hub's time: then more green threads bring nothing for a reason of our own, and more workers do. Well short of
+all of it, for a node that is short of CPU and a worker that just came make the mean look better than the hubs are."""
 RETREAT = 0.6
 """Of the concurrency that brought nothing: enough less to see whether throughput falls with it, not less than the base."""
 KEPT = 0.8
@@ -141,12 +142,14 @@ def _at_best(base: Point, point: Point) -> Point:
 def _judged(scalability: Scalability, base: Point, point: Point, serving: int, *, excused: bool) -> Scalability:
     """What the growth from `base` to `point` has brought: a new base, or the way back."""
     grown, gained = point.concurrency / base.concurrency, point.throughput / base.throughput
+    proven = replace(scalability, base=point, grown_at=None, rung=None, probing=False, fell=False)
     if excused or gained >= 1 + GAIN * (grown - 1):
-        return replace(scalability, base=point, grown_at=None, rung=None, probing=False, fell=False)
-    growth_seconds = point.at - (scalability.grown_at or point.at)
-    slow = scalability.fell and growth_seconds < point.concurrency / point.throughput
-    if slow or point.runtime_seconds < INFLATED * grown * base.runtime_seconds:
+        return proven
+    inflated = point.runtime_seconds >= INFLATED * grown * base.runtime_seconds
+    if (scalability.fell or not inflated) and point.at < (scalability.grown_at or 0.0) + point.passage_seconds:
         return scalability  # the tasks that were started at the rung have not ended yet
+    if not inflated:
+        return proven  # throughput is short of something else than the downstream
     if gained < FELL and not scalability.fell:
         base = replace(point, throughput=base.throughput)
         return replace(scalability, base=base, grown_at=None, rung=None, fell=True)

@@ -95,6 +95,11 @@ class Point:
     throughput: float
     runtime_seconds: float
 
+    @property
+    def passage_seconds(self) -> float:
+        """After so long, everything that ran at this moment has ended (Little's law)."""
+        return self.concurrency / self.throughput
+
 
 @dataclass(frozen=True, slots=True)
 class Scalability:

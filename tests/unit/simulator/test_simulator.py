@@ -256,7 +256,7 @@ def test_a_downstream_that_bears_less_than_arrives_gets_no_fleet(share: float, s
     rate = trace.arrivals[0].rate
     run = simulate(replace(trace, downstream=share * rate * trace.runtime), law_named("greenfleet"), seed)
     assert max(second.replicas for second in run.seconds) <= 3 < trace.replicas_max
-    assert run.seconds[-1].threads <= 1000
+    assert run.seconds[-1].threads <= 2000 < trace.replicas_max * 1000
 
 
 def test_the_comparison_takes_their_best_configuration_at_equal_service() -> None:

@@ -2,8 +2,8 @@
 
 A slow downstream inflates the run time S in proportion to concurrency while throughput stands still (Little's law: X = A/S).
 That looks like "more workers needed" to any formula in S, and S grows with every answer to it, so the law runs an experiment
-instead. While run time grows together with the saturated fleet, growth stops at a *rung*, twice the concurrency that has
-proven itself, until the tasks that were started there have ended. Then throughput tells: what it gained makes the rung the
+instead. While run time grows together with the saturated fleet, growth stops at a *rung*, three times the concurrency that
+has proven itself, until the tasks that were started there have ended. Then throughput tells: what it gained makes the rung the
 new base; if it stands still, the fleet goes back and stays there for a while. Going back is the second half of the experiment:
 throughput that falls with it proves that the tasks themselves became slower, and lifts the freeze. Tasks that become slower
 at a rung, where nothing grows, say the same without it.
@@ -48,6 +48,7 @@ PROBE = 1.5
 GAIN = 0.15
 """The least part of the growth that must come back as throughput."""
 _LEAST_SETTLING_SECONDS = 10.0
+_OVERDUE_SECONDS = 30.0
 _FORGOTTEN_SECONDS = 120.0
 _MOST_BACKOFF_SECONDS = 600.0
 
@@ -67,6 +68,8 @@ def update(
         return scalability
     if scalability.frozen_until is not None and now >= scalability.frozen_until:
         scalability = replace(scalability, frozen_until=None, frozen=None, probing=True, base=None, grown_at=None)
+    if scalability.rung is not None and now >= _overdue_at(scalability):
+        scalability = replace(scalability, base=None, grown_at=None, rung=None)
     limit = sum(sample.threads_limit for sample in view.workers)
     working = sum(sample.threads_busy for sample in view.workers)
     runtime = (
@@ -95,6 +98,13 @@ def judged_at(scalability: Scalability) -> float:
     return grown_at + max(_LEAST_SETTLING_SECONDS, 2 * base.runtime_seconds)
 
 
+def _overdue_at(scalability: Scalability) -> float:
+    """When a rung without a verdict is given up, for blocked hubs or a throughput that is chance: it holds a fleet back."""
+    base = scalability.base
+    passage = 2 * RUNG * base.passage_seconds if base is not None else 0.0
+    return judged_at(scalability) + max(_OVERDUE_SECONDS, passage)
+
+
 def _calm(scalability: Scalability, runtime: float, now: float) -> bool:
     """Whether nothing is left of the growth that is being judged, or it is long ago."""
     base, frozen = scalability.base, scalability.frozen
@@ -121,7 +131,7 @@ def _climb(scalability: Scalability, point: Point, serving: int, *, cpu_bound: b
     if base is None or point.concurrency < 0.8 * base.concurrency:
         return scalability if cpu_bound else replace(scalability, base=point, grown_at=None, rung=None)
     if point.concurrency < GROWN * base.concurrency:
-        return replace(scalability, base=_at_best(base, point), grown_at=None)
+        return replace(scalability, base=_at_best(base, point), grown_at=None, rung=None)
     grown_at = scalability.grown_at if scalability.grown_at is not None else point.at
     if point.at <= grown_at + max(base.runtime_seconds, THROUGHPUT_HALF_LIFE_SECONDS):
         base = _at_best(base, point)  # what ends now was started at the base

@@ -89,10 +89,7 @@ def _merged(arrivals: list[Arrival], now: float, max_wait_seconds: float) -> tup
 
 
 def rate_per_second(
-    history: tuple[Arrival, ...],
-    now: float,
-    minimum_seconds: float = RATE_LEAST_SECONDS,
-    window_seconds: float = RATE_WINDOW_SECONDS,
+    history: tuple[Arrival, ...], now: float, minimum_seconds: float, window_seconds: float = RATE_WINDOW_SECONDS
 ) -> float:
     """Arrivals per second over the window, without the excess of single intervals.
 

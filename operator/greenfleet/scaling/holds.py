@@ -26,10 +26,8 @@ def growth_that_brings_nothing(context: Context, wanted: int) -> Step | None:
         )
         return workers_step(Limit.SATURATED_DOWNSTREAM, wanted, context.current, text, experiment.frozen_until)
     if experiment.rung is not None:
-        text = "tasks become slower as more of them run, as if something downstream were saturated; first this growth has to pay"
-        return workers_step(
-            Limit.SATURATED_DOWNSTREAM, wanted, context.current, text, scalability.judged_at(experiment)
-        )
+        until = scalability.judged_at(experiment)
+        return workers_step(Limit.SATURATED_DOWNSTREAM, wanted, context.current, scalability.UNPROVEN, until)
     if not experiment.probing:
         return None
     threads_first = scalability.PROBE * experiment.frozen_threads <= context.spec.threads_max

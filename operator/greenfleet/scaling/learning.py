@@ -55,6 +55,10 @@ class Progress:
     def hub_utilisation(self) -> float:
         return self.hub_busy_seconds / self.worker_seconds if self.worker_seconds > 0 else 0.0
 
+    def utilisation(self, cores: float) -> float:
+        """Of a core of so many `cores` or of the hub's time, whichever is busier."""
+        return max(self.cores_per_worker / cores, self.hub_utilisation)
+
     @property
     def hub_lag_seconds(self) -> float:
         return self.hub_lag_sum_seconds / self.hub_lag_count if self.hub_lag_count > 0 else 0.0

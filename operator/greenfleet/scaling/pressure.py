@@ -64,7 +64,7 @@ def _drop(
     pressure: Pressure, spec: ScalingSpec, view: View, progress: Progress, *, cores: float, threads: float
 ) -> tuple[float, str]:
     """The ceiling that the present suffering asks for; infinite when there is none."""
-    used = max(progress.cores_per_worker / cores, progress.hub_utilisation)
+    used = progress.utilisation(cores)
     lag = pressure.lag.total / pressure.lag.weight if pressure.lag.weight > 0 else 0.0
     saturated = used >= SATURATED and not progress.blocked
     fullest = max((sample.memory_bytes for sample in view.workers), default=0.0)
@@ -87,7 +87,7 @@ def _lift(pressure: Pressure, spec: ScalingSpec, view: View, progress: Progress,
     if not taken or view.unstarted <= progress.started or progress.blocked:
         calm = pressure.lift is not None and now - pressure.lifted_at > _LIFT_KEPT_SECONDS
         return replace(pressure, lift=None) if calm else pressure
-    used = max(progress.cores_per_worker / worker.cores, progress.hub_utilisation)
+    used = progress.utilisation(worker.cores)
     settling = max(2 * spec.scrape_interval_seconds, worker.runtime_seconds)
     if used >= LIFT_BELOW or now - pressure.lifted_at < settling:
         return pressure

@@ -47,6 +47,10 @@ PROBE = 1.5
 """How far the fleet may grow after a freeze, to find out whether growth brings anything again."""
 GAIN = 0.15
 """The least part of the growth that must come back as throughput."""
+UNPROVEN = (
+    "tasks become slower as more of them run, as if something downstream were saturated; first this growth has to pay"
+)
+"""What holds both dimensions at a rung."""
 _LEAST_SETTLING_SECONDS = 10.0
 _OVERDUE_SECONDS = 30.0
 _FORGOTTEN_SECONDS = 120.0
@@ -83,7 +87,7 @@ def update(
         return replace(scalability, rung=None, grown_at=None)  # whoever fills the fleet next gets a verdict of his own
     if not saturated or progress.blocked or progress.finished <= 0 or throughput < TELLING_RATE:
         return scalability  # says nothing about the downstream
-    cpu_bound = max(progress.cores_per_worker / worker.cores, progress.hub_utilisation) >= CPU_BOUND
+    cpu_bound = progress.utilisation(worker.cores) >= CPU_BOUND
     point = Point(now, working, throughput, runtime)
     if scalability.frozen_until is not None:
         return _retreated(scalability, point, progress, limit)

@@ -70,8 +70,7 @@ def _downstream(context: Context, wanted: int) -> Step | None:
         until = experiment.frozen_until
     elif experiment.rung is not None:
         most = max(least, ceil(experiment.rung / max(1, len(context.view.serving))))
-        text = "tasks become slower as more of them run, as if something downstream were saturated; first this growth has to pay"
-        until = scalability.judged_at(experiment)
+        text, until = scalability.UNPROVEN, scalability.judged_at(experiment)
     else:
         return None
     return threads_step(Limit.SATURATED_DOWNSTREAM, wanted, most, text, until) if wanted > most else None

@@ -31,8 +31,10 @@ TUNED: dict[str, Any] = {
 LEAN = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
 
-def tuned(broker: str, threads: int) -> dict[str, Any]:
-    """Stock Celery's settings; on Redis with as many connections as it acknowledges at once."""
+def tuned(broker: str, threads: int, pool: str) -> dict[str, Any]:
+    """Stock Celery's settings; its green pools get as many connections to Redis as they acknowledge at once."""
+    if pool == "prefork":
+        return TUNED | {"worker_prefetch_multiplier": 4}
     if broker != "redis":
         return TUNED
     options = {"max_connections": threads + 50, "unacked_restore_throttle": 1}
@@ -74,7 +76,7 @@ class Variant:
         ]  # fmt: skip
         if not self.defaults:
             command += LEAN
-        if self.kind != "ours":
+        if self.kind != "ours" or self.pool == "prefork":
             command += ["-c", str(self.threads)]
         return command
 
@@ -85,7 +87,7 @@ class Variant:
             return own
         own |= lane.environment()
         if self.kind == "celery" and not self.defaults:
-            own["BENCH_CONF"] = json.dumps(tuned(self.broker, self.threads))
+            own["BENCH_CONF"] = json.dumps(tuned(self.broker, self.threads, self.pool))
         if self.kind != "dramatiq":
             own["CELERY_BROKER_URL"] = lane.server.url
         if self.kind == "ours":
@@ -93,6 +95,7 @@ class Variant:
             start_file.write_text(str(self.threads))
             own |= {
                 "GREENWORKER_POOL": "bench/bench",
+                "GREENWORKER_ROLE": self.pool,
                 "GREENWORKER_METRICS_PORT": str(free_port()),
                 "GREENWORKER_START_FILE": str(start_file),
                 "GREENWORKER_THREADS_FILE": str(directory / "none"),

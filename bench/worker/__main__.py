@@ -23,7 +23,9 @@ from bench.peers.lanes import Lane, start_broker
 from bench.peers.variants import Running, Variant
 
 OURS, TUNED, DEFAULTS = "ours", "stock, tuned", "stock, defaults"
+COMPANION, PREFORK = "ours, prefork", "stock, prefork"
 GEVENT, THREADS = "dramatiq-gevent", "dramatiq, 8 threads"
+PROCESSES = 2
 WARM, COLD = 0.9, 0.1
 """Measured between these shares of the messages left: after start-up, before the queue runs dry."""
 
@@ -44,10 +46,14 @@ def variants(threads: int, tasks: int) -> list[Variant]:
         Variant(GEVENT, "dramatiq", "redis", threads, pool="gevent"),
         Variant(THREADS, "dramatiq", "redis", 8, pool="threads"),
         Variant(TUNED, "celery", "redis", threads, tasks=max(1000, tasks // 4)),
+        Variant(COMPANION, "ours", "redis", PROCESSES, pool="prefork", tasks=max(1000, tasks // 4)),
+        Variant(PREFORK, "celery", "redis", PROCESSES, pool="prefork", tasks=max(1000, tasks // 4)),
         Variant(OURS, "ours", "rabbitmq", threads),
         Variant(TUNED, "celery", "rabbitmq", threads),
         Variant(GEVENT, "dramatiq", "rabbitmq", threads, pool="gevent"),
         Variant(THREADS, "dramatiq", "rabbitmq", 8, pool="threads"),
+        Variant(COMPANION, "ours", "rabbitmq", PROCESSES, pool="prefork", tasks=max(1000, tasks // 4)),
+        Variant(PREFORK, "celery", "rabbitmq", PROCESSES, pool="prefork", tasks=max(1000, tasks // 4)),
         Variant(DEFAULTS, "celery", "rabbitmq", threads, defaults=True, tasks=700),
     ]
 
@@ -165,10 +171,12 @@ def summary(results: dict[tuple[str, str], list[Result]]) -> dict[str, float | N
     overhead = ratio(cpu("rabbitmq", OURS), cpu("rabbitmq", TUNED))
     return {
         "agent_cpu_overhead": round(overhead - 1, 3) if overhead else None,
+        "rabbitmq_prefork_vs_stock": ratio(rate("rabbitmq", COMPANION), rate("rabbitmq", PREFORK)),
         "rabbitmq_speedup_vs_default": ratio(rate("rabbitmq", OURS), rate("rabbitmq", DEFAULTS)),
         "rabbitmq_speedup_vs_tuned": ratio(rate("rabbitmq", OURS), rate("rabbitmq", TUNED)),
         "rabbitmq_vs_dramatiq": ratio(rate("rabbitmq", OURS), rate("rabbitmq", GEVENT, THREADS)),
         "rabbitmq_vs_dramatiq_gevent": ratio(rate("rabbitmq", OURS), rate("rabbitmq", GEVENT)),
+        "redis_prefork_vs_stock": ratio(rate("redis", COMPANION), rate("redis", PREFORK)),
         "redis_speedup_vs_stock": ratio(rate("redis", OURS), rate("redis", TUNED)),
         "redis_cpu_vs_stock": ratio(cpu("redis", OURS), cpu("redis", TUNED)),
         "redis_vs_dramatiq": ratio(rate("redis", OURS), rate("redis", GEVENT, THREADS)),

@@ -1,14 +1,16 @@
 """Redis for the prefork companion: the same atomic fetching and the same ledger as the green worker has.
 
 kombu's own way is a BRPOP that pops a message and books it afterwards: a worker that is killed in between has lost it.
-What differs from the green side is only who waits: Celery's event loop asks in each of its rounds, an ordinary thread says
-that this worker lives, and acknowledgements leave at once, because heavy tasks are few.
+What differs from the green side is only who waits: Celery's event loop asks and acknowledges in each of its rounds, and an
+ordinary thread says that this worker lives.
 """
 
 # mypy: disable-error-code="no-untyped-call"
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from time import monotonic, sleep
 from typing import Any
 
@@ -25,6 +27,17 @@ class ThreadLedger(Ledger):
     def __init__(self, worker: str) -> None:
         super().__init__(worker)
         self.ticking: Any = None
+        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        """Readable while the event loop is to ask for messages."""
+
+    def ring(self) -> None:
+        """The loop has an event to see to."""
+        os.eventfd_write(self.bell, 1)
+
+    def hear(self) -> None:
+        """It is seen to."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self.bell)
 
     def start_background(self) -> None:
         """At the first connection."""
@@ -67,17 +80,21 @@ class ThreadLedger(Ledger):
 
 
 class QoS(redis_transport.QoS):
-    """Acknowledges without waiting for others to travel with."""
+    """Acknowledges in the loop's next round, together with whatever else ended in this one; in a drain, whose loop may have
+    made its last round, at once.
+    """
 
     def ack(self, delivery_tag: str) -> None:
         super().ack(delivery_tag)
-        self.channel.ledger.send()
+        if self.channel.runtime.drain.draining:
+            self.channel.ledger.send()
 
 
 class Channel(redis_transport.Channel):
     """Fetches what prefetch allows, the tasks that outlived an earlier connection included."""
 
     QoS = QoS
+    ledger: ThreadLedger
 
     def room(self) -> int:
         prefetch = self.qos.prefetch_count
@@ -85,7 +102,12 @@ class Channel(redis_transport.Channel):
 
 
 class Poller(stock.MultiChannelPoller):
-    """Asks for messages in the rounds of Celery's event loop instead of blocking in BRPOP."""
+    """Asks for messages as an event of Celery's loop instead of blocking in BRPOP.
+
+    Every event is followed by a round, and whatever makes room is an event. So a round that finds room rings the ledger's
+    bell, and the loop asks when it comes to its events: what it then hands to the pool is written in the very next round.
+    Only an empty queue says nothing when it fills; a timer asks that one again.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,25 +124,37 @@ class Poller(stock.MultiChannelPoller):
     def on_poll_start(self) -> None:
         """Once in every round. Raises the broker's connection errors, which end this life of the consumer."""
         super().on_poll_start()
-        channels = [channel for channel in self._channels if channel.active_queues]
-        for channel in channels:
-            channel.ledger.flush()
-        now = monotonic()
-        if now < self.ask_at or not any(channel.room() for channel in channels):
-            return
-        fetched = sum(channel.fetch() for channel in channels)
-        self.pause = IDLE_WAIT_SECONDS[0] if fetched else min(self.pause * 2, IDLE_WAIT_SECONDS[1])
-        self.ask_at = now + self.pause
+        hungry = monotonic() >= self.ask_at
+        for channel in self._consuming():
+            if hungry and channel.room():
+                channel.ledger.ring()  # the acknowledgements travel with the question
+            else:
+                channel.ledger.flush()
+
+    def _consuming(self) -> list[Channel]:
+        return [channel for channel in self._channels if channel.active_queues]
+
+    def ask(self, loop: Any) -> None:
+        """Fetch what there is room for. A queue that could not fill it is asked again after a pause."""
+        for channel in self._consuming():
+            channel.ledger.hear()
+            room = min(channel.room(), FETCH_AT_ONCE)
+            fetched = channel.fetch()
+            if fetched < room:
+                self.pause = IDLE_WAIT_SECONDS[0] if fetched else min(self.pause * 2, IDLE_WAIT_SECONDS[1])
+                self.ask_at = monotonic() + self.pause
+                loop.call_later(self.pause, _round)
 
 
 class Transport(stock.Transport):
     """What the companion's consumer connects with when the broker is Redis."""
 
     Channel = Channel
+    cycle: Poller  # type: ignore[assignment]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.cycle = Poller()  # type: ignore[assignment]
+        self.cycle = Poller()
 
     def establish_connection(self) -> Any:
         connection = super().establish_connection()
@@ -132,13 +166,14 @@ class Transport(stock.Transport):
         """kombu's, and a timer that does nothing: the loop makes a round at least so often."""
         super().register_with_event_loop(connection, loop)
         ledger = self._avail_channels[-1].ledger if self._avail_channels else connection.channels[0].ledger
+        loop.add_reader(ledger.bell, self.cycle.ask, loop)
         if ledger.ticking is not None:
             ledger.ticking.cancel()
         ledger.ticking = loop.call_repeatedly(IDLE_WAIT_SECONDS[1], _round)
 
 
 def _round() -> None:
-    """Nothing; see `Transport.register_with_event_loop`."""
+    """Nothing: a timer that has gone off has begun a round."""
 
 
 class SentinelChannel(Channel, stock.SentinelChannel):

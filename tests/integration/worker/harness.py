@@ -41,8 +41,10 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def eventually(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
-    """The first true value of *condition*; an AssertionError that says *what* did not happen after *seconds*."""
+def eventually(condition: Callable[[], Any], what: str, seconds: float = 30.0, every: float = 0.05) -> Any:
+    """The first true value of *condition*, looked at *every* so many seconds; an AssertionError that says *what* did not
+    happen after *seconds*.
+    """
     deadline = monotonic() + seconds
     while True:
         value = condition()
@@ -50,7 +52,7 @@ def eventually(condition: Callable[[], Any], what: str, seconds: float = 30.0) -
             return value
         if monotonic() > deadline:
             raise AssertionError(f"not within {seconds:g} s: {what} (last: {value!r})")
-        sleep(0.05)
+        sleep(every)
 
 
 def program(name: str, *more: str) -> str:

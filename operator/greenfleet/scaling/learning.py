@@ -36,7 +36,8 @@ class Progress:
     runtime_sum_seconds: float = 0.0
     runtime_count: float = 0.0
     cpu_seconds: float = 0.0
-    """Without the first interval of a process: importing the user's code costs a second or so, and is no task's CPU."""
+    """Without a process's life before its pod was Ready: importing the user's code costs a second or so, and is no task's CPU.
+    (On a tenth of a core that is spread over several scrapes.)"""
     cpu_tasks: float = 0.0
     """Tasks that `cpu_seconds` was spent on: the mean of started and finished ones."""
     hub_busy_seconds: float = 0.0
@@ -46,10 +47,13 @@ class Progress:
     serving_started: float = 0.0
     """Started by the workers that `worker_seconds` counts."""
     serving_cpu_seconds: float = 0.0
+    """Of those workers."""
+    cpu_worker_seconds: float = 0.0
+    """Of `worker_seconds`, those in which `serving_cpu_seconds` was spent; 0: nothing is known about the cores."""
 
     @property
     def cores_per_worker(self) -> float:
-        return self.serving_cpu_seconds / self.worker_seconds if self.worker_seconds > 0 else 0.0
+        return self.serving_cpu_seconds / self.cpu_worker_seconds if self.cpu_worker_seconds > 0 else 0.0
 
     @property
     def hub_utilisation(self) -> float:
@@ -92,20 +96,21 @@ def observe(state: State, view: View, pods: Iterable[Pod]) -> tuple[Progress, tu
     """
     before = {counters.pod: counters for counters in state.counters}
     leaving = {pod.name for pod in view.leaving}
-    created = {pod.name: pod.created_at for pod in pods}
+    found = {pod.name: pod for pod in pods}
     progress = Progress(seconds=max(0.0, view.at - state.seen_at) if state.seen_at is not None else 0.0)
-    after = {name: counters for name, counters in before.items() if name in created}
+    after = {name: counters for name, counters in before.items() if name in found}
     for worker in view.workers:
         now = counters_of(worker)
         base = before.get(worker.pod)
         after[worker.pod] = now
-        first = base is None
+        pod = found[worker.pod]
+        starting = base is None or pod.ready_since is None or base.at < pod.ready_since
         if base is None:
-            if state.seen_at is None or created[worker.pod] < state.since:
+            if state.seen_at is None or pod.created_at < state.since:
                 continue  # it was running before we began to look: how fast it got there is unknown
-            base = _zero(worker.pod, max(created[worker.pod], state.seen_at))
+            base = _zero(worker.pod, max(pod.created_at, state.seen_at))
         if now.at > base.at:
-            progress = _add(progress, base, now, serving=worker.pod not in leaving, first=first)
+            progress = _add(progress, base, now, serving=worker.pod not in leaving, starting=starting)
     return progress, tuple(after.values())
 
 
@@ -113,22 +118,23 @@ def _zero(pod: str, at: float) -> Counters:
     return Counters(pod, at, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
-def _add(progress: Progress, base: Counters, now: Counters, *, serving: bool, first: bool) -> Progress:
+def _add(progress: Progress, base: Counters, now: Counters, *, serving: bool, starting: bool) -> Progress:
     if now.started < base.started or now.cpu_seconds < base.cpu_seconds:
         base = _zero(base.pod, base.at)  # the container was restarted: it counts from zero
-        first = True
+        starting = True
     started = now.started - base.started
     finished = max(0.0, now.finished - base.finished)
-    cpu = 0.0 if first else now.cpu_seconds - base.cpu_seconds
+    cpu = 0.0 if starting else now.cpu_seconds - base.cpu_seconds
+    seconds = now.at - base.at if serving else 0.0
     return replace(
         progress,
-        worker_seconds=progress.worker_seconds + (now.at - base.at if serving else 0.0),
+        worker_seconds=progress.worker_seconds + seconds,
         started=progress.started + started,
         finished=progress.finished + finished,
         runtime_sum_seconds=progress.runtime_sum_seconds + max(0.0, now.runtime_sum_seconds - base.runtime_sum_seconds),
         runtime_count=progress.runtime_count + max(0.0, now.runtime_count - base.runtime_count),
         cpu_seconds=progress.cpu_seconds + cpu,
-        cpu_tasks=progress.cpu_tasks + (0.0 if first else (started + finished) / 2),
+        cpu_tasks=progress.cpu_tasks + (0.0 if starting else (started + finished) / 2),
         hub_busy_seconds=progress.hub_busy_seconds
         + (max(0.0, now.hub_busy_seconds - base.hub_busy_seconds) if serving else 0.0),
         hub_blocked_seconds=progress.hub_blocked_seconds
@@ -137,6 +143,7 @@ def _add(progress: Progress, base: Counters, now: Counters, *, serving: bool, fi
         hub_lag_count=progress.hub_lag_count + max(0.0, now.hub_lag_count - base.hub_lag_count),
         serving_started=progress.serving_started + (started if serving else 0.0),
         serving_cpu_seconds=progress.serving_cpu_seconds + (cpu if serving else 0.0),
+        cpu_worker_seconds=progress.cpu_worker_seconds + (0.0 if starting else seconds),
     )
 
 
@@ -166,14 +173,14 @@ def _learn_cpu(spec: ScalingSpec, estimates: Estimates, view: View, progress: Pr
     Over started ones alone it looks cheap while a burst is taken up and dear while it runs out, over finished ones the
     other way round, and a task that hangs would be priceless.
     """
-    if progress.worker_seconds <= 0:
+    if progress.cpu_worker_seconds <= 0:
         return estimates
     if progress.started == 0:
         if view.busy > 0 or progress.finished > 0:
             return estimates
         idle = 0.8 * estimates.idle_cores + 0.2 * progress.cores_per_worker
         return replace(estimates, idle_cores=min(idle, 0.1 * spec.cpu_limit_cores))
-    used = progress.cpu_seconds - estimates.idle_cores * progress.worker_seconds
+    used = progress.cpu_seconds - estimates.idle_cores * progress.cpu_worker_seconds
     telling = progress.cores_per_worker >= TELLING_UTILISATION * spec.cpu_limit_cores
     if used <= 0 or progress.cpu_tasks <= 0 or not telling:
         return estimates
@@ -187,6 +194,7 @@ def _learn_granted(spec: ScalingSpec, estimates: Estimates, view: View, progress
     granted = estimates.granted_cores
     short = (
         progress.hub_utilisation >= 0.95
+        and progress.cpu_worker_seconds > 0
         and progress.cores_per_worker < 0.9 * limit
         and view.unstarted > 0
         and not progress.blocked

@@ -84,7 +84,7 @@ def _lift(pressure: Pressure, spec: ScalingSpec, view: View, progress: Progress,
     """
     now, limits = view.at, [sample.threads_limit for sample in view.workers]
     taken = view.busy >= 0.95 * sum(limits)
-    if not taken or view.unstarted <= progress.started or progress.blocked:
+    if not taken or view.unstarted <= progress.started or progress.blocked or progress.cpu_worker_seconds <= 0:
         calm = pressure.lift is not None and now - pressure.lifted_at > _LIFT_KEPT_SECONDS
         return replace(pressure, lift=None) if calm else pressure
     used = progress.utilisation(worker.cores)

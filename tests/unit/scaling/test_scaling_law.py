@@ -13,10 +13,12 @@ from greenfleet.scaling import (
     Mode,
     Pod,
     Policy,
+    QueueSample,
     Rules,
     Sample,
     ScalingSpec,
     Schedule,
+    WorkerSample,
     decide,
     initial_state,
     prefork_spec,
@@ -464,6 +466,36 @@ def test_a_restarted_container_is_a_new_count_not_a_negative_one() -> None:
     assert after.learned.runtime_seconds == pytest.approx(before.learned.runtime_seconds, rel=0.05)
     assert dict(after.why.inputs)["arrival_rate"] == pytest.approx(50, rel=0.2)
     assert after.replicas == before.replicas
+
+
+def cold_start(spec: ScalingSpec, *, ready_at: float) -> list[Decision]:
+    """400 messages from zero. The worker answers scrapes from its second 2 on, burns its tenth of a core on imports until it is
+    Ready, and from then on its tasks': 2.5 ms before 2 s of I/O and 2.5 ms after. What was decided in every tick.
+    """
+    state, decisions = initial_state(Learned(), NOW - 600), []
+    for up in range(2, int(ready_at) + 8, 2):
+        now, working = NOW + up, max(0.0, up - ready_at)
+        done = 20 * max(0.0, working - 2)
+        started = 40 * min(2.0, working) + done
+        pods = (Pod("pod-0", NOW, NOW + ready_at if up > ready_at else None, threads=100),)
+        worker = WorkerSample(
+            "pod-0", now, threads_limit=100, threads_busy=started - done, reserved=0, started=started, finished=done,
+            runtime_sum_seconds=2 * done, runtime_count=done, cpu_seconds=0.1 * up,
+        )  # fmt: skip
+        queues = (QueueSample("q", now, 400 - started),)
+        given = Sample(queues, (worker,) if up > 2 else (), pods, 1, ("q",))
+        decision, state = decide(spec, state, given, now)
+        decisions.append(decision)
+    return decisions
+
+
+@pytest.mark.parametrize("ready_at", [8.1, 8.9, 9.5, 9.9])
+def test_what_a_worker_burns_until_it_is_ready_is_not_its_tasks_cpu(ready_at: float) -> None:
+    """The scrape during which it became Ready made tasks look several times as dear, and five workers came for one."""
+    spec = replace(DEMO, cpu_limit_cores=0.1, threads_start=100, threads_max=1000, max_wait_seconds=30.0)
+    decisions = cold_start(spec, ready_at=ready_at)
+    assert {decision.replicas for decision in decisions} == {1}
+    assert decisions[-1].learned.cpu_per_task_seconds == pytest.approx(0.005, rel=0.1)
 
 
 def test_run_time_cpu_and_startup_are_learned() -> None:

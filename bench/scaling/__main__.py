@@ -18,6 +18,7 @@ from statistics import mean
 from bench.scaling import live, picture, reality, record, report, tuning
 from bench.scaling.figures import Figures, figures
 from bench.scaling.fleets import OURS, Fleet, fleets
+from bench.scaling.optimum import fewest_worker_seconds
 from demo import stage
 from demo.api import Api, ApiError
 from demo.shell import KUBE, REPOSITORY, StepError, run
@@ -134,13 +135,17 @@ def _tell(traces: dict[str, Trace], options: argparse.Namespace) -> None:
     }
     agreements = {name: {one.label: reality.agreement(one, run) for one, run in pairs} for name, pairs in runs.items()}
     print(_agreement_table(agreements))
+    optima = {
+        name: fewest_worker_seconds(traces[name], [task.published for task in runs[0].tasks])
+        for name, runs in records.items()
+    }
     if options.markdown:
-        print(report.markdown(results))
+        print(report.markdown(results, optima))
     target = options.pictures or options.output
     picture.draw(records, traces, target / "scaling-bench.png")
     reality.draw([pairs[0] for pairs in runs.values()], target / "scaling-reality.png")
     print(f"pictures: {target / 'scaling-bench.png'}, {target / 'scaling-reality.png'}")
-    result = report.comparison(results)
+    result = report.comparison(results, optima)
     every = [one for each in agreements.values() for one in each.values()]
     result["simulator"] = {
         "workers_error": round(mean(one.workers for one in every), 2),

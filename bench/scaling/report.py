@@ -29,6 +29,8 @@ COLUMNS = (
 
 Results = Mapping[str, Mapping[str, tuple[str, Figures]]]
 """Trace → label → (law, figures)."""
+Optima = Mapping[str, float]
+"""Trace → the fewest worker-seconds of a fleet that knows it beforehand (`bench.scaling.optimum`)."""
 
 
 def table(results: Results) -> str:
@@ -48,16 +50,16 @@ def _cell(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.1f}"
 
 
-def markdown(results: Results) -> str:
+def markdown(results: Results, optima: Optima) -> str:
     """For docs/scaling-bench.md: service, cost and reaction of each law, by trace."""
-    compared = comparison(results)["traces"]
+    compared = comparison(results, optima)["traces"]
     order = [
         label for label in (OURS, DEFAULT, SINGLE, TUNED, FIXED) if any(label in laws for laws in results.values())
     ]
     lines = [
-        f"| trace | violated s: {' / '.join(order)} | longest wait s | worker-seconds | ours / single | ours / best of the trace "
-        "| first, full capacity s: ours; single | lost, twice, killed: ours |",
-        "|---|---|---|---|--:|--:|---|---|",
+        f"| trace | violated s: {' / '.join(order)} | longest wait s | worker-seconds, *optimum* | ours / single "
+        "| ours / best of the trace | *optimum* / single | first, full capacity s: ours; single | lost, twice, killed: ours |",
+        "|---|---|---|---|--:|--:|--:|---|---|",
     ]
     for trace, laws in results.items():
         values = [laws[label][1] for label in order if label in laws]
@@ -66,9 +68,10 @@ def markdown(results: Results) -> str:
             trace,
             " / ".join(_cell(each.violated_s) for each in values),
             " / ".join(f"{each.wait_max:.0f}" for each in values),
-            " / ".join(f"{each.worker_seconds:.0f}" for each in values),
+            f"{' / '.join(f'{each.worker_seconds:.0f}' for each in values)}, *{optima[trace]:.0f}*",
             f"{ratio['cost_ratio_single']:.2f}",
             f"{ratio['cost_ratio_per_trace']:.2f}",
+            f"*{ratio['optimum_ratio_single']:.2f}*",
             "; ".join(f"{_cell(each.first_capacity_s)}, {_cell(each.full_capacity_s)}" for each in (ours, single)),
             f"{ours.lost}, {ours.twice}, {ours.killed}",
         )
@@ -76,9 +79,9 @@ def markdown(results: Results) -> str:
     return "\n".join(lines)
 
 
-def comparison(results: Results) -> dict[str, Any]:
+def comparison(results: Results, optima: Optima) -> dict[str, Any]:
     """At equal service: for one trace, KEDA's cheapest configuration among those that violate no more than ours; if none
-    does, the one that violates least."""
+    does, the one that violates least. `optimum_ratio_…` is what the optimum would get for `cost_ratio_…`."""
     traces: dict[str, Any] = {}
     for trace, laws in results.items():
         ours, single = laws[OURS][1], laws[SINGLE][1]
@@ -86,6 +89,9 @@ def comparison(results: Results) -> dict[str, Any]:
         traces[trace] = {
             "cost_ratio_single": _ratio(ours, single),
             "cost_ratio_per_trace": _ratio(ours, laws[best_label][1]),
+            "optimum_ratio_single": optima[trace] / single.worker_seconds,
+            "cost_ratio_optimum": ours.worker_seconds / optima[trace],
+            "keda_cost_ratio_optimum": single.worker_seconds / optima[trace],
             "best_of_trace": laws[best_label][0],
             "first_capacity_s": ours.first_capacity_s,
             "keda_first_capacity_s": single.first_capacity_s,
@@ -103,11 +109,17 @@ def comparison(results: Results) -> dict[str, Any]:
     def each(label: str) -> list[Figures]:
         return [laws[label][1] for laws in results.values() if label in laws]
 
+    def average(key: str) -> float:
+        return round(mean(trace[key] for trace in traces.values()), 3)
+
     return {
         "traces": traces,
-        "mean_cost_ratio_single": round(mean(trace["cost_ratio_single"] for trace in traces.values()), 3),
+        "mean_cost_ratio_single": average("cost_ratio_single"),
         "worst_cost_ratio_single": max(trace["cost_ratio_single"] for trace in traces.values()),
-        "mean_cost_ratio_per_trace": round(mean(trace["cost_ratio_per_trace"] for trace in traces.values()), 3),
+        "mean_cost_ratio_per_trace": average("cost_ratio_per_trace"),
+        "mean_optimum_ratio_single": average("optimum_ratio_single"),
+        "mean_cost_ratio_optimum": average("cost_ratio_optimum"),
+        "keda_mean_cost_ratio_optimum": average("keda_cost_ratio_optimum"),
         "violated_s": sum(figures.violated_s for figures in each(OURS)),
         "keda_default_violated_s": sum(figures.violated_s for figures in each(DEFAULT)),
         "keda_single_violated_s": sum(figures.violated_s for figures in each(SINGLE)),

@@ -15,6 +15,7 @@ from bench.scaling import report, tuning
 from bench.scaling.figures import Figures, figures
 from bench.scaling.fleets import APP, Fleet, deployments, pool_body, scaled_object
 from bench.scaling.load import messages
+from bench.scaling.optimum import fewest_worker_seconds
 from bench.scaling.reality import agreement, simulated
 from bench.scaling.record import Record, Second, Task
 from greenfleet.simulator.laws import law_named
@@ -105,10 +106,13 @@ def result(violated: int, cost: float) -> Figures:
 def test_the_json_object_has_the_keys_of_the_issue() -> None:
     laws = {"greenfleet": ("greenfleet", result(0, 75)), "default": ("keda-default", result(9, 90))}
     laws |= {"single": ("keda-1", result(0, 100)), "tuned": ("keda-2", result(2, 50))}
-    found = report.comparison({"burst": laws})
+    found = report.comparison({"burst": laws}, {"burst": 50.0})
     assert found["traces"]["burst"] == {
         "cost_ratio_single": 0.75,
         "cost_ratio_per_trace": 0.75,  # the cheaper one violates
+        "optimum_ratio_single": 0.5,
+        "cost_ratio_optimum": 1.5,
+        "keda_cost_ratio_optimum": 2.0,
         "best_of_trace": "keda-1",
         "first_capacity_s": 3.0,
         "keda_first_capacity_s": 3.0,
@@ -124,7 +128,7 @@ def test_the_json_object_has_the_keys_of_the_issue() -> None:
     ) * 3
     assert (found["violated_s"], found["keda_default_violated_s"], found["keda_single_violated_s"]) == (0, 9, 0)
     assert "keda-default" in report.table({"burst": laws})
-    assert "| burst | 0 / 9 / 0 / 2 |" in report.markdown({"burst": laws})
+    assert "| burst | 0 / 9 / 0 / 2 |" in report.markdown({"burst": laws}, {"burst": 50.0})
 
 
 def test_kedas_user_gets_the_best_of_the_grid() -> None:
@@ -211,3 +215,42 @@ def test_a_simulation_agrees_with_itself() -> None:
     assert (found.workers, found.backlog, found.worker_seconds) == (0, 0, 1)
     fewer = replace(live, seconds=tuple(replace(s, ready=s.ready + 1) for s in seconds))
     assert agreement(fewer, run).workers == pytest.approx(1.0)
+
+
+# --- the optimum --------------------------------------------------------------------------------------------------------
+
+QUIET = Trace("quiet", 40, (), warmup=0, max_wait=5, cpu=0.01, cores=0.1, startup=(3, 3), replicas_max=3)
+"""One worker starts ten tasks a second."""
+
+
+def stream(rate: int, seconds: range) -> list[float]:
+    return [at + number / rate for at in seconds for number in range(rate)]
+
+
+def test_nobody_needs_less_than_one_worker_for_what_one_can_do() -> None:
+    assert fewest_worker_seconds(QUIET, stream(10, range(40))) == 40
+
+
+def test_a_second_worker_is_paid_for_from_its_creation_and_for_as_long_as_needed() -> None:
+    busy = stream(10, range(40)) + stream(10, range(10, 20))  # 100 more; 50 of them may wait until the end of the trace
+    found = fewest_worker_seconds(QUIET, busy)
+    assert 40 + 3 + 5 <= found <= 40 + 3 + 10
+
+
+def test_waiting_that_the_promise_allows_costs_nothing() -> None:
+    burst = [10.0] * 50
+    assert fewest_worker_seconds(QUIET, burst) == 40
+    assert fewest_worker_seconds(replace(QUIET, max_wait=2), burst) > 40
+
+
+def test_what_is_left_at_the_end_costs_what_it_takes() -> None:
+    assert fewest_worker_seconds(QUIET, [39.0] * 50) == pytest.approx(44)
+
+
+def test_a_promise_that_no_fleet_can_keep_has_no_optimum() -> None:
+    assert fewest_worker_seconds(QUIET, [10.0] * 1000) == float("inf")
+
+
+def test_a_fleet_that_sleeps_costs_nothing_until_the_first_message() -> None:
+    asleep = replace(QUIET, start_replicas=0)
+    assert fewest_worker_seconds(asleep, [30.0]) == 3 + 10

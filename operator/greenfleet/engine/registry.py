@@ -104,6 +104,10 @@ class Record:
         decisions = [fleet.decision for fleet in self.fleets.values()]
         return bool(decisions) and all(decision is not None and decision.replicas == 0 for decision in decisions)
 
+    def rests(self, now: float) -> bool:
+        """Whether nothing waited and nothing ran when it was last looked at, in either role. *now* is Unix time."""
+        return bool(self.fleets) and all(fleet.rests_until > now for fleet in self.fleets.values())
+
     def fleet(self, role: Role) -> Fleet:
         """The fleet of a role, made when first asked for."""
         return self.fleets.setdefault(role, Fleet(role))

@@ -1,4 +1,6 @@
-"""One loop for all pools: ask Prometheus, let the law decide, carry it out. Two queries a tick and server, however many pools."""
+"""One loop for all pools: ask Prometheus, let the law decide, carry it out. Two queries a tick and server, however many pools,
+and a small third one between two ticks while pools sleep.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import math
 import operator
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from greenfleet.api import GreenWorkerPool
@@ -23,7 +25,7 @@ from greenfleet.engine.status import learned_from_status
 from greenfleet.engine.status_writer import StatusWriter
 from greenfleet.engine.usable import misfit, unknown_source
 from greenfleet.metrics import sources
-from greenfleet.metrics.collect import Depths, Worker, Workers, read_depths, read_workers
+from greenfleet.metrics.collect import Depths, Worker, Workers, read_depths, read_waiting, read_workers
 from greenfleet.metrics.own import OperatorMetrics
 from greenfleet.metrics.prometheus import PrometheusServer, QueryError, Series
 from greenfleet.resources import names
@@ -107,6 +109,8 @@ class ScalingLoop:
             except Exception:
                 _log.exception("a tick of the scaling loop failed: a bug of ours")
             due = max(due + self._tick_seconds, clock())
+            await asyncio.sleep(due - clock() - self._tick_seconds / 2)
+            self.glance()
             await asyncio.sleep(due - clock())
 
     async def tick(self) -> None:
@@ -122,9 +126,18 @@ class ScalingLoop:
         for record in self._registry:
             if record.pool is None:
                 self._spawn(self._status.sync(record))
-        asked = {self._server_name(record.pool) for record in self._registry if record.pool is not None}
-        for server in asked - self._rounds:
+        for server in self._asked() - self._rounds:
             self._spawn(self._round(server))
+
+    def glance(self) -> None:
+        """Between two ticks: looks at the pools that sleep and for which something waits now, and at nobody else."""
+        if self._led:
+            for server in self._asked() - self._rounds:
+                self._spawn(self._wake(server))
+
+    def _asked(self) -> set[str]:
+        """Every server that some pool refers to."""
+        return {self._server_name(record.pool) for record in self._registry if record.pool is not None}
 
     async def _round(self, server: str) -> None:
         """Asks one server and looks at its pools. A server that is slow to answer delays nobody else's pools."""
@@ -139,10 +152,51 @@ class ScalingLoop:
         finally:
             self._rounds.discard(server)
 
+    async def _wake(self, server: str) -> None:
+        await asyncio.sleep(turn(server, self._servers, self._tick_seconds))
+        now = time.time()
+        asleep = [record for record in self._registry if record.rests(now) and self._asks(record, server)]
+        waiting = await self._waiting(server, asleep)
+        woken = [record for record in asleep if not waiting.isdisjoint(self._queue_keys(record))]
+        if woken:
+            answers = await self._ask(server)
+            for record in woken:
+                self._look_at(record, answers, time.time())
+
+    def _asks(self, record: Record, server: str) -> bool:
+        return record.pool is not None and self._server_name(record.pool) == server
+
+    async def _waiting(self, server: str, records: Iterable[Record]) -> frozenset[tuple[str, str, str]]:
+        """(source, broker, queue) wherever something waits. An answer that does not come is the next round's business."""
+        sources_of = {self._source_name(record.pool): record.pool for record in records if record.pool is not None}
+        queries = {
+            name: query for name, pool in sources_of.items() if (query := self._depth_query(pool)) and query.waiting
+        }
+        answers = await asyncio.gather(*(self._query(server, query.waiting) for query in queries.values()))
+        return frozenset(
+            (name, *key)
+            for (name, query), answer in zip(queries.items(), answers, strict=True)
+            if not isinstance(answer, QueryError)
+            for key in read_waiting(answer, query)
+        )
+
+    def _queue_keys(self, record: Record) -> Iterator[tuple[str, str, str]]:
+        """(source, broker, queue) of all that a pool works off."""
+        pool = record.pool
+        assert pool is not None
+        for role in record.fleets:
+            for queue in _expected_queues(pool, role):
+                yield self._source_name(pool), self._broker(pool), queue
+
+    def _broker(self, pool: GreenWorkerPool) -> str:
+        """As the series of the pool's source name it: only our exporter does."""
+        reference = pool.spec.scaling.prometheus
+        return pool.broker_key if not reference.query and reference.source == sources.GREENFLEET else ""
+
     async def _ask(self, server: str) -> Answers:
         queries: dict[str, sources.DepthQuery | None] = {}
         for record in self._registry:
-            if record.pool is not None and self._server_name(record.pool) == server:
+            if record.pool is not None and self._asks(record, server):
                 queries[self._source_name(record.pool)] = self._depth_query(record.pool)
         wanted = {name: query for name, query in queries.items() if query is not None}
         workers, *depths = await asyncio.gather(
@@ -295,8 +349,7 @@ class ScalingLoop:
             )
         if isinstance(answer, QueryError):
             return (), (Problem(answer.reason, answer.message),)
-        named = not reference.query and reference.source == sources.GREENFLEET
-        broker = pool.broker_key if named else ""
+        broker = self._broker(pool)
         if broker in answer.down:
             return (), (Problem(Blindness.BROKER_DOWN, "The exporter cannot reach the broker."),)
         expected = _expected_queues(pool, role)
@@ -305,7 +358,7 @@ class ScalingLoop:
             # One query speaks for all queues of the pool: the others are counted in it.
             return samples + tuple(QueueSample(queue, one.at, 0.0) for queue in expected[1:] for one in samples), ()
         found = tuple(one for queue in expected for one in answer.queues.get((broker, queue), ()))
-        if not found and pool.namespace not in answer.foreign and answer.foreign and named:
+        if not found and pool.namespace not in answer.foreign and answer.foreign and broker:
             text = (
                 "Samples arrive without the target label `namespace`, or with a foreign one, and are not believed: "
                 "see the scrape configuration in the documentation."

@@ -76,6 +76,14 @@ def read_depths(answer: Iterable[Series], query: DepthQuery, *, verify_namespace
     )
 
 
+def read_waiting(answer: Iterable[Series], query: DepthQuery) -> frozenset[tuple[str, str]]:
+    """(broker, queue) of every series in an answer: whether to believe them is for the whole answer to say."""
+    return frozenset(
+        (one.labels.get("broker", "") if query.names_broker else "", one.labels.get(query.queue_label, ""))
+        for one in answer
+    )
+
+
 def read_workers(answer: Iterable[Series], *, verify_namespace: bool) -> Workers:
     """The numbers of every worker in an answer."""
     values: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)

@@ -53,6 +53,8 @@ class DepthQuery:
     queue_label: str
     names_broker: bool
     """Whether the series say which broker they speak of, so that the namespace can be checked."""
+    waiting: str = ""
+    """Only the queues in which something waits, and their depths; "" where that is not asked for."""
 
 
 def _part(name: str, expression: str) -> str:
@@ -69,13 +71,13 @@ def greenfleet_depth() -> DepthQuery:
             _part(UP, "greenfleet_queue_up"),
         )
     )
-    return DepthQuery(expression, "queue", names_broker=True)
+    return DepthQuery(expression, "queue", names_broker=True, waiting="greenfleet_queue_messages_ready > 0")
 
 
 def selected_depth(source: Source) -> DepthQuery:
     """Any other source: one selector, its value and its time."""
     expression = f"{_part(READY, source.selector)} or {_part(AT, f'timestamp({source.selector})')}"
-    return DepthQuery(expression, source.queue_label, names_broker=False)
+    return DepthQuery(expression, source.queue_label, names_broker=False, waiting=f"{source.selector} > 0")
 
 
 def workers() -> str:

@@ -75,6 +75,8 @@ class World:
     """What the operator knows about the pool."""
     sync_status: Callable[[], Awaitable[None]] = field(init=False)
     """Writes the status between two ticks, as the reconciling controller does."""
+    glance: Callable[[], Awaitable[None]] = field(init=False)
+    """What the loop does between two ticks."""
     answer: Callable[[], web.StreamResponse] | None = None
     """Another answer to everything."""
     asked: list[str] = field(default_factory=list)
@@ -108,10 +110,12 @@ class World:
         if self.answer is not None:
             return self.answer()
         about_workers = "greenworker_threads_limit" in query
+        only_waiting = query.endswith("_ready > 0")
         result = [
             {"metric": labels, "value": [self.clock.now, _text(value)]}
             for labels, value in self.series()
             if ("worker" in labels) == about_workers
+            and not (only_waiting and (labels["series"] != "ready" or value <= 0))
         ]
         return web.json_response({"status": "success", "data": {"resultType": "vector", "result": result}})
 
@@ -238,13 +242,21 @@ def play(
                 tick_seconds=TICK,
             )
 
+            async def finish() -> None:
+                while loop._background:
+                    await asyncio.gather(*loop._background)
+
             async def pass_time(seconds: float) -> None:
                 for _ in range(round(seconds / TICK)):
                     clock.now += TICK
                     await loop.tick()
-                    while loop._background:
-                        await asyncio.gather(*loop._background)
+                    await finish()
 
+            async def glance() -> None:
+                loop.glance()
+                await finish()
+
+            world.glance = glance
             await scenario(world, cluster, pass_time)
             await server.close()
 

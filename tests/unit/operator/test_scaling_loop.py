@@ -141,3 +141,50 @@ def test_a_pool_that_sleeps_costs_no_request_and_says_its_start_value_when_it_wa
         assert not world.record.sleeps
 
     play(scenario, monkeypatch, replicas=0)
+
+
+def test_a_pool_that_sleeps_wakes_between_two_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = [body(f"other-{number}", queues=[f"q-{number}"]) for number in range(3)]
+
+    async def scenario(world: World, cluster: Cluster, pass_time: PassTime) -> None:
+        await pass_time(3 * TICK)
+        del world.asked[:]
+        await world.glance()
+        assert world.asked == ["greenfleet_queue_messages_ready > 0"], "one query, however many pools sleep"
+        world.clock.now += TICK / 2
+        world.depth = 5.0
+        await world.glance()
+        assert len(world.asked) == 4, "and when something waits, what every round asks"
+        assert cluster.scaled == [1]
+        await world.glance()
+        assert len(world.asked) == 4, "it is awake"
+
+    play(scenario, monkeypatch, replicas=0)
+    play(scenario, monkeypatch, replicas=0, others=others)
+
+
+def test_nobody_glances_at_pools_that_work_or_wait_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World, cluster: Cluster, pass_time: PassTime) -> None:
+        world.depth = 4.0
+        await pass_time(3 * TICK)
+        del world.asked[:]
+        await world.glance()
+        assert world.asked == []
+        assert cluster.scaled == []
+
+    play(scenario, monkeypatch, replicas=0, activation=9)
+    play(scenario, monkeypatch, replicas=1)
+
+
+def test_a_glance_that_fails_says_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World, cluster: Cluster, pass_time: PassTime) -> None:
+        await pass_time(3 * TICK)
+        said, world.hangs_up = list(cluster.events), True
+        await world.glance()
+        assert cluster.scaled == []
+        assert cluster.events == said
+        world.hangs_up = False
+        await pass_time(TICK)
+        assert cluster.condition("ScalingActive")["status"] == "True"
+
+    play(scenario, monkeypatch, replicas=0)

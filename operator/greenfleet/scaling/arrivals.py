@@ -88,14 +88,13 @@ def _merged(arrivals: list[Arrival], now: float, max_wait_seconds: float) -> tup
     return tuple(merged)
 
 
-def rate_per_second(
-    history: tuple[Arrival, ...], now: float, minimum_seconds: float, window_seconds: float = RATE_WINDOW_SECONDS
-) -> float:
-    """Arrivals per second over the window, without the excess of single intervals.
+def rate_per_second(history: tuple[Arrival, ...], now: float, scrape_seconds: float) -> float:
+    """Arrivals per second over the window (three scrapes if that is longer), without the excess of single intervals.
 
     Each interval counts at most with the median rate plus four standard deviations of a Poisson count around it
     (winsorised): what stands out further is a burst, and the deadline takes care of bursts.
     """
+    window_seconds = max(RATE_WINDOW_SECONDS, 3 * scrape_seconds)
     flows = [arrival for arrival in history if arrival.until > arrival.since and arrival.until > now - window_seconds]
     total = 0.0
     if not any(flow.amount for flow in flows):
@@ -108,7 +107,7 @@ def rate_per_second(
         usual = median * length
         inside = min(1.0, (flow.until - start) / length)
         total += min(flow.amount, usual + 4 * sqrt(usual + 1)) * inside
-    return total / max(min(window_seconds, end - flows[0].since), minimum_seconds)
+    return total / max(min(window_seconds, end - flows[0].since), RATE_LEAST_SECONDS, 3 * scrape_seconds)
 
 
 def _weighted_median(flows: list[Arrival], start: float) -> float:

@@ -41,7 +41,7 @@ def learn(spec: ScalingSpec, state: State, sample: Sample, view: View, now: floa
         state = replace(state, idle_since=None)  # it looked idle at both scrapes, and was not in between
     state = _count_arrivals(spec, state, view, progress, now)
     worker = capacity(spec, state.estimates, state.pressure)
-    rate = arrivals.rate_per_second(state.arrivals, now, 3 * spec.scrape_interval_seconds)
+    rate = arrivals.rate_per_second(state.arrivals, now, spec.scrape_interval_seconds)
     throughput = learning.throughput_per_second(state.throughput, progress)
     return (
         replace(

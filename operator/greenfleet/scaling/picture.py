@@ -15,13 +15,7 @@ from .types import Sample, ScalingSpec
 def picture(spec: ScalingSpec, state: State, sample: Sample, view: View, now: float) -> Context:
     worker = capacity(spec, state.estimates, state.pressure)
     worker = replace(worker, safe_threads=_shared(spec, sample, worker.safe_threads))
-    three_scrapes = 3 * spec.scrape_interval_seconds
-    rate = arrivals.rate_per_second(
-        state.arrivals,
-        now,
-        max(arrivals.RATE_LEAST_SECONDS, three_scrapes),
-        max(arrivals.RATE_WINDOW_SECONDS, three_scrapes),
-    )
+    rate = arrivals.rate_per_second(state.arrivals, now, spec.scrape_interval_seconds)
     fleet = workers.existing(view, sample.replicas, worker, now)
     due = workers.for_deadline(spec, arrivals.waiting(state.arrivals, view.unstarted), fleet, worker)
     surge = arrivals.surge(state.arrivals, now, holds.YOUNG_BURST_SECONDS)

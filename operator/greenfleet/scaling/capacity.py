@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 
 from .state import Estimates, Pressure
 from .types import ScalingSpec
@@ -54,8 +55,15 @@ def capacity(spec: ScalingSpec, estimates: Estimates, pressure: Pressure) -> Cap
 
 
 def cpu_threads(runtime: float, cpu: float, cores: float) -> float:
-    """Green threads that keep the core busy: with c tasks of which each needs k of S seconds, it is c·k/S busy."""
-    return KNEE * cores * runtime / cpu if cpu > 0 else float("inf")
+    """Green threads that keep the core busy: with c tasks of which each needs k of S seconds, it is c·k/S busy.
+
+    In a small worker chance weighs more than the knee: with 16 tasks in flight on average, all of them are often in their I/O
+    at once. The square root of their number covers that (square-root staffing: Halfin and Whitt, 1981).
+    """
+    if cpu <= 0:
+        return float("inf")
+    enough = cores * runtime / cpu
+    return max(KNEE * enough, enough + sqrt(enough))
 
 
 def safe_threads(spec: ScalingSpec, runtime: float | None, cpu: float, cores: float, pressure: Pressure) -> int:

@@ -1,6 +1,6 @@
 """The ceiling of green threads that the workers themselves set: additive increase, multiplicative decrease.
 
-The core's own ceiling (`0.9·S/k`) is a formula; what it cannot know shows up as pressure: a hub that lags because it is
+The core's own ceiling (`capacity.cpu_threads`) is a formula; what it cannot know shows up as pressure: a hub that lags because it is
 saturated, a node that throttles, memory that grows with every running task. (AIMD: Chiu and Jain, 1989.)
 """
 

@@ -17,7 +17,7 @@ from .knowledge import View
 from .types import ScalingSpec
 
 PATIENCE = 0.8
-"""Of what a start-up leaves of the objective: how much work may wait before the last fraction of a worker is added."""
+"""Of the objective without its margin: how long messages may wait before the last fraction of a worker is added."""
 OVERDUE_SECONDS = 60.0
 OVERDUE_STARTUPS = 3.0
 """A pod that is not Ready after the longer of the two does not count as capacity on its way."""
@@ -76,22 +76,19 @@ def for_rate(spec: ScalingSpec, rate: float, unstarted: float, fleet: Existing, 
     """R_λ: workers that keep up with `rate` messages per second.
 
     The last fraction of a worker is added only when its absence shows: the objective leaves room for some seconds of work
-    to wait, and an estimate that is a little too high then costs nothing. What is there already stays while it is needed,
-    so that a constant rate comes to rest.
+    to wait, less what piles up until a new worker is Ready, and an estimate that is a little too high then costs nothing.
+    What is there already stays while it is needed, so that a constant rate comes to rest.
     """
     per_worker = worker.rate(worker.safe_threads)
     if per_worker <= 0:
         return 0
     exact = rate / per_worker
     enough = ceil(exact - 1e-9)
-    patient = unstarted < patience_seconds(spec, worker) * per_worker * fleet.replicas
+    bearable = PATIENCE * (spec.max_wait_seconds - margin_seconds(spec)) * fleet.replicas
+    piles_up = max(0.0, exact - fleet.replicas) * worker.startup_seconds
+    patient = unstarted < (bearable - piles_up) * per_worker
     wanted = max(fleet.replicas, int(exact)) if enough > fleet.replicas > 0 and patient else enough
     return wanted + (fleet.overdue if wanted else 0)
-
-
-def patience_seconds(spec: ScalingSpec, worker: Capacity) -> float:
-    """Work that may wait before the last fraction of a worker is added: most of what a start-up leaves of maxWait."""
-    return max(0.0, spec.max_wait_seconds - margin_seconds(spec) - worker.startup_seconds) * PATIENCE
 
 
 def margin_seconds(spec: ScalingSpec) -> float:

@@ -113,7 +113,7 @@ def test_a_flood_from_zero_starts_as_many_as_the_deadline_asks_for_at_once() -> 
 
 def test_threads_go_straight_to_what_the_core_bears_while_anything_waits() -> None:
     decision = first(sample(500, busy=20))
-    assert decision.threads == 105  # S/k = 100 at a whole core, and a little more: docs/law.md
+    assert decision.threads == 110  # S/k = 100 at a whole core, and its square root: docs/law.md
     assert limits(decision, "threads")[0] is Limit.SAFE_THREADS
 
 

@@ -173,11 +173,12 @@ class ScalingLoop:
             name: query for name, pool in sources_of.items() if (query := self._depth_query(pool)) and query.waiting
         }
         answers = await asyncio.gather(*(self._query(server, query.waiting) for query in queries.values()))
+        verify = self._settings.verify_namespace
         return frozenset(
             (name, *key)
             for (name, query), answer in zip(queries.items(), answers, strict=True)
             if not isinstance(answer, QueryError)
-            for key in read_waiting(answer, query)
+            for key in read_waiting(answer, query, verify_namespace=verify)
         )
 
     def _queue_keys(self, record: Record) -> Iterator[tuple[str, str, str]]:

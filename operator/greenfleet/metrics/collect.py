@@ -53,8 +53,8 @@ def read_depths(answer: Iterable[Series], query: DepthQuery, *, verify_namespace
     foreign: set[str] = set()
     for series in answer:
         labels = series.labels
-        broker = labels.get("broker", "") if query.names_broker else ""
-        if query.names_broker and verify_namespace and labels.get("namespace") != broker.split("/")[0]:
+        broker = _broker(series, query)
+        if query.names_broker and verify_namespace and _is_foreign(series, broker):
             foreign.add(labels.get("namespace", ""))
             continue
         if labels.get(PART) == UP:
@@ -76,12 +76,23 @@ def read_depths(answer: Iterable[Series], query: DepthQuery, *, verify_namespace
     )
 
 
-def read_waiting(answer: Iterable[Series], query: DepthQuery) -> frozenset[tuple[str, str]]:
-    """(broker, queue) of every series in an answer: whether to believe them is for the whole answer to say."""
+def read_waiting(answer: Iterable[Series], query: DepthQuery, *, verify_namespace: bool) -> frozenset[tuple[str, str]]:
+    """(broker, queue) of everything in an answer that is to be believed."""
+    found = ((_broker(one, query), one) for one in answer)
     return frozenset(
-        (one.labels.get("broker", "") if query.names_broker else "", one.labels.get(query.queue_label, ""))
-        for one in answer
+        (broker, one.labels.get(query.queue_label, ""))
+        for broker, one in found
+        if not (query.names_broker and verify_namespace and _is_foreign(one, broker))
     )
+
+
+def _broker(series: Series, query: DepthQuery) -> str:
+    return series.labels.get("broker", "") if query.names_broker else ""
+
+
+def _is_foreign(series: Series, broker: str) -> bool:
+    """Whether a target speaks for a broker of another namespace than its own."""
+    return series.labels.get("namespace") != broker.split("/", maxsplit=1)[0]
 
 
 def read_workers(answer: Iterable[Series], *, verify_namespace: bool) -> Workers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from greenfleet.metrics import sources
-from greenfleet.metrics.collect import Depths, read_depths, read_workers
+from greenfleet.metrics.collect import Depths, read_depths, read_waiting, read_workers
 from greenfleet.metrics.prometheus import Series
 from greenfleet.settings import Source
 
@@ -58,6 +58,18 @@ def test_a_namespace_is_compared_as_a_whole() -> None:
 def test_the_administrator_can_switch_the_check_off() -> None:
     found = depths(depth("ready", 4, namespace=None), depth("at", 9, namespace=None), verify=False)
     assert found.queues[BROKER, "feeds"][0].ready == 4
+
+
+def test_what_waits_is_named_by_broker_and_queue_and_a_foreign_target_wakes_nobody() -> None:
+    said = (depth("ready", 3), depth("ready", 5, namespace="evil", broker="shop/other/url"))
+    query = sources.greenfleet_depth()
+    assert read_waiting(said, query, verify_namespace=True) == {(BROKER, "feeds")}
+    assert len(read_waiting(said, query, verify_namespace=False)) == 2
+
+
+def test_a_source_that_does_not_name_the_broker_names_the_queue() -> None:
+    query = sources.selected_depth(Source(selector="depth", queue_label="name"))
+    assert read_waiting((Series({"name": "feeds"}, 1.0),), query, verify_namespace=True) == {("", "feeds")}
 
 
 def test_a_foreign_target_cannot_call_a_broker_down() -> None:

@@ -190,8 +190,11 @@ class Consuming(bootsteps.StartStopStep):  # type: ignore[misc]
         Runtime.current().consuming = True
 
     def stop(self, consumer: Any) -> None:
-        """The connection is lost, or the worker ends."""
-        Runtime.current().consuming = False
+        """The connection is lost, or the worker ends: then no further round of the loop sends what was acknowledged last."""
+        runtime = Runtime.current()
+        runtime.consuming = False
+        if runtime.drain.draining and runtime.ledger is not None:
+            runtime.ledger.send()
 
 
 def install(runtime: Runtime, app: Any) -> None:

@@ -61,14 +61,6 @@ class ThreadLedger(Ledger):
                     unpatched.say(f"the broker does not take this worker's beat: {error!r}")
                 self._beat_connected_at = 0.0
 
-    def send(self) -> None:
-        """Send what is due now. What the broker does not take waits for the next round, or the next connection."""
-        try:
-            self.flush()
-        except self._errors as error:
-            self.flushes_failed += 1
-            unpatched.say(f"{len(self._acks)} acknowledgements wait for the broker: {error!r}")
-
     def leave(self, **_: Any) -> None:
         """The worker ends: whatever it still holds goes back; what had started is marked as redelivered."""
         try:

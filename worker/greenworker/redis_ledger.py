@@ -210,6 +210,14 @@ class Ledger:
             with self._sending_acks() as acks:
                 self._scripts[ACK](keys=[self.keys.unacked, self.keys.index, self.keys.held], args=acks)
 
+    def send(self) -> None:
+        """Send what is due now. What the broker does not take waits for the next round, or the next connection."""
+        try:
+            self.flush()
+        except self._errors as error:
+            self.flushes_failed += 1
+            unpatched.say(f"{len(self._acks)} acknowledgements wait for the broker: {error!r}")
+
     @contextmanager
     def _sending_acks(self) -> Iterator[list[str]]:
         """What is to be acknowledged, for one green thread alone. An error puts it back, to be sent again: twice is once."""

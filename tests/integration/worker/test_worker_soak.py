@@ -81,12 +81,9 @@ def test_200_000_tasks_and_100_reconnects_leave_nothing_behind(lane: Lane, start
     if lane.kind == "redis":
         assert twice == 0, "what runs is still ours after a reconnect"
     relay.close()
-    half = len(states) // 2
-    grown = {
-        name: min(state[name] for state in states[half:]) - min(state[name] for state in states[:half])
-        for name in states[0]
-    }
-    allowed = {"rss": 3.0, "threads": 1, "descriptors": 3, "green_threads": 3}
+    settled, *later = states[len(states) // 2 :]  # until then its heap finds its size; what leaks goes on growing
+    grown = {name: max(state[name] for state in later) - settled[name] for name in settled}
+    allowed = {"rss": 1.5, "threads": 1, "descriptors": 3, "green_threads": 3}
     assert all(grown[name] <= allowed[name] for name in allowed), (grown, states)
 
 

@@ -127,7 +127,9 @@ def up(places: Places, report: Report) -> None:
     def answers() -> bool:
         for name in (OPERATOR, ADAPTER):
             supervisor.check(name)
-        return api.get("/apis/external.metrics.k8s.io/v1beta1") is not None
+        # A definition is Established a moment before its objects are served.
+        served = ("/apis/external.metrics.k8s.io/v1beta1", "/apis/keda.sh/v1alpha1/scaledobjects")
+        return all(api.get(path) is not None for path in served)
 
     if started:
         with report.step("KEDA's metrics API answers"):

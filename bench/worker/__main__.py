@@ -41,19 +41,20 @@ class Result:
 
 def variants(threads: int, tasks: int) -> list[Variant]:
     """In the order in which they take turns: what is compared runs one after the other."""
+    fewer = max(1000, tasks // 4)  # for the slow ones
     return [
         Variant(OURS, "ours", "redis", threads),
         Variant(GEVENT, "dramatiq", "redis", threads, pool="gevent"),
         Variant(THREADS, "dramatiq", "redis", 8, pool="threads"),
-        Variant(TUNED, "celery", "redis", threads, tasks=max(1000, tasks // 4)),
-        Variant(COMPANION, "ours", "redis", PROCESSES, pool="prefork", tasks=max(1000, tasks // 4)),
-        Variant(PREFORK, "celery", "redis", PROCESSES, pool="prefork", tasks=max(1000, tasks // 4)),
+        Variant(TUNED, "celery", "redis", threads, tasks=fewer),
+        Variant(COMPANION, "ours", "redis", PROCESSES, pool="prefork", tasks=fewer),
+        Variant(PREFORK, "celery", "redis", PROCESSES, pool="prefork", tasks=fewer),
         Variant(OURS, "ours", "rabbitmq", threads),
         Variant(TUNED, "celery", "rabbitmq", threads),
         Variant(GEVENT, "dramatiq", "rabbitmq", threads, pool="gevent"),
         Variant(THREADS, "dramatiq", "rabbitmq", 8, pool="threads"),
-        Variant(COMPANION, "ours", "rabbitmq", PROCESSES, pool="prefork", tasks=max(1000, tasks // 4)),
-        Variant(PREFORK, "celery", "rabbitmq", PROCESSES, pool="prefork", tasks=max(1000, tasks // 4)),
+        Variant(COMPANION, "ours", "rabbitmq", PROCESSES, pool="prefork", tasks=fewer),
+        Variant(PREFORK, "celery", "rabbitmq", PROCESSES, pool="prefork", tasks=fewer),
         Variant(DEFAULTS, "celery", "rabbitmq", threads, defaults=True, tasks=700),
     ]
 

@@ -155,22 +155,25 @@ class ScalingLoop:
     async def _wake(self, server: str) -> None:
         await asyncio.sleep(turn(server, self._servers, self._tick_seconds))
         now = time.time()
-        asleep = [record for record in self._registry if record.rests(now) and self._asks(record, server)]
-        waiting = await self._waiting(server, asleep)
-        woken = [record for record in asleep if not waiting.isdisjoint(self._queue_keys(record))]
+        asleep = [(record, pool) for record, pool in self._pools(server) if record.rests(now)]
+        waiting = await self._waiting(server, [pool for _, pool in asleep])
+        woken = [record for record, pool in asleep if not waiting.isdisjoint(self._queue_keys(record, pool))]
         if woken:
             answers = await self._ask(server)
             for record in woken:
                 self._look_at(record, answers, time.time())
 
-    def _asks(self, record: Record, server: str) -> bool:
-        return record.pool is not None and self._server_name(record.pool) == server
+    def _pools(self, server: str) -> Iterator[tuple[Record, GreenWorkerPool]]:
+        """The pools that refer to this server."""
+        for record in self._registry:
+            if record.pool is not None and self._server_name(record.pool) == server:
+                yield record, record.pool
 
-    async def _waiting(self, server: str, records: Iterable[Record]) -> frozenset[tuple[str, str, str]]:
+    async def _waiting(self, server: str, pools: Iterable[GreenWorkerPool]) -> frozenset[tuple[str, str, str]]:
         """(source, broker, queue) wherever something waits. An answer that does not come is the next round's business."""
-        sources_of = {self._source_name(record.pool): record.pool for record in records if record.pool is not None}
+        by_source = {self._source_name(pool): pool for pool in pools}
         queries = {
-            name: query for name, pool in sources_of.items() if (query := self._depth_query(pool)) and query.waiting
+            name: query for name, pool in by_source.items() if (query := self._depth_query(pool)) and query.waiting
         }
         answers = await asyncio.gather(*(self._query(server, query.waiting) for query in queries.values()))
         verify = self._settings.verify_namespace
@@ -181,10 +184,8 @@ class ScalingLoop:
             for key in read_waiting(answer, query, verify_namespace=verify)
         )
 
-    def _queue_keys(self, record: Record) -> Iterator[tuple[str, str, str]]:
+    def _queue_keys(self, record: Record, pool: GreenWorkerPool) -> Iterator[tuple[str, str, str]]:
         """(source, broker, queue) of all that a pool works off."""
-        pool = record.pool
-        assert pool is not None
         for role in record.fleets:
             for queue in _expected_queues(pool, role):
                 yield self._source_name(pool), self._broker(pool), queue
@@ -196,9 +197,8 @@ class ScalingLoop:
 
     async def _ask(self, server: str) -> Answers:
         queries: dict[str, sources.DepthQuery | None] = {}
-        for record in self._registry:
-            if record.pool is not None and self._asks(record, server):
-                queries[self._source_name(record.pool)] = self._depth_query(record.pool)
+        for _, pool in self._pools(server):
+            queries[self._source_name(pool)] = self._depth_query(pool)
         wanted = {name: query for name, query in queries.items() if query is not None}
         workers, *depths = await asyncio.gather(
             self._query(server, sources.workers()),

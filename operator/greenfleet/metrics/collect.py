@@ -51,10 +51,11 @@ def read_depths(answer: Iterable[Series], query: DepthQuery, *, verify_namespace
     parts: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
     up: dict[str, list[float]] = defaultdict(list)
     foreign: set[str] = set()
+    verify = verify_namespace and query.names_broker
     for series in answer:
         labels = series.labels
         broker = _broker(series, query)
-        if query.names_broker and verify_namespace and _is_foreign(series, broker):
+        if verify and _is_foreign(series, broker):
             foreign.add(labels.get("namespace", ""))
             continue
         if labels.get(PART) == UP:
@@ -78,11 +79,11 @@ def read_depths(answer: Iterable[Series], query: DepthQuery, *, verify_namespace
 
 def read_waiting(answer: Iterable[Series], query: DepthQuery, *, verify_namespace: bool) -> frozenset[tuple[str, str]]:
     """(broker, queue) of everything in an answer that is to be believed."""
-    found = ((_broker(one, query), one) for one in answer)
+    verify = verify_namespace and query.names_broker
     return frozenset(
         (broker, one.labels.get(query.queue_label, ""))
-        for broker, one in found
-        if not (query.names_broker and verify_namespace and _is_foreign(one, broker))
+        for broker, one in ((_broker(one, query), one) for one in answer)
+        if not (verify and _is_foreign(one, broker))
     )
 
 
@@ -90,9 +91,9 @@ def _broker(series: Series, query: DepthQuery) -> str:
     return series.labels.get("broker", "") if query.names_broker else ""
 
 
-def _is_foreign(series: Series, broker: str) -> bool:
-    """Whether a target speaks for a broker of another namespace than its own."""
-    return series.labels.get("namespace") != broker.split("/", maxsplit=1)[0]
+def _is_foreign(series: Series, key: str) -> bool:
+    """Whether a target speaks for a broker or a pool (`namespace/…`) of another namespace than its own."""
+    return series.labels.get("namespace") != key.split("/", maxsplit=1)[0]
 
 
 def read_workers(answer: Iterable[Series], *, verify_namespace: bool) -> Workers:
@@ -105,7 +106,7 @@ def read_workers(answer: Iterable[Series], *, verify_namespace: bool) -> Workers
     for series in answer:
         labels = series.labels
         pool = labels.get("pool", "")
-        if verify_namespace and labels.get("namespace") != pool.split("/")[0]:
+        if verify_namespace and _is_foreign(series, pool):
             foreign.add(labels.get("namespace", ""))
             continue
         worker = (pool, labels.get("role", ""), labels.get("worker", ""))

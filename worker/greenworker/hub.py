@@ -103,6 +103,10 @@ class Wakeup:
         if waiter is not None and not waiter.ready():
             waiter.send(None)
 
+    def lower(self) -> None:
+        """Forget that it was raised."""
+        self._raised = False
+
     def wait(self, seconds: float) -> bool:
         """Wait until raised, at most *seconds*; lower the flag. True if it was raised."""
         if not self._raised:

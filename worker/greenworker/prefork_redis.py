@@ -44,6 +44,9 @@ class ThreadLedger(Ledger):
         self._beat(renew=False)
         unpatched.start_thread(self._live, ())
 
+    def _hang_doorbell(self, pool: Any) -> None:
+        """None: it is made of green threads. The loop asks ten times a second at rest."""
+
     def _live(self) -> None:
         self._beat_connected_at = monotonic()
         reaped = monotonic()

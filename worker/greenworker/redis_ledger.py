@@ -23,6 +23,7 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from greenworker import hub, unpatched
+from greenworker.redis_doorbell import Doorbell
 from greenworker.redis_scripts import ACK, BEAT, BURY, DEAD, FETCH, GIVE_BACK
 
 logger = get_logger(__name__)
@@ -84,6 +85,7 @@ class Ledger:
         self.worker = f"{worker}.{uuid.uuid4().hex[:8]}"
         self.held: dict[str, Held] = {}
         self.keys: Keys | None = None
+        self.doorbell: Doorbell | None = None
         self.reaped = 0
         self.flushes_failed = 0
         self._acks: list[str] = []
@@ -123,7 +125,7 @@ class Ledger:
         hub.spawn(self._reap_for_ever)
 
     def _make_clients(self, channel: Any) -> None:
-        """Two clients of our own, which reconnect by themselves; new ones only if the broker is another one now."""
+        """Clients of our own, which reconnect by themselves; new ones only if the broker is another one now."""
         import redis  # noqa: PLC0415 - the user's own, after patching
 
         pool = channel._get_pool()
@@ -135,6 +137,12 @@ class Ledger:
         for text in (FETCH, ACK, GIVE_BACK, DEAD, BURY):
             self._scripts[text] = self._client.register_script(text)
         self._beat_client = redis.Redis(connection_pool=channel._get_pool())
+        self._hang_doorbell(channel._get_pool())
+
+    def _hang_doorbell(self, pool: Any) -> None:
+        if self.doorbell is not None:
+            self.doorbell.close()
+        self.doorbell = Doorbell(pool)
 
     # the consumer's side
 

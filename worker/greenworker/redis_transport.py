@@ -7,6 +7,7 @@ Everything that is not fetching (declaring, binding, publishing, fanout, TLS, Se
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from queue import Empty
 from time import monotonic
 from typing import Any
@@ -16,13 +17,21 @@ from kombu.transport import virtual
 from kombu.utils.json import loads
 
 from greenworker import hub
+from greenworker.redis_doorbell import ASK_ANYWAY_SECONDS, Doorbell
+from greenworker.redis_ledger import FETCH_AT_ONCE
 from greenworker.runtime import Runtime
 
 FETCH_GAP_SECONDS = 0.004
 """Two fetches are at least so far apart, so that slots which become free together are filled together."""
 
 IDLE_WAIT_SECONDS = (0.005, 0.1)
-"""An empty queue is asked again after the first, doubling up to the second: 10 questions a second at rest."""
+"""Without a doorbell an empty queue is asked again after the first, doubling up to the second: 10 questions a second at rest.
+With one, so long is the pause before listening again where others took what it had rung for: a hundred idle workers are not
+to run for each message.
+"""
+
+FLOW_SECONDS = 0.03
+"""Where messages come closer together than this, they are asked for together."""
 
 FANOUT_WAIT_SECONDS = 0.05
 """With a fanout subscription on this very connection (gossip), which is not how we start workers."""
@@ -82,6 +91,8 @@ class Channel(stock.Channel):
         self.runtime = runtime
         self.ledger = runtime.ledger
         self.by_get: set[str] = set()
+        self.emptied = False
+        """The last fetch took all that its queues had."""
         super().__init__(*args, **kwargs)
         if not self.ack_emulation:
             self.QoS = virtual.QoS  # type: ignore[assignment]
@@ -94,16 +105,22 @@ class Channel(stock.Channel):
         startable = max(0, pool.limit + extra - len(pool.jobs) - len(pool.line))
         return int(startable if allowed is None else min(allowed, startable))
 
+    def lists(self, queues: Sequence[str]) -> list[str]:
+        """Redis keys of *queues*, highest priority first."""
+        prefix = self.global_keyprefix
+        return [prefix + self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
+
     def fetch(self) -> int:
         """Fetch and deliver; how many."""
         queues = self.active_queues
         room = self.room() if queues and not self.runtime.drain.draining else 0
+        self.emptied = False
         if not room:
             return 0
         order = self._queue_cycle.consume(len(queues))
-        prefix = self.global_keyprefix
-        lists = [prefix + self._q_for_pri(queue, step) for step in self.priority_steps for queue in order]
+        lists = self.lists(order)
         fetched = self.ledger.fetch(lists, len(order), room)
+        self.emptied = len(fetched) < min(room, FETCH_AT_ONCE)
         if fetched:
             self._queue_cycle.rotate(order[fetched[-1][0] % len(order)])
         if self.runtime.drain.draining:
@@ -115,13 +132,20 @@ class Channel(stock.Channel):
 
 
 class Poller(stock.MultiChannelPoller):
-    """Waits for messages by asking, not by blocking in BRPOP, which pops before anything is booked."""
+    """Waits for messages with a doorbell or by asking, not by blocking in BRPOP, which pops before anything is booked."""
 
     def __init__(self) -> None:
         super().__init__()
         self.wakeup = Runtime.current().capacity
         self.pause = IDLE_WAIT_SECONDS[0]
         self.asked_at = 0.0
+        self.found_at = 0.0
+        self.known_empty = False
+        """The last question emptied the queues, and Redis is to say when that has changed."""
+        self.in_vain = False
+        """It had rung, and others were faster."""
+        self.in_flow = False
+        """The next message is near, and asking is cheaper than being told."""
 
     def _refresh_bindings(self) -> None:
         refresh = getattr(super(), "maybe_refresh_binding_expiry", None)  # kombu 5.7
@@ -155,22 +179,60 @@ class Poller(stock.MultiChannelPoller):
                 self.after_read.pop()()
 
     def _fetch(self) -> bool:
+        """Ask, unless Redis would have rung."""
+        anyway = self.known_empty
+        if anyway and monotonic() - self.asked_at < ASK_ANYWAY_SECONDS:
+            return False
         gap = self.asked_at + FETCH_GAP_SECONDS - monotonic()
         if gap > 0:
             hub.sleep(gap)
         self.asked_at = monotonic()
-        count = sum(channel.fetch() for channel in list(self._channels))
+        consuming, doorbell = self._consuming(), self._doorbell()
+        count = sum(channel.fetch() for channel in consuming)
+        self.known_empty = doorbell is not None and all(channel.emptied for channel in consuming)
+        self.in_vain = doorbell is not None and doorbell.hangs and not (count or anyway or self.in_flow)
         if count:
             self.pause = IDLE_WAIT_SECONDS[0]
+            self.in_flow = self.asked_at - self.found_at < FLOW_SECONDS
+            self.found_at = self.asked_at
+            if anyway and doorbell is not None and doorbell.quiet:
+                doorbell.distrust()
         return bool(count)
 
+    def _consuming(self) -> list[Channel]:
+        return [channel for channel in self._channels if channel.active_queues]
+
+    def _doorbell(self) -> Doorbell | None:
+        return next((channel.ledger.doorbell for channel in self._consuming()), None)
+
     def _rest(self, left: float) -> None:
-        """Full: until a slot becomes free. Empty: a little longer each time."""
-        if any(channel.room() for channel in self._channels if channel.active_queues):
-            hub.sleep(min(self.pause, left))
-            self.pause = min(self.pause * 2, IDLE_WAIT_SECONDS[1])
-        else:
+        """Full: until a slot becomes free. Empty: until the doorbell rings; without one, a little longer each time."""
+        hungry = [channel for channel in self._consuming() if channel.room()]
+        if not hungry:
             self.wakeup.wait(min(left, 0.5))
+        elif self.in_flow:
+            self.known_empty = False
+            self.in_flow = self.pause < FLOW_SECONDS / 2
+            self._nap(left)
+        elif self.in_vain:
+            self.in_vain = False
+            self._nap(left)
+        else:
+            self._listen(hungry, left)
+
+    def _listen(self, hungry: list[Channel], left: float) -> None:
+        doorbell = self._doorbell()
+        lists = [name for channel in hungry for name in channel.lists(sorted(channel.active_queues))]
+        empty = doorbell.listen(lists) if doorbell is not None else None
+        if doorbell is None or empty is None:
+            self._nap(left)
+        elif empty:
+            doorbell.wait(left)
+        self.known_empty = doorbell is not None and doorbell.quiet
+
+    def _nap(self, left: float) -> None:
+        hub.sleep(min(self.pause, left))
+        self.pause = min(self.pause * 2, IDLE_WAIT_SECONDS[1])
 
     def _fanout(self, seconds: float) -> bool:
         if not any(channel.active_fanout_queues for channel in self._channels):

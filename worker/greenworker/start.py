@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from greenworker import hub, unpatched
+from greenworker import hub, lean, unpatched
 from greenworker.environment import Environment
 from greenworker.fatal import DEFAULT_TERMINATION_LOG, MisconfiguredError, die
 from greenworker.guards import Arguments, check
@@ -35,7 +35,8 @@ def start(argv: Sequence[str]) -> NoReturn:
         command = _prepare(environment, arguments, list(argv))
     except MisconfiguredError as error:
         die(error, os.environ.get("GREENWORKER_TERMINATION_LOG") or DEFAULT_TERMINATION_LOG)
-    from celery.bin.celery import main  # noqa: PLC0415 - not before patching
+    with lean.without_shell():
+        from celery.bin.celery import main  # noqa: PLC0415 - not before patching
 
     sys.argv = ["celery", *command]
     sys.exit(main())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +187,17 @@ def test_evidence_comes_and_goes_with_its_file(tmp_path: Path) -> None:
     path.write_text("[]")
     routes.reload()
     assert not routes.matches("proj.parse")
+
+
+def test_a_worker_does_not_import_a_shell() -> None:
+    """`celery amqp` is the only command that has one; who wants click_repl later gets the real one."""
+    code = (
+        "import sys\n"
+        "from greenworker import lean\n"
+        "with lean.without_shell():\n"
+        "    from celery.bin.celery import celery\n"
+        "assert 'worker' in celery.commands and 'prompt_toolkit' not in sys.modules\n"
+        "from click_repl import repl\n"
+        "assert 'prompt_toolkit' in sys.modules and repl.__module__.startswith('click_repl')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -50,7 +50,7 @@ def capacity(spec: ScalingSpec, estimates: Estimates, pressure: Pressure) -> Cap
         cores=cores,
         efficiency=estimates.efficiency,
         startup_seconds=UNKNOWN_STARTUP_SECONDS if estimates.startup_seconds is None else estimates.startup_seconds,
-        safe_threads=safe_threads(spec, runtime, cpu, cores, pressure),
+        safe_threads=safe_threads(spec, estimates, cores, pressure),
     )
 
 
@@ -66,11 +66,20 @@ def cpu_threads(runtime: float, cpu: float, cores: float) -> float:
     return max(KNEE * enough, enough + sqrt(enough))
 
 
-def safe_threads(spec: ScalingSpec, runtime: float | None, cpu: float, cores: float, pressure: Pressure) -> int:
+def safe_threads(spec: ScalingSpec, estimates: Estimates, cores: float, pressure: Pressure) -> int:
     """c_safe: what the core bears, and what lag, memory and observed scalability allow, within the user's bounds."""
-    most = float(spec.threads_max)
-    bears = float(spec.threads_start) if runtime is None else cpu_threads(runtime, cpu, cores)
-    most = min(most, max(bears, pressure.lift or 0.0))
+    most = min(float(spec.threads_max), max(_core_bears(spec, estimates, cores), pressure.lift or 0.0))
     if pressure.cap is not None:
         most = min(most, pressure.cap)
     return max(spec.threads_min, int(most))
+
+
+def _core_bears(spec: ScalingSpec, estimates: Estimates, cores: float) -> float:
+    """Green threads. Until the CPU per task is known, a guess may raise the start value and not lower it."""
+    start, runtime, known = float(spec.threads_start), estimates.runtime_seconds, estimates.cpu_per_task_seconds
+    if runtime is None:
+        return start
+    if known is not None:
+        return cpu_threads(runtime, known, cores)
+    guess = estimates.cpu_guess
+    return max(start, cpu_threads(runtime, guess.total / guess.weight if guess.weight else 0.0, cores))

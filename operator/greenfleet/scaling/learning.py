@@ -16,8 +16,13 @@ from .types import Pod, ScalingSpec, WorkerSample
 HALF_LIFE_SECONDS = 15.0
 THROUGHPUT_HALF_LIFE_SECONDS = 4.0
 TELLING_UTILISATION = 0.25
-"""Of the CPU limit, below which a worker's CPU says little about its tasks: an idle worker burns 0.015 cores on its own
-housekeeping, which at 3 tasks/s adds 5 ms to a true 1.5 ms (seen in the demo). A pool that never gets there has no use for k."""
+"""Of the CPU limit, below which a worker's CPU says little about its tasks: an idle worker burns 0.008 cores on its own
+housekeeping, which at 3 tasks/s adds 3 ms to a true 1.5 ms. A pool that never gets there has no use for k."""
+BELIEVED_AFTER_SECONDS = 2.0
+"""Of a worker's whole CPU: a worker that has just come fetches hundreds of messages before the first dozen of tasks has ended, and
+they would look three times as dear. Heavy tasks get there as soon as light ones; a count of tasks would not do."""
+IDLE_CORES_MOST = 0.02
+"""What an idle worker may burn and count as housekeeping, or a tenth of its limit: a background job of the user's is none."""
 _LONGEST_BELIEVABLE_STARTUP_SECONDS = 900.0
 _BLOCKED_FRACTION = 0.05
 """A hub that a task blocks for more of the time than this says nothing about CPU or about too many green threads."""
@@ -179,13 +184,17 @@ def _learn_cpu(spec: ScalingSpec, estimates: Estimates, view: View, progress: Pr
         if view.busy > 0 or progress.finished > 0:
             return estimates
         idle = 0.8 * estimates.idle_cores + 0.2 * progress.cores_per_worker
-        return replace(estimates, idle_cores=min(idle, 0.1 * spec.cpu_limit_cores))
+        return replace(estimates, idle_cores=min(idle, max(IDLE_CORES_MOST, 0.1 * spec.cpu_limit_cores)))
     used = progress.cpu_seconds - estimates.idle_cores * progress.cpu_worker_seconds
-    telling = progress.cores_per_worker >= TELLING_UTILISATION * spec.cpu_limit_cores
-    if used <= 0 or progress.cpu_tasks <= 0 or not telling:
+    if used <= 0 or progress.cpu_tasks <= 0:
+        return estimates
+    estimates = replace(estimates, cpu_guess=estimates.cpu_guess.add(used, progress.cpu_tasks, keep))
+    if progress.cores_per_worker < TELLING_UTILISATION * spec.cpu_limit_cores:
         return estimates
     cpu = estimates.cpu.add(used, progress.cpu_tasks, keep)
-    return replace(estimates, cpu=cpu, cpu_per_task_seconds=cpu.total / cpu.weight)
+    believed = cpu.total >= BELIEVED_AFTER_SECONDS * spec.cpu_limit_cores
+    known = cpu.total / cpu.weight if believed else estimates.cpu_per_task_seconds
+    return replace(estimates, cpu=cpu, cpu_per_task_seconds=known)
 
 
 def _learn_granted(spec: ScalingSpec, estimates: Estimates, view: View, progress: Progress) -> Estimates:

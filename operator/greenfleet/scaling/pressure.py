@@ -33,8 +33,7 @@ def recognise(pressure: Pressure, spec: ScalingSpec, estimates: Estimates) -> Pr
     """What an earlier life learned as safe, once the spec is known: a ceiling only where the core would bear more."""
     if not pressure.inherited or pressure.cap is None:
         return pressure
-    runtime, cpu = estimates.runtime_seconds, estimates.cpu_per_task_seconds
-    bears = safe_threads(spec, runtime, cpu or 0.0, spec.cpu_limit_cores, Pressure())
+    bears = safe_threads(spec, estimates, spec.cpu_limit_cores, Pressure())
     if pressure.cap >= 0.8 * bears:
         return replace(pressure, cap=None, inherited=False)
     return replace(pressure, inherited=False, cause="learned before the operator was restarted")

@@ -25,6 +25,8 @@ from greenfleet.scaling import (
     significant_change,
     stabilization,
 )
+from greenfleet.scaling.capacity import safe_threads
+from greenfleet.scaling.state import Estimates, Pressure, Ratio
 from tests.property.world import World, restarted_containers
 from tests.unit.scaling.builders import KNOWN, NOW, SPEC, pod, sample, worker
 
@@ -468,13 +470,14 @@ def test_a_restarted_container_is_a_new_count_not_a_negative_one() -> None:
     assert after.replicas == before.replicas
 
 
-def cold_start(spec: ScalingSpec, *, ready_at: float) -> list[Decision]:
+def cold_start(spec: ScalingSpec, *, ready_at: float, fetching: float = 0.0) -> list[Decision]:
     """400 messages from zero. The worker answers scrapes from its second 2 on, burns its tenth of a core on imports until it is
-    Ready, and from then on its tasks': 2.5 ms before 2 s of I/O and 2.5 ms after. What was decided in every tick.
+    Ready, then on *fetching* for so many seconds, and from then on on its tasks: 2.5 ms before 2 s of I/O and 2.5 ms after. What
+    was decided in every tick.
     """
     state, decisions = initial_state(Learned(), NOW - 600), []
-    for up in range(2, int(ready_at) + 8, 2):
-        now, working = NOW + up, max(0.0, up - ready_at)
+    for up in range(2, int(ready_at + fetching) + 8, 2):
+        now, working = NOW + up, max(0.0, up - ready_at - fetching)
         done = 20 * max(0.0, working - 2)
         started = 40 * min(2.0, working) + done
         pods = (Pod("pod-0", NOW, NOW + ready_at if up > ready_at else None, threads=100),)
@@ -496,6 +499,25 @@ def test_what_a_worker_burns_until_it_is_ready_is_not_its_tasks_cpu(ready_at: fl
     decisions = cold_start(spec, ready_at=ready_at)
     assert {decision.replicas for decision in decisions} == {1}
     assert decisions[-1].learned.cpu_per_task_seconds == pytest.approx(0.005, rel=0.1)
+
+
+@pytest.mark.parametrize("fetching", [1.0, 1.8, 2.0])
+def test_a_few_tasks_and_much_fetching_are_not_the_cpu_per_task(fetching: float) -> None:
+    """The first seconds after Ready made tasks look three times as dear, and five workers came for one."""
+    spec = replace(DEMO, cpu_limit_cores=0.1, threads_start=100, threads_max=1000, max_wait_seconds=30.0)
+    decisions = cold_start(spec, ready_at=8.5, fetching=fetching)
+    assert {decision.replicas for decision in decisions} == {1}
+    assert {decision.threads for decision in decisions if decision.learned.cpu_per_task_seconds is None} == {100}
+
+
+def test_until_the_cpu_per_task_is_known_a_guess_bounds_the_green_threads() -> None:
+    """Not below their start value, and not where the tasks hardly use the CPU: those get all there are."""
+    spec = replace(DEMO, cpu_limit_cores=1.0, threads_start=100, threads_max=1000)
+    for guess, threads in ((0.002, 1000), (0.01, 214), (0.05, 100)):
+        estimates = Estimates(runtime_seconds=2.0, cpu_guess=Ratio(guess * 30, 30))
+        assert safe_threads(spec, estimates, 1.0, Pressure()) == threads
+    assert safe_threads(spec, Estimates(runtime_seconds=2.0), 1.0, Pressure()) == 1000
+    assert safe_threads(spec, Estimates(), 1.0, Pressure()) == 100
 
 
 def test_run_time_cpu_and_startup_are_learned() -> None:

@@ -81,5 +81,5 @@ def _core_bears(spec: ScalingSpec, estimates: Estimates, cores: float) -> float:
         return start
     if known is not None:
         return cpu_threads(runtime, known, cores)
-    guess = estimates.cpu_guess
-    return max(start, cpu_threads(runtime, guess.total / guess.weight if guess.weight else 0.0, cores))
+    guess = estimates.cpu
+    return max(start, cpu_threads(runtime, guess.total / guess.weight, cores)) if guess.total > 0 else start

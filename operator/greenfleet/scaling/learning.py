@@ -15,12 +15,11 @@ from .types import Pod, ScalingSpec, WorkerSample
 
 HALF_LIFE_SECONDS = 15.0
 THROUGHPUT_HALF_LIFE_SECONDS = 4.0
-TELLING_UTILISATION = 0.25
-"""Of the CPU limit, below which a worker's CPU says little about its tasks: an idle worker burns 0.008 cores on its own
-housekeeping, which at 3 tasks/s adds 3 ms to a true 1.5 ms. A pool that never gets there has no use for k."""
 BELIEVED_AFTER_SECONDS = 2.0
-"""Of a worker's whole CPU: a worker that has just come fetches hundreds of messages before the first dozen of tasks has ended, and
-they would look three times as dear. Heavy tasks get there as soon as light ones; a count of tasks would not do."""
+"""Of a worker's whole CPU, as far as it is remembered (so a tenth of the CPU limit, over some time): tasks that use less have no use for
+an estimate, and what an idle worker burns, 0.01 cores, is too large a part of it. A worker that has just come fetches hundreds of
+messages before the first dozen of tasks has ended, and they would look three times as dear. A count of tasks would not do: heavy ones
+would never get there."""
 IDLE_CORES_MOST = 0.02
 """What an idle worker may burn and count as housekeeping, or a tenth of its limit: a background job of the user's is none."""
 _LONGEST_BELIEVABLE_STARTUP_SECONDS = 900.0
@@ -49,12 +48,14 @@ class Progress:
     hub_blocked_seconds: float = 0.0
     hub_lag_sum_seconds: float = 0.0
     hub_lag_count: float = 0.0
-    serving_started: float = 0.0
-    """Started by the workers that `worker_seconds` counts."""
     serving_cpu_seconds: float = 0.0
-    """Of those workers."""
+    """Of the workers that `worker_seconds` counts."""
     cpu_worker_seconds: float = 0.0
-    """Of `worker_seconds`, those in which `serving_cpu_seconds` was spent; 0: nothing is known about the cores."""
+    """Of `worker_seconds`, those of workers that were Ready throughout; 0: nothing is known about the cores."""
+    serving_started: float = 0.0
+    """Started by workers in their `cpu_worker_seconds`."""
+    unstarted_before: float = 0.0
+    """Messages that waited in the broker or prefetched at the first of the two scrapes."""
 
     @property
     def cores_per_worker(self) -> float:
@@ -102,7 +103,8 @@ def observe(state: State, view: View, pods: Iterable[Pod]) -> tuple[Progress, tu
     before = {counters.pod: counters for counters in state.counters}
     leaving = {pod.name for pod in view.leaving}
     found = {pod.name: pod for pod in pods}
-    progress = Progress(seconds=max(0.0, view.at - state.seen_at) if state.seen_at is not None else 0.0)
+    seconds = max(0.0, view.at - state.seen_at) if state.seen_at is not None else 0.0
+    progress = Progress(seconds=seconds, unstarted_before=state.unstarted)
     after = {name: counters for name, counters in before.items() if name in found}
     for worker in view.workers:
         now = counters_of(worker)
@@ -146,7 +148,7 @@ def _add(progress: Progress, base: Counters, now: Counters, *, serving: bool, st
         + (max(0.0, now.hub_blocked_seconds - base.hub_blocked_seconds) if serving else 0.0),
         hub_lag_sum_seconds=progress.hub_lag_sum_seconds + max(0.0, now.hub_lag_sum_seconds - base.hub_lag_sum_seconds),
         hub_lag_count=progress.hub_lag_count + max(0.0, now.hub_lag_count - base.hub_lag_count),
-        serving_started=progress.serving_started + (started if serving else 0.0),
+        serving_started=progress.serving_started + (started if serving and not starting else 0.0),
         serving_cpu_seconds=progress.serving_cpu_seconds + (cpu if serving else 0.0),
         cpu_worker_seconds=progress.cpu_worker_seconds + (0.0 if starting else seconds),
     )
@@ -185,12 +187,7 @@ def _learn_cpu(spec: ScalingSpec, estimates: Estimates, view: View, progress: Pr
             return estimates
         idle = 0.8 * estimates.idle_cores + 0.2 * progress.cores_per_worker
         return replace(estimates, idle_cores=min(idle, max(IDLE_CORES_MOST, 0.1 * spec.cpu_limit_cores)))
-    used = progress.cpu_seconds - estimates.idle_cores * progress.cpu_worker_seconds
-    if used <= 0 or progress.cpu_tasks <= 0:
-        return estimates
-    estimates = replace(estimates, cpu_guess=estimates.cpu_guess.add(used, progress.cpu_tasks, keep))
-    if progress.cores_per_worker < TELLING_UTILISATION * spec.cpu_limit_cores:
-        return estimates
+    used = max(0.0, progress.cpu_seconds - estimates.idle_cores * progress.cpu_worker_seconds)
     cpu = estimates.cpu.add(used, progress.cpu_tasks, keep)
     believed = cpu.total >= BELIEVED_AFTER_SECONDS * spec.cpu_limit_cores
     known = cpu.total / cpu.weight if believed else estimates.cpu_per_task_seconds
@@ -218,16 +215,19 @@ def _learn_granted(spec: ScalingSpec, estimates: Estimates, view: View, progress
 
 
 def _learn_efficiency(spec: ScalingSpec, estimates: Estimates, view: View, progress: Progress) -> Estimates:
-    """Saturated workers show what the model leaves out: fetching, uneven distribution, anything else."""
+    """Saturated workers show what the model leaves out: fetching, uneven distribution, anything else. Those to whom a burst came
+    between the two scrapes, or who came themselves, were not saturated all the time.
+    """
     runtime, cpu = estimates.runtime_seconds, estimates.cpu_per_task_seconds
     serving = {pod.name for pod in view.serving}
     limit = sum(worker.threads_limit for worker in view.workers if worker.pod in serving)
-    if runtime is None or not serving or limit <= 0 or progress.worker_seconds <= 0:
+    if runtime is None or not serving or limit <= 0 or progress.cpu_worker_seconds <= 0:
         return estimates
     cores = estimates.granted_cores or spec.cpu_limit_cores
     promised = min(limit / len(serving) / runtime, cores / cpu if cpu else float("inf"))
-    per_worker = progress.serving_started / progress.worker_seconds
-    saturated = view.ready > 2 * promised * len(serving) and runtime < 5.0 and not progress.blocked
+    per_worker = progress.serving_started / progress.cpu_worker_seconds
+    waited = min(view.ready, progress.unstarted_before)
+    saturated = waited > 2 * promised * len(serving) and runtime < 5.0 and not progress.blocked
     if saturated:
         weight = 1 - 0.5 ** (progress.seconds / 8.0)
         seen = min(1.0, max(0.3, per_worker / promised))

@@ -59,8 +59,7 @@ class Estimates:
     runtime: Ratio = Ratio()
     cpu_per_task_seconds: float | None = None
     cpu: Ratio = Ratio()
-    cpu_guess: Ratio = Ratio()
-    """The same from everything that was seen, however little it says: it bounds green threads until there is an estimate."""
+    """Before there is enough of it for an estimate, a guess."""
     idle_cores: float = 0.01
     """What a worker that starts nothing burns; a measured idle worker with its watchdog takes about 1 % of a core."""
     granted_cores: float | None = None

@@ -510,13 +510,33 @@ def test_a_few_tasks_and_much_fetching_are_not_the_cpu_per_task(fetching: float)
     assert {decision.threads for decision in decisions if decision.learned.cpu_per_task_seconds is None} == {100}
 
 
+def test_a_burst_that_has_just_come_is_no_proof_of_slow_workers() -> None:
+    """They were idle for most of the time between the two scrapes. Those to whom it came before, and who did little, are slow."""
+
+    def look(at: float, ready: float, started: float) -> Sample:
+        done = max(0.0, started - 20)
+        scraped = worker(
+            "pod-0", now=at, limit=100, busy=20, started=started, finished=done, runtime_sum_seconds=0.3 * done,
+            runtime_count=done, cpu_seconds=0.003 * started,
+        )  # fmt: skip
+        pods = (Pod("pod-0", NOW - 900, NOW - 890, threads=100),)
+        return Sample((QueueSample("q", at, ready),), (scraped,), pods, 1, ("q",))
+
+    state, found = initial_state(KNOWN, NOW - 900), []
+    for tick, (ready, started) in enumerate(((0, 100), (0, 110), (3000, 120), (3000, 140))):
+        _, state = decide(SPEC, state, look(NOW + 2 * tick, ready, started), NOW + 2 * tick)
+        found.append(state.estimates.efficiency)
+    assert found[:3] == [1.0, 1.0, 1.0]
+    assert found[3] < 0.95
+
+
 def test_until_the_cpu_per_task_is_known_a_guess_bounds_the_green_threads() -> None:
     """Not below their start value, and not where the tasks hardly use the CPU: those get all there are."""
     spec = replace(DEMO, cpu_limit_cores=1.0, threads_start=100, threads_max=1000)
     for guess, threads in ((0.002, 1000), (0.01, 214), (0.05, 100)):
-        estimates = Estimates(runtime_seconds=2.0, cpu_guess=Ratio(guess * 30, 30))
+        estimates = Estimates(runtime_seconds=2.0, cpu=Ratio(guess * 30, 30))
         assert safe_threads(spec, estimates, 1.0, Pressure()) == threads
-    assert safe_threads(spec, Estimates(runtime_seconds=2.0), 1.0, Pressure()) == 1000
+    assert safe_threads(spec, Estimates(runtime_seconds=2.0), 1.0, Pressure()) == 100
     assert safe_threads(spec, Estimates(), 1.0, Pressure()) == 100
 
 

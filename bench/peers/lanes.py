@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 from base64 import b64decode, b64encode
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -66,18 +67,32 @@ class Lane:
         app.send_task(f"celery_app.{task}", (0,), queue=queue)
         app.close()
 
-    def _fill_redis(self, task: str, count: int) -> None:
-        client = self.server.client()
-        self._publish_one(task, self.name)
-        text = client.rpop(self.name)
+    def sender(self, task: str) -> Callable[[int], None]:
+        """Sends one numbered message of *task*, to Redis and in Celery's format."""
+        client, numbered = self.server.client(), self._template(task)
+        return lambda number: client.lpush(self.name, numbered(number))
+
+    def _template(self, task: str) -> Callable[[int], str]:
+        """Celery's message of *task*, as kombu keeps it in Redis, with another number and new ids each time."""
+        elsewhere = f"{self.name}.template"  # a worker may be listening here
+        self._publish_one(task, elsewhere)
+        text = self.server.client().rpop(elsewhere).replace(elsewhere, self.name)
         message = json.loads(text)
         old_id, old_tag = message["properties"]["correlation_id"], message["properties"]["delivery_tag"]
         body = b64decode(message["body"]).decode()
-        pipeline = client.pipeline(transaction=False)
+
+        def numbered(number: int) -> str:
+            new_body = b64encode(body.replace("[[0]", f"[[{number}]").encode()).decode()
+            new = text.replace(old_id, str(uuid4())).replace(old_tag, str(uuid4()))
+            return str(new.replace(message["body"], new_body))
+
+        return numbered
+
+    def _fill_redis(self, task: str, count: int) -> None:
+        numbered = self._template(task)
+        pipeline = self.server.client().pipeline(transaction=False)
         for number in range(count):
-            numbered = b64encode(body.replace("[[0]", f"[[{number}]").encode()).decode()
-            new = text.replace(old_id, str(uuid4())).replace(old_tag, str(uuid4())).replace(message["body"], numbered)
-            pipeline.lpush(self.name, new)
+            pipeline.lpush(self.name, numbered(number))
             if number % 500 == 0 or number == count - 1:
                 pipeline.execute()
 

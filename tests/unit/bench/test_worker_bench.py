@@ -9,6 +9,7 @@ import pytest
 from bench.feedhub import __main__ as feedhub
 from bench.feedhub.server import BODY, LATENCY_SECONDS, latency_seconds
 from bench.worker import __main__ as worker
+from bench.worker import trickle
 
 
 def row(label: str, threads: int, feeds: float, cpu_ms: float, megabytes: float) -> feedhub.Row:
@@ -40,6 +41,15 @@ def test_dramatiq_is_compared_at_its_fastest() -> None:
     found = worker.summary(results)
     assert found["redis_vs_dramatiq"] == 0.8
     assert found["redis_vs_dramatiq_gevent"] == 2.0
+
+
+def test_a_trickle_is_told_as_ratios_of_medians() -> None:
+    def life(start: float, rest: float, cores: float) -> trickle.Result:
+        return trickle.Result(start, rest, dict.fromkeys(trickle.RATES, cores))
+
+    ours = trickle.median([life(0.9, 0.008, 0.02), life(0.8, 0.009, 0.01), life(0.7, 0.02, 0.03)])
+    found = trickle.summary({trickle.OURS: ours, trickle.TUNED: life(1.0, 0.001, 0.04)})
+    assert (found["start_cpu_vs_stock"], found["rest_millicores"], found["cpu_vs_stock_at_6"]) == (0.8, 9.0, 0.5)
 
 
 def test_ratios_of_the_feed_hub_are_the_worst_ones() -> None:

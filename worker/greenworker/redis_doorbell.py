@@ -41,8 +41,8 @@ class Doorbell:
     def __init__(self, pool: Any) -> None:
         """*pool*: a connection pool of redis-py for this broker, which nobody else uses."""
         self._pool = pool
-        self._ear: Any = None
         self._question: Any = None
+        self._hearer: Any = None
         self._lists: tuple[str, ...] = ()
         self._rung = hub.Wakeup()
         self._retry_at = 0.0
@@ -51,7 +51,7 @@ class Doorbell:
     @property
     def hangs(self) -> bool:
         """Whether it is connected."""
-        return self._ear is not None
+        return self._question is not None
 
     @property
     def quiet(self) -> bool:
@@ -60,7 +60,7 @@ class Doorbell:
 
     def listen(self, lists: Sequence[str]) -> bool | None:
         """True: *lists* are empty, and Redis rings as soon as one is not. False: a message waits. None: there is no doorbell."""
-        if self._ear is None and not self._hang():
+        if not self.hangs and not self._hang():
             return None
         if self._lists == tuple(lists):
             return True
@@ -70,7 +70,6 @@ class Doorbell:
             self._question.send_command("EXISTS", *lists)
             if self._question.read_response():
                 self._lists = ()
-                return False
         except Exception as error:
             self._tear_off(error)
             return None
@@ -94,19 +93,23 @@ class Doorbell:
         """Connect. False while that is not possible."""
         if self._refused or monotonic() < self._retry_at:
             return False
+        ear = None
         try:
-            self._ear, self._question = self._connection(), self._connection()
-            self._ear.send_command("CLIENT", "ID")
-            number = self._ear.read_response()
-            self._ear.send_command("SUBSCRIBE", _CHANNEL)
-            self._ear.read_response()
+            ear = self._connection()
+            ear.send_command("CLIENT", "ID")
+            number = ear.read_response()
+            ear.send_command("SUBSCRIBE", _CHANNEL)
+            ear.read_response()
+            self._question = self._connection()
             self._question.send_command("CLIENT", "TRACKING", "ON", "REDIRECT", number)
             self._question.read_response()
         except Exception as error:
+            if ear is not None:
+                ear.disconnect()
             self._refused = not isinstance(error, self._lost())
             self._tear_off(error)
             return False
-        hub.spawn(self._hear, self._ear)
+        self._hearer = hub.spawn(self._hear, ear)
         return True
 
     def _connection(self) -> Any:
@@ -128,30 +131,33 @@ class Doorbell:
         return connection
 
     def _hear(self, ear: Any) -> None:
-        """For as long as the connection lives."""
+        """For as long as the connection lives. Nobody else touches it: a green thread may wait for a descriptor of its own only."""
         try:
-            while self._ear is ear:
+            while True:
                 if ear.can_read(timeout=60):
                     ear.read_response()
                     self._ring()
         except Exception as error:
-            if self._ear is ear:
-                self._tear_off(error)
+            self._tear_off(error)
+        finally:
+            ear.disconnect()
 
     def _ring(self) -> None:
         self._lists = ()
         self._rung.raise_()
 
     def _tear_off(self, error: Exception | None) -> None:
-        ear, question = self._ear, self._question
-        self._ear = self._question = None
+        """It hangs no more, and whoever waited for it asks."""
+        question, hearer = self._question, self._hearer
+        self._question = self._hearer = None
         self._retry_at = monotonic() + RETRY_SECONDS
         if error is not None:
             how = "every 0.1 s from now on" if self._refused else "every 0.1 s until it is back"
             logger.info("Redis does not tell when a message comes; it is asked %s: %r", how, error)
-        for connection in (ear, question):
-            if connection is not None:
-                connection.disconnect()
+        if question is not None:
+            question.disconnect()
+        if hearer is not None and hearer is not hub.current():
+            hub.kill(hearer)
         self._ring()
 
     @staticmethod

@@ -85,13 +85,22 @@ def update(
     saturated = working >= 0.8 * limit
     if not saturated and view.unstarted <= throughput:
         return replace(scalability, rung=None, grown_at=None)  # whoever fills the fleet next gets a verdict of his own
-    if not saturated or progress.blocked or progress.finished <= 0 or throughput < TELLING_RATE:
+    by_chance = not saturated or progress.blocked or progress.finished <= 0 or throughput < TELLING_RATE
+    if by_chance or _somebody_came(view, worker, now):
         return scalability  # says nothing about the downstream
     cpu_bound = progress.utilisation(worker.cores) >= CPU_BOUND
     point = Point(now, working, throughput, runtime)
     if scalability.frozen_until is not None:
         return _retreated(scalability, point, progress, limit)
     return _climb(scalability, point, len(view.serving), cpu_bound=cpu_bound, keeps_up=keeps_up)
+
+
+def _somebody_came(view: View, worker: Capacity, now: float) -> bool:
+    """Whether a worker has been Ready for less than it takes to fill and to end its first tasks: the slow tasks that end
+    are those of the others, who were full, and the idle cores are the new one's.
+    """
+    settled = min(2 * worker.runtime_seconds, _LEAST_SETTLING_SECONDS)
+    return any(pod.ready_since is not None and now - pod.ready_since < settled for pod in view.serving)
 
 
 def judged_at(scalability: Scalability) -> float:
@@ -140,7 +149,10 @@ def _climb(scalability: Scalability, point: Point, serving: int, *, cpu_bound: b
     if point.at <= grown_at + max(base.runtime_seconds, THROUGHPUT_HALF_LIFE_SECONDS):
         base = _at_best(base, point)  # what ends now was started at the base
     rung = scalability.rung
-    if rung is None and not cpu_bound and point.runtime_seconds >= SLOWER * base.runtime_seconds:
+    ended = (
+        point.at >= grown_at + base.runtime_seconds
+    )  # some that were started since: a burst slows down what it meets for once
+    if rung is None and ended and not cpu_bound and point.runtime_seconds >= SLOWER * base.runtime_seconds:
         rung = max(RUNG * base.concurrency, point.concurrency)
     scalability = replace(scalability, base=base, grown_at=grown_at, rung=rung)
     if point.at < judged_at(scalability):

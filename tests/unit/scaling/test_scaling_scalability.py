@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ def moment(
         busy=running,
         scheduled=0.0,
         workers=(worker("pod-0", now=at, busy=running, limit=fields.get("limit", running)),),
-        serving=(pod("pod-0", now=at),),
+        serving=(pod("pod-0", now=at), *fields.get("more", ())),
         coming=(),
         leaving=(),
     )
@@ -51,7 +52,9 @@ def moment(
 def climbing() -> Scalability:
     """100 tasks ran at 50 a second; now 200 run, each takes twice as long, and throughput stands."""
     state = moment(Scalability(), 0, running=100, throughput=50, runtime=2.0)
-    return moment(state, 2, running=200, throughput=50, runtime=4.0)
+    state = moment(state, 2, running=200, throughput=50, runtime=4.0)
+    assert state.rung is None, "what has ended so far was started before"
+    return moment(state, 4, running=200, throughput=50, runtime=4.0)
 
 
 def test_growth_stops_at_a_rung_while_run_time_grows_with_it(climbing: Scalability) -> None:
@@ -62,6 +65,20 @@ def test_growth_stops_at_a_rung_while_run_time_grows_with_it(climbing: Scalabili
 def test_growth_without_slower_tasks_has_no_rung() -> None:
     state = moment(Scalability(), 0, running=100, throughput=50, runtime=2.0)
     assert moment(state, 2, running=900, throughput=50, runtime=2.1).rung is None
+
+
+def test_who_has_just_come_makes_no_rung() -> None:
+    """Seen on a cluster: four workers came to one that was full, its slow tasks and their idle cores made a rung, and with 780
+    messages waiting each of the five had its green threads cut to ten.
+    """
+    state = moment(Scalability(), 0, running=100, throughput=50, runtime=2.0)
+    fresh = replace(pod("pod-1", now=NOW), ready_since=NOW + 1)
+    for seconds in (2, 4):
+        state = moment(state, seconds, running=200, throughput=50, runtime=4.0, more=(fresh,))
+        assert state.grown_at is None, "nothing is compared yet"
+    for seconds in (6, 8):
+        state = moment(state, seconds, running=200, throughput=50, runtime=4.0, more=(fresh,))
+    assert state.rung is not None
 
 
 def test_throughput_that_stands_still_sends_the_fleet_back(climbing: Scalability) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean
 
 from bench.scaling import live, picture, reality, record, report, tuning
-from bench.scaling.figures import Figures, figures
+from bench.scaling.figures import Figures, figures, longest_gap
 from bench.scaling.fleets import OURS, Fleet, fleets
 from bench.scaling.optimum import fewest_worker_seconds
 from demo import stage
@@ -26,6 +26,8 @@ from greenfleet.simulator.traces import Trace, load
 
 TRACES = Path(__file__).parent / "traces"
 OUTPUT = REPOSITORY / "out" / "bench-scaling"
+BLIND_SECONDS = 15.0
+"""An observer that is kept from looking for longer has not seen a trace of two minutes."""
 
 
 def main() -> int:
@@ -126,6 +128,12 @@ def _tell(traces: dict[str, Trace], options: argparse.Namespace) -> None:
         name: {one.label: (one.law, figures(one, traces[name])) for one in runs} for name, runs in records.items()
     }
     print(report.table(results))
+    for name, each in records.items():
+        gap = max(map(longest_gap, each), default=0.0)
+        if gap > BLIND_SECONDS:
+            print(
+                f"{name}: the observer saw nothing for {gap:.0f} s; its worker-seconds are worth little, run it again"
+            )
     if not records:
         print(json.dumps({"traces": {}}))
         return

@@ -60,6 +60,7 @@ def figures(record: Record, trace: Trace) -> Figures:
     waits.sort()
     measured = [second for second in record.seconds if trace.warmup < second.at <= end]
     spans = [(one, two.at - one.at) for one, two in itertools.pairwise(measured)]
+    spans += [(one, max(0.0, end - one.at)) for one in measured[-1:]]
     first_s, full_s = _capacity(trace, record.seconds)
     return Figures(
         violated_s=len(violated),
@@ -78,6 +79,11 @@ def figures(record: Record, trace: Trace) -> Figures:
         queries_per_s=record.queries,
         writes=sum(record.writes.values()),
     )
+
+
+def longest_gap(record: Record) -> float:
+    """Seconds between two looks of the observer, at most: on a starved machine the API answers late, and what was between is not known."""
+    return max((two.at - one.at for one, two in itertools.pairwise(record.seconds)), default=0.0)
 
 
 def _debt(record: Record, end: float, *, left: bool) -> float:

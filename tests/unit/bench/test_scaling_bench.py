@@ -12,7 +12,7 @@ import pytest
 
 from bench.scaling import record as records
 from bench.scaling import report, tuning
-from bench.scaling.figures import Figures, figures
+from bench.scaling.figures import Figures, figures, longest_gap
 from bench.scaling.fleets import APP, Fleet, deployments, pool_body, scaled_object
 from bench.scaling.load import messages
 from bench.scaling.optimum import fewest_worker_seconds
@@ -55,6 +55,13 @@ def test_a_task_that_was_cut_off_is_killed_and_one_that_ended_twice_is_twice() -
 def test_workers_are_paid_for_while_their_pods_exist() -> None:
     seconds = tuple(second(at, pods=3, ready=1) for at in range(21))
     assert figures(recorded(seconds=seconds), TRACE).worker_seconds == 3 * 17  # from second 3, the first measured one
+
+
+def test_what_an_observer_has_not_seen_is_paid_for_as_he_left_it() -> None:
+    seconds = tuple(second(at, pods=3, ready=1) for at in (*range(8), *range(15, 18)))
+    kept_away = recorded(seconds=seconds)
+    assert figures(kept_away, TRACE).worker_seconds == 3 * 17
+    assert longest_gap(kept_away) == 8
 
 
 def test_work_that_is_left_at_the_end_is_paid_for() -> None:

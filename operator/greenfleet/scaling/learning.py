@@ -187,6 +187,8 @@ def _learn_cpu(spec: ScalingSpec, estimates: Estimates, view: View, progress: Pr
             return estimates
         idle = 0.8 * estimates.idle_cores + 0.2 * progress.cores_per_worker
         return replace(estimates, idle_cores=min(idle, max(IDLE_CORES_MOST, 0.1 * spec.cpu_limit_cores)))
+    if progress.cpu_tasks <= 0:
+        return estimates
     used = max(0.0, progress.cpu_seconds - estimates.idle_cores * progress.cpu_worker_seconds)
     cpu = estimates.cpu.add(used, progress.cpu_tasks, keep)
     believed = cpu.total >= BELIEVED_AFTER_SECONDS * spec.cpu_limit_cores

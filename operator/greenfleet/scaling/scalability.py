@@ -149,9 +149,8 @@ def _climb(scalability: Scalability, point: Point, serving: int, *, cpu_bound: b
     if point.at <= grown_at + max(base.runtime_seconds, THROUGHPUT_HALF_LIFE_SECONDS):
         base = _at_best(base, point)  # what ends now was started at the base
     rung = scalability.rung
-    ended = (
-        point.at >= grown_at + base.runtime_seconds
-    )  # some that were started since: a burst slows down what it meets for once
+    # A burst slows down what it meets for once: only tasks that were started since can tell of the growth.
+    ended = point.at >= grown_at + base.runtime_seconds
     if rung is None and ended and not cpu_bound and point.runtime_seconds >= SLOWER * base.runtime_seconds:
         rung = max(RUNG * base.concurrency, point.concurrency)
     scalability = replace(scalability, base=base, grown_at=grown_at, rung=rung)

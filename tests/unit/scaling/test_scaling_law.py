@@ -26,6 +26,8 @@ from greenfleet.scaling import (
     stabilization,
 )
 from greenfleet.scaling.capacity import safe_threads
+from greenfleet.scaling.knowledge import View
+from greenfleet.scaling.learning import Progress, learn
 from greenfleet.scaling.state import Estimates, Pressure, Ratio
 from tests.property.world import World, restarted_containers
 from tests.unit.scaling.builders import KNOWN, NOW, SPEC, pod, sample, worker
@@ -528,6 +530,16 @@ def test_a_burst_that_has_just_come_is_no_proof_of_slow_workers() -> None:
         found.append(state.estimates.efficiency)
     assert found[:3] == [1.0, 1.0, 1.0]
     assert found[3] < 0.95
+
+
+def test_cpu_without_a_task_says_nothing_about_tasks() -> None:
+    """One worker starts tasks before it is Ready for a scrape, and another burns its core on something of its own."""
+    progress = Progress(
+        seconds=2.0, worker_seconds=4.0, cpu_worker_seconds=2.0, serving_cpu_seconds=2.0, cpu_seconds=2.0, started=5.0
+    )
+    nothing = View(NOW, 0.0, 5.0, 0.0, 5.0, 0.0, (), (), (), ())
+    estimates = learn(replace(SPEC, cpu_limit_cores=0.1), Estimates(), nothing, progress)
+    assert (estimates.cpu_per_task_seconds, estimates.cpu) == (None, Ratio())
 
 
 def test_until_the_cpu_per_task_is_known_a_guess_bounds_the_green_threads() -> None:

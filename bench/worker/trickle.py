@@ -18,7 +18,7 @@ from time import monotonic, sleep
 from bench.machine import Cores, cpu_seconds, end_in_order
 from bench.peers.lanes import Lane, start_broker
 from bench.peers.variants import Running, Variant
-from bench.worker.__main__ import OURS, TUNED
+from bench.worker.__main__ import OURS, TUNED, wait_until
 
 RATES = (6.0, 20.0, 100.0)
 """Tasks per second."""
@@ -42,12 +42,7 @@ def run(variant: Variant, lane: Lane, directory: Path, cores: Cores, seconds: fl
     lane.fill("noop", 1)
     worker = Running.start(variant, lane, directory, cores.workers)
     try:
-        deadline = monotonic() + _FIRST_TASK_SECONDS
-        while lane.left():
-            worker.check()
-            if monotonic() > deadline:
-                raise RuntimeError(f"no task was done within {_FIRST_TASK_SECONDS:g} s; the worker's log: {worker.log}")
-            sleep(0.02)
+        wait_until(lane, lambda left: not left, worker, _FIRST_TASK_SECONDS)
         start = cpu_seconds(worker.pids())
         sleep(_SETTLE_SECONDS)
         return Result(

@@ -26,6 +26,10 @@ from greenfleet.simulator.traces import Trace, load
 
 TRACES = Path(__file__).parent / "traces"
 OUTPUT = REPOSITORY / "out" / "bench-scaling"
+PASSES = ((report.OURS, report.SINGLE, report.TUNED), (report.DEFAULT, report.FIXED))
+"""Who runs side by side. 25 workers of a tenth of a core are more than two cores bear next to the control plane: then pods take half a minute to be
+Ready, in the traces with the most work and for the law that is the last to ask.
+"""
 BLIND_SECONDS = 15.0
 """An observer that is kept from looking for longer has not seen a trace of two minutes."""
 
@@ -37,13 +41,9 @@ def main() -> int:
         traces = _traces(options.traces)
         if options.tune:
             tuning.save(tuning.tune(list(_traces("all").values())))
-        todo = (
-            []
-            if options.report
-            else [name for name in traces if options.again or not _done(traces[name], options.output)]
-        )
+        todo = [] if options.report else [each for trace in traces.values() for each in _todo(trace, options)]
         if todo:
-            _run([traces[name] for name in todo], options)
+            _run(todo, options)
     except (StepError, ApiError) as error:
         print(f"The bench cannot go on: {error}", file=sys.stderr)
         return 1
@@ -59,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=1, help="of the arrivals and of what chance decides about each task"
     )
     parser.add_argument("--again", action="store_true", help="run the traces even if there are records of them")
+    parser.add_argument(
+        "--laws", default="all", help=f"which to run: of {', '.join(label for one in PASSES for label in one)}"
+    )
     parser.add_argument("--tune", action="store_true", help="choose KEDA's configurations anew with the simulator")
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--markdown", action="store_true", help="print the table of docs/scaling-bench.md too")
@@ -95,7 +98,20 @@ def _done(trace: Trace, output: Path) -> bool:
     return all(_path(output, trace.name, label).exists() for label in _laws(trace))
 
 
-def _run(traces: list[Trace], options: argparse.Namespace) -> None:
+def _todo(trace: Trace, options: argparse.Namespace) -> list[tuple[Trace, list[Fleet]]]:
+    """The passes that are wanted and not there, each with its fleets."""
+    every = fleets(_laws(trace))
+    wanted = [each.label for each in every] if options.laws == "all" else options.laws.split(",")
+    found = []
+    for labels in PASSES:
+        sides = [each for each in every if each.label in labels and each.label in wanted]
+        there = all(_path(options.output, trace.name, each.label).exists() for each in sides)
+        if sides and (options.again or not there):
+            found.append((trace, sides))
+    return found
+
+
+def _run(todo: list[tuple[Trace, list[Fleet]]], options: argparse.Namespace) -> None:
     # The producer and the observer have to be on time also where the workers take all cores.
     with contextlib.suppress(PermissionError):
         os.nice(-10)
@@ -104,18 +120,18 @@ def _run(traces: list[Trace], options: argparse.Namespace) -> None:
     api = Api(place.kubeconfig)
     stage.install_charts(place, api, stage.build_images(lambda name: None))
     cluster = live.Cluster(api, place.kubeconfig.parent / "logs")
-    sides: list[Fleet] = []
+    every = {each.label: each for _, sides in todo for each in sides}
     try:
-        for trace in traces:
-            sides = fleets(_laws(trace))
+        for trace, sides in todo:
             print(f"{time.strftime('%H:%M:%S')} {trace.name}: {trace.about}", flush=True)
             records = live.play(cluster, sides, trace, options.seed, lambda text: print(f"  {text}", flush=True))
             for one in records:
                 record.write(one, _path(options.output, trace.name, one.label))
+            live.clear(cluster, sides)
     finally:
-        live.clear(cluster, sides)
+        live.clear(cluster, list(every.values()))
         if not options.keep:
-            live.remove(cluster, sides)
+            live.remove(cluster, list(every.values()))
             run([KUBE, "keda", "down"])
 
 

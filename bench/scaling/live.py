@@ -166,6 +166,8 @@ class Watch:
     seconds: dict[str, list[Second]] = field(default_factory=dict)
     startups: dict[str, dict[str, float]] = field(default_factory=dict)
     missed: int = 0
+    confirmed: dict[str, int] = field(default_factory=dict)
+    """Green threads by pod, as the worker itself said last."""
     asking: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8, "watch"))
 
     def look(self) -> None:
@@ -189,19 +191,31 @@ class Watch:
             self.seconds.setdefault(fleet.label, []).append(second)
 
     def _threads(self, fleet: Fleet, pod: dict[str, Any]) -> int:
-        """Asked of the worker itself; a KEDA user's are fixed."""
+        """Of one worker; a KEDA user's are fixed. It is asked only while it has not said what its annotation says: an answer costs it some
+        milliseconds of CPU, and KEDA's workers are not asked.
+        """
         if not fleet.ours:
             return fleet.keda.threads
-        connection = http.client.HTTPConnection(pod["status"]["podIP"], METRICS_PORT, timeout=0.8)
-        try:
-            connection.request("GET", "/metrics")
-            found = threads_of_metrics(connection.getresponse().read().decode())
-        except (OSError, http.client.HTTPException):
-            found = None
-        finally:
-            connection.close()
-        annotations = pod["metadata"].get("annotations") or {}
-        return found if found is not None else int(annotations.get("greenfleet.io/threads") or 0)
+        name = pod["metadata"]["name"]
+        told = int((pod["metadata"].get("annotations") or {}).get("greenfleet.io/threads") or 0)
+        known = self.confirmed.get(name)
+        if known is None or known != told:
+            found = _asked(pod["status"]["podIP"])
+            if found is not None:
+                known = self.confirmed[name] = found
+        return told if known is None else known
+
+
+def _asked(address: str) -> int | None:
+    """The green threads of a worker, from itself."""
+    connection = http.client.HTTPConnection(address, METRICS_PORT, timeout=0.8)
+    try:
+        connection.request("GET", "/metrics")
+        return threads_of_metrics(connection.getresponse().read().decode())
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
 
 
 def play(

@@ -14,6 +14,7 @@ from math import ceil
 
 import numpy as np
 
+from greenfleet.simulator.fleet import task_cores
 from greenfleet.simulator.traces import Trace, value_at
 
 
@@ -56,7 +57,7 @@ def _started(more: int, second: int, startup: float, warmup: float) -> float:
 
 def _starts(trace: Trace, workers: int, second: int) -> int:
     """Tasks that so many workers start in one second."""
-    rate = workers * trace.cores / max(value_at(trace, "cpu", second), 1e-9)
+    rate = workers * task_cores(trace) / max(value_at(trace, "cpu", second), 1e-9)
     if trace.downstream is not None:
         rate = min(rate, trace.downstream / value_at(trace, "runtime", second))
     return ceil(rate)

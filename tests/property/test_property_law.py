@@ -102,7 +102,7 @@ def test_nothing_scales_in_on_less_than_complete_knowledge(world: World, trace: 
         if decision.blind:
             assert decision.replicas >= before
             assert not decision.active
-            floor = max(world.spec.blind_floor or 0, world.spec.replicas_min)
+            floor = max(world.spec.blind_floor or 0, world.spec.replicas_min, world.state.unseen_need)
             if decision.replicas > before:
                 assert decision.replicas <= max(floor, before)
 

@@ -88,13 +88,29 @@ def _merged(arrivals: list[Arrival], now: float, max_wait_seconds: float) -> tup
     return tuple(merged)
 
 
-def rate_per_second(history: tuple[Arrival, ...], now: float, scrape_seconds: float) -> float:
+def present_rate(history: tuple[Arrival, ...], now: float, scrape_seconds: float) -> float:
+    """Arrivals per second as they are now: the rate of the window, unless the last seconds say that it has fallen since.
+
+    Chance explains a recent rate that is up to two standard deviations of a Poisson count lower. A rise needs no such haste: what
+    comes on top waits, and waiting messages have a deadline.
+    """
+    usual = rate_per_second(history, now, scrape_seconds)
+    if usual <= 0:
+        return usual
+    seconds = max(RATE_LEAST_SECONDS, 3 * scrape_seconds)
+    recent = rate_per_second(history, now, scrape_seconds, seconds)
+    return min(usual, recent + 2 * sqrt(max(recent, 1 / seconds) / seconds))
+
+
+def rate_per_second(
+    history: tuple[Arrival, ...], now: float, scrape_seconds: float, window_seconds: float = RATE_WINDOW_SECONDS
+) -> float:
     """Arrivals per second over the window (three scrapes if that is longer), without the excess of single intervals.
 
     Each interval counts at most with the median rate plus four standard deviations of a Poisson count around it
     (winsorised): what stands out further is a burst, and the deadline takes care of bursts.
     """
-    window_seconds = max(RATE_WINDOW_SECONDS, 3 * scrape_seconds)
+    window_seconds = max(window_seconds, 3 * scrape_seconds)
     flows = [arrival for arrival in history if arrival.until > arrival.since and arrival.until > now - window_seconds]
     total = 0.0
     if not any(flow.amount for flow in flows):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from . import limits, why
+from . import behavior, limits, stabilization, why
 from .capacity import capacity
 from .context import threads_step, workers_step
 from .needs import manual
@@ -14,13 +14,16 @@ from .state import State
 from .thread_policy import threads_now
 from .types import Decision, Limit, Mode, Problem, Sample, ScalingSpec, Step, Why
 
+LASTING_SCRAPES = 3
+"""After so many without a sample, blindness is no hiccup."""
+
 
 def decide_blind(
     spec: ScalingSpec, state: State, sample: Sample, problems: tuple[Problem, ...], now: float
 ) -> tuple[Decision, State]:
-    """Hold, or raise to the floor. Nothing scales in on less than complete knowledge."""
+    """Hold what the last known rate needs, or raise to the floor. Nothing scales in on less than complete knowledge."""
     state = replace(state, sighted_since=None, idle_since=None)
-    steps = manual(spec, sample) if spec.mode is Mode.MANUAL else _hold(spec, sample, problems, now)
+    steps = manual(spec, sample) if spec.mode is Mode.MANUAL else _hold(spec, state, sample, problems, now)
     replicas = steps[-1].after
     told = min(spec.threads_max, state.threads if state.threads is not None else threads_now(spec, sample))
     thread_steps = [threads_step(Limit.BLIND, told, told, "held: what the workers do is not known")]
@@ -48,12 +51,27 @@ def decide_blind(
     return decision, state
 
 
-def _hold(spec: ScalingSpec, sample: Sample, problems: tuple[Problem, ...], now: float) -> tuple[Step, ...]:
+def _lasts(spec: ScalingSpec, state: State, now: float) -> bool:
+    """A scrape or two that are missing are no reason to start a pod."""
+    patience = max(LASTING_SCRAPES * spec.scrape_interval_seconds, stabilization.up_window_seconds(spec))
+    return state.seen_at is not None and now - state.seen_at > patience
+
+
+def _hold(
+    spec: ScalingSpec, state: State, sample: Sample, problems: tuple[Problem, ...], now: float
+) -> tuple[Step, ...]:
     current = sample.replicas
     steps = [workers_step(Limit.BLIND, current, current, f"held: {problems[0].message}")]
-    if spec.blind_floor is not None and spec.blind_floor > current:
+    need = min(state.unseen_need, behavior.highest_allowed(spec.scale_up, current, state.changes, now))
+    if 0 < current < need and _lasts(spec, state, now):
+        text = (
+            f"{why.count(int(need), 'worker')} as the last known rate needs: the rest of it was to wait for a while, and "
+            f"nobody sees for how long"
+        )
+        steps.append(workers_step(Limit.RATE, current, int(need), text))
+    if spec.blind_floor is not None and spec.blind_floor > steps[-1].after:
         text = f"whenBlind asks for at least {why.count(spec.blind_floor, 'worker')} while {problems[0].message}"
-        steps.append(workers_step(Limit.FLOOR, current, spec.blind_floor, text))
+        steps.append(workers_step(Limit.FLOOR, steps[-1].after, spec.blind_floor, text))
     bounds: tuple[Callable[[int], Step | None], ...] = (
         lambda wanted: limits.scheduled(spec, now, wanted),
         lambda wanted: limits.paused(spec, current, wanted),

@@ -26,13 +26,15 @@ class Capacity:
     efficiency: float
     startup_seconds: float
     safe_threads: int
+    idle_cores: float = 0.0
+    """Of `cores`, what housekeeping takes."""
 
     @property
     def cpu_rate(self) -> float:
         """Tasks per second that the core allows."""
         if self.cpu_per_task_seconds <= 0:
             return float("inf")
-        return self.cores / self.cpu_per_task_seconds
+        return cores_for_tasks(self.cores, self.idle_cores) / self.cpu_per_task_seconds
 
     def rate(self, threads: float) -> float:
         """Tasks per second of one worker with so many green threads: μ = min(c/S, cores/k), as far as it was reached."""
@@ -51,7 +53,13 @@ def capacity(spec: ScalingSpec, estimates: Estimates, pressure: Pressure) -> Cap
         efficiency=estimates.efficiency,
         startup_seconds=UNKNOWN_STARTUP_SECONDS if estimates.startup_seconds is None else estimates.startup_seconds,
         safe_threads=safe_threads(spec, estimates, cores, pressure),
+        idle_cores=estimates.idle_cores,
     )
+
+
+def cores_for_tasks(cores: float, idle_cores: float) -> float:
+    """What is left when the worker has looked after itself: in a pod of a tenth of a core, a tenth less."""
+    return max(0.5 * cores, cores - idle_cores)
 
 
 def cpu_threads(runtime: float, cpu: float, cores: float) -> float:
@@ -68,7 +76,8 @@ def cpu_threads(runtime: float, cpu: float, cores: float) -> float:
 
 def safe_threads(spec: ScalingSpec, estimates: Estimates, cores: float, pressure: Pressure) -> int:
     """c_safe: what the core bears, and what lag, memory and observed scalability allow, within the user's bounds."""
-    most = min(float(spec.threads_max), max(_core_bears(spec, estimates, cores), pressure.lift or 0.0))
+    available = cores_for_tasks(cores, estimates.idle_cores)
+    most = min(float(spec.threads_max), max(_core_bears(spec, estimates, available), pressure.lift or 0.0))
     if pressure.cap is not None:
         most = min(most, pressure.cap)
     return max(spec.threads_min, int(most))

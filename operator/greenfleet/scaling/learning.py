@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from .capacity import cores_for_tasks
 from .knowledge import View
 from .state import Counters, Estimates, State
 from .types import Pod, ScalingSpec, WorkerSample
@@ -22,6 +23,13 @@ messages before the first dozen of tasks has ended, and they would look three ti
 would never get there."""
 IDLE_CORES_MOST = 0.02
 """What an idle worker may burn and count as housekeeping, or a tenth of its limit: a background job of the user's is none."""
+CROWDED = 0.9
+"""Of the core or the hub: a worker that is less busy than this fetches each message by itself."""
+LONE_CPU_SECONDS = 0.0015
+"""What such a message costs more than one of many that are fetched together: a wake-up, a round trip and a write of its own (measured:
+docs/law.md, 2)."""
+LONE_MOST = 0.4
+"""Of what was measured: on a faster machine it is less."""
 _LONGEST_BELIEVABLE_STARTUP_SECONDS = 900.0
 _BLOCKED_FRACTION = 0.05
 """A hub that a task blocks for more of the time than this says nothing about CPU or about too many green threads."""
@@ -190,10 +198,26 @@ def _learn_cpu(spec: ScalingSpec, estimates: Estimates, view: View, progress: Pr
     if progress.cpu_tasks <= 0:
         return estimates
     used = max(0.0, progress.cpu_seconds - estimates.idle_cores * progress.cpu_worker_seconds)
-    cpu = estimates.cpu.add(used, progress.cpu_tasks, keep)
-    believed = cpu.total >= BELIEVED_AFTER_SECONDS * spec.cpu_limit_cores
-    known = cpu.total / cpu.weight if believed else estimates.cpu_per_task_seconds
-    return replace(estimates, cpu=cpu, cpu_per_task_seconds=known)
+    crowded = progress.utilisation(spec.cpu_limit_cores) >= CROWDED and not progress.blocked
+    alone = 0.0 if crowded else min(LONE_CPU_SECONDS * progress.cpu_tasks, LONE_MOST * used)
+    estimates = replace(
+        estimates,
+        cpu=estimates.cpu.add(used, progress.cpu_tasks, keep),
+        cpu_alone_seconds=estimates.cpu_alone_seconds * keep + alone,
+        cpu_crowded=estimates.cpu_crowded.add(used, progress.cpu_tasks, keep) if crowded else estimates.cpu_crowded,
+    )
+    if estimates.cpu.total < BELIEVED_AFTER_SECONDS * spec.cpu_limit_cores:
+        return estimates
+    return replace(estimates, cpu_per_task_seconds=_cpu_of_many(estimates))
+
+
+def _cpu_of_many(estimates: Estimates) -> float:
+    """What a task costs where there are many, which is what a plan is about: as it was when there were many, unless what is seen now
+    says that the tasks have become lighter, or heavier than coming alone explains.
+    """
+    cpu, crowded = estimates.cpu, estimates.cpu_crowded
+    least, most = (cpu.total - estimates.cpu_alone_seconds) / cpu.weight, cpu.total / cpu.weight
+    return least if crowded.weight <= 0 else min(most, max(least, crowded.total / crowded.weight))
 
 
 def _learn_granted(spec: ScalingSpec, estimates: Estimates, view: View, progress: Progress) -> Estimates:
@@ -225,7 +249,7 @@ def _learn_efficiency(spec: ScalingSpec, estimates: Estimates, view: View, progr
     limit = sum(worker.threads_limit for worker in view.workers if worker.pod in serving)
     if runtime is None or not serving or limit <= 0 or progress.cpu_worker_seconds <= 0:
         return estimates
-    cores = estimates.granted_cores or spec.cpu_limit_cores
+    cores = cores_for_tasks(estimates.granted_cores or spec.cpu_limit_cores, estimates.idle_cores)
     promised = min(limit / len(serving) / runtime, cores / cpu if cpu else float("inf"))
     per_worker = progress.serving_started / progress.cpu_worker_seconds
     waited = min(view.ready, progress.unstarted_before)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from . import arrivals, holds, stabilization, warm, workers
+from . import arrivals, holds, scalability, stabilization, warm, workers
 from .capacity import capacity
 from .context import Context
 from .knowledge import View
@@ -15,7 +15,7 @@ from .types import Sample, ScalingSpec
 def picture(spec: ScalingSpec, state: State, sample: Sample, view: View, now: float) -> Context:
     worker = capacity(spec, state.estimates, state.pressure)
     worker = replace(worker, safe_threads=_shared(spec, sample, worker.safe_threads))
-    rate = arrivals.rate_per_second(state.arrivals, now, spec.scrape_interval_seconds)
+    rate = arrivals.present_rate(state.arrivals, now, spec.scrape_interval_seconds)
     fleet = workers.existing(view, sample.replicas, worker, now)
     due = workers.for_deadline(spec, arrivals.waiting(state.arrivals, view.unstarted), fleet, worker)
     surge = arrivals.surge(state.arrivals, now, holds.YOUNG_BURST_SECONDS)
@@ -29,6 +29,7 @@ def picture(spec: ScalingSpec, state: State, sample: Sample, view: View, now: fl
         proofs=warm.prove(state.proofs, min(proven, spec.replicas_max), now),
         high_needs=stabilization.with_high(state.high_needs, now, above_one, window),
         low_needs=stabilization.with_low(state.low_needs, now, need, stabilization.up_window_seconds(spec)),
+        unseen_need=0 if scalability.holds_growth(state.scalability) else workers.for_rate_at_once(rate, fleet, worker),
     )
     return Context(
         spec=spec,

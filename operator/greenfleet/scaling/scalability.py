@@ -57,6 +57,11 @@ _FORGOTTEN_SECONDS = 120.0
 _MOST_BACKOFF_SECONDS = 600.0
 
 
+def holds_growth(scalability: Scalability) -> bool:
+    """Whether growth has to prove itself first, or has just not paid."""
+    return scalability.frozen_until is not None or scalability.rung is not None or scalability.probing
+
+
 def update(
     scalability: Scalability,
     view: View,

@@ -60,6 +60,10 @@ class Estimates:
     cpu_per_task_seconds: float | None = None
     cpu: Ratio = Ratio()
     """Before there is enough of it for an estimate, a guess."""
+    cpu_alone_seconds: float = 0.0
+    """Of the CPU in `cpu`, what is put down to messages that came alone."""
+    cpu_crowded: Ratio = Ratio()
+    """The same as `cpu` while the workers were as busy as they can be; it does not age while they are not."""
     idle_cores: float = 0.01
     """What a worker that starts nothing burns; a measured idle worker with its watchdog takes about 1 % of a core."""
     granted_cores: float | None = None
@@ -180,6 +184,8 @@ class State:
     """Workers that the load asked for, as a falling sequence: enough to know the maximum of any recent window."""
     low_needs: tuple[Need, ...] = ()
     """The same as a rising sequence, for the minimum."""
+    unseen_need: int = 0
+    """Workers that the rate needs while nobody sees whether messages pile up: patience is for those who look."""
     high_threads: tuple[Need, ...] = ()
     """Green threads that the load asked for, as a falling sequence."""
     changes: tuple[Change, ...] = ()
@@ -194,11 +200,13 @@ class State:
 def initial_state(learned: Learned, now: float) -> State:
     """The memory of a pool that has just been met, with what an earlier life had learned."""
     runtime, cpu = learned.runtime_seconds, learned.cpu_per_task_seconds
+    old_cpu = Ratio(_OLD_TASKS * cpu, _OLD_TASKS) if cpu else Ratio()
     estimates = Estimates(
         runtime_seconds=runtime,
         runtime=Ratio(_OLD_TASKS * runtime, _OLD_TASKS) if runtime else Ratio(),
         cpu_per_task_seconds=cpu,
-        cpu=Ratio(_OLD_TASKS * cpu, _OLD_TASKS) if cpu else Ratio(),
+        cpu=old_cpu,
+        cpu_crowded=old_cpu,
         startup_seconds=learned.startup_seconds,
     )
     cap = float(learned.safe_threads) if learned.safe_threads is not None else None

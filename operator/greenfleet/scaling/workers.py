@@ -16,13 +16,15 @@ from .capacity import Capacity
 from .knowledge import View
 from .types import ScalingSpec
 
-PATIENCE = 0.8
-"""Of the objective without its margin: how long messages may wait before the last fraction of a worker is added."""
 OVERDUE_SECONDS = 60.0
 OVERDUE_STARTUPS = 3.0
 """A pod that is not Ready after the longer of the two does not count as capacity on its way."""
 LENIENCE = 0.6
 """Of the margin: how far a fleet may fall behind its plan before more workers come."""
+CLEARING_SECONDS = 9.0
+CLEARING_WAITS = 0.3
+"""Of the objective, if that is longer: how long new workers may take for messages that become due before or soon after they are Ready. A
+worker that had half a second for its part of them would have to be many workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +81,28 @@ def for_rate(spec: ScalingSpec, rate: float, unstarted: float, fleet: Existing, 
     to wait, less what piles up until a new worker is Ready, and an estimate that is a little too high then costs nothing.
     What is there already stays while it is needed, so that a constant rate comes to rest.
     """
+    enough = for_rate_at_once(rate, fleet, worker)
+    if not enough or not fleet.replicas < enough - fleet.overdue or fleet.replicas == 0:
+        return enough
     per_worker = worker.rate(worker.safe_threads)
-    if per_worker <= 0:
-        return 0
     exact = rate / per_worker
-    enough = ceil(exact - 1e-9)
-    bearable = PATIENCE * (spec.max_wait_seconds - margin_seconds(spec)) * fleet.replicas
-    piles_up = max(0.0, exact - fleet.replicas) * worker.startup_seconds
-    patient = unstarted < (bearable - piles_up) * per_worker
-    wanted = max(fleet.replicas, int(exact)) if enough > fleet.replicas > 0 and patient else enough
-    return wanted + (fleet.overdue if wanted else 0)
+    piles_up = (exact - fleet.replicas) * worker.startup_seconds
+    bearable = (spec.max_wait_seconds - margin_seconds(spec)) * fleet.replicas - piles_up
+    if unstarted >= bearable * per_worker:
+        return enough
+    return max(fleet.replicas, int(exact)) + fleet.overdue
+
+
+def for_rate_at_once(rate: float, fleet: Existing, worker: Capacity) -> int:
+    """The same without patience: nothing piles up."""
+    per_worker = worker.rate(worker.safe_threads)
+    enough = ceil(rate / per_worker - 1e-9) if per_worker > 0 else 0
+    return enough + (fleet.overdue if enough else 0)
 
 
 def margin_seconds(spec: ScalingSpec) -> float:
     """What passes before a decision has an effect: scrape, tick, patch. Never more than half the objective."""
-    return min(spec.max_wait_seconds / 2, 2 * spec.scrape_interval_seconds + 1 + 0.05 * spec.max_wait_seconds)
+    return min(spec.max_wait_seconds / 2, 1.5 * spec.scrape_interval_seconds + 1 + 0.05 * spec.max_wait_seconds)
 
 
 def for_deadline(
@@ -106,17 +115,16 @@ def for_deadline(
 
     Workers that run count for all of the time that is left, new ones for what is left after their start-up. A plan leaves a
     margin; a fleet that is a little behind its plan may use most of it before more workers come, for they would arrive when
-    the work is nearly done. A message that is late already cannot be saved; it gets the workers that clear it soonest at a
-    bounded price.
+    the work is nearly done. What no new worker can save, or hardly, gets those that clear it soon at a bounded price.
     """
-    soonest = worker.startup_seconds + max(3.0, 0.1 * spec.max_wait_seconds)
+    soonest = worker.startup_seconds + max(CLEARING_SECONDS, CLEARING_WAITS * spec.max_wait_seconds)
     margin = margin_seconds(spec)
     worst: Due | None = None
     for due in waiting:
         left = spec.max_wait_seconds - margin - (fleet.now - due.since)
         running = _starts_of_running(worker, fleet.busy, max(left, 0.0)) * fleet.serving
         late = left < worker.startup_seconds and running < due.amount
-        horizon = max(left, soonest) if late else left
+        horizon = max(left, soonest) if running < due.amount else left
         count = _fewest(due.amount, horizon, worker, fleet)
         if count > fleet.replicas and _starts(horizon + LENIENCE * margin, worker, fleet) >= due.amount:
             count = fleet.replicas

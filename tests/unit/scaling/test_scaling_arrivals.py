@@ -30,6 +30,15 @@ def test_a_rate_that_lasts_is_believed_within_the_window() -> None:
     assert arrivals.rate_per_second(history, 70.0, 2.0) == pytest.approx(60, rel=0.05)
 
 
+def test_a_rate_that_has_fallen_is_seen_before_the_window_is_over_and_chance_is_no_fall() -> None:
+    fallen = (*stream(60, 40), *stream(5, 14, start=40))
+    assert arrivals.present_rate(fallen, 54.0, 2.0) < 8 < arrivals.rate_per_second(fallen, 54.0, 2.0)
+    usual = tuple(Arrival(t, t + 2, 120 + (8 if t % 4 else -8)) for t in range(0, 60, 2))
+    assert arrivals.present_rate(usual, 60.0, 2.0) == arrivals.rate_per_second(usual, 60.0, 2.0)
+    risen = (*stream(5, 40), *stream(60, 14, start=40))
+    assert arrivals.present_rate(risen, 54.0, 2.0) == arrivals.rate_per_second(risen, 54.0, 2.0)
+
+
 def test_a_trickle_of_less_than_one_message_per_scrape_is_still_a_rate() -> None:
     history = tuple(Arrival(t, t + 2, 1.0 if t % 10 == 0 else 0.0) for t in range(0, 40, 2))
     assert arrivals.rate_per_second(history, 40.0, 2.0) == pytest.approx(0.1, rel=0.5)

@@ -29,7 +29,7 @@ from greenfleet.scaling.capacity import safe_threads
 from greenfleet.scaling.knowledge import View
 from greenfleet.scaling.learning import Progress, learn
 from greenfleet.scaling.state import Estimates, Pressure, Ratio
-from tests.property.world import World, restarted_containers
+from tests.property.world import World, restarted_containers, unreachable
 from tests.unit.scaling.builders import KNOWN, NOW, SPEC, pod, sample, worker
 
 DEMO = ScalingSpec(
@@ -112,12 +112,41 @@ def test_a_flood_from_zero_starts_as_many_as_the_deadline_asks_for_at_once() -> 
     assert world.tick(0.0, burst=20_000).replicas >= 3
 
 
+def test_who_was_to_wait_and_see_does_not_wait_where_nobody_sees() -> None:
+    world = demo(learned=KNOWN)
+    settle(world, 60.0)
+    settle(world, 150.0, 15)
+    assert world.replicas == 1, "half a worker is missing, which has to show first"
+    blind = [world.tick(150.0, 0.0, unreachable) for _ in range(8)]
+    assert [decision.replicas for decision in blind[:2]] == [1, 1], "a scrape or two that are missing start no pod"
+    assert blind[-1].replicas == 2
+    assert [Limit.BLIND, Limit.RATE] in [limits(decision) for decision in blind]
+    assert settle(world, 150.0, 5).replicas == 2
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        replace(DEMO, pause_out=True),
+        replace(DEMO, replicas_max=1),
+        replace(DEMO, threads_total=15),
+        replace(DEMO, scale_up=Rules(select_policy="Disabled")),
+        replace(DEMO, scale_up=Rules(stabilization_window_seconds=600)),
+    ],
+)
+def test_also_then_the_users_limits_hold(spec: ScalingSpec) -> None:
+    world = World(spec, runtime=0.3, cpu=0.003, startup=5.0, replicas=1, learned=KNOWN)
+    settle(world, 150.0, 15)
+    for _ in range(20):
+        assert world.tick(150.0, 0.0, unreachable).replicas == 1
+
+
 # --- threads ------------------------------------------------------------------------------------------------------------
 
 
 def test_threads_go_straight_to_what_the_core_bears_while_anything_waits() -> None:
     decision = first(sample(500, busy=20))
-    assert decision.threads == 110  # S/k = 100 at a whole core, and its square root: docs/law.md
+    assert decision.threads == 108  # S/k = 99 at what housekeeping leaves of a core, and its square root: docs/law.md
     assert limits(decision, "threads")[0] is Limit.SAFE_THREADS
 
 
@@ -348,7 +377,7 @@ def test_a_saturated_downstream_stops_growth_in_both_dimensions() -> None:
                 held.add(step.dimension)
                 assert "downstream" in step.text or "no throughput" in step.text
     assert held == {"workers", "threads"}
-    assert decision.limited is Limit.SATURATED_DOWNSTREAM
+    assert Limit.SATURATED_DOWNSTREAM in limits(decision, "threads")
     assert replicas * threads <= 400
 
 
@@ -545,11 +574,48 @@ def test_cpu_without_a_task_says_nothing_about_tasks() -> None:
 def test_until_the_cpu_per_task_is_known_a_guess_bounds_the_green_threads() -> None:
     """Not below their start value, and not where the tasks hardly use the CPU: those get all there are."""
     spec = replace(DEMO, cpu_limit_cores=1.0, threads_start=100, threads_max=1000)
-    for guess, threads in ((0.002, 1000), (0.01, 214), (0.05, 100)):
+    for guess, threads in ((0.001, 1000), (0.01, 212), (0.05, 100)):
         estimates = Estimates(runtime_seconds=2.0, cpu=Ratio(guess * 30, 30))
         assert safe_threads(spec, estimates, 1.0, Pressure()) == threads
     assert safe_threads(spec, Estimates(runtime_seconds=2.0), 1.0, Pressure()) == 100
     assert safe_threads(spec, Estimates(), 1.0, Pressure()) == 100
+
+
+def interval(used: float, tasks: float, hub_busy: float) -> Progress:
+    """Two seconds of one worker of a tenth of a core."""
+    return Progress(
+        seconds=2.0,
+        worker_seconds=2.0,
+        cpu_worker_seconds=2.0,
+        serving_cpu_seconds=used + 0.02,
+        cpu_seconds=used + 0.02,
+        cpu_tasks=tasks,
+        started=tasks,
+        finished=tasks,
+        hub_busy_seconds=hub_busy,
+    )
+
+
+def test_what_messages_cost_because_they_come_alone_is_no_part_of_a_plan_for_many() -> None:
+    """Measured on a pod of 0.1 cores: 7 ms each at a few a second, 5.4 ms in a saturated worker."""
+    spec, nothing = replace(SPEC, cpu_limit_cores=0.1), View(NOW, 0.0, 5.0, 0.0, 5.0, 0.0, (), (), (), ())
+    alone, crowded = interval(0.056, 8.0, 0.14), interval(0.178, 33.0, 1.96)
+    dear = interval(0.16, 8.0, 0.4)
+
+    def after(estimates: Estimates, *seen: Progress) -> Estimates:
+        for progress in seen:
+            estimates = learn(spec, estimates, nothing, progress)
+        return estimates
+
+    quiet = after(Estimates(), *[alone] * 20)
+    assert quiet.cpu_per_task_seconds == pytest.approx(0.0055)
+    many = after(quiet, *[crowded] * 5)
+    assert many.cpu_per_task_seconds == pytest.approx(0.0054, rel=0.02)
+    assert after(many, *[alone] * 100).cpu_per_task_seconds == pytest.approx(0.0054, rel=0.03), (
+        "not forgotten meanwhile"
+    )
+    heavier = after(many, *[dear] * 60).cpu_per_task_seconds
+    assert heavier == pytest.approx(0.0185, rel=0.02), "coming alone does not explain 20 ms"
 
 
 def test_run_time_cpu_and_startup_are_learned() -> None:

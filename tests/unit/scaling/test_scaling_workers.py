@@ -39,7 +39,7 @@ def test_a_missing_fraction_of_a_worker_is_added_when_its_absence_shows() -> Non
 def test_the_more_is_missing_and_the_longer_a_start_takes_the_sooner() -> None:
     assert patience(41.0) > patience(50.0) > patience(59.0)
     assert patience(50.0) > patience(50.0, worker=replace(WORKER, startup_seconds=20.0))
-    assert patience(50.0, worker=replace(WORKER, startup_seconds=80.0)) == -1, "at once"
+    assert patience(50.0, worker=replace(WORKER, startup_seconds=110.0)) == -1, "at once"
     assert patience(50.0) < patience(50.0, spec=replace(SPEC, max_wait_seconds=60.0))
 
 

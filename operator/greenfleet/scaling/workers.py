@@ -23,8 +23,7 @@ LENIENCE = 0.6
 """Of the margin: how far a fleet may fall behind its plan before more workers come."""
 CLEARING_SECONDS = 9.0
 CLEARING_WAITS = 0.3
-"""Of the objective, if that is longer: how long new workers may take for messages that become due before or soon after they are Ready. A
-worker that had half a second for its part of them would have to be many workers."""
+"""Of the objective, if that is longer: how long new workers may take for messages that are due before they are Ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,7 @@ def for_rate(spec: ScalingSpec, rate: float, unstarted: float, fleet: Existing, 
     What is there already stays while it is needed, so that a constant rate comes to rest.
     """
     enough = for_rate_at_once(rate, fleet, worker)
-    if not enough or not fleet.replicas < enough - fleet.overdue or fleet.replicas == 0:
+    if not 0 < fleet.replicas < enough - fleet.overdue:
         return enough
     per_worker = worker.rate(worker.safe_threads)
     exact = rate / per_worker
@@ -115,7 +114,8 @@ def for_deadline(
 
     Workers that run count for all of the time that is left, new ones for what is left after their start-up. A plan leaves a
     margin; a fleet that is a little behind its plan may use most of it before more workers come, for they would arrive when
-    the work is nearly done. What no new worker can save, or hardly, gets those that clear it soon at a bounded price.
+    the work is nearly done. So may new workers that would have a second for their part, and would have to be many. A message that is late
+    already cannot be saved; it gets the workers that clear it soon at a bounded price.
     """
     soonest = worker.startup_seconds + max(CLEARING_SECONDS, CLEARING_WAITS * spec.max_wait_seconds)
     margin = margin_seconds(spec)
@@ -123,8 +123,10 @@ def for_deadline(
     for due in waiting:
         left = spec.max_wait_seconds - margin - (fleet.now - due.since)
         running = _starts_of_running(worker, fleet.busy, max(left, 0.0)) * fleet.serving
-        late = left < worker.startup_seconds and running < due.amount
-        horizon = max(left, soonest) if running < due.amount else left
+        behind = running < due.amount
+        late = behind and left < worker.startup_seconds
+        latest = soonest if late else min(soonest, left + LENIENCE * margin)
+        horizon = max(left, latest) if behind else left
         count = _fewest(due.amount, horizon, worker, fleet)
         if count > fleet.replicas and _starts(horizon + LENIENCE * margin, worker, fleet) >= due.amount:
             count = fleet.replicas

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from greenfleet.scaling import ScalingSpec
+from greenfleet.scaling.arrivals import Waiting
 from greenfleet.scaling.capacity import Capacity, cpu_threads
-from greenfleet.scaling.workers import Existing, for_rate
+from greenfleet.scaling.workers import Existing, for_deadline, for_rate
 
 SPEC = ScalingSpec(threads_min=10, threads_max=1000, threads_start=100, replicas_max=10, max_wait_seconds=30.0)
 WORKER = Capacity(
@@ -47,6 +48,17 @@ def test_when_a_new_worker_is_ready_nobody_has_waited_for_too_long() -> None:
     for rate in (41.0, 50.0, 59.0):
         piled_up = patience(rate) + (rate - 40) * WORKER.startup_seconds
         assert piled_up / 40 < SPEC.max_wait_seconds
+
+
+@pytest.mark.parametrize("startup", [8.0, 20.0, 23.0, 26.0])
+def test_what_new_workers_can_save_is_saved(startup: float) -> None:
+    """Also where they have a few seconds for it only; and what they cannot save does not cost any number of them."""
+    due = for_deadline(SPEC, [Waiting(since=-2.0, amount=2000.0)], TWO, replace(WORKER, startup_seconds=startup))
+    assert due is not None
+    left = SPEC.max_wait_seconds - 2.0
+    able = 20 * (2 * left + (due.workers - 2) * (left - startup))
+    assert able >= 2000.0 or due.late
+    assert due.workers < 25
 
 
 def test_a_whole_worker_that_is_missing_comes_at_once_and_an_empty_fleet_does_not_wait() -> None:

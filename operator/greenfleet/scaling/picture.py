@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from . import arrivals, holds, scalability, stabilization, warm, workers
-from .capacity import capacity
+from .capacity import Capacity, capacity
 from .context import Context
 from .knowledge import View
 from .state import State
@@ -21,6 +21,9 @@ def picture(spec: ScalingSpec, state: State, sample: Sample, view: View, now: fl
     surge = arrivals.surge(state.arrivals, now, holds.YOUNG_BURST_SECONDS)
     rate_workers = workers.for_rate(spec, rate, view.unstarted, fleet, worker)
     need = min(max(rate_workers, due.workers if due is not None else 0), 10 * max(1, spec.replicas_max))
+    if need < sample.replicas and state.estimates.cpu_unproven:
+        careful = workers.for_rate(spec, rate, view.unstarted, fleet, _careful(spec, state, worker))
+        need = rate_workers = max(need, min(careful, sample.replicas))
     proven = due.workers if due is not None and due.late else 0
     window = stabilization.down_window_seconds(spec, worker.startup_seconds)
     above_one = need if need > 1 else 0  # the last worker goes by the cooldown alone
@@ -45,6 +48,13 @@ def picture(spec: ScalingSpec, state: State, sample: Sample, view: View, now: fl
         need=need,
         down_window_seconds=window,
     )
+
+
+def _careful(spec: ScalingSpec, state: State, worker: Capacity) -> Capacity:
+    """The same worker, if its tasks cost as much among many as they do now that they come alone: nobody leaves on a guess."""
+    dear = replace(state.estimates, cpu_per_task_seconds=state.estimates.cpu.total / state.estimates.cpu.weight)
+    found = capacity(spec, dear, state.pressure)
+    return replace(found, safe_threads=min(worker.safe_threads, found.safe_threads))
 
 
 def _shared(spec: ScalingSpec, sample: Sample, safe: int) -> int:

@@ -72,6 +72,11 @@ class Estimates:
     """Measured throughput of saturated workers over the throughput that `min(c/S, cpu/k)` promises."""
     startup_seconds: float | None = None
 
+    @property
+    def cpu_unproven(self) -> bool:
+        """Whether no worker was ever busy enough to show what tasks cost where there are many."""
+        return self.cpu_per_task_seconds is not None and self.cpu_crowded.weight <= 0 < self.cpu.weight
+
 
 @dataclass(frozen=True, slots=True)
 class Pressure:

@@ -618,6 +618,14 @@ def test_what_messages_cost_because_they_come_alone_is_no_part_of_a_plan_for_man
     assert heavier == pytest.approx(0.0185, rel=0.02), "coming alone does not explain 20 ms"
 
 
+def test_no_worker_leaves_on_a_guess() -> None:
+    """Were 3 ms what a task costs because it comes alone, one worker would be enough; nobody has seen that."""
+    world = demo(replicas=2)
+    settle(world, 130.0, 90)
+    assert world.state.estimates.cpu_per_task_seconds == pytest.approx(0.0018, rel=0.05)
+    assert {decision.replicas for decision in world.decisions} == {2}
+
+
 def test_run_time_cpu_and_startup_are_learned() -> None:
     world = demo()
     settle(world, 50.0, 120)

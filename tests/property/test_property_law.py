@@ -184,7 +184,8 @@ def test_restart_at_any_tick_changes_nothing_after_one_window(world: World, trac
             world.tick(rate)
             twin.tick(rate)
     if world.replicas == twin.replicas:
-        assert abs(world.threads - twin.threads) <= max(1, 0.1 * twin.threads)
+        # What is learned is written down when it has moved by a fifth, and so much a restart may forget.
+        assert abs(world.threads - twin.threads) <= max(1, 0.2 * max(world.threads, twin.threads))
 
 
 @given(worlds(), traces)

@@ -183,7 +183,9 @@ def test_restart_at_any_tick_changes_nothing_after_one_window(world: World, trac
         for _ in range(THREADS_WINDOW_TICKS):
             world.tick(rate)
             twin.tick(rate)
-    if world.replicas == twin.replicas:
+    if (
+        world.replicas == twin.replicas and rate > 0
+    ):  # else nobody learns any more what the restart forgot in its last interval
         # What is learned is written down when it has moved by a fifth, and so much a restart may forget.
         assert abs(world.threads - twin.threads) <= max(1, 0.2 * max(world.threads, twin.threads))
 

@@ -177,15 +177,13 @@ def test_restart_at_any_tick_changes_nothing_after_one_window(world: World, trac
     assume(all(decision.why.binding is not Limit.WARM for decision in decisions))
     # The last fraction of a worker is added late and kept (docs/law.md), so two fleets may rest one worker apart.
     assert abs(world.replicas - twin.replicas) <= 1
-    if (
-        world.threads != twin.threads
-    ):  # warm workers that have just gone: green threads fall to the most of the last minute
+    # Warm workers may have just gone: green threads fall to the most of the last minute.
+    if world.threads != twin.threads:
         for _ in range(THREADS_WINDOW_TICKS):
             world.tick(rate)
             twin.tick(rate)
-    if (
-        world.replicas == twin.replicas and rate > 0
-    ):  # else nobody learns any more what the restart forgot in its last interval
+    # Without load nobody learns any more what the restart forgot in its last interval.
+    if world.replicas == twin.replicas and rate > 0:
         # What is learned is written down when it has moved by a fifth, and so much a restart may forget.
         assert abs(world.threads - twin.threads) <= max(1, 0.2 * max(world.threads, twin.threads))
 

@@ -91,4 +91,4 @@ def _core_bears(spec: ScalingSpec, estimates: Estimates, cores: float) -> float:
     if known is not None:
         return cpu_threads(runtime, known, cores)
     guess = estimates.cpu
-    return max(start, cpu_threads(runtime, guess.total / guess.weight, cores)) if guess.total > 0 else start
+    return max(start, cpu_threads(runtime, guess.mean, cores)) if guess.total > 0 else start

@@ -179,7 +179,7 @@ def _learn_runtime(estimates: Estimates, progress: Progress, keep: float) -> Est
     runtime = estimates.runtime.add(progress.runtime_sum_seconds, progress.runtime_count, keep)
     if runtime.weight < 1 or runtime.total <= 0:
         return replace(estimates, runtime=runtime)
-    return replace(estimates, runtime=runtime, runtime_seconds=runtime.total / runtime.weight)
+    return replace(estimates, runtime=runtime, runtime_seconds=runtime.mean)
 
 
 def _learn_cpu(spec: ScalingSpec, estimates: Estimates, view: View, progress: Progress, keep: float) -> Estimates:
@@ -216,8 +216,8 @@ def _cpu_of_many(estimates: Estimates) -> float:
     says that the tasks have become lighter, or heavier than coming alone explains.
     """
     cpu, crowded = estimates.cpu, estimates.cpu_crowded
-    least, most = (cpu.total - estimates.cpu_alone_seconds) / cpu.weight, cpu.total / cpu.weight
-    return least if crowded.weight <= 0 else min(most, max(least, crowded.total / crowded.weight))
+    least, most = (cpu.total - estimates.cpu_alone_seconds) / cpu.weight, cpu.mean
+    return least if crowded.weight <= 0 else min(most, max(least, crowded.mean))
 
 
 def _learn_granted(spec: ScalingSpec, estimates: Estimates, view: View, progress: Progress) -> Estimates:

@@ -52,7 +52,7 @@ def picture(spec: ScalingSpec, state: State, sample: Sample, view: View, now: fl
 
 def _careful(spec: ScalingSpec, state: State, worker: Capacity) -> Capacity:
     """The same worker, if its tasks cost as much among many as they do now that they come alone: nobody leaves on a guess."""
-    dear = replace(state.estimates, cpu_per_task_seconds=state.estimates.cpu.total / state.estimates.cpu.weight)
+    dear = replace(state.estimates, cpu_per_task_seconds=state.estimates.cpu.mean)
     found = capacity(spec, dear, state.pressure)
     return replace(found, safe_threads=min(worker.safe_threads, found.safe_threads))
 

@@ -64,7 +64,7 @@ def _drop(
 ) -> tuple[float, str]:
     """The ceiling that the present suffering asks for; infinite when there is none."""
     used = progress.utilisation(cores)
-    lag = pressure.lag.total / pressure.lag.weight if pressure.lag.weight > 0 else 0.0
+    lag = pressure.lag.mean if pressure.lag.weight > 0 else 0.0
     saturated = used >= SATURATED and not progress.blocked
     fullest = max((sample.memory_bytes for sample in view.workers), default=0.0)
     if spec.memory_limit_bytes and fullest >= MEMORY_FULL * spec.memory_limit_bytes:

@@ -138,7 +138,7 @@ def _retreated(scalability: Scalability, point: Point, progress: Progress, limit
         return scalability
     retreat = Ratio(scalability.retreat.total + progress.finished, scalability.retreat.weight + progress.seconds)
     enough = retreat.total >= TELLING_TASKS and retreat.weight >= _LEAST_SETTLING_SECONDS
-    if enough and retreat.total / retreat.weight < KEPT * frozen.throughput:
+    if enough and retreat.mean < KEPT * frozen.throughput:
         return Scalability(refuted_until=point.at + REFUTED_SECONDS)
     return replace(scalability, retreat=retreat)
 

@@ -47,6 +47,11 @@ class Ratio:
     total: float = 0.0
     weight: float = 0.0
 
+    @property
+    def mean(self) -> float:
+        """Only where something is remembered."""
+        return self.total / self.weight
+
     def add(self, total: float, weight: float, keep: float) -> Ratio:
         return Ratio(self.total * keep + total, self.weight * keep + weight)
 

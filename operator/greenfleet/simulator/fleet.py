@@ -15,6 +15,8 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from greenfleet.scaling.capacity import cores_for_tasks
+
 from .traces import Trace, value_at
 
 IDLE_CORES = 0.01
@@ -26,7 +28,7 @@ a pod of 0.1 cores: tasks of 5.4 ms in a saturated worker take 6.5 to 7.4 ms at 
 
 def task_cores(trace: Trace) -> float:
     """Of a worker's cores, what its housekeeping leaves to its tasks."""
-    return max(0.5 * trace.cores, trace.cores - IDLE_CORES)
+    return cores_for_tasks(trace.cores, IDLE_CORES)
 
 
 class Worker:
@@ -81,6 +83,7 @@ class Fleet:
         self.now = 0.0
         self.replicas = 0
         self.threads = threads
+        self.cores = task_cores(trace)
         self.queue: deque[float] = deque()
         self.workers: dict[str, Worker] = {}
         self.waits: list[tuple[float, float]] = []
@@ -224,7 +227,7 @@ class Fleet:
         lag = max(0.0, worker.hub_free_at - self.now)
         worker.lag_sum += lag
         worker.lag_count += 1
-        busy = cpu / task_cores(self.trace) + blocked
+        busy = cpu / self.cores + blocked
         worker.cpu_seconds += cpu
         worker.hub_seconds += busy
         worker.blocked_seconds += blocked

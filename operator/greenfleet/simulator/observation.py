@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from greenfleet.scaling import Blindness, Pod, Problem, QueueSample, Sample, WorkerSample
 
-from .fleet import IDLE_CORES, Fleet, Worker, task_cores
+from .fleet import IDLE_CORES, Fleet, Worker
 
 EXPORTER_POLL_SECONDS = 1.0
 QUEUE = "queue"
@@ -53,7 +53,7 @@ class Observatory:
             self._workers.pop(worker.name, None)
             return
         if not self.outage:
-            self._workers[worker.name] = sample_of(worker, self.fleet.now, task_cores(self.fleet.trace))
+            self._workers[worker.name] = sample_of(worker, self.fleet.now, self.fleet.cores)
         self.fleet.call_at(self.fleet.now + self.interval, lambda: self._scrape(worker))
 
     @property

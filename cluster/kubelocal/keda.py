@@ -112,11 +112,8 @@ def up(places: Places, report: Report) -> None:
             programs / "crds",
         ]
     )
-    definitions = [
-        f"crd/{path.stem.partition('_')[2]}.{path.stem.partition('_')[0]}"
-        for path in (programs / "crds").glob("*.yaml")
-    ]
-    run([kubectl, "--kubeconfig", places.kubeconfig, "wait", "--for=condition=Established", *definitions])
+    if not wait_until(lambda: _established(api, programs / "crds"), seconds=_READY_SECONDS):
+        raise ClusterError("KEDA's CustomResourceDefinitions are not established.")
     for path, manifest in _objects():
         api.apply(path, manifest)
     supervisor = Supervisor(places)
@@ -135,6 +132,17 @@ def up(places: Places, report: Report) -> None:
         with report.step("KEDA's metrics API answers"):
             if not wait_until(answers, seconds=_READY_SECONDS):
                 raise ClusterError(f"KEDA's metrics API does not answer. {supervisor.explain(ADAPTER)}")
+
+
+def _established(api: Api, definitions: Path) -> bool:
+    """Whether the API server has accepted every definition. (`kubectl wait` gives up on one that has no conditions yet.)"""
+    for path in definitions.glob("*.yaml"):
+        group, _, plural = path.stem.partition("_")
+        found = api.get(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{plural}.{group}") or {}
+        conditions = found.get("status", {}).get("conditions") or []
+        if not any(one["type"] == "Established" and one["status"] == "True" for one in conditions):
+            return False
+    return True
 
 
 def down(places: Places) -> None:

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
 
@@ -30,6 +31,7 @@ PASSES = ((report.OURS, report.SINGLE, report.TUNED), (report.DEFAULT, report.FI
 """Who runs side by side. 25 workers of a tenth of a core are more than two cores bear next to the control plane: then pods take half a minute to be
 Ready, in the traces with the most work and for the law that is the last to ask.
 """
+LABELS = tuple(label for labels in PASSES for label in labels)
 BLIND_SECONDS = 15.0
 """An observer that is kept from looking for longer has not seen a trace of two minutes."""
 
@@ -59,9 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=1, help="of the arrivals and of what chance decides about each task"
     )
     parser.add_argument("--again", action="store_true", help="run the traces even if there are records of them")
-    parser.add_argument(
-        "--laws", default="all", help=f"which to run: of {', '.join(label for one in PASSES for label in one)}"
-    )
+    parser.add_argument("--laws", default="all", help=f"which to run, comma separated: of {', '.join(LABELS)}")
     parser.add_argument("--tune", action="store_true", help="choose KEDA's configurations anew with the simulator")
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--markdown", action="store_true", help="print the table of docs/scaling-bench.md too")
@@ -72,11 +72,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _traces(names: str) -> dict[str, Trace]:
     known = {path.stem: path for path in sorted(TRACES.glob("*.json"))}
-    chosen = list(known) if names == "all" else [name for name in names.split(",") if name]
+    return {name: load(known[name]) for name in _chosen("--traces", names, known)}
+
+
+def _chosen(option: str, names: str, known: Iterable[str]) -> list[str]:
+    """What an option with `all` or comma separated names chooses. Raises StepError for a name that nothing has."""
+    if names == "all":
+        return list(known)
+    chosen = [name for name in names.split(",") if name]
     unknown = [name for name in chosen if name not in known]
-    if unknown:
-        raise StepError(f"--traces names {unknown[0]!r}, which does not exist; there are: {', '.join(known)}")
-    return {name: load(known[name]) for name in chosen}
+    if unknown or not chosen:
+        raise StepError(f"{option} names {(unknown or [''])[0]!r}, which does not exist; there are: {', '.join(known)}")
+    return chosen
 
 
 def _laws(trace: Trace) -> dict[str, str]:
@@ -101,7 +108,7 @@ def _done(trace: Trace, output: Path) -> bool:
 def _todo(trace: Trace, options: argparse.Namespace) -> list[tuple[Trace, list[Fleet]]]:
     """The passes that are wanted and not there, each with its fleets."""
     every = fleets(_laws(trace))
-    wanted = [each.label for each in every] if options.laws == "all" else options.laws.split(",")
+    wanted = _chosen("--laws", options.laws, LABELS)
     found = []
     for labels in PASSES:
         sides = [each for each in every if each.label in labels and each.label in wanted]
@@ -127,10 +134,10 @@ def _run(todo: list[tuple[Trace, list[Fleet]]], options: argparse.Namespace) -> 
             records = live.play(cluster, sides, trace, options.seed, lambda text: print(f"  {text}", flush=True))
             for one in records:
                 record.write(one, _path(options.output, trace.name, one.label))
-            live.clear(cluster, sides)
     finally:
-        live.clear(cluster, list(every.values()))
-        if not options.keep:
+        if options.keep:
+            live.clear(cluster, list(every.values()))
+        else:
             live.remove(cluster, list(every.values()))
             run([KUBE, "keda", "down"])
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from greenfleet.api import GreenWorkerPool
 from greenfleet.engine.fleet_view import FleetView, owns_replicas
 from greenfleet.engine.managers import AUTOSCALER
-from greenfleet.engine.registry import Fleet, Record
+from greenfleet.engine.registry import Fleet, Record, Told
 from greenfleet.engine.times import rfc3339
 from greenfleet.kube import paths
 from greenfleet.kube.client import ApiError, Client, NotFoundError, NotLeaderError
@@ -29,7 +29,7 @@ from greenfleet.scaling import Decision, Pod, WorkerSample
 _log = logging.getLogger(__name__)
 
 WRITE_INTERVAL_SECONDS = 5.0
-"""At most one write of green threads per pod in so long."""
+"""At most one write of green threads per pod in so long. More of them do not wait for the time after fewer: the load that was just gone is back."""
 START_INTERVAL_SECONDS = 60.0
 """A changed start value is written before a worker is added, and else so often: a new pod is told within a tick anyway."""
 WORTH_WRITING = 0.1
@@ -91,8 +91,8 @@ class Actuator:
         before = next((pod.threads for pod in written if pod.threads not in (None, threads)), None)
         if before is not None:
             await self._say(order, "threads", before, threads)
-        for name in fleet.pod_threads_written_at.keys() - {pod.name for pod in order.pods}:
-            del fleet.pod_threads_written_at[name]
+        for name in fleet.pods_told.keys() - {pod.name for pod in order.pods}:
+            del fleet.pods_told[name]
         if not order.pods and order.decision.replicas == 0:
             fleet.start_threads = None  # nobody reads it; it is written anew before the first worker is
             return written
@@ -116,7 +116,8 @@ class Actuator:
     async def _patch_threads(self, order: Order, pod: Pod, now: float) -> None:
         annotations = {names.THREADS_ANNOTATION: str(order.decision.threads), **_written_now()}
         await self._patch_pod(order.pool, pod.name, annotations)
-        order.fleet.pod_threads_written_at[pod.name] = now
+        fewer = pod.threads is not None and order.decision.threads < pod.threads
+        order.fleet.pods_told[pod.name] = Told(now, fewer)
 
     async def _touch(self, pool: GreenWorkerPool, pod: Pod) -> None:
         """Has kubelet look at the pod once more: see `TOUCH_SECONDS`."""
@@ -181,8 +182,11 @@ _EVENT_REASONS = {
 
 def _needs_threads(order: Order, pod: Pod, now: float) -> bool:
     """Whether a pod has to be told: something else is wanted of it, or it does not do what it was told."""
-    written_at = order.fleet.pod_threads_written_at.get(pod.name, float("-inf"))
-    if pod.terminating or now - written_at < WRITE_INTERVAL_SECONDS:
+    told = order.fleet.pods_told.get(pod.name)
+    more = pod.threads is not None and order.decision.threads > pod.threads
+    if pod.terminating:
+        return False
+    if told is not None and now - told.at < WRITE_INTERVAL_SECONDS and not (told.fewer and more):
         return False
     if order.decision.blind and pod.threads is not None:
         return False  # what is not known changes nothing, in neither dimension

@@ -26,6 +26,16 @@ class Stall:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The last word to a pod about its green threads."""
+
+    at: float
+    """Monotonic seconds."""
+    fewer: bool
+    """Than it was told before."""
+
+
 @dataclass(slots=True)
 class Fleet:
     """One role of a pool as the scaling loop sees it."""
@@ -38,7 +48,7 @@ class Fleet:
     start_threads: int | None = None
     """What the ConfigMap says, None if we have not written it yet."""
     start_threads_written_at: float = 0.0
-    pod_threads_written_at: dict[str, float] = field(default_factory=dict)
+    pods_told: dict[str, Told] = field(default_factory=dict)
     actuating: bool = False
     law_spec: tuple[GreenWorkerPool, ScalingSpec] | None = None
     """The law's view of the spec, with the pool that it was made from."""

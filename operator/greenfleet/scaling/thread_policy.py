@@ -24,13 +24,23 @@ def threads_for(context: Context, replicas: int) -> tuple[Step, ...]:
         )
         steps = [threads_step(Limit.SAFE_THREADS, before, safe, text)]
     else:
-        steady = threads.steady_need(context.rate, worker, max(1, min(replicas, len(view.serving) or replicas)))
-        wanted = max(spec.threads_min, min(safe, steady))
-        text = f"{why.rate(context.rate)} of {why.seconds(worker.runtime_seconds)} each need so many green threads per worker, with room for chance"
-        steps = [threads_step(Limit.RATE, before, wanted, text)]
+        steps = [_steady(context, before, max(1, min(replicas, len(view.serving) or replicas)))]
     steps.extend(_holds(context, before, steps[-1].after))
     cap = limits.total_of_threads(spec, context.sample, replicas, steps[-1].after)
     return (*steps, cap) if cap is not None else tuple(steps)
+
+
+def _steady(context: Context, before: int, workers: int) -> Step:
+    """For the rate; never fewer than tasks run, for then none starts until some of them have ended."""
+    spec, worker, busy = context.spec, context.worker, context.view.busy
+    for_rate, running = threads.steady_need(context.rate, worker, workers), ceil(busy / workers)
+    text = (
+        f"{why.rate(context.rate)} of {why.seconds(worker.runtime_seconds)} each need so many green threads per worker, with room for chance"
+        if for_rate >= running
+        else f"{why.count(busy, 'task')} run"
+    )
+    wanted = max(spec.threads_min, min(worker.safe_threads, max(for_rate, running)))
+    return threads_step(Limit.RATE, before, wanted, text)
 
 
 def _because(context: Context) -> str:

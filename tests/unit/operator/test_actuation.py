@@ -9,7 +9,7 @@ import pytest
 from greenfleet.engine.actuator import WRITE_INTERVAL_SECONDS, Order, _needs_threads, worth_writing
 from greenfleet.engine.fleet_view import owns_replicas
 from greenfleet.engine.recycler import next_to_recycle
-from greenfleet.engine.registry import Fleet
+from greenfleet.engine.registry import Fleet, Told
 from greenfleet.kube.reflector import slim
 from greenfleet.metrics.collect import Worker
 from greenfleet.resources.names import Role
@@ -42,13 +42,19 @@ def test_a_change_of_a_tenth_or_of_one_thread_at_least_is_worth_a_write(
 
 
 def needs(
-    *, threads: int | None, limit: float | None = None, at: float = NOW, written: float | None = None, **pod: Any
+    *,
+    threads: int | None,
+    limit: float | None = None,
+    at: float = NOW,
+    written: float | None = None,
+    fewer: bool = False,
+    **pod: Any,
 ) -> bool:
     one = Pod(name="feeds-1", created_at=0, threads=threads, **{"ready_since": 100.0, **pod})
     samples = {} if limit is None else {"feeds-1": _sample("feeds-1", at, limit)}
     fleet = Fleet(Role.EVENTLET)
     if written is not None:
-        fleet.pod_threads_written_at["feeds-1"] = written
+        fleet.pods_told["feeds-1"] = Told(written, fewer)
     order = Order(record(), pool(), fleet, decision(threads=250), (one,), samples)
     return _needs_threads(order, one, NOW)
 
@@ -76,6 +82,14 @@ def test_a_pod_without_a_sample_is_not_nagged() -> None:
 def test_a_pod_is_told_at_most_every_few_seconds() -> None:
     assert not needs(threads=None, written=NOW - WRITE_INTERVAL_SECONDS + 1)
     assert needs(threads=None, written=NOW - WRITE_INTERVAL_SECONDS)
+
+
+def test_more_green_threads_do_not_wait_for_the_time_after_fewer() -> None:
+    """A crowd came two seconds after the last one had been forgotten, and stood before 23 green threads for five more."""
+    lately = NOW - WRITE_INTERVAL_SECONDS + 3
+    assert needs(threads=100, written=lately, fewer=True)
+    assert not needs(threads=100, written=lately, fewer=False)
+    assert not needs(threads=400, written=lately, fewer=True)
 
 
 def test_a_pod_that_leaves_is_not_told_anything() -> None:

@@ -163,6 +163,14 @@ def test_threads_rise_at_once_and_fall_only_after_a_minute() -> None:
     assert world.threads == low
 
 
+def test_a_worker_never_gets_fewer_green_threads_than_it_runs_tasks() -> None:
+    """The mean rate lags behind a crowd, and below what runs nothing starts."""
+    decision = first(sample(0, busy=60, limit=100))
+    assert decision.threads == 60
+    assert [step.text for step in decision.why.steps if step.dimension == "threads"] == ["60 tasks run"]
+    assert first(sample(0, busy=6, limit=100)).threads == 20
+
+
 def test_threads_never_leave_the_users_bounds() -> None:
     assert first(sample(50_000, busy=20), replace(SPEC, threads_max=40)).threads == 40
     assert first(sample(0), replace(SPEC, threads_min=15)).threads >= 15

@@ -31,6 +31,8 @@ class Context:
     rate_workers: int
     need: int
     """Workers that the load asks for, without the one that waits for the cooldown."""
+    missing: int
+    """Workers that `rate` asks for beyond `need`: what waits can wait a little longer without them."""
     down_window_seconds: float
 
     @property

@@ -246,11 +246,14 @@ def _learn_efficiency(spec: ScalingSpec, estimates: Estimates, view: View, progr
     """
     runtime, cpu = estimates.runtime_seconds, estimates.cpu_per_task_seconds
     serving = {pod.name for pod in view.serving}
-    limit = sum(worker.threads_limit for worker in view.workers if worker.pod in serving)
-    if runtime is None or not serving or limit <= 0 or progress.cpu_worker_seconds <= 0:
+    samples = [worker for worker in view.workers if worker.pod in serving]
+    limit = sum(worker.threads_limit for worker in samples)
+    if runtime is None or cpu is None or not serving or limit <= 0 or progress.cpu_worker_seconds <= 0:
         return estimates
+    if any(worker.threads_busy > worker.threads_limit for worker in samples):
+        return estimates  # their limit was lowered; they start nothing until enough tasks have ended
     cores = cores_for_tasks(estimates.granted_cores or spec.cpu_limit_cores, estimates.idle_cores)
-    promised = min(limit / len(serving) / runtime, cores / cpu if cpu else float("inf"))
+    promised = min(limit / len(serving) / runtime, cores / cpu if cpu > 0 else float("inf"))
     per_worker = progress.serving_started / progress.cpu_worker_seconds
     waited = min(view.ready, progress.unstarted_before)
     saturated = waited > 2 * promised * len(serving) and runtime < 5.0 and not progress.blocked

@@ -48,9 +48,17 @@ def _for_load(context: Context) -> Step:
         text = f"{why.waits(due.messages)}; one worker does {why.rate(per_worker)}; {able}, {promise}"
         return workers_step(Limit.DEADLINE, context.current, context.need, text)
     if context.need > 1:
-        text = f"{why.rate(context.rate)} arrive; one worker does {why.rate(per_worker)}"
+        text = f"{why.rate(context.rate)} arrive; one worker does {why.rate(per_worker)}{_missing(context)}"
         return workers_step(Limit.RATE, context.current, context.need, text)
     return _last_worker(context)
+
+
+def _missing(context: Context) -> str:
+    """What a fleet that does not keep up with the rate waits for before it grows."""
+    if context.missing == 0:
+        return ""
+    more, limit = why.count(context.missing, "more worker"), why.seconds(context.spec.max_wait_seconds)
+    return f"; {more} would keep up, and will come before messages wait for longer than {limit}"
 
 
 def _last_worker(context: Context) -> Step:
@@ -72,7 +80,8 @@ def _last_worker(context: Context) -> Step:
             text = f"{why.count(view.unacked, 'unacked message')} need one worker to restore them"
         return workers_step(Limit.COOLDOWN, context.current, 1, text)
     per_worker = context.worker.rate(context.worker.safe_threads)
-    text = f"{why.rate(context.rate)} arrive and {why.waits(view.unstarted)}; one worker does {why.rate(per_worker)}, so its green threads are enough"
+    enough = _missing(context) or ", so its green threads are enough"
+    text = f"{why.rate(context.rate)} arrive and {why.waits(view.unstarted)}; one worker does {why.rate(per_worker)}{enough}"
     return workers_step(Limit.RATE, context.current, 1, text)
 
 

@@ -20,11 +20,13 @@ def picture(spec: ScalingSpec, state: State, sample: Sample, view: View, now: fl
     due = workers.for_deadline(spec, arrivals.waiting(state.arrivals, view.unstarted), fleet, worker)
     surge = arrivals.surge(state.arrivals, now, holds.YOUNG_BURST_SECONDS)
     rate_workers = workers.for_rate(spec, rate, view.unstarted, fleet, worker)
-    need = min(max(rate_workers, due.workers if due is not None else 0), 10 * max(1, spec.replicas_max))
-    if need < sample.replicas and state.estimates.cpu_unproven:
+    due_workers = due.workers if due is not None else 0
+    if max(rate_workers, due_workers) < sample.replicas and state.estimates.cpu_unproven:
         careful = workers.for_rate(spec, rate, view.unstarted, fleet, _careful(spec, state, worker))
-        need = rate_workers = max(need, min(careful, sample.replicas))
-    proven = due.workers if due is not None and due.late else 0
+        rate_workers = max(rate_workers, min(careful, sample.replicas))
+    at_once = workers.for_rate_at_once(rate, fleet, worker)
+    need = min(max(rate_workers, due_workers), 10 * max(1, spec.replicas_max))
+    proven = due_workers if due is not None and due.late else 0
     window = stabilization.down_window_seconds(spec, worker.startup_seconds)
     above_one = need if need > 1 else 0  # the last worker goes by the cooldown alone
     state = replace(
@@ -32,7 +34,7 @@ def picture(spec: ScalingSpec, state: State, sample: Sample, view: View, now: fl
         proofs=warm.prove(state.proofs, min(proven, spec.replicas_max), now),
         high_needs=stabilization.with_high(state.high_needs, now, above_one, window),
         low_needs=stabilization.with_low(state.low_needs, now, need, stabilization.up_window_seconds(spec)),
-        unseen_need=0 if scalability.holds_growth(state.scalability) else workers.for_rate_at_once(rate, fleet, worker),
+        unseen_need=0 if scalability.holds_growth(state.scalability) else at_once,
     )
     return Context(
         spec=spec,
@@ -46,6 +48,7 @@ def picture(spec: ScalingSpec, state: State, sample: Sample, view: View, now: fl
         due=due,
         rate_workers=rate_workers,
         need=need,
+        missing=max(0, at_once - need),
         down_window_seconds=window,
     )
 

@@ -74,22 +74,22 @@ def existing(view: View, replicas: int, worker: Capacity, now: float) -> Existin
 
 
 def for_rate(spec: ScalingSpec, rate: float, unstarted: float, fleet: Existing, worker: Capacity) -> int:
-    """R_λ: workers that keep up with `rate` messages per second.
+    """R_λ: workers that keep up with `rate` messages per second, once they are needed.
 
-    The last fraction of a worker is added only when its absence shows: the objective leaves room for some seconds of work
-    to wait, less what piles up until a new worker is Ready, and an estimate that is a little too high then costs nothing.
-    What is there already stays while it is needed, so that a constant rate comes to rest.
+    Workers that a rate lacks bring nothing before messages would be late without them: if so many served from now on, the new ones after
+    their start-up, and the message that comes now would still start within the objective, they can come later, or never, for rates fall
+    and an estimate may be a little too high. What is there already stays while it is needed, so that a constant rate comes to rest.
     """
     enough = for_rate_at_once(rate, fleet, worker)
     if not 0 < fleet.replicas < enough - fleet.overdue:
         return enough
     per_worker = worker.rate(worker.safe_threads)
-    exact = rate / per_worker
-    piles_up = (exact - fleet.replicas) * worker.startup_seconds
-    bearable = (spec.max_wait_seconds - margin_seconds(spec)) * fleet.replicas - piles_up
+    then = enough - fleet.overdue
+    not_yet = (then - fleet.replicas) * worker.startup_seconds + sum(fleet.pending)
+    bearable = then * (spec.max_wait_seconds - margin_seconds(spec)) - not_yet
     if unstarted >= bearable * per_worker:
         return enough
-    return max(fleet.replicas, int(exact)) + fleet.overdue
+    return fleet.replicas + fleet.overdue
 
 
 def for_rate_at_once(rate: float, fleet: Existing, worker: Capacity) -> int:
@@ -123,15 +123,14 @@ def for_deadline(
     for due in waiting:
         left = spec.max_wait_seconds - margin - (fleet.now - due.since)
         running = _starts_of_running(worker, fleet.busy, max(left, 0.0)) * fleet.serving
-        behind = running < due.amount
-        late = behind and left < worker.startup_seconds
-        latest = soonest if late else min(soonest, left + LENIENCE * margin)
-        horizon = max(left, latest) if behind else left
-        count = _fewest(due.amount, horizon, worker, fleet)
-        if count > fleet.replicas and _starts(horizon + LENIENCE * margin, worker, fleet) >= due.amount:
-            count = fleet.replicas
+        late = running < due.amount and left < worker.startup_seconds
+        within = max(left, soonest) if late else left
+        count = _fewest(due.amount, within, worker, fleet)
+        if count > fleet.replicas:
+            within += LENIENCE * margin
+            count = max(fleet.replicas, _fewest(due.amount, within, worker, fleet))
         if worst is None or count > worst.workers:
-            worst = Due(due.amount, horizon, count, late)
+            worst = Due(due.amount, within, count, late)
     return worst if worst is None else replace(worst, workers=worst.workers + fleet.overdue)
 
 

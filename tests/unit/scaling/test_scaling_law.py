@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -346,30 +347,34 @@ def test_activation_keeps_a_pool_at_zero_until_enough_waits() -> None:
 
 
 def test_a_saturated_downstream_stops_growth_in_both_dimensions() -> None:
-    """Throughput stands at 100/s whatever runs; S grows with concurrency, so any formula in S would ask for more."""
+    """Throughput stands at 100/s whatever runs; S grows with concurrency, so any formula in S would ask for more. In the first
+    twenty seconds, the fleet keeps up.
+    """
     spec = replace(SPEC, threads_max=1000, replicas_max=20, max_wait_seconds=30.0)
     state = initial_state(Learned(1.0, 0.003, 100, 4.0), NOW - 600)
-    replicas, threads, done, runtime_sum = 1, 100, 0.0, 0.0
+    replicas, threads = 1, 100
+    done: Counter[str] = Counter()
+    runtime_sum: Counter[str] = Counter()
     held = set()
     for tick in range(240):
         now = NOW + 2 * tick
         running = replicas * threads
-        done += 200.0
-        runtime_sum += 200.0 * running / 100.0
         names = [f"pod-{n}" for n in range(replicas)]
+        done.update(dict.fromkeys(names, 200.0 / replicas))
+        runtime_sum.update(dict.fromkeys(names, 200.0 / replicas * running / 100.0))
         given = Sample(
-            queues=(replace(sample().queues[0], at=now - 1, ready=3000.0 + 100 * tick),),
+            queues=(replace(sample().queues[0], at=now - 1, ready=0.0 if tick < 10 else 3000.0 + 100 * tick),),
             workers=tuple(
                 worker(
                     name,
                     now=now,
                     busy=threads,
                     limit=threads,
-                    started=done / replicas,
-                    finished=done / replicas,
-                    runtime_sum_seconds=runtime_sum / replicas,
-                    runtime_count=done / replicas,
-                    cpu_seconds=0.003 * done / replicas,
+                    started=done[name],
+                    finished=done[name],
+                    runtime_sum_seconds=runtime_sum[name],
+                    runtime_count=done[name],
+                    cpu_seconds=0.003 * done[name],
                 )
                 for name in names
             ),
@@ -510,7 +515,7 @@ def test_a_restarted_container_is_a_new_count_not_a_negative_one() -> None:
 
 
 def cold_start(spec: ScalingSpec, *, ready_at: float, fetching: float = 0.0) -> list[Decision]:
-    """400 messages from zero. The worker answers scrapes from its second 2 on, burns its tenth of a core on imports until it is
+    """350 messages from zero. The worker answers scrapes from its second 2 on, burns its tenth of a core on imports until it is
     Ready, then on *fetching* for so many seconds, and from then on on its tasks: 2.5 ms before 2 s of I/O and 2.5 ms after. What
     was decided in every tick.
     """
@@ -524,7 +529,7 @@ def cold_start(spec: ScalingSpec, *, ready_at: float, fetching: float = 0.0) -> 
             "pod-0", now, threads_limit=100, threads_busy=started - done, reserved=0, started=started, finished=done,
             runtime_sum_seconds=2 * done, runtime_count=done, cpu_seconds=0.1 * up,
         )  # fmt: skip
-        queues = (QueueSample("q", now, 400 - started),)
+        queues = (QueueSample("q", now, 350 - started),)
         given = Sample(queues, (worker,) if up > 2 else (), pods, 1, ("q",))
         decision, state = decide(spec, state, given, now)
         decisions.append(decision)

@@ -30,24 +30,50 @@ def test_tasks_without_cpu_have_no_ceiling_of_the_core() -> None:
 
 def patience(rate: float, fleet: Existing = TWO, worker: Capacity = WORKER, spec: ScalingSpec = SPEC) -> int:
     """The most messages that may wait before another worker is wanted."""
-    return max((n for n in range(2000) if for_rate(spec, rate, n, fleet, worker) == fleet.replicas), default=-1)
+    return max((n for n in range(4000) if for_rate(spec, rate, n, fleet, worker) == fleet.replicas), default=-1)
 
 
-def test_a_missing_fraction_of_a_worker_is_added_when_its_absence_shows() -> None:
-    assert 0 < patience(50.0) < 30 * 40, "long before two workers would need 30 s for what waits"
+@pytest.mark.parametrize(("rate", "workers"), [(41.0, 3), (59.0, 3), (75.0, 4)])
+@pytest.mark.parametrize("startup", [8.0, 20.0])
+def test_workers_that_a_rate_lacks_come_while_they_can_still_save_the_last_message(
+    rate: float, workers: int, startup: float
+) -> None:
+    waiting = patience(rate, worker=replace(WORKER, startup_seconds=startup))
+    assert waiting > 0
+    new = workers - 2
+    the_last = (waiting + 20 * new * startup) / (20 * workers)
+    assert 23.0 < the_last < SPEC.max_wait_seconds - 5
+    when_they_are_ready = (waiting + (rate - 40) * startup) / (20 * workers)
+    assert when_they_are_ready < the_last + 0.1, "and what comes until then is no worse off"
 
 
-def test_the_more_is_missing_and_the_longer_a_start_takes_the_sooner() -> None:
-    assert patience(41.0) > patience(50.0) > patience(59.0)
+def test_the_longer_a_start_takes_the_sooner() -> None:
     assert patience(50.0) > patience(50.0, worker=replace(WORKER, startup_seconds=20.0))
+    assert patience(50.0) > patience(50.0, replace(TWO, serving=1, pending=(8.0,)))
     assert patience(50.0, worker=replace(WORKER, startup_seconds=110.0)) == -1, "at once"
     assert patience(50.0) < patience(50.0, spec=replace(SPEC, max_wait_seconds=60.0))
 
 
-def test_when_a_new_worker_is_ready_nobody_has_waited_for_too_long() -> None:
-    for rate in (41.0, 50.0, 59.0):
-        piled_up = patience(rate) + (rate - 40) * WORKER.startup_seconds
-        assert piled_up / 40 < SPEC.max_wait_seconds
+@pytest.mark.parametrize("rate", [45.0, 70.0, 130.0, 190.0])
+@pytest.mark.parametrize("startup", [4.0, 8.0, 16.0])
+def test_nobody_waits_too_long_for_workers_that_come_late(rate: float, startup: float) -> None:
+    """A rate beyond two workers from an empty queue on, looked at every two seconds; messages as a liquid."""
+    worker = replace(WORKER, startup_seconds=startup)
+    ready_at, backlog, longest = [-1.0, -1.0], 0.0, 0.0
+    for tick in range(120):
+        now = 2.0 * tick
+        serving = [at for at in ready_at if at <= now]
+        pending = tuple(sorted(at - now for at in ready_at if at > now))
+        fleet = Existing(now, len(ready_at), len(serving), pending, 46.0, 0)
+        shares = [index / 8 for index in range(9)]
+        waiting = [Waiting(now - share * backlog / rate, (1 - share) * backlog) for share in shares]
+        due = for_deadline(SPEC, waiting, fleet, worker)
+        wanted = max(for_rate(SPEC, rate, backlog, fleet, worker), due.workers if due is not None else 0)
+        ready_at += [now + startup] * (wanted - len(ready_at))
+        backlog = max(0.0, backlog + 2.0 * (rate - 20 * len(serving)))
+        longest = max(longest, backlog / rate)
+    assert 0 < longest < SPEC.max_wait_seconds
+    assert len(ready_at) <= rate / 20 + 2
 
 
 @pytest.mark.parametrize("startup", [8.0, 20.0, 23.0, 26.0])
@@ -61,8 +87,7 @@ def test_what_new_workers_can_save_is_saved(startup: float) -> None:
     assert due.workers < 25
 
 
-def test_a_whole_worker_that_is_missing_comes_at_once_and_an_empty_fleet_does_not_wait() -> None:
-    assert for_rate(SPEC, 70.0, 0, TWO, WORKER) == 3
+def test_an_empty_fleet_does_not_wait() -> None:
     assert for_rate(SPEC, 5.0, 0, replace(TWO, replicas=0, serving=0), WORKER) == 1
 
 

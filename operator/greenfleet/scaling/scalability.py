@@ -136,6 +136,8 @@ def _retreated(scalability: Scalability, point: Point, progress: Progress, limit
     frozen = scalability.frozen
     if frozen is None or point.concurrency > 1.05 * limit or point.concurrency > 0.85 * frozen.concurrency:
         return scalability
+    if point.at < frozen.at + frozen.runtime_seconds:
+        return scalability  # what ends now was started before the way back
     retreat = Ratio(scalability.retreat.total + progress.finished, scalability.retreat.weight + progress.seconds)
     enough = retreat.total >= TELLING_TASKS and retreat.weight >= _LEAST_SETTLING_SECONDS
     if enough and retreat.mean < KEPT * frozen.throughput:

@@ -123,6 +123,15 @@ def test_a_retreat_that_costs_throughput_lifts_the_freeze(climbing: Scalability)
     assert lost.frozen_until is not None, "one look says nothing"
 
 
+def test_tasks_that_were_started_before_the_retreat_say_nothing_about_it(climbing: Scalability) -> None:
+    """Seen on a cluster: tasks that had become ten times slower by themselves kept ending at the old rate for their twenty seconds."""
+    state = moment(climbing, 14, running=200, throughput=50, runtime=20.0)
+    assert state.frozen_until is not None
+    for seconds in range(16, 48, 2):
+        state = moment(state, seconds, running=120, throughput=50 if seconds < 34 else 30, runtime=20.0)
+    assert state.frozen_until is None
+
+
 @pytest.mark.parametrize(
     "silent",
     [{"throughput": 1.0}, {"throughput": 50.0, "blocked": 1.0}, {"throughput": 50.0, "limit": 500.0}],

@@ -57,8 +57,10 @@ def _missing(context: Context) -> str:
     """What a fleet that does not keep up with the rate waits for before it grows."""
     if context.missing == 0:
         return ""
-    more, limit = why.count(context.missing, "more worker"), why.seconds(context.spec.max_wait_seconds)
-    return f"; {more} would keep up, and will come before messages wait for longer than {limit}"
+    more, spec = why.count(context.missing, "more worker"), context.spec
+    if max(1, context.need) >= spec.replicas_max:
+        return f"; {more} would keep up, and replicas.max is {spec.replicas_max}"
+    return f"; {more} would keep up, and will come before messages wait for longer than {why.seconds(spec.max_wait_seconds)}"
 
 
 def _last_worker(context: Context) -> Step:

@@ -153,12 +153,6 @@ def _starts_of_new(worker: Capacity, seconds: float) -> float:
     return worker.efficiency * min(by_threads, worker.cpu_rate * seconds)
 
 
-def _starts(seconds: float, worker: Capacity, fleet: Existing) -> float:
-    """Tasks that the fleet as it stands, pods on their way included, starts within `seconds`."""
-    running = _starts_of_running(worker, fleet.busy, max(0.0, seconds)) * fleet.serving
-    return running + sum(_starts_of_new(worker, seconds - wait) for wait in fleet.pending)
-
-
 def _fewest(messages: float, seconds: float, worker: Capacity, fleet: Existing) -> int:
     running = _starts_of_running(worker, fleet.busy, max(0.0, seconds))
     if running > 0 and running * fleet.serving >= messages:

@@ -142,6 +142,20 @@ def test_also_then_the_users_limits_hold(spec: ScalingSpec) -> None:
         assert world.tick(150.0, 0.0, unreachable).replicas == 1
 
 
+@pytest.mark.parametrize(
+    ("most", "promise"), [(6, "will come before messages wait for longer than 30 s"), (1, "replicas.max is 1")]
+)
+def test_why_tells_of_workers_that_can_wait_a_little_longer(most: int, promise: str) -> None:
+    world = World(
+        replace(SPEC, max_wait_seconds=30.0, replicas_max=most), runtime=0.3, cpu=0.003, startup=4.0, replicas=1
+    )
+    settle(world, 100.0)
+    world.decisions.clear()
+    settle(world, 450.0, 20)
+    texts = {decision.why.summary for decision in world.decisions}
+    assert any(f"1 more worker would keep up, and {promise}" in text for text in texts), texts
+
+
 # --- threads ------------------------------------------------------------------------------------------------------------
 
 

@@ -38,6 +38,8 @@ class FluidPod:
     finished: float = 0.0
     runtime_sum: float = 0.0
     cpu: float = 0.0
+    hub: float = 0.0
+    """Busy for as long as it has CPU, at the machine's full speed, until the limit throttles it; from then on all the time."""
 
 
 @dataclass
@@ -97,6 +99,8 @@ class World:
             pod.finished += did
             pod.runtime_sum += did * self.runtime
             pod.cpu += did * self.cpu
+            throttled = did * self.cpu >= 0.95 * TICK * self.spec.cpu_limit_cores
+            pod.hub += TICK if throttled else did * self.cpu
             pod.busy = min(float(pod.limit), round(did / TICK * self.runtime))
         self.backlog = max(0.0, self.backlog - sum(self._did(pod, serving) for pod in serving))
         for pod in self.pods:
@@ -134,7 +138,7 @@ class World:
             runtime_sum_seconds=pod.runtime_sum,
             runtime_count=pod.finished,
             cpu_seconds=pod.cpu,
-            hub_busy_seconds=pod.cpu / self.spec.cpu_limit_cores,
+            hub_busy_seconds=pod.hub,
         )
 
     def decide(self, fault: Callable[[Sample, float], Sample] | None = None) -> Decision:

@@ -23,8 +23,9 @@ messages before the first dozen of tasks has ended, and they would look three ti
 would never get there."""
 IDLE_CORES_MOST = 0.02
 """What an idle worker may burn and count as housekeeping, or a tenth of its limit: a background job of the user's is none."""
-CROWDED = 0.9
-"""Of the core or the hub: a worker that is less busy than this fetches each message by itself."""
+LONELY, CROWDED = 0.3, 0.75
+"""Of the hub's time: a hub that is less busy than the first serves each message by itself, one that is busier than the second all that
+have come meanwhile at once. The CPU does not tell: many wake-ups use up a small quota as well as many tasks (measured: docs/law.md)."""
 LONE_CPU_SECONDS = 0.0015
 """What such a message costs more than one of many that are fetched together: a wake-up, a round trip and a write of its own (measured:
 docs/law.md, 2)."""
@@ -198,8 +199,8 @@ def _learn_cpu(spec: ScalingSpec, estimates: Estimates, view: View, progress: Pr
     if progress.cpu_tasks <= 0:
         return estimates
     used = max(0.0, progress.cpu_seconds - estimates.idle_cores * progress.cpu_worker_seconds)
-    crowded = progress.utilisation(spec.cpu_limit_cores) >= CROWDED and not progress.blocked
-    alone = 0.0 if crowded else min(LONE_CPU_SECONDS * progress.cpu_tasks, LONE_MOST * used)
+    crowded = progress.hub_utilisation >= CROWDED and not progress.blocked
+    alone = _lonely(progress) * min(LONE_CPU_SECONDS * progress.cpu_tasks, LONE_MOST * used)
     estimates = replace(
         estimates,
         cpu=estimates.cpu.add(used, progress.cpu_tasks, keep),
@@ -209,6 +210,13 @@ def _learn_cpu(spec: ScalingSpec, estimates: Estimates, view: View, progress: Pr
     if estimates.cpu.total < BELIEVED_AFTER_SECONDS * spec.cpu_limit_cores:
         return estimates
     return replace(estimates, cpu_per_task_seconds=_cpu_of_many(estimates))
+
+
+def _lonely(progress: Progress) -> float:
+    """The share of the messages that came alone, from 0 to 1."""
+    if progress.blocked:
+        return 1.0
+    return max(0.0, min(1.0, (CROWDED - progress.hub_utilisation) / (CROWDED - LONELY)))
 
 
 def _cpu_of_many(estimates: Estimates) -> float:

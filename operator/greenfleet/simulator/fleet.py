@@ -229,7 +229,7 @@ class Fleet:
         worker.lag_count += 1
         busy = cpu / self.cores + blocked
         worker.cpu_seconds += cpu
-        worker.hub_seconds += busy
+        worker.hub_seconds += busy if lag > 0 else cpu + blocked  # at full speed, until the quota is used
         worker.blocked_seconds += blocked
         worker.hub_free_at = self.now + lag + busy
         return worker.hub_free_at

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from greenfleet.scaling import (
@@ -26,7 +27,7 @@ from greenfleet.scaling import (
     significant_change,
     stabilization,
 )
-from greenfleet.scaling.capacity import safe_threads
+from greenfleet.scaling.capacity import capacity, safe_threads
 from greenfleet.scaling.knowledge import View
 from greenfleet.scaling.learning import Progress, learn
 from greenfleet.scaling.state import Estimates, Pressure, Ratio
@@ -541,7 +542,7 @@ def cold_start(spec: ScalingSpec, *, ready_at: float, fetching: float = 0.0) -> 
         pods = (Pod("pod-0", NOW, NOW + ready_at if up > ready_at else None, threads=100),)
         worker = WorkerSample(
             "pod-0", now, threads_limit=100, threads_busy=started - done, reserved=0, started=started, finished=done,
-            runtime_sum_seconds=2 * done, runtime_count=done, cpu_seconds=0.1 * up,
+            runtime_sum_seconds=2 * done, runtime_count=done, cpu_seconds=0.1 * up, hub_busy_seconds=up,
         )  # fmt: skip
         queues = (QueueSample("q", now, 350 - started),)
         given = Sample(queues, (worker,) if up > 2 else (), pods, 1, ("q",))
@@ -643,6 +644,40 @@ def test_what_messages_cost_because_they_come_alone_is_no_part_of_a_plan_for_man
     )
     heavier = after(many, *[dear] * 60).cpu_per_task_seconds
     assert heavier == pytest.approx(0.0185, rel=0.02), "coming alone does not explain 20 ms"
+
+
+FEED_HUB = (
+    (20, 73, 0.138, 0.17),
+    (30, 106, 0.149, 0.29),
+    (47, 150, 0.151, 0.48),
+    (64, 190, 0.150, 0.61),
+    (83, 202, 0.150, 0.78),
+)
+"""Green threads, tasks per second, cores and share of the hub's time, measured: tasks of 0.28 s and hardly any CPU in a worker of 0.15
+cores with an endless backlog. (docs/law.md, what a lone message costs)"""
+
+
+def feed_hub(threads: float) -> Progress:
+    """Two seconds of such a worker, between the measured points."""
+    rate, cores, hub = (
+        float(np.interp(threads, [row[0] for row in FEED_HUB], [row[field] for row in FEED_HUB])) for field in (1, 2, 3)
+    )
+    tasks = 2 * rate
+    return Progress(
+        seconds=2.0, worker_seconds=2.0, cpu_worker_seconds=2.0, serving_cpu_seconds=2 * cores, cpu_seconds=2 * cores,
+        cpu_tasks=tasks, started=tasks, finished=tasks, runtime_count=tasks, runtime_sum_seconds=0.28 * tasks, hub_busy_seconds=2 * hub,
+    )  # fmt: skip
+
+
+def test_light_tasks_get_the_green_threads_that_make_them_light() -> None:
+    """20 green threads use the whole CPU up on 73 tasks a second, because each message wakes the hub for itself; 83 do 202 with no more."""
+    spec = replace(SPEC, cpu_limit_cores=0.15, threads_start=20, threads_max=200)
+    estimates, threads = Estimates(), 20
+    for _ in range(10):
+        estimates = learn(spec, estimates, View(NOW, 0.0, 5.0, 0.0, 5.0, 0.0, (), (), (), ()), feed_hub(threads))
+        threads = safe_threads(spec, estimates, 0.15, Pressure())
+    assert 64 <= threads <= 90
+    assert capacity(spec, estimates, Pressure()).rate(threads) == pytest.approx(200, rel=0.15)
 
 
 def test_no_worker_leaves_on_a_guess() -> None:

@@ -1,7 +1,8 @@
 """``python -m greenworker.inject DIRECTORY``: what the init container does for agent ``inject``.
 
 Copies the launcher to ``DIRECTORY/bin`` and this package to ``DIRECTORY/lib``, readable for every user. Needs nothing but
-a writable DIRECTORY: the root may be read-only and the user any number.
+a writable DIRECTORY: the root may be read-only and the user any number. The compiled files come along: an interpreter of the
+same version need not compile (0.03 s of CPU, which is 0.3 s on a tenth of a core), any other ignores them.
 """
 
 from __future__ import annotations
@@ -23,11 +24,8 @@ def inject(directory: Path) -> None:
     for old in (library, binary):
         shutil.rmtree(old, ignore_errors=True)
     shutil.copytree(
-        package,
-        library / "greenworker",
-        copy_function=shutil.copyfile,
-        ignore=shutil.ignore_patterns("__pycache__", "*.pyc"),
-    )
+        package, library / "greenworker"
+    )  # with the times of change, by which Python knows what was compiled
     binary.mkdir(parents=True)
     shutil.copyfile(package / "launch.py", binary / "launch.py")
     for parent, directories, files in os.walk(directory):

@@ -79,7 +79,7 @@ def _last_worker(context: Context) -> Step:
         elif view.unacked == 0:
             text = "tasks came and went since the last scrape"
         else:
-            text = f"{why.count(view.unacked, 'unacked message')} need one worker to restore them"
+            text = f"{why.count(view.unacked, 'unacked message')} need one worker to end or restore them"
         return workers_step(Limit.COOLDOWN, context.current, 1, text)
     per_worker = context.worker.rate(context.worker.safe_threads)
     enough = _missing(context) or ", so its green threads are enough"

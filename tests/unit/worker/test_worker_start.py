@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import compileall
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import greenworker
 from greenworker.environment import GREEN_THREADS_CEILING, Environment, read_threads
 from greenworker.fatal import TERMINATION_LOG_LIMIT_BYTES, MisconfiguredError
 from greenworker.guards import Arguments, check
+from greenworker.inject import inject
 
 GOOD = ["-A", "proj", "worker", "-P", "eventlet", "-Q", "feeds", "-l", "WARNING"]
 
@@ -201,3 +206,18 @@ def test_a_worker_does_not_import_a_shell() -> None:
         "assert 'prompt_toolkit' in sys.modules and repl.__module__.startswith('click_repl')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_an_interpreter_of_the_same_version_finds_the_injected_agent_compiled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Compiled once in the image, and not again in every pod of a tenth of a core."""
+    package = tmp_path / "site" / "greenworker"
+    shutil.copytree(Path(greenworker.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    assert compileall.compile_dir(package, quiet=1)
+    monkeypatch.setattr(greenworker, "__file__", str(package / "__init__.py"))
+    inject(tmp_path / "greenfleet")
+    run = [sys.executable, "-v", "-c", "import greenworker.launch"]
+    environment = {"PYTHONPATH": str(tmp_path / "greenfleet" / "lib"), "PATH": os.environ["PATH"]}
+    told = subprocess.run(run, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert f"code object from '{tmp_path}/greenfleet/lib/greenworker/__pycache__/launch" in told.stderr

@@ -136,7 +136,7 @@ def _retreated(scalability: Scalability, point: Point, progress: Progress, limit
     frozen = scalability.frozen
     if frozen is None or point.concurrency > 1.05 * limit or point.concurrency > 0.85 * frozen.concurrency:
         return scalability
-    if point.at < frozen.at + frozen.runtime_seconds:
+    if point.at < frozen.at + max(frozen.runtime_seconds, frozen.passage_seconds):
         return scalability  # what ends now was started before the way back
     retreat = Ratio(scalability.retreat.total + progress.finished, scalability.retreat.weight + progress.seconds)
     enough = retreat.total >= TELLING_TASKS and retreat.weight >= _LEAST_SETTLING_SECONDS
@@ -163,20 +163,24 @@ def _climb(scalability: Scalability, point: Point, serving: int, *, cpu_bound: b
     scalability = replace(scalability, base=base, grown_at=grown_at, rung=rung)
     if point.at < judged_at(scalability):
         return scalability
-    excused = cpu_bound or keeps_up or point.at < scalability.refuted_until
-    return _judged(scalability, base, point, serving, excused=excused)
+    excused = keeps_up or point.at < scalability.refuted_until
+    return _judged(scalability, base, point, serving, excused=excused, cpu_bound=cpu_bound)
 
 
 def _at_best(base: Point, point: Point) -> Point:
     return replace(base, throughput=max(base.throughput, point.throughput))
 
 
-def _judged(scalability: Scalability, base: Point, point: Point, serving: int, *, excused: bool) -> Scalability:
+def _judged(
+    scalability: Scalability, base: Point, point: Point, serving: int, *, excused: bool, cpu_bound: bool
+) -> Scalability:
     """What the growth from `base` to `point` has brought: a new base, or the way back."""
     grown, gained = point.concurrency / base.concurrency, point.throughput / base.throughput
     proven = replace(scalability, base=point, grown_at=None, rung=None, probing=False, fell=False)
     if excused or gained >= 1 + GAIN * (grown - 1):
         return proven
+    if cpu_bound:
+        return _unproven(scalability, point)
     inflated = point.runtime_seconds >= INFLATED * grown * base.runtime_seconds
     if (scalability.fell or not inflated) and point.at < (scalability.grown_at or 0.0) + point.passage_seconds:
         return scalability  # the tasks that were started at the rung have not ended yet
@@ -198,3 +202,12 @@ def _judged(scalability: Scalability, base: Point, point: Point, serving: int, *
         backoff_seconds=min(_MOST_BACKOFF_SECONDS, 2 * scalability.backoff_seconds),
         gain=(grown, gained),
     )
+
+
+def _unproven(scalability: Scalability, point: Point) -> Scalability:
+    """Busy cores explain why growth brought nothing, and it has proven nothing: were it the base, green threads and S would lift each
+    other for as long as the cores are busy, and the next comparison would begin there. Where it was in doubt already, it goes on by rungs.
+    """
+    in_doubt = scalability.probing or scalability.rung is not None
+    rung, grown_at = (RUNG * point.concurrency, point.at) if in_doubt else (None, None)
+    return replace(scalability, grown_at=grown_at, rung=rung, probing=False, fell=False)

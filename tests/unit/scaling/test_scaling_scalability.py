@@ -104,9 +104,14 @@ def test_throughput_that_falls_speaks_for_slower_tasks_once(climbing: Scalabilit
     assert state.frozen_until is not None, "twice is a downstream that more tasks make worse"
 
 
-def test_busy_cores_are_no_downstream(climbing: Scalability) -> None:
+def test_busy_cores_are_no_downstream_and_no_proof_either(climbing: Scalability) -> None:
+    """Seen in simulation: one worker with a busy core and a full downstream got 180, 370, 510, 715 and 940 green threads, each the base of
+    the next, until run times had grown so much that ten workers came.
+    """
     state = moment(climbing, 14, running=200, throughput=50, runtime=4.0, busy=0.9)
-    assert (state.rung, state.frozen_until) == (None, None)
+    assert (state.rung, state.frozen_until) == (scalability.RUNG * 200, None), "it goes on by rungs"
+    assert state.base is not None
+    assert state.base.concurrency == 100
 
 
 def test_a_retreat_that_costs_throughput_lifts_the_freeze(climbing: Scalability) -> None:

@@ -248,14 +248,14 @@ def test_tasks_that_become_ten_times_slower_get_green_threads_in_time(seed: int)
     assert run.figures.worker_seconds < 150, "one worker of a tenth of a core bears all of it"
 
 
-@pytest.mark.parametrize("share", [0.3, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7, 0.8, 0.9])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_downstream_that_bears_less_than_arrives_gets_no_fleet(share: float, seed: int) -> None:
     """More concurrency brings nothing but longer run times there, which would ask for still more."""
     trace = load(TRACES / "slow-downstream.json")
     rate = trace.arrivals[0].rate
     run = simulate(replace(trace, downstream=share * rate * trace.runtime), law_named("greenfleet"), seed)
-    assert max(second.replicas for second in run.seconds) <= 3 < trace.replicas_max
+    assert max(second.replicas for second in run.seconds) <= 2 < trace.replicas_max
     assert run.seconds[-1].threads <= 2000 < trace.replicas_max * 1000
 
 

@@ -23,9 +23,7 @@ def inject(directory: Path) -> None:
     library, binary = directory / "lib", directory / "bin"
     for old in (library, binary):
         shutil.rmtree(old, ignore_errors=True)
-    shutil.copytree(
-        package, library / "greenworker"
-    )  # with the times of change, by which Python knows what was compiled
+    shutil.copytree(package, library / "greenworker", copy_function=_copy)
     binary.mkdir(parents=True)
     shutil.copyfile(package / "launch.py", binary / "launch.py")
     for parent, directories, files in os.walk(directory):
@@ -33,6 +31,14 @@ def inject(directory: Path) -> None:
             (Path(parent) / name).chmod(0o755)
         for name in files:
             (Path(parent) / name).chmod(0o644)
+
+
+def _copy(source: str, target: str) -> str:
+    """The content and the time of its change, by which Python knows what was compiled from what; no owner, mode or label of the image's."""
+    shutil.copyfile(source, target)
+    changed = Path(source).stat().st_mtime_ns
+    os.utime(target, ns=(changed, changed))
+    return target
 
 
 def main() -> None:

@@ -92,17 +92,16 @@ class World:
             if pod.ready_at is None and self.now - pod.created_at >= self.startup:
                 pod.ready_at = pod.created_at + self.startup
         serving = [pod for pod in self.pods if pod.ready_at is not None and pod.leaving_until is None]
-        for pod in serving:
-            able = TICK * min(pod.limit / self.runtime, self.spec.cpu_limit_cores / self.cpu)
-            did = min(able, self.backlog / len(serving))
+        work = [self._did(pod, serving) for pod in serving]
+        for pod, did in zip(serving, work, strict=True):
+            used = did * self.cpu
             pod.started += did
             pod.finished += did
             pod.runtime_sum += did * self.runtime
-            pod.cpu += did * self.cpu
-            throttled = did * self.cpu >= 0.95 * TICK * self.spec.cpu_limit_cores
-            pod.hub += TICK if throttled else did * self.cpu
+            pod.cpu += used
+            pod.hub += TICK if used >= 0.95 * TICK * self.spec.cpu_limit_cores else used
             pod.busy = min(float(pod.limit), round(did / TICK * self.runtime))
-        self.backlog = max(0.0, self.backlog - sum(self._did(pod, serving) for pod in serving))
+        self.backlog = max(0.0, self.backlog - sum(work))
         for pod in self.pods:
             pod.cpu += 0.01 * TICK
             if pod not in serving:

@@ -199,13 +199,13 @@ def _learn_cpu(spec: ScalingSpec, estimates: Estimates, view: View, progress: Pr
     if progress.cpu_tasks <= 0:
         return estimates
     used = max(0.0, progress.cpu_seconds - estimates.idle_cores * progress.cpu_worker_seconds)
-    crowded = progress.hub_utilisation >= CROWDED and not progress.blocked
-    alone = _lonely(progress) * min(LONE_CPU_SECONDS * progress.cpu_tasks, LONE_MOST * used)
+    lonely = _lonely(progress)
+    alone = lonely * min(LONE_CPU_SECONDS * progress.cpu_tasks, LONE_MOST * used)
     estimates = replace(
         estimates,
         cpu=estimates.cpu.add(used, progress.cpu_tasks, keep),
         cpu_alone_seconds=estimates.cpu_alone_seconds * keep + alone,
-        cpu_crowded=estimates.cpu_crowded.add(used, progress.cpu_tasks, keep) if crowded else estimates.cpu_crowded,
+        cpu_crowded=estimates.cpu_crowded.add(used, progress.cpu_tasks, keep) if lonely == 0 else estimates.cpu_crowded,
     )
     if estimates.cpu.total < BELIEVED_AFTER_SECONDS * spec.cpu_limit_cores:
         return estimates
@@ -213,7 +213,7 @@ def _learn_cpu(spec: ScalingSpec, estimates: Estimates, view: View, progress: Pr
 
 
 def _lonely(progress: Progress) -> float:
-    """The share of the messages that came alone, from 0 to 1."""
+    """The share of the messages that came alone: from 1 down to 0, which is a crowded hub."""
     if progress.blocked:
         return 1.0
     return max(0.0, min(1.0, (CROWDED - progress.hub_utilisation) / (CROWDED - LONELY)))

@@ -589,13 +589,15 @@ def test_a_burst_that_has_just_come_is_no_proof_of_slow_workers() -> None:
     assert found[3] < 0.95
 
 
+NOTHING_WAITS = View(NOW, 0.0, 5.0, 0.0, 5.0, 0.0, (), (), (), ())
+
+
 def test_cpu_without_a_task_says_nothing_about_tasks() -> None:
     """One worker starts tasks before it is Ready for a scrape, and another burns its core on something of its own."""
     progress = Progress(
         seconds=2.0, worker_seconds=4.0, cpu_worker_seconds=2.0, serving_cpu_seconds=2.0, cpu_seconds=2.0, started=5.0
     )
-    nothing = View(NOW, 0.0, 5.0, 0.0, 5.0, 0.0, (), (), (), ())
-    estimates = learn(replace(SPEC, cpu_limit_cores=0.1), Estimates(), nothing, progress)
+    estimates = learn(replace(SPEC, cpu_limit_cores=0.1), Estimates(), NOTHING_WAITS, progress)
     assert (estimates.cpu_per_task_seconds, estimates.cpu) == (None, Ratio())
 
 
@@ -626,13 +628,13 @@ def interval(used: float, tasks: float, hub_busy: float) -> Progress:
 
 def test_what_messages_cost_because_they_come_alone_is_no_part_of_a_plan_for_many() -> None:
     """Measured on a pod of 0.1 cores: 7 ms each at a few a second, 5.4 ms in a saturated worker."""
-    spec, nothing = replace(SPEC, cpu_limit_cores=0.1), View(NOW, 0.0, 5.0, 0.0, 5.0, 0.0, (), (), (), ())
+    spec = replace(SPEC, cpu_limit_cores=0.1)
     alone, crowded = interval(0.056, 8.0, 0.14), interval(0.178, 33.0, 1.96)
     dear = interval(0.16, 8.0, 0.4)
 
     def after(estimates: Estimates, *seen: Progress) -> Estimates:
         for progress in seen:
-            estimates = learn(spec, estimates, nothing, progress)
+            estimates = learn(spec, estimates, NOTHING_WAITS, progress)
         return estimates
 
     quiet = after(Estimates(), *[alone] * 20)
@@ -659,14 +661,9 @@ cores with an endless backlog. (docs/law.md, what a lone message costs)"""
 
 def feed_hub(threads: float) -> Progress:
     """Two seconds of such a worker, between the measured points."""
-    rate, cores, hub = (
-        float(np.interp(threads, [row[0] for row in FEED_HUB], [row[field] for row in FEED_HUB])) for field in (1, 2, 3)
-    )
-    tasks = 2 * rate
-    return Progress(
-        seconds=2.0, worker_seconds=2.0, cpu_worker_seconds=2.0, serving_cpu_seconds=2 * cores, cpu_seconds=2 * cores,
-        cpu_tasks=tasks, started=tasks, finished=tasks, runtime_count=tasks, runtime_sum_seconds=0.28 * tasks, hub_busy_seconds=2 * hub,
-    )  # fmt: skip
+    at, *series = zip(*FEED_HUB, strict=True)
+    tasks, cpu, hub = (2 * float(np.interp(threads, at, values)) for values in series)
+    return replace(interval(cpu - 0.02, tasks, hub), runtime_count=tasks, runtime_sum_seconds=0.28 * tasks)
 
 
 def test_light_tasks_get_the_green_threads_that_make_them_light() -> None:
@@ -674,7 +671,7 @@ def test_light_tasks_get_the_green_threads_that_make_them_light() -> None:
     spec = replace(SPEC, cpu_limit_cores=0.15, threads_start=20, threads_max=200)
     estimates, threads = Estimates(), 20
     for _ in range(10):
-        estimates = learn(spec, estimates, View(NOW, 0.0, 5.0, 0.0, 5.0, 0.0, (), (), (), ()), feed_hub(threads))
+        estimates = learn(spec, estimates, NOTHING_WAITS, feed_hub(threads))
         threads = safe_threads(spec, estimates, 0.15, Pressure())
     assert 64 <= threads <= 90
     assert capacity(spec, estimates, Pressure()).rate(threads) == pytest.approx(200, rel=0.15)

@@ -22,6 +22,7 @@ import kopf
 from greenfleet import __version__
 from greenfleet.api import duration_seconds
 from greenfleet.engine.actuator import Actuator
+from greenfleet.engine.booster import Booster
 from greenfleet.engine.controller import Controller
 from greenfleet.engine.diagnosis import redacted
 from greenfleet.engine.fleet_view import FleetView
@@ -83,7 +84,8 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
     }
     registry = Registry()
     controller = Controller(client, registry, metrics, settings.namespaces)
-    view = FleetView(client, settings.namespaces, controller.child_changed)
+    booster = Booster(client, registry)
+    view = FleetView(client, settings.namespaces, controller.child_changed, booster.pod_changed)
     events = EventRecorder(client, identity.name)
     status = StatusWriter(client, view, events, controller.routes_changed)
     monitors = PodMonitors(client, view, _monitoring(settings), controller.enqueue_all)
@@ -98,6 +100,7 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
         actuator=Actuator(client, view, events, metrics),
         status=status,
         recycler=Recycler(client, events),
+        booster=booster,
         metrics=metrics,
         leads=leads,
         tick_seconds=duration_seconds(settings.tick),

@@ -21,6 +21,9 @@ DEFAULT_THREADS = 100
 
 STARTUP_SECONDS = 300.0
 """Importing an app on a slow node takes its time, and nothing ticks meanwhile."""
+COMING_UP_SECONDS = 60.0
+"""For so long the startup probe waits for a worker that consumes: then kubelet asks at once whether it is ready, and the operator knows
+that no start has to be sped up any more. After it, the broker is away, which is no reason for a restart."""
 
 
 class Runtime:
@@ -41,7 +44,7 @@ class Runtime:
         self.ledger: Ledger | None = None
         self.drain: Drain
         self.routes: Routes
-        self.consuming = False
+        self._consuming = self._has_consumed = False
         self.glance: Callable[[], None] | None = None
         self.ended_late: tuple[float, Any] | None = None
         Runtime._current = self
@@ -57,8 +60,20 @@ class Runtime:
         environment = self.environment
         return read_threads(environment.threads_file) or read_threads(environment.start_file) or DEFAULT_THREADS
 
+    @property
+    def consuming(self) -> bool:
+        """Whether the worker takes messages."""
+        return self._consuming
+
+    @consuming.setter
+    def consuming(self, consumes: bool) -> None:
+        self._consuming = consumes
+        self._has_consumed = self._has_consumed or consumes
+
     def unhealthy(self) -> str:
-        """Why the process should be restarted; empty if it should not."""
+        """Why the process should be restarted, or is not up yet; empty if neither."""
+        if not self._has_consumed and monotonic() - self.born <= COMING_UP_SECONDS:
+            return "coming up"
         if self.last_beat is None:
             return f"not up after {STARTUP_SECONDS:g} s" if monotonic() - self.born > STARTUP_SECONDS else ""
         silent = monotonic() - self.last_beat

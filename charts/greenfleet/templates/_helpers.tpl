@@ -141,6 +141,9 @@ command in a pod, change an image of a running pod or widen its own rights.
   resources: [pods/status]  # the annotation that carries the number of green threads; cannot change an image
   verbs: [patch]
 - apiGroups: [""]
+  resources: [pods/resize]  # the CPU limit of a worker that starts; cannot change an image
+  verbs: [patch]
+- apiGroups: [""]
   resources: [pods/eviction]  # recycling, one worker at a time, under the disruption budget
   verbs: [create]
 - apiGroups: [events.k8s.io]

@@ -25,15 +25,20 @@ class FleetView:
     """Local copies of our children and pods in some namespaces (none named: in all).
 
     `child_changed(namespace, pool or None)` is told when labels, owners or spec of a child changed (a Deployment's replicas
-    apart), or when it disappeared; None stands for an exporter's child.
+    apart), or when it disappeared; None stands for an exporter's child. `pod_changed(old, new)` is told of every pod.
     """
 
     def __init__(
-        self, client: Client, namespaces: Sequence[str], child_changed: Callable[[str, str | None], None]
+        self,
+        client: Client,
+        namespaces: Sequence[str],
+        child_changed: Callable[[str, str | None], None],
+        pod_changed: Callable[[Object | None, Object | None], None] = lambda old, new: None,
     ) -> None:
         self._client = client
         self._namespaces: Sequence[str | None] = namespaces or (None,)
         self._notify = child_changed
+        self._notify_of_pod = pod_changed
         self._pods_of: dict[tuple[str, str, str], dict[str, Object]] = defaultdict(dict)
         self._children = {kind: self._reflect(version, kind) for kind, version in _ALWAYS_SERVED.items()}
         self._pods = [
@@ -93,6 +98,7 @@ class FleetView:
                 self._pods_of[group].pop(pod["metadata"]["name"], None)
                 if not self._pods_of[group]:
                     del self._pods_of[group]
+        self._notify_of_pod(old, new)
 
     def _on_child(self, old: Object | None, new: Object | None) -> None:
         if old is not None and new is not None and _ours(old) == _ours(new):

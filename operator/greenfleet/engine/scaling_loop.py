@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from greenfleet.api import GreenWorkerPool
 from greenfleet.engine.actuator import Actuator, Order
+from greenfleet.engine.booster import Booster
 from greenfleet.engine.evidence import caught_again
 from greenfleet.engine.fleet_view import FleetView
 from greenfleet.engine.pinning import GENERATION_ANNOTATION
@@ -76,6 +77,7 @@ class ScalingLoop:
         actuator: Actuator,
         status: StatusWriter,
         recycler: Recycler,
+        booster: Booster,
         metrics: OperatorMetrics,
         leads: Callable[[], bool],
         tick_seconds: float,
@@ -87,6 +89,7 @@ class ScalingLoop:
         self._actuator = actuator
         self._status = status
         self._recycler = recycler
+        self._booster = booster
         self._metrics = metrics
         self._leads = leads
         self._tick_seconds = tick_seconds
@@ -252,8 +255,10 @@ class ScalingLoop:
         try:
             record.misfit = misfit(pool, self._settings)
             self._recognise(record, pool)
-            if record.refused is None and record.reconciled_generation is not None:
-                for role in (Role.EVENTLET, Role.PREFORK) if pool.spec.prefork else (Role.EVENTLET,):
+            for role in (Role.EVENTLET, Role.PREFORK) if pool.spec.prefork else (Role.EVENTLET,):
+                for pod in self._view.pods(pool.namespace, pool.name, role):
+                    self._booster.look_at(pod, pool, role)
+                if record.refused is None and record.reconciled_generation is not None:
                     self._decide(record, pool, record.fleet(role), answers, now)
         except Exception:
             _log.exception("%s: the scaling loop failed on this pool: a bug of ours", record.key)

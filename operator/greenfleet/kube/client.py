@@ -21,6 +21,7 @@ Object = dict[str, Any]
 
 APPLY = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
+STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 _PAGE = 500
 _REQUEST_TIMEOUT_SECONDS = 30
 _WATCH_SECONDS = 290
@@ -147,6 +148,10 @@ class Client:
     async def merge_patch(self, path: str, body: Object) -> Object:
         """Patches an object or subresource with a JSON merge patch (RFC 7386)."""
         return await self._change(_Request("PATCH", path, {}, body, MERGE_PATCH))
+
+    async def strategic_merge_patch(self, path: str, body: Object) -> Object:
+        """Patches an object of Kubernetes' own or a subresource; items of a list are found by their name."""
+        return await self._change(_Request("PATCH", path, {}, body, STRATEGIC_MERGE_PATCH))
 
     async def apply(self, path: str, body: Object, manager: str) -> Object:
         """Server-side apply by `manager`, taking over fields of other managers; unknown fields are an error."""

@@ -461,6 +461,37 @@ class RunningPod:
     terminating: bool = False
 
 
+NODES = "/api/v1/nodes"
+STAND_IN = "stand-in"
+"""The node that our stand-in for kubelet speaks for. It need not exist, but for those who ask the API server about it."""
+
+
+@contextlib.contextmanager
+def live_node(api: Api, name: str) -> Iterator[None]:
+    """A node with room for one worker of a core, and the signs of life that its controller asks for."""
+    room, stop = {"cpu": "1500m", "memory": "8Gi", "pods": "20"}, threading.Event()
+    status = {"capacity": room, "allocatable": room, "conditions": [_alive()]}
+    api.create(NODES, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "status": status})
+
+    def live() -> None:
+        while not stop.wait(5):
+            api.merge(f"{NODES}/{name}/status", {"status": {"conditions": [_alive()]}})
+
+    heart = threading.Thread(target=live, name="node", daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        heart.join(30)
+        api.delete(f"{NODES}/{name}")
+
+
+def _alive() -> Object:
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"type": "Ready", "status": "True", "reason": "Test", "lastHeartbeatTime": now, "lastTransitionTime": now}
+
+
 class Kubelet:
     """Runs the pods of one namespace. `runs(pod)` says which pods are processes; the others are only said to be ready.
 
@@ -539,7 +570,7 @@ class Kubelet:
             "apiVersion": "v1",
             "kind": "Binding",
             "metadata": {"name": name},
-            "target": {"apiVersion": "v1", "kind": "Node", "name": "stand-in"},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": STAND_IN},
         }
         self.namespace.api.create(f"{self.namespace.path('pods', name)}/binding", binding)
 
@@ -666,6 +697,7 @@ class Kubelet:
             "restartCount": 0,
             "state": state,
             "lastState": last,
+            "resources": container.get("resources") or {},
         }
         phase = "Pending" if "waiting" in state and not last else "Running"
         patch = {"status": {"phase": phase, "conditions": conditions, "containerStatuses": [one]}}

@@ -7,8 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.integration.operator.conftest import WorldMaker
-from tests.integration.operator.harness import Namespace, Object, Operator, eventually, only_exporters
+from tests.integration.operator.conftest import World, WorldMaker
+from tests.integration.operator.harness import (
+    STAND_IN,
+    Api,
+    Namespace,
+    Object,
+    Operator,
+    eventually,
+    live_node,
+    only_exporters,
+)
 from tests.integration.operator.rights import Identity, identity_of_the_tester, may, operators_identity
 
 APPLIED = {
@@ -36,9 +45,13 @@ def _never_forbidden(operator: Operator) -> None:
 
 
 def test_in_named_namespaces_nothing_is_forbidden_and_no_right_goes_unused(
-    make_world: WorldMaker, tmp_path: Path
+    make_world: WorldMaker, tmp_path: Path, api: Api
 ) -> None:
-    world = make_world("rights")
+    with live_node(api, STAND_IN):  # a pod on a node that nobody knows cannot be resized
+        _use_every_right(make_world("rights"), tmp_path)
+
+
+def _use_every_right(world: World, tmp_path: Path) -> None:
     shop = world.namespace
     identity = operators_identity(shop, tmp_path, [shop.name])
     operator = world.operator()
@@ -48,6 +61,7 @@ def test_in_named_namespaces_nothing_is_forbidden_and_no_right_goes_unused(
         replicas={"min": 1, "max": 2},
         prefork={"replicas": {"min": 0}},
         recycle={"maxAge": "3s"},
+        worker={"resources": {"limits": {"cpu": "900m"}, "requests": {"cpu": "100m"}}},
         network={"egress": [{"to": [{"podSelector": {}}]}]},
         agent="installed",
         queues=[f"{shop.name}-feeds"],

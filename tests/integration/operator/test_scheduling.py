@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +10,7 @@ import pytest
 
 from tests.health import argo_health, kstatus
 from tests.integration.operator.conftest import World, WorldMaker
-from tests.integration.operator.harness import Api, Object, cluster, eventually, fresh_name, only_exporters
-
-NODES = "/api/v1/nodes"
+from tests.integration.operator.harness import NODES, Api, cluster, eventually, fresh_name, live_node, only_exporters
 
 
 @pytest.fixture
@@ -30,26 +26,10 @@ def scheduler(api: Api, tmp_path: Path) -> Iterator[None]:
 
 @pytest.fixture
 def node(api: Api) -> Iterator[str]:
-    """A node on which one worker of a core fits beside the exporter, with the signs of life that its controller asks for."""
-    name, room, stop = fresh_name("node"), {"cpu": "1500m", "memory": "8Gi", "pods": "20"}, threading.Event()
-    status = {"capacity": room, "allocatable": room, "conditions": [_alive()]}
-    api.create(NODES, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "status": status})
-
-    def live() -> None:
-        while not stop.wait(5):
-            api.merge(f"{NODES}/{name}/status", {"status": {"conditions": [_alive()]}})
-
-    heart = threading.Thread(target=live, name="node", daemon=True)
-    heart.start()
-    yield name
-    stop.set()
-    heart.join(30)
-    api.delete(f"{NODES}/{name}")
-
-
-def _alive() -> Object:
-    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {"type": "Ready", "status": "True", "reason": "Test", "lastHeartbeatTime": now, "lastTransitionTime": now}
+    """A node on which one worker of a core fits beside the exporter."""
+    name = fresh_name("node")
+    with live_node(api, name):
+        yield name
 
 
 @pytest.fixture

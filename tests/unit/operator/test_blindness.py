@@ -20,6 +20,7 @@ from aiohttp import web
 
 from greenfleet.engine import actuator, scaling_loop, status_writer
 from greenfleet.engine.actuator import Actuator
+from greenfleet.engine.booster import Booster
 from greenfleet.engine.registry import Record, Registry
 from greenfleet.engine.scaling_loop import ScalingLoop
 from greenfleet.engine.status_writer import StatusWriter
@@ -237,6 +238,7 @@ def play(
                 actuator=Actuator(fake, fake, fake, metrics),
                 status=status,
                 recycler=cast("Any", None),
+                booster=Booster(fake, known),
                 metrics=metrics,
                 leads=lambda: True,
                 tick_seconds=TICK,

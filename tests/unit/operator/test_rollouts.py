@@ -75,6 +75,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "worker.env": ([], BOTH),
     "worker.envFrom": ([], BOTH),
     "worker.resources": ({"limits": {"cpu": 1, "memory": "2Gi"}}, {E}),
+    "worker.startupBoost": ({"cpu": "1500m"}, NOTHING),
     "worker.nodeSelector": ({}, BOTH),
     "worker.tolerations": ([], BOTH),
     "worker.affinity": (None, BOTH),
@@ -92,8 +93,8 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "worker.securityContext": ({"runAsUser": 1001}, BOTH),
 }
 
-READ_BY_THE_LOOP = {"scaling.prometheus", "prefork.autoRoute"}
-"""Neither in a manifest nor in the law's own spec: which query is asked, and whether evidence makes routes."""
+READ_BY_THE_LOOP = {"scaling.prometheus", "prefork.autoRoute", "worker.startupBoost"}
+"""Neither in a manifest nor in the law's own spec: which query is asked, whether evidence makes routes, and what pods may use that start."""
 
 
 def changed(field: str) -> GreenWorkerPool:

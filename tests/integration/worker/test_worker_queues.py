@@ -11,12 +11,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import sleep
 from typing import Any, Self
 from urllib.parse import quote
 
 import pytest
 from kombu.connection import Connection
 
+from greenworker.queues.exporter import FRESH_SECONDS, PATIENCE_SECONDS
 from tests.integration.worker.harness import RabbitMQ, Redis, Sentinel, Worker, eventually, free_port
 
 Start = Callable[..., Worker]
@@ -77,6 +79,39 @@ def test_counts_every_priority_and_what_is_unacknowledged(
     eventually(lambda: watched.depth() == 15, "seven are taken")
     eventually(lambda: watched.depth(name="greenfleet_queue_messages_unacked") == 7, "and unacknowledged", 15)
     assert watched.depth("other", "greenfleet_queue_messages_unacked") == 0
+
+
+def test_a_scrape_shows_the_depth_of_its_moment(
+    redis_broker: Redis, client_app: Any, exporter: Callable[..., Exporter]
+) -> None:
+    """However seldom the broker is asked besides."""
+    tasks = client_app(redis_broker.url)
+    watched = exporter(redis_broker.url, environment={"GREENWORKER_POLL_SECONDS": "60"}).ready()
+    for number in range(1, 4):
+        tasks.nap.delay(number, 20)
+        sleep(2 * FRESH_SECONDS)
+        assert watched.depth() == number
+
+
+def test_a_broker_that_is_down_is_not_asked_by_every_scrape(
+    own_redis: Redis, exporter: Callable[..., Exporter]
+) -> None:
+    watched = exporter(own_redis.url, environment={"GREENWORKER_POLL_SECONDS": "60"}).ready()
+    own_redis.stop()
+    sleep(2 * FRESH_SECONDS)
+    assert watched.up() == 0
+    own_redis.start()
+    sleep(2 * FRESH_SECONDS)
+    assert watched.up() == 0, "it is asked again when the pause is over"
+
+
+def test_a_broker_that_hangs_delays_a_scrape_and_does_not_make_it_fail(
+    own_redis: Redis, exporter: Callable[..., Exporter]
+) -> None:
+    watched = exporter(own_redis.url, environment={"GREENWORKER_POLL_SECONDS": "60"}).ready()
+    with own_redis.silent():
+        sleep(2 * FRESH_SECONDS)
+        assert watched.get("/metrics", seconds=4 * PATIENCE_SECONDS)[0] == 200
 
 
 def test_follows_a_sentinel_to_the_new_master(sentinel: Sentinel, exporter: Callable[..., Exporter]) -> None:

@@ -20,7 +20,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, leave)
     try:
         exporter = Exporter(Options.read(os.environ))
-        Exposition(exporter.options.port, exporter.registry.render, exporter.unhealthy, exporter.unready).start()
+        Exposition(exporter.options.port, exporter.scrape, exporter.unhealthy, exporter.unready).start()
     except MisconfiguredError as error:
         die(error, os.environ.get("GREENWORKER_TERMINATION_LOG") or DEFAULT_TERMINATION_LOG)
     exporter.run()

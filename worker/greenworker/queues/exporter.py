@@ -1,4 +1,8 @@
-"""The loop: read the URL, ask the broker, publish; back off while it is down."""
+"""The loop: read the URL, ask the broker, publish; back off while it is down.
+
+A scrape has the broker asked at once and waits for the answer, so that what Prometheus keeps is the depth of that moment and not one of a
+second before: an autoscaler reacts no faster than its samples are young.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,10 @@ from greenworker.queues.broker import Broker, Depth, Queue, connect, redact
 from greenworker.unpatched import say
 
 BACKOFF_LIMIT_SECONDS = 10.0
+FRESH_SECONDS = 0.1
+"""An answer that is no older is good enough for a scrape: two Prometheus servers need not ask twice."""
+PATIENCE_SECONDS = 0.5
+"""How long a scrape waits for a fresh answer; a slow broker's last one is better than a scrape that fails."""
 STUCK_SECONDS = 60.0
 """A poll has time-outs of a few seconds; one that takes so long will not come back."""
 
@@ -89,18 +97,34 @@ class Exporter:
             self.registry.add(family)
         self.last_round = monotonic()
         self.problem = "the broker has not been asked yet"
+        self._round = threading.Condition()
+        self._rounds = 0
+        self._hurry = threading.Event()
         self._broker: Broker | None = None
         self._url = ""
         self._failures = 0
 
     def run(self) -> None:
         """For ever."""
-        pause = threading.Event()
         while True:
             began = monotonic()
+            self._hurry.clear()
             self.poll()
-            self.last_round = monotonic()
-            pause.wait(max(0.0, self.pause_seconds() - (monotonic() - began)))
+            with self._round:
+                self._rounds += 1
+                self.last_round = monotonic()
+                self._round.notify_all()
+            self._hurry.wait(max(0.0, self.pause_seconds() - (monotonic() - began)))
+
+    def scrape(self) -> bytes:
+        """The exposition, with the depths of this moment if the broker answers in time. In the scrape's own thread."""
+        with self._round:
+            before = self._rounds
+            # Whoever is down is asked when the pause is over, however many ask us.
+            if not self._failures and monotonic() - self.last_round > FRESH_SECONDS:
+                self._hurry.set()
+                self._round.wait_for(lambda: self._rounds > before, PATIENCE_SECONDS)
+        return self.registry.render()
 
     def pause_seconds(self) -> float:
         """Until the next round: longer, and not in step with others, while the broker is down."""

@@ -76,6 +76,30 @@ def test_kubectl_scale_sets_the_workers_of_a_manual_pool(cluster: Cluster, pool_
     await_condition("no worker is left", lambda: not (cluster.pool(pool_name).get("status") or {}).get("replicas"))
 
 
+def test_a_worker_has_a_core_until_it_has_started(cluster: Cluster, pool_name: str) -> None:
+    tenth = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"cpu": "100m", "memory": "256Mi"}}
+    cluster.apply(pool_name, scaling={"mode": "manual"}, manualReplicas=1, worker={"resources": tenth})
+    seen: set[tuple[bool, str]] = set()
+
+    def given() -> tuple[bool, str]:
+        """Whether the worker has started, and the CPU limit that kubelet says the runtime enforces."""
+        found = cluster.kubectl("get", "pods", "-n", NAMESPACE, "-l", _worker_of(pool_name), "-o", "json")
+        for pod in json.loads(found)["items"]:
+            for one in pod["status"].get("containerStatuses", ()):
+                assert one["restartCount"] == 0
+                limits = (one.get("resources") or {}).get("limits") or {}
+                seen.add((bool(one.get("started")), limits.get("cpu", "")))
+                return bool(one.get("started")), limits.get("cpu", "")
+        return False, ""
+
+    await_condition("it has started and its own limit is back", lambda: given() == (True, "100m"))
+    assert (False, "1") in seen
+
+
+def _worker_of(pool: str) -> str:
+    return f"greenfleet.io/pool={pool},greenfleet.io/role=eventlet"
+
+
 def test_deleting_a_pool_leaves_nothing_behind(cluster: Cluster, pool_name: str) -> None:
     cluster.apply(pool_name, replicas={"min": 1, "max": 1})
     cluster.kubectl("wait", "gwp", pool_name, "-n", NAMESPACE, "--for=condition=Ready", "--timeout=120s")

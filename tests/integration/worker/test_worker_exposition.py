@@ -39,6 +39,18 @@ def test_answers_and_names_the_task_while_the_hub_is_blocked(
     assert len([line for line in named if source[int(line) - 1] in SPINNING]) == 1, "once per place"
 
 
+def test_has_not_started_before_it_consumes(redis_broker: Redis, start_worker: Start) -> None:
+    """The startup probe waits for that, so that the readiness probe, which kubelet sends at once then, succeeds."""
+    waiting = start_worker("redis://127.0.0.1:1/0", name="waits")
+    eventually(lambda: waiting.get("/healthz") == (503, "coming up\n"), "no broker, no start")
+    assert waiting.status("/readyz") == 503
+    worker = start_worker(redis_broker.url)
+    seen: list[tuple[int, int]] = []
+    while (200, 200) not in seen:
+        seen.append((worker.status("/healthz"), worker.status("/readyz")))
+        assert seen[-1] != (200, 503), "started, and not ready"
+
+
 def test_an_idle_hub_is_not_busy(redis_broker: Redis, start_worker: Start) -> None:
     worker = start_worker(redis_broker.url).ready()
     first, began = worker.metric("greenworker_hub_busy_seconds_total"), monotonic()

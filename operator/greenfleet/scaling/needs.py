@@ -75,11 +75,11 @@ def _last_worker(context: Context) -> Step:
         return workers_step(Limit.IDLE, context.current, 0, text)
     if view.unstarted == 0 and view.busy == 0:
         if view.scheduled > 0:
-            text = f"{why.count(view.scheduled, 'task')} held for an ETA keep one worker"
+            text = f"one worker stays for {why.count(view.scheduled, 'task')} held for an ETA"
         elif view.unacked == 0:
             text = "tasks came and went since the last scrape"
         else:
-            text = f"{why.count(view.unacked, 'unacked message')} need one worker to end or restore them"
+            text = f"one worker stays, to end or restore {why.count(view.unacked, 'unacked message')}"
         return workers_step(Limit.COOLDOWN, context.current, 1, text)
     per_worker = context.worker.rate(context.worker.safe_threads)
     enough = _missing(context) or ", so its green threads are enough"

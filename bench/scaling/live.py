@@ -121,7 +121,7 @@ def prepare(cluster: Cluster, fleets: Sequence[Fleet], trace: Trace) -> None:
 
     def ready() -> bool:
         pods = api.items("/api/v1/pods", labelSelector=WORKERS)
-        counts = Counter(pod["metadata"]["namespace"] for pod in pods if _ready(pod))
+        counts = Counter(pod["metadata"]["namespace"] for pod in pods if is_ready(pod))
         seen = _seen(api)
         return all(counts[fleet.namespace] == trace.start_replicas and fleet.namespace in seen for fleet in fleets)
 
@@ -182,7 +182,7 @@ class Watch:
         now = time.time() - self.began
         for fleet in self.fleets:
             own = [pod for pod in pods if pod["metadata"]["namespace"] == fleet.namespace]
-            ready = [pod for pod in own if _ready(pod)]
+            ready = [pod for pod in own if is_ready(pod)]
             for pod in ready:
                 self.startups.setdefault(fleet.label, {}).setdefault(pod["metadata"]["name"], _startup_seconds(pod))
             threads = sum(self.asking.map(lambda pod, fleet=fleet: self._threads(fleet, pod), ready))  # type: ignore[misc]
@@ -379,7 +379,7 @@ def _writes(audit: Path, offset: int, fleets: Sequence[Fleet]) -> dict[str, Coun
     return found
 
 
-def _ready(pod: dict[str, Any]) -> bool:
+def is_ready(pod: dict[str, Any]) -> bool:
     if "deletionTimestamp" in pod["metadata"]:
         return False
     conditions = pod["status"].get("conditions") or []

@@ -22,18 +22,40 @@ Answer = tuple[int, str, bytes]
 """Status, content type, body."""
 
 
+def listen(port: int) -> unpatched.Socket:
+    """Takes the port, so that whoever connects from now on is answered as soon as there is an `Exposition`: the first thing that a
+    process does, for kubelet's first probe comes before an application is imported. Raises `MisconfiguredError`.
+    """
+    problem: OSError | None = None
+    for family, address in ((unpatched.AF_INET6, "::"), (unpatched.AF_INET, "0.0.0.0")):  # noqa: S104 - kubelet asks
+        try:
+            listener = unpatched.Socket(family, unpatched.SOCK_STREAM)
+            if family == unpatched.AF_INET6:
+                listener.setsockopt(unpatched.IPPROTO_IPV6, unpatched.IPV6_V6ONLY, 0)
+            listener.setsockopt(unpatched.SOL_SOCKET, unpatched.SO_REUSEADDR, 1)
+            listener.bind((address, port))
+            listener.listen(64)
+            return listener
+        except OSError as error:
+            problem = error
+    raise MisconfiguredError(
+        "GREENWORKER_METRICS_PORT", port, f"cannot listen for scrapes and probes: {problem}",
+        "free the port, or let the operator choose another",
+    )  # fmt: skip
+
+
 class Exposition:
     """A very small HTTP/1.1 server: GET, one request per connection."""
 
     def __init__(
         self,
-        port: int,
+        listener: unpatched.Socket,
         metrics: Callable[[], bytes],
         healthy: Callable[[], str],
         ready: Callable[[], str],
         woke: Callable[[], None] = lambda: None,
     ) -> None:
-        """*healthy* and *ready* say what is wrong; an empty text means that nothing is. *woke* is called first of all
+        """*listener* is from `listen`. *healthy* and *ready* say what is wrong; an empty text means that nothing is. *woke* is called first of all
         whenever a request has come in.
         """
         self.metrics = metrics
@@ -41,27 +63,8 @@ class Exposition:
         self.ready = ready
         self.woke = woke
         self.open_requests = 0
-        self.listener = self._listen(port)
-        self.port: int = self.listener.getsockname()[1]
-
-    @staticmethod
-    def _listen(port: int) -> unpatched.Socket:
-        problem: OSError | None = None
-        for family, address in ((unpatched.AF_INET6, "::"), (unpatched.AF_INET, "0.0.0.0")):  # noqa: S104 - kubelet asks
-            try:
-                listener = unpatched.Socket(family, unpatched.SOCK_STREAM)
-                if family == unpatched.AF_INET6:
-                    listener.setsockopt(unpatched.IPPROTO_IPV6, unpatched.IPV6_V6ONLY, 0)
-                listener.setsockopt(unpatched.SOL_SOCKET, unpatched.SO_REUSEADDR, 1)
-                listener.bind((address, port))
-                listener.listen(64)
-                return listener
-            except OSError as error:
-                problem = error
-        raise MisconfiguredError(
-            "GREENWORKER_METRICS_PORT", port, f"cannot listen for scrapes and probes: {problem}",
-            "free the port, or let the operator choose another",
-        )  # fmt: skip
+        self.listener = listener
+        self.port: int = listener.getsockname()[1]
 
     def start(self) -> None:
         """Serve until the process ends."""

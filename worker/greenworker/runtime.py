@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 DEFAULT_THREADS = 100
 """Green threads while neither the operator nor the ConfigMap has spoken (greenThreads.start)."""
 
+PROBE_PATIENCE_SECONDS = 1.5
+"""Of the three that a probe has."""
+COMING_UP = "coming up"
 STARTUP_SECONDS = 300.0
 """Importing an app on a slow node takes its time, and nothing ticks meanwhile."""
 COMING_UP_SECONDS = 60.0
@@ -73,12 +76,19 @@ class Runtime:
     def unhealthy(self) -> str:
         """Why the process should be restarted, or is not up yet; empty if neither."""
         if not self._has_consumed and monotonic() - self.born <= COMING_UP_SECONDS:
-            return "coming up"
+            return COMING_UP
         if self.last_beat is None:
             return f"not up after {STARTUP_SECONDS:g} s" if monotonic() - self.born > STARTUP_SECONDS else ""
         silent = monotonic() - self.last_beat
         limit = self.environment.restart_after_seconds
         return f"the hub has not ticked for {silent:.1f} s" if silent > limit else ""
+
+    def health(self) -> str:
+        """`unhealthy`, for probes: a worker that comes up while it is asked says yes and not, until a second later, no."""
+        patient_until = monotonic() + PROBE_PATIENCE_SECONDS
+        while (problem := self.unhealthy()) == COMING_UP and monotonic() < patient_until:
+            unpatched.sleep(0.02)
+        return problem
 
     def unready(self) -> str:
         """Why no new work should be expected from this worker; empty if it consumes."""

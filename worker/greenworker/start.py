@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from greenworker import hub, lean, unpatched
 from greenworker.environment import Environment
+from greenworker.exposition import Exposition, listen
 from greenworker.fatal import DEFAULT_TERMINATION_LOG, MisconfiguredError, die
 from greenworker.guards import Arguments, check
 
@@ -24,6 +25,7 @@ def start(argv: Sequence[str]) -> NoReturn:
     _leave_at_once_on_sigterm()
     try:
         environment = Environment.read()
+        listener = listen(environment.metrics_port)
         arguments = Arguments.parse(argv)
         check(arguments, environment.role, os.environ)
         if environment.role == "eventlet":
@@ -32,7 +34,7 @@ def start(argv: Sequence[str]) -> NoReturn:
             )
             hub.patch()
         _require("celery", "the worker is a Celery worker", "install celery[redis] or celery in the image")
-        command = _prepare(environment, arguments, list(argv))
+        command = _prepare(environment, listener, arguments, list(argv))
     except MisconfiguredError as error:
         die(error, os.environ.get("GREENWORKER_TERMINATION_LOG") or DEFAULT_TERMINATION_LOG)
     with lean.without_shell():
@@ -61,11 +63,10 @@ def _require(module: str, reason: str, fix: str) -> None:
             raise MisconfiguredError("image", f"module {module} does not import: {error}", reason, fix) from error
 
 
-def _prepare(environment: Environment, arguments: Arguments, argv: list[str]) -> list[str]:
+def _prepare(environment: Environment, listener: unpatched.Socket, arguments: Arguments, argv: list[str]) -> list[str]:
     """Everything between patching and Celery; the command line for Celery."""
     from greenworker import content, settings, steps  # noqa: PLC0415
     from greenworker.drain import Drain  # noqa: PLC0415
-    from greenworker.exposition import Exposition  # noqa: PLC0415
     from greenworker.hazards import patience_of  # noqa: PLC0415
     from greenworker.routing import Routes  # noqa: PLC0415
     from greenworker.runtime import Runtime  # noqa: PLC0415
@@ -73,9 +74,7 @@ def _prepare(environment: Environment, arguments: Arguments, argv: list[str]) ->
     runtime = Runtime(environment)
     runtime.drain = Drain(runtime)
     runtime.routes = Routes.of(environment)
-    Exposition(
-        environment.metrics_port, runtime.accounting.registry.render, runtime.unhealthy, runtime.unready, runtime.woke
-    ).start()
+    Exposition(listener, runtime.accounting.registry.render, runtime.health, runtime.unready, runtime.woke).start()
     master_name = settings.set_defaults(environment)
     app = _load_app(arguments)
     content.restrict(app, environment.accept_content)

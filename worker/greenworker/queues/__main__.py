@@ -6,7 +6,7 @@ import os
 import signal
 from types import FrameType
 
-from greenworker.exposition import Exposition
+from greenworker.exposition import Exposition, listen
 from greenworker.fatal import DEFAULT_TERMINATION_LOG, MisconfiguredError, die
 from greenworker.queues.exporter import Exporter, Options
 
@@ -20,7 +20,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, leave)
     try:
         exporter = Exporter(Options.read(os.environ))
-        Exposition(exporter.options.port, exporter.scrape, exporter.unhealthy, exporter.unready).start()
+        Exposition(listen(exporter.options.port), exporter.scrape, exporter.unhealthy, exporter.unready).start()
     except MisconfiguredError as error:
         die(error, os.environ.get("GREENWORKER_TERMINATION_LOG") or DEFAULT_TERMINATION_LOG)
     exporter.run()

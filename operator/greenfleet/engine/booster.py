@@ -12,6 +12,7 @@ at the next look. A refusal costs nothing but the boost: the worker starts as sl
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ _log = logging.getLogger(__name__)
 _Object = dict[str, Any]
 
 BOOST_SECONDS = 60.0
-"""The longest boost of a pod, from its creation on: an application that takes longer to start, or never does, is not worth a core."""
+"""The longest boost of a container that runs: an application that takes longer to start, or never does, is not worth a core."""
 AGAIN_SECONDS = 5.0
 """After which a resize that has not shown in the pod is asked for again."""
 REFUSED_SECONDS = 600.0
@@ -75,29 +76,39 @@ def wanted(pod: _Object, limits: Limits, now: float, *, raised: bool) -> str | N
     limit, status = _cpu_limit(pod), pod.get("status") or {}
     if limit is None or status.get("phase") in ("Succeeded", "Failed"):
         return None
-    usual = limit == limits.usual or quantity(limit) == quantity(limits.usual)
-    if _is_starting(status) and now - unix_time(pod["metadata"]["creationTimestamp"]) < BOOST_SECONDS:
+    usual = limit == quantity(limits.usual)
+    starting = _starting_seconds(status, now)
+    if starting is not None and starting < BOOST_SECONDS:
         # A Guaranteed pod would have to get larger requests too: its quality of service cannot change.
         free = status.get("qosClass") == "Burstable" and "deletionTimestamp" not in pod["metadata"]
         return limits.starting if usual and free else None
     if usual:
         return None
-    seen = limits.starting is not None and quantity(limit) == quantity(limits.starting)
+    seen = limits.starting is not None and limit == quantity(limits.starting)
     return limits.usual if raised or seen else None
 
 
-def _cpu_limit(pod: _Object) -> str | None:
+def _cpu_limit(pod: _Object) -> float | None:
+    """In cores; None where the worker has none, or one that a pool could not have set."""
     for container in pod["spec"]["containers"]:
         if container["name"] == names.WORKER_CONTAINER:
             limit = ((container.get("resources") or {}).get("limits") or {}).get("cpu")
-            return None if limit is None else str(limit)
+            with contextlib.suppress(ValueError):
+                return None if limit is None else quantity(str(limit))
     return None
 
 
-def _is_starting(status: _Object) -> bool:
-    """Until the startup probe has succeeded. A container that was restarted starts again."""
-    containers = status.get("containerStatuses") or ()
-    return not any(one["name"] == names.WORKER_CONTAINER and one.get("started") for one in containers)
+def _starting_seconds(status: _Object, now: float) -> float | None:
+    """For how long the worker has been running without having started: 0 before it runs, None once its startup probe has succeeded. A
+    container that was restarted starts again.
+    """
+    for one in status.get("containerStatuses") or ():
+        if one["name"] == names.WORKER_CONTAINER:
+            running = (one.get("state") or {}).get("running") or {}
+            if one.get("started"):
+                return None
+            return now - unix_time(running["startedAt"]) if running.get("startedAt") else 0.0
+    return 0.0
 
 
 class Booster:

@@ -15,13 +15,15 @@ NOW = 1_800_000_000.0
 TENTH = Limits("100m", "1")
 
 
-def a_pod(limit: str | None = "100m", *, started: bool | None = None, age: float = 1.0, **more: Any) -> Object:
-    """A worker's pod. `started` None: kubelet has not said anything of its container."""
+def a_pod(limit: str | None = "100m", *, started: bool | None = None, runs: float | None = 1.0, **more: Any) -> Object:
+    """A worker's pod. `started` None: kubelet has not said anything of its container; `runs`: for so many seconds, None: not now."""
     resources = {"requests": {"cpu": "10m"}, "limits": {} if limit is None else {"cpu": limit}}
     containers = [{"name": "sidecar"}, {"name": "worker", "resources": resources}]
-    statuses = [] if started is None else [{"name": "sidecar", "started": True}, {"name": "worker", "started": started}]
+    state = {"waiting": {}} if runs is None else {"running": {"startedAt": rfc3339(NOW - runs)}}
+    told = [{"name": "sidecar", "started": True}, {"name": "worker", "started": started, "state": state}]
+    statuses = [] if started is None else told
     status = {"phase": "Pending", "qosClass": "Burstable", "containerStatuses": statuses, **more}
-    return {"metadata": {"creationTimestamp": rfc3339(NOW - age)}, "spec": {"containers": containers}, "status": status}
+    return {"metadata": {}, "spec": {"containers": containers}, "status": status}
 
 
 @pytest.mark.parametrize(
@@ -34,10 +36,12 @@ def a_pod(limit: str | None = "100m", *, started: bool | None = None, age: float
         pytest.param(a_pod(started=True), None, id="started without a boost"),
         pytest.param(a_pod("1", started=True), "100m", id="started: put back"),
         pytest.param(a_pod("1000m", started=True), "100m", id="started: put back, in other words"),
-        pytest.param(a_pod("1", started=False, age=BOOST_SECONDS + 1), "100m", id="takes too long to start"),
-        pytest.param(a_pod(started=False, age=BOOST_SECONDS + 1), None, id="too old for a boost"),
+        pytest.param(a_pod("1", started=False, runs=BOOST_SECONDS + 1), "100m", id="takes too long to start"),
+        pytest.param(a_pod(started=False, runs=BOOST_SECONDS + 1), None, id="has taken too long to start"),
+        pytest.param(a_pod(started=False, runs=None), "1", id="pulls its image, or is about to be restarted"),
         pytest.param(a_pod("300m", started=False), None, id="somebody else has resized it while it starts"),
         pytest.param(a_pod("300m", started=True), None, id="somebody else has resized it"),
+        pytest.param(a_pod("1e-1"), None, id="somebody else has resized it, in a notation that pools do not have"),
         pytest.param(a_pod(qosClass="Guaranteed"), None, id="its quality of service could not stay what it is"),
         pytest.param(a_pod("1", started=True, phase="Failed"), None, id="nothing of it runs"),
         pytest.param(a_pod(None), None, id="without a limit"),

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -167,7 +168,7 @@ def _tell(traces: dict[str, Trace], options: argparse.Namespace) -> None:
     agreements = {name: {one.label: reality.agreement(one, run) for one, run in pairs} for name, pairs in runs.items()}
     print(_agreement_table(agreements))
     optima = {
-        name: fewest_worker_seconds(traces[name], [task.published for task in runs[0].tasks])
+        name: fewest_worker_seconds(_fastest(traces[name], runs), [task.published for task in runs[0].tasks])
         for name, runs in records.items()
     }
     if options.markdown:
@@ -184,6 +185,12 @@ def _tell(traces: dict[str, Trace], options: argparse.Namespace) -> None:
         "worker_seconds_ratio": round(mean(one.worker_seconds for one in every), 2),
     }
     print(json.dumps(result))
+
+
+def _fastest(trace: Trace, runs: list[record.Record]) -> Trace:
+    """The trace with pods that all start as fast as the fastest that any law had: nobody should beat the optimum by his start-ups."""
+    seconds = min((startup for run in runs for startup in run.startups), default=trace.startup[0])
+    return replace(trace, startup=(seconds, seconds))
 
 
 def _agreement_table(agreements: dict[str, dict[str, reality.Agreement]]) -> str:

@@ -1,7 +1,7 @@
 """What nobody can beat: the fewest worker-seconds of a fleet that knows the whole trace beforehand.
 
-Whole workers that start tasks as fast as their CPU allows, a pod's start-up paid for but begun early enough, and every message
-started within maxWait. Found by dynamic programming over seconds, workers and backlog; wherever seconds or tasks are rounded, in
+Whole workers that start tasks as fast as their CPU allows, a pod's start-up paid for (the shortest of the trace) but begun early enough, and
+every message started within maxWait. Found by dynamic programming over seconds, workers and backlog; wherever seconds or tasks are rounded, in
 the optimum's favour. It leaves out what no law can: chance in run times, blocked hubs, drains. So it is a lower bound, and a law's
 cost over it is its competitive ratio (Borodin and El-Yaniv, Online Computation and Competitive Analysis, 1998).
 """

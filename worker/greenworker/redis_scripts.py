@@ -69,17 +69,19 @@ return #ARGV
 """
 
 GIVE_BACK = """
--- Put messages back where they came from, in the order given; each only if it is still booked.
+-- Put messages back where they came from, in the order given; each only if it is still booked, and under this worker: a message
+-- keeps its tag, and one that went back before may be another worker's by now.
 -- KEYS: unacked, unacked_index, held   ARGV: side ('head' or 'tail'), then tag, list, payload …
 local push = ARGV[1] == 'head' and 'RPUSH' or 'LPUSH'
 local count = 0
 for i = 2, #ARGV, 3 do
   local tag = ARGV[i]
-  redis.call('HDEL', KEYS[3], tag)
-  redis.call('ZREM', KEYS[2], tag)
-  if redis.call('HDEL', KEYS[1], tag) == 1 then
-    redis.call(push, ARGV[i + 1], ARGV[i + 2])
-    count = count + 1
+  if redis.call('HDEL', KEYS[3], tag) == 1 then
+    redis.call('ZREM', KEYS[2], tag)
+    if redis.call('HDEL', KEYS[1], tag) == 1 then
+      redis.call(push, ARGV[i + 1], ARGV[i + 2])
+      count = count + 1
+    end
   end
 end
 return count

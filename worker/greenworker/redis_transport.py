@@ -70,12 +70,11 @@ class QoS(stock.QoS):
 
     def restore_unacked(self, client: Any = None) -> None:
         """Called when a channel closes. What runs goes on running and is acknowledged later, over the next connection;
-        what has not started was given back by the consumer.
+        what has not started was given back by the consumer, and is another worker's by now. What is left came by ``basic_get``.
         """
-        mine = self.channel.ledger.held
-        foreign = [tag for tag in self._delivered if tag not in mine]
+        got = [tag for tag in self._delivered if tag in self.channel.by_get]
         with self.channel.conn_or_acquire(client) as connection:
-            for tag in foreign:
+            for tag in got:
                 self.restore_by_tag(tag, client=connection)
         self._delivered.clear()
 
@@ -123,10 +122,10 @@ class Channel(stock.Channel):
         self.emptied = len(fetched) < min(room, FETCH_AT_ONCE)
         if fetched:
             self._queue_cycle.rotate(order[fetched[-1][0] % len(order)])
-        if self.runtime.drain.draining:
-            self.ledger.give_back([tag for _, tag, _ in fetched], started=False)
-            return 0
-        for index, _, payload in fetched:
+        for position, (index, _, payload) in enumerate(fetched):
+            if self.runtime.drain.draining:  # it may have begun while the one before was delivered, and given all back itself
+                self.ledger.give_back([tag for _, tag, _ in fetched[position:]], started=False)
+                return position
             self.connection._deliver(loads(payload.decode()), order[index % len(order)])
         return len(fetched)
 

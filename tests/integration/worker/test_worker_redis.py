@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -82,6 +82,44 @@ def test_drain_gives_back_what_has_not_started_in_order(
     second = start_worker(redis_broker.url, threads=1).ready()
     eventually(lambda: len(second.ledger.order("start")) >= 7, "the next worker goes on")
     assert second.ledger.order("start")[4:7] == ["4", "5", "6"], "oldest first"
+
+
+def test_what_was_given_back_belongs_to_who_fetched_it_next(
+    redis_broker: Redis, start_worker: Start, client_app: Any
+) -> None:
+    """Also when the first worker ends, for kombu restores what a channel that closes has delivered and not settled."""
+    tasks = client_app(redis_broker.url)
+    leaving = start_worker(redis_broker.url).ready()
+    tasks.nap.delay(0, 4)
+    for number in range(1, 4):
+        tasks.nap.apply_async((number, 1), countdown=8)
+    eventually(lambda: leaving.metric("greenworker_tasks_scheduled") == 3, "three wait for their ETA")
+    staying = start_worker(redis_broker.url).ready()
+    leaving.signal(signal.SIGTERM)
+    eventually(lambda: staying.metric("greenworker_tasks_scheduled") == 3, "the other worker has them")
+    assert leaving.wait(20) == 0, leaving.tail()
+    eventually(lambda: staying.ledger.done() == 4, "all are done", 20)
+    sleep(1)
+    assert set(staying.ledger.counts("start").values()) == {1}
+    assert redis_broker.client().llen("feeds") == redis_broker.client().hlen("unacked") == 0
+
+
+def test_a_drain_in_the_middle_of_a_delivery_doubles_nothing(
+    redis_broker: Redis, start_worker: Start, client_app: Any
+) -> None:
+    tasks = client_app(redis_broker.url)
+    for number in range(60):
+        tasks.nap.delay(number, 5)
+    leaving = start_worker(redis_broker.url, app="leaving_app", threads=100)
+    eventually(lambda: leaving.ledger.counts("start"), "it has begun, and is leaving")
+    staying = start_worker(redis_broker.url, threads=100).ready()
+    eventually(lambda: len(staying.ledger.counts("start")) == 60, "the other worker has what did not start")
+    assert not leaving.gone(), "it still runs what it had started"
+    assert leaving.wait(30) == 0, leaving.tail()
+    eventually(lambda: staying.ledger.done() == 60, "all are done")
+    assert set(staying.ledger.counts("start").values()) == {1}
+    client = redis_broker.client()
+    eventually(lambda: client.llen("feeds") == client.hlen("unacked") == 0, "nothing is left")
 
 
 @pytest.mark.slow

@@ -123,9 +123,8 @@ class Channel(stock.Channel):
         if fetched:
             self._queue_cycle.rotate(order[fetched[-1][0] % len(order)])
         for position, (index, _, payload) in enumerate(fetched):
-            if (
-                self.runtime.drain.draining
-            ):  # it may have begun while the one before was delivered, and given all back itself
+            if self.runtime.drain.draining:
+                # It may have begun while the one before was delivered, and have given all back itself.
                 self.ledger.give_back([tag for _, tag, _ in fetched[position:]], started=False)
                 return position
             self.connection._deliver(loads(payload.decode()), order[index % len(order)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import asdict, dataclass
 
-from bench.scaling.record import Record, Second
+from bench.scaling.record import Record
 from greenfleet.simulator.figures import percentile
 from greenfleet.simulator.traces import Trace
 
@@ -24,7 +24,7 @@ class Figures:
     the last of those messages is done."""
     thread_seconds: float
     first_capacity_s: float | None
-    """From the burst to more green threads or one more Ready worker."""
+    """From the burst to more green threads or one more Ready worker; from no Ready worker at all, to the first task that is started."""
     full_capacity_s: float | None
     """From the burst to the most Ready workers that this run has after it; None: it never has more than before."""
     scale_actions: int
@@ -61,7 +61,7 @@ def figures(record: Record, trace: Trace) -> Figures:
     measured = [second for second in record.seconds if trace.warmup < second.at <= end]
     spans = [(one, two.at - one.at) for one, two in itertools.pairwise(measured)]
     spans += [(one, max(0.0, end - one.at)) for one in measured[-1:]]
-    first_s, full_s = _capacity(trace, record.seconds)
+    first_s, full_s = _capacity(trace, record)
     return Figures(
         violated_s=len(violated),
         wait_p50=percentile(waits, 0.5),
@@ -93,15 +93,20 @@ def _debt(record: Record, end: float, *, left: bool) -> float:
     return record.seconds[-1].pods * max(0.0, record.drained_at - end)
 
 
-def _capacity(trace: Trace, seconds: tuple[Second, ...]) -> tuple[float | None, float | None]:
+def _capacity(trace: Trace, record: Record) -> tuple[float | None, float | None]:
+    """As the observer saw it, once a second. Where no worker was Ready when the burst came, the ledger knows better: somebody started a task."""
     burst = trace.burst_at
     if burst is None:
         return None, None
-    before = [second for second in seconds if second.at <= burst]
-    after = [second for second in seconds if burst < second.at <= trace.seconds]
+    before = [second for second in record.seconds if second.at <= burst]
+    after = [second for second in record.seconds if burst < second.at <= trace.seconds]
     threads = before[-1].threads if before else 0
     ready = before[-1].ready if before else 0
     most = max((second.ready for second in after), default=0)
-    first = next((second.at - burst for second in after if second.threads > threads or second.ready > ready), None)
+    seen = [second.at for second in after if second.threads > threads or second.ready > ready][:1]
+    if ready == 0:
+        seen += [
+            task.started for task in record.tasks if task.started is not None and burst < task.started <= trace.seconds
+        ]
     full = next(second.at - burst for second in after if second.ready == most) if most > ready else None
-    return first, full
+    return min(seen) - burst if seen else None, full

@@ -80,6 +80,14 @@ def test_capacity_counts_from_the_burst() -> None:
     assert (found.first_capacity_s, found.full_capacity_s) == (2, 4)
 
 
+def test_from_no_worker_at_all_the_first_task_that_starts_is_the_first_capacity() -> None:
+    """Not the one before the burst, and not the observer's next look."""
+    seconds = (*(second(at, ready=0, threads=0) for at in range(9)), *(second(at) for at in range(9, 21)))
+    tasks = (Task(1.0, 2.0, 1, 1), Task(4.0, 7.8, 1, 1), Task(4.0, 8.2, 1, 1), Task(5.0, None, 0, 0))
+    assert figures(recorded(tasks, seconds), TRACE).first_capacity_s == pytest.approx(3.8)
+    assert figures(recorded((), seconds), TRACE).first_capacity_s == 5
+
+
 def test_a_fleet_that_never_grows_has_no_full_capacity() -> None:
     found = figures(recorded(seconds=tuple(second(at) for at in range(21))), TRACE)
     assert (found.first_capacity_s, found.full_capacity_s) == (None, None)

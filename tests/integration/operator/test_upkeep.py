@@ -74,18 +74,29 @@ def test_drift_of_every_child_is_repaired(calm_world: World) -> None:
         metadata = found["metadata"]
         return {"spec": spec, "labels": metadata.get("labels"), "owners": metadata.get("ownerReferences")}
 
-    for kind, name, damage in watched:
-        before = owned(kind, name)
-        assert before is not None
-        shop.api.merge(shop.path(kind, name), damage)
-        eventually(lambda kind=kind, name=name, before=before: owned(kind, name) == before, f"{name} is as before", 10)
-        shop.api.merge(shop.path(kind, name), {"metadata": {"labels": {"app.kubernetes.io/managed-by": "somebody"}}})
-        eventually(lambda kind=kind, name=name, before=before: owned(kind, name) == before, f"{name} is labelled", 10)
-        shop.api.merge(shop.path(kind, name), {"metadata": {"ownerReferences": None}})
-        eventually(lambda kind=kind, name=name, before=before: owned(kind, name) == before, f"{name} is owned", 10)
-        shop.api.delete(shop.path(kind, name))
-        eventually(lambda kind=kind, name=name, before=before: owned(kind, name) == before, f"{name} is back", 10)
-    shop.delete_pool("drifts", wait=False)
+    def repaired(kind: str, name: str, before: Object, what: str) -> None:
+        eventually(
+            lambda: owned(kind, name) == before,
+            f"{name} is {what}",
+            30,
+            lambda: f"{json.dumps(before)} is now {json.dumps(owned(kind, name))}; {calm_world.operators[0].tail()}",
+        )
+
+    try:
+        for kind, name, damage in watched:
+            before = owned(kind, name)
+            assert before is not None
+            shop.api.merge(shop.path(kind, name), damage)
+            repaired(kind, name, before, "as before")
+            foreign = {"app.kubernetes.io/managed-by": "somebody"}
+            shop.api.merge(shop.path(kind, name), {"metadata": {"labels": foreign}})
+            repaired(kind, name, before, "labelled")
+            shop.api.merge(shop.path(kind, name), {"metadata": {"ownerReferences": None}})
+            repaired(kind, name, before, "owned")
+            shop.api.delete(shop.path(kind, name))
+            repaired(kind, name, before, "back")
+    finally:
+        shop.delete_pool("drifts", wait=False)
 
 
 def test_drift_of_the_config_map_is_repaired_by_an_operator_that_cannot_read_config_maps(calm_world: World) -> None:

@@ -88,8 +88,9 @@ def test_a_worker_has_a_core_until_it_has_started(cluster: Cluster, pool_name: s
             for one in pod["status"].get("containerStatuses", ()):
                 assert one["restartCount"] == 0
                 limits = (one.get("resources") or {}).get("limits") or {}
-                seen.add((bool(one.get("started")), limits.get("cpu", "")))
-                return bool(one.get("started")), limits.get("cpu", "")
+                now = bool(one.get("started")), limits.get("cpu", "")
+                seen.add(now)
+                return now
         return False, ""
 
     await_condition("it has started and its own limit is back", lambda: given() == (True, "100m"))

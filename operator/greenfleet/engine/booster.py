@@ -25,6 +25,7 @@ from greenfleet.kube import paths
 from greenfleet.kube.client import ApiError, Client, NotFoundError, NotLeaderError
 from greenfleet.resources import names
 from greenfleet.resources.names import Role
+from greenfleet.resources.worker import resources_of
 
 _log = logging.getLogger(__name__)
 
@@ -59,9 +60,7 @@ class _Asked:
 
 def limits_of(pool: GreenWorkerPool, role: Role) -> Limits | None:
     """What the pool asks for, None where its workers have no CPU limit."""
-    spec = pool.spec
-    resources = spec.prefork.resources if role is Role.PREFORK and spec.prefork else spec.worker.resources
-    usual, starting = resources.limits.get("cpu"), str(spec.worker.startup_boost.cpu)
+    usual, starting = resources_of(pool, role).limits.get("cpu"), str(pool.spec.worker.startup_boost.cpu)
     if usual is None:
         return None
     return Limits(str(usual), starting if quantity(starting) > quantity(str(usual)) else None)

@@ -33,7 +33,7 @@ class FleetView:
         client: Client,
         namespaces: Sequence[str],
         child_changed: Callable[[str, str | None], None],
-        pod_changed: Callable[[Object | None, Object | None], None] = lambda old, new: None,
+        pod_changed: Callable[[Object | None, Object | None], None],
     ) -> None:
         self._client = client
         self._namespaces: Sequence[str | None] = namespaces or (None,)

@@ -97,7 +97,6 @@ def _agent(image: str, pull_policy: str) -> Manifest:
 
 def _container(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> Manifest:
     spec, worker = pool.spec, pool.spec.worker
-    resources = spec.prefork.resources if role is Role.PREFORK and spec.prefork else worker.resources
     restart_after = math.ceil(duration_seconds(spec.blocking.restart_after))
     return pruned(
         {
@@ -108,7 +107,7 @@ def _container(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> Manifes
             "env": [*_environment(pool, role, drain_seconds), *(plain(variable) for variable in worker.env)],
             "envFrom": [plain(source) for source in worker.env_from],
             "ports": [metrics_port()],
-            "resources": plain(resources),
+            "resources": plain(resources_of(pool, role)),
             "securityContext": restricted_container(read_only_root=worker.security_context.read_only_root_filesystem),
             "terminationMessagePolicy": "FallbackToLogsOnError",
             "startupProbe": http_probe("/healthz", period_seconds=1, failure_threshold=300),
@@ -240,6 +239,12 @@ def _mounts(pool: GreenWorkerPool) -> list[Manifest]:
     if pool.spec.broker.ca_secret_ref is not None:
         mounts.append({"name": "greenfleet-broker-ca", "mountPath": "/etc/greenfleet/broker-ca", "readOnly": True})
     return mounts
+
+
+def resources_of(pool: GreenWorkerPool, role: Role) -> ResourceAmounts:
+    """What a worker of this role has: the prefork companion has its own."""
+    spec = pool.spec
+    return spec.prefork.resources if role is Role.PREFORK and spec.prefork else spec.worker.resources
 
 
 def cpu_limit_cores(resources: ResourceAmounts) -> float | None:

@@ -98,7 +98,6 @@ class Exporter:
         self.last_round = monotonic()
         self.problem = "the broker has not been asked yet"
         self._round = threading.Condition()
-        self._rounds = 0
         self._hurry = threading.Event()
         self._broker: Broker | None = None
         self._url = ""
@@ -111,7 +110,6 @@ class Exporter:
             self._hurry.clear()
             self.poll()
             with self._round:
-                self._rounds += 1
                 self.last_round = monotonic()
                 self._round.notify_all()
             self._hurry.wait(max(0.0, self.pause_seconds() - (monotonic() - began)))
@@ -119,11 +117,11 @@ class Exporter:
     def scrape(self) -> bytes:
         """The exposition, with the depths of this moment if the broker answers in time. In the scrape's own thread."""
         with self._round:
-            before = self._rounds
+            before = self.last_round
             # Whoever is down is asked when the pause is over, however many ask us.
-            if not self._failures and monotonic() - self.last_round > FRESH_SECONDS:
+            if not self._failures and monotonic() - before > FRESH_SECONDS:
                 self._hurry.set()
-                self._round.wait_for(lambda: self._rounds > before, PATIENCE_SECONDS)
+                self._round.wait_for(lambda: self.last_round > before, PATIENCE_SECONDS)
         return self.registry.render()
 
     def pause_seconds(self) -> float:

@@ -87,7 +87,7 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
     booster = Booster(client, registry)
     view = FleetView(client, settings.namespaces, controller.child_changed, booster.pod_changed)
     events = EventRecorder(client, identity.name)
-    status = StatusWriter(client, view, events, controller.routes_changed)
+    status = StatusWriter(client, view, events, controller.routes_changed, controller.pool_doubtful)
     monitors = PodMonitors(client, view, _monitoring(settings), controller.enqueue_all)
     controller.start_with(
         Reconciler(client, registry, view, events, image=settings.worker, monitors=monitors), status, view

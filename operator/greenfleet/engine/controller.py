@@ -13,7 +13,7 @@ from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool
 from greenfleet.engine.fleet_view import FleetView
 from greenfleet.engine.patrol import Patrol
 from greenfleet.engine.reconciler import Reconciler
-from greenfleet.engine.registry import Registry
+from greenfleet.engine.registry import Record, Registry
 from greenfleet.engine.status_writer import StatusWriter
 from greenfleet.engine.workqueue import WorkQueue
 from greenfleet.kube import paths
@@ -22,9 +22,11 @@ from greenfleet.metrics.own import OperatorMetrics
 
 _log = logging.getLogger(__name__)
 
-_POOL, _EXPORTER = "pool:", "exporter:"
+_POOL, _EXPORTER, _DOUBT = "pool:", "exporter:", "doubt:"
 _MEETING_SECONDS = 60.0
 """How long the first list of pools and kopf's may differ: one that was deleted in between is never told of."""
+_COMPARE_SECONDS = 30.0
+"""The pools in memory are compared with a list so often: a watch that broke off or went silent may have missed a deletion or a creation."""
 _RESYNC_SECONDS = 600.0
 """Whatever runs is applied again so often, in case a watch missed something."""
 
@@ -57,18 +59,25 @@ class Controller:
             return
         key = _key(body)
         old = self._registry.get(key)
-        before = (old.pool, old.body["metadata"]["uid"]) if old else None
+        before = (old.pool, old.uid) if old else None
         record = self._registry.put(body)
-        if old is None or before != (record.pool, record.body["metadata"]["uid"]):
+        if old is None or before != (record.pool, record.uid):
             self._queue.add(_POOL + key)
             self._enqueue_neighbours(pool for pool in (before and before[0], record.pool) if pool)
 
     def pool_removed(self, body: dict[str, Any]) -> None:
         """A pool is gone: the garbage collector takes its children, its neighbours may be free of a conflict now."""
-        record = self._registry.remove(_key(body))
-        self._metrics.forget(_key(body))
-        if record is not None and record.pool is not None:
+        record = self._registry.remove(_key(body), body["metadata"]["uid"])
+        if record is None:
+            return  # known already; or another pool of its name is there by now
+        self._metrics.forget(record.key)
+        if record.pool is not None:
             self._enqueue_neighbours([record.pool])
+
+    def pool_doubtful(self, record: Record) -> None:
+        """The API server does not know this pool: the watch missed its deletion, or will tell of it soon."""
+        if self._registry.get(record.key) is record:
+            self._queue.add(_DOUBT + record.key)
 
     def child_changed(self, namespace: str, pool: str | None) -> None:
         """A child drifted or disappeared. Exporters are looked at with any of the namespace's pools."""
@@ -103,6 +112,7 @@ class Controller:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._queue.run())
             await self._meet_all_pools()
+            group.create_task(self._keep_comparing())
             if self._reconciler is not None:
                 group.create_task(Patrol(self._registry, self._reconciler.repair_config).run(gained))
             while True:
@@ -135,6 +145,58 @@ class Controller:
             if "deletionTimestamp" not in item["metadata"]
         }
 
+    async def _keep_comparing(self) -> None:
+        """As a standby too: who takes over has to know what there is."""
+        while True:
+            await asyncio.sleep(_COMPARE_SECONDS)
+            for namespace in self._namespaces or (None,):
+                try:
+                    await self._compare(namespace)
+                except ApiError as error:
+                    _log.warning(
+                        "the pools cannot be compared with a list, again in %.0f s: %s", _COMPARE_SECONDS, error
+                    )
+
+    async def _compare(self, namespace: str | None) -> None:
+        """Forgets pools that are not there any more, and asks for those that are not as they are remembered."""
+        # Taken before the list: what a watch tells of meanwhile is younger.
+        known = [record for record in self._registry if namespace in (None, record.body["metadata"]["namespace"])]
+        path = paths.collection(f"{GROUP}/{VERSION}", KIND, namespace)
+        listed = {
+            _key(item): item["metadata"]
+            async for page in self._client.pages(path, metadata_only=True)
+            for item in page.get("items", ())
+        }
+        for record in known:
+            if listed.get(record.key, {}).get("uid") != record.uid and self._registry.get(record.key) is record:
+                _log.warning("%s: no watch told of its deletion", record.key)
+                self.pool_removed(record.body)
+        for key, metadata in listed.items():
+            if not self._is_known(key, metadata):
+                await self._ask_for(key)
+
+    def _is_known(self, key: str, metadata: dict[str, Any]) -> bool:
+        record = self._registry.get(key)
+        if record is None:
+            return "deletionTimestamp" in metadata
+        parsed = record.pool.generation if record.pool is not None else metadata["generation"]
+        same = (record.uid, record.body["metadata"]["resourceVersion"], parsed)
+        return same == (metadata["uid"], metadata["resourceVersion"], metadata["generation"])
+
+    async def _ask_for(self, key: str) -> None:
+        """Takes one pool from the API server itself."""
+        namespace, name = key.split("/", 1)
+        record = self._registry.get(key)
+        path = paths.collection(f"{GROUP}/{VERSION}", KIND, namespace)
+        found = (await self._client.get(path, {"fieldSelector": f"metadata.name={name}"})).get("items", ())
+        if self._registry.get(key) is not record:
+            return  # told of meanwhile
+        if record is not None and all(item["metadata"]["uid"] != record.uid for item in found):
+            self.pool_removed(record.body)
+        for item in found:
+            # Items of a list do not say what they are; those that a watch tells of do.
+            self.pool_changed({"apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, **item})
+
     async def _until_resync_or_lost(self, gained: asyncio.Event) -> None:
         due = time.monotonic() + _RESYNC_SECONDS
         while gained.is_set() and time.monotonic() < due:
@@ -157,7 +219,9 @@ class Controller:
         outcome = "error"
         try:
             with self._metrics.reconcile_seconds.time():
-                if key.startswith(_EXPORTER):
+                if key.startswith(_DOUBT):
+                    await self._ask_for(key.removeprefix(_DOUBT))
+                elif key.startswith(_EXPORTER):
                     await self._reconciler.reconcile_exporter(key.removeprefix(_EXPORTER))
                 elif (record := self._registry.get(key.removeprefix(_POOL))) is not None:
                     again = await self._reconciler.reconcile_pool(record)

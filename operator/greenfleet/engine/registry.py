@@ -97,6 +97,11 @@ class Record:
     """The object and the Deployments that the status was last computed from."""
 
     @property
+    def uid(self) -> str:
+        """The object's own: another one of its name has another."""
+        return str(self.body["metadata"]["uid"])
+
+    @property
     def status(self) -> dict[str, Any]:
         """The status as the API server has it."""
         return self.body.get("status") or {}
@@ -129,6 +134,12 @@ def slim(body: dict[str, Any]) -> dict[str, Any]:
     return {**body, "metadata": metadata}
 
 
+def _is_older(body: dict[str, Any], known: dict[str, Any]) -> bool:
+    """By resourceVersion: comparable between objects of one kind since Kubernetes 1.35 by promise, and before in fact."""
+    versions = [one["metadata"].get("resourceVersion", "") for one in (body, known)]
+    return all(version.isdecimal() for version in versions) and int(versions[0]) < int(versions[1])
+
+
 class Registry:
     """All pools by `namespace/name`."""
 
@@ -147,11 +158,15 @@ class Registry:
         return self._records.get(key)
 
     def put(self, body: dict[str, Any]) -> Record:
-        """Takes in an object from the API server."""
+        """Takes in an object from the API server. One that is older than what is known changes nothing: events of two objects of the same
+        name, the one deleted and the other created, may come in any order.
+        """
         key = f"{body['metadata']['namespace']}/{body['metadata']['name']}"
         body = slim(body)
         record = self._records.get(key)
-        if record is None or record.body["metadata"]["uid"] != body["metadata"]["uid"]:
+        if record is not None and _is_older(body, record.body):
+            return record
+        if record is None or record.uid != body["metadata"]["uid"]:
             self.remove(key)
             record = self._records[key] = Record(key, body)
         record.body = body
@@ -167,11 +182,13 @@ class Registry:
             record.fleets.pop(Role.PREFORK, None)
         return record
 
-    def remove(self, key: str) -> Record | None:
-        """Forgets a pool."""
-        record = self._records.pop(key, None)
-        if record is not None:
-            self._forget_broker(record)
+    def remove(self, key: str, uid: str | None = None) -> Record | None:
+        """Forgets a pool and returns it; with a uid that one only, and not another one of its name."""
+        record = self._records.get(key)
+        if record is None or (uid is not None and uid != record.uid):
+            return None
+        del self._records[key]
+        self._forget_broker(record)
         return record
 
     def _forget_broker(self, record: Record) -> None:

@@ -14,7 +14,7 @@ from greenfleet.engine.managers import STATUS
 from greenfleet.engine.registry import Record, slim
 from greenfleet.engine.status import Observed, compute, learned_from_status, learned_status
 from greenfleet.kube import paths
-from greenfleet.kube.client import ApiError, Client, NotFoundError, NotLeaderError
+from greenfleet.kube.client import ApiError, Client, ConflictError, NotFoundError, NotLeaderError
 from greenfleet.kube.events import EventRecorder
 from greenfleet.resources import names
 from greenfleet.resources.names import Role
@@ -32,12 +32,18 @@ class StatusWriter:
     """Computes and writes statuses; says what changed in Events."""
 
     def __init__(
-        self, client: Client, view: FleetView, events: EventRecorder, routes_changed: Callable[[str], None]
+        self,
+        client: Client,
+        view: FleetView,
+        events: EventRecorder,
+        routes_changed: Callable[[str], None],
+        pool_doubtful: Callable[[Record], None] = lambda record: None,
     ) -> None:
         self._client = client
         self._view = view
         self._events = events
         self._routes_changed = routes_changed
+        self._pool_doubtful = pool_doubtful
         self._writing: set[str] = set()
 
     async def sync(self, record: Record) -> None:
@@ -60,14 +66,18 @@ class StatusWriter:
         body = {
             "apiVersion": record.body["apiVersion"],
             "kind": record.body["kind"],
-            "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
+            # The uid makes it 409 where another pool of this name is there by now.
+            "metadata": {"name": metadata["name"], "namespace": metadata["namespace"], "uid": record.uid},
             "status": status,
         }
         path = f"{paths.pool(metadata['namespace'], metadata['name'])}/status"
         before = record.status
         try:
             record.body = slim(await self._client.apply(path, body, STATUS))
-        except (NotFoundError, NotLeaderError):
+        except NotLeaderError:
+            return
+        except (NotFoundError, ConflictError):
+            self._pool_doubtful(record)
             return
         except ApiError as error:
             _log.warning("the status of %s was not written: %s", record.key, error)

@@ -22,6 +22,7 @@ Object = dict[str, Any]
 APPLY = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
+_METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _PAGE = 500
 _REQUEST_TIMEOUT_SECONDS = 30
 _WATCH_SECONDS = 290
@@ -95,6 +96,7 @@ class _Request:
     query: Mapping[str, str]
     body: Object | None = None
     content_type: str = "application/json"
+    accept: str = "application/json"
 
 
 class Client:
@@ -122,15 +124,23 @@ class Client:
         """Closes the connections."""
         await self._api.close()
 
-    async def get(self, path: str, query: Mapping[str, str] | None = None, *, urgent: bool = False) -> Object:
-        """The object or list at `path`. `urgent` does not wait behind other requests: the Lease must not starve."""
-        return await self._ask(_Request("GET", path, query or {}), urgent=urgent)
+    async def get(
+        self, path: str, query: Mapping[str, str] | None = None, *, urgent: bool = False, metadata_only: bool = False
+    ) -> Object:
+        """The object or list at `path`. `urgent` does not wait behind other requests: the Lease must not starve.
 
-    async def pages(self, path: str, query: Mapping[str, str] | None = None) -> AsyncIterator[Object]:
-        """A whole collection, one list of at most `_PAGE` objects after the other."""
+        `metadata_only` is for lists: their items come without spec and status.
+        """
+        accept = _METADATA_ONLY if metadata_only else "application/json"
+        return await self._ask(_Request("GET", path, query or {}, accept=accept), urgent=urgent)
+
+    async def pages(
+        self, path: str, query: Mapping[str, str] | None = None, *, metadata_only: bool = False
+    ) -> AsyncIterator[Object]:
+        """A whole collection, one list of at most `_PAGE` objects after the other; with `metadata_only` without their spec and status."""
         asked = {**(query or {}), "limit": str(_PAGE)}
         while True:
-            page = await self.get(path, asked)
+            page = await self.get(path, asked, metadata_only=metadata_only)
             yield page
             token = page["metadata"].get("continue")
             if not token:
@@ -197,7 +207,7 @@ class Client:
                 method=request.method,
                 resource_path=request.path,
                 query_params=list(request.query.items()),
-                header_params={"Accept": "application/json", "Content-Type": request.content_type},
+                header_params={"Accept": request.accept, "Content-Type": request.content_type},
                 body=request.body,
                 auth_settings=["BearerToken"],
             )

@@ -94,6 +94,42 @@ def test_a_pool_that_was_deleted_and_made_again_begins_anew() -> None:
     assert found.put(again) is not old
 
 
+def of(uid: str, version: int, **metadata: str) -> Object:
+    """The pool shop/a, one of two that bore the name."""
+    found = body("a")
+    found["metadata"] |= {"uid": uid, "resourceVersion": str(version), **metadata}
+    return found
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        pytest.param(("removed", of("first", 12)), id="deleted"),
+        pytest.param(("changed", of("first", 11, deletionTimestamp="2026-01-01T00:00:00Z")), id="is being deleted"),
+        pytest.param(("changed", of("first", 10)), id="changed"),
+    ],
+)
+def test_a_late_word_about_a_deleted_pool_does_not_touch_its_successor(late: tuple[str, Object]) -> None:
+    """kopf tells of each object by itself, so that of two with one name the later may come first."""
+    found = Registry()
+    controller = Controller(cast("Any", None), found, OperatorMetrics())
+    controller.pool_changed(of("first", 9))
+    controller.pool_changed(of("second", 13))
+    what, told = late
+    {"removed": controller.pool_removed, "changed": controller.pool_changed}[what](told)
+    assert [record.uid for record in found] == ["second"]
+
+
+def test_an_older_word_about_a_pool_changes_nothing() -> None:
+    found = Registry()
+    found.put(of("one", 100))
+    older = of("one", 99)
+    older["spec"]["queues"] = ["older"]
+    record = found.put(older)
+    assert record.pool is not None
+    assert record.pool.spec.queues == ["feeds"]
+
+
 GOOD_SCHEDULE = {"cron": "0 8 * * 1-5", "duration": "9h", "timezone": "Europe/Berlin", "minReplicas": 3}
 
 
@@ -273,7 +309,9 @@ class Listing(Client):
     def __init__(self, *bodies: Object) -> None:
         self.bodies = bodies
 
-    async def get(self, path: str, query: Mapping[str, str] | None = None, *, urgent: bool = False) -> Object:
+    async def get(
+        self, path: str, query: Mapping[str, str] | None = None, *, urgent: bool = False, metadata_only: bool = False
+    ) -> Object:
         assert path == "/apis/greenfleet.io/v1alpha1/greenworkerpools"
         index = int((query or {}).get("continue", "0"))
         more = {"continue": str(index + 1)} if index + 1 < len(self.bodies) else {}

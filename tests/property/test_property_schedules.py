@@ -43,3 +43,23 @@ def test_an_open_window_was_opened_within_its_duration(cron: str, zone: str, mom
     now = moment.timestamp()
     opened = schedules.opened_at(Schedule(cron, seconds, zone, 1), now)
     assert opened is None or now - seconds < opened <= now
+
+
+changes = st.builds(
+    lambda day, minutes: day + timedelta(minutes=minutes),
+    st.sampled_from(
+        [datetime(2026, *day, tzinfo=UTC) for day in ((3, 8), (3, 29), (4, 4), (10, 3), (10, 25), (11, 1))]
+    ),
+    st.integers(0, 3000),
+)
+
+
+@given(crons, st.sampled_from(ZONES), moments | changes)
+def test_the_last_opening_is_the_last_of_all_that_were_until_now(cron: str, zone: str, moment: datetime) -> None:
+    """Also where clocks change: every opening of the last 33 days, one by one, against the shorter way there."""
+    now, tz, parsed = moment.timestamp(), ZoneInfo(zone), parse_cron(cron)
+    days = [moment.astimezone(tz).date() - timedelta(days=back) for back in range(33)]
+    openings = [at for day in days if parsed.matches(day) for at in schedules._openings(parsed, tz, day) if at <= now]
+    last = max(openings, default=None)
+    held = last is not None and now < last + schedules.LONGEST_SECONDS
+    assert schedules.opened_at(Schedule(cron, schedules.LONGEST_SECONDS, zone, 1), now) == (last if held else None)

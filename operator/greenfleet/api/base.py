@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.alias_generators import to_camel
+from pydantic_core import CoreSchema, core_schema
 
-from greenfleet.api.values import DURATION_PATTERN
+from greenfleet.api.rules import JsonSchema, rule
+from greenfleet.api.values import DURATION_PATTERN, duration_seconds
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
@@ -19,6 +22,59 @@ class Model(BaseModel):
     """Base of every part: camelCase in YAML, snake_case here, unknown fields refused, values frozen."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+
+
+LONGEST = "744h"
+"""Longest duration anywhere in the spec: 31 days. What is evaluated or waited for has a bound by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A CEL rule on one field, written beside its type: `Annotated[str, Rule(…)]`. `values` fill the `%s` of the message."""
+
+    expression: str
+    message: str
+    values: tuple[str, ...] = ("self",)
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchema:
+        """The field's schema with the rule added to it."""
+        return _with_rule(handler(core), rule(self.expression, self.message, *self.values))
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """Bounds of a duration, for the API server (CEL) and for an object that is older than they are (here)."""
+
+    field: str
+    """As users write it, such as `scaling.maxWait`."""
+    least: str = "0s"
+    most: str = LONGEST
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """The check in Python."""
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchema:
+        """The same check in CEL. The first half keeps out what overflows CEL's durations."""
+        expression = (
+            f"!self.matches('[0-9]{{5}}[0-9.]*h') && duration(self) >= duration('{self.least}') && "
+            f"duration(self) <= duration('{self.most}')"
+        )
+        return _with_rule(handler(core), rule(expression, f"{self.field} is %s, {self._reason}", "self"))
+
+    @property
+    def _reason(self) -> str:
+        return f"not between {self.least} and {self.most}: choose a duration between them"
+
+    def _checked(self, text: str) -> str:
+        if not duration_seconds(self.least) <= duration_seconds(text) <= duration_seconds(self.most):
+            raise ValueError(self._reason)
+        return text
+
+
+def _with_rule(schema: JsonSchema, entry: JsonSchema) -> JsonSchema:
+    key = "x-kubernetes-validations"
+    return {**schema, key: [*schema.get(key, ()), entry]}
 
 
 Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=32)]

@@ -6,19 +6,37 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from greenfleet.api.base import Model
+from greenfleet.api.base import Model, Rule
 from greenfleet.api.placement import LabelSelector
 from greenfleet.api.rules import rule, rules
 
-_Cidr = Annotated[str, Field(pattern=r"^[0-9A-Fa-f.:]+/[0-9]{1,3}$", min_length=4, max_length=49)]
+_Cidr = Annotated[
+    str,
+    Field(pattern=r"^[0-9A-Fa-f.:]+/[0-9]{1,3}$", min_length=4, max_length=49),
+    Rule(
+        "isCIDR(self)",
+        "network.egress.to.ipBlock has %s, which is no range of addresses: write CIDR notation, such as 10.0.0.0/8",
+    ),
+]
 
 
 class IpBlock(Model):
     """A range of addresses."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!isCIDR(self.cidr) || self.except.all(range, !isCIDR(range) || (cidr(self.cidr).containsCIDR(range) && range != self.cidr))",
+                "network.egress.to.ipBlock.except has a range that is not inside of cidr (%s): correct it, or remove it",
+                "self.cidr",
+                at=".except",
+            )
+        )
+    )
+
     cidr: _Cidr = Field(description="Addresses in CIDR notation, such as 10.0.0.0/8 or 2001:db8::/64.")
     except_: list[_Cidr] = Field(
-        default=[], alias="except", max_length=32, description="Ranges inside of cidr that are not meant."
+        default=[], alias="except", max_length=16, description="Ranges inside of cidr that are not meant."
     )
 
 

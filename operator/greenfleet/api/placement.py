@@ -7,16 +7,28 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from greenfleet.api.base import DNS_LABEL, LabelKey, LabelMap, LabelValue, Model
+from greenfleet.api.rules import rule, rules
 
 _Namespace = Annotated[str, Field(pattern=DNS_LABEL, min_length=1, max_length=63)]
 _NodeValue = Annotated[str, Field(max_length=253)]
 
 
+_VALUES = rule(
+    "(self.operator in ['In', 'NotIn']) ? self.values.size() > 0 : self.values.size() == 0 || self.operator in ['Gt', 'Lt']",
+    "matchExpressions.values has %d entries with operator %s: In and NotIn need one at least, Exists and DoesNotExist take none",
+    "self.values.size()",
+    "self.operator",
+    at=".values",
+)
+
+
 class LabelRequirement(Model):
     """One condition on a label."""
+
+    model_config = ConfigDict(json_schema_extra=rules(_VALUES))
 
     key: LabelKey = Field(description="Label that is looked at.")
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"] = Field(
@@ -37,6 +49,28 @@ class LabelSelector(Model):
 class Toleration(Model):
     """A taint that the pods tolerate."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self.operator != 'Exists' || !has(self.value) || self.value == ''",
+                "worker.tolerations.value is %s with operator Exists, which takes none: remove value, or use operator Equal",
+                "self.value",
+                at=".value",
+            ),
+            rule(
+                "self.operator == 'Exists' || has(self.key)",
+                "worker.tolerations has an entry without key, which needs operator Exists: name a key, or use operator Exists",
+                at=".key",
+            ),
+            rule(
+                "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+                "worker.tolerations.tolerationSeconds is %d, which only effect NoExecute has a use for: remove it, or set the effect",
+                "self.tolerationSeconds",
+                at=".tolerationSeconds",
+            ),
+        )
+    )
+
     key: LabelKey | None = Field(default=None, description="Key of the taint. Absent (with Exists): every key.")
     operator: Literal["Exists", "Equal"] = Field(
         default="Equal", description="Exists: any value of the taint. Equal: the value given here."
@@ -55,6 +89,18 @@ class Toleration(Model):
 
 class TopologySpreadConstraint(Model):
     """How evenly the pods of a fleet are spread."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.minDomains) || self.whenUnsatisfiable == 'DoNotSchedule'",
+                "worker.topologySpreadConstraints.minDomains is %d, which needs whenUnsatisfiable DoNotSchedule: set that, or remove "
+                "minDomains",
+                "self.minDomains",
+                at=".minDomains",
+            )
+        )
+    )
 
     max_skew: int = Field(ge=1, le=1000, description="Most difference in pods between two topology domains.")
     topology_key: LabelKey = Field(description="Node label whose values are the domains.")
@@ -80,6 +126,19 @@ class TopologySpreadConstraint(Model):
 
 class NodeRequirement(Model):
     """One condition on a node."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            _VALUES,
+            rule(
+                "!(self.operator in ['Gt', 'Lt']) || (self.values.size() == 1 && self.values[0].matches('^-?[0-9]{1,18}$'))",
+                "matchExpressions.values has %d entries with operator %s, which compares with a number: write one integer",
+                "self.values.size()",
+                "self.operator",
+                at=".values",
+            ),
+        )
+    )
 
     key: LabelKey = Field(description="Label (or, in matchFields, field) of the node.")
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"] = Field(

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 
-from greenfleet.api.base import DNS_LABEL, Duration, LabelMap, Model, ObjectName, SecretKey, StringMap
+from greenfleet.api.base import DNS_LABEL, Duration, LabelMap, Model, ObjectName, Rule, SecretKey, StringMap, Within
 from greenfleet.api.network import Network
 from greenfleet.api.placement import Affinity, Toleration, TopologySpreadConstraint
-from greenfleet.api.rules import rule, rules
+from greenfleet.api.rules import JsonSchema, rule, rules
 from greenfleet.api.values import quantity
 
 MAX_GREEN_THREADS = 10_000
@@ -25,6 +25,56 @@ CONTENT_TYPE_PATTERN = r"^[a-z][a-z0-9_.+-]*$"
 APPARMOR_ANNOTATION = "container.apparmor.security.beta.kubernetes.io/"
 """How AppArmor profiles were named before Kubernetes 1.30; nodes still heed it, and `unconfined` takes a profile away."""
 IMAGE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$"
+_PATH_PART = "[a-z0-9]+((\\\\.|_|__|-+)[a-z0-9]+)*"
+IMAGE_REFERENCE = (
+    f"^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{{1,5}})?/)?{_PATH_PART}(/{_PATH_PART})*"
+    "(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@[a-z][a-z0-9]*([+._-][a-z][a-z0-9]*)*:[0-9a-fA-F]{32,})?$"
+)
+"""How container runtimes read the name of an image, as a regular expression within a CEL string."""
+APP_PATTERN = (
+    r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*(:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*)?$"
+)
+FIELD_PATHS = (
+    r"^(metadata\.(name|namespace|uid|(labels|annotations)\['[A-Za-z0-9._/-]+'\])"
+    r"|spec\.(nodeName|serviceAccountName)|status\.(hostIP|hostIPs|podIP|podIPs))$"
+)
+"""What the downward API has for environment variables."""
+QUANTITY_PATTERN = r"^([0-9]+(\.[0-9]+)?|\.[0-9]+)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
+
+_CRON_FIELDS = (
+    ("minute", "[0-5]?[0-9]", "0-59"),
+    ("hour", "([01]?[0-9]|2[0-3])", "0-23"),
+    ("day of month", "(0?[1-9]|[12][0-9]|3[01])", "1-31"),
+    ("month", "(0?[1-9]|1[0-2]|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)", "1-12 or JAN-DEC"),
+    ("day of week", "([0-7]|SUN|MON|TUE|WED|THU|FRI|SAT)", "0-7 or SUN-SAT"),
+)
+
+
+def _cron_rules() -> list[Rule]:
+    """One rule a field of cron, so that the message can name it. What is left (5-1, 31 February), the operator finds."""
+    found = []
+    for index, (name, value, shown) in enumerate(_CRON_FIELDS):
+        part = f"((\\\\*|{value}(-{value})?)(/0*[1-9][0-9]?)?)"
+        found.append(
+            Rule(
+                f"self.upperAscii().split(' ')[{index}].matches('^{part}(,{part})*$')",
+                f"scaling.schedules.cron is %s, whose {name} (%s) is none: write {shown}, a list, a range or a step of them",
+                ("self", f"self.split(' ')[{index}]"),
+            )
+        )
+    return found
+
+
+_MINUTE, _HOUR, _DAY, _MONTH, _WEEKDAY = _cron_rules()
+Cron = Annotated[
+    str,
+    Field(min_length=9, max_length=100, pattern=r"^\S+ \S+ \S+ \S+ \S+$"),
+    _MINUTE,
+    _HOUR,
+    _DAY,
+    _MONTH,
+    _WEEKDAY,
+]
 
 
 QueueName = Annotated[str, Field(pattern=QUEUE_PATTERN, min_length=1, max_length=180)]
@@ -44,7 +94,7 @@ Quantity = Annotated[
         json_schema_extra={
             "x-kubernetes-int-or-string": True,
             "minimum": 0,
-            "pattern": r"^([0-9]+(\.[0-9]+)?|\.[0-9]+)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$",
+            "pattern": QUANTITY_PATTERN,
             "maxLength": 32,
         },
     ),
@@ -80,13 +130,20 @@ class Broker(Model):
         pattern=r"^[A-Za-z0-9_.:{}-]*$",
         description="Redis only: the app's global_keyprefix, which all keys of the broker begin with. Empty: none.",
     )
-    priority_steps: list[Annotated[int, Field(ge=0, le=255)]] = Field(
+    priority_steps: Annotated[
+        list[Annotated[int, Field(ge=0, le=255)]],
+        Rule(
+            "self.isSorted() && self.all(step, self.exists_one(other, other == step))",
+            "broker.prioritySteps is %s, and kombu needs each step once, in ascending order: sort them, as in the app's "
+            "priority_steps",
+        ),
+    ] = Field(
         default=[0, 3, 6, 9],
         min_length=1,
         max_length=10,
         description="Redis only: the app's priority_steps; the depth of a queue is the sum over its priority keys.",
     )
-    consumer_timeout: Duration = Field(
+    consumer_timeout: Annotated[Duration, Within("broker.consumerTimeout", "1s")] = Field(
         default="30m",
         description="RabbitMQ only: the broker's consumer_timeout. Workers warn of tasks and ETAs that exceed it.",
     )
@@ -257,13 +314,12 @@ class Behavior(Model):
 class ScheduleWindow(Model):
     """A recurring window with more workers at least."""
 
-    cron: str = Field(
-        min_length=9,
-        max_length=100,
-        pattern=r"^\S+ \S+ \S+ \S+ \S+$",
+    cron: Cron = Field(
         description="When the window opens: minute, hour, day of month, month, day of week (crontab notation).",
     )
-    duration: Duration = Field(description="How long the window stays open, such as 9h.")
+    duration: Annotated[Duration, Within("scaling.schedules.duration", "1m")] = Field(
+        description="How long the window stays open, such as 9h."
+    )
     timezone: str = Field(
         default="UTC", min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_+/-]+$", description="IANA time zone of cron."
     )
@@ -302,14 +358,14 @@ class Scaling(Model):
         "threads stay automatic. dry-run: decide and report only.",
     )
     pause: Pause = Field(default=Pause(), description="Stops scaling in or out for a while.")
-    max_wait: Duration = Field(
+    max_wait: Annotated[Duration, Within("scaling.maxWait", "1s")] = Field(
         default="30s", description="The objective: the longest that a message should wait for a green thread."
     )
     prometheus: PrometheusRef = Field(default=PrometheusRef(), description="Where the depth of the queues is read.")
     activation: int = Field(
         default=0, ge=0, le=1_000_000_000, description="Ready messages above which the pool leaves zero workers."
     )
-    cooldown: Duration = Field(
+    cooldown: Annotated[Duration, Within("scaling.cooldown")] = Field(
         default="5m", description="How long nothing may wait or run before the last worker goes (with replicas.min 0)."
     )
     behavior: Behavior = Field(default=Behavior(), description="Rate limits in the HPA's own schema.")
@@ -323,6 +379,33 @@ class Scaling(Model):
 
 class ResourceAmounts(Model):
     """Compute resources of a container."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "[self.requests, self.limits].all(amounts, amounts.all(name, name in ['cpu', 'memory', 'ephemeral-storage'] || "
+                "name.startsWith('hugepages-') || name.contains('/')))",
+                "resources has %s, and a resource is cpu, memory, ephemeral-storage, hugepages-SIZE or DOMAIN/NAME (such as "
+                "nvidia.com/gpu): correct the name",
+                "[self.requests, self.limits].map(amounts, amounts.map(name, name))",
+            ),
+            rule(
+                "self.limits.all(name, quantity(string(self.limits[name])).isGreaterThan(quantity('0')))",
+                "resources.limits is %s, and 0 means no limit to Kubernetes: remove what is 0, or raise it",
+                "self.limits",
+                at=".limits",
+            ),
+            rule(
+                "self.requests.all(name, !(name in self.limits) || "
+                "quantity(string(self.requests[name])).compareTo(quantity(string(self.limits[name]))) <= 0)",
+                "resources.requests is %s, above resources.limits (%s), so that no node could run the pod: lower the request or raise "
+                "the limit",
+                "self.requests",
+                "self.limits",
+                at=".requests",
+            ),
+        )
+    )
 
     requests: ResourceMap = Field(
         default={}, description="What the scheduler reserves, such as {cpu: 100m, memory: 128Mi}."
@@ -350,20 +433,48 @@ class Prefork(Model):
 class Blocking(Model):
     """What counts as blocking the hub."""
 
-    warn_after: Duration = Field(
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "duration(self.warnAfter) < duration(self.restartAfter)",
+                "blocking.warnAfter is %s, not less than blocking.restartAfter (%s), so that a worker would restart without a "
+                "warning: lower warnAfter or raise restartAfter",
+                "self.warnAfter",
+                "self.restartAfter",
+                at=".warnAfter",
+            )
+        )
+    )
+
+    warn_after: Annotated[Duration, Within("blocking.warnAfter", "1ms")] = Field(
         default="100ms", description="The hub stood still for so long: name the task, count it."
     )
-    restart_after: Duration = Field(default="60s", description="The hub stood still for so long: restart the worker.")
+    restart_after: Annotated[Duration, Within("blocking.restartAfter", "1s")] = Field(
+        default="60s", description="The hub stood still for so long: restart the worker."
+    )
 
 
 class Limits(Model):
     """Time limits per task, which Celery's Eventlet pool lacks."""
 
-    soft: Duration | None = Field(
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.soft) || !has(self.hard) || duration(self.soft) < duration(self.hard)",
+                "limits.soft is %s, not less than limits.hard (%s), so that tasks are killed before they are told: lower soft or "
+                "raise hard",
+                "self.soft",
+                "self.hard",
+                at=".soft",
+            )
+        )
+    )
+
+    soft: Annotated[Duration, Within("limits.soft", "1ms")] | None = Field(
         default=None,
         description="SoftTimeLimitExceeded is raised in the task after so long, such as 30s. Absent: never.",
     )
-    hard: Duration | None = Field(
+    hard: Annotated[Duration, Within("limits.hard", "1ms")] | None = Field(
         default=None, description="The task is killed after so long, such as 45s. Absent: never."
     )
 
@@ -371,11 +482,22 @@ class Limits(Model):
 class Recycle(Model):
     """When a worker is replaced, after a drain."""
 
-    max_age: Duration | None = Field(default=None, description="Age of a worker, such as 12h. Absent: no limit.")
-    max_memory: str | None = Field(
+    max_age: Annotated[Duration, Within("recycle.maxAge", "1s")] | None = Field(
+        default=None, description="Age of a worker, such as 12h. Absent: no limit."
+    )
+    max_memory: (
+        Annotated[
+            str,
+            Field(pattern=r"^[0-9]+(\.[0-9]+)?(k|M|G|Ki|Mi|Gi)?$", max_length=20),
+            Rule(
+                "quantity(self).compareTo(quantity('16Mi')) >= 0",
+                "recycle.maxMemory is %s, less than any Python process has, so that each worker would be replaced at once: write "
+                "16Mi or more",
+            ),
+        ]
+        | None
+    ) = Field(
         default=None,
-        pattern=r"^[0-9]+(\.[0-9]+)?(k|M|G|Ki|Mi|Gi)?$",
-        max_length=20,
         description="Resident memory of a worker, such as 512Mi. Absent: no limit.",
     )
     max_tasks: int | None = Field(
@@ -386,7 +508,7 @@ class Recycle(Model):
 class Drain(Model):
     """How a worker leaves."""
 
-    timeout: Duration = Field(
+    timeout: Annotated[Duration, Within("drain.timeout")] = Field(
         default="60s",
         description="How long running tasks may take to finish when their worker leaves; what is unfinished then goes back "
         "to the queue. terminationGracePeriodSeconds is 15 s more.",
@@ -404,11 +526,27 @@ class ObjectKeyRef(Model):
 class FieldRef(Model):
     """A field of the pod."""
 
-    field_path: str = Field(min_length=1, max_length=200, description="Path of the field, such as metadata.namespace.")
+    field_path: str = Field(
+        min_length=1, max_length=400, pattern=FIELD_PATHS, description="Path of the field, such as metadata.namespace."
+    )
+
+
+def _exactly_one(of: str, *fields: str) -> JsonSchema:
+    """One of these optional fields has to be set."""
+    listed = ", ".join(f"has(self.{field})" for field in fields)
+    return rule(
+        f"[{listed}].filter(is_set, is_set).size() == 1",
+        f"{of} sets %d of {', '.join(fields)}, and it must be one: keep one of them",
+        f"[{listed}].filter(is_set, is_set).size()",
+    )
 
 
 class EnvSource(Model):
     """Where a variable's value comes from: exactly one."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(_exactly_one("worker.env.valueFrom", "secretKeyRef", "configMapKeyRef", "fieldRef"))
+    )
 
     secret_key_ref: ObjectKeyRef | None = Field(default=None, description="A key of a Secret.")
     config_map_key_ref: ObjectKeyRef | None = Field(default=None, description="A key of a ConfigMap.")
@@ -426,7 +564,12 @@ class EnvVar(Model):
                 "worker.env sets %s, which Greenfleet sets itself: use broker, resultBackend or the field that means it",
                 "self.name",
                 at=".name",
-            )
+            ),
+            rule(
+                "!has(self.value) || !has(self.valueFrom)",
+                "worker.env sets value and valueFrom of %s, and a variable has one of them: keep one",
+                "self.name",
+            ),
         )
     )
 
@@ -446,6 +589,8 @@ class NamedObject(Model):
 
 class EnvFrom(Model):
     """All keys of an object as environment variables."""
+
+    model_config = ConfigDict(json_schema_extra=rules(_exactly_one("worker.envFrom", "configMapRef", "secretRef")))
 
     prefix: str | None = Field(default=None, max_length=100, description="Put before each name.")
     config_map_ref: NamedObject | None = Field(default=None, description="A ConfigMap.")
@@ -476,7 +621,9 @@ class EmptyDirVolume(Model):
     """Scratch space."""
 
     medium: Literal["", "Memory"] = Field(default="", description="Empty: the node's disk. Memory: a tmpfs.")
-    size_limit: str | None = Field(default=None, max_length=20, description="Most space, such as 1Gi.")
+    size_limit: str | None = Field(
+        default=None, max_length=20, pattern=QUANTITY_PATTERN, description="Most space, such as 1Gi."
+    )
 
 
 class ClaimVolume(Model):
@@ -489,6 +636,18 @@ class ClaimVolume(Model):
 class Volume(Model):
     """One volume. Kinds that reach into the node, such as hostPath, do not exist here."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            _exactly_one("worker.volumes", "secret", "configMap", "emptyDir", "persistentVolumeClaim"),
+            rule(
+                "!self.name.startsWith('greenfleet-')",
+                "worker.volumes has %s, and names that begin with greenfleet- are the operator's own: choose another name",
+                "self.name",
+                at=".name",
+            ),
+        )
+    )
+
     name: str = Field(pattern=DNS_LABEL, min_length=1, max_length=63, description="Name that volumeMounts refer to.")
     secret: SecretVolume | None = Field(default=None, description="Files from a Secret.")
     config_map: ConfigMapVolume | None = Field(default=None, description="Files from a ConfigMap.")
@@ -498,6 +657,23 @@ class Volume(Model):
 
 class VolumeMount(Model):
     """Where a volume appears."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!self.mountPath.matches('^/+(etc/+)?greenfleet(/|$)')",
+                "worker.volumeMounts.mountPath is %s, and /greenfleet and /etc/greenfleet are the worker runtime's own: choose "
+                "another path",
+                "self.mountPath",
+                at=".mountPath",
+            ),
+            rule(
+                "!has(self.subPath) || !(self.subPath.startsWith('/') || self.subPath.split('/').exists(part, part == '..'))",
+                "worker.volumeMounts.subPath begins with / or has .., and it must stay inside the volume: write a relative path",
+                at=".subPath",
+            ),
+        )
+    )
 
     name: str = Field(pattern=DNS_LABEL, min_length=1, max_length=63, description="Name of the volume.")
     mount_path: str = Field(
@@ -553,6 +729,12 @@ class Worker(Model):
                 f"worker.annotations has {APPARMOR_ANNOTATION}…, which would change the confinement of the pods; they "
                 "keep that of the runtime: remove it",
                 at=".annotations",
+            ),
+            rule(
+                "self.volumeMounts.all(mount, self.volumes.exists(volume, volume.name == mount.name))",
+                "worker.volumeMounts names %s, which worker.volumes does not have: correct the name, or add the volume",
+                "self.volumeMounts.filter(mount, !self.volumes.exists(volume, volume.name == mount.name)).map(mount, mount.name)",
+                at=".volumeMounts",
             ),
         )
     )
@@ -657,13 +839,17 @@ class PoolSpec(Model):
     app: str = Field(
         min_length=1,
         max_length=253,
-        pattern=r"^[A-Za-z_][A-Za-z0-9_.:]*$",
+        pattern=APP_PATTERN,
         description="The Celery application, as in `celery -A proj`.",
     )
-    image: str = Field(
-        min_length=1,
-        max_length=512,
-        pattern=IMAGE_PATTERN,
+    image: Annotated[
+        str,
+        Field(min_length=1, max_length=512, pattern=IMAGE_PATTERN),
+        Rule(
+            f"self.matches('{IMAGE_REFERENCE}')",
+            "spec.image is %s, which is not the name of an image: write [REGISTRY/]NAME[:TAG][@DIGEST], NAME in lower case",
+        ),
+    ] = Field(
         description="The user's image as it is: Python ≥ 3.11, celery, eventlet, the app's code.",
     )
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(

@@ -19,7 +19,8 @@ def rule(expression: str, message: str, *values: str, at: str | None = None) -> 
     """
     entry: JsonSchema = {"rule": expression}
     if values:
-        entry["messageExpression"] = f"'{message}'.format([{', '.join(values)}])"
+        literal = message.replace("'", "\\'")
+        entry["messageExpression"] = f"'{literal}'.format([{', '.join(values)}])"
     else:
         entry["message"] = message
     if at:

@@ -308,7 +308,11 @@ def _limits(pod: Object, command: CeleryCommand, found: Adoption) -> Object:
         f"in all, the pool's have {GRACE_MARGIN_SECONDS} s more)"
     )
     options = command.options
-    spec["limits"] = {name: f"{float(options[name]):g}s" for name in ("soft", "hard") if name in options}
+    spec["limits"] = {
+        name: f"{round(1000 * float(options[name]))}ms" if "." in options[name] else f"{options[name]}s"
+        for name in ("soft", "hard")
+        if name in options
+    }
     spec["recycle"] = {}
     if "max_tasks" in options:
         spec["recycle"]["maxTasks"] = int(options["max_tasks"])

@@ -11,6 +11,7 @@ from tests.integration.operator.conftest import World, WorldMaker
 from tests.integration.operator.harness import Namespace, Refused, eventually, fresh_name, only_exporters
 
 SECRET = {"name": "broker", "key": "url"}
+VOLUME = {"name": "v", "emptyDir": {}}
 CRON = {"cron": "0 8 * * *", "duration": "1h", "minReplicas": 1}
 
 REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
@@ -88,6 +89,9 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a shell in the app": ({"app": "proj; reboot"}, ["spec.app", "proj; reboot"]),
     "an option as the app": ({"app": "--broker=redis://evil"}, ["spec.app"]),
     "a space in the image": ({"image": "proj:1 --privileged"}, ["spec.image"]),
+    "an image in capitals": ({"image": "registry.example/Proj:1"}, ["spec.image", "image is registry.example/Proj:1"]),
+    "an image with half a digest": ({"image": "proj@sha256:abc"}, ["spec.image", "not the name of an image"]),
+    "an app that no import finds": ({"app": "proj..celery"}, ["spec.app", "proj..celery"]),
     "an empty image": ({"image": ""}, ["spec.image"]),
     "an enormous image": ({"image": "a" * 513}, ["spec.image", "512"]),
     "a path as a Secret": ({"broker": {"secretRef": {"name": "../x", "key": "url"}}}, ["spec.broker.secretRef.name"]),
@@ -118,6 +122,74 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a duration without a unit": ({"scaling": {"maxWait": "30"}}, ["spec.scaling.maxWait", "30"]),
     "a negative duration": ({"drain": {"timeout": "-5s"}}, ["spec.drain.timeout", "-5s"]),
     "an enormous duration": ({"drain": {"timeout": "99999999999h"}}, ["spec.drain.timeout"]),
+    "a schedule of 166,000 days": (
+        {"scaling": {"schedules": [{**CRON, "cron": "0 0 31 2 *", "duration": "999999h999999h999999h999999h"}]}},
+        ["spec.scaling.schedules[0].duration", "scaling.schedules.duration is 999999h", "between 1m and 744h", "choose a"],
+    ),
+    "a schedule of no time": (
+        {"scaling": {"schedules": [{**CRON, "duration": "0s"}]}},
+        ["scaling.schedules.duration is 0s", "between 1m and 744h"],
+    ),
+    "a schedule of 32 days": (
+        {"scaling": {"schedules": [{**CRON, "duration": "744h1ms"}]}},
+        ["scaling.schedules.duration is 744h1ms", "between 1m and 744h"],
+    ),
+    "no wait at all": (
+        {"scaling": {"maxWait": "0s"}},
+        ["spec.scaling.maxWait", "scaling.maxWait is 0s", "between 1s and 744h", "choose a duration"],
+    ),
+    "a cooldown of years": ({"scaling": {"cooldown": "99999h"}}, ["scaling.cooldown is 99999h", "between 0s and 744h"]),
+    "a drain of years": ({"drain": {"timeout": "999999h"}}, ["drain.timeout is 999999h", "between 0s and 744h"]),
+    "a consumer timeout of nothing": (
+        {"broker": {"secretRef": SECRET, "consumerTimeout": "0s"}},
+        ["broker.consumerTimeout is 0s", "between 1s and 744h"],
+    ),
+    "a blocked hub of no time": ({"blocking": {"warnAfter": "0ms"}}, ["blocking.warnAfter is 0ms", "1ms and 744h"]),
+    "a restart for nothing": ({"blocking": {"restartAfter": "0s"}}, ["blocking.restartAfter is 0s", "1s and 744h"]),
+    "a worker of no age": ({"recycle": {"maxAge": "0s"}}, ["recycle.maxAge is 0s", "between 1s and 744h"]),
+    "a soft limit of nothing": ({"limits": {"soft": "0s"}}, ["limits.soft is 0s", "between 1ms and 744h"]),
+    "a hard limit of years": ({"limits": {"hard": "9999h"}}, ["limits.hard is 9999h", "between 1ms and 744h"]),
+    "a warning after the restart": (
+        {"blocking": {"warnAfter": "2m", "restartAfter": "60s"}},
+        ["spec.blocking.warnAfter", "blocking.warnAfter is 2m", "restartAfter (60s)", "lower warnAfter"],
+    ),
+    "a soft limit above the hard one": (
+        {"limits": {"soft": "1m", "hard": "45s"}},
+        ["spec.limits.soft", "limits.soft is 1m", "limits.hard (45s)", "lower soft or raise hard"],
+    ),
+    "a soft limit at the hard one": ({"limits": {"soft": "1m", "hard": "60s"}}, ["limits.soft is 1m"]),
+    "less memory than Python needs": (
+        {"recycle": {"maxMemory": "1"}},
+        ["spec.recycle.maxMemory", "recycle.maxMemory is 1,", "write 16Mi or more"],
+    ),
+    "priority steps out of order": (
+        {"broker": {"secretRef": SECRET, "prioritySteps": [0, 6, 3]}},
+        ["spec.broker.prioritySteps", "is [0, 6, 3]", "ascending order"],
+    ),
+    "a priority step twice": (
+        {"broker": {"secretRef": SECRET, "prioritySteps": [0, 3, 3]}},
+        ["is [0, 3, 3]", "each step once"],
+    ),
+    "requests above limits": (
+        {"worker": {"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1500m"}}}},
+        ["spec.worker.resources.requests", 'requests is {"cpu":"2"}, above resources.limits ({"cpu":"1500m"})', "lower the request"],
+    ),
+    "requests above limits in the companion": (
+        {"prefork": {"resources": {"requests": {"memory": "1Gi"}, "limits": {"memory": 5}}}},
+        ["spec.prefork.resources.requests", 'requests is {"memory":"1Gi"}, above'],
+    ),
+    "a limit of nothing": (
+        {"worker": {"resources": {"limits": {"cpu": 0}}}},
+        ["spec.worker.resources.limits", 'resources.limits is {"cpu":0}', "0 means no limit", "remove what is 0"],
+    ),
+    "a resource that does not exist": (
+        {"worker": {"resources": {"limits": {"gpu": 1}}}},
+        ["spec.worker.resources", "gpu", "DOMAIN/NAME", "correct the name"],
+    ),
+    "space that is no quantity": (
+        {"worker": {"volumes": [{"name": "v", "emptyDir": {"sizeLimit": "lots"}}]}},
+        ["spec.worker.volumes[0].emptyDir.sizeLimit", "lots"],
+    ),
     "a wrong memory size": ({"recycle": {"maxMemory": "lots"}}, ["spec.recycle.maxMemory", "lots"]),
     "negative threads": ({"greenThreads": {"min": -1}}, ["spec.greenThreads.min", "-1"]),
     "no threads": ({"greenThreads": {"max": 0}}, ["spec.greenThreads.max"]),
@@ -137,7 +209,99 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"scaling": {"schedules": [{**CRON, "cron": "every day at noon please"}, {**CRON, "cron": "@daily"}]}},
         ["spec.scaling.schedules[1].cron"],
     ),
+    "minute 61": (
+        {"scaling": {"schedules": [{**CRON, "cron": "61 * * * *"}]}},
+        ["spec.scaling.schedules[0].cron", "scaling.schedules.cron is 61 * * * *", "whose minute (61) is none", "write 0-59"],
+    ),
+    "hour 24": (
+        {"scaling": {"schedules": [{**CRON, "cron": "0 8,24 * * *"}]}},
+        ["spec.scaling.schedules[0].cron", "scaling.schedules.cron is 0 8,24 * * *", "whose hour (8,24) is none", "write 0-23"],
+    ),
+    "day 32": (
+        {"scaling": {"schedules": [{**CRON, "cron": "0 0 1-32 * *"}]}},
+        ["spec.scaling.schedules[0].cron", "scaling.schedules.cron is 0 0 1-32 * *", "whose day of month (1-32) is none"],
+    ),
+    "month 13": (
+        {"scaling": {"schedules": [{**CRON, "cron": "0 0 1 13 *"}]}},
+        ["spec.scaling.schedules[0].cron", "scaling.schedules.cron is 0 0 1 13 *", "whose month (13) is none"],
+    ),
+    "a day of the week that is none": (
+        {"scaling": {"schedules": [{**CRON, "cron": "0 0 * * noday"}]}},
+        ["spec.scaling.schedules[0].cron", "scaling.schedules.cron is 0 0 * * noday", "whose day of week (noday) is none"],
+    ),
+    "a step of nothing": (
+        {"scaling": {"schedules": [{**CRON, "cron": "*/0 * * * *"}]}},
+        ["spec.scaling.schedules[0].cron", "scaling.schedules.cron is */0 * * * *", "whose minute (*/0) is none"],
+    ),
     # the worker's overlay
+    "a value and a source of it": (
+        {"worker": {"env": [{"name": "A", "value": "x", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}},
+        ["spec.worker.env[0]", "worker.env sets value and valueFrom of A", "keep one"],
+    ),
+    "two sources of one value": (
+        {"worker": {"env": [{"name": "A", "valueFrom": {
+            "fieldRef": {"fieldPath": "metadata.name"}, "secretKeyRef": {"name": "a", "key": "b"}}}]}},
+        ["spec.worker.env[0].valueFrom", "worker.env.valueFrom sets 2 of", "keep one"],
+    ),
+    "no source": ({"worker": {"env": [{"name": "A", "valueFrom": {}}]}}, ["worker.env.valueFrom sets 0 of"]),
+    "variables from nowhere": ({"worker": {"envFrom": [{"prefix": "A"}]}}, ["spec.worker.envFrom[0]", "sets 0 of"]),
+    "a field of the pod that does not exist": (
+        {"worker": {"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.secrets"}}}]}},
+        ["spec.worker.env[0].valueFrom.fieldRef.fieldPath", "spec.secrets"],
+    ),
+    "a volume with two sources": (
+        {"worker": {"volumes": [{"name": "v", "emptyDir": {}, "configMap": {"name": "x"}}]}},
+        ["spec.worker.volumes[0]", "worker.volumes sets 2 of", "keep one"],
+    ),
+    "a volume with none": ({"worker": {"volumes": [{"name": "v"}]}}, ["worker.volumes sets 0 of"]),
+    "a volume of the operator's": (
+        {"worker": {"volumes": [{"name": "greenfleet-agent", "emptyDir": {}}]}},
+        ["spec.worker.volumes[0].name", "worker.volumes has greenfleet-agent", "choose another name"],
+    ),
+    "a mount without its volume": (
+        {"worker": {"volumeMounts": [{"name": "missing", "mountPath": "/x"}]}},
+        ["spec.worker.volumeMounts", 'names ["missing"]', "worker.volumes does not have"],
+    ),
+    "a mount over the runtime": (
+        {"worker": {"volumes": [VOLUME], "volumeMounts": [{"name": "v", "mountPath": "/greenfleet/lib"}]}},
+        ["spec.worker.volumeMounts[0].mountPath", "is /greenfleet/lib", "choose another path"],
+    ),
+    "a mount over the pool's own files": (
+        {"worker": {"volumes": [VOLUME], "volumeMounts": [{"name": "v", "mountPath": "/etc/greenfleet"}]}},
+        ["is /etc/greenfleet", "the worker runtime's own"],
+    ),
+    "a path out of the volume": (
+        {"worker": {"volumes": [VOLUME], "volumeMounts": [{"name": "v", "mountPath": "/x", "subPath": "a/../../b"}]}},
+        ["spec.worker.volumeMounts[0].subPath", "must stay inside the volume", "write a relative path"],
+    ),
+    "a toleration with a value that Exists has no use for": (
+        {"worker": {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}},
+        ["spec.worker.tolerations[0].value", "is b with operator Exists", "remove value"],
+    ),
+    "a toleration of everything that is equal": (
+        {"worker": {"tolerations": [{"value": "b"}]}},
+        ["spec.worker.tolerations[0].key", "without key", "name a key"],
+    ),
+    "seconds without NoExecute": (
+        {"worker": {"tolerations": [{"key": "a", "effect": "NoSchedule", "tolerationSeconds": 5}]}},
+        ["spec.worker.tolerations[0].tolerationSeconds", "is 5", "set the effect"],
+    ),
+    "domains that need not exist": (
+        {"worker": {"topologySpreadConstraints": [
+            {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway", "minDomains": 2}]}},
+        ["spec.worker.topologySpreadConstraints[0].minDomains", "is 2", "remove minDomains"],
+    ),
+    "a selector that compares with nothing": (
+        {"worker": {"topologySpreadConstraints": [
+            {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway",
+             "labelSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}]}},
+        ["labelSelector.matchExpressions[0].values", "0 entries with operator In"],
+    ),
+    "a node with more than a word": (
+        {"worker": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+            {"matchExpressions": [{"key": "cores", "operator": "Gt", "values": ["many"]}]}]}}}}},
+        ["matchExpressions[0].values", "with operator Gt", "write one integer"],
+    ),
     "root": ({"worker": {"securityContext": {"runAsUser": 0}}}, ["spec.worker.securityContext.runAsUser"]),
     "a reserved variable": (
         {"worker": {"env": [{"name": "GREENWORKER_POOL", "value": "other/pool"}]}},
@@ -184,6 +348,14 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "nobody at the other end": (
         {"network": {"egress": [{"to": [{}]}]}},
         ["network.egress.to", "neither"],
+    ),
+    "an address with too many bits": (
+        {"network": {"egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/33"}}]}]}},
+        ["ipBlock.cidr", "ipBlock has 10.0.0.0/33", "no range of addresses", "write CIDR"],
+    ),
+    "an exception that is elsewhere": (
+        {"network": {"egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["192.168.0.0/16"]}}]}]}},
+        ["ipBlock.except", "not inside of cidr (10.0.0.0/8)"],
     ),
     "a port that is none": ({"network": {"egress": [{"ports": [{"port": 65536}]}]}}, ["ports[0].port", "65535"]),
     "a range of ports that ends before it begins": (
@@ -277,55 +449,25 @@ STALLED: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         "QueryNotAllowed",
         ["scaling.prometheus.query is set", "did not allow", "remove it"],
     ),
-    "a cron that is none": (
-        {"scaling": {"schedules": [{**CRON, "cron": "61 * * * *"}]}},
+    "a range that ends before it begins": (
+        {"scaling": {"schedules": [{**CRON, "cron": "0 18-8 * * *"}]}},
         "InvalidSchedule",
-        ["scaling.schedules[0].cron is '61 * * * *'", "outside 0-59"],
+        ["scaling.schedules[0].cron is '0 18-8 * * *'", "outside 0-23"],
+    ),
+    "a cron that never fires": (
+        {"scaling": {"schedules": [{**CRON, "cron": "0 0 31 2 *"}]}},
+        "InvalidSchedule",
+        ["scaling.schedules[0].cron is '0 0 31 2 *'", "never opens"],
+    ),
+    "a volume twice": (
+        {"worker": {"volumes": [{"name": "v", "emptyDir": {}}, {"name": "v", "emptyDir": {}}]}},
+        "Refused",
+        ["correct the spec"],
     ),
     "a time zone that is none": (
         {"scaling": {"schedules": [{**CRON, "timezone": "Mars/Olympus"}]}},
         "InvalidSchedule",
         ["timezone is 'Mars/Olympus'", "Europe/Berlin"],
-    ),
-    "requests above limits": (
-        {"worker": {"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}}},
-        "Refused",
-        ["must be less than or equal to cpu limit", "correct the spec"],
-    ),
-    "a resource that does not exist": (
-        {"worker": {"resources": {"limits": {"gpu": 1}}}},
-        "Refused",
-        ["gpu", "correct the spec"],
-    ),
-    "a mount without its volume": (
-        {"worker": {"volumeMounts": [{"name": "missing", "mountPath": "/x"}]}},
-        "Refused",
-        ["missing", "correct the spec"],
-    ),
-    "a volume with two sources": (
-        {"worker": {"volumes": [{"name": "v", "emptyDir": {}, "configMap": {"name": "x"}}]}},
-        "Refused",
-        ["may not specify more than 1 volume type", "correct the spec"],
-    ),
-    "a value and a source of it": (
-        {"worker": {"env": [{"name": "A", "value": "x", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}},
-        "Refused",
-        ["valueFrom", "correct the spec"],
-    ),
-    "a field of the pod that does not exist": (
-        {"worker": {"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.secrets"}}}]}},
-        "Refused",
-        ["spec.secrets", "correct the spec"],
-    ),
-    "an address with too many bits": (
-        {"network": {"egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/33"}}]}]}},
-        "Refused",
-        ["10.0.0.0/33", "correct the spec"],
-    ),
-    "a toleration with a value that Exists has no use for": (
-        {"worker": {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}},
-        "Refused",
-        ["tolerations", "correct the spec"],
     ),
     "a service account that does not exist": (
         {"worker": {"serviceAccountName": "crawler"}, "replicas": {"min": 1}},
@@ -338,16 +480,12 @@ STALLED: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         ["worker.priorityClassName is 'urgent'", "no such PriorityClass", "correct the name"],
     ),
     "a broker URL in a refused value": (
-        {
-            "worker": {
-                "volumes": [{"name": "v", "emptyDir": {}}],
-                "volumeMounts": [{"name": "v", "mountPath": "/x", "subPath": "redis://:hunter2@redis:6379/.."}],
-            }
-        },
+        {"worker": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+            {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["redis://:hunter2@redis"]}]}]}}}}},
         "Refused",
         ["***@"],
     ),
-}
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 
 from greenfleet.api import crd
 from greenfleet.api.pool import PoolSpec
+from greenfleet.api.values import DURATION_PATTERN
 from tests.unit.operator.objects import MINIMAL, crd_schema, leaves
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -166,6 +167,36 @@ def test_every_rule_names_field_value_and_fix() -> None:
         assert re.search(r"[a-z]+\.[a-zA-Z]+", text), text  # a field
         assert ":" in text, text  # what is wrong: what to do
         assert "messageExpression" not in rule or "'.format([" in rule["messageExpression"]
+
+
+FREE_TEXT = {
+    "spec.worker.env[].value",  # the app's own
+    "spec.worker.envFrom[].prefix",
+    "spec.worker.annotations{}",
+    "spec.worker.extraArgs[]",
+    "spec.worker.volumeMounts[].subPath",
+    "spec.scaling.prometheus.query",  # where the administrator allows it: Prometheus reads it
+}
+"""Strings of the spec without a pattern. The last three have rules of their own, or are read by somebody else."""
+
+
+def test_every_string_that_somebody_reads_later_has_a_pattern() -> None:
+    """What is written wrong is refused at once, not by the API server's second look, kubelet, or the worker."""
+    free = {
+        path
+        for path, schema in SPEC
+        if schema.get("type") == "string" and "enum" not in schema and "pattern" not in schema
+    }
+    assert {path for path in free if not path.endswith("values[]")} == FREE_TEXT
+
+
+def test_every_duration_has_a_bound() -> None:
+    durations = [(path, schema) for path, schema in SPEC if schema.get("pattern") == DURATION_PATTERN]
+    assert len(durations) >= 10
+    for path, schema in durations:
+        bounds = [rule["rule"] for rule in _rules(schema)]
+        assert any("duration(self) >=" in rule and "duration(self) <=" in rule for rule in bounds), path
+        assert any(path.removeprefix("spec.").replace("[]", "") in str(rule) for rule in _rules(schema)), path
 
 
 def _rules(schema: dict[str, Any]) -> list[dict[str, Any]]:

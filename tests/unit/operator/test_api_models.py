@@ -61,6 +61,8 @@ def test_a_spec_is_a_value_and_cannot_be_changed() -> None:
         ({"queues": []}, "spec.queues", ""),
         ({"queues": ['a"b']}, "spec.queues.0", "'a\"b'"),
         ({"scaling": {"maxWait": "soon"}}, "spec.scaling.maxWait", "'soon'"),
+        ({"scaling": {"maxWait": "0s"}}, "spec.scaling.maxWait", "between 1s and 744h"),
+        ({"drain": {"timeout": "999999h"}}, "spec.drain.timeout", "'999999h'"),
         ({"threads": 5}, "spec.threads", "'5'"),
         ({"broker": {"secretRef": {"name": "b"}}}, "spec.broker.secretRef.key", ""),
         ({"worker": {"resources": {"limits": {"cpu": -1}}}}, "spec.worker.resources.limits.cpu", "'-1'"),

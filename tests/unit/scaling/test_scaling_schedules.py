@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
@@ -65,9 +66,9 @@ def test_sunday_is_zero_and_seven_and_sun() -> None:
 
 
 def test_steps_lists_ranges_and_nicknames() -> None:
-    assert parse_cron("*/15 8-10,20 * jan,dec *").minutes == {0, 15, 30, 45}
-    assert parse_cron("*/15 8-10,20 * jan,dec *").hours == {8, 9, 10, 20}
-    assert parse_cron("5/20 * * * *").minutes == {5, 25, 45}
+    assert parse_cron("*/15 8-10,20 * jan,dec *").minutes == (0, 15, 30, 45)
+    assert parse_cron("*/15 8-10,20 * jan,dec *").hours == (8, 9, 10, 20)
+    assert parse_cron("5/20 * * * *").minutes == (5, 25, 45)
     assert parse_cron("@daily") == parse_cron("0 0 * * *")
 
 
@@ -85,8 +86,38 @@ def test_steps_lists_ranges_and_nicknames() -> None:
         "*/0 * * * *",
         "5-1 * * * *",
         "*/ * * * *",
+        "0 0 31 2 *",
+        "0 0 30,31 feb *",
+        "0 0 31 4,6,9,11 *",
     ],
 )
 def test_a_bad_expression_is_refused_with_a_sentence(bad: str) -> None:
     with pytest.raises(ValueError, match="cron"):
         parse_cron(bad)
+
+
+@pytest.mark.parametrize("cron", ["* * */31 4 sun", "0 0 29 2 *", "0 0 */30 2 mon", "* * * * *", "59 23 29 2 *"])
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin"])
+def test_the_work_of_an_evaluation_has_a_bound_whatever_the_spec_says(cron: str, zone: str) -> None:
+    """Counted in calls, not in seconds: at most the days of 31 days, and the times of one of them, are looked at."""
+    calls = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    longest = Schedule(cron, 166_000 * 86_400, zone, 1)
+    schedules.is_open(longest, at("2026-04-20T12:00", zone))  # the time zone and the expression are read
+    sys.setprofile(count)
+    try:
+        schedules.is_open(longest, at("2026-11-20T12:00", zone))
+    finally:
+        sys.setprofile(None)
+    assert calls < 34 * 20
+
+
+def test_a_window_is_never_longer_than_31_days() -> None:
+    opened = at("2026-01-01T00:00", "UTC")
+    schedule = Schedule("0 0 1 1 *", 166_000 * 86_400, "UTC", 1)
+    assert schedules.is_open(schedule, opened + schedules.LONGEST_SECONDS - 1)
+    assert not schedules.is_open(schedule, opened + schedules.LONGEST_SECONDS)

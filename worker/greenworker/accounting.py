@@ -97,9 +97,12 @@ def seconds_waited(request: Any, now: float) -> float | None:
 
 def published_at(request: Any) -> float | None:
     """Unix seconds from our header, else from the AMQP timestamp."""
-    stamp = request.request_dict.get(PUBLISHED_AT)
+    said = request.request_dict
+    stamp = said.get(PUBLISHED_AT)
+    if stamp is None and isinstance(said.get("headers"), dict):
+        stamp = said["headers"].get(PUBLISHED_AT)  # Celery's protocol 1
     if stamp is None:
-        properties = request.request_dict.get("properties") or {}
+        properties = said.get("properties") or {}
         stamp = properties.get("timestamp")
     try:
         return float(stamp.timestamp() if hasattr(stamp, "timestamp") else stamp) if stamp is not None else None

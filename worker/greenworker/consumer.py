@@ -20,6 +20,8 @@ from celery.worker import state
 from celery.worker.consumer import Consumer as StockConsumer
 
 from greenworker import hub
+from greenworker.declarations import refuse_declarations
+from greenworker.fatal import or_die
 from greenworker.hazards import acknowledge, settles
 from greenworker.prefetch import Credits
 from greenworker.routing import Forwarder
@@ -137,6 +139,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         self.forwarder = Forwarder(self)
         self.credits: Credits | None = None
         super().__init__(*args, **kwargs)
+        refuse_declarations(self)
         if not hasattr(state, "scheduled_requests") or isinstance(state.scheduled_requests, ScheduledRequests):
             state.scheduled_requests = ScheduledRequests(self.timer)
 
@@ -171,9 +174,13 @@ class Consumer(StockConsumer):  # type: ignore[misc]
                 drain.returned += 1
                 self.runtime.accounting.requeued.add(1, "drain")
             elif not take(message):
-                received(message.headers)
-                handle(message)
+                run_here(message)
 
+        def run_here(message: Any) -> None:
+            received(message)
+            handle(message)
+
+        self.forwarder.run_here = run_here
         return on_message
 
     def call_soon(self, p: Any, *args: Any, **kwargs: Any) -> Any:
@@ -192,7 +199,8 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         return p
 
     def begin_consuming(self) -> None:
-        """A new connection: all credits at once."""
+        """A new connection: all credits at once, once it is sure that what is not ours can be sent on."""
+        or_die(self.forwarder.check, [queue.name for queue in self.task_consumer.queues])
         channel = self.task_consumer.channel
         if self.qos.value and self.prefetch_is_static() and hasattr(channel, "unsettled"):
             self.credits = Credits(self.task_consumer, lambda: self.runtime.drain.draining)
@@ -279,6 +287,11 @@ class Consumer(StockConsumer):  # type: ignore[misc]
                 request.message.requeue()
                 request.acknowledged = True
         return len(requests)
+
+    def give_back(self, messages: list[Any]) -> None:
+        """Messages that nobody has begun to run."""
+        for message in messages:
+            self._return_message(message)
 
     def _return_message(self, message: Any) -> None:
         ledger = self.runtime.ledger

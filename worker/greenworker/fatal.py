@@ -47,7 +47,12 @@ def or_die(check: Callable[..., object], *args: object) -> None:
     try:
         check(*args)
     except MisconfiguredError as error:
-        die(error, os.environ.get("GREENWORKER_TERMINATION_LOG") or DEFAULT_TERMINATION_LOG)
+        refuse(error)
+
+
+def refuse(error: MisconfiguredError) -> NoReturn:
+    """`die`, with the termination log that the environment names."""
+    die(error, os.environ.get("GREENWORKER_TERMINATION_LOG") or DEFAULT_TERMINATION_LOG)
 
 
 def die(error: MisconfiguredError, termination_log: str) -> NoReturn:

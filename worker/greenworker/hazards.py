@@ -27,6 +27,8 @@ HOARD_FACTOR = 2
 """Prefetched and not started, as a multiple of the threads, from which on a worker hoards."""
 
 VISIBILITY, CONSUMER, PREFETCH, ACKS = "visibility_timeout", "consumer_timeout", "prefetch", "acks"
+PREFORK = "prefork"
+DELIVERY_LIMIT = "delivery_limit"
 
 REDIS_VISIBILITY_SECONDS = 3600.0
 """kombu's default (``Channel.visibility_timeout``)."""

@@ -19,6 +19,7 @@ from celery.worker.consumer import Consumer as StockConsumer
 
 from greenworker import unpatched
 from greenworker.content import restrict_tasks
+from greenworker.declarations import refuse_declarations
 from greenworker.drain import LAST_RESORT_SECONDS, Drain
 from greenworker.fatal import or_die
 from greenworker.hazards import CHECK_SECONDS, acknowledge, look_at_tasks, settles
@@ -50,6 +51,10 @@ class TaskPool(StockPool):  # type: ignore[misc]
 class Consumer(StockConsumer):  # type: ignore[misc]
     """Set as ``worker_consumer`` for the prefork role: on Redis, our transport for this connection only."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        refuse_declarations(self)
+
     def connection_for_read(self, heartbeat: Any = None) -> Any:
         """Celery connects and registers with its event loop; only the transport differs."""
         transport = redis_transport(self.app)
@@ -75,7 +80,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         handle, received = super().create_task_handler(*args, **kwargs), Runtime.current().received
 
         def on_message(message: Any) -> None:
-            received(message.headers)
+            received(message)
             handle(message)
 
         return on_message

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from json import dumps, loads
 from pathlib import Path
@@ -17,7 +17,11 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from greenworker import hub
+from greenworker.declarations import refused_declaration
 from greenworker.environment import Environment
+from greenworker.fatal import MisconfiguredError
+from greenworker.hazards import PREFORK
+from greenworker.protocol import head_of
 
 logger = get_logger(__name__)
 
@@ -27,8 +31,11 @@ SUFFIX = ".prefork"
 RELOAD_SECONDS = 2.0
 RETRY_SECONDS = 1.0
 
-PROPERTIES = ("correlation_id", "reply_to", "priority", "delivery_mode", "message_id", "type", "app_id", "timestamp")
-"""AMQP properties that travel along; ``expiration`` does too, in its own unit."""
+FORWARD_AT_ONCE = 500
+"""Messages that travel together. More of them wait for the next turn."""
+
+CONFIRM_SECONDS = 15.0
+"""Within so long a broker has written down what was forwarded; what it has not confirmed is sent again."""
 
 
 class Routes:
@@ -46,9 +53,13 @@ class Routes:
         """From the environment; `reload` reads the file."""
         return cls(environment.prefork_tasks, environment.routes_file)
 
+    def any(self) -> bool:
+        """False if no task at all belongs to the companion."""
+        return bool(self.patterns or self.evidence or self.marked)
+
     def matches(self, task: str) -> bool:
         """True if *task* belongs to the companion."""
-        if not (self.patterns or self.evidence or self.marked):
+        if not self.any():
             return False
         known = self._known.get(task)
         if known is None:
@@ -86,34 +97,95 @@ class Routes:
 
 
 class Forwarder:
-    """Sends messages on. On Redis one script moves the message; on AMQP: declare, publish with confirm, then ack."""
+    """Sends messages on. On Redis one script moves the message; on AMQP: declare, publish, wait for the confirmation, then ack."""
 
     def __init__(self, consumer: Any) -> None:
         self.consumer = consumer
         self.runtime = consumer.runtime
+        self.run_here: Callable[[Any], object] = lambda message: None
         self._waiting: deque[tuple[Any, str, str]] = deque()
         self._running = False
-        self._connection: Any = None
-        self._declared: set[str] = set()
+        self._republisher: Any = None
+        self._ready: dict[str, bool] = {}
+        """Companion queues: False for those that this app cannot have."""
 
     def take(self, message: Any) -> bool:
         """True if *message* is the companion's; it is on its way then, or already there."""
-        headers = message.headers
-        task = headers.get("task") if isinstance(headers, dict) else None
+        if not self.runtime.routes.any():
+            return False
+        task = head_of(message).task
         if not task or not self.runtime.routes.matches(task):
             return False
         queue = self._queue_of(message)
-        if queue.endswith(SUFFIX):
+        target = queue + SUFFIX
+        if queue.endswith(SUFFIX) or not self._is_possible(target, task):
             return False
         ledger = self.runtime.ledger
         if ledger is not None and message.delivery_tag in ledger.held:
-            self._move(message, task, queue + SUFFIX)
+            self._move(message, task, target)
         else:
-            self._waiting.append((message, task, queue + SUFFIX))
+            self._waiting.append((message, task, target))
             if not self._running:
                 self._running = True
                 hub.spawn(self._publish_waiting)
         return True
+
+    def check(self, queues: Iterable[str]) -> None:
+        """Before the first message is taken, if tasks belong to the companion whatever happens: raises `MisconfiguredError` for the
+        first of the *queues* whose companion cannot consume what would be forwarded to it. A broker that does not answer is no reason.
+        """
+        routes = self.runtime.routes
+        tasks = ", ".join(sorted([*routes.patterns, *routes.marked])[:3])
+        if not tasks:
+            return
+        for queue in queues:
+            if queue.endswith(SUFFIX):
+                continue
+            try:
+                self._prepare(queue + SUFFIX)
+            except MisconfiguredError as error:
+                reason = f"{error.reason}; so the prefork companion cannot take {tasks} and other tasks of its"
+                raise MisconfiguredError(error.field, error.value, reason, error.fix) from error
+            except Exception as error:
+                self._close()
+                logger.warning("Could not declare %s%s yet: %r", queue, SUFFIX, error)
+
+    def _is_possible(self, target: str, task: str) -> bool:
+        """Whether *target* can be had as far as that is known without asking the broker."""
+        possible = self._ready.get(target)
+        if possible is None:
+            try:
+                declared_queue(self.consumer.app, target)
+            except MisconfiguredError as error:
+                self._refuse(target, task, error)
+                return False
+        return possible is not False
+
+    def _prepare(self, target: str) -> None:
+        """Declare *target* as the application would. Raises `MisconfiguredError` if it cannot be had, or the connection's errors."""
+        queue = declared_queue(self.consumer.app, target)
+        if self.runtime.ledger is None and not self._ready.get(target):
+            try:
+                self._published_by().declare(queue)
+            except Exception as error:
+                refused = refused_declaration(error, target)
+                if refused is None:
+                    raise
+                raise refused from error
+        self._ready[target] = True
+
+    def _refuse(self, target: str, task: str, error: MisconfiguredError) -> None:
+        """What the operator's evidence sends there runs here, as it did before, and somebody has to know."""
+        self._ready[target] = False
+        sentence = f"{task} and others are not forwarded to {target} and run on the hub: {error}"
+        self.runtime.hazards.found(PREFORK, task, sentence)
+
+    def _published_by(self) -> Any:
+        if self._republisher is None:
+            from greenworker.republish import Republisher  # noqa: PLC0415 - AMQP only
+
+            self._republisher = Republisher(self.consumer.app)
+        return self._republisher
 
     def _queue_of(self, message: Any) -> str:
         info = message.delivery_info or {}
@@ -150,64 +222,82 @@ class Forwarder:
     def _publish_waiting(self) -> None:
         try:
             while self._waiting:
-                message, task, target = self._waiting[0]
-                try:
-                    self._publish(message, target)
-                except Exception as error:
-                    self._close()
-                    logger.warning("Could not forward %s to %s yet: %r", task, target, error)
-                    if self.runtime.drain.draining:
-                        self._return_all()
-                        return
-                    hub.sleep(RETRY_SECONDS)
+                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), FORWARD_AT_ONCE))]
+                left = self._publish(batch)
+                if not left:
                     continue
-                self._waiting.popleft()
-                message.ack_log_error(logger, self.consumer.connection_errors)
-                self.runtime.accounting.forwarded.add(1, task)
+                self._waiting.extendleft(reversed(left))
+                self._close()
+                if self.runtime.drain.draining:
+                    self._return_all()
+                    return
+                hub.sleep(RETRY_SECONDS)
         finally:
             self._running = False
 
-    def _return_all(self) -> None:
-        while self._waiting:
-            message, _, _ = self._waiting.popleft()
-            message.reject_log_error(logger, self.consumer.connection_errors, requeue=True)
+    def _publish(self, batch: list[tuple[Any, str, str]]) -> list[tuple[Any, str, str]]:
+        """Forward the *batch*; what has to be tried again. What cannot be forwarded runs here."""
+        from greenworker.republish import Copy  # noqa: PLC0415 - AMQP only
 
-    def _publish(self, message: Any, target: str) -> None:
-        if self._connection is None:
-            self._connection = self.consumer.app.connection_for_write(transport_options={"confirm_publish": True})
-            self._declared.clear()
-        if target not in self._declared:
-            declare(self._connection, target)
-            self._declared.add(target)
-        properties = {name: message.properties[name] for name in PROPERTIES if message.properties.get(name) is not None}
-        expiration = message.properties.get("expiration")
-        if expiration is not None:
-            properties["expiration"] = int(expiration) / 1000
-        headers = {name: value for name, value in message.headers.items() if name != "compression"}
-        producer = self._connection.Producer(self._connection.default_channel)
-        producer.publish(
-            message.body, exchange="", routing_key=target, headers=headers, content_type=message.content_type,
-            content_encoding=message.content_encoding, **properties,
-        )  # fmt: skip
+        good, left = [], []
+        for entry in batch:
+            message, task, target = entry
+            try:
+                if self._ready.get(target) is None:
+                    self._prepare(target)
+            except MisconfiguredError as error:
+                self._refuse(target, task, error)
+            except Exception as error:
+                logger.warning("Could not forward %s to %s yet: %r", task, target, error)
+                left.append(entry)
+                continue
+            if self._ready[target]:
+                good.append(entry)
+            else:
+                self.run_here(message)
+        confirmed = self._published_by().publish(
+            [Copy(message, target) for message, _, target in good], CONFIRM_SECONDS
+        )
+        for position, entry in enumerate(good):
+            message, task, target = entry
+            if position not in confirmed:
+                self._ready.pop(target, None)  # it may be gone
+                left.append(entry)
+                continue
+            message.ack_log_error(logger, self.consumer.connection_errors)
+            self.runtime.accounting.forwarded.add(1, task)
+        return left
+
+    def _return_all(self) -> None:
+        messages = [message for message, _, _ in self._waiting]
+        self._waiting.clear()
+        self.consumer.give_back(messages)
 
     def _close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            try:
-                connection.collect(socket_timeout=1.0)
-            except Exception as error:
-                logger.debug("Closing the forwarder's connection: %r", error)
+        republisher, self._republisher = self._republisher, None
+        self._ready = {target: ready for target, ready in self._ready.items() if not ready}
+        if republisher is not None:
+            republisher.close()
 
 
-def declare(connection: Any, queue: str) -> None:
-    """Make sure that *queue* exists, of whatever type its owner has declared it."""
-    from amqp.exceptions import NotFound  # noqa: PLC0415 - only AMQP comes here
-
-    channel = connection.channel()
+def declared_queue(app: Any, name: str) -> Any:
+    """The queue *name* as a worker of *app* that consumes it declares it. Raises `MisconfiguredError` if none can."""
+    queues = app.amqp.queues
+    known = name in queues or name in queues.aliases
     try:
-        channel.queue_declare(queue=queue, passive=True)
-        channel.close()
-    except NotFound:
-        channel = connection.channel()
-        channel.queue_declare(queue=queue, durable=True, auto_delete=False)
-        channel.close()
+        queue = queues[name]
+    except KeyError:
+        raise missing_queue(name) from None
+    if not known:
+        queues.pop(
+            name, None
+        )  # Celery binds every queue that it finds there, and this worker consumes it no more than before
+    return queue
+
+
+def missing_queue(name: str) -> MisconfiguredError:
+    """An app that forbids queues which it does not list."""
+    return MisconfiguredError(
+        "app", "task_create_missing_queues=False", f"the app's task_queues has no queue {name}, and the app forbids others",
+        f"add Queue({name!r}) to the app's task_queues, or let the app create missing queues",
+    )  # fmt: skip

@@ -10,6 +10,7 @@ from greenworker import hub, unpatched
 from greenworker.accounting import Accounting
 from greenworker.environment import Environment, read_threads
 from greenworker.hazards import Hazards
+from greenworker.protocol import UNKNOWN, head_of
 
 if TYPE_CHECKING:
     from greenworker.drain import Drain
@@ -111,14 +112,13 @@ class Runtime:
         if self.glance is not None:
             self.glance()
 
-    def received(self, headers: Any) -> None:
-        """A message has arrived that this worker is going to run. Without headers it is of Celery's old protocol."""
-        if isinstance(headers, dict):
-            name = str(headers.get("task"))
-            self.accounting.received.child(name).value += 1
-            eta = headers.get("eta")
-            if eta is not None:
-                self.hazards.scheduled(name, eta)
+    def received(self, message: Any) -> None:
+        """A message has arrived that this worker is going to run; *message* is kombu's."""
+        task, eta = head_of(message)
+        name = task or UNKNOWN
+        self.accounting.received.child(name).value += 1
+        if eta is not None:
+            self.hazards.scheduled(name, eta)
 
     def say(self, message: str) -> None:
         """One line on stderr, from any thread."""

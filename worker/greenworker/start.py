@@ -68,7 +68,7 @@ def _prepare(environment: Environment, listener: unpatched.Socket, arguments: Ar
     from greenworker import content, settings, steps  # noqa: PLC0415
     from greenworker.drain import Drain  # noqa: PLC0415
     from greenworker.hazards import patience_of  # noqa: PLC0415
-    from greenworker.routing import Routes  # noqa: PLC0415
+    from greenworker.routing import Routes, declared_queue  # noqa: PLC0415
     from greenworker.runtime import Runtime  # noqa: PLC0415
 
     runtime = Runtime(environment)
@@ -78,6 +78,9 @@ def _prepare(environment: Environment, listener: unpatched.Socket, arguments: Ar
     master_name = settings.set_defaults(environment)
     app = _load_app(arguments)
     content.restrict(app, environment.accept_content)
+    for queue in (arguments.options.get("-Q") or "").split(","):
+        if queue:
+            declared_queue(app, queue.strip())
     settings.merge_broker_options(app, environment, master_name)
     runtime.hazards.patience = patience_of(app, environment.consumer_timeout_seconds)
     _connect_signals(runtime)

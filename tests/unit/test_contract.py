@@ -54,7 +54,10 @@ def fleets() -> list[dict[str, Any]]:
 
 
 def exporters() -> list[dict[str, Any]]:
-    return [exporter_children(pools_of(name), IMAGE, "IfNotPresent", [])[0].manifest for name in ("tls", "minimal")]
+    return [
+        exporter_children(pools_of(name), IMAGE, "IfNotPresent", [])[0].manifest
+        for name in ("tls", "minimal", "installed")
+    ]
 
 
 def variables(deployments: list[dict[str, Any]]) -> set[str]:

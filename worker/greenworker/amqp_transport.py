@@ -21,6 +21,7 @@ from celery.utils.log import get_logger
 from kombu.transport import pyamqp
 
 from greenworker import hub
+from greenworker.amqp_tls import NameChecked
 from greenworker.prefetch import Unsettled
 from greenworker.runtime import Runtime
 
@@ -232,5 +233,5 @@ class Transport(pyamqp.Transport):
     Connection = Connection
 
 
-class SSLTransport(Transport, pyamqp.SSLTransport):
+class SSLTransport(NameChecked, Transport, pyamqp.SSLTransport):
     """The same for ``amqps://``."""

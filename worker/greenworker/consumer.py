@@ -26,7 +26,7 @@ from greenworker.hazards import acknowledge, settles
 from greenworker.prefetch import Credits
 from greenworker.routing import Forwarder
 from greenworker.runtime import Runtime
-from greenworker.settings import consumer_transport, default_tls
+from greenworker.settings import consumer_transport
 
 logger = get_logger(__name__)
 
@@ -157,11 +157,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         transport = consumer_transport(self.app)
         if transport is None:
             return super().connect()
-        return self.ensure_connected(
-            self.app.connection_for_read(
-                heartbeat=self.amqheartbeat, transport=transport, ssl=default_tls(self.app) or None
-            )
-        )
+        return self.ensure_connected(self.app.connection_for_read(heartbeat=self.amqheartbeat, transport=transport))
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
         """Celery's handler, unless we drain (then the message goes back) or forward (then it goes on)."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from greenworker.fatal import MisconfiguredError
+from greenworker.tls import Trust
 
 GREEN_THREADS_CEILING = 65_000
 """Above 65,535 AMQP's prefetch count overflows its 16 bits and Celery switches QoS off."""
@@ -37,7 +38,8 @@ class Environment:
     prefetch_multiplier: int
     consumer_timeout_seconds: float
     accept_content: tuple[str, ...]
-    ca_file: Path
+    broker_trust: Trust
+    result_backend_trust: Trust
     key_prefix: str
     priority_steps: tuple[int, ...] | None
     prefork_tasks: tuple[str, ...]
@@ -75,13 +77,24 @@ class Environment:
             prefetch_multiplier=_whole(environ, "GREENWORKER_PREFETCH_MULTIPLIER", 1) or 1,
             consumer_timeout_seconds=_seconds(environ, "GREENWORKER_CONSUMER_TIMEOUT_SECONDS") or 1800.0,
             accept_content=_serializers(environ),
-            ca_file=Path(environ.get("GREENWORKER_BROKER_CA_FILE") or "/etc/greenfleet/broker-ca/ca.crt"),
+            broker_trust=trust_of(
+                environ.get("GREENWORKER_BROKER_CA_FILE"), environ.get("GREENWORKER_BROKER_INSECURE_SKIP_VERIFY")
+            ),
+            result_backend_trust=trust_of(
+                environ.get("GREENWORKER_RESULT_BACKEND_CA_FILE"),
+                environ.get("GREENWORKER_RESULT_BACKEND_INSECURE_SKIP_VERIFY"),
+            ),
             key_prefix=environ.get("GREENWORKER_KEY_PREFIX", ""),
             priority_steps=_steps(environ),
             prefork_tasks=_names(environ, "GREENWORKER_PREFORK_TASKS"),
             routes_file=Path(environ.get("GREENWORKER_ROUTES_FILE") or "/etc/greenfleet/pool/routes"),
             termination_log=environ.get("GREENWORKER_TERMINATION_LOG") or "/dev/termination-log",
         )
+
+
+def trust_of(ca_file: str | None, skip_verify: str | None) -> Trust:
+    """From a path and the word ``true``, as the operator writes them."""
+    return Trust(Path(ca_file) if ca_file else None, (skip_verify or "").strip().lower() == "true")
 
 
 def read_threads(path: Path) -> int | None:

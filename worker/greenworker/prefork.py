@@ -26,7 +26,7 @@ from greenworker.hazards import CHECK_SECONDS, acknowledge, look_at_tasks, settl
 from greenworker.metrics import Gauge
 from greenworker.outcome import FAILURE, exception_name, outcome, outcome_of_error
 from greenworker.runtime import Runtime
-from greenworker.settings import default_tls, redis_transport
+from greenworker.settings import redis_transport
 from greenworker.steps import Recycle
 
 BEAT_SECONDS = 1.0
@@ -62,10 +62,9 @@ class Consumer(StockConsumer):  # type: ignore[misc]
             return super().connection_for_read(heartbeat=heartbeat)
         return self.ensure_connected(
             self.app.connection_for_read(
-                heartbeat=heartbeat, transport=transport.replace("redis_transport", "prefork_redis"),
-                ssl=default_tls(self.app) or None,
+                heartbeat=heartbeat, transport=transport.replace("redis_transport", "prefork_redis")
             )
-        )  # fmt: skip
+        )
 
     def on_close(self) -> None:
         """The connection is lost. On Redis what runs stays ours; what has not started goes back as soon as Redis answers."""

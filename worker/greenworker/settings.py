@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import ssl
 from typing import Any
 from urllib.parse import unquote
 
+from greenworker import tls, unpatched
 from greenworker.environment import Environment
 
 GREEN_DEFAULTS: dict[str, Any] = {
@@ -73,6 +73,7 @@ def set_defaults(environment: Environment) -> str:
         defaults._OLD_DEFAULTS[defaults._TO_OLD_KEY.get(name, name)] = value
     url, master_name = without_master_name(os.environ.get("CELERY_BROKER_URL", ""))
     if url:
+        url = tls.completed(url, environment.broker_trust)
         os.environ["CELERY_BROKER_URL"] = url
         # An app that sets broker_read_url or broker_write_url would go past the URL that the operator gave.
         os.environ.setdefault("CELERY_BROKER_READ_URL", url)
@@ -91,7 +92,8 @@ def without_master_name(url: str) -> tuple[str, str]:
 
 def merge_broker_options(app: Any, environment: Environment, master_name: str = "") -> None:
     """After the app is loaded. The app's own options win, except for what the resource says about keys."""
-    use_ca(app, environment)
+    secure_broker(app, environment)
+    secure_result_backend(app, environment)
     if redis_transport(app) is None:
         return
     options: dict[str, Any] = {
@@ -128,10 +130,8 @@ AMQP_TRANSPORTS = {
 
 def broker_scheme(app: Any) -> str:
     """Of the broker that the worker consumes from."""
-    url = app.conf.broker_read_url
-    if isinstance(url, (list, tuple)):
-        url = url[0] if url else ""
-    return str((str(url).split("://")[0] if "://" in str(url) else app.conf.broker_transport) or "")
+    url = _first_url(app.conf.broker_read_url)
+    return str((url.split("://")[0] if "://" in url else app.conf.broker_transport) or "")
 
 
 def redis_transport(app: Any) -> str | None:
@@ -144,19 +144,43 @@ def consumer_transport(app: Any) -> str | None:
     return redis_transport(app) or AMQP_TRANSPORTS.get(broker_scheme(app))
 
 
-def default_tls(app: Any) -> dict[str, Any]:
-    """What kombu makes of ``rediss://`` without further wishes; it looks at its own transport's name for that."""
-    if app.conf.broker_use_ssl or not str(app.conf.broker_read_url).startswith("rediss://"):
-        return {}
-    return {"ssl_cert_reqs": ssl.CERT_NONE}
-
-
-def use_ca(app: Any, environment: Environment) -> None:
-    """Check the broker's certificate against the CA that the resource names, unless the app has its own wishes."""
-    url, authority = str(app.conf.broker_read_url), environment.ca_file
-    if app.conf.broker_use_ssl or not authority.exists():
+def secure_broker(app: Any, environment: Environment) -> None:
+    """Have the broker's certificate and host name checked, unless the app or the URL has its own wishes; say so where nothing is."""
+    url, trust, own = _first_url(app.conf.broker_read_url), environment.broker_trust, app.conf.broker_use_ssl
+    scheme = url.split("://")[0]
+    if scheme not in ("rediss", "amqps"):
+        if own and not tls.checks(own):
+            unpatched.say(tls.warning("broker", "broker_use_ssl of the app"))
         return
-    if url.startswith("rediss://"):
-        app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": str(authority)}
-    elif url.startswith("amqps://"):
-        app.conf.broker_use_ssl = {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": str(authority)}
+    tls.check_host_names()
+    if not own or own is True:  # True says no more than the scheme does
+        own = app.conf.broker_use_ssl = (tls.redis_options if scheme == "rediss" else tls.amqp_options)(trust)
+        because = "broker.insecureSkipVerify"
+    else:
+        because = "broker_use_ssl of the app"
+    if said := tls.wishes(url):
+        own, because = said, "ssl_cert_reqs in its URL"
+    if not tls.checks(own):
+        unpatched.say(tls.warning("broker", because))
+
+
+def secure_result_backend(app: Any, environment: Environment) -> None:
+    """The same for a result backend on Redis whose URL is the resource's. Other backends know nothing of these options."""
+    url = os.environ.get("CELERY_RESULT_BACKEND", "")
+    if not url.startswith("rediss://"):
+        return
+    options, because = tls.redis_options(environment.result_backend_trust), "resultBackend.insecureSkipVerify"
+    if app.conf.redis_backend_use_ssl:
+        options, because = app.conf.redis_backend_use_ssl, "redis_backend_use_ssl of the app"
+    elif tls.checks(tls.wishes(url)):
+        app.conf.redis_backend_use_ssl = options
+    if said := tls.wishes(url):
+        options, because = said, "ssl_cert_reqs in its URL"
+    if not tls.checks(options):
+        unpatched.say(tls.warning("resultBackend", because))
+
+
+def _first_url(urls: Any) -> str:
+    if isinstance(urls, (list, tuple)):
+        urls = urls[0] if urls else ""
+    return str(urls or "")

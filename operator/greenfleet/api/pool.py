@@ -155,7 +155,14 @@ class Broker(Model):
         "broker's own host for the number of unacknowledged messages. Absent: what the workers themselves say counts alone.",
     )
     ca_secret_ref: CaSecretRef | None = Field(
-        default=None, description="CA bundle to check the broker's certificate with. Absent: the image's own bundle."
+        default=None,
+        description="CA bundle to check the broker's certificate with, for rediss:// and amqps://. Absent: the image's own bundle. TLS options "
+        "of the app (broker_use_ssl) or the URL (ssl_…) come first.",
+    )
+    insecure_skip_verify: bool = Field(
+        default=False,
+        description="True: check neither the certificate nor the host name of the broker. Whoever answers in its place then gets its "
+        "password. For a test only; caSecretRef is the remedy for a CA of one's own.",
     )
 
 
@@ -164,6 +171,15 @@ class ResultBackend(Model):
 
     secret_ref: SecretKeyRef = Field(
         description="Secret key that holds the URL of the result backend; the worker gets it as CELERY_RESULT_BACKEND."
+    )
+    ca_secret_ref: CaSecretRef | None = Field(
+        default=None,
+        description="CA bundle to check the certificate of a result backend at rediss:// with. Absent: the image's own bundle. TLS options "
+        "of the app (redis_backend_use_ssl) or the URL (ssl_…) come first.",
+    )
+    insecure_skip_verify: bool = Field(
+        default=False,
+        description="True: check neither the certificate nor the host name of a result backend at rediss://. For a test only.",
     )
 
 

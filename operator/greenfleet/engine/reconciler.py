@@ -217,6 +217,17 @@ class Reconciler:
                 "counts for nothing: set scaling.mode to manual, or leave the number of workers to the operator"
             )
             await self._events.warning(pool, "ManualReplicasIgnored", note)
+        results = pool.spec.result_backend
+        for field, skips in (
+            ("broker", pool.spec.broker.insecure_skip_verify),
+            ("resultBackend", results is not None and results.insecure_skip_verify),
+        ):
+            if skips:
+                note = (
+                    f"{field}.insecureSkipVerify is true, so that its certificate is not checked, and whoever answers in its place gets "
+                    f"the password: name the CA in {field}.caSecretRef, and remove insecureSkipVerify"
+                )
+                await self._events.warning(pool, "TlsNotVerified", note)
 
     async def reconcile_exporter(self, broker_key: str) -> None:
         """Applies the exporter of one broker from the full list of its pools, and removes the one that nobody needs any more."""

@@ -102,10 +102,14 @@ def _pod(pools: Sequence[GreenWorkerPool], image: str, pull_policy: str, pull_se
     if metrics_ports := [pool.spec.broker.metrics_port for pool in pools if pool.spec.broker.metrics_port]:
         environment.append({"name": "GREENWORKER_BROKER_METRICS_PORT", "value": str(metrics_ports[0])})
     if authorities:
-        environment.append({"name": "GREENWORKER_BROKER_CA_FILE", "value": "/etc/greenfleet/broker-ca/ca.crt"})
-        items = [{"key": authorities[0].key, "path": "ca.crt"}]
+        environment.append(
+            {"name": "GREENWORKER_BROKER_CA_FILE", "value": f"{names.BROKER_CA_DIRECTORY}/{names.CA_FILE}"}
+        )
+        items = [{"key": authorities[0].key, "path": names.CA_FILE}]
         volumes.append({"name": "broker-ca", "secret": {"secretName": authorities[0].name, "items": items}})
-        mounts.append({"name": "broker-ca", "mountPath": "/etc/greenfleet/broker-ca", "readOnly": True})
+        mounts.append({"name": "broker-ca", "mountPath": names.BROKER_CA_DIRECTORY, "readOnly": True})
+    if all(pool.spec.broker.insecure_skip_verify for pool in pools):  # one that checks is enough
+        environment.append({"name": "GREENWORKER_BROKER_INSECURE_SKIP_VERIFY", "value": "true"})
     return pruned(
         {
             "automountServiceAccountToken": False,

@@ -28,6 +28,9 @@ EXPORTER_CONTAINER = "queues"
 POD_INFO_DIRECTORY = "/etc/greenfleet/pod"
 POOL_CONFIG_DIRECTORY = "/etc/greenfleet/pool"
 BROKER_DIRECTORY = "/etc/greenfleet/broker"
+BROKER_CA_DIRECTORY = "/etc/greenfleet/broker-ca"
+RESULT_BACKEND_CA_DIRECTORY = "/etc/greenfleet/result-backend-ca"
+CA_FILE = "ca.crt"
 AGENT_DIRECTORY = "/greenfleet"
 
 

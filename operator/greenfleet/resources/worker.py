@@ -6,7 +6,7 @@ import json
 import math
 
 from greenfleet.api import GreenWorkerPool, duration_seconds, quantity
-from greenfleet.api.pool import APPARMOR_ANNOTATION, ResourceAmounts
+from greenfleet.api.pool import APPARMOR_ANNOTATION, CaSecretRef, ResourceAmounts
 from greenfleet.resources import names
 from greenfleet.resources.names import Role
 from greenfleet.resources.pods import (
@@ -160,7 +160,7 @@ def prefork_queue(queue: str) -> str:
 
 
 def _environment(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> list[Manifest]:
-    spec, broker = pool.spec, pool.spec.broker
+    spec, broker, results = pool.spec, pool.spec.broker, pool.spec.result_backend
     values: dict[str, object | None] = {
         "GREENWORKER_POOL": pool.key,
         "GREENWORKER_ROLE": str(role),
@@ -181,6 +181,12 @@ def _environment(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> list[
         "GREENWORKER_ACCEPT_CONTENT": ",".join(spec.worker.accept_content),
         "GREENWORKER_KEY_PREFIX": broker.key_prefix or None,
         "GREENWORKER_PRIORITY_STEPS": ",".join(str(step) for step in broker.priority_steps),
+        "GREENWORKER_BROKER_CA_FILE": broker.ca_secret_ref and f"{names.BROKER_CA_DIRECTORY}/{names.CA_FILE}",
+        "GREENWORKER_BROKER_INSECURE_SKIP_VERIFY": "true" if broker.insecure_skip_verify else None,
+        "GREENWORKER_RESULT_BACKEND_CA_FILE": results
+        and results.ca_secret_ref
+        and f"{names.RESULT_BACKEND_CA_DIRECTORY}/{names.CA_FILE}",
+        "GREENWORKER_RESULT_BACKEND_INSECURE_SKIP_VERIFY": "true" if results and results.insecure_skip_verify else None,
         "GREENWORKER_PREFORK_TASKS": json.dumps(spec.prefork.tasks) if spec.prefork and spec.prefork.tasks else None,
     }
     environment = [
@@ -188,8 +194,8 @@ def _environment(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> list[
         {"name": "GREENWORKER_WORKER", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         *({"name": name, "value": str(value)} for name, value in values.items() if value is not None),
     ]
-    if spec.result_backend is not None:
-        reference = spec.result_backend.secret_ref
+    if results is not None:
+        reference = results.secret_ref
         environment.append(secret_env("CELERY_RESULT_BACKEND", reference.name, reference.key))
     return environment
 
@@ -217,14 +223,20 @@ def _volumes(pool: GreenWorkerPool, *, inject: bool) -> list[Manifest]:
     ]
     if inject:
         volumes.append({"name": "greenfleet-agent", "emptyDir": {"sizeLimit": "64Mi"}})
-    if spec.broker.ca_secret_ref is not None:
-        reference = spec.broker.ca_secret_ref
-        volumes.append(_certificate_volume(reference.name, reference.key))
+    for name, _, reference in _authorities(pool):
+        items = [{"key": reference.key, "path": names.CA_FILE}]
+        volumes.append({"name": name, "secret": {"secretName": reference.name, "items": items}})
     return [*volumes, *(plain(volume) for volume in spec.worker.volumes)]
 
 
-def _certificate_volume(secret: str, key: str) -> Manifest:
-    return {"name": "greenfleet-broker-ca", "secret": {"secretName": secret, "items": [{"key": key, "path": "ca.crt"}]}}
+def _authorities(pool: GreenWorkerPool) -> list[tuple[str, str, CaSecretRef]]:
+    """Volume, directory and Secret of each CA bundle."""
+    results = pool.spec.result_backend
+    found = (
+        ("greenfleet-broker-ca", names.BROKER_CA_DIRECTORY, pool.spec.broker.ca_secret_ref),
+        ("greenfleet-result-backend-ca", names.RESULT_BACKEND_CA_DIRECTORY, results.ca_secret_ref if results else None),
+    )
+    return [(volume, directory, reference) for volume, directory, reference in found if reference is not None]
 
 
 def _mounts(pool: GreenWorkerPool) -> list[Manifest]:
@@ -236,8 +248,8 @@ def _mounts(pool: GreenWorkerPool) -> list[Manifest]:
         mounts.append({"name": "greenfleet-tmp", "mountPath": "/tmp"})  # noqa: S108
     if pool.spec.agent == "inject":
         mounts.append({"name": "greenfleet-agent", "mountPath": names.AGENT_DIRECTORY, "readOnly": True})
-    if pool.spec.broker.ca_secret_ref is not None:
-        mounts.append({"name": "greenfleet-broker-ca", "mountPath": "/etc/greenfleet/broker-ca", "readOnly": True})
+    for name, directory, _ in _authorities(pool):
+        mounts.append({"name": name, "mountPath": directory, "readOnly": True})
     return mounts
 
 

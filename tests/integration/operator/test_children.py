@@ -56,6 +56,25 @@ def test_the_children_appear_and_are_owned(world: World) -> None:
     shop.delete_pool("feeds", wait=False)
 
 
+def test_a_pool_that_has_its_broker_not_checked_is_warned_once_and_its_neighbours_stay_checked(world: World) -> None:
+    shop = world.namespace
+    shop.apply_pool("trusting", broker={"secretRef": {"name": "broker", "key": "url"}, "insecureSkipVerify": True})
+    note = eventually(lambda: shop.events("trusting", "TlsNotVerified"), "the Event")[0]
+    assert note["type"] == "Warning"
+    assert "broker.caSecretRef" in note["note"]
+    shop.await_condition("trusting", "Ready", "True")
+
+    def skips() -> bool:
+        return "INSECURE_SKIP_VERIFY" in str(exporters(world))
+
+    assert skips()
+    shop.apply_pool("careful", queues=["careful"])
+    eventually(lambda: not skips(), "the exporter that both share checks again")
+    for pool in ("trusting", "careful"):
+        shop.delete_pool(pool)
+    assert len(shop.events("trusting", "TlsNotVerified")) == 1
+
+
 def test_drift_is_repaired(world: World) -> None:
     shop = world.namespace
     shop.apply_pool("drift")

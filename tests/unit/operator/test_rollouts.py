@@ -40,6 +40,9 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "broker.consumerTimeout": ("31m", BOTH),
     "broker.metricsPort": (15692, NOTHING),
     "broker.caSecretRef": ({"name": "broker-ca", "key": "other"}, BOTH),
+    "broker.insecureSkipVerify": (True, BOTH),
+    "resultBackend.caSecretRef": ({"name": "results-ca", "key": "other"}, BOTH),
+    "resultBackend.insecureSkipVerify": (True, BOTH),
     "resultBackend.secretRef": ({"name": "results", "key": "other"}, BOTH),
     # Bounds and scaling: read by the loop, no pod is replaced.
     "greenThreads.min": (21, NOTHING),

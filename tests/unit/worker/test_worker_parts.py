@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 import greenworker
+from greenworker import tls
 from greenworker.accounting import seconds_waited
 from greenworker.fatal import MisconfiguredError
 from greenworker.queues.broker import Queue, connect, redact
@@ -21,6 +23,7 @@ from greenworker.queues.plugin import addresses, parse
 from greenworker.queues.redis import list_key, tls_options
 from greenworker.redis_ledger import redelivered
 from greenworker.settings import without_master_name
+from greenworker.tls import Trust
 
 
 def request(headers: dict[str, Any], eta: datetime | None = None) -> Any:
@@ -124,10 +127,39 @@ def test_lists_have_the_names_that_kombu_gives_them() -> None:
     assert [list_key(queue, step) for step in (0, 3)] == ["t:feeds", "t:feeds\x06\x163"]
 
 
-def test_tls_follows_the_url_then_the_ca() -> None:
-    assert tls_options({}, None)["ssl_cert_reqs"] == "none"
-    assert tls_options({"ssl_cert_reqs": "CERT_REQUIRED"}, None)["ssl_cert_reqs"] == "required"
-    assert tls_options({"ssl_ca_certs": "/a"}, None)["ssl_ca_certs"] == "/a"
+def test_tls_is_checked_unless_the_resource_or_the_url_says_otherwise() -> None:
+    for trust, url in (
+        (Trust(), "rediss://h"),
+        (Trust(), "rediss://h?ssl_cert_reqs=required"),
+        (Trust(), "rediss://h?x=1"),
+    ):
+        assert tls_options(url, trust) == {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
+    for trust, url in (
+        (Trust(skip_verify=True), "rediss://h"),
+        (Trust(Path("/ca")), "rediss://h?ssl_cert_reqs=CERT_NONE"),
+    ):
+        assert tls_options(url, trust) == {"ssl_cert_reqs": ssl.CERT_NONE, "ssl_check_hostname": False}
+    assert tls_options("rediss://h?ssl_ca_certs=/a", Trust())["ssl_ca_certs"] == "/a"
+    assert tls_options("rediss://h?ssl_ca_certs=/a", Trust(Path("/ca")))["ssl_ca_certs"] == "/ca"
+
+
+def test_a_url_that_says_something_about_tls_is_completed_and_no_other() -> None:
+    """kombu forgets every other option where the URL has one."""
+    completed, ca = tls.completed, Trust(Path("/ca"))
+    assert completed("rediss://h/0?ssl_cert_reqs=required", ca) == (
+        "rediss://h/0?ssl_cert_reqs=required&ssl_check_hostname=true&ssl_ca_certs=/ca"
+    )
+    for url in (
+        "rediss://h/0",
+        "rediss://h/0?ssl_cert_reqs=none",
+        "redis://h/0?ssl_cert_reqs=required",
+        "amqps://h//",
+        "",
+    ):
+        assert completed(url, ca) == url
+    first, second = completed("rediss://a?ssl_certfile=/c;rediss://b", Trust()).split(";")
+    assert "ssl_cert_reqs=CERT_REQUIRED" in first
+    assert second == "rediss://b"
 
 
 def test_the_watchdog_finds_the_task_on_a_stack() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from greenworker.broker_url import FIX, UNREADABLE, is_readable
+from greenworker.tls import Trust
 
 TIMEOUT_SECONDS = 5.0
 """For connecting and for every answer."""
@@ -41,7 +41,7 @@ class Broker(Protocol):
         """Let go; never raises."""
 
 
-def connect(url: str, ca_file: Path | None, metrics_port: int = 0) -> Broker:
+def connect(url: str, trust: Trust, metrics_port: int = 0) -> Broker:
     """Open a connection to whatever *url* names; *metrics_port* is that of RabbitMQ's Prometheus plugin, 0 for none. Raises what the client
     library raises, ValueError for a strange URL.
     """
@@ -51,11 +51,11 @@ def connect(url: str, ca_file: Path | None, metrics_port: int = 0) -> Broker:
     if scheme in ("redis", "rediss", "sentinel"):
         from greenworker.queues.redis import RedisBroker  # noqa: PLC0415 - only the library that is needed
 
-        return RedisBroker(url, ca_file)
+        return RedisBroker(url, trust)
     if scheme in ("amqp", "amqps", "pyamqp"):
         from greenworker.queues.rabbitmq import RabbitBroker  # noqa: PLC0415
 
-        return RabbitBroker(url, ca_file, metrics_port)
+        return RabbitBroker(url, trust, metrics_port)
     raise ValueError(f"the exporter knows redis, rediss, sentinel, amqp and amqps, not {scheme!r}")
 
 

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
+from greenworker.environment import trust_of
 from greenworker.fatal import MisconfiguredError
 from greenworker.metrics import GaugeSet, Registry, process_families
 from greenworker.queues.broker import Broker, Depth, Queue, connect, redact
+from greenworker.tls import Trust, checks, warning, wishes
 from greenworker.unpatched import say
 
 BACKOFF_LIMIT_SECONDS = 10.0
@@ -34,7 +36,7 @@ class Options:
 
     broker: str
     url_file: Path
-    ca_file: Path | None
+    trust: Trust
     metrics_port: int
     queues: tuple[Queue, ...]
     poll_seconds: float
@@ -48,11 +50,12 @@ class Options:
             raise MisconfiguredError(
                 "GREENWORKER_BROKER", "", "every sample is labelled with its broker", "set it to namespace/secret/key"
             )
-        ca_file = environ.get("GREENWORKER_BROKER_CA_FILE")
         return cls(
             broker=broker,
             url_file=Path(environ.get("GREENWORKER_BROKER_URL_FILE") or "/etc/greenfleet/broker/url"),
-            ca_file=Path(ca_file) if ca_file else None,
+            trust=trust_of(
+                environ.get("GREENWORKER_BROKER_CA_FILE"), environ.get("GREENWORKER_BROKER_INSECURE_SKIP_VERIFY")
+            ),
             metrics_port=int(environ.get("GREENWORKER_BROKER_METRICS_PORT") or 0),
             queues=parse_queues(environ.get("GREENWORKER_QUEUES", "[]")),
             poll_seconds=float(environ.get("GREENWORKER_POLL_SECONDS") or 1),
@@ -138,8 +141,9 @@ class Exporter:
             if url != self._url:
                 self._disconnect()
                 self._url = url
+                self._warn_of_trust(url)
             if self._broker is None:
-                self._broker = connect(url, self.options.ca_file, self.options.metrics_port)
+                self._broker = connect(url, self.options.trust, self.options.metrics_port)
             depths = self._broker.depths(self.options.queues)
         except Exception as error:
             self._disconnect()
@@ -155,6 +159,13 @@ class Exporter:
             self._publish(depths, up=True)
             self.problem = ""
             self._failures = 0
+
+    def _warn_of_trust(self, url: str) -> None:
+        if url.startswith(("rediss://", "amqps://")):
+            if self.options.trust.skip_verify:
+                say(warning("broker", "broker.insecureSkipVerify"))
+            elif not checks(wishes(url)):
+                say(warning("broker", "ssl_cert_reqs in its URL"))
 
     def _publish(self, depths: Mapping[str, Depth], *, up: bool) -> None:
         self.ready.values = {(name,): depth.ready for name, depth in depths.items()}

@@ -7,9 +7,7 @@ AMQP does not tell what is unacknowledged; RabbitMQ's Prometheus plugin does, if
 
 from __future__ import annotations
 
-import ssl
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from amqp.exceptions import NotFound
@@ -17,18 +15,17 @@ from kombu.connection import Connection
 
 from greenworker.queues.broker import TIMEOUT_SECONDS, Depth, Queue
 from greenworker.queues.plugin import Plugin
+from greenworker.tls import Trust, amqp_options, check_host_names
 
 
 class RabbitBroker:
     """One connection, one channel; a queue that does not exist costs a new channel."""
 
-    def __init__(self, url: str, ca_file: Path | None, metrics_port: int = 0) -> None:
-        tls: Any = False
-        if url.startswith("amqps://"):
-            tls = {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": str(ca_file)} if ca_file else True
+    def __init__(self, url: str, trust: Trust, metrics_port: int = 0) -> None:
+        check_host_names()
         self.connection: Any = Connection(
             url,
-            ssl=tls,
+            ssl=amqp_options(trust) if url.startswith("amqps://") else False,
             connect_timeout=TIMEOUT_SECONDS,
             heartbeat=0,
             transport_options={"read_timeout": TIMEOUT_SECONDS, "write_timeout": TIMEOUT_SECONDS},

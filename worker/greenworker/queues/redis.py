@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from time import monotonic
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -17,6 +15,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from greenworker.queues.broker import TIMEOUT_SECONDS, Depth, Queue
+from greenworker.tls import Trust, checks, redis_options, wishes
 
 SEPARATOR = "\x06\x16"
 """Between a queue's name and its priority step (kombu's ``sep``)."""
@@ -46,8 +45,8 @@ return out
 class RedisBroker:
     """One client; two round trips a poll."""
 
-    def __init__(self, url: str, ca_file: Path | None) -> None:
-        self.client: Any = client_for(url, ca_file)
+    def __init__(self, url: str, trust: Trust) -> None:
+        self.client: Any = client_for(url, trust)
         self.client.ping()
         self.count_by_key: Any = self.client.register_script(COUNT_BY_ROUTING_KEY)
         self._unacked: dict[str, dict[str, int]] = {}
@@ -99,8 +98,8 @@ def list_key(queue: Queue, step: int) -> str:
     return f"{queue.key_prefix}{queue.name}{SEPARATOR}{step}" if step else f"{queue.key_prefix}{queue.name}"
 
 
-def client_for(url: str, ca_file: Path | None) -> redis.Redis:
-    """A client for a broker URL as Celery reads it: the first of several, ``rediss`` with or without checking."""
+def client_for(url: str, trust: Trust) -> redis.Redis:
+    """A client for a broker URL as Celery reads it: the first of several."""
     options: dict[str, Any] = {
         "socket_timeout": TIMEOUT_SECONDS,
         "socket_connect_timeout": TIMEOUT_SECONDS,
@@ -109,25 +108,22 @@ def client_for(url: str, ca_file: Path | None) -> redis.Redis:
     parts = url.split(";")
     if url.startswith("sentinel://"):
         return sentinel_client(parts, options)
-    address, _, query = parts[0].partition("?")
-    values = {name: value[-1] for name, value in parse_qs(query).items()}
+    address = parts[0].partition("?")[0]
     if address.startswith("rediss://"):
-        options |= tls_options(values, ca_file)
+        options |= tls_options(url, trust)
     return redis.Redis.from_url(address, **options)
 
 
-def tls_options(values: Mapping[str, str], ca_file: Path | None) -> dict[str, Any]:
-    """Options of redis-py. Without a CA and without a wish in the URL nothing is checked, as kombu does it."""
-    wish = values.get("ssl_cert_reqs", "required" if ca_file else "none")
-    options: dict[str, Any] = {"ssl_cert_reqs": wish.lower().removeprefix("cert_")}
-    authority = str(ca_file) if ca_file else values.get("ssl_ca_certs")
-    if authority:
-        options["ssl_ca_certs"] = authority
-    options["ssl_check_hostname"] = options["ssl_cert_reqs"] == "required"
-    for name in ("ssl_certfile", "ssl_keyfile"):
-        if name in values:
-            options[name] = values[name]
-    return options
+def tls_options(url: str, trust: Trust) -> dict[str, Any]:
+    """Options of redis-py: the resource's, and what the URL says itself."""
+    said = wishes(url)
+    if not checks(said):
+        return redis_options(Trust(skip_verify=True))
+    authority: dict[str, Any] = (
+        {"ssl_ca_certs": said["ssl_ca_certs"]} if trust.ca_file is None and "ssl_ca_certs" in said else {}
+    )
+    own: dict[str, Any] = {name: said[name] for name in ("ssl_certfile", "ssl_keyfile") if name in said}
+    return {**redis_options(trust), **authority, **own}
 
 
 def masters_known_to(sentinel: Sentinel) -> list[Any]:

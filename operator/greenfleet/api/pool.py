@@ -569,15 +569,67 @@ class EnvSource(Model):
     field_ref: FieldRef | None = Field(default=None, description="A field of the pod.")
 
 
+def _argument(short: str, long: str, reason: str, fix: str) -> Rule:
+    """Refuses options of `celery worker`: letters, also joined to others as in `-EQx`, and names, as in `--queues=x`."""
+    letters = f"-E*[{short}]|" if short else ""
+    return Rule(
+        f"!self.matches('^({letters}--({long})(=|$))')",
+        f"worker.extraArgs has %s, {reason}: remove it, and {fix}",
+        ("self",),
+    )
+
+
+ExtraArgument = Annotated[
+    str,
+    Field(min_length=1, max_length=500),
+    _argument("A", "app", "which the field app says", "set app"),
+    _argument("b", "broker", "which broker.secretRef says", "put the URL into that Secret"),
+    _argument("", "result-backend", "which resultBackend says", "set resultBackend.secretRef"),
+    _argument("QX", "queues|exclude-queues", "and the field queues says what is consumed", "set queues"),
+    _argument("P", "pool", "and workers run the Eventlet pool", "list tasks that block in prefork.tasks"),
+    _argument(
+        "c", "concurrency|autoscale", "and the operator scales", "set greenThreads, replicas or prefork.processes"
+    ),
+    _argument("n", "hostname", "and a worker is named after its pod", "use worker.labels to tell pods apart"),
+    _argument("", "prefetch-multiplier", "which worker.prefetchMultiplier says", "set that"),
+    _argument("", "time-limit|soft-time-limit", "which the field limits says", "set limits.hard and limits.soft"),
+    _argument("", "max-(tasks|memory)-per-child", "which the field recycle says", "set recycle.maxTasks or maxMemory"),
+    _argument("", "uid|gid", "which worker.securityContext says", "set runAsUser and runAsGroup there"),
+    _argument("D", "detach", "and a detached worker ends its container", "leave it running in the foreground"),
+    _argument("B", "beat", "and every worker would run a beat of its own", "run `celery beat` in a Deployment"),
+    _argument(
+        "", "purge|discard", "and each worker that starts would throw away what waits", "purge by hand: `celery purge`"
+    ),
+    _argument(
+        "",
+        "workdir|config|loader",
+        "which Celery takes before its command only",
+        "set PYTHONPATH, CELERY_CONFIG_MODULE or CELERY_LOADER in worker.env",
+    ),
+    Rule(
+        "!self.matches('^[A-Za-z_]*[._][A-Za-z_.]*=')",
+        "worker.extraArgs has %s, by which Celery changes the configuration of the app: remove it, and set the field that means it, or "
+        "configure the app",
+    ),
+]
+"""An argument of `celery worker`: what the resource has a field for, or what loses tasks, is refused. The worker looks again."""
+
+CELERY_OPTIONS = (
+    "QUEUES|EXCLUDE_QUEUES|POOL|CONCURRENCY|AUTOSCALE|HOSTNAME|PREFETCH_MULTIPLIER|TIME_LIMIT|SOFT_TIME_LIMIT|MAX_TASKS_PER_CHILD|"
+    "MAX_MEMORY_PER_CHILD|UID|GID|DETACH|BEAT|PURGE"
+)
+"""Celery reads each option of `celery worker` from a variable too (`CELERY_WORKER_EXCLUDE_QUEUES`): those that are refused above."""
+
+
 class EnvVar(Model):
     """One environment variable."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "!self.name.startsWith('GREENWORKER_') && self.name != 'CELERY_BROKER_URL' && "
-                "self.name != 'CELERY_RESULT_BACKEND'",
-                "worker.env sets %s, which Greenfleet sets itself: use broker, resultBackend or the field that means it",
+                f"!self.name.matches('^(GREENWORKER_.*|CELERY_BROKER_(READ_|WRITE_)?URL|CELERY_RESULT_BACKEND|CELERY_WORKER_({CELERY_OPTIONS}))$')",
+                "worker.env sets %s, which Greenfleet sets itself, or has a field for: use broker, resultBackend or the field that "
+                "means it",
                 "self.name",
                 at=".name",
             ),
@@ -793,8 +845,10 @@ class Worker(Model):
         description="Annotations added to the pods; greenfleet.io/* are the operator's own. A change replaces the workers one "
         "by one: put the checksum of a Secret or ConfigMap here, and its change takes effect.",
     )
-    extra_args: list[Annotated[str, Field(min_length=1, max_length=500)]] = Field(
-        default=[], max_length=50, description="Arguments added to `celery worker`, such as --loglevel=INFO."
+    extra_args: list[ExtraArgument] = Field(
+        default=[],
+        max_length=50,
+        description="Arguments added to `celery worker`, such as --loglevel=INFO. What has a field is refused here.",
     )
     prefetch_multiplier: int = Field(
         default=1,
@@ -849,6 +903,14 @@ class PoolSpec(Model):
                 "self.greenThreads.min",
                 at=".greenThreads",
             ),
+            rule(
+                "self.manualReplicas == oldSelf.manualReplicas || self.scaling.mode == 'manual' || oldSelf.scaling.mode == 'manual'",
+                "manualReplicas becomes %d, which scaling.mode %s does not read, so that no worker would come or go: set replicas.min and "
+                "replicas.max, or scaling.mode to manual in the same change",
+                "self.manualReplicas",
+                "self.scaling.mode",
+                at=".manualReplicas",
+            ),
         )
     )
 
@@ -894,7 +956,7 @@ class PoolSpec(Model):
         default=1,
         ge=0,
         le=1000,
-        description="Number of workers in scaling.mode manual; what kubectl scale and an HPA set.",
+        description="Number of workers in scaling.mode manual; what kubectl scale and an HPA set. In another mode it cannot be changed.",
     )
     scaling: Scaling = Field(default=Scaling(), description="How the pool follows its load.")
     prefork: Prefork | None = Field(default=None, description="A companion fleet for tasks that block. Absent: none.")

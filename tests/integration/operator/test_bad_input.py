@@ -311,6 +311,14 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"worker": {"env": [{"name": "CELERY_BROKER_URL", "value": "redis://:hunter2@evil"}]}},
         ["spec.worker.env[0].name", "worker.env sets CELERY_BROKER_URL"],
     ),
+    "the broker's other URL as a variable": (
+        {"worker": {"env": [{"name": "CELERY_BROKER_READ_URL", "value": "redis://:hunter2@evil"}]}},
+        ["spec.worker.env[0].name", "worker.env sets CELERY_BROKER_READ_URL", "use broker"],
+    ),
+    "an option as a variable": (
+        {"worker": {"env": [{"name": "CELERY_WORKER_EXCLUDE_QUEUES", "value": "feeds"}]}},
+        ["spec.worker.env[0].name", "worker.env sets CELERY_WORKER_EXCLUDE_QUEUES"],
+    ),
     "a variable name with a newline": ({"worker": {"env": [{"name": "A\nB"}]}}, ["spec.worker.env[0].name"]),
     "a relative mount": (
         {"worker": {"volumeMounts": [{"name": "v", "mountPath": "etc"}]}},
@@ -335,6 +343,26 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"worker": {"topologySpreadConstraints": [{"maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule"}]}},
         ["spec.worker.topologySpreadConstraints[0].topologyKey", "Required value"],
     ),
+    # arguments that go around a field
+    **{
+        f"the argument {argument}": (
+            {"worker": {"extraArgs": ["--loglevel=INFO", *argument.split()]}},
+            ["spec.worker.extraArgs[1]", f"worker.extraArgs has {argument.split()[0]},", "remove it, and", fix],
+        )
+        for argument, fix in {
+            "-A other": "set app", "--app=other": "set app", "-b redis://evil": "that Secret", "--broker=redis://evil": "that Secret",
+            "--result-backend redis://evil": "resultBackend.secretRef",
+            "-Q x": "set queues", "-Qx": "set queues", "-EQx": "set queues", "--queues=x": "set queues", "--queues x": "set queues",
+            "-X x": "set queues", "--exclude-queues=x": "set queues", "-P solo": "prefork.tasks", "--pool=solo": "prefork.tasks",
+            "-c 5": "greenThreads", "-c5": "greenThreads", "--concurrency=5": "greenThreads", "--autoscale=9,1": "replicas",
+            "-n me": "worker.labels", "--hostname=me": "worker.labels", "--prefetch-multiplier 9": "set that",
+            "--time-limit=9": "limits.hard", "--soft-time-limit 9": "limits.soft", "--max-tasks-per-child=9": "recycle.maxTasks",
+            "--max-memory-per-child=9": "recycle.maxTasks or maxMemory", "--uid=0": "runAsUser", "--gid=0": "runAsGroup",
+            "-D": "foreground", "--detach": "foreground", "-B": "celery beat", "-EB": "celery beat", "--beat": "celery beat",
+            "--purge": "celery purge", "--discard": "celery purge", "--workdir=/": "PYTHONPATH", "--config=x": "CELERY_CONFIG_MODULE",
+            "--loader=x": "CELERY_LOADER", "broker_url=redis://evil": "configure the app", ".queues=x": "configure the app",
+        }.items()
+    },
     # the network
     "a network without a way out": ({"network": {"egress": []}}, ["spec.network.egress", "at least 1"]),
     "a host as an address": (

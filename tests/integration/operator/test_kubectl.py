@@ -42,6 +42,37 @@ def test_kubectl_scale_sets_the_workers_of_a_manual_pool_and_nothing_else_does(w
     shop.delete_pool("manual", wait=False)
 
 
+@pytest.mark.parametrize("mode", ["auto", "dry-run"])
+def test_kubectl_scale_of_a_pool_that_is_not_manual_is_refused_and_says_what_to_do(world: World, mode: str) -> None:
+    shop = world.namespace
+    shop.apply_pool("refused", scaling={"mode": mode}, replicas={"min": 1, "max": 3})
+    done = kubectl(shop.api, "-n", shop.name, "scale", "gwp/refused", "--replicas=3")
+    assert done.returncode != 0
+    assert "scaled" not in done.stdout
+    for part in ("spec.manualReplicas", "becomes 3", f"scaling.mode {mode} does not read", "set replicas.min"):
+        assert part in done.stderr
+    assert shop.pool("refused")["spec"]["manualReplicas"] == 1
+    shop.delete_pool("refused", wait=False)
+
+
+def test_a_pool_goes_into_manual_mode_and_back_in_one_change(world: World) -> None:
+    """Both at once, created with both, and the way back by a manifest that names neither: what GitOps does."""
+    shop = world.namespace
+    shop.apply_pool("turned", manualReplicas=2)  # made so: what counts for nothing is an Event, not a refusal
+    shop.apply_pool("turned", scaling={"mode": "manual"}, manualReplicas=3)
+    run(world, "scale", "gwp/turned", "--replicas=4")
+    shop.apply_pool("turned", scaling={"mode": "manual"})
+    assert shop.pool("turned")["spec"]["manualReplicas"] == 4, "kubectl's, and the manifest names none"
+    shop.apply_pool("turned", replicas={"min": 1, "max": 3})
+    assert shop.pool("turned")["spec"]["scaling"]["mode"] == "auto"
+    shop.apply_pool("turned", replicas={"min": 1, "max": 4})
+    run(world, "patch", "gwp/turned", "--type=merge", "-p", '{"spec":{"scaling":{"mode":"manual"},"manualReplicas":0}}')
+    run(
+        world, "patch", "gwp/turned", "--type=merge", "-p", '{"spec":{"scaling":{"mode":"auto"},"manualReplicas":null}}'
+    )
+    shop.delete_pool("turned", wait=False)
+
+
 def test_the_scale_subresource_shows_an_hpa_what_it_needs(world: World) -> None:
     shop = world.namespace
     shop.apply_pool("scaled", scaling={"mode": "manual"}, manualReplicas=2, prefork={"replicas": {"min": 1}})

@@ -25,6 +25,8 @@ Start = Callable[..., Worker]
         ({"arguments": ["--autoscale=10,1"]}, "worker.extraArgs", "autoscaler"),
         ({"arguments": ["-B"]}, "worker.extraArgs", "beat"),
         ({"arguments": ["-c", "7"]}, "worker.extraArgs", "green threads"),
+        ({"arguments": ["-Q", "foreign"]}, "worker.extraArgs", "use queues"),
+        ({"environment": {"BROKER_URL": "redis://:hunter2@127.0.0.1:1"}}, "worker.env", "broker.secretRef"),
         ({"environment": {"REMAP_SIGTERM": "SIGQUIT"}}, "worker.env", "cold shutdown"),
         ({"app": "no_such_app"}, "app", "no_such_app"),
         ({"environment": {"GREENWORKER_PREFORK_TASKS": "parse"}}, "GREENWORKER_PREFORK_TASKS", "JSON"),

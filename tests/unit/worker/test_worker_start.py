@@ -94,6 +94,59 @@ def test_refuses_what_breaks_the_pool(more: list[str], environ: dict[str, str]) 
     assert all(said.values())
 
 
+@pytest.mark.parametrize(
+    ("more", "needle"),
+    [
+        (["-Q", "foreign"], "queues"), (["-Qforeign"], "queues"), (["--queues=foreign"], "queues"), (["-EQforeign"], "queues"),
+        (["--queues", "foreign"], "queues"), (["-X", "feeds"], "queues"), (["--exclude-queues=feeds"], "queues"),
+        (["-A", "other"], "app"), (["-n", "me@%h"], "worker.labels"), (["--hostname=me"], "worker.labels"),
+        (["-P", "eventlet"], "prefork.tasks"), (["--prefetch-multiplier=9"], "worker.prefetchMultiplier"),
+        (["--time-limit=9"], "limits.hard"), (["--soft-time-limit", "9"], "limits.soft"), (["--purge"], "celery purge"),
+        (["--discard"], "celery purge"), (["--uid=0"], "runAsUser"), (["broker_url=redis://:hunter2@evil"], "configuration"),
+        (["--", "task.always_eager=1"], "configuration"), (["-b", "redis://:hunter2@evil"], "broker.secretRef"),
+        (["--broker=redis://:hunter2@evil"], "broker.secretRef"), (["--result-backend=redis://:hunter2@evil"], "resultBackend"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("role", ["eventlet", "prefork"])
+def test_an_argument_does_not_go_around_a_field(more: list[str], needle: str, role: str) -> None:
+    with pytest.raises(MisconfiguredError) as caught:
+        good = [word if word != "eventlet" else role for word in [*GOOD, "-n", "worker@%h"]]
+        check(Arguments.parse([*good, *(word if word != "eventlet" else role for word in more)]), role, {})
+    assert caught.value.field == "worker.extraArgs"
+    assert needle in caught.value.reason + caught.value.fix
+    assert "hunter2" not in caught.value.as_json()
+
+
+URL = "redis://:hunter2@ours"
+
+
+@pytest.mark.parametrize(
+    ("environ", "needle"),
+    [
+        ({"CELERY_BROKER_READ_URL": "redis://:hunter2@evil"}, "broker.secretRef"),
+        ({"CELERY_BROKER_WRITE_URL": "redis://:hunter2@evil"}, "broker.secretRef"),
+        ({"BROKER_URL": "redis://:hunter2@evil"}, "broker.secretRef"),
+        ({"RESULT_BACKEND": "redis://:hunter2@evil", "CELERY_RESULT_BACKEND": URL}, "resultBackend.secretRef"),
+        ({"CELERY_WORKER_EXCLUDE_QUEUES": "feeds"}, "queues"),
+        ({"CELERY_WORKER_PURGE": "1"}, "remove the variable"),
+    ],
+)
+def test_a_variable_does_not_go_around_a_field(environ: dict[str, str], needle: str) -> None:
+    with pytest.raises(MisconfiguredError) as caught:
+        check(Arguments.parse(GOOD), "eventlet", {"CELERY_BROKER_URL": URL, **environ})
+    assert caught.value.field == "worker.env"
+    assert needle in caught.value.fix
+    assert "hunter2" not in caught.value.as_json()
+
+
+def test_a_variable_of_the_app_that_says_the_same_is_its_own_business() -> None:
+    check(
+        Arguments.parse(GOOD),
+        "eventlet",
+        {"CELERY_BROKER_URL": URL, "BROKER_URL": URL, "RESULT_BACKEND": "redis://other"},
+    )
+
+
 def test_refuses_another_command() -> None:
     with pytest.raises(MisconfiguredError, match="workers only"):
         check(Arguments.parse(["-A", "proj", "beat", "-P", "eventlet"]), "eventlet", {})

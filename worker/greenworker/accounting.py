@@ -5,12 +5,16 @@ from __future__ import annotations
 from time import time
 from typing import Any
 
+from greenworker import dead_letters
 from greenworker.environment import Environment
 from greenworker.metrics import LAG_BUCKETS, OTHER, Counter, Family, Histogram, Registry, process_families
 from greenworker.router import PUBLISHED_AT
 
 TASK_NAMES = 100
 """Distinct task names with series of their own; the others fold into ``other``. A name costs about 40 series."""
+
+QUEUE_NAMES = 100
+"""Distinct queues with series of their own."""
 
 EXCEPTION_NAMES = 30
 """Distinct exception classes with series of their own."""
@@ -31,6 +35,7 @@ class Accounting:
         self.forwarded = Counter(
             "greenworker_tasks_forwarded_total", "Tasks sent on to the prefork companion.", ["task"], TASK_NAMES
         )
+        self.dead_letters = Counter(dead_letters.METRIC, dead_letters.HELP, ["queue", "reason"], QUEUE_NAMES)
         self.early_ack_killed = Counter(
             "greenworker_tasks_early_ack_killed_total",
             "Tasks acknowledged before they ran, and killed: outside of the promise.", [], 1,
@@ -54,8 +59,8 @@ class Accounting:
         self.early_ack_killed.child()
         self.hub_lag.child()
         families: list[Family] = [
-            self.started, self.finished, self.requeued, self.forwarded, self.early_ack_killed, self.runtime, self.wait,
-            self.hub_lag, self.hub_blocked, *process_families(),
+            self.started, self.finished, self.requeued, self.forwarded, self.dead_letters, self.early_ack_killed, self.runtime,
+            self.wait, self.hub_lag, self.hub_blocked, *process_families(),
         ]  # fmt: skip
         for family in families:
             self.registry.add(family)

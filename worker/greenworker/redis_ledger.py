@@ -16,13 +16,14 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from json import dumps, loads
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 from celery.utils.log import get_logger
 
-from greenworker import hub, unpatched
+from greenworker import dead_letters, hub, unpatched
 from greenworker.redis_doorbell import Doorbell
 from greenworker.redis_scripts import ACK, BEAT, BURY, DEAD, FETCH, GIVE_BACK
 
@@ -88,6 +89,8 @@ class Ledger:
         self.doorbell: Doorbell | None = None
         self.reaped = 0
         self.flushes_failed = 0
+        self._tag_stem = f"{uuid.uuid4().hex}."
+        self._next_tag = 0
         self._acks: list[str] = []
         self._on_the_way: set[str] = set()
         self._returns: list[str] = []
@@ -146,26 +149,38 @@ class Ledger:
 
     # the consumer's side
 
-    def fetch(self, lists: list[str], per_step: int, count: int) -> list[tuple[int, str, bytes]]:
+    def fetch(self, lists: list[str], queues: list[str], per_step: int, count: int) -> list[tuple[int, str, bytes]]:
         """Pop and book up to *count* messages from *lists*, highest priority first, *per_step* lists for each priority:
-        (index into lists, delivery tag, payload). Acknowledgements travel along. Raises the broker's connection errors.
+        (index into lists, delivery tag, payload). *queues*: the name of each list's queue. Acknowledgements travel along.
+        Raises the broker's connection errors.
         """
         assert self.keys is not None
+        count = min(count, FETCH_AT_ONCE)
+        number = self._next_tag
+        self._next_tag += count
         with self._sending_acks() as acks:
             flat = self._scripts[FETCH](
                 keys=[self.keys.unacked, self.keys.index, self.keys.held, *lists],
-                args=[min(count, FETCH_AT_ONCE), per_step, *acks],
+                args=[count, per_step, self._tag_stem, number, *map(json_name, queues), *acks],
             )
         now = monotonic()
         out = []
         for position in range(0, len(flat), 3):
             index, tag, payload = int(flat[position]), flat[position + 1].decode(), flat[position + 2]
-            if not tag:
-                logger.critical("Dropped what is not a kombu message from %s: %r", lists[index], payload[:200])
-                continue
             self.held[tag] = Held(lists[index], payload, now)
             out.append((index, tag, payload))
         return out
+
+    def dead_letter(self, tag: str, queue: str, reason: str) -> bool:
+        """Move what no worker can run to the queue's dead letters, in one step; False if it was no longer booked here.
+        Raises the broker's connection errors.
+        """
+        held = self.held.get(tag)
+        if held is None or self._channel is None:
+            return False
+        key = dead_letters.key(self._channel.global_keyprefix, queue)
+        text = dead_letters.entry(held.payload, queue=queue, reason=reason, at=time(), deliveries=1)
+        return self.move(tag, key, text, head=True)
 
     def ack(self, tag: str) -> None:
         """The message is done; Redis learns it within a few milliseconds, or as soon as it answers again."""
@@ -186,16 +201,23 @@ class Ledger:
                 arguments += [tag, held.key, redelivered(held.payload) if started else held.payload]
         if len(arguments) == 1:
             return 0
-        count: int = self._scripts[GIVE_BACK](keys=[self.keys.unacked, self.keys.index, self.keys.held], args=arguments)
+        try:
+            count: int = self._scripts[GIVE_BACK](
+                keys=[self.keys.unacked, self.keys.index, self.keys.held], args=arguments
+            )
+        except BaseException:
+            self.return_later(tags)  # where only the answer was lost, there is nothing to return any more
+            raise
         for tag in tags:
             self.held.pop(tag, None)
         return count
 
-    def move(self, tag: str, key: str, payload: str) -> bool:
+    def move(self, tag: str, key: str, payload: str, *, head: bool = False) -> bool:
         """Take a message from its queue to another list, in one step; False if it was no longer booked here."""
         assert self.keys is not None
         count: int = self._scripts[GIVE_BACK](
-            keys=[self.keys.unacked, self.keys.index, self.keys.held], args=["tail", tag, key, payload]
+            keys=[self.keys.unacked, self.keys.index, self.keys.held],
+            args=["head" if head else "tail", tag, key, payload],
         )
         self.held.pop(tag, None)
         return count == 1
@@ -288,12 +310,11 @@ class Ledger:
         ):
             return
         for raw in self._scripts[DEAD](keys=[self.keys.workers], args=[DEAD_AFTER_SECONDS]):
-            name = raw.decode()
+            name = raw.decode(errors="replace")
             if name == self.worker:
                 continue
             key = self.keys.held_prefix + name
-            entries = self._client.hgetall(key)
-            count = self._return_strays(key, {tag.decode(): value.decode() for tag, value in entries.items()})
+            count = self._return_strays(key, self._client.hgetall(key))
             self._scripts[BURY](keys=[self.keys.workers, key], args=[name, DEAD_AFTER_SECONDS])
             if count:
                 self.reaped += count
@@ -304,13 +325,15 @@ class Ledger:
         if self.keys is None or self._client.hlen(self.keys.held) == len(self.held) + len(self._unsettled()):
             self._suspects.clear()
             return
-        entries = {tag.decode(): value.decode() for tag, value in self._client.hgetall(self.keys.held).items()}
+        entries = self._client.hgetall(self.keys.held)
         pending = self._unsettled()
-        strange = {tag for tag in entries if tag not in self.held and tag not in pending}
+        strange = {tag for tag in map(bytes.decode, entries) if tag not in self.held and tag not in pending}
         confirmed = strange & self._suspects
         self._suspects = strange - confirmed
         if confirmed:
-            count = self._return_strays(self.keys.held, {tag: entries[tag] for tag in confirmed})
+            count = self._return_strays(
+                self.keys.held, {tag: value for tag, value in entries.items() if tag.decode() in confirmed}
+            )
             logger.warning("Gave back %d messages whose delivery was lost with a connection", count)
 
     def _unsettled(self) -> set[str]:
@@ -324,14 +347,15 @@ class Ledger:
         if not self._channel.closed:
             self._channel.qos.restore_visible(num=self._channel.unacked_restore_limit, interval=1)
 
-    def _return_strays(self, held_key: str, entries: dict[str, str]) -> int:
+    def _return_strays(self, held_key: str, entries: dict[bytes, bytes]) -> int:
+        """*entries*: delivery tag to length and list of each. Returns how many were still booked."""
         assert self.keys is not None
         count, tags = 0, list(entries)
         for first in range(0, len(tags), 100):
             chunk = tags[first : first + 100]
             arguments: list[Any] = ["head"]
             for tag, booked in zip(chunk, self._client.hmget(self.keys.unacked, chunk), strict=True):
-                length, _, key = entries[tag].partition(":")
+                length, _, key = entries[tag].partition(b":")
                 payload = booked[1 : 1 + int(length)] if booked else b""
                 arguments += [tag, key, redelivered(payload) if booked else b""]
             count += self._scripts[GIVE_BACK](keys=[self.keys.unacked, self.keys.index, held_key], args=arguments)
@@ -366,11 +390,20 @@ class Ledger:
 
 
 def redelivered(payload: bytes) -> bytes:
-    """The same message, marked as kombu marks one that had been delivered before."""
+    """The same message, marked as kombu marks one that had been delivered before; what cannot be marked stays as it is."""
     try:
         message = loads(payload)
-        message["headers"]["redelivered"] = True
-        message["properties"]["delivery_info"]["redelivered"] = True
-    except (ValueError, KeyError, TypeError):
+        properties = message.get("properties")
+        info = properties.get("delivery_info") if isinstance(properties, dict) else None
+        for part in (message.get("headers"), info):
+            if isinstance(part, dict):
+                part["redelivered"] = True
+        return dumps(message).encode()
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return payload
-    return dumps(message).encode()
+
+
+@lru_cache(maxsize=4096)
+def json_name(queue: str) -> str:
+    """The name of a queue as JSON has it, with as little escaped as possible: the exporter compares it with the name."""
+    return dumps(queue, ensure_ascii=False)

@@ -7,9 +7,13 @@ Redis; ours are added beside them under ``greenworker.``. Times come from the Re
 FETCH = """
 -- Pop and book in one step. kombu pops with BRPOP and books afterwards: a worker killed in between loses the message.
 -- What is acknowledged travels along: the slots that are filled here are those of the tasks that ended.
+-- No payload is read here: what Lua's JSON cannot decode (half an emoji, deep nesting) is a task all the same. So each delivery
+-- has a tag of the worker's own, and goes back to the queue that it came from, whatever exchange had brought it there.
 -- KEYS: unacked, unacked_index, held, then the lists, highest priority first
--- ARGV: how many at most, lists per priority step, then the tags of what is done
-for first = 3, #ARGV, 1000 do
+-- ARGV: how many at most, lists per priority step, stem of the tags, number of the first tag, for each list the name of its
+--       queue in JSON, then the tags of what is done
+local lists = #KEYS - 3
+for first = 5 + lists, #ARGV, 1000 do
   local last = math.min(first + 999, #ARGV)
   redis.call('HDEL', KEYS[1], unpack(ARGV, first, last))
   redis.call('ZREM', KEYS[2], unpack(ARGV, first, last))
@@ -17,39 +21,30 @@ for first = 3, #ARGV, 1000 do
 end
 local now = redis.call('TIME')
 local seconds = tonumber(now[1]) + tonumber(now[2]) / 1000000
-local wanted, width = tonumber(ARGV[1]), tonumber(ARGV[2])
+local wanted, width, number = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[4])
 local out, taken = {}, 0
-for first = 4, #KEYS, width do
+for first = 1, lists, width do
   local more = true
   while more and taken < wanted do
     more = false
-    for k = first, math.min(first + width - 1, #KEYS) do
+    for k = first, math.min(first + width - 1, lists) do
       if taken >= wanted then break end
-      local payload = redis.call('RPOP', KEYS[k])
+      local payload = redis.call('RPOP', KEYS[3 + k])
       if payload then
         more = true
         taken = taken + 1
-        local ok, message = pcall(cjson.decode, payload)
-        local tag = ok and type(message) == 'table' and type(message.properties) == 'table'
-          and message.properties.delivery_tag
-        if type(tag) == 'string' then
-          local info = message.properties.delivery_info
-          if type(info) ~= 'table' then info = {} end
-          local exchange, routing = info.exchange, info.routing_key
-          if type(exchange) ~= 'string' then exchange = '' end
-          if type(routing) ~= 'string' then routing = '' end
-          redis.call('HSET', KEYS[1], tag,
-            '[' .. payload .. ', ' .. cjson.encode(exchange) .. ', ' .. cjson.encode(routing) .. ']')
-          redis.call('ZADD', KEYS[2], seconds, tag)
-          redis.call('HSET', KEYS[3], tag, #payload .. ':' .. KEYS[k])
-          out[#out + 1] = k - 4
-          out[#out + 1] = tag
-          out[#out + 1] = payload
-        else
-          out[#out + 1] = k - 4
-          out[#out + 1] = ''
-          out[#out + 1] = payload
+        local tag = ARGV[3] .. number
+        -- taken already if a client library sends the same script twice
+        while redis.call('HSETNX', KEYS[3], tag, #payload .. ':' .. KEYS[3 + k]) == 0 do
+          number = number + 1
+          tag = ARGV[3] .. number
         end
+        number = number + 1
+        redis.call('HSET', KEYS[1], tag, '[' .. payload .. ', "", ' .. ARGV[4 + k] .. ']')
+        redis.call('ZADD', KEYS[2], seconds, tag)
+        out[#out + 1] = k - 1
+        out[#out + 1] = tag
+        out[#out + 1] = payload
       end
     end
   end
@@ -69,8 +64,8 @@ return #ARGV
 """
 
 GIVE_BACK = """
--- Put messages back where they came from, in the order given; each only if it is still booked, and under this worker: a message
--- keeps its tag, and one that went back before may be another worker's by now.
+-- Put messages back where they came from, in the order given; each only if this very delivery is still booked: the answer of an
+-- earlier attempt may be lost, and the message another delivery's by now.
 -- KEYS: unacked, unacked_index, held   ARGV: side ('head' or 'tail'), then tag, list, payload …
 local push = ARGV[1] == 'head' and 'RPUSH' or 'LPUSH'
 local count = 0

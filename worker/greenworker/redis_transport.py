@@ -12,14 +12,19 @@ from queue import Empty
 from time import monotonic
 from typing import Any
 
+from celery.utils.log import get_logger
+from celery.worker import state
 from kombu.transport import redis as stock
 from kombu.transport import virtual
 from kombu.utils.json import loads
+from kombu.utils.scheduling import priority_cycle
 
-from greenworker import hub
+from greenworker import dead_letters, hub
 from greenworker.redis_doorbell import ASK_ANYWAY_SECONDS, Doorbell
 from greenworker.redis_ledger import FETCH_AT_ONCE
 from greenworker.runtime import Runtime
+
+logger = get_logger(__name__)
 
 FETCH_GAP_SECONDS = 0.004
 """Two fetches are at least so far apart, so that slots which become free together are filled together."""
@@ -32,6 +37,9 @@ to run for each message.
 
 FLOW_SECONDS = 0.03
 """Where messages come closer together than this, they are asked for together."""
+
+REASON_CHARACTERS = 500
+"""Of an error that a dead letter quotes: it may quote the message."""
 
 FANOUT_WAIT_SECONDS = 0.05
 """With a fanout subscription on this very connection (gossip), which is not how we start workers."""
@@ -118,17 +126,68 @@ class Channel(stock.Channel):
             return 0
         order = self._queue_cycle.consume(len(queues))
         lists = self.lists(order)
-        fetched = self.ledger.fetch(lists, len(order), room)
+        fetched = self.ledger.fetch(lists, order * len(self.priority_steps), self._width(order), room)
         self.emptied = len(fetched) < min(room, FETCH_AT_ONCE)
         if fetched:
             self._queue_cycle.rotate(order[fetched[-1][0] % len(order)])
-        for position, (index, _, payload) in enumerate(fetched):
+        for position, (index, tag, payload) in enumerate(fetched):
             if self.runtime.drain.draining:
                 # It may have begun while the one before was delivered, and have given all back itself.
-                self.ledger.give_back([tag for _, tag, _ in fetched[position:]], started=False)
+                self.ledger.give_back([later for _, later, _ in fetched[position:]], started=False)
                 return position
-            self.connection._deliver(loads(payload.decode()), order[index % len(order)])
+            self._hand_over(tag, payload, order[index % len(order)])
         return len(fetched)
+
+    def _width(self, order: Sequence[str]) -> int:
+        """How many queues the script takes from in turn. The orders ``priority`` and ``sorted`` empty one before the next."""
+        return 1 if isinstance(self._queue_cycle, priority_cycle) else len(order)
+
+    def _hand_over(self, tag: str, payload: bytes, queue: str) -> None:
+        """Give the message to Celery, as kombu does. What nobody can read or take ends among the dead letters: a worker that
+        ended with it would only hand it on to the next one. Raises what is not the message's fault.
+        """
+        reason = dead_letters.UNDECODABLE
+        try:
+            message = loads(payload.decode())
+            message["properties"]["delivery_tag"] = tag
+            reason = dead_letters.REFUSED
+            self.connection._deliver(message, queue)
+        except MemoryError:
+            raise
+        except Exception as error:
+            if reason == dead_letters.REFUSED and self._lost_connection(error):
+                raise
+            self._refuse(tag, queue, reason, error)
+
+    def _runs(self, tag: str) -> bool:
+        jobs = [*getattr(self.runtime.pool, "jobs", {}).values(), *getattr(self.runtime.pool, "line", ())]
+        requests = [*state.active_requests, *(job.request for job in jobs if job.request is not None)]
+        return any(request.message.delivery_tag == tag for request in requests)
+
+    def give_up(self, request: Any) -> None:
+        """Celery had reserved *request*, and its pool would not have it."""
+
+    def _lost_connection(self, error: Exception) -> bool:
+        """kombu counts KeyError among the errors of its connection; here it is a header that is missing."""
+        return isinstance(error, self.connection_errors) and not isinstance(error, KeyError)
+
+    def _refuse(self, tag: str, queue: str, reason: str, error: Exception) -> None:
+        if tag not in self.ledger.held or self._runs(tag):
+            logger.error("A message of %s is settled or runs, and Celery raised: %r", queue, error, exc_info=error)
+            return
+        for request in list(state.reserved_requests):
+            if request.message.delivery_tag == tag:
+                state.task_ready(request)
+                self.give_up(request)
+        text = f"{reason}: {type(error).__name__}: {error}"[:REASON_CHARACTERS]
+        if self.ledger.dead_letter(tag, queue, text):
+            self.runtime.accounting.dead_letters.add(1, queue, reason)
+        if tag in self.qos._delivered:
+            virtual.QoS.ack(self.qos, tag)
+        logger.error(
+            "A message of %s cannot be taken and is among its dead letters now (Redis list %s): %s",
+            queue, dead_letters.key(self.global_keyprefix, queue), text, exc_info=error,
+        )  # fmt: skip
 
 
 class Poller(stock.MultiChannelPoller):

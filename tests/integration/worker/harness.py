@@ -126,6 +126,8 @@ class Relay:
     def __init__(self, port: int) -> None:
         self.target = port
         self.generation = 0
+        self.deaf = False
+        """Requests arrive, and their answers are lost."""
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self.listener.getsockname()[1])
         self.accepted = 0
@@ -162,12 +164,12 @@ class Relay:
                 continue
             self.sockets += [client, server]
             for source, sink in ((client, server), (server, client)):
-                Thread(target=self._copy, args=(source, sink, self.generation), daemon=True).start()
+                Thread(target=self._copy, args=(source, sink, sink is client, self.generation), daemon=True).start()
 
-    def _copy(self, source: socket.socket, sink: socket.socket, generation: int) -> None:
+    def _copy(self, source: socket.socket, sink: socket.socket, answers: bool, generation: int) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
-                if generation == self.generation:
+                if generation == self.generation and not (answers and self.deaf):
                     sink.sendall(data)
         if generation == self.generation:
             with suppress(OSError):

@@ -1,0 +1,276 @@
+"""Redis: whatever stands in a queue is run, refused as Celery refuses it, or kept among the dead letters: never dropped, and no
+worker ends with it.
+"""
+
+# mypy: disable-error-code="no-untyped-call,type-arg"
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+import redis
+from celery.worker import state
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kombu import Connection, Queue
+
+from greenworker.drain import Drain
+from greenworker.environment import Environment
+from greenworker.prefork_redis import ThreadLedger
+from greenworker.redis_ledger import redelivered
+from greenworker.runtime import Runtime
+from tests.integration.worker.harness import Redis, Relay, Worker, eventually
+
+Start = Callable[..., Worker]
+
+DEAD = "greenworker.dead.feeds"
+
+
+def message(number: int | str = 0, **changes: Any) -> dict[str, Any]:
+    """A message of protocol 2, as Celery 5 writes it, for the task that notes *number*."""
+    body = base64.b64encode(json.dumps([[number], {}, {"callbacks": None}]).encode()).decode()
+    headers = {
+        "lang": "py", "task": "green_app.noop", "id": f"id-{number}", "root_id": None, "parent_id": None, "group": None,
+        "argsrepr": f"({number},)", "kwargsrepr": "{}", "retries": 0, "eta": None, "expires": None,
+        "timelimit": [None, None], "origin": "producer", "shadow": None, "ignore_result": True,
+    }  # fmt: skip
+    properties = {
+        "correlation_id": f"id-{number}", "reply_to": "", "delivery_mode": 2, "priority": 0, "body_encoding": "base64",
+        "delivery_info": {"exchange": "", "routing_key": "feeds"}, "delivery_tag": f"tag-{number}",
+    }  # fmt: skip
+    whole = {
+        "body": body, "content-encoding": "utf-8", "content-type": "application/json", "headers": headers,
+        "properties": properties,
+    }  # fmt: skip
+    for path, value in changes.items():
+        target, *names = path.split("__")
+        if names:
+            whole[target][names[0]] = value
+        else:
+            whole[target.replace("_", "-") if target.startswith("content") else target] = value
+    return whole
+
+
+def nested(levels: int) -> Any:
+    deep: Any = 1
+    for _ in range(levels):
+        deep = [deep]
+    return deep
+
+
+RUNNABLE: dict[str, bytes] = {
+    # what Lua's cjson refuses or changes
+    "half-emoji": json.dumps(message("half-emoji", headers__title="big news \ud83d")).encode(),
+    "deep": json.dumps(message("deep", headers__deep=nested(900))).encode(),
+    "huge-number": json.dumps(message("huge-number", headers__count=10**400)).encode(),
+    "not-a-number": json.dumps(message("not-a-number", headers__score=float("nan"), headers__top=float("inf"))).encode(),
+    "nul": json.dumps(message("nul", headers__title="a\x00b", headers__empty="")).encode(),
+    "not-ascii": json.dumps(message("not-ascii", headers__title="é😀"), ensure_ascii=False).encode(),
+    "spaces": b" \n" + json.dumps(message("spaces"), indent=2).encode() + b"\n",
+    # what other producers leave out
+    "no-tag": json.dumps(message("no-tag", properties={"body_encoding": "base64"})).encode(),
+    "number-tag": json.dumps(message("number-tag", properties__delivery_tag=7)).encode(),
+    "no-delivery-info": json.dumps(message("no-delivery-info", properties__delivery_info=None)).encode(),
+    "protocol-1": json.dumps(
+        message(
+            "protocol-1", headers={}, properties__body_encoding="base64",
+            body=base64.b64encode(json.dumps({
+                "task": "green_app.noop", "id": "id-p1", "args": ["protocol-1"], "kwargs": {}, "retries": 0, "eta": None,
+            }).encode()).decode(),
+        )
+    ).encode(),
+}  # fmt: skip
+"""Each is a task that Celery runs."""
+
+KEPT: dict[str, bytes] = {
+    "nothing": b"",
+    "no-json": b"no json at all",
+    "not-utf-8": b'{"body": "\xff\xfe"}',
+    "too-deep": b"[" * 100_000 + b"]" * 100_000,
+    "number": b"7",
+    "list": b"[]",
+    "no-properties": json.dumps({"body": "", "headers": {}}).encode(),
+    "properties-null": json.dumps(message(1, properties=None)).encode(),
+    "headers-list": json.dumps(message(2, headers=["task"])).encode(),
+    "task-list": json.dumps(message(3, headers__task=["green_app.noop"])).encode(),
+    "body-no-base64": json.dumps(message(4, body="é")).encode(),
+    "body-number": json.dumps(message(5, body=17)).encode(),
+    "number-too-long": json.dumps(message(6)).replace('"retries": 0', '"retries": ' + "7" * 5000).encode(),
+    "limit-text": json.dumps(message(7, headers__timelimit="soon")).encode(),
+    "no-id": json.dumps(message(8, headers={"task": "green_app.noop"})).encode(),
+    "type-hook": json.dumps(message(9, headers__when={"__type__": "datetime", "__value__": "yesterday"})).encode(),
+}
+"""Nobody can run these, stock Celery neither: it loses them, and most of them end it."""
+
+REFUSED: dict[str, bytes] = {
+    "unknown-task": json.dumps(message(20, headers__task="green_app.who")).encode(),
+    "eta-text": json.dumps(message(21, headers__eta="soon")).encode(),
+    "pickle": json.dumps(message(22, content_type="application/x-python-serialize", headers={})).encode(),
+    "no-task": json.dumps(message(23, headers={}, body=base64.b64encode(b"{}").decode())).encode(),
+}
+"""Celery logs these and rejects them, as stock Celery does."""
+
+
+@pytest.mark.parametrize("pool", ["eventlet", "prefork"])
+def test_odd_messages_are_run_or_kept_and_no_worker_ends(redis_broker: Redis, start_worker: Start, pool: str) -> None:
+    client = redis.Redis(port=redis_broker.port)
+    more = ["-c", "1"] if pool == "prefork" else []
+    worker = start_worker(redis_broker.url, pool=pool, arguments=more).ready()
+    runnable, kept = dict(RUNNABLE), dict(KEPT)
+    if pool == "prefork":
+        kept = {"deep": runnable.pop("deep"), **kept}  # cannot be pickled, which is how a child gets its task
+    for payload in (*RUNNABLE.values(), *KEPT.values(), *REFUSED.values()):
+        client.lpush("feeds", payload)
+    client.lpush("feeds", json.dumps(message("last")).encode())
+    eventually(lambda: worker.ledger.done() >= len(runnable) + 1 or worker.gone(), f"all run; {worker.tail()}")
+    assert not worker.gone(), worker.tail()
+    assert worker.ledger.counts("done") == dict.fromkeys([*runnable, "last"], 1)
+    eventually(lambda: client.hlen("unacked") == 0, "everything is settled", 10)
+    letters = [json.loads(text) for text in client.lrange(DEAD, 0, -1)]
+    assert [base64.b64decode(letter["payload"]) for letter in letters] == list(kept.values()), "in their order"
+    for letter in letters:
+        assert letter["queue"] == "feeds"
+        assert letter["reason"].split(":")[0] in ("undecodable", "refused")
+        assert letter["at"] > 1e9
+        assert letter["deliveries"] == 1
+    worker.reaches("greenworker_dead_letters_total", len(kept), queue="feeds")
+    assert client.llen("feeds") == client.zcard("unacked_index") == 0
+
+
+@pytest.fixture
+def consumer(redis_broker: Redis, tmp_path: Any) -> Iterator[Consumer]:
+    relay = Relay(redis_broker.port)
+    with closing(Consumer(redis_broker, relay)) as consumer:
+        yield consumer
+    relay.close()
+
+
+class Consumer:
+    """A consumer of our transport in this process. *take* is called for each message."""
+
+    def __init__(self, broker: Redis, relay: Relay) -> None:
+        self.relay = relay
+        self.runtime = Runtime(Environment.read({"GREENWORKER_POOL": "test/feeds", "GREENWORKER_ROLE": "prefork"}))
+        self.runtime.drain = Drain(self.runtime)
+        self.ledger = self.runtime.ledger = ThreadLedger("w")
+        self.redis = redis.Redis(port=broker.port)
+        self.take: Callable[[Any], None] = lambda message: None
+        self.connection = Connection(
+            f"redis://127.0.0.1:{relay.port}/0", transport="greenworker.prefork_redis:Transport",
+            transport_options={"socket_timeout": 3.0, "priority_steps": [0, 3, 6, 9]},
+        )  # fmt: skip
+        self.channel = self.connection.default_channel
+        self.channel.basic_qos(0, 10, False)
+        Queue("feeds", channel=self.channel).declare()
+        self.channel.basic_consume("feeds", False, self._take, "tag")
+
+    def _take(self, message: Any) -> None:
+        self.take(message)
+
+    def close(self) -> None:
+        self.ledger.close()
+        self.connection.collect()
+        state.reserved_requests.clear()
+
+    def booked(self) -> int:
+        return int(self.redis.hlen("unacked"))
+
+
+texts = st.text(st.characters(codec=None), max_size=8)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+parts = st.fixed_dictionaries(
+    {},
+    optional={
+        "body": values | st.just(message()["body"]),
+        "headers": values | st.dictionaries(texts | st.sampled_from(["task", "id", "compression"]), values, max_size=4),
+        "properties": values
+        | st.dictionaries(
+            st.sampled_from(["delivery_tag", "delivery_info", "body_encoding", "priority"]), values, max_size=4
+        )
+        | st.just(message()["properties"]),
+        "content-type": values,
+        "content-encoding": values,
+    },
+)
+payloads = (parts | values).flatmap(
+    lambda value: st.booleans().map(lambda ascii_: json.dumps(value, ensure_ascii=ascii_).encode(errors="replace"))
+) | st.binary(max_size=20)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(written=st.lists(payloads, min_size=1, max_size=8), fails=st.booleans())
+def test_whatever_is_fetched_is_delivered_as_it_was_or_kept_as_it_was(
+    consumer: Consumer, written: list[bytes], fails: bool
+) -> None:
+    """Here, *fails*: whoever takes it raises. Bookings can be read by kombu where the message can be."""
+    consumer.redis.delete("feeds", DEAD)
+    seen: list[bytes] = []
+
+    def take(message: Any) -> None:
+        held = consumer.ledger.held[message.delivery_tag].payload
+        booked = json.loads(consumer.redis.hget("unacked", message.delivery_tag) or b"")
+        assert len(booked) == 3
+        assert booked[1:] == ["", "feeds"]
+        if fails:
+            raise ValueError("refused")
+        seen.append(held)
+        message.ack()
+
+    consumer.take = take
+    for payload in written:
+        consumer.redis.lpush("feeds", payload)
+    while consumer.redis.llen("feeds"):
+        assert consumer.channel.fetch()
+    consumer.ledger.flush()
+    dead = [base64.b64decode(json.loads(text)["payload"]) for text in consumer.redis.lrange(DEAD, 0, -1)]
+    assert sorted(seen + dead) == sorted(written)
+    assert not (fails and seen)
+    assert consumer.booked() == len(consumer.ledger.held) == consumer.channel.room() - 10 == 0
+
+
+@given(payload=payloads)
+def test_marking_a_message_as_redelivered_changes_nothing_else(payload: bytes) -> None:
+    marked = redelivered(payload)
+    try:
+        before, after = json.loads(payload), json.loads(marked)
+    except (ValueError, RecursionError):
+        assert marked == payload
+        return
+    if isinstance(before, dict):
+        for each in (before, after):
+            properties = each.get("properties")
+            info = properties.get("delivery_info") if isinstance(properties, dict) else None
+            for part in (each.get("headers"), info):
+                if isinstance(part, dict):
+                    part.pop("redelivered", None)
+    assert json.dumps(before, sort_keys=True) == json.dumps(after, sort_keys=True)
+
+
+def test_a_return_whose_answer_is_lost_takes_no_later_delivery_with_it(consumer: Consumer) -> None:
+    running: list[Any] = []
+    consumer.take = running.append
+    consumer.redis.lpush("feeds", json.dumps(message()).encode())
+    assert consumer.channel.fetch() == 1
+    consumer.relay.deaf = True
+    with pytest.raises(redis.TimeoutError):
+        consumer.ledger.give_back(list(consumer.ledger.held), started=False)
+    consumer.relay.deaf = False
+    assert consumer.redis.llen("feeds") == 1, "it was given back, and the answer was lost"
+    assert consumer.channel.fetch() == 1, "and fetched anew: it runs"
+    consumer.ledger.flush()
+    assert consumer.redis.llen("feeds") == 0, "what runs is nobody else's"
+    assert consumer.booked() == 1
+    assert len(consumer.ledger.held) == 1
+    running[-1].ack()
+    consumer.ledger.flush()
+    assert consumer.booked() == len(consumer.ledger.held) == 0
+    assert consumer.channel.room() == 10

@@ -87,7 +87,14 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
     booster = Booster(client, registry)
     view = FleetView(client, settings.namespaces, controller.child_changed, booster.pod_changed)
     events = EventRecorder(client, identity.name)
-    status = StatusWriter(client, view, events, controller.routes_changed, controller.pool_doubtful)
+    status = StatusWriter(
+        client,
+        view,
+        events,
+        controller.routes_changed,
+        pool_doubtful=controller.pool_doubtful,
+        exporter_refused=registry.exporter_refused,
+    )
     monitors = PodMonitors(client, view, _monitoring(settings), controller.enqueue_all)
     controller.start_with(
         Reconciler(client, registry, view, events, image=settings.worker, monitors=monitors), status, view

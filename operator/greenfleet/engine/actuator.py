@@ -18,7 +18,7 @@ from greenfleet.engine.managers import AUTOSCALER
 from greenfleet.engine.registry import Fleet, Record, Told
 from greenfleet.engine.times import rfc3339
 from greenfleet.kube import paths
-from greenfleet.kube.client import ApiError, Client, NotFoundError, NotLeaderError
+from greenfleet.kube.client import ApiError, Client, ConflictError, NotFoundError, NotLeaderError
 from greenfleet.kube.events import EventRecorder
 from greenfleet.metrics.own import OperatorMetrics
 from greenfleet.resources import names
@@ -97,10 +97,21 @@ class Actuator:
             fleet.start_threads = None  # nobody reads it; it is written anew before the first worker is
             return written
         if self._needs_start(order, now):
-            manifest = start_threads(order.pool, threads)
-            await self._client.apply(paths.of(manifest), manifest, AUTOSCALER)
-            fleet.start_threads, fleet.start_threads_written_at = threads, now
+            await self._write_start(order, threads, now)
         return written
+
+    async def _write_start(self, order: Order, threads: int, now: float) -> None:
+        """Writes into the ConfigMap that the reconciler made, and into no other: one that came to be here would have no owner."""
+        if order.record.config_uid is None:
+            return  # the reconciler makes it first
+        manifest = start_threads(order.pool, threads)
+        manifest["metadata"]["uid"] = order.record.config_uid
+        try:
+            await self._client.apply(paths.of(manifest), manifest, AUTOSCALER)
+        except ConflictError:
+            order.record.config_uid = None  # it is gone, and with it perhaps the pool
+            return
+        order.fleet.start_threads, order.fleet.start_threads_written_at = threads, now
 
     def _needs_start(self, order: Order, now: float) -> bool:
         """Whether the ConfigMap has to say anew what a new pod starts with."""
@@ -144,7 +155,7 @@ class Actuator:
         manifest = {
             "apiVersion": "apps/v1",
             "kind": "Deployment",
-            "metadata": {"name": name, "namespace": pool.namespace},
+            "metadata": {"name": name, "namespace": pool.namespace, "uid": deployment["metadata"]["uid"]},
             "spec": {"replicas": wanted},
         }
         await self._client.apply(paths.of(manifest), manifest, AUTOSCALER)

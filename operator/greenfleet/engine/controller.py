@@ -17,7 +17,7 @@ from greenfleet.engine.registry import Record, Registry
 from greenfleet.engine.status_writer import StatusWriter
 from greenfleet.engine.workqueue import WorkQueue
 from greenfleet.kube import paths
-from greenfleet.kube.client import ApiError, Client, NotLeaderError
+from greenfleet.kube.client import ApiError, Client, ConflictError, NotLeaderError
 from greenfleet.metrics.own import OperatorMetrics
 
 _log = logging.getLogger(__name__)
@@ -105,7 +105,9 @@ class Controller:
         """Whatever has workers, spread over the time until the next resync. What sleeps is made anew when it wakes."""
         for record in self._registry:
             if not record.sleeps:
-                self._queue.add_later(_POOL + record.key, random.uniform(0.0, _RESYNC_SECONDS))
+                keys = [_POOL + record.key, *([_EXPORTER + record.pool.broker_key] if record.pool is not None else [])]
+                for key in keys:
+                    self._queue.add_later(key, random.uniform(0.0, _RESYNC_SECONDS))
 
     async def run(self, gained: asyncio.Event) -> None:
         """Works while leading; as a standby it waits."""
@@ -114,13 +116,20 @@ class Controller:
             await self._meet_all_pools()
             group.create_task(self._keep_comparing())
             if self._reconciler is not None:
-                group.create_task(Patrol(self._registry, self._reconciler.repair_config).run(gained))
+                group.create_task(Patrol(self._registry, self._repair_config).run(gained))
             while True:
                 await gained.wait()
                 self.enqueue_all()
                 while gained.is_set():
                     await self._until_resync_or_lost(gained)
                     self.enqueue_running()
+
+    async def _repair_config(self, record: Record) -> None:
+        if self._reconciler is not None:
+            try:
+                await self._reconciler.repair_config(record)
+            except ConflictError:
+                self._queue.add(_POOL + record.key)
 
     async def _meet_all_pools(self) -> None:
         """Until kopf has told of every pool that there is: an exporter made from half of them would drop the others' queues."""
@@ -222,7 +231,7 @@ class Controller:
                 if key.startswith(_DOUBT):
                     await self._ask_for(key.removeprefix(_DOUBT))
                 elif key.startswith(_EXPORTER):
-                    await self._reconciler.reconcile_exporter(key.removeprefix(_EXPORTER))
+                    await self._work_on_exporter(key.removeprefix(_EXPORTER))
                 elif (record := self._registry.get(key.removeprefix(_POOL))) is not None:
                     again = await self._reconciler.reconcile_pool(record)
                     await self._status.sync(record)
@@ -234,6 +243,18 @@ class Controller:
             raise
         finally:
             self._metrics.reconciles.labels(outcome).inc()
+
+    async def _work_on_exporter(self, broker_key: str) -> None:
+        assert self._reconciler is not None
+        assert self._status is not None
+        before = self._registry.exporters_refused.get(broker_key)
+        again = await self._reconciler.reconcile_exporter(broker_key)
+        if again is not None:
+            self._queue.add_later(_EXPORTER + broker_key, again)
+        if self._registry.exporters_refused.get(broker_key) != before:
+            for pool in self._registry.of_broker(broker_key):
+                if (record := self._registry.get(pool.key)) is not None:
+                    await self._status.sync(record)
 
 
 def _key(body: dict[str, Any]) -> str:

@@ -113,7 +113,7 @@ def _outline(child: Object) -> Object:
     """Without status and managedFields, which make up most of an object and say nothing about its drift."""
     metadata = {
         name: child["metadata"].get(name)
-        for name in ("name", "namespace", "resourceVersion", "labels", "ownerReferences")
+        for name in ("name", "namespace", "uid", "resourceVersion", "labels", "ownerReferences")
     }
     return {"metadata": metadata, "spec": child["spec"]}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool, PoolSpec
 from greenfleet.engine.fleet_view import FleetView, is_rolled_out, owns_replicas
 from greenfleet.engine.managers import AUTOSCALER, RECONCILER
 from greenfleet.engine.monitors import PodMonitors
+from greenfleet.engine.ownership import is_exporters_own, is_pools_own, taken_from_exporter, taken_from_pool
 from greenfleet.engine.pinning import choose, template_digest
 from greenfleet.engine.registry import Record, Registry, Stall
 from greenfleet.kube import paths
@@ -27,12 +28,18 @@ from greenfleet.settings import WorkerImage
 
 _log = logging.getLogger(__name__)
 
+_Object = dict[str, Any]
+
 _TURN_SECONDS = 5.0
 """How often a fleet that waits for its turn asks again."""
 _ATTEMPTS = 5
 """How often a Deployment that changed under our hands is looked at again, before the work queue backs off."""
 _SEEN_LOOKS = 50
 """Times 20 ms: how long the watch may take to tell of a change, when the API server has refused an older version."""
+_TAKEN_SECONDS = 10.0
+"""How often a pool asks again whose name is taken: nobody tells when the other object goes."""
+_REFUSED_SECONDS = 60.0
+"""How often what the API server refused is tried again: the rule that refused it may be another one by now."""
 _UPGRADE_SECONDS = 600.0
 """A fleet that cannot roll out (a broken image, no node) holds the others up for so long."""
 
@@ -78,8 +85,8 @@ class Reconciler:
         pool = record.pool
         if pool is None:
             return None
-        record.refused = self._registry.conflict(pool)
-        if record.refused is not None:
+        if (conflict := self._registry.conflict(pool)) is not None:
+            record.refused = conflict
             return None
         if await self._goes(record, pool):
             return None
@@ -89,6 +96,11 @@ class Reconciler:
         )
         waits = False
         try:
+            if (
+                taken := await self._taken(children, lambda found: is_pools_own(found, pool.name), record.config_uid)
+            ) is not None:
+                record.refused = taken_from_pool(*taken, pool)
+                return _TAKEN_SECONDS
             for child in children:
                 if child.is_deployment:
                     waits |= not await self._apply_fleet(record, pool, child)
@@ -100,8 +112,11 @@ class Reconciler:
             record.refused = Stall(
                 "Refused", f"the API server refused an object of this pool: {error}: correct the spec"
             )
-            return None
-        await self._remove_unwanted(pool.namespace, optional_children(pool), children)
+            return _REFUSED_SECONDS
+        record.refused = None
+        await self._remove_unwanted(
+            pool.namespace, optional_children(pool), children, lambda found: is_pools_own(found, pool.name)
+        )
         if record.reconciled_generation != pool.generation:
             await self._warn(pool)
         record.reconciled_generation = pool.generation
@@ -125,39 +140,93 @@ class Reconciler:
             for one in found.get("items", ())
         )
 
+    async def _taken(
+        self, children: Iterable[Child], is_own: Callable[[_Object], bool], config_uid: str | None = None
+    ) -> tuple[Child, _Object] | None:
+        """The first child whose name an object of somebody else has, and that object. All others are bound to the objects that are there:
+        an apply can then neither take over nor bring back what has changed hands meanwhile.
+
+        What no watch shows is asked for: an object may be there without the label that the watches select by.
+        """
+        for child in children:
+            metadata = child.manifest["metadata"]
+            if child.kind == "ConfigMap" and config_uid is not None:
+                metadata["uid"] = config_uid  # ours when it was applied last
+                continue
+            found = await self._find(child)
+            if found is not None and not is_own(found):
+                return child, found
+            if found is not None:
+                metadata["uid"] = found["metadata"]["uid"]
+        return None
+
+    async def _find(self, child: Child) -> _Object | None:
+        """The object of a child's name, whoever's it is: as a watch shows it, else as the API server says."""
+        namespace = child.manifest["metadata"]["namespace"]
+        seen = self._view.child(child.kind, namespace, child.name)
+        if seen is not None:
+            return seen
+        if child.kind == "ConfigMap":
+            return await self._client.peek(paths.of(child.manifest))
+        path = paths.collection(child.manifest["apiVersion"], child.kind, namespace)
+        try:
+            found = await self._client.get(path, {"fieldSelector": f"metadata.name={child.name}"})
+        except NotFoundError:
+            return None  # the API of PodMonitors has gone
+        return next(iter(found.get("items", ())), None)
+
     async def repair_config(self, record: Record) -> None:
-        """Applies the ConfigMap of a settled pool again. It costs one request, which changes nothing unless somebody else did."""
+        """Applies the ConfigMap of a settled pool again. It costs one request, which changes nothing unless somebody else did.
+
+        Raises ConflictError where the ConfigMap is not the one that was applied last: the pool has to be reconciled.
+        """
         pool = record.pool
         if pool is None or record.refused is not None or record.reconciled_generation != pool.generation:
             return
         if self._registry.get(record.key) is not record:
             return  # deleted meanwhile: nothing may come back
-        await self._apply_config(record, pool_config_child(pool, record.routes(time.time())))
+        if record.config_uid is None:
+            raise ConflictError("its ConfigMap is not known")
+        child = pool_config_child(pool, record.routes(time.time()))
+        child.manifest["metadata"]["uid"] = record.config_uid
+        await self._apply_config(record, child)
 
     async def _apply_config(self, record: Record, child: Child) -> None:
         """Applies the reconciler's part of the ConfigMap; the answer shows whether the autoscaler's part is still there."""
-        found = await self._client.apply(paths.of(child.manifest), child.manifest, RECONCILER)
+        try:
+            found = await self._apply(child)
+        except ConflictError:
+            record.config_uid = None  # it was deleted; the next reconciliation looks whose the one is that is there now
+            raise
         record.config_applied_at = time.monotonic()
+        record.config_uid = found["metadata"]["uid"]
         fleet = record.fleets.get(Role.EVENTLET)
         start = (found.get("data") or {}).get("threads")
         if fleet is not None and fleet.start_threads is not None and start != str(fleet.start_threads):
             fleet.start_threads = None  # the next tick writes the autoscaler's part
 
-    async def _apply(self, child: Child) -> None:
+    async def _apply(self, child: Child) -> _Object:
+        """Applies to the object that was found, or makes one: without force, in case somebody else has made one just now."""
+        manifest = child.manifest
         try:
-            await self._client.apply(paths.of(child.manifest), child.manifest, RECONCILER)
+            return await self._client.apply(
+                paths.of(manifest), manifest, RECONCILER, force="uid" in manifest["metadata"]
+            )
         except NotFoundError:
             if child.kind != "PodMonitor":
                 raise  # the namespace is gone; but the API of PodMonitors may go while everything else stays
+            return manifest
 
     async def _apply_fleet(self, record: Record, pool: GreenWorkerPool, child: Child) -> bool:
         """Applies a fleet's Deployment. False if it has to wait until another fleet has taken an upgraded operator's template."""
         for _ in range(_ATTEMPTS):
             if await self._goes(record, pool):
                 return True
-            live = self._view.deployment(pool.namespace, child.name)
+            live = await self._find(child)
             if record.drifted:
                 continue  # what was seen is younger than the answer
+            if live is not None and not is_pools_own(live, pool.name):
+                raise ConflictError(f"the Deployment {child.name} has just become somebody else's")
             try:
                 return await self._apply_fleet_over(live, pool, child)
             except ConflictError:
@@ -193,7 +262,7 @@ class Reconciler:
         self._hand_over_replicas(pool, live, choice.manifest)
         if live is not None:
             choice.manifest["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
-        await self._client.apply(paths.of(choice.manifest), choice.manifest, RECONCILER)
+        await self._client.apply(paths.of(choice.manifest), choice.manifest, RECONCILER, force=live is not None)
         return True
 
     def _may_upgrade(self, namespace: str, name: str) -> bool:
@@ -229,29 +298,40 @@ class Reconciler:
                 )
                 await self._events.warning(pool, "TlsNotVerified", note)
 
-    async def reconcile_exporter(self, broker_key: str) -> None:
-        """Applies the exporter of one broker from the full list of its pools, and removes the one that nobody needs any more."""
+    async def reconcile_exporter(self, broker_key: str) -> float | None:
+        """Applies the exporter of one broker from the full list of its pools, and removes the one that nobody needs any more.
+
+        A refusal is kept in the registry, until one succeeds. Returns the seconds after which to try again.
+        """
         async with self._exporters:
             pools = self._registry.of_broker(broker_key)
             if not pools:
                 await self._remove_exporter(broker_key)
-                return
+                return None
             image = self._image
             children = exporter_children(
                 pools, image.image, image.image_pull_policy, image.image_pull_secrets, self._monitors.monitoring
             )
+            name = names.exporter_name(pools[0].spec.broker.secret_ref.name, pools[0].spec.broker.secret_ref.key)
+            refused = self._registry.exporters_refused
             try:
+                if (taken := await self._taken(children, lambda found: is_exporters_own(found, name))) is not None:
+                    refused[broker_key] = taken_from_exporter(*taken, pools[0])
+                    return _TAKEN_SECONDS
                 for child in children:
                     await self._apply(child)
             except InvalidError as error:
-                for pool in pools:
-                    record = self._registry.get(pool.key)
-                    if record is not None:
-                        record.refused = Stall(
-                            "Refused", f"the API server refused the queue exporter: {error}: correct the spec"
-                        )
-                return
-            await self._remove_unwanted(pools[0].namespace, optional_exporter_children(children[0].name), children)
+                text = f"the API server refused the queue exporter: {error}: correct the spec"
+                refused[broker_key] = Stall("Refused", text)
+                return _REFUSED_SECONDS
+            refused.pop(broker_key, None)
+            await self._remove_unwanted(
+                pools[0].namespace,
+                optional_exporter_children(name),
+                children,
+                lambda found: is_exporters_own(found, name),
+            )
+            return None
 
     async def _remove_exporter(self, broker_key: str) -> None:
         """For a pool that moved to another broker: it still owns the old exporter, so that nobody collects it."""
@@ -260,16 +340,22 @@ class Reconciler:
         unreadable = any(record.pool is None and record.key.startswith(f"{namespace}/") for record in self._registry)
         if not unreadable:
             everything = (("apps/v1", "Deployment", name), *optional_exporter_children(name))
-            await self._remove_unwanted(namespace, everything, ())
+            await self._remove_unwanted(namespace, everything, (), lambda found: is_exporters_own(found, name))
 
     async def _remove_unwanted(
-        self, namespace: str, possible: Iterable[tuple[str, str, str]], wanted: Iterable[Child]
+        self,
+        namespace: str,
+        possible: Iterable[tuple[str, str, str]],
+        wanted: Iterable[Child],
+        is_own: Callable[[_Object], bool],
     ) -> None:
-        """Deletes what exists of `possible` (API version, kind, name) and is not wanted any more."""
+        """Deletes what exists of `possible` (API version, kind, name), is our own and is not wanted any more."""
         kept = {(child.kind, child.name) for child in wanted}
         for api_version, kind, name in possible:
-            if (kind, name) not in kept and self._view.child(kind, namespace, name) is not None:
-                await self._client.delete(f"{paths.collection(api_version, kind, namespace)}/{name}")
+            found = self._view.child(kind, namespace, name)
+            if (kind, name) not in kept and found is not None and is_own(found):
+                path = f"{paths.collection(api_version, kind, namespace)}/{name}"
+                await self._client.delete(path, found["metadata"]["uid"])
 
     @staticmethod
     def _hand_over_replicas(pool: GreenWorkerPool, live: dict[str, Any] | None, manifest: dict[str, Any]) -> None:

@@ -72,7 +72,7 @@ class Record:
     invalid: Stall | None = None
     """Why the spec cannot be parsed."""
     refused: Stall | None = None
-    """What the last reconciliation ran into: a conflict between pools, or the API server's refusal."""
+    """What the last reconciliation ran into: a conflict between pools, somebody else's object, or the API server's refusal."""
     misfit: Stall | None = None
     """What the operator's configuration has no place for, or what it cannot evaluate; scaling goes on without it."""
     reconciled_generation: int | None = None
@@ -91,6 +91,8 @@ class Record:
     caught: dict[str, tuple[float, ...]] = field(default_factory=dict)
     """Moments at which each task was caught blocking, as evidence for routing."""
     learned_written_at: float = float("-inf")
+    config_uid: str | None = None
+    """Of the pool's ConfigMap, which nobody watches, as the last apply found it."""
     config_applied_at: float = float("-inf")
     """Monotonic time at which the reconciler last applied the ConfigMap."""
     shown: tuple[dict[str, Any] | None, ...] | None = None
@@ -146,6 +148,8 @@ class Registry:
     def __init__(self) -> None:
         self._records: dict[str, Record] = {}
         self._by_broker: dict[str, dict[str, GreenWorkerPool]] = defaultdict(dict)
+        self.exporters_refused: dict[str, Stall] = {}
+        """By broker: what the last reconciliation of its exporter ran into. All pools of the broker share it."""
 
     def __len__(self) -> int:
         return len(self._records)
@@ -197,6 +201,7 @@ class Registry:
             pools.pop(record.key, None)
             if not pools:
                 del self._by_broker[record.pool.broker_key]
+                self.exporters_refused.pop(record.pool.broker_key, None)
 
     def forget_decisions(self) -> None:
         """For a new leader: what another replica decided in between is not known, so begin anew."""
@@ -207,6 +212,10 @@ class Registry:
     def of_broker(self, broker_key: str) -> list[GreenWorkerPool]:
         """All pools of one broker, those in conflict included."""
         return list(self._by_broker.get(broker_key, {}).values())
+
+    def exporter_refused(self, pool: GreenWorkerPool | None) -> Stall | None:
+        """Why the pool's exporter cannot be made, if that is so."""
+        return None if pool is None else self.exporters_refused.get(pool.broker_key)
 
     def rivals(self, pool: GreenWorkerPool) -> list[GreenWorkerPool]:
         """Other pools that consume one of this pool's queues from the same broker."""

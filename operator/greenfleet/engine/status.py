@@ -38,6 +38,8 @@ class Observed:
     deployment: _Object | None
     pods: Sequence[_Object]
     exporter_available: bool
+    exporter_refused: Stall | None
+    """Why the exporter cannot be made, which its pools share."""
     trouble: Stall | None
     shortage: Stall | None
     """Why fewer pods work than should, which is no trouble as long as some do."""
@@ -73,7 +75,7 @@ def compute(record: Record, observed: Observed) -> _Object:
 
 
 def _conditions(record: Record, observed: Observed, decision: Decision | None) -> list[_Object]:
-    stalled = record.invalid or record.refused or record.misfit or observed.trouble
+    stalled = record.invalid or record.refused or observed.exporter_refused or record.misfit or observed.trouble
     rolling = _rolling(observed)
     current = record.reconciled_generation == observed.generation
     ready = _stalled(stalled) if stalled else _ready(observed, decision, reconciled=current)

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from greenfleet.api import GreenWorkerPool
 from greenfleet.engine.diagnosis import nothing_runs, shortage, trouble
 from greenfleet.engine.evidence import EXEMPT_ANNOTATION
 from greenfleet.engine.fleet_view import FleetView, is_available
 from greenfleet.engine.managers import STATUS
-from greenfleet.engine.registry import Record, slim
+from greenfleet.engine.registry import Record, Stall, slim
 from greenfleet.engine.status import Observed, compute, learned_from_status, learned_status
 from greenfleet.kube import paths
 from greenfleet.kube.client import ApiError, Client, ConflictError, NotFoundError, NotLeaderError
@@ -37,13 +38,16 @@ class StatusWriter:
         view: FleetView,
         events: EventRecorder,
         routes_changed: Callable[[str], None],
+        *,
         pool_doubtful: Callable[[Record], None] = lambda record: None,
+        exporter_refused: Callable[[GreenWorkerPool | None], Stall | None] = lambda pool: None,
     ) -> None:
         self._client = client
         self._view = view
         self._events = events
         self._routes_changed = routes_changed
         self._pool_doubtful = pool_doubtful
+        self._exporter_refused = exporter_refused
         self._writing: set[str] = set()
 
     async def sync(self, record: Record) -> None:
@@ -105,6 +109,7 @@ class StatusWriter:
             deployment=fleet,
             pods=pods,
             exporter_available=is_available(exporter),
+            exporter_refused=self._exporter_refused(record.pool),
             trouble=next((stall for stall in stalls if stall is not None), None),
             shortage=next((lack.cause for lack in short if lack is not None), None),
             generation=metadata.get("generation", 1),

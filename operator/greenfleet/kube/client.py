@@ -163,16 +163,32 @@ class Client:
         """Patches an object of Kubernetes' own or a subresource; items of a list are found by their name."""
         return await self._change(_Request("PATCH", path, {}, body, STRATEGIC_MERGE_PATCH))
 
-    async def apply(self, path: str, body: Object, manager: str) -> Object:
-        """Server-side apply by `manager`, taking over fields of other managers; unknown fields are an error."""
-        query = {"fieldManager": manager, "force": "true", "fieldValidation": "Strict"}
+    async def apply(self, path: str, body: Object, manager: str, *, force: bool = True) -> Object:
+        """Server-side apply by `manager`; unknown fields are an error. With `force` it takes over fields of other managers.
+
+        A uid in `body` makes it ConflictError unless the object is that very one: nothing is created then.
+        """
+        query = {"fieldManager": manager, "force": str(force).lower(), "fieldValidation": "Strict"}
         return await self._change(_Request("PATCH", path, query, body, APPLY))
 
-    async def delete(self, path: str) -> None:
-        """Deletes an object and, in the background, what it owns. Absent is fine."""
+    async def peek(self, path: str) -> Object | None:
+        """An object that may be patched and not read: an empty patch, which is not even stored, answers with it. None: there is none."""
         try:
-            await self._change(_Request("DELETE", path, {"propagationPolicy": "Background"}))
+            return await self._change(_Request("PATCH", path, {"dryRun": "All"}, {}, MERGE_PATCH))
         except NotFoundError:
+            return None
+
+    async def delete(self, path: str, uid: str) -> None:
+        """Deletes this very object and, in the background, what it owns. Absent, or another one of its name, is fine."""
+        options = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": "Background",
+            "preconditions": {"uid": uid},
+        }
+        try:
+            await self._change(_Request("DELETE", path, {}, options))
+        except (NotFoundError, ConflictError):
             return
 
     async def _change(self, request: _Request, *, fenced: bool = True) -> Object:

@@ -45,7 +45,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Hold:
-    """Passed on after so long, unless the client has hung up by then."""
+    """Passed on after so long, or as soon as the rule is removed, unless the client has hung up by then."""
 
     seconds: float
 
@@ -98,13 +98,22 @@ class Rule:
     """What happens to which requests, until it is removed or has happened `times` times. A context manager that removes it."""
 
     def __init__(
-        self, faulty: FaultyApi, fault: Fault, *, method: str, path: str, watch: bool | None, times: int
+        self,
+        faulty: FaultyApi,
+        fault: Fault,
+        *,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        watch: bool | None,
+        times: int,
     ) -> None:
         self._faulty = faulty
         self.fault = fault
         self.happened = 0
         self._method = method
         self._path = re.compile(path)
+        self._query = query
         self._watch = watch
         self._times = times
 
@@ -112,6 +121,7 @@ class Rule:
         if self._times and self.happened >= self._times:
             return False
         same_kind = self._watch is None or self._watch == seen.is_watch
+        same_kind = same_kind and self._query.items() <= seen.query.items()
         return same_kind and self._method in ("", seen.method) and bool(self._path.search(seen.path))
 
     def remove(self) -> None:
@@ -165,13 +175,21 @@ class FaultyApi:
         self.close()
 
     def rule(
-        self, fault: Fault, *, path: str = "", method: str = "", watch: bool | None = None, times: int = 0
+        self,
+        fault: Fault,
+        *,
+        path: str = "",
+        method: str = "",
+        query: Mapping[str, str] | None = None,
+        watch: bool | None = None,
+        times: int = 0,
     ) -> Rule:
         """From now on `fault` happens to requests whose path matches the regular expression.
 
-        `watch`: only to watches, or only to others. `times`: after so many it ends by itself; 0: never.
+        `query`: parameters that they have among others. `watch`: only to watches, or only to others. `times`: after so
+        many it ends by itself; 0: never.
         """
-        made = Rule(self, fault, method=method, path=path, watch=watch, times=times)
+        made = Rule(self, fault, method=method, path=path, query=query or {}, watch=watch, times=times)
         self.rules.append(made)
         return made
 
@@ -242,7 +260,9 @@ class FaultyApi:
                 )
             if isinstance(rule.fault, Hold):
                 rule.happened += 1
-                await asyncio.sleep(rule.fault.seconds)
+                until = monotonic() + rule.fault.seconds
+                while rule in self.rules and monotonic() < until:  # noqa: ASYNC110 - a test's thread removes it
+                    await asyncio.sleep(0.01)
             if isinstance(rule.fault, Expire) and seen.is_watch:
                 rule.happened += 1
                 seen.status = 200

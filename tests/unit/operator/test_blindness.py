@@ -144,7 +144,7 @@ class Cluster:
     def deployment(self, namespace: str, name: str) -> Object:
         owned = {"manager": "greenfleet-autoscaler", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
         counts = {"replicas": self.world.replicas, "readyReplicas": self.world.replicas, "observedGeneration": 1}
-        metadata = {"name": name, "namespace": namespace, "generation": 1, "managedFields": [owned]}
+        metadata = {"name": name, "namespace": namespace, "uid": name, "generation": 1, "managedFields": [owned]}
         return {"metadata": metadata, "spec": {"replicas": self.world.replicas}, "status": counts}
 
     def pods(self, namespace: str, pool: str, role: str) -> list[Object]:
@@ -221,6 +221,7 @@ def play(
         known = Registry()
         record = known.put(pool)
         record.reconciled_generation = 1
+        record.config_uid = "config"
         for other in others:
             known.put(other)
         world.record = record

@@ -31,6 +31,7 @@ WELL = Observed(
     },
     pods=[],
     exporter_available=True,
+    exporter_refused=None,
     trouble=None,
     shortage=None,
     generation=1,

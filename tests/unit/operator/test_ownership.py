@@ -1,0 +1,58 @@
+"""Whose an object is that has the name of one of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from greenfleet.engine.ownership import is_exporters_own, is_pools_own
+from greenfleet.resources import names
+from tests.unit.operator.objects import Object
+
+EXPORTER = names.exporter_name("broker", "url")
+OURS = {"greenfleet.io/pool": "web", "app.kubernetes.io/managed-by": "greenfleet"}
+
+
+def owner(kind: str = "GreenWorkerPool", name: str = "web", **more: Any) -> Object:
+    group = "greenfleet.io/v1alpha1" if kind == "GreenWorkerPool" else "example.org/v1"
+    return {"apiVersion": group, "kind": kind, "name": name, "uid": "some", **more}
+
+
+def thing(labels: Object | None = None, *owners: Object) -> Object:
+    return {"metadata": {"labels": labels, "ownerReferences": list(owners)}}
+
+
+@pytest.mark.parametrize(
+    ("found", "own"),
+    [
+        pytest.param(thing(OURS, owner(controller=True)), True, id="as we make it"),
+        pytest.param(thing(None, owner(controller=True)), True, id="its labels are lost"),
+        pytest.param(thing({"app.kubernetes.io/managed-by": "somebody"}, owner()), True, id="a label is another"),
+        pytest.param(thing(OURS), True, id="orphaned, or its owner is lost"),
+        pytest.param(thing({"greenfleet.io/pool": "web"}), True, id="orphaned, and another label is lost"),
+        pytest.param(thing(), False, id="a stranger's"),
+        pytest.param(thing({"app.kubernetes.io/managed-by": "Helm"}), False, id="a chart's"),
+        pytest.param(thing({"app.kubernetes.io/managed-by": "greenfleet"}), False, id="managed by us, says who?"),
+        pytest.param(thing({"greenfleet.io/pool": "other"}, owner(name="other")), False, id="another pool's"),
+        pytest.param(thing(OURS, owner("Shop", controller=True)), False, id="labelled, and controlled by another"),
+        pytest.param(thing({"greenfleet.io/pool": "other"}), False, id="what another pool left behind"),
+    ],
+)
+def test_a_pool_knows_its_own(found: Object, own: bool) -> None:
+    assert is_pools_own(found, "web") is own
+
+
+@pytest.mark.parametrize(
+    ("found", "own"),
+    [
+        pytest.param(thing(names.exporter_labels(EXPORTER), owner(), owner(name="b")), True, id="as we make it"),
+        pytest.param(thing(names.exporter_labels(EXPORTER)), True, id="its owners are lost"),
+        pytest.param(thing(None, owner()), True, id="its labels are lost"),
+        pytest.param(thing({"app.kubernetes.io/managed-by": "Helm"}), False, id="a chart's"),
+        pytest.param(thing(names.exporter_labels(EXPORTER), owner("Shop", controller=True)), False, id="controlled"),
+        pytest.param(thing(names.exporter_labels("another")), False, id="another exporter's"),
+    ],
+)
+def test_an_exporter_knows_its_own(found: Object, own: bool) -> None:
+    assert is_exporters_own(found, EXPORTER) is own

@@ -24,6 +24,8 @@ from greenworker.declarations import refuse_declarations
 from greenworker.fatal import or_die
 from greenworker.hazards import acknowledge, settles
 from greenworker.prefetch import Credits
+from greenworker.rates import StartRate
+from greenworker.revocation import settle_revocations
 from greenworker.routing import Forwarder
 from greenworker.runtime import Runtime
 from greenworker.settings import consumer_transport
@@ -138,8 +140,11 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         self.runtime.consumer = self
         self.forwarder = Forwarder(self)
         self.credits: Credits | None = None
+        self.start_rates: dict[str, StartRate] = {}
         super().__init__(*args, **kwargs)
         refuse_declarations(self)
+        self.pool.may_start = self.may_start
+        self.runtime.task_buckets = self.task_buckets
         if not hasattr(state, "scheduled_requests") or isinstance(state.scheduled_requests, ScheduledRequests):
             state.scheduled_requests = ScheduledRequests(self.timer)
 
@@ -151,6 +156,38 @@ class Consumer(StockConsumer):  # type: ignore[misc]
     def _limit_post_eta(self, request: Any, bucket: Any, tokens: Any) -> Any:
         state.scheduled_requests.discard(request)
         return super()._limit_post_eta(request, bucket, tokens)
+
+    def update_strategies(self) -> None:
+        """For every connection."""
+        settle_revocations(self.app)
+        super().update_strategies()
+
+    def reset_rate_limits(self) -> None:
+        """At the start, and when remote control sets one. Celery forgets what waits for the old rate; it waits for the new one."""
+        old = {name: bucket for name, bucket in self.task_buckets.items() if bucket is not None and bucket.contents}
+        super().reset_rate_limits()
+        for name, bucket in old.items():
+            if (new := self.task_buckets[name]) is not None:
+                new.contents.extend(bucket.contents)
+                bucket.clear_pending()
+                self._schedule_bucket_request(new)
+        self.start_rates = {
+            name: StartRate(bucket.fill_rate) for name, bucket in self.task_buckets.items() if bucket is not None
+        }
+
+    def may_start(self, request: Any) -> bool:
+        """False: its rate limit does not allow it yet, and it waits in its bucket again. Celery takes the token when the pool gets
+        the task; those that wait for a thread together would start together.
+        """
+        if not self.start_rates or self.disable_rate_limits or request is None:
+            return True
+        rate, bucket = self.start_rates.get(request.task.name), self.task_buckets[request.task.name]
+        if rate is None or bucket is None or rate.take(monotonic()):
+            return True
+        state.reserved_requests.discard(request)
+        bucket.contents.appendleft((request, 1))
+        self.timer.call_after(rate.seconds(monotonic()), self._schedule_bucket_request, (bucket,))
+        return False
 
     def connect(self) -> Any:
         """Our transport, for this connection only."""
@@ -248,9 +285,19 @@ class Consumer(StockConsumer):  # type: ignore[misc]
             if entry is not None:
                 self.timer.cancel(entry)
             state.task_ready(request)
+        # A worker that starts now has not heard of the revoke.
+        revoked = [request for request in requests if request.id in state.revoked]
+        try:
+            return self._give_back([request for request in requests if request.id not in state.revoked], revoked)
+        finally:
+            for request in revoked:
+                request.revoked()
+
+    def _give_back(self, requests: list[Any], kept: list[Any]) -> int:
         ledger = self.runtime.ledger
         if ledger is not None:
-            tags = self.held_unstarted()
+            settled_here = {request.message.delivery_tag for request in kept}
+            tags = [tag for tag in self.held_unstarted() if tag not in settled_here]
             try:
                 return ledger.give_back(tags, started=False)
             except Exception:

@@ -67,6 +67,8 @@ class TaskPool(BasePool):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.runtime = Runtime.current()
+        self.may_start: Callable[[Any], bool] = lambda request: True
+        """Asked before a request starts; whoever says no has taken it back. Set by the consumer, for rate limits."""
         self.jobs: dict[int, Job] = {}
         self.line: deque[Job] = deque()
         self.idle = hub.Wakeup()
@@ -119,10 +121,8 @@ class TaskPool(BasePool):  # type: ignore[misc]
         job.hard = timeout or self.default_hard
         if self.runtime.drain.draining:
             return  # its message goes back, or has gone back
-        if self.line or len(self.jobs) >= self.limit:
-            self.line.append(job)
-        else:
-            self._start(job)
+        self.line.append(job)
+        self._advance()
 
     def grow(self, n: int = 1) -> None:
         """Celery's relative resize; ours is `resize`."""
@@ -181,7 +181,9 @@ class TaskPool(BasePool):  # type: ignore[misc]
 
     def _advance(self) -> None:
         while self.line and len(self.jobs) < self.limit:
-            self._start(self.line.popleft())
+            job = self.line.popleft()
+            if self.may_start(job.request):
+                self._start(job)
 
     def _start(self, job: Job) -> None:
         job.thread = hub.spawn(self._run, job)
@@ -189,7 +191,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
 
     def _run(self, job: Job) -> None:
         request, accounting = job.request, self.runtime.accounting
-        if job.killed:
+        if self._withdrawn(job):
             self._leave(job)
             return
         job.started = monotonic()
@@ -198,6 +200,8 @@ class TaskPool(BasePool):  # type: ignore[misc]
         try:
             if request is not None:
                 request.on_accepted(id(job.thread), job.started)
+            if job.killed:  # it was terminated while it waited; Celery announces that once it is accepted
+                return
             result = self._limited(job)
             if not job.killed:
                 state = outcome(result)
@@ -216,6 +220,15 @@ class TaskPool(BasePool):  # type: ignore[misc]
             self.runtime.task_ended(request.task if request is not None else job.name)
             accounting.task_finished(job.name, state, monotonic() - job.started)
             self._leave(job)
+
+    def _withdrawn(self, job: Job) -> bool:
+        """Whether it must not start: killed, revoked or expired while it waited. Celery has asked before it came into the line."""
+        try:
+            revoked = job.request is not None and job.request.revoked()
+        except Exception:
+            logger.exception("Could not find out whether %s is revoked", job.name)
+            revoked = False
+        return bool(revoked or job.killed)
 
     def _leave(self, job: Job) -> None:
         self.jobs.pop(id(job.thread), None)

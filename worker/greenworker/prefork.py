@@ -25,9 +25,10 @@ from greenworker.fatal import or_die
 from greenworker.hazards import CHECK_SECONDS, acknowledge, look_at_tasks, settles
 from greenworker.metrics import Gauge
 from greenworker.outcome import FAILURE, exception_name, outcome, outcome_of_error
+from greenworker.revocation import settle_revocations
 from greenworker.runtime import Runtime
 from greenworker.settings import redis_transport
-from greenworker.steps import Recycle
+from greenworker.steps import Recycle, reserved
 
 BEAT_SECONDS = 1.0
 
@@ -54,6 +55,12 @@ class Consumer(StockConsumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         refuse_declarations(self)
+        Runtime.current().task_buckets = self.task_buckets
+
+    def update_strategies(self) -> None:
+        """For every connection."""
+        settle_revocations(self.app)
+        super().update_strategies()
 
     def connection_for_read(self, heartbeat: Any = None) -> Any:
         """Celery connects and registers with its event loop; only the transport differs."""
@@ -171,10 +178,9 @@ class ParentAgent(bootsteps.StartStopStep):  # type: ignore[misc]
         loop.call_repeatedly(CHECK_SECONDS, self._check)
 
     def _check(self) -> None:
-        reserved = len(state.reserved_requests) - len(state.active_requests)
         pool = getattr(self.runtime.pool, "pool", None)
         threads = pool.num_processes if pool is not None else 1
-        self.runtime.hazards.check(list(state.active_requests), reserved, threads)
+        self.runtime.hazards.check(list(state.active_requests), reserved(self.runtime), threads)
 
     def _beat(self) -> None:
         self.runtime.last_beat = monotonic()

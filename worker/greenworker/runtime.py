@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -45,6 +45,8 @@ class Runtime:
         self.last_beat: float | None = None
         self.pool: Any = None
         self.consumer: Any = None
+        self.task_buckets: Mapping[str, Any] = {}
+        """Celery's, by task: what waits there for its rate limit."""
         self.ledger: Ledger | None = None
         self.drain: Drain
         self.routes: Routes
@@ -73,6 +75,10 @@ class Runtime:
     def consuming(self, consumes: bool) -> None:
         self._consuming = consumes
         self._has_consumed = self._has_consumed or consumes
+
+    def held_for_rates(self) -> int:
+        """Requests that wait for their task's rate limit. From any thread."""
+        return sum(len(bucket.contents) for bucket in list(self.task_buckets.values()) if bucket)
 
     def unhealthy(self) -> str:
         """Why the process should be restarted, or is not up yet; empty if neither."""

@@ -94,9 +94,8 @@ class Lookout:
 
         while True:
             hub.sleep(CHECK_SECONDS)
-            reserved = len(state.reserved_requests) - len(state.active_requests)
             try:
-                self.runtime.hazards.check(list(state.active_requests), reserved, self.runtime.pool.limit)
+                self.runtime.hazards.check(list(state.active_requests), reserved(self.runtime), self.runtime.pool.limit)
             except Exception as error:
                 logger.warning("Could not look for hazards: %r", error)
 
@@ -126,15 +125,19 @@ class Agent(bootsteps.StartStopStep):  # type: ignore[misc]
         """The process ends; so do they."""
 
 
+def reserved(runtime: Runtime) -> int:
+    """Requests that were fetched and have not started, without those held for an ETA. From any thread."""
+    from celery.worker import state  # noqa: PLC0415 - not before patching
+
+    return max(0, len(state.reserved_requests) - len(state.active_requests)) + runtime.held_for_rates()
+
+
 def add_gauges(runtime: Runtime) -> None:
     """What both roles have, read from live objects at the moment of the scrape."""
     from celery.worker import state  # noqa: PLC0415 - not before patching
 
-    def reserved() -> float:
-        return max(0, len(state.reserved_requests) - len(state.active_requests))
-
     for family in (
-        Gauge("greenworker_tasks_reserved", "Tasks fetched and not started.", reserved),
+        Gauge("greenworker_tasks_reserved", "Tasks fetched and not started.", lambda: reserved(runtime)),
         Gauge(
             "greenworker_tasks_scheduled",
             "Tasks held for an ETA.",

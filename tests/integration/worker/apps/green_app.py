@@ -49,6 +49,18 @@ def early(number, seconds):
     note("done", number)
 
 
+@app.task(rate_limit="0.5/s")
+def limited(number):
+    note("start", number)
+    note("done", number)
+
+
+@app.task(rate_limit="5/s")
+def brisk(number):
+    note("at", time.time())
+    note("done", number)
+
+
 @app.task
 def spin(seconds):
     """Blocks the hub: a loop in Python."""

@@ -17,20 +17,22 @@ from typing import Any
 import yaml
 
 from greenfleet.cli.adoption import ADOPTED_ANNOTATION, Adoption, Wishes, difference, plan
+from greenfleet.cli.arguments import located
 from greenfleet.cli.kubectl import KubectlError, current_namespace, kubectl
 
 Object = dict[str, Any]
 
 _POLL_SECONDS = 1.0
+_RIGHTS = "\n`greenfleet adopt` needs the ClusterRole edit in the Deployment's namespace: ask for a RoleBinding to it"
 
 
 def run(options: argparse.Namespace) -> int:
     """Shows the pool or, with `--yes`, brings it in. Exit status 1 where something stands in the way."""
     try:
-        namespace = options.namespace or current_namespace()
-        return _run(namespace, options)
-    except KubectlError as error:
-        _say(f"greenfleet: {error}")
+        namespace, options.deployment = located(options.deployment, options.namespace)
+        return _run(namespace or current_namespace(), options)
+    except (KubectlError, ValueError) as error:
+        _say(f"greenfleet: {error}{_RIGHTS if isinstance(error, KubectlError) and error.is_forbidden else ''}")
         return 1
 
 

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
+from typing import Any
 
 
 class KubectlError(Exception):
     """What was asked of the cluster failed; the text says why and what to do."""
+
+    @property
+    def is_not_found(self) -> bool:
+        """The API server knows no such thing."""
+        return "(NotFound)" in str(self)
+
+    @property
+    def is_forbidden(self) -> bool:
+        """The user lacks a right."""
+        return "(Forbidden)" in str(self)
 
 
 def kubectl(*arguments: str, stdin: str | None = None) -> str:
@@ -15,12 +27,24 @@ def kubectl(*arguments: str, stdin: str | None = None) -> str:
     program = shutil.which("kubectl")
     if program is None:
         raise KubectlError("kubectl is not on the PATH: install it, it is the way to the cluster")
-    finished = subprocess.run(  # noqa: S603
-        [program, *arguments], input=stdin, capture_output=True, text=True, check=False
-    )
+    try:
+        finished = subprocess.run(  # noqa: S603
+            [program, *arguments], input=stdin, capture_output=True, text=True, check=False
+        )
+    except OSError as error:
+        raise KubectlError(f"kubectl ({program}) does not run: {error.strerror}: install one that does") from None
     if finished.returncode != 0:
         raise KubectlError(finished.stderr.strip() or f"kubectl {' '.join(arguments)} failed")
     return finished.stdout
+
+
+def kubectl_json(*arguments: str, stdin: str | None = None) -> dict[str, Any]:
+    """The object that kubectl prints. Raises KubectlError."""
+    text = kubectl(*arguments, stdin=stdin)
+    try:
+        return dict(json.loads(text))
+    except ValueError:
+        raise KubectlError(f"kubectl {' '.join(arguments)} printed no JSON, but {text.strip()[:100]!r}") from None
 
 
 def current_namespace() -> str:

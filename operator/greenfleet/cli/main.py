@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from greenfleet import __version__
+from greenfleet.cli import arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one sub-command and returns its exit status."""
-    arguments = sys.argv[1:] if argv is None else list(argv)
-    if arguments[:1] == ["simulate"]:
-        from greenfleet.simulator.cli import main as simulate  # noqa: PLC0415
+    words = sys.argv[1:] if argv is None else list(argv)
+    try:
+        if words[:1] == ["simulate"]:
+            from greenfleet.simulator.cli import main as simulate  # noqa: PLC0415
 
-        return int(simulate(arguments[1:]))
-    options = _parser().parse_args(arguments)
-    return int(options.run(options))
+            return int(simulate(words[1:]))
+        options = _parser().parse_args(words)
+        return int(options.run(options))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -32,33 +40,42 @@ def _parser() -> argparse.ArgumentParser:
     operator = commands.add_parser("operator", help="run the operator (what the chart's pods do)")
     operator.add_argument("--config", type=Path, help="the administrator's configuration, YAML")
     operator.add_argument("--kubeconfig", help="instead of the pod's service account")
-    operator.add_argument("--port", type=int, default=9541, help="port of metrics and probes (default: %(default)s)")
+    operator.add_argument(
+        "--port", type=arguments.port, default=9541, help="port of metrics and probes (default: %(default)s)"
+    )
     operator.set_defaults(run=_operator)
 
     crd = commands.add_parser("crd", help="print the CustomResourceDefinition")
     crd.set_defaults(run=_crd)
 
     why = commands.add_parser("why", help="say why a pool has the workers and green threads that it has")
-    why.add_argument("pool", help="name of the GreenWorkerPool")
+    why.add_argument("pool", type=arguments.object_name, help="the GreenWorkerPool: NAME or NAMESPACE/NAME")
     why.add_argument("-n", "--namespace", help="its namespace (default: the one of the current context)")
     why.add_argument("-o", "--output", choices=("text", "json"), default="text")
-    why.add_argument("--history", type=int, default=0, metavar="N", help="also the last N decisions (at most 50)")
+    why.add_argument(
+        "--history", type=arguments.decisions, default=0, metavar="N", help="also the last N decisions (at most 50)"
+    )
     why.add_argument(
         "--operator-namespace", default="greenfleet-system", help="where the operator runs (default: %(default)s)"
     )
     why.set_defaults(run=_why)
 
     wait = commands.add_parser("wait", help="wait until an operator leads and pools are Ready (what `helm test` does)")
-    wait.add_argument("pool", nargs="?", default="", help="NAMESPACE/NAME (default: all pools that there are)")
+    wait.add_argument(
+        "pool",
+        nargs="?",
+        type=arguments.object_name,
+        help="the GreenWorkerPool: NAME or NAMESPACE/NAME (default: all pools that there are)",
+    )
     wait.add_argument(
         "-n",
         "--namespace",
         action="append",
         default=[],
-        help="where to look for pools, repeatable (default: everywhere)",
+        help="where to look for pools, repeatable (default: everywhere; for NAME: the one of the current context)",
     )
     wait.add_argument("--operator-namespace", default="greenfleet-system", help="default: %(default)s")
-    wait.add_argument("--timeout", default="2m", help="default: %(default)s")
+    wait.add_argument("--timeout", type=arguments.span, default="2m", help="such as 90s (default: %(default)s)")
     wait.add_argument("--kubeconfig", help="instead of the pod's service account")
     wait.set_defaults(run=_wait)
 
@@ -76,7 +93,7 @@ def _add_adopt(commands: Any) -> None:
         help="make a GreenWorkerPool of a Deployment of Celery workers; without --yes it only shows what it would do",
         description="The manifest goes to standard output, everything else to standard error.",
     )
-    adopt.add_argument("deployment", help="name of the Deployment")
+    adopt.add_argument("deployment", type=arguments.object_name, help="the Deployment: NAME or NAMESPACE/NAME")
     adopt.add_argument("-n", "--namespace", help="its namespace (default: the one of the current context)")
     adopt.add_argument("--name", help="name of the pool (default: the Deployment's)")
     adopt.add_argument("--container", help="the container that runs Celery (default: the one whose command does)")
@@ -93,7 +110,7 @@ def _add_adopt(commands: Any) -> None:
     adopt.add_argument(
         "--yes", action="store_true", help="do it: create the pool, await its workers, retire the old ones"
     )
-    adopt.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="for each step (default: 300)")
+    adopt.add_argument("--timeout", type=arguments.span, default="5m", help="for each step (default: %(default)s)")
     adopt.set_defaults(run=_adopt)
 
 
@@ -108,6 +125,7 @@ def _operator(options: argparse.Namespace) -> int:
 
     from greenfleet import app, settings  # noqa: PLC0415
     from greenfleet.engine.diagnosis import redacted  # noqa: PLC0415
+    from greenfleet.kube.client import UnusableConfigError  # noqa: PLC0415
 
     try:
         loaded = settings.load(options.config)
@@ -115,7 +133,11 @@ def _operator(options: argparse.Namespace) -> int:
         print(f"greenfleet: {redacted(str(error))}", file=sys.stderr)
         return 78  # EX_CONFIG
     app.configure_logging(loaded)
-    asyncio.run(app.run(loaded, app.Identity.from_environment(), kubeconfig=options.kubeconfig, port=options.port))
+    try:
+        asyncio.run(app.run(loaded, app.Identity.from_environment(), kubeconfig=options.kubeconfig, port=options.port))
+    except UnusableConfigError as error:
+        print(f"greenfleet: {error}", file=sys.stderr)
+        return 78
     return 0
 
 
@@ -135,8 +157,7 @@ def _why(options: argparse.Namespace) -> int:
 def _wait(options: argparse.Namespace) -> int:
     import asyncio  # noqa: PLC0415
 
-    from greenfleet.api import duration_seconds  # noqa: PLC0415
     from greenfleet.cli.wait import Wanted, run  # noqa: PLC0415
 
-    wanted = Wanted(options.pool, options.namespace, options.operator_namespace)
-    return asyncio.run(run(wanted, duration_seconds(options.timeout), options.kubeconfig))
+    wanted = Wanted(options.pool or "", tuple(options.namespace), options.operator_namespace)
+    return asyncio.run(run(wanted, options.timeout, options.kubeconfig))

@@ -10,12 +10,21 @@ import asyncio
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from greenfleet.cli.arguments import located
 from greenfleet.kube import paths
-from greenfleet.kube.client import ApiError, Client, NotFoundError, TransientError, connect
+from greenfleet.kube.client import (
+    ApiError,
+    Client,
+    ForbiddenError,
+    NotFoundError,
+    TransientError,
+    connect,
+    current_namespace,
+)
 
 Object = dict[str, Any]
 
@@ -27,7 +36,7 @@ class Wanted:
     """What to wait for."""
 
     pool: str = ""
-    """`namespace/name`; empty: every pool that there is."""
+    """`name` or `namespace/name`; empty: every pool that there is."""
     namespaces: Sequence[str] = ()
     """Where to look for pools; empty: everywhere."""
     operator_namespace: str = "greenfleet-system"
@@ -36,7 +45,12 @@ class Wanted:
 
 async def run(wanted: Wanted, timeout_seconds: float, kubeconfig: str | None) -> int:
     """Exit status 0 as soon as everything is there, 1 with what is missing when the time is over."""
-    client = await connect(kubeconfig)
+    try:
+        wanted = _placed(wanted, kubeconfig)
+        client = await connect(kubeconfig)
+    except (ApiError, ValueError) as error:
+        print(f"greenfleet: {error}", file=sys.stderr)
+        return 1
     deadline = time.monotonic() + timeout_seconds
     said: list[str] = []
     try:
@@ -48,6 +62,9 @@ async def run(wanted: Wanted, timeout_seconds: float, kubeconfig: str | None) ->
                 print(f"greenfleet: not ready within {timeout_seconds:g} s", file=sys.stderr)
                 return 1
             await asyncio.sleep(_PERIOD_SECONDS)
+    except ForbiddenError as error:
+        print(f"greenfleet: {error}\n{_rights(wanted)}", file=sys.stderr)
+        return 1
     except ApiError as error:
         print(f"greenfleet: {error}", file=sys.stderr)
         return 1
@@ -55,6 +72,25 @@ async def run(wanted: Wanted, timeout_seconds: float, kubeconfig: str | None) ->
         await client.close()
     print(f"ready: {wanted.pool or 'the operator and all pools'}")
     return 0
+
+
+def _placed(wanted: Wanted, kubeconfig: str | None) -> Wanted:
+    """With a pool that has its namespace. Raises ValueError where two are named."""
+    if not wanted.pool:
+        return wanted
+    if len(set(wanted.namespaces)) > 1:
+        raise ValueError(f"-n names {len(set(wanted.namespaces))} namespaces for the one pool {wanted.pool}: name one")
+    namespace, name = located(wanted.pool, next(iter(wanted.namespaces), None))
+    return replace(wanted, pool=f"{namespace or current_namespace(kubeconfig)}/{name}")
+
+
+def _rights(wanted: Wanted) -> str:
+    """What an administrator has to give."""
+    where = wanted.pool.partition("/")[0] or " and ".join(wanted.namespaces) or "all namespaces"
+    return (
+        f"`greenfleet wait` needs the Role greenfleet-why in namespace {wanted.operator_namespace}, which the chart brings, and the "
+        f"ClusterRole view in {where}: ask for bindings to both"
+    )
 
 
 async def _missing(client: Client, wanted: Wanted) -> list[str]:

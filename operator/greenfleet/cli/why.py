@@ -12,15 +12,19 @@ import json
 import sys
 from typing import Any
 
-from greenfleet.cli.kubectl import KubectlError, current_namespace, kubectl
+from greenfleet.cli.arguments import located
+from greenfleet.cli.kubectl import KubectlError, current_namespace, kubectl, kubectl_json
+
+_ROLE = "greenfleet-why"
+"""What the chart calls its Role for this command, in a release named greenfleet."""
 
 
 def run(options: argparse.Namespace) -> int:
     """Prints the reasons of one pool. Exit status 1 where they cannot be had."""
     try:
-        namespace = options.namespace or current_namespace()
-        answer = fetch(namespace, options.pool, options.operator_namespace)
-    except KubectlError as error:
+        namespace, pool = located(options.pool, options.namespace)
+        answer = fetch(namespace or current_namespace(), pool, options.operator_namespace)
+    except (KubectlError, ValueError) as error:
         print(f"greenfleet: {error}", file=sys.stderr)
         return 1
     if options.output == "json":
@@ -32,12 +36,47 @@ def run(options: argparse.Namespace) -> int:
 
 def fetch(namespace: str, pool: str, operator_namespace: str) -> dict[str, Any]:
     """What the leader says about one pool. Raises KubectlError."""
-    leases = f"/apis/coordination.k8s.io/v1/namespaces/{operator_namespace}/leases/greenfleet"
-    holder = json.loads(kubectl("get", "--raw", leases))["spec"].get("holderIdentity")
+    try:
+        holder = _holder(operator_namespace)
+        path = f"/api/v1/namespaces/{operator_namespace}/pods/{holder}:9541/proxy/api/v1/pools/{namespace}/{pool}/why"
+        return kubectl_json("get", "--raw", path)
+    except KubectlError as error:
+        if error.is_forbidden:
+            raise KubectlError(
+                f"{error}\n`greenfleet why` needs the rights of the Role {_ROLE} in namespace {operator_namespace}, which the chart "
+                f"brings: ask for kubectl -n {operator_namespace} create rolebinding NAME --role={_ROLE} --user=YOU"
+            ) from None
+        if not error.is_not_found:
+            raise
+    raise KubectlError(_unknown(namespace, pool, operator_namespace))
+
+
+def _holder(operator_namespace: str) -> str:
+    """The pod that leads."""
+    try:
+        lease = kubectl_json(
+            "get", "--raw", f"/apis/coordination.k8s.io/v1/namespaces/{operator_namespace}/leases/greenfleet"
+        )
+    except KubectlError as error:
+        if not error.is_not_found:
+            raise
+        raise KubectlError(
+            f"no operator has ever led in namespace {operator_namespace}: install it, or say where it runs with --operator-namespace"
+        ) from None
+    holder = (lease.get("spec") or {}).get("holderIdentity")
     if not holder:
         raise KubectlError(f"no operator leads in namespace {operator_namespace}: look at its pods")
-    path = f"/api/v1/namespaces/{operator_namespace}/pods/{holder}:9541/proxy/api/v1/pools/{namespace}/{pool}/why"
-    return dict(json.loads(kubectl("get", "--raw", path)))
+    return str(holder)
+
+
+def _unknown(namespace: str, pool: str, operator_namespace: str) -> str:
+    """Why the leader has no answer: there is no such pool, or it is none of its own."""
+    if not kubectl("-n", namespace, "get", "greenworkerpools", pool, "-o", "name", "--ignore-not-found").strip():
+        return f"there is no pool {namespace}/{pool}: look for it with kubectl get gwp -A, and say NAMESPACE/NAME or -n"
+    return (
+        f"the operator in namespace {operator_namespace} does not know the pool {namespace}/{pool}: either it has just started, or "
+        f"{namespace} is not in the chart's scope.namespaces, or its leader's pod is gone (kubectl -n {operator_namespace} get pods)"
+    )
 
 
 def render(answer: dict[str, Any], history: int) -> list[str]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -24,6 +26,7 @@ MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _PAGE = 500
+_POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _REQUEST_TIMEOUT_SECONDS = 30
 _WATCH_SECONDS = 290
 """The API server ends a watch after 30–60 minutes by itself; ending it sooner keeps connections spread over servers."""
@@ -68,6 +71,10 @@ class ForbiddenError(ApiError):
 
 class TransientError(ApiError):
     """429, 5xx, and no answer at all."""
+
+
+class UnusableConfigError(ApiError):
+    """There is no way to an API server: no kubeconfig, or none that can be read."""
 
 
 class NotLeaderError(ApiError):
@@ -269,13 +276,37 @@ def _resource(path: str) -> str:
 
 
 async def connect(kubeconfig: str | None = None, **options: Any) -> Client:
-    """A client for `kubeconfig`, else for the cluster this pod runs in, else for the user's default kubeconfig."""
+    """A client for `kubeconfig`, else for the cluster this pod runs in, else for the user's default kubeconfig.
+
+    Raises UnusableConfigError.
+    """
     configuration = kubernetes_client.Configuration()
-    if kubeconfig is not None:
-        await kubernetes_config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)
-    else:
-        try:
-            kubernetes_config.load_incluster_config(client_configuration=configuration)
-        except kubernetes_config.ConfigException:
-            await kubernetes_config.load_kube_config(client_configuration=configuration)
-    return Client(configuration, **options)
+    try:
+        if kubeconfig is not None:
+            await kubernetes_config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)
+        else:
+            try:
+                kubernetes_config.load_incluster_config(client_configuration=configuration)
+            except kubernetes_config.ConfigException:
+                await kubernetes_config.load_kube_config(client_configuration=configuration)
+        return Client(configuration, **options)
+    except Exception as error:  # its parts raise whatever they like: YAML's errors, OSError, KeyError, TLS's
+        where = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UnusableConfigError(
+            f"the kubeconfig {where} cannot be used: {said}: mend it, or name another one with KUBECONFIG or --kubeconfig"
+        ) from error
+
+
+def current_namespace(kubeconfig: str | None = None) -> str:
+    """The pod's own namespace, else that of the kubeconfig's current context, else `default`."""
+    try:
+        if kubeconfig is None:
+            return _POD_NAMESPACE.read_text(encoding="ascii").strip()
+    except OSError:
+        pass
+    try:
+        _, context = kubernetes_config.list_kube_config_contexts(config_file=kubeconfig)
+        return str(context["context"].get("namespace") or "default")
+    except Exception:  # as above; whoever connects next says what is wrong with it
+        return "default"

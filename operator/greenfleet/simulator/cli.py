@@ -23,12 +23,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the traces under the laws; 0, or 2 where an argument makes no sense."""
     arguments = _parser().parse_args(argv)
     try:
+        _check(arguments)
         traces = [
             scaled(_trace(name, arguments.traces), arguments.scale)
             for name in _names(arguments.trace, arguments.traces)
         ]
         laws = [law.name for law in _laws(arguments.law)]
-    except (ValueError, FileNotFoundError) as error:
+    except (KeyError, TypeError) as error:
+        sys.stderr.write(
+            f"greenfleet simulate: --trace {arguments.trace} is no trace ({error}): compare it with bench/traces\n"
+        )
+        return 2
+    except (ValueError, OSError) as error:
         sys.stderr.write(f"greenfleet simulate: {error}\n")
         return 2
     runs = _run(traces, laws, arguments)
@@ -42,6 +48,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stdout.write(table(averages) + "\n")
     sys.stdout.write(json.dumps(result) + "\n")
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raises ValueError for an argument that makes no sense."""
+    if not arguments.trace.strip(","):
+        raise ValueError("--trace is empty: name a trace, or `all`")
+    if arguments.seeds < 1 or arguments.jobs < 1:
+        raise ValueError(f"--seeds is {arguments.seeds} and --jobs {arguments.jobs}, and both count from 1: raise them")
+    if not 0 < arguments.scale <= 1000:
+        raise ValueError(f"--scale is {arguments.scale:g}, not above 0 and up to 1000: choose a number between")
+    if arguments.plot and not arguments.plot.absolute().parent.is_dir():
+        raise ValueError(f"--plot is {arguments.plot}, and there is no such directory: make it first")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -70,7 +70,9 @@ def _identity(namespace: Namespace, directory: Path, scope: list[str], *, of_tes
     account = f"/api/v1/namespaces/{namespace.name}/serviceaccounts/{name}"
     request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
     token = namespace.api.create(f"{account}/token", request)["status"]["token"]
-    rules = [rule for one in objects if one["kind"].endswith("Role") for rule in one["rules"]]
+    bound = {one["roleRef"]["name"] for one in objects if one["kind"].endswith("Binding")}
+    roles = [one for one in objects if one["kind"].endswith("Role") and one["metadata"]["name"] in bound]
+    rules = [rule for one in roles for rule in one["rules"]]
     user = f"system:serviceaccount:{namespace.name}:{name}"
     return Identity(kubeconfig_with(namespace.api, token, directory / f"{name}.kubeconfig"), user, rules)
 

@@ -105,6 +105,7 @@ def test_named_namespaces_get_roles_and_there_is_no_cluster_role(render: Render)
         ("shop", "greenfleet-pools"),
         ("news", "greenfleet-pools"),
         ("greenfleet-system", "greenfleet-leader"),
+        ("greenfleet-system", "greenfleet-why"),
     }
     assert _config(manifests)["namespaces"] == ["shop", "news"]
     for binding in of_kind(manifests, "RoleBinding"):
@@ -117,7 +118,7 @@ def test_the_lease_is_named_except_where_it_has_no_name_yet(defaults: Manifests)
     leases = [rule for rule in _rules(defaults) if rule["resources"] == ["leases"]]
     for rule in leases:
         assert rule["verbs"] == ["create"] or rule["resourceNames"] == ["greenfleet"]
-    assert len(leases) == 2
+    assert len(leases) == 3
 
 
 @pytest.mark.parametrize(

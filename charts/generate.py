@@ -23,7 +23,9 @@ from charts.dashboard import dashboard_json
 
 CHART = Path(__file__).resolve().parent / "greenfleet"
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
-DURATION = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
+DURATION = r"^([1-9][0-9]{0,4}ms|[1-9][0-9]{0,3}s|[1-9][0-9]{0,2}m([1-9][0-9]{0,3}s)?|([1-9]|1[0-9]|2[0-4])h)$"
+"""What the operator accepts at start: above zero, and up to a day."""
+LEASE = r"^([3-9]s|[1-9][0-9]{1,3}s|[1-9][0-9]{0,2}m([1-9][0-9]{0,3}s)?|([1-9]|1[0-9]|2[0-4])h)$"
 
 Schema = dict[str, Any]
 TEXT: Schema = {"type": "string"}
@@ -36,6 +38,7 @@ PULL_POLICY: Schema = {"type": "string", "enum": ["Always", "IfNotPresent", "Nev
 DIGEST: Schema = {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"}
 TAG: Schema = {"type": "string", "pattern": "^([A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?$"}
 SPAN: Schema = {"type": "string", "pattern": DURATION}
+INTERVAL: Schema = {"type": "string", "pattern": DURATION.replace("|([1-9]|1[0-9]|2[0-4])h", "")}
 OPTIONAL_NAME: Schema = {"type": "string", "maxLength": 52, "pattern": "^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$"}
 
 
@@ -55,7 +58,7 @@ def by_name(item: Schema) -> Schema:
 SERVER = closed(
     {
         "url": {"type": "string", "pattern": r"^https?://[^\s@]+$"},
-        "scrapeInterval": SPAN,
+        "scrapeInterval": INTERVAL,
         "timeout": SPAN,
         "caFile": TEXT,
         "insecureSkipVerify": BOOLEAN,
@@ -64,7 +67,10 @@ SERVER = closed(
     },
     required=("url",),
 )
-SOURCE = closed({"selector": {"type": "string", "minLength": 1}, "queueLabel": {"type": "string", "minLength": 1}})
+SOURCE = closed(
+    {"selector": {"type": "string", "minLength": 1}, "queueLabel": {"type": "string", "minLength": 1}},
+    required=("selector",),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +131,8 @@ VALUES: tuple[Value, ...] = (
         "prometheus.servers",
         {"default": DEFAULT_SERVER},
         "Prometheus servers by name. Per server: `url` without credentials; `scrapeInterval` with which it scrapes workers "
-        "and exporters (it decides what is stale; 2s to 15s are good); `timeout` of a query; files, mounted by "
+        "and exporters (PodMonitors ask for the default server's; it decides what is stale; 2s to 15s are good); `timeout` of a "
+        "query; files, mounted by "
         "`extraVolumes`, for a CA, a bearer token or basic authentication.",
         by_name(SERVER) | {"minProperties": 1},
     ),
@@ -152,7 +159,12 @@ VALUES: tuple[Value, ...] = (
         "Requests to the API server under way at once.",
         {"type": "integer", "minimum": 1, "maximum": 256},
     ),
-    Value("leaseDuration", "15s", "After so long without renewal another operator pod may lead.", SPAN),
+    Value(
+        "leaseDuration",
+        "15s",
+        "After so long without renewal another operator pod may lead.",
+        {"type": "string", "pattern": LEASE},
+    ),
     Value(
         "logLevel",
         "info",
@@ -236,12 +248,6 @@ VALUES: tuple[Value, ...] = (
     ),
     Value("metrics.podMonitor.labels", {}, "Labels by which your Prometheus selects PodMonitors.", STRINGS_BY_NAME),
     Value(
-        "metrics.podMonitor.interval",
-        "15s",
-        "Scrape interval; tell it to `prometheus.servers` as well.",
-        SPAN,
-    ),
-    Value(
         "metrics.serviceMonitor.enabled",
         False,
         "A ServiceMonitor for the operator, in place of its PodMonitor. Needs `metrics.service`.",
@@ -250,7 +256,7 @@ VALUES: tuple[Value, ...] = (
     Value(
         "metrics.serviceMonitor.labels", {}, "Labels by which your Prometheus selects ServiceMonitors.", STRINGS_BY_NAME
     ),
-    Value("metrics.serviceMonitor.interval", "15s", "Scrape interval.", SPAN),
+    Value("metrics.serviceMonitor.interval", "15s", "Scrape interval.", INTERVAL),
     Value("metrics.prometheusRule.enabled", False, "A PrometheusRule with the alerts of `files/alerts.yaml`.", BOOLEAN),
     Value("metrics.prometheusRule.labels", {}, "Labels by which your Prometheus selects rules.", STRINGS_BY_NAME),
     Value(

@@ -141,7 +141,8 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
 
 def _monitoring(settings: Settings) -> Monitoring | None:
     wanted = settings.pod_monitors
-    return Monitoring(wanted.interval, dict(wanted.labels)) if wanted.enabled else None
+    interval = settings.prometheus.servers[settings.prometheus.default_server].scrape_interval
+    return Monitoring(interval, dict(wanted.labels)) if wanted.enabled else None
 
 
 async def _asked_to_leave(kopf_is_up: asyncio.Event) -> None:

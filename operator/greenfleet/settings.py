@@ -15,13 +15,25 @@ from pydantic.alias_generators import to_camel
 
 from greenfleet.api.values import duration_seconds
 
+_SHORTEST_LEASE_SECONDS = 3
+_LONGEST_SECONDS = 86_400
+
 
 class SettingsError(ValueError):
     """The configuration cannot be used; the text names field, value, reason and fix."""
 
 
 def _checked(text: str) -> str:
-    duration_seconds(text)
+    if not 0 < duration_seconds(text) <= _LONGEST_SECONDS:
+        raise ValueError(f"{text!r} is not above 0 and up to 24h: choose a duration between them")
+    return text
+
+
+def _long_enough(text: str) -> str:
+    if duration_seconds(text) < _SHORTEST_LEASE_SECONDS:
+        raise ValueError(
+            f"{text!r} is less than {_SHORTEST_LEASE_SECONDS}s, in which no Lease can be renewed: raise it"
+        )
     return text
 
 
@@ -96,8 +108,6 @@ class PodMonitors(_Settings):
     """One PodMonitor per pool and per exporter, where the cluster serves the Prometheus operator's API."""
 
     enabled: bool = False
-    interval: Annotated[str, Field(pattern=r"^([0-9]+(ms|s|m))+$")] = "15s"
-    """Scrape interval; `prometheus.servers.NAME.scrapeInterval` has to say the same."""
     labels: dict[str, str] = {}
     """By which Prometheus selects PodMonitors."""
 
@@ -114,8 +124,9 @@ class Settings(_Settings):
     """How often the scaling loop looks at all pools."""
     api_concurrency: int = Field(default=16, ge=1, le=256)
     """Requests to the API server under way at once."""
-    lease_duration: Duration = "15s"
-    """After so long without renewal another replica may lead."""
+    lease_duration: Annotated[Duration, AfterValidator(_long_enough)] = "15s"
+    """After so long without renewal another replica may lead. 3 s at least: it is renewed every sixth of it."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "json"
 

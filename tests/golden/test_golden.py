@@ -39,7 +39,12 @@ def rendered(pools: list[GreenWorkerPool], monitoring: Monitoring | None) -> str
         child.manifest
         for pool in pools
         for child in children_of_pool(
-            pool, IMAGE, "IfNotPresent", ("proj.resize",) if pool.spec.prefork else (), monitoring
+            pool,
+            IMAGE,
+            "IfNotPresent",
+            ("proj.resize",) if pool.spec.prefork else (),
+            monitoring,
+            agent_pull_secrets=["registry"],
         )
     ]
     manifests += [start_threads(pool, pool.spec.green_threads.first) for pool in pools]

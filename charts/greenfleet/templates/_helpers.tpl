@@ -82,8 +82,19 @@ annotations:
   helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end }}
 
+{{/* How often the default server scrapes: what PodMonitors ask for, and by which the operator tells what is stale. */}}
+{{- define "greenfleet.scrapeInterval" -}}
+{{- $prometheus := .Values.prometheus }}
+{{- $server := get $prometheus.servers $prometheus.defaultServer }}
+{{- if not $server }}
+{{- fail (printf "prometheus.defaultServer is %s, which is not among prometheus.servers (%s): name one of them, or add it" $prometheus.defaultServer (keys $prometheus.servers | sortAlpha | join ", ")) }}
+{{- end }}
+{{- default "15s" $server.scrapeInterval }}
+{{- end }}
+
 {{/* The operator's configuration file. Its keys are checked again by the operator when it starts. */}}
 {{- define "greenfleet.config" -}}
+{{- $_ := include "greenfleet.scrapeInterval" . }}
 prometheus:
   {{- toYaml .Values.prometheus | nindent 2 }}
 worker:
@@ -93,7 +104,6 @@ worker:
     {{- toYaml .Values.workerImage.pullSecrets | nindent 4 }}
 podMonitors:
   enabled: {{ and .Values.metrics.podMonitor.enabled .Values.metrics.podMonitor.perPool }}
-  interval: {{ .Values.metrics.podMonitor.interval }}
   labels:
     {{- toYaml .Values.metrics.podMonitor.labels | nindent 4 }}
 namespaces:

@@ -248,7 +248,7 @@ class Reconciler:
 
         def build(agent: str) -> dict[str, Any]:
             owners = child.manifest["metadata"]["ownerReferences"]
-            manifest = fleet_deployment(pool, role, agent, image.image_pull_policy)
+            manifest = fleet_deployment(pool, role, agent, image.image_pull_policy, image.image_pull_secrets)
             return {**manifest, "metadata": {**manifest["metadata"], "ownerReferences": owners}}
 
         choice = choose(live, build, image.image, pool.generation)

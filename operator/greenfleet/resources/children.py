@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool
@@ -56,6 +57,8 @@ def children_of_pool(
     agent_pull_policy: str,
     blocking_tasks: tuple[str, ...] = (),
     monitoring: Monitoring | None = None,
+    *,
+    agent_pull_secrets: Sequence[str] = (),
 ) -> tuple[Child, ...]:
     """Everything that belongs to this pool alone; the exporter is shared and has its own builder."""
     children = [Child(pool_config(pool, blocking_tasks))]
@@ -64,7 +67,7 @@ def children_of_pool(
     if monitoring is not None:
         children.append(Child(pool_monitor(pool.name, pool.namespace, monitoring)))
     for role in (Role.EVENTLET, Role.PREFORK) if pool.spec.prefork is not None else (Role.EVENTLET,):
-        children.append(Child(fleet_deployment(pool, role, agent_image, agent_pull_policy)))
+        children.append(Child(fleet_deployment(pool, role, agent_image, agent_pull_policy, agent_pull_secrets)))
         children.append(Child(disruption_budget(pool, role)))
     for child in children:
         child.manifest["metadata"]["ownerReferences"] = [owner_reference(pool, controller=True)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from greenfleet.api import GreenWorkerPool, duration_seconds, quantity
 from greenfleet.api.pool import APPARMOR_ANNOTATION, CaSecretRef, ResourceAmounts
@@ -28,8 +30,13 @@ _COMMON_ARGUMENTS = ("--without-gossip", "--without-mingle", "--without-heartbea
 """Without them an Eventlet worker on AMQP does 17 tasks a second (EVENTLET.md, defect 1)."""
 
 
-def fleet_deployment(pool: GreenWorkerPool, role: Role, agent_image: str, agent_pull_policy: str) -> Manifest:
-    """The Deployment, without `replicas`: who owns that field is the reconciler's business."""
+def fleet_deployment(
+    pool: GreenWorkerPool, role: Role, agent_image: str, agent_pull_policy: str, agent_pull_secrets: Sequence[str] = ()
+) -> Manifest:
+    """The Deployment, without `replicas`: who owns that field is the reconciler's business.
+
+    `agent_pull_secrets` name the Secrets, in the pool's namespace, for the registry of `agent_image`.
+    """
     labels = names.fleet_labels(pool.name, role)
     drain = math.ceil(duration_seconds(pool.spec.drain.timeout))
     return {
@@ -45,7 +52,7 @@ def fleet_deployment(pool: GreenWorkerPool, role: Role, agent_image: str, agent_
                     "labels": names.pod_labels(labels, pool.spec.worker.labels),
                     "annotations": {**_users_annotations(pool), names.AGENT_ANNOTATION: agent_image},
                 },
-                "spec": _pod(pool, role, agent_image, agent_pull_policy, drain),
+                "spec": _pod(pool, role, drain, _Agent(agent_image, agent_pull_policy, tuple(agent_pull_secrets))),
             },
         },
     }
@@ -60,7 +67,23 @@ def _users_annotations(pool: GreenWorkerPool) -> dict[str, str]:
     return {name: value for name, value in pool.spec.worker.annotations.items() if not name.startswith(kept_out)}
 
 
-def _pod(pool: GreenWorkerPool, role: Role, agent_image: str, agent_pull_policy: str, drain_seconds: int) -> Manifest:
+@dataclass(frozen=True, slots=True)
+class _Agent:
+    """The image of the init container, and how it is pulled."""
+
+    image: str
+    pull_policy: str
+    pull_secrets: tuple[str, ...]
+
+
+def _pull_secrets(pool: GreenWorkerPool, agent: _Agent) -> list[Manifest]:
+    """The user's first, then the agent's, each once."""
+    users = [secret.name for secret in pool.spec.image_pull_secrets]
+    agents = agent.pull_secrets if pool.spec.agent == "inject" else ()
+    return [{"name": name} for name in dict.fromkeys([*users, *agents])]
+
+
+def _pod(pool: GreenWorkerPool, role: Role, drain_seconds: int, agent: _Agent) -> Manifest:
     worker, security = pool.spec.worker, pool.spec.worker.security_context
     inject = pool.spec.agent == "inject"
     return pruned(
@@ -75,8 +98,8 @@ def _pod(pool: GreenWorkerPool, role: Role, agent_image: str, agent_pull_policy:
             "tolerations": [sparse(toleration) for toleration in worker.tolerations],
             "affinity": None if worker.affinity is None else sparse(worker.affinity),
             "topologySpreadConstraints": [sparse(constraint) for constraint in worker.topology_spread_constraints],
-            "imagePullSecrets": [plain(secret) for secret in pool.spec.image_pull_secrets],
-            "initContainers": [_agent(agent_image, agent_pull_policy)] if inject else [],
+            "imagePullSecrets": _pull_secrets(pool, agent),
+            "initContainers": [_agent(agent.image, agent.pull_policy)] if inject else [],
             "containers": [_container(pool, role, drain_seconds)],
             "volumes": _volumes(pool, inject=inject),
         }

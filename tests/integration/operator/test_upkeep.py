@@ -227,7 +227,7 @@ def test_templates_that_a_new_version_builds_differently_reach_one_fleet_after_t
 @pytest.mark.slow
 def test_pod_monitors_appear_when_the_cluster_learns_what_they_are(world: World) -> None:
     shop = world.namespace
-    world.operator(podMonitors={"enabled": True, "interval": "5s", "labels": {"release": "kps"}}).start()
+    world.operator(podMonitors={"enabled": True, "labels": {"release": "kps"}}).start()
     shop.apply_pool("watched")
     shop.await_condition("watched", "Ready", "True")
     definition = {
@@ -255,7 +255,7 @@ def test_pod_monitors_appear_when_the_cluster_learns_what_they_are(world: World)
             found = eventually(lambda name=name: shop.find("podmonitors", name), f"the PodMonitor {name}", 40)
             assert found["metadata"]["labels"]["release"] == "kps"
             assert found["metadata"]["ownerReferences"][0]["name"] == "watched"
-            assert found["spec"]["podMetricsEndpoints"][0]["interval"] == "5s"
+            assert found["spec"]["podMetricsEndpoints"][0]["interval"] == "1s", "how often the server scrapes"
         eventually(lambda: (shop.api.delete(shop.path("podmonitors", "watched-greenfleet")), True)[1], "it is deleted")
         eventually(lambda: shop.find("podmonitors", "watched-greenfleet"), "it is back", 20)
         shop.await_condition("watched", "Ready", "True")

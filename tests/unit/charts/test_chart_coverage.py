@@ -25,6 +25,10 @@ NOT_TRIED = {"global": "helm gives it to every chart; this one does not read it"
 """Values that no value file need set, each with the reason."""
 
 
+REQUIRED = {("prometheus", "sources", "*", "selector")}
+"""Leaves that have no default and cannot be left out."""
+
+
 def _leaves(schema: dict[str, Any], path: Path_ = ()) -> Iterator[Path_]:
     below = schema.get("additionalProperties")
     if "properties" in schema:
@@ -65,11 +69,13 @@ def _file_that_sets(path: Path_) -> str | None:
 
 
 def _without(values: dict[str, Any], path: Path_) -> dict[str, Any]:
-    """The same values with the default of one leaf, or without it where it has none."""
+    """The same values with the default of one leaf, or without it where it has none, or with another where it needs one."""
     found, usual = copy.deepcopy(values), _usual(path)
     for holder in _holders(found, path):
         if usual:
             holder[path[-1]] = usual[0]
+        elif path in REQUIRED:
+            holder[path[-1]] = "another"
         else:
             del holder[path[-1]]
     return found

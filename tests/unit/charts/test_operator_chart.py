@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from charts.generate import VALUES
+from greenfleet import settings
 from tests.unit.charts.rendering import CHARTS, REPOSITORY, Manifests, Render, of_kind
 
 GOLDEN = Path(__file__).parent / "rbac.golden.yaml"
@@ -137,6 +138,26 @@ def test_the_lease_is_named_except_where_it_has_no_name_yet(defaults: Manifests)
         ({"scope": {"namespaces": ["Not A Name"]}}, "namespaces"),
         ({"image": {"digest": "sha256:short"}}, "digest"),
         ({"metrics": {"podMonitor": {"on": True}}}, "on"),
+        # What the operator would refuse at start is refused at install.
+        (
+            {"prometheus": {"defaultServer": "foo"}},
+            "prometheus.defaultServer is foo, which is not among prometheus.servers (default)",
+        ),
+        (
+            {"prometheus": {"servers": {"default": None, "eu": {"url": "http://p:9090"}}}},
+            "prometheus.defaultServer is default",
+        ),
+        ({"prometheus": {"sources": {"mine": {}}}}, "selector"),
+        ({"prometheus": {"servers": {"default": {"scrapeInterval": "0s"}}}}, "scrapeInterval"),
+        ({"prometheus": {"servers": {"default": {"timeout": "25h"}}}}, "timeout"),
+        ({"tick": "0s"}, "tick"),
+        ({"leaseDuration": "2s"}, "leaseDuration"),
+        ({"apiConcurrency": 0}, "apiConcurrency"),
+        ({"apiConcurrency": 257}, "apiConcurrency"),
+        (
+            {"metrics": {"podMonitor": {"interval": "5s"}}},
+            "interval",
+        ),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(render: Render, values: dict[str, Any], field: str) -> None:
@@ -170,7 +191,6 @@ def test_the_operator_is_started_with_the_rendered_configuration(defaults: Manif
 
 
 def test_the_operator_itself_accepts_the_rendered_configuration(render: Render, tmp_path: Path) -> None:
-    settings = pytest.importorskip("greenfleet.settings")
     values = {
         "workerImage": {"pullSecrets": ["registry"], "digest": f"sha256:{'a' * 64}"},
         "scope": {"namespaces": ["shop"]},
@@ -189,6 +209,42 @@ def test_the_operator_itself_accepts_the_rendered_configuration(render: Render, 
     assert loaded.namespaces == ["shop"]
     assert set(loaded.prometheus.servers) == {"default", "other"}
     assert loaded.prometheus.sources["mine"].queue_label == "q"
+
+
+@pytest.mark.parametrize("span", ["1ms", "99999ms", "3s", "9999s", "1m30s", "999m", "999m9999s"])
+def test_every_duration_that_the_schema_takes_the_operator_takes(render: Render, tmp_path: Path, span: str) -> None:
+    """And every configuration that helm renders: the operator does not exit over what was installed."""
+    lease = "3s" if span.endswith("ms") else span
+    server = {"url": "http://p:9090", "scrapeInterval": span, "timeout": span}
+    values = {"tick": span, "leaseDuration": lease, "prometheus": {"servers": {"default": server}}}
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(_config(render("greenfleet", values))), encoding="utf-8")
+    loaded = settings.load(file)
+    assert (loaded.tick, loaded.lease_duration) == (span, lease)
+
+
+def test_one_scrape_interval_is_what_pod_monitors_ask_for_and_by_which_samples_are_stale(render: Render) -> None:
+    values = {
+        "metrics": {"podMonitor": {"enabled": True}},
+        "prometheus": {"defaultServer": "eu", "servers": {"eu": {"url": "http://p:9090", "scrapeInterval": "5s"}}},
+    }
+    manifests = render("greenfleet", values)
+    asked = {end["interval"] for one in of_kind(manifests, "PodMonitor") for end in one["spec"]["podMetricsEndpoints"]}
+    config = _config(manifests)
+    assert asked == {"5s"}
+    assert config["prometheus"]["servers"]["eu"]["scrapeInterval"] == "5s"
+
+
+def test_the_oldest_kubernetes_is_one_number_everywhere() -> None:
+    chart = yaml.safe_load((CHARTS / "greenfleet" / "Chart.yaml").read_text(encoding="utf-8"))
+    (oldest,) = re.findall(r"^>=(1\.\d+)\.0-0$", chart["kubeVersion"])
+    said = {}
+    for file in (REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md"), CHARTS / "greenfleet" / "README.md.in"):
+        text = file.read_text(encoding="utf-8")
+        found = re.findall(r"Kubernetes ≥ (1\.\d+)|needs Kubernetes (1\.\d+) or newer", text)
+        said.update({f"{file.name}:{number}": "".join(versions) for number, versions in enumerate(found)})
+    assert len(said) >= 3
+    assert set(said.values()) == {oldest}, said
 
 
 def test_a_new_configuration_replaces_the_pods(render: Render, defaults: Manifests) -> None:
@@ -244,12 +300,14 @@ def test_one_pod_monitor_per_pool_takes_the_place_of_the_common_one_and_only_the
     assert not [rule for rule in _rules(defaults) if "podmonitors" in rule["resources"]]
     assert _config(defaults)["podMonitors"]["enabled"] is False
     values = {
-        "metrics": {"podMonitor": {"enabled": True, "perPool": True, "interval": "5s", "labels": {"release": "kps"}}}
+        "metrics": {"podMonitor": {"enabled": True, "perPool": True, "labels": {"release": "kps"}}},
+        "prometheus": {"servers": {"default": {"url": "http://p:9090", "scrapeInterval": "5s"}}},
     }
     manifests = render("greenfleet", values)
     (operator,) = of_kind(manifests, "PodMonitor")
     assert operator["metadata"]["name"] == "greenfleet"
-    assert _config(manifests)["podMonitors"] == {"enabled": True, "interval": "5s", "labels": {"release": "kps"}}
+    assert _config(manifests)["podMonitors"] == {"enabled": True, "labels": {"release": "kps"}}
+    assert operator["spec"]["podMetricsEndpoints"] == [{"port": "metrics", "interval": "5s"}]
     (rule,) = [rule for rule in _rules(manifests) if "podmonitors" in rule["resources"]]
     assert rule["apiGroups"] == ["monitoring.coreos.com"]
 

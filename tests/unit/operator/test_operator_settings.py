@@ -59,6 +59,12 @@ def test_a_whole_configuration_is_read(tmp_path: Path) -> None:
     [
         ("tick: soon", ["tick is 'soon'", "such as 30s"]),
         ("tick: 5", ["tick is 5"]),
+        ("tick: 0s", ["tick is '0s'", "not above 0"]),
+        ("leaseDuration: 2s", ["leaseDuration is '2s'", "less than 3s"]),
+        (
+            "podMonitors: {interval: 5s}",
+            ["podMonitors.interval"],
+        ),
         ("apiConcurrency: 0", ["apiConcurrency is 0", "greater than or equal to 1"]),
         ("apiConcurrency: 100000", ["apiConcurrency is 100000", "256"]),
         ("logLevel: loud", ["logLevel is 'loud'", "'debug'"]),

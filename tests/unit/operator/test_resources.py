@@ -465,3 +465,18 @@ def test_a_user_may_say_what_the_pods_are_a_part_of_and_their_version() -> None:
     own = {"app.kubernetes.io/part-of": "shop", "app.kubernetes.io/version": "1.4"}
     labels = fleet(pool(worker={"labels": own}))["spec"]["template"]["metadata"]["labels"]
     assert own.items() <= labels.items()
+
+
+def test_the_agents_pull_secrets_reach_the_workers_pods_after_the_users_own_and_each_once() -> None:
+    def secrets(**spec: Any) -> Any:
+        resource = pool(prefork={}, imagePullSecrets=[{"name": "own"}, {"name": "both"}], **spec)
+        children = children_of_pool(resource, IMAGE, "IfNotPresent", agent_pull_secrets=["both", "agents"])
+        found = [
+            child.manifest["spec"]["template"]["spec"]["imagePullSecrets"] for child in children if child.is_deployment
+        ]
+        assert len(found) == 2
+        assert found[0] == found[1]
+        return [one["name"] for one in found[0]]
+
+    assert secrets() == ["own", "both", "agents"]
+    assert secrets(agent="installed") == ["own", "both"], "no image of ours is pulled"

@@ -28,7 +28,7 @@ from greenworker.rates import StartRate
 from greenworker.revocation import settle_revocations
 from greenworker.routing import Forwarder
 from greenworker.runtime import Runtime
-from greenworker.settings import consumer_transport
+from greenworker.settings import AMQP_TRANSPORTS, REDIS_TRANSPORTS, consumer_transport, keep_transport
 
 logger = get_logger(__name__)
 
@@ -194,7 +194,8 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         transport = consumer_transport(self.app)
         if transport is None:
             return super().connect()
-        return self.ensure_connected(self.app.connection_for_read(heartbeat=self.amqheartbeat, transport=transport))
+        connection = self.app.connection_for_read(heartbeat=self.amqheartbeat, transport=transport)
+        return self.ensure_connected(keep_transport(connection, {**REDIS_TRANSPORTS, **AMQP_TRANSPORTS}))
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
         """Celery's handler, unless we drain (then the message goes back) or forward (then it goes on)."""

@@ -27,7 +27,7 @@ from greenworker.metrics import Gauge
 from greenworker.outcome import FAILURE, exception_name, outcome, outcome_of_error
 from greenworker.revocation import settle_revocations
 from greenworker.runtime import Runtime
-from greenworker.settings import redis_transport
+from greenworker.settings import REDIS_TRANSPORTS, broker_scheme, keep_transport, redis_transport
 from greenworker.steps import Recycle, reserved
 
 BEAT_SECONDS = 1.0
@@ -67,11 +67,9 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         transport = redis_transport(self.app)
         if transport is None:
             return super().connection_for_read(heartbeat=heartbeat)
-        return self.ensure_connected(
-            self.app.connection_for_read(
-                heartbeat=heartbeat, transport=transport.replace("redis_transport", "prefork_redis")
-            )
-        )
+        ours = {scheme: name.replace("redis_transport", "prefork_redis") for scheme, name in REDIS_TRANSPORTS.items()}
+        connection = self.app.connection_for_read(heartbeat=heartbeat, transport=ours[broker_scheme(self.app)])
+        return self.ensure_connected(keep_transport(connection, ours))
 
     def on_close(self) -> None:
         """The connection is lost. On Redis what runs stays ours; what has not started goes back as soon as Redis answers."""

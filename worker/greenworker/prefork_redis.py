@@ -17,7 +17,7 @@ from typing import Any
 from kombu.transport import redis as stock
 
 from greenworker import redis_transport, unpatched
-from greenworker.redis_ledger import BEAT_SECONDS, DEAD_AFTER_SECONDS, FETCH_AT_ONCE, Ledger
+from greenworker.redis_ledger import DEAD_AFTER_SECONDS, FETCH_AT_ONCE, Ledger
 from greenworker.redis_transport import IDLE_WAIT_SECONDS
 
 
@@ -40,29 +40,21 @@ class ThreadLedger(Ledger):
             os.eventfd_read(self.bell)
 
     def start_background(self) -> None:
-        """At the first connection."""
-        self._beat(renew=False)
-        unpatched.start_thread(self._live, ())
+        """At the first connection: the beat in one thread, the reaper in another, which may have to wait for an answer."""
+        unpatched.start_thread(self._beat_for_ever, ())
+        unpatched.start_thread(self._reap_in_thread, ())
 
     def _hang_doorbell(self, pool: Any) -> None:
         """None: it is made of green threads. The loop asks ten times a second at rest."""
 
-    def _live(self) -> None:
-        self._beat_connected_at = monotonic()
-        reaped = monotonic()
+    def _reap_in_thread(self) -> None:
         while not self._closing:
-            sleep(BEAT_SECONDS)
+            sleep(DEAD_AFTER_SECONDS / 4)
             try:
-                self._beat(renew=True)
-                self._beat_connected_at = self._beat_connected_at or monotonic()
-                if monotonic() - reaped > DEAD_AFTER_SECONDS / 4:
-                    reaped = monotonic()
-                    self._reap_strangers()
-                    self._reap_own_strays()
+                self._reap_strangers()
+                self._reap_own_strays()
             except Exception as error:
-                if self._beat_connected_at:
-                    unpatched.say(f"the broker does not take this worker's beat: {error!r}")
-                self._beat_connected_at = 0.0
+                unpatched.say(f"could not look for messages of dead workers: {error!r}")
 
     def leave(self, **_: Any) -> None:
         """The worker ends: whatever it still holds goes back; what had started is marked as redelivered."""
@@ -159,8 +151,7 @@ class Transport(stock.Transport):
 
     def establish_connection(self) -> Any:
         connection = super().establish_connection()
-        channel = self._avail_channels[-1]
-        channel.ledger.attach(channel)
+        redis_transport.attach(self._avail_channels)
         return connection
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:

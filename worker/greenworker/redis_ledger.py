@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from json import dumps, loads
@@ -24,6 +24,7 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from greenworker import dead_letters, hub, unpatched
+from greenworker.fatal import or_die
 from greenworker.redis_doorbell import Doorbell
 from greenworker.redis_scripts import ACK, BEAT, BURY, DEAD, FETCH, GIVE_BACK
 
@@ -36,6 +37,8 @@ FETCH_AT_ONCE = 100
 """Messages a script takes at most, so that it never holds Redis for long."""
 
 BEAT_SECONDS = 4.0
+BEAT_AGAIN_SECONDS = 0.5
+"""After a heartbeat that failed, over a new connection."""
 DEAD_AFTER_SECONDS = 20.0
 """Five missed beats."""
 
@@ -115,6 +118,8 @@ class Ledger:
         self._errors = channel.connection_errors
         self._visibility_seconds = float(channel.visibility_timeout)
         self._make_clients(channel)
+        self._check_rights()
+        self._beat(renew=False)  # a broker that takes no writes is none yet: the next URL, or another attempt
         if not self._started:
             self._started = True
             self.start_background()
@@ -122,25 +127,33 @@ class Ledger:
 
     def start_background(self) -> None:
         """At the first connection: the beat in a real thread, the rest in the hub."""
-        self._beat(renew=False)
         unpatched.start_thread(self._beat_for_ever, ())
         hub.spawn(self._flush_for_ever)
         hub.spawn(self._reap_for_ever)
 
     def _make_clients(self, channel: Any) -> None:
         """Clients of our own, which reconnect by themselves; new ones only if the broker is another one now."""
-        import redis  # noqa: PLC0415 - the user's own, after patching
+        from greenworker.redis_client import Client, impatient  # noqa: PLC0415 - the user's own redis, after patching
 
         pool = channel._get_pool()
         address = {name: value for name, value in pool.connection_kwargs.items() if isinstance(value, (str, int))}
         if address == self._address:
             return
         self._address = address
-        self._client = redis.Redis(connection_pool=pool)
+        self._client = Client(connection_pool=pool)
         for text in (FETCH, ACK, GIVE_BACK, DEAD, BURY):
             self._scripts[text] = self._client.register_script(text)
-        self._beat_client = redis.Redis(connection_pool=channel._get_pool())
+        self._beat_client = Client(connection_pool=impatient(channel._get_pool()))
         self._hang_doorbell(channel._get_pool())
+
+    def _check_rights(self) -> None:
+        """Before anything is popped. Ends the worker if a right is missing."""
+        from greenworker.redis_rights import check_rights  # noqa: PLC0415
+
+        assert self.keys is not None
+        keys = self.keys
+        probe = keys.held_prefix.removesuffix("held.") + "probe"
+        or_die(check_rights, self._client, probe, [keys.unacked, keys.index, keys.workers, keys.held])
 
     def _hang_doorbell(self, pool: Any) -> None:
         if self.doorbell is not None:
@@ -368,16 +381,13 @@ class Ledger:
 
     def _beat_for_ever(self) -> None:
         """In a real thread: a task that blocks the hub must not make its worker look dead."""
-        renewed = monotonic()
-        client = None
-        self._beat_connected_at = monotonic()
+        renewed = self._beat_connected_at = monotonic()
         while not self._closing:
-            unpatched.sleep(BEAT_SECONDS)
+            unpatched.sleep(BEAT_SECONDS if self._beat_connected_at else BEAT_AGAIN_SECONDS)
             renew_every = min(RENEW_SECONDS, self._visibility_seconds / 4)
             renew = monotonic() - renewed >= renew_every
+            client = self._beat_client
             try:
-                if client is not self._beat_client:
-                    client = self._beat_client
                 self._beat(renew=renew)
                 if renew:
                     renewed = monotonic()
@@ -387,6 +397,8 @@ class Ledger:
                 if self._beat_connected_at:
                     unpatched.say(f"the broker does not take this worker's beat: {error!r}")
                 self._beat_connected_at = 0.0
+                with suppress(Exception):
+                    client.connection_pool.disconnect()
 
 
 def redelivered(payload: bytes) -> bytes:

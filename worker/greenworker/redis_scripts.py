@@ -1,7 +1,8 @@
 """The Lua that makes Redis a broker that does not lose: each script is one step that happens or does not.
 
 Keys and payloads are kombu's (``unacked``, ``unacked_index``, JSON), so stock producers and stock workers share the same
-Redis; ours are added beside them under ``greenworker.``. Times come from the Redis server: no clock skew.
+Redis; ours are added beside them under ``greenworker.``. Times come from the Redis server: no clock skew. Each works in a Redis
+that is full (see BEAT).
 """
 
 FETCH = """
@@ -84,7 +85,10 @@ return count
 
 BEAT = """
 -- This worker lives, and with it what it holds: the visibility time-out counts from now.
+-- A full Redis refuses what could need memory, unless the script has written already: hence the ZREM of nobody, and it is the order
+-- in the other scripts too. They free what they take, and are the only way to empty a full Redis.
 -- KEYS: workers, held, unacked_index   ARGV: worker, 1 to renew
+redis.call('ZREM', KEYS[1], '')
 local now = redis.call('TIME')
 local seconds = tonumber(now[1]) + tonumber(now[2]) / 1000000
 redis.call('ZADD', KEYS[1], seconds, ARGV[1])

@@ -8,6 +8,7 @@ Everything that is not fetching (declaring, binding, publishing, fanout, TLS, Se
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from queue import Empty
 from time import monotonic
 from typing import Any
@@ -20,8 +21,10 @@ from kombu.utils.json import loads
 from kombu.utils.scheduling import priority_cycle
 
 from greenworker import dead_letters, hub
+from greenworker.redis_client import Client, UnavailableError, client_class, is_full, unavailable
 from greenworker.redis_doorbell import ASK_ANYWAY_SECONDS, Doorbell
 from greenworker.redis_ledger import FETCH_AT_ONCE
+from greenworker.redis_rights import refusing
 from greenworker.runtime import Runtime
 
 logger = get_logger(__name__)
@@ -104,6 +107,31 @@ class Channel(stock.Channel):
         if not self.ack_emulation:
             self.QoS = virtual.QoS  # type: ignore[assignment]
 
+    def _get_client(self) -> Any:
+        super()._get_client()  # checks the version
+        return client_class(self.global_keyprefix)
+
+    def _size(self, queue: str) -> int:
+        """kombu asks in a transaction, which a full Redis refuses, and with it the declaration of the queue."""
+        with refusing(self._plain(), self.lists([queue])), self.conn_or_acquire() as client:
+            return sum(client.llen(self._q_for_pri(queue, step)) for step in self.priority_steps)
+
+    def _plain(self) -> Client:
+        """A client that adds no prefix."""
+        return Client(connection_pool=self.pool)
+
+    def _queue_bind(self, *args: Any, **kwargs: Any) -> None:
+        """A full Redis refuses the binding, which only producers need, and has one already where they have sent anything: the
+        worker goes on, for nobody else empties it.
+        """
+        try:
+            with unavailable(), refusing(self._plain(), ()):
+                super()._queue_bind(*args, **kwargs)
+        except UnavailableError as error:
+            if not is_full(error):
+                raise
+            logger.warning("Redis is full, a binding could not be written: %r", error)
+
     def room(self) -> int:
         """Messages that may be fetched now: prefetch allows them, and the pool can start them or hold them ready."""
         allowed = self.qos.can_consume_max_estimate()
@@ -126,7 +154,8 @@ class Channel(stock.Channel):
             return 0
         order = self._queue_cycle.consume(len(queues))
         lists = self.lists(order)
-        fetched = self.ledger.fetch(lists, order * len(self.priority_steps), self._width(order), room)
+        with refusing(self._plain(), lists):
+            fetched = self.ledger.fetch(lists, order * len(self.priority_steps), self._width(order), room)
         self.emptied = len(fetched) < min(room, FETCH_AT_ONCE)
         if fetched:
             self._queue_cycle.rotate(order[fetched[-1][0] % len(order)])
@@ -306,6 +335,18 @@ class Poller(stock.MultiChannelPoller):
         """The ledger's part, on a clock of its own."""
 
 
+def attach(channels: list[Any]) -> None:
+    """Have the ledger use the last of *channels*, which has just connected. Raises the broker's connection errors."""
+    channel = channels[-1]
+    try:
+        channel.ledger.attach(channel)
+    except Exception:
+        channels.remove(channel)
+        with suppress(Exception):
+            channel.close()
+        raise
+
+
 class Transport(stock.Transport):
     """What the worker's consumer connects with when the broker is Redis."""
 
@@ -317,7 +358,7 @@ class Transport(stock.Transport):
 
     def establish_connection(self) -> Any:
         connection = super().establish_connection()
-        self._avail_channels[-1].ledger.attach(self._avail_channels[-1])
+        attach(self._avail_channels)
         return connection
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.integration.worker.harness import Producer, RabbitMQ, Redis, Sentinel, Worker, free_port
+from tests.integration.worker.harness import Producer, RabbitMQ, Redis, Relay, Sentinel, Worker, free_port
 from tests.integration.worker.lanes import Lane, RabbitLane, RedisLane
+from tests.integration.worker.redis_consumer import Consumer
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +27,16 @@ def redis_broker(redis_server: Redis) -> Redis:
     """The same, empty."""
     redis_server.client().flushall()
     return redis_server
+
+
+@pytest.fixture
+def consumer(redis_broker: Redis) -> Iterator[Consumer]:
+    """A consumer of the Redis transport in this process, behind a relay."""
+    relay = Relay(redis_broker.port)
+    consumer = Consumer(redis_broker, relay)
+    yield consumer
+    consumer.close()
+    relay.close()
 
 
 @pytest.fixture

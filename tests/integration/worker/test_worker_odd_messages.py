@@ -8,23 +8,17 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import redis
-from celery.worker import state
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kombu import Connection, Queue
 
-from greenworker.drain import Drain
-from greenworker.environment import Environment
-from greenworker.prefork_redis import ThreadLedger
 from greenworker.redis_ledger import redelivered
-from greenworker.runtime import Runtime
-from tests.integration.worker.harness import Redis, Relay, Worker, eventually
+from tests.integration.worker.harness import Redis, Worker, eventually
+from tests.integration.worker.redis_consumer import Consumer
 
 Start = Callable[..., Worker]
 
@@ -140,45 +134,6 @@ def test_odd_messages_are_run_or_kept_and_no_worker_ends(redis_broker: Redis, st
         assert letter["deliveries"] == 1
     worker.reaches("greenworker_dead_letters_total", len(kept), queue="feeds")
     assert client.llen("feeds") == client.zcard("unacked_index") == 0
-
-
-@pytest.fixture
-def consumer(redis_broker: Redis, tmp_path: Any) -> Iterator[Consumer]:
-    relay = Relay(redis_broker.port)
-    with closing(Consumer(redis_broker, relay)) as consumer:
-        yield consumer
-    relay.close()
-
-
-class Consumer:
-    """A consumer of our transport in this process. *take* is called for each message."""
-
-    def __init__(self, broker: Redis, relay: Relay) -> None:
-        self.relay = relay
-        self.runtime = Runtime(Environment.read({"GREENWORKER_POOL": "test/feeds", "GREENWORKER_ROLE": "prefork"}))
-        self.runtime.drain = Drain(self.runtime)
-        self.ledger = self.runtime.ledger = ThreadLedger("w")
-        self.redis = redis.Redis(port=broker.port)
-        self.take: Callable[[Any], None] = lambda message: None
-        self.connection = Connection(
-            f"redis://127.0.0.1:{relay.port}/0", transport="greenworker.prefork_redis:Transport",
-            transport_options={"socket_timeout": 3.0, "priority_steps": [0, 3, 6, 9]},
-        )  # fmt: skip
-        self.channel = self.connection.default_channel
-        self.channel.basic_qos(0, 10, False)
-        Queue("feeds", channel=self.channel).declare()
-        self.channel.basic_consume("feeds", False, self._take, "tag")
-
-    def _take(self, message: Any) -> None:
-        self.take(message)
-
-    def close(self) -> None:
-        self.ledger.close()
-        self.connection.collect()
-        state.reserved_requests.clear()
-
-    def booked(self) -> int:
-        return int(self.redis.hlen("unacked"))
 
 
 texts = st.text(st.characters(codec=None), max_size=8)

@@ -259,3 +259,25 @@ def test_rabbitmq_unknown_queue_is_empty(rabbit_server: RabbitMQ, exporter: Call
     assert any(name == "celery_active_consumer_count" for name, _ in watched.samples())
     assert watched.depth("nobody-knows-it") == 0
     assert watched.depth("depth-classic", "greenfleet_queue_messages_unacked") is None, "AMQP does not tell"
+
+
+def test_several_urls_are_one_broker(
+    redis_broker: Redis, own_redis: Redis, client_app: Any, exporter: Callable[..., Exporter], tmp_path: Path
+) -> None:
+    """Producers may have gone to either; a replica has what its master has, and does not count again."""
+    for server, count in ((redis_broker, 3), (own_redis, 4)):
+        for number in range(count):
+            client_app(server.url).noop.delay(number)
+    (tmp_path / "replica").mkdir()
+    replica = Redis(tmp_path / "replica", "--replicaof", "127.0.0.1", str(own_redis.port))
+    eventually(lambda: replica.client().llen("feeds") == 4, "the replica has them")
+    urls = [f"redis://127.0.0.1:{free_port()}/0", redis_broker.url, own_redis.url, replica.url]
+    process = exporter(";".join(urls))
+    eventually(lambda: process.depth() == 7, "both, once")
+    assert process.up() == 1
+    own_redis.stop()
+    eventually(lambda: process.depth() == 3, "the one that answers")
+    assert process.up() == 1
+    replica.client().execute_command("REPLICAOF", "NO", "ONE")
+    eventually(lambda: process.depth() == 7, "and the one that was promoted")
+    replica.stop()

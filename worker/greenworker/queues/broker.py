@@ -51,6 +51,11 @@ def connect(url: str, trust: Trust, metrics_port: int = 0) -> Broker:
     if scheme in ("redis", "rediss", "sentinel"):
         from greenworker.queues.redis import RedisBroker  # noqa: PLC0415 - only the library that is needed
 
+        urls = url.split(";")
+        if scheme != "sentinel" and len(urls) > 1:
+            from greenworker.queues.failover import Failover  # noqa: PLC0415 - it needs this module
+
+            return Failover(urls, lambda one: RedisBroker(one, trust))
         return RedisBroker(url, trust)
     if scheme in ("amqp", "amqps", "pyamqp"):
         from greenworker.queues.rabbitmq import RabbitBroker  # noqa: PLC0415

@@ -69,6 +69,11 @@ class RedisBroker:
             for queue in queues
         }
 
+    def identity(self) -> str:
+        """See `failover.Member`."""
+        replication = self.client.info("replication")
+        return str(replication["master_replid"]) if replication["role"] == "master" else ""
+
     def _unacked_by_key(self, prefix: str) -> dict[str, int]:
         key = f"{prefix}unacked"
         total = self.client.hlen(key)
@@ -99,7 +104,7 @@ def list_key(queue: Queue, step: int) -> str:
 
 
 def client_for(url: str, trust: Trust) -> redis.Redis:
-    """A client for a broker URL as Celery reads it: the first of several."""
+    """A client for a broker URL as Celery reads it; of several, only those of Sentinels belong to one client."""
     options: dict[str, Any] = {
         "socket_timeout": TIMEOUT_SECONDS,
         "socket_connect_timeout": TIMEOUT_SECONDS,

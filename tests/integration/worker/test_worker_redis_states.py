@@ -1,0 +1,101 @@
+"""Redis that is silent, read-only, full or another one: the worker keeps what it holds, waits, and goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import time
+from typing import Any
+
+import pytest
+
+from greenworker.redis_ledger import DEAD_AFTER_SECONDS
+from tests.integration.worker.harness import Redis, Relay, Worker, eventually, free_port
+from tests.integration.worker.redis_consumer import Consumer
+
+Start = Callable[..., Worker]
+POOLS = pytest.mark.parametrize("pool", ["eventlet", "prefork"])
+
+
+def start_as(pool: str, start_worker: Start, url: str, **options: Any) -> Worker:
+    return start_worker(url, pool=pool, arguments=["-c", "4"] if pool == "prefork" else [], **options)
+
+
+def test_a_silent_connection_is_replaced_long_before_others_take_over(redis_broker: Redis) -> None:
+    """With the time-outs that a worker has."""
+    relay = Relay(redis_broker.port)
+    consumer = Consumer(redis_broker, relay, socket_timeout=15.0, socket_connect_timeout=5.0)
+    client = redis_broker.client()
+
+    def last_beat() -> float:
+        return float(client.zscore("greenworker.workers", consumer.ledger.worker) or 0)
+
+    first = last_beat()
+    beat = eventually(lambda: last_beat() > first and last_beat(), "it beats")
+    relay.move(redis_broker.port)
+    eventually(lambda: last_beat() > beat, "it beats again", DEAD_AFTER_SECONDS / 2)
+    consumer.close()
+    relay.close()
+
+
+@POOLS
+def test_survives_a_failover_that_leaves_its_redis_read_only(
+    own_redis: Redis, start_worker: Start, client_app: Any, pool: str
+) -> None:
+    tasks, client = client_app(own_redis.url), own_redis.client()
+    worker = start_as(pool, start_worker, own_redis.url, threads=4).ready()
+    for number in range(16):
+        tasks.nap.delay(number, 1)
+    eventually(lambda: worker.ledger.counts("done"), "under way")
+    client.execute_command("REPLICAOF", "127.0.0.1", str(free_port()))
+    eventually(lambda: worker.status("/readyz") == 503 or worker.gone(), "it does not consume")
+
+    def refused() -> int:
+        return int(client.info("errorstats").get("errorstat_READONLY", {}).get("count", 0))
+
+    eventually(lambda: refused() > 12 or worker.gone(), "it has tried again and again")
+    assert not worker.gone(), worker.tail()
+    client.execute_command("REPLICAOF", "NO", "ONE")
+    eventually(lambda: worker.ledger.done() == 16 or worker.gone(), f"all are done; {worker.tail()}")
+    assert set(worker.ledger.counts("done").values()) == {1}
+    eventually(lambda: client.hlen("unacked") == 0, "everything is acknowledged")
+
+
+@POOLS
+def test_empties_a_redis_that_is_full(own_redis: Redis, start_worker: Start, client_app: Any, pool: str) -> None:
+    """It comes to one that is full, and keeps its heartbeat."""
+    tasks, client = client_app(own_redis.url), own_redis.client()
+    for number in range(40):
+        tasks.nap.delay(number, 0.2)
+    client.config_set("maxmemory-policy", "noeviction")
+    client.config_set("maxmemory", 1_000_000 if client.info("memory")["used_memory"] > 1_000_000 else 500_000)
+    with pytest.raises(Exception, match="maxmemory"):
+        client.set("more", "x")
+    worker = start_as(pool, start_worker, own_redis.url, threads=4)
+    eventually(lambda: worker.ledger.done() == 40 or worker.gone(), "all are done")
+    assert not worker.gone(), worker.tail()
+    assert set(worker.ledger.counts("done").values()) == {1}
+    eventually(lambda: client.hlen("unacked") == 0, "everything is acknowledged", 10)
+    ((_, beat),) = client.zrange("greenworker.workers", 0, -1, withscores=True)
+    assert time() - beat < DEAD_AFTER_SECONDS
+
+
+@POOLS
+def test_the_second_of_two_urls_is_as_safe_as_the_first(
+    redis_broker: Redis, start_worker: Start, client_app: Any, pool: str
+) -> None:
+    tasks, client = client_app(redis_broker.url), redis_broker.client()
+    worker = start_as(pool, start_worker, f"redis://127.0.0.1:{free_port()}/0;{redis_broker.url}", threads=4).ready()
+    for number in range(8):
+        tasks.nap.delay(number, 1)
+    eventually(lambda: client.keys("greenworker.held.*"), "what it holds is booked under its name")
+    assert client.zcard("greenworker.workers") == 1
+    eventually(lambda: worker.ledger.done() == 8, "all are done")
+    eventually(lambda: client.hlen("unacked") == 0 and not client.keys("greenworker.held.*"), "and acknowledged")
+
+
+def test_of_two_urls_the_one_that_takes_writes_is_used(
+    own_redis: Redis, redis_broker: Redis, start_worker: Start
+) -> None:
+    own_redis.client().execute_command("REPLICAOF", "127.0.0.1", str(free_port()))
+    start_worker(f"{own_redis.url};{redis_broker.url}").ready()
+    assert redis_broker.client().zcard("greenworker.workers") == 1

@@ -34,7 +34,7 @@ from greenfleet.engine.scaling_loop import ScalingLoop
 from greenfleet.engine.status_writer import StatusWriter
 from greenfleet.engine.web import WebServer
 from greenfleet.handlers import pools
-from greenfleet.kube.client import connect
+from greenfleet.kube.client import SILENCE_SECONDS, connect
 from greenfleet.kube.events import EventRecorder
 from greenfleet.kube.lease import Lease
 from greenfleet.metrics.own import OperatorMetrics
@@ -68,8 +68,11 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
     def leads() -> bool:
         return lease is not None and lease.is_held()
 
+    def write_seconds() -> float:
+        return 0.0 if lease is None else lease.write_seconds()
+
     client = await connect(
-        kubeconfig, concurrency=settings.api_concurrency, may_write=leads, observe=metrics.observe_request
+        kubeconfig, concurrency=settings.api_concurrency, write_seconds=write_seconds, observe=metrics.observe_request
     )
     lease = Lease(
         client,
@@ -78,6 +81,7 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
         identity=identity.name,
         duration_seconds=duration_seconds(settings.lease_duration),
     )
+    metrics.leaderless.set_function(lease.leaderless_seconds)
     servers = {
         name: PrometheusServer(name, server, metrics.observe_query)
         for name, server in settings.prometheus.servers.items()
@@ -117,6 +121,7 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
         metrics=metrics,
         ticked_at=lambda: loop.ticked_at,
         is_ready=lambda: view.is_synced,
+        is_led=lease.is_led,
         leads=leads,
         port=port,
     )
@@ -190,6 +195,8 @@ def _kopf(
     kopf_settings.scanning.disabled = True  # else it wants to watch all CRDs and namespaces
     kopf_settings.posting.enabled = False
     kopf_settings.watching.server_timeout = 300
+    kopf_settings.watching.inactivity_timeout = SILENCE_SECONDS
+    kopf_settings.networking.request_timeout = 30  # a list that nobody answers; else five minutes
     scope: dict[str, Any] = {"namespaces": settings.namespaces} if settings.namespaces else {"clusterwide": True}
     return asyncio.create_task(
         kopf.operator(registry=kopf_registry, settings=kopf_settings, ready_flag=is_up, **scope),

@@ -142,7 +142,7 @@ command in a pod, change an image of a running pod or widen its own rights.
   verbs: [list, watch, create, patch, delete]
 {{- end }}
 - apiGroups: [""]
-  resources: [configmaps]  # no get, list or watch: the operator writes its own and reads none
+  resources: [configmaps]  # no get, list or watch: the operator patches its own, and lists none
   verbs: [create, patch]
 - apiGroups: [""]
   resources: [pods]

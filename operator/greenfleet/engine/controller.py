@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 _POOL, _EXPORTER, _DOUBT = "pool:", "exporter:", "doubt:"
 _MEETING_SECONDS = 60.0
 """How long the first list of pools and kopf's may differ: one that was deleted in between is never told of."""
-_COMPARE_SECONDS = 30.0
+_COMPARE_SECONDS = 15.0
 """The pools in memory are compared with a list so often: a watch that broke off or went silent may have missed a deletion or a creation."""
 _RESYNC_SECONDS = 600.0
 """Whatever runs is applied again so often, in case a watch missed something."""

@@ -306,6 +306,7 @@ class Reconciler:
         async with self._exporters:
             pools = self._registry.of_broker(broker_key)
             if not pools:
+                self._registry.exporters_refused.pop(broker_key, None)
                 await self._remove_exporter(broker_key)
                 return None
             image = self._image

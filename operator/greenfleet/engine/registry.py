@@ -201,7 +201,6 @@ class Registry:
             pools.pop(record.key, None)
             if not pools:
                 del self._by_broker[record.pool.broker_key]
-                self.exporters_refused.pop(record.pool.broker_key, None)
 
     def forget_decisions(self) -> None:
         """For a new leader: what another replica decided in between is not known, so begin anew."""

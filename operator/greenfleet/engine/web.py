@@ -1,6 +1,7 @@
 """The operator's own HTTP port: metrics, probes, and the reasons of decisions.
 
-Probes ask nobody else: live means that the loops tick, ready that the caches are filled (on a standby too).
+Probes ask nobody else. Live: the loops tick. Ready: the caches are filled, and some replica leads. So a standby is ready to take over,
+and no replica is ready while nobody leads.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class WebServer:
         metrics: OperatorMetrics,
         ticked_at: Callable[[], float],
         is_ready: Callable[[], bool],
+        is_led: Callable[[], bool],
         leads: Callable[[], bool],
         port: int,
     ) -> None:
@@ -36,6 +38,7 @@ class WebServer:
         self._metrics = metrics
         self._ticked_at = ticked_at
         self._is_ready = is_ready
+        self._is_led = is_led
         self._leads = leads
         self._port = port
         self._runner: web.AppRunner | None = None
@@ -66,8 +69,11 @@ class WebServer:
         return web.Response(text="ok\n")
 
     async def _serve_readiness(self, _: web.Request) -> web.Response:
-        ready = self._is_ready()
-        return web.Response(status=200 if ready else 503, text="ok\n" if ready else "the caches are being filled\n")
+        if not self._is_ready():
+            return web.Response(status=503, text="the caches are being filled\n")
+        if not self._is_led():
+            return web.Response(status=503, text="no replica leads: the Lease is not renewed, see the operator's log\n")
+        return web.Response(text="ok\n")
 
     async def _serve_why(self, request: web.Request) -> web.Response:
         key = f"{request.match_info['namespace']}/{request.match_info['name']}"

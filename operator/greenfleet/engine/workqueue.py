@@ -45,9 +45,16 @@ class WorkQueue:
             self._ready.put_nowait(key)
 
     def add_later(self, key: str, seconds: float) -> None:
-        """Work on `key` after a while, unless it is added before."""
-        if key not in self._timers and key not in self._queued:
-            self._timers[key] = asyncio.get_running_loop().call_later(seconds, self.add, key)
+        """Work on `key` after a while, unless it is added before. Of two whiles the one that ends first counts."""
+        if key in self._queued:
+            return
+        loop = asyncio.get_running_loop()
+        before = self._timers.get(key)
+        if before is not None:
+            if before.when() <= loop.time() + seconds:
+                return
+            before.cancel()
+        self._timers[key] = loop.call_later(seconds, self.add, key)
 
     def retry_refused(self) -> None:
         """Work again on what was refused for want of the Lease: it may have lapsed for a second that nobody else noticed."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from typing import Any
 import aiohttp
 from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
+
+_log = logging.getLogger(__name__)
 
 Object = dict[str, Any]
 
@@ -28,6 +31,8 @@ _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=
 _PAGE = 500
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _REQUEST_TIMEOUT_SECONDS = 30
+SILENCE_SECONDS = 70.0
+"""A watch in which not even a bookmark arrives for so long is opened anew. API servers send a bookmark a minute."""
 _WATCH_SECONDS = 290
 """The API server ends a watch after 30–60 minutes by itself; ending it sooner keeps connections spread over servers."""
 
@@ -109,8 +114,12 @@ class _Request:
 class Client:
     """Requests to one API server.
 
-    `may_write` is asked before every request that changes something, except for those that say `fenced=False` (the Lease
-    itself, which also does not wait for a slot). `observe` is told of every finished request: verb, resource and HTTP status (0: no answer).
+    `write_seconds` is asked before every request that changes something: for how long it may take, 0 for not at all. Those that say
+    `fenced=False` (the Lease itself) are not asked about. `observe` is told of every finished request: verb, resource and HTTP status
+    (0: no answer).
+
+    Slots bound the requests under way, not the connections: a watch holds one for ever, and there may be any number of them. The Lease
+    waits for no slot, and has a session of its own.
     """
 
     def __init__(
@@ -118,18 +127,30 @@ class Client:
         configuration: kubernetes_client.Configuration,
         *,
         concurrency: int = 16,
-        may_write: Callable[[], bool] = lambda: True,
+        write_seconds: Callable[[], float] = lambda: _REQUEST_TIMEOUT_SECONDS,
+        silence_seconds: float = SILENCE_SECONDS,
         observe: Callable[[str, str, int], None] = lambda verb, resource, status: None,
     ) -> None:
-        configuration.connection_pool_maxsize = concurrency + 8  # the watches hold theirs for ever
+        configuration.connection_pool_maxsize = 0  # no limit
         self._api = kubernetes_client.ApiClient(configuration)
+        self._urgent_api = kubernetes_client.ApiClient(configuration)
         self._slots = asyncio.Semaphore(concurrency)
-        self._may_write = may_write
+        self._write_seconds = write_seconds
+        self._silence_seconds = silence_seconds
         self._observe = observe
+        self._writing: set[asyncio.Task[Any]] = set()
+
+    async def stop_writing(self) -> None:
+        """Ends the writes that are under way, with the tasks that wait for them: for a replica that gives the Lease back, and then ends."""
+        writing = list(self._writing)
+        for task in writing:
+            task.cancel()
+        await asyncio.gather(*writing, return_exceptions=True)
 
     async def close(self) -> None:
         """Closes the connections."""
         await self._api.close()
+        await self._urgent_api.close()
 
     async def get(
         self, path: str, query: Mapping[str, str] | None = None, *, urgent: bool = False, metadata_only: bool = False
@@ -203,16 +224,30 @@ class Client:
 
     async def _ask(self, request: _Request, *, fenced: bool = False, urgent: bool = False) -> Object:
         async with contextlib.nullcontext() if urgent else self._slots:
-            if fenced and not self._may_write():  # asked last: the wait for a slot may have outlived the Lease
+            # Asked last: the wait for a slot may have outlived the Lease.
+            seconds = min(_REQUEST_TIMEOUT_SECONDS, self._write_seconds()) if fenced else _REQUEST_TIMEOUT_SECONDS
+            if seconds <= 0:
                 raise NotLeaderError("this replica does not hold the Lease: nothing was written")
-            async with self._send(request, _REQUEST_TIMEOUT_SECONDS) as response:
-                return dict(json.loads(await response.read() or b"{}"))
+            with self._noted() if fenced else contextlib.nullcontext():
+                async with self._send(request, seconds, self._urgent_api if urgent else self._api) as response:
+                    return dict(json.loads(await response.read() or b"{}"))
+
+    @contextlib.contextmanager
+    def _noted(self) -> Iterator[None]:
+        """While a write is under way, its task can be stopped."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._writing.add(task)
+        try:
+            yield
+        finally:
+            self._writing.discard(task)
 
     async def watch(self, path: str, query: Mapping[str, str]) -> AsyncIterator[tuple[str, Object]]:
-        """Events of a collection, `(type, object)`, until the server ends the watch. Raises GoneError for an old resourceVersion."""
+        """Events of a collection, `(type, object)`, until the server ends the watch or falls silent. Raises GoneError for an old resourceVersion."""
         query = {**query, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(_WATCH_SECONDS)}
-        async with self._send(_Request("GET", path, query), _WATCH_SECONDS + 30) as response:
-            async for line in response.content:
+        async with self._send(_Request("GET", path, query), _WATCH_SECONDS + 30, self._api) as response:
+            while line := await self._next_line(response):
                 event = json.loads(line)
                 if event["type"] == "ERROR":
                     status = event["object"]
@@ -221,12 +256,23 @@ class Client:
                     )
                 yield event["type"], event["object"]
 
+    async def _next_line(self, response: aiohttp.ClientResponse) -> bytes:
+        """Empty at the end, and after too long a silence: the connection may be dead without anybody's word."""
+        try:
+            async with asyncio.timeout(self._silence_seconds):
+                return await response.content.readline()
+        except TimeoutError:
+            _log.warning("the watch %s is silent: it is opened anew", response.url.path)
+            return b""
+
     @contextlib.asynccontextmanager
-    async def _send(self, request: _Request, total_seconds: float) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _send(
+        self, request: _Request, total_seconds: float, api: kubernetes_client.ApiClient
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         verb = "WATCH" if "watch" in request.query else request.method
         status = 0
         try:
-            _, url, headers, payload, _ = await self._api.param_serialize(
+            _, url, headers, payload, _ = await api.param_serialize(
                 method=request.method,
                 resource_path=request.path,
                 query_params=list(request.query.items()),
@@ -234,7 +280,7 @@ class Client:
                 body=request.body,
                 auth_settings=["BearerToken"],
             )
-            answer = await self._api.rest_client.request(
+            answer = await api.rest_client.request(
                 request.method, url, headers=headers, body=payload, _request_timeout=total_seconds
             )
             response: aiohttp.ClientResponse = answer.response

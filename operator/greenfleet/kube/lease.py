@@ -41,6 +41,10 @@ class Lease:
         self._renewed = float("-inf")
         self._seen: tuple[str, float] | None = None
         """The resourceVersion seen last, and when it was seen first."""
+        self._alive = float("-inf")
+        """When some holder was last seen to have renewed it."""
+        self._began = monotonic()
+        self._mourned = False
         self.holder: str | None = None
         """Who holds the Lease, as far as we know."""
         self.gained = asyncio.Event()
@@ -49,6 +53,21 @@ class Lease:
     def is_held(self) -> bool:
         """Whether we may write now. False already at two thirds of the duration without renewal."""
         return self._monotonic() < self._renewed + self._duration * 2 / 3
+
+    def write_seconds(self) -> float:
+        """For how long a write that begins now may take: until somebody else could lead. 0: it may not begin."""
+        return self._renewed + self._duration - self._monotonic() if self.is_held() else 0.0
+
+    def leaderless_seconds(self) -> float:
+        """For how long nobody has led, as far as this replica can see. 0 while somebody does, and for one duration after a leader was lost: that is
+        how long a change of leaders may take.
+        """
+        lost = max(self._alive + 2 * self._duration, self._began)
+        return max(0.0, self._monotonic() - lost)
+
+    def is_led(self) -> bool:
+        """Whether somebody leads, this replica or another one."""
+        return self._monotonic() < self._alive + 2 * self._duration
 
     async def run(self) -> None:
         """Gets and keeps the Lease until cancelled, then gives it back so that the other replica need not wait."""
@@ -71,6 +90,9 @@ class Lease:
         elif not self.is_held() and self.gained.is_set():
             _log.warning("no longer leading: the Lease was not renewed in time")
             self.gained.clear()
+        if self.leaderless_seconds() > 0 and not self._mourned:
+            _log.error("nobody leads: no pool is scaled or reconciled until the Lease %s is renewed", self._name)
+        self._mourned = self.leaderless_seconds() > 0
 
     async def _try(self) -> None:
         asked = self._monotonic()
@@ -85,6 +107,8 @@ class Lease:
         self.holder = spec.get("holderIdentity") or None
         mine = self.holder == self._identity
         if not mine and self.holder is not None and not self._expired(lease):
+            assert self._seen is not None
+            self._alive = self._seen[1]
             return
         try:
             await self._client.replace(f"{self._path}/{self._name}", self._body(lease, acquired=not mine), fenced=False)
@@ -94,7 +118,7 @@ class Lease:
 
     def _took(self, asked: float) -> None:
         self.holder = self._identity
-        self._renewed = asked
+        self._renewed = self._alive = asked
 
     def _expired(self, lease: Object) -> bool:
         version = lease["metadata"]["resourceVersion"]
@@ -114,11 +138,12 @@ class Lease:
         return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": lease["metadata"], "spec": spec}
 
     async def _release(self) -> None:
+        self._renewed = float("-inf")  # no write begins any more
+        await self._client.stop_writing()
         try:
             async with asyncio.timeout(self._duration / 3):
                 lease = await self._client.get(f"{self._path}/{self._name}", urgent=True)
                 if lease["spec"].get("holderIdentity") == self._identity:
-                    self._renewed = float("-inf")
                     lease["spec"]["holderIdentity"] = ""
                     await self._client.replace(f"{self._path}/{self._name}", lease, fenced=False)
         except (ApiError, TimeoutError) as error:

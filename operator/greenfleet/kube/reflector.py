@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable
 
 from greenfleet.kube.client import ApiError, Client, GoneError, Object
@@ -16,6 +17,8 @@ from greenfleet.kube.client import ApiError, Client, GoneError, Object
 _log = logging.getLogger(__name__)
 
 _MAX_BACKOFF_SECONDS = 30.0
+_WORKED_SECONDS = 1.0
+"""A watch that lasted so long has worked, even if nothing was to be told."""
 
 
 def slim(item: Object) -> Object:
@@ -49,6 +52,7 @@ class Reflector:
         self._selector = label_selector
         self._changed = changed
         self._objects: dict[str, Object] = {}
+        self._failures = 0
         self.synced = asyncio.Event()
         """Set once the first list is complete."""
 
@@ -58,21 +62,27 @@ class Reflector:
 
     async def run(self) -> None:
         """Keeps the copy up to date until cancelled; errors of the API server only delay it."""
-        failures = 0
+        self._failures = 0
         while True:
             try:
                 version = await self._list()
                 self.synced.set()
-                failures = 0
                 while True:
                     version = await self._watch(version)
-            except GoneError:
-                continue
+            except GoneError as error:
+                if self._failures:  # else a watch that had worked: it is what the protocol says, and costs one list
+                    await self._pause(error)
+                self._failures += 1
             except ApiError as error:
-                failures += 1
-                delay = min(_MAX_BACKOFF_SECONDS, 0.5 * 2**failures) * random.uniform(0.5, 1.0)
-                _log.warning("watching %s failed, again in %.0f s: %s", self._path, delay, error)
-                await asyncio.sleep(delay)
+                self._failures += 1
+                await self._pause(error)
+
+    async def _pause(self, error: ApiError | None = None) -> None:
+        """Longer with every failure in a row, and as long as the API server asks for."""
+        backoff = min(_MAX_BACKOFF_SECONDS, 0.5 * 2.0**self._failures) * random.uniform(0.5, 1.0)
+        delay = (error.retry_after_seconds if error else None) or backoff
+        _log.warning("watching %s failed, again in %.1f s: %s", self._path, delay, error or "it ended at once")
+        await asyncio.sleep(delay)
 
     async def _list(self) -> str:
         listed: dict[str, Object] = {}
@@ -88,10 +98,17 @@ class Reflector:
 
     async def _watch(self, version: str) -> str:
         query = {"labelSelector": self._selector, "resourceVersion": version}
+        opened = time.monotonic()
         async for kind, item in self._client.watch(self._path, query):
+            self._failures = 0
             version = item["metadata"]["resourceVersion"]
             if kind != "BOOKMARK":
                 self._put(_key(item), None if kind == "DELETED" else self._kept(item))
+        if time.monotonic() - opened >= _WORKED_SECONDS:
+            self._failures = 0
+        else:
+            self._failures += 1
+            await self._pause()
         return version
 
     def _put(self, key: str, item: Object | None) -> None:

@@ -88,6 +88,11 @@ class OperatorMetrics:
             "greenfleet_loop_duration_seconds", "Duration of one tick over all pools.", buckets=_FAST, registry=registry
         )
         self.leader = Gauge("greenfleet_leader", "1 while this replica leads.", registry=registry)
+        self.leaderless = Gauge(
+            "greenfleet_leaderless_seconds",
+            "For how long no replica has led, as far as this one can see in the Lease; 0 while one does.",
+            registry=registry,
+        )
         self.pools = Gauge("greenfleet_pools", "Pools that this replica knows.", registry=registry)
 
     def observe_request(self, verb: str, resource: str, status: int) -> None:

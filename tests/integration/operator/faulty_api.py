@@ -60,6 +60,8 @@ class Swallow:
     """Events of a watch that do not arrive: those of these types, or with none named all of them and the bookmarks too."""
 
     types: tuple[str, ...] = ()
+    only_open: bool = False
+    """Only in watches that are open already: a connection that died without a word."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ class Rule:
     ) -> None:
         self._faulty = faulty
         self.fault = fault
+        self.at = monotonic()
         self.happened = 0
         self._method = method
         self._path = re.compile(path)
@@ -309,8 +312,9 @@ class FaultyApi:
 
     def _fault_of(self, seen: Seen, kind: str) -> Rule | None:
         for rule in self.rules:
-            swallows = isinstance(rule.fault, Swallow) and (not rule.fault.types or kind in rule.fault.types)
-            if swallows and rule.concerns(seen):
+            if not isinstance(rule.fault, Swallow) or (rule.fault.only_open and seen.at > rule.at):
+                continue
+            if (not rule.fault.types or kind in rule.fault.types) and rule.concerns(seen):
                 return rule
         return None
 

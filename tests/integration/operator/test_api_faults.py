@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from time import monotonic
 
 import pytest
 
 from tests.integration.operator.conftest import World, WorldMaker
-from tests.integration.operator.faulty_api import Expire, FaultyApi, Swallow
-from tests.integration.operator.harness import eventually, only_exporters
+from tests.integration.operator.faulty_api import Answer, Expire, FaultyApi, Hold, Swallow
+from tests.integration.operator.harness import Namespace, eventually, fresh_name, only_exporters
 
 POOLS = "/greenworkerpools$"
 
@@ -56,3 +57,95 @@ def test_a_pool_whose_creation_was_missed_is_found(world: World, faulty: FaultyA
     with faulty.rule(Swallow(), path=POOLS):
         shop.apply_pool("missed")
         shop.await_condition("missed", "Ready", "True", seconds=60)
+
+
+def test_ten_namespaces_are_looked_after_by_a_leader_that_keeps_its_lease(world: World) -> None:
+    """Each is watched for pools, their pods and three kinds of children; writes and the Lease wait for none of these."""
+    others = [Namespace(world.namespace.api, fresh_name("many")) for _ in range(9)]
+    everywhere = [world.namespace, *others]
+    operator = world.operator(namespaces=[one.name for one in everywhere]).start()
+    eventually(operator.leads, "it leads", 30, operator.tail)
+    for namespace in everywhere:
+        namespace.apply_pool("feeds")
+    for namespace in everywhere:
+        eventually(
+            lambda one=namespace: one.deployment("feeds"), f"{namespace.name} has its workers", 30, operator.tail
+        )
+    assert "no longer leading" not in operator.text()
+    assert operator.leads()
+
+
+def test_no_write_arrives_after_the_lease_is_gone(world: World, faulty: FaultyApi) -> None:
+    shop, lease_seconds = world.namespace, 6.0
+    operator = world.operator(leaseDuration=f"{lease_seconds:g}s").start(faulty.kubeconfig)
+    eventually(operator.leads, "it leads")
+    with faulty.rule(Hold(8), method="PATCH", path="/deployments/feeds-eventlet$") as slow:
+        shop.apply_pool("feeds")
+        eventually(lambda: slow.happened, "a write is on its way")
+        with faulty.rule(Answer(500), path="/leases/"):
+            [*_, renewed] = [one for one in faulty.seen(path="/leases") if one.is_write and one.status in (200, 201)]
+            [write] = faulty.seen(method="PATCH", path="/deployments/feeds-eventlet$")
+            eventually(lambda: operator.metric("greenfleet_leader") == 0, "it stops leading", 3 * lease_seconds)
+            eventually(lambda: monotonic() > write.at + 9, "the slow network is through with it", 20)
+            late = [
+                one
+                for one in faulty.seen()
+                if one.is_write
+                and not one.path.endswith("/leases/greenfleet")
+                and one.passed_at is not None
+                and one.passed_at > renewed.at + lease_seconds
+            ]
+    assert not late
+
+
+def test_no_replica_is_ready_while_nobody_leads_and_each_is_when_somebody_does(world: World, faulty: FaultyApi) -> None:
+    operators = [world.operator(f"operator-{number}", leaseDuration="2s").start(faulty.kubeconfig) for number in (1, 2)]
+    eventually(lambda: any(one.leads() for one in operators), "one leads")
+    assert [one.status("/readyz") for one in operators] == [200, 200]
+    with faulty.rule(Answer(500), path="/leases/"):
+        eventually(lambda: [one.status("/readyz") for one in operators] == [503, 503], "neither is ready")
+        eventually(lambda: all((one.metric("greenfleet_leaderless_seconds") or 0) > 0 for one in operators), "it shows")
+        eventually(lambda: all("nobody leads" in one.text() for one in operators), "both say so")
+    eventually(lambda: [one.status("/readyz") for one in operators] == [200, 200], "both are ready")
+    assert [one.metric("greenfleet_leaderless_seconds") for one in operators] == [0, 0]
+
+
+def test_a_refused_exporter_marks_every_pool_of_its_broker_until_it_is_made(world: World, faulty: FaultyApi) -> None:
+    shop = world.namespace
+    world.operator().start(faulty.kubeconfig)
+    with faulty.rule(Answer(422, "a policy says no"), method="PATCH", path="/deployments/greenfleet-queues-"):
+        for name in ("a", "b"):
+            shop.apply_pool(name)
+        for name in ("a", "b"):
+            stalled = shop.await_condition(name, "Stalled", "True", "Refused")
+            assert "the queue exporter: a policy says no" in stalled["message"]
+        image = "registry.example/hub:2"
+        shop.apply_pool("a", image=image)
+        containers = ("spec", "template", "spec", "containers")
+
+        def reconciled() -> bool:
+            found: object = shop.deployment("a")
+            for part in containers:
+                found = (found or {})[part]  # type: ignore[index]
+            return bool(found[0]["image"] == image)  # type: ignore[index]
+
+        eventually(reconciled, "a is reconciled by itself")
+        shop.await_condition("a", "Stalled", "True", "Refused")
+        assert shop.pool("a")["status"]["observedGeneration"] == 2
+    shop.apply_pool("c")  # whatever has the exporter looked at again
+    for name in ("a", "b", "c"):
+        shop.await_condition(name, "Stalled", "False")
+
+
+@pytest.mark.slow
+def test_drift_is_repaired_although_the_watch_that_would_tell_of_it_is_silent(world: World, faulty: FaultyApi) -> None:
+    shop = world.namespace
+    world.operator().start(faulty.kubeconfig)
+    shop.apply_pool("feeds")
+    shop.await_condition("feeds", "Ready", "True")
+    eventually(lambda: shop.condition("feeds", "Reconciling").get("status") == "False", "it is settled")
+    path = shop.path("poddisruptionbudgets", "feeds-eventlet")
+    with faulty.rule(Swallow(only_open=True), path="/poddisruptionbudgets$") as silent:
+        shop.api.merge(path, {"spec": {"maxUnavailable": 5}})
+        eventually(lambda: silent.happened, "nobody hears of it")
+        eventually(lambda: shop.api.get(path)["spec"]["maxUnavailable"] == 1, "it is repaired", 100)

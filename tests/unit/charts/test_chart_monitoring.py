@@ -104,6 +104,8 @@ def test_every_alert_says_what_is_wrong_and_what_to_do(rule: dict[str, Any]) -> 
 SILENT = {
     'greenfleet_leader{instance="a"}': "1+0x60",
     'greenfleet_leader{instance="b"}': "0+0x60",
+    'greenfleet_leaderless_seconds{instance="a"}': "0+0x60",
+    'greenfleet_leaderless_seconds{instance="b"}': "90+60x60",
     'greenfleet_blind{instance="a",pool="shop/feeds",role="eventlet"}': "0+0x60",
     'greenfleet_loop_lag_seconds{instance="a"}': "0+0x60",
     'greenfleet_desired_workers{instance="a",pool="shop/feeds",role="eventlet"}': "2+0x60",
@@ -153,6 +155,11 @@ def _firing(promtool: str, directory: Path, changed: dict[str, str]) -> set[str]
 
 def test_no_alert_fires_while_all_is_well(promtool: str, tmp_path: Path) -> None:
     assert _firing(promtool, tmp_path, {}) == set()
+
+
+def test_replicas_that_see_no_leader_are_believed_whatever_the_leader_says(promtool: str, tmp_path: Path) -> None:
+    seen = {'greenfleet_leaderless_seconds{instance="a"}': "0+60x60"}
+    assert _firing(promtool, tmp_path, seen) == {"GreenfleetNoLeader"}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))

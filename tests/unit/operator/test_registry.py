@@ -10,7 +10,7 @@ import pytest
 
 from greenfleet.engine.controller import Controller
 from greenfleet.engine.pods import is_finished, law_pod, law_spec
-from greenfleet.engine.registry import Registry
+from greenfleet.engine.registry import Registry, Stall
 from greenfleet.engine.usable import misfit
 from greenfleet.kube.client import Client
 from greenfleet.metrics.own import OperatorMetrics
@@ -333,3 +333,20 @@ def test_no_exporter_is_touched_before_every_pool_is_known() -> None:
         await asyncio.wait_for(meeting, 10)
 
     asyncio.run(run())
+
+
+def test_the_resync_looks_at_what_runs_and_at_its_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = registry(body("a"), body("b"))
+    controller = Controller(cast("Any", None), found, OperatorMetrics())
+    later: list[str] = []
+    monkeypatch.setattr(controller._queue, "add_later", lambda key, seconds: later.append(key))
+    controller.enqueue_running()
+    assert set(later) == {"pool:shop/a", "pool:shop/b", "exporter:shop/broker/url"}
+
+
+def test_a_refusal_of_the_exporter_outlives_a_change_of_its_only_pool() -> None:
+    found = registry(body("a"))
+    refusal = Stall("Refused", "a policy says no")
+    found.exporters_refused["shop/broker/url"] = refusal
+    record = found.put(body("a", generation=2, image="registry.example/hub:2"))
+    assert found.exporter_refused(record.pool) is refusal

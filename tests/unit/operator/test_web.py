@@ -1,4 +1,4 @@
-"""The operator's probes: live means that the loops tick, ready that the caches are filled."""
+"""The operator's probes: live means that the loops tick, ready that the caches are filled and somebody leads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from greenfleet.metrics.own import OperatorMetrics
 from tests.integration.operator.harness import free_port
 
 
-def answers(ticked_at: Callable[[], float], *, synced: bool) -> tuple[int, int]:
+def answers(ticked_at: Callable[[], float], *, synced: bool, led: bool = True) -> tuple[int, int]:
     """What a standby's `/healthz` and `/readyz` say."""
     port = free_port()
     server = WebServer(
@@ -23,6 +23,7 @@ def answers(ticked_at: Callable[[], float], *, synced: bool) -> tuple[int, int]:
         metrics=OperatorMetrics(),
         ticked_at=ticked_at,
         is_ready=lambda: synced,
+        is_led=lambda: led,
         leads=lambda: False,
         port=port,
     )
@@ -52,3 +53,8 @@ def test_an_operator_is_live_while_its_loop_ticks(silent_seconds: float, status:
 def test_a_standby_is_ready_as_soon_as_it_knows_what_there_is(synced: bool, status: int) -> None:
     _, readiness = answers(time.monotonic, synced=synced)
     assert readiness == status
+
+
+def test_nobody_is_ready_while_nobody_leads() -> None:
+    _, readiness = answers(time.monotonic, synced=True, led=False)
+    assert readiness == 503

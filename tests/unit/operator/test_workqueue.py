@@ -255,3 +255,20 @@ def test_an_event_brings_a_waiting_key_forward() -> None:
         assert queue._timers == {}
 
     run(work, scenario)
+
+
+@pytest.mark.parametrize("delays", [(60.0, 0.05), (0.05, 60.0)], ids=["the later one first", "the earlier one first"])
+def test_of_two_delays_the_one_that_ends_first_counts(delays: tuple[float, float]) -> None:
+    """A retry must not wait for a resync that was planned before it."""
+    done = asyncio.Event()
+
+    async def work(key: str) -> None:
+        del key
+        done.set()
+
+    async def scenario(queue: WorkQueue) -> None:
+        for seconds in delays:
+            queue.add_later("a", seconds)
+        await done.wait()
+
+    run(work, scenario)

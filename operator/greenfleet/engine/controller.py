@@ -150,7 +150,7 @@ class Controller:
         return {
             _key(item)
             async for page in self._client.pages(path)
-            for item in page.get("items", ())
+            for item in page.get("items") or ()
             if "deletionTimestamp" not in item["metadata"]
         }
 
@@ -174,7 +174,7 @@ class Controller:
         listed = {
             _key(item): item["metadata"]
             async for page in self._client.pages(path, metadata_only=True)
-            for item in page.get("items", ())
+            for item in page.get("items") or ()
         }
         for record in known:
             if listed.get(record.key, {}).get("uid") != record.uid and self._registry.get(record.key) is record:
@@ -197,7 +197,7 @@ class Controller:
         namespace, name = key.split("/", 1)
         record = self._registry.get(key)
         path = paths.collection(f"{GROUP}/{VERSION}", KIND, namespace)
-        found = (await self._client.get(path, {"fieldSelector": f"metadata.name={name}"})).get("items", ())
+        found = (await self._client.get(path, {"fieldSelector": f"metadata.name={name}"})).get("items") or ()
         if self._registry.get(key) is not record:
             return  # told of meanwhile
         if record is not None and all(item["metadata"]["uid"] != record.uid for item in found):

@@ -137,7 +137,7 @@ class Reconciler:
         found = await self._client.get(path, {"fieldSelector": f"metadata.name={pool.name}"})
         return not any(
             one["metadata"]["uid"] == pool.uid and "deletionTimestamp" not in one["metadata"]
-            for one in found.get("items", ())
+            for one in found.get("items") or ()
         )
 
     async def _taken(
@@ -173,7 +173,7 @@ class Reconciler:
             found = await self._client.get(path, {"fieldSelector": f"metadata.name={child.name}"})
         except NotFoundError:
             return None  # the API of PodMonitors has gone
-        return next(iter(found.get("items", ())), None)
+        return next(iter(found.get("items") or ()), None)
 
     async def repair_config(self, record: Record) -> None:
         """Applies the ConfigMap of a settled pool again. It costs one request, which changes nothing unless somebody else did.

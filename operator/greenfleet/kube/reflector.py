@@ -88,7 +88,7 @@ class Reflector:
         listed: dict[str, Object] = {}
         version = ""
         async for page in self._client.pages(self._path, {"labelSelector": self._selector}):
-            listed.update((_key(item), self._kept(item)) for item in page.get("items", ()))
+            listed.update((_key(item), self._kept(item)) for item in page.get("items") or ())
             version = str(page["metadata"]["resourceVersion"])
         for key in self._objects.keys() - listed.keys():
             self._put(key, None)

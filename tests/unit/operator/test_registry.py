@@ -350,3 +350,24 @@ def test_a_refusal_of_the_exporter_outlives_a_change_of_its_only_pool() -> None:
     found.exporters_refused["shop/broker/url"] = refusal
     record = found.put(body("a", generation=2, image="registry.example/hub:2"))
     assert found.exporter_refused(record.pool) is refusal
+
+
+class Empty(Client):
+    """An API server without pools. Go writes an empty list of metadata as null."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def get(
+        self, path: str, query: Mapping[str, str] | None = None, *, urgent: bool = False, metadata_only: bool = False
+    ) -> Object:
+        self.asked += 1
+        return {"metadata": {"resourceVersion": "1"}, "items": None}
+
+
+def test_the_last_pool_is_forgotten_when_a_list_has_none() -> None:
+    found, server = registry(body("a")), Empty()
+    controller = Controller(server, found, OperatorMetrics())
+    asyncio.run(controller._compare(None))
+    asyncio.run(controller._compare(None))
+    assert (len(found), server.asked) == (0, 2)

@@ -67,10 +67,15 @@ SERVER = closed(
     },
     required=("url",),
 )
-SOURCE = closed(
-    {"selector": {"type": "string", "minLength": 1}, "queueLabel": {"type": "string", "minLength": 1}},
-    required=("selector",),
-)
+_SOURCE: dict[str, Schema] = {
+    "selector": {"type": "string", "minLength": 1},
+    "queueLabel": {"type": "string", "minLength": 1},
+    "namespaces": {"type": "array", "items": {"type": "string"}},
+}
+SOURCES = {
+    **by_name(closed(_SOURCE, required=("selector",))),
+    "patternProperties": {"^(celery-exporter|rabbitmq|redis-exporter)$": closed(_SOURCE)},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +144,11 @@ VALUES: tuple[Value, ...] = (
     Value(
         "prometheus.sources",
         {},
-        "More ways to read queue depths, by name: `selector`, a series selector that returns all queues at once, and "
-        "`queueLabel`, the label with the queue's name. Built in: greenfleet, celery-exporter, rabbitmq, redis-exporter.",
-        by_name(SOURCE),
+        "More ways to read queue depths, by name: `selector`, a plain series selector that returns all queues at once; "
+        "`queueLabel`, the label with the queue's name; and `namespaces`, whose targets may speak for any pool's queues "
+        '(`""`: targets without the label `namespace`), while others speak for pools of their own namespace. Built in: '
+        "greenfleet, celery-exporter, rabbitmq, redis-exporter; these need no selector.",
+        SOURCES,
     ),
     Value(
         "prometheus.allowQuery", False, "Let a pool bring its own PromQL (`spec.scaling.prometheus.query`).", BOOLEAN

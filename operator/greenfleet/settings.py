@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from greenfleet.api.values import duration_seconds
@@ -68,9 +68,24 @@ class Server(_Settings):
 class Source(_Settings):
     """One way to read the depth of all queues with one query."""
 
-    selector: str
-    """A plain series selector, such as `my_depth{job="x"}`: the operator also asks for its `timestamp()`."""
+    selector: str = ""
+    """A plain series selector, such as `my_depth{job="x"}`: no function and no operator, for the operator asks for its samples
+    with their times. May be left out for a built-in source, whose own it has then.
+    """
     queue_label: str = "queue"
+    namespaces: list[str] = []
+    """Namespaces whose targets may speak for the queues of any pool, by the target label `namespace`; "" means targets without
+    that label. All others speak for pools of their own namespace only.
+    """
+
+
+BUILT_IN_SOURCES: dict[str, Source] = {
+    # Our own exporter serves this name too, for dashboards, and says which broker it speaks of.
+    "celery-exporter": Source(selector="celery_queue_length{broker=''}", queue_label="queue_name"),
+    "rabbitmq": Source(selector="rabbitmq_queue_messages_ready", queue_label="queue"),
+    "redis-exporter": Source(selector="redis_key_size", queue_label="key"),
+}
+"""Sources that every operator knows. A source of the same name in the configuration takes their place, field by field."""
 
 
 class Prometheus(_Settings):
@@ -85,6 +100,15 @@ class Prometheus(_Settings):
     verify_namespace: bool = True
     """Believe a sample only if the target label `namespace` agrees with the namespace that the sample speaks of."""
 
+    @field_validator("sources")
+    @classmethod
+    def _have_selectors(cls, sources: dict[str, Source]) -> dict[str, Source]:
+        return {name: _completed(name, source) for name, source in sources.items()}
+
+    def source(self, name: str) -> Source | None:
+        """The source of that name, configured or built in."""
+        return self.sources.get(name) or BUILT_IN_SOURCES.get(name)
+
     @model_validator(mode="after")
     def _default_exists(self) -> Prometheus:
         if self.default_server not in self.servers:
@@ -94,6 +118,20 @@ class Prometheus(_Settings):
                 "name one of them, or add it under prometheus.servers"
             )
         return self
+
+
+def _completed(name: str, source: Source) -> Source:
+    if source.selector:
+        return source
+    built_in = BUILT_IN_SOURCES.get(name)
+    if built_in is None:
+        raise ValueError(
+            f"prometheus.sources.{name}.selector is '': it has to select the series with the depths of all queues: write "
+            'one, such as my_depth{job="x"}'
+        )
+    return built_in.model_copy(
+        update={field: getattr(source, field) for field in source.model_fields_set - {"selector"}}
+    )
 
 
 class WorkerImage(_Settings):

@@ -139,8 +139,8 @@ def test_the_depth_that_our_exporter_serves_for_dashboards_is_not_taken_for_cele
 
 
 def test_the_operator_asks_for_metrics_of_the_contract_only() -> None:
-    asked = set(re.findall(r"greenworker_[a-z_]+", sources.workers()))
-    asked |= set(re.findall(r"greenfleet_queue_[a-z_]+", sources.greenfleet_depth().expression))
+    asked = set(re.findall(r"greenworker_[a-z_]+", sources.workers(60)))
+    asked |= set(re.findall(r"greenfleet_queue_[a-z_]+", sources.greenfleet_depth(60).expression))
     histograms = {re.sub(r"_(sum|count|bucket)$", "", name) for name in asked}
     assert histograms <= METRICS | EXPORTER_METRICS
     assert len(asked) > 12

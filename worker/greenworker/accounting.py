@@ -7,7 +7,17 @@ from typing import Any
 
 from greenworker import dead_letters
 from greenworker.environment import Environment
-from greenworker.metrics import LAG_BUCKETS, OTHER, Counter, Family, Histogram, Registry, process_families
+from greenworker.metrics import (
+    LAG_BUCKETS,
+    OTHER,
+    Counter,
+    CounterFunction,
+    Family,
+    Histogram,
+    Registry,
+    Summary,
+    process_families,
+)
 from greenworker.router import PUBLISHED_AT
 
 TASK_NAMES = 100
@@ -56,14 +66,27 @@ class Accounting:
         self._exceptions: set[str] = set()
         self.started_count = 0
         self.finished_count = 0
+        self.runtime_seconds = 0.0
+        """Of all tasks that have finished."""
         self.early_ack_killed.child()
         self.hub_lag.child()
         families: list[Family] = [
             self.started, self.finished, self.requeued, self.forwarded, self.dead_letters, self.early_ack_killed, self.runtime,
-            self.wait, self.hub_lag, self.hub_blocked, *process_families(),
+            self.wait, self.hub_lag, self.hub_blocked, *self._totals(), *process_families(),
         ]  # fmt: skip
         for family in families:
             self.registry.add(family)
+
+    def _totals(self) -> tuple[Family, ...]:
+        """Of all tasks together: what the operator reads, with the same few series however many tasks an application has."""
+        return (
+            CounterFunction("greenworker_started_total", "Tasks of all names started.", lambda: self.started_count),
+            CounterFunction("greenworker_finished_total", "Tasks of all names finished.", lambda: self.finished_count),
+            Summary(
+                "greenworker_runtime_seconds", "Seconds from start to end of tasks of all names.",
+                lambda: (self.runtime_seconds, self.finished_count),
+            ),
+        )  # fmt: skip
 
     def task_started(self, name: str, request: Any) -> None:
         """A task starts now; *request* is Celery's Request, or None."""
@@ -85,6 +108,7 @@ class Accounting:
     def task_finished(self, name: str, state: str, runtime_seconds: float) -> None:
         """A task ended; *state* is one of Celery's states, or KILLED."""
         self.finished_count += 1
+        self.runtime_seconds += runtime_seconds
         self.finished.child(name, state).value += 1
         self.runtime.child(name).observe(runtime_seconds)
 

@@ -84,6 +84,20 @@ class CounterFunction(Gauge):
     kind = "counter"
 
 
+class Summary(Family):
+    """A sum and a count kept elsewhere, without quantiles."""
+
+    kind = "summary"
+
+    def __init__(self, name: str, help_text: str, function: Callable[[], tuple[float, float]]) -> None:
+        super().__init__(name, help_text)
+        self.function = function
+
+    def series(self, common: str) -> Iterator[str]:
+        total, count = self.function()
+        yield f"{self.name}_sum{{{common}}} {number(total)}\n{self.name}_count{{{common}}} {number(count)}\n"
+
+
 class GaugeSet(Family):
     """A gauge with labels, replaced as a whole."""
 

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from greenfleet.api import GreenWorkerPool
 from greenfleet.engine.actuator import Actuator, Order
@@ -26,9 +27,10 @@ from greenfleet.engine.status import learned_from_status
 from greenfleet.engine.status_writer import StatusWriter
 from greenfleet.engine.usable import misfit, unknown_source
 from greenfleet.metrics import sources
-from greenfleet.metrics.collect import Depths, Worker, Workers, read_depths, read_waiting, read_workers
+from greenfleet.metrics.collect import DepthReader, Depths, WaitingReader, Worker, WorkerReader, Workers
+from greenfleet.metrics.crowded import Crowded
 from greenfleet.metrics.own import OperatorMetrics
-from greenfleet.metrics.prometheus import PrometheusServer, QueryError, Series
+from greenfleet.metrics.prometheus import AnswerTooLargeError, PrometheusServer, QueryError, Series
 from greenfleet.resources import names
 from greenfleet.resources.names import Role
 from greenfleet.resources.worker import prefork_queue
@@ -44,12 +46,17 @@ from greenfleet.scaling import (
     initial_state,
     may_rest,
     sleeps,
+    stale_after_seconds,
 )
-from greenfleet.settings import Prometheus, Source
+from greenfleet.settings import Prometheus
 
 _log = logging.getLogger(__name__)
 
+Known_co = TypeVar("Known_co", covariant=True)
 _BLOCKED_NOISE_SECONDS = 0.05
+_WORKERS = "workers"
+CROWDED_AT_ONCE = 4
+"""How often one answer is asked for in one round, each time without the namespace that made it too large."""
 REST_SECONDS = 20.0
 """A pool that sleeps is looked at every tick, and decided on at least so often."""
 
@@ -62,6 +69,18 @@ class Answers:
     depths: Mapping[str, Depths | QueryError | None]
     """By source; a pool's own query is a source called `query:…`. None: the configuration has no such source."""
     workers: Workers | QueryError
+    crowded: Mapping[str, frozenset[str]]
+    """By source, and for the workers: namespaces that were left out because they export too much."""
+
+
+class _Reader(Protocol[Known_co]):
+    """Takes the series of one answer and says what they mean."""
+
+    def take(self, series: Series) -> None:
+        """One series."""
+
+    def result(self) -> Known_co:
+        """What all of them say together."""
 
 
 class ScalingLoop:
@@ -93,6 +112,7 @@ class ScalingLoop:
         self._metrics = metrics
         self._leads = leads
         self._tick_seconds = tick_seconds
+        self._crowded = Crowded(time.monotonic)
         self._led = False
         self._rounds: set[str] = set()
         """Servers that are being asked."""
@@ -173,63 +193,100 @@ class ScalingLoop:
                 yield record, record.pool
 
     async def _waiting(self, server: str, pools: Iterable[GreenWorkerPool]) -> frozenset[tuple[str, str, str]]:
-        """(source, broker, queue) wherever something waits. An answer that does not come is the next round's business."""
+        """(source, scope, queue) wherever something waits. An answer that does not come is the next round's business."""
         by_source = {self._source_name(pool): pool for pool in pools}
-        queries = {
-            name: query for name, pool in by_source.items() if (query := self._depth_query(pool)) and query.waiting
-        }
-        answers = await asyncio.gather(*(self._query(server, query.waiting) for query in queries.values()))
         verify = self._settings.verify_namespace
-        return frozenset(
-            (name, *key)
-            for (name, query), answer in zip(queries.items(), answers, strict=True)
-            if not isinstance(answer, QueryError)
-            for key in read_waiting(answer, query, verify_namespace=verify)
-        )
+
+        async def ask(name: str, pool: GreenWorkerPool) -> frozenset[tuple[str, str, str]]:
+            query = self._depth_query(pool, self._crowded.of(server, name))
+            if query is None or not query.waiting:
+                return frozenset()
+            answer = await self._read(server, query.waiting, WaitingReader(query, verify_namespace=verify))
+            return frozenset() if isinstance(answer, QueryError) else frozenset((name, *key) for key in answer)
+
+        answers = await asyncio.gather(*(ask(name, pool) for name, pool in by_source.items()))
+        return frozenset().union(*answers)
 
     def _queue_keys(self, record: Record, pool: GreenWorkerPool) -> Iterator[tuple[str, str, str]]:
-        """(source, broker, queue) of all that a pool works off."""
+        """(source, scope, queue) of all that a pool works off."""
         for role in record.fleets:
             for queue in _expected_queues(pool, role):
-                yield self._source_name(pool), self._broker(pool), queue
+                for scope in self._scopes(pool):
+                    yield self._source_name(pool), scope, queue
 
-    def _broker(self, pool: GreenWorkerPool) -> str:
-        """As the series of the pool's source name it: only our exporter does."""
+    def _scopes(self, pool: GreenWorkerPool) -> tuple[str, ...]:
+        """Under what the depths of a pool's queues are found in the answer of its source: see `Depths.queues`."""
         reference = pool.spec.scaling.prometheus
-        return pool.broker_key if not reference.query and reference.source == sources.GREENFLEET else ""
+        if not reference.query and reference.source == sources.GREENFLEET:
+            return (pool.broker_key,)
+        return "", pool.namespace
 
     async def _ask(self, server: str) -> Answers:
-        queries: dict[str, sources.DepthQuery | None] = {}
-        for _, pool in self._pools(server):
-            queries[self._source_name(pool)] = self._depth_query(pool)
-        wanted = {name: query for name, query in queries.items() if query is not None}
-        workers, *depths = await asyncio.gather(
-            self._query(server, sources.workers()),
-            *(self._query(server, query.expression) for query in wanted.values()),
+        pools = {self._source_name(pool): pool for _, pool in self._pools(server)}
+        workers, depths = await asyncio.gather(
+            self._workers(server),
+            asyncio.gather(*(self._depths(server, name, pool) for name, pool in pools.items())),
         )
+        crowded = {name: self._crowded.of(server, name) for name in (_WORKERS, *pools)}
+        return Answers(server, dict(zip(pools, depths, strict=True)), workers, crowded)
+
+    async def _workers(self, server: str) -> Workers | QueryError:
         verify = self._settings.verify_namespace
-        found: dict[str, Depths | QueryError | None] = dict.fromkeys(queries)
-        for (name, query), answer in zip(wanted.items(), depths, strict=True):
-            if isinstance(answer, QueryError):
-                found[name] = answer
-            else:
-                found[name] = read_depths(answer, query, verify_namespace=verify)
-        return Answers(
+        return await self._isolated(
             server,
-            found,
-            workers if isinstance(workers, QueryError) else read_workers(workers, verify_namespace=verify),
+            _WORKERS,
+            lambda without: sources.workers(self._window_seconds(server), without),
+            lambda: WorkerReader(verify_namespace=verify),
         )
 
-    async def _query(self, server: str, expression: str) -> list[Series] | QueryError:
+    async def _depths(self, server: str, name: str, pool: GreenWorkerPool) -> Depths | QueryError | None:
+        """What a source says; `pool` is any that refers to it."""
+        query, verify = self._depth_query(pool), self._settings.verify_namespace
+        if query is None:
+            return None
+
+        def expression(without: frozenset[str]) -> str:
+            asked = self._depth_query(pool, without)
+            return asked.expression if asked else ""
+
+        return await self._isolated(server, name, expression, lambda: DepthReader(query, verify_namespace=verify))
+
+    async def _isolated(
+        self,
+        server: str,
+        name: str,
+        expression: Callable[[frozenset[str]], str],
+        reader: Callable[[], _Reader[Known_co]],
+    ) -> Known_co | QueryError:
+        """One answer. If one namespace makes it too large, that namespace is left out for a while, and it is asked again."""
+        for _ in range(CROWDED_AT_ONCE):
+            without = self._crowded.of(server, name)
+            answer = await self._read(server, expression(without), reader())
+            if not isinstance(answer, AnswerTooLargeError) or not sources.can_leave_out(answer.namespace):
+                return answer
+            _log.warning(
+                "Prometheus %r, %s: left out %s for a while: %s", server, name, answer.namespace, answer.message
+            )
+            self._crowded.add(server, name, answer.namespace)
+        return answer
+
+    async def _read(self, server: str, expression: str, reader: _Reader[Known_co]) -> Known_co | QueryError:
         found = self._servers.get(server)
         if found is None:
             return QueryError(
                 Blindness.UNREACHABLE, f"The operator's configuration names no Prometheus server {server!r}."
             )
         try:
-            return await found.query(expression)
+            await found.read(expression, reader.take)
+            return reader.result()
         except QueryError as error:
             return error
+
+    def _window_seconds(self, server: str) -> float:
+        """How far back samples are asked for: one scrape more than they may be old."""
+        found = self._servers.get(server)
+        scrape_seconds = found.scrape_interval_seconds if found else self._tick_seconds
+        return stale_after_seconds(scrape_seconds) + scrape_seconds
 
     def _server_name(self, pool: GreenWorkerPool) -> str:
         return pool.spec.scaling.prometheus.server or self._settings.default_server
@@ -239,14 +296,15 @@ class ScalingLoop:
         reference = pool.spec.scaling.prometheus
         return f"query:{reference.query}" if reference.query else reference.source
 
-    def _depth_query(self, pool: GreenWorkerPool) -> sources.DepthQuery | None:
+    def _depth_query(self, pool: GreenWorkerPool, without: frozenset[str] = frozenset()) -> sources.DepthQuery | None:
         reference = pool.spec.scaling.prometheus
         if reference.query:
             return sources.own_depth(reference.query) if self._settings.allow_query else None
+        window_seconds = self._window_seconds(self._server_name(pool))
         if reference.source == sources.GREENFLEET:
-            return sources.greenfleet_depth()
-        source: Source | None = self._settings.sources.get(reference.source) or sources.BUILT_IN.get(reference.source)
-        return sources.selected_depth(source) if source else None
+            return sources.greenfleet_depth(window_seconds, without)
+        source = self._settings.source(reference.source)
+        return sources.selected_depth(source, window_seconds, without) if source else None
 
     def _look_at(self, record: Record, answers: Answers, now: float) -> None:
         pool = record.pool
@@ -346,7 +404,6 @@ class ScalingLoop:
     def _queues_of(
         self, pool: GreenWorkerPool, role: Role, answers: Answers
     ) -> tuple[tuple[QueueSample, ...], tuple[Problem, ...]]:
-        reference = pool.spec.scaling.prometheus
         answer = answers.depths[self._source_name(pool)]
         if answer is None:
             unknown = unknown_source(pool, self._settings)
@@ -355,28 +412,36 @@ class ScalingLoop:
             )
         if isinstance(answer, QueryError):
             return (), (Problem(answer.reason, answer.message),)
-        broker = self._broker(pool)
-        if broker in answer.down:
+        if pool.namespace in answers.crowded.get(self._source_name(pool), ()):
+            return (), (_crowded_problem("about queues"),)
+        return self._depths_of(pool, role, answer)
+
+    def _depths_of(
+        self, pool: GreenWorkerPool, role: Role, answer: Depths
+    ) -> tuple[tuple[QueueSample, ...], tuple[Problem, ...]]:
+        scopes = self._scopes(pool)
+        if not answer.down.isdisjoint(scopes):
             return (), (Problem(Blindness.BROKER_DOWN, "The exporter cannot reach the broker."),)
         expected = _expected_queues(pool, role)
-        if reference.query:
-            samples = tuple(QueueSample(expected[0], one.at, one.ready) for one in answer.queues.get(("", ""), ()))
+        if pool.spec.scaling.prometheus.query:
+            own = tuple(depth.sample for depth in answer.of(scopes, ""))
+            samples = tuple(QueueSample(expected[0], one.at, one.ready) for one in own)
             # One query speaks for all queues of the pool: the others are counted in it.
             return samples + tuple(QueueSample(queue, one.at, 0.0) for queue in expected[1:] for one in samples), ()
-        found = tuple(one for queue in expected for one in answer.queues.get((broker, queue), ()))
-        if not found and pool.namespace not in answer.foreign and answer.foreign and broker:
-            text = (
-                "Samples arrive without the target label `namespace`, or with a foreign one, and are not believed: "
-                "see the scrape configuration in the documentation."
-            )
+        found = [depth for queue in expected for depth in answer.of(scopes, queue)]
+        if not found and (text := _unheard(pool, expected, answer)):
             return (), (Problem(Blindness.NO_SAMPLE, text),)
-        return found, ()
+        if len({depth.labels.get("vhost") for depth in found}) > 1:
+            return (), (Problem(Blindness.CONTRADICTION, _SEVERAL_VHOSTS),)
+        return tuple(depth.sample for depth in found), ()
 
     def _workers_of(
         self, pool: GreenWorkerPool, role: Role, answers: Answers
     ) -> tuple[tuple[Worker, ...], tuple[Problem, ...]]:
         if isinstance(answers.workers, QueryError):
             return (), (Problem(answers.workers.reason, answers.workers.message),)
+        if pool.namespace in answers.crowded.get(_WORKERS, ()):
+            return (), (_crowded_problem("about workers"),)
         return answers.workers.by_fleet.get((pool.key, role), ()), ()
 
     def _remember(
@@ -415,6 +480,36 @@ def turn(server: str, servers: Collection[str], tick_seconds: float) -> float:
     """Seconds into a tick at which a server is asked: spread, so that several servers are not asked in the same moment."""
     order = sorted(servers)
     return tick_seconds * order.index(server) / len(order) if server in servers else 0.0
+
+
+_SEVERAL_VHOSTS = (
+    "Several virtual hosts of the broker have this queue, and the source does not say which is meant: ask the administrator "
+    'for one whose selector does, such as rabbitmq_queue_messages_ready{vhost="production"}.'
+)
+
+
+def _crowded_problem(about: str) -> Problem:
+    return Problem(
+        Blindness.TOO_MANY_SERIES,
+        f"The pods of this namespace export so many series {about}, or such long ones, that the answer for everybody was too "
+        "large, so that this namespace is left out of it for some minutes: find the pods that export them.",
+    )
+
+
+def _unheard(pool: GreenWorkerPool, expected: Iterable[str], answer: Depths) -> str:
+    """Why samples of a pool's queues may not be believed although there are some; "" if there are none."""
+    if pool.namespace in answer.foreign:
+        return (
+            "Samples arrive without the target label `namespace`, or with a foreign one, and are not believed: "
+            "see the scrape configuration in the documentation."
+        )
+    source = pool.spec.scaling.prometheus.source
+    if not answer.unnamed.isdisjoint(expected):
+        return (
+            f"Samples come from targets of other namespaces, which the administrator has not named: ask for theirs in "
+            f"prometheus.sources.{source}.namespaces."
+        )
+    return ""
 
 
 def _expected_queues(pool: GreenWorkerPool, role: Role) -> tuple[str, ...]:

@@ -1,30 +1,56 @@
-"""From Prometheus' answers to what is known about each pool: values in, `QueueSample`s and `WorkerSample`s out.
+"""From Prometheus' answers to what is known about each pool: series in, `QueueSample`s and `WorkerSample`s out.
 
 Pure. Whose sample is it: a series counts only if the target label `namespace`, which Prometheus itself attached, agrees
-with the namespace inside `pool` or `broker`, so that no tenant can speak for another's pool.
+with the namespace inside `pool` or `broker`, so that no tenant can speak for another's pool. Where series name no broker,
+they count for pools of their own namespace, or for all if the administrator named that namespace for the source.
+
+Numbers of one moment are those of one target. Targets are told apart by every label that is not a part of the number's
+name, so that series which are there twice make two samples that contradict each other, or none, and never a mixture.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from greenfleet.metrics.prometheus import Series
-from greenfleet.metrics.sources import AT, PART, READY, UNACKED, UP, DepthQuery
+from greenfleet.metrics.sources import DEPTH_PARTS, READY, UNACKED, UP, WORKER_PARTS, DepthQuery
 from greenfleet.scaling.types import QueueSample, WorkerSample
+
+_Target = tuple[tuple[str, str], ...]
+_NEEDED = frozenset({"threads_limit", "started", "finished"})
+"""Without these a worker has no sample: a count that is missing is not zero."""
+_OWN_LABELS = frozenset({"__name__", "task", "reason"})
+"""Labels of a worker's series that do not name the worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """One target's word on one queue."""
+
+    sample: QueueSample
+    labels: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Depths:
     """One answer about queues."""
 
-    queues: Mapping[tuple[str, str], tuple[QueueSample, ...]] = field(default_factory=dict)
-    """By (broker, queue); the broker is "" for sources that do not name it. More than one sample: several targets."""
+    queues: Mapping[tuple[str, str], tuple[Depth, ...]] = field(default_factory=dict)
+    """By (broker, queue). For sources that name no broker, by (namespace of the target, queue), and by ("", queue) if that
+    target may speak for every pool. More than one: several targets.
+    """
     down: frozenset[str] = frozenset()
     """Brokers that their exporter cannot reach."""
     foreign: frozenset[str] = frozenset()
-    """Namespaces of targets that spoke for another namespace and were not believed."""
+    """Namespaces that a target of another one spoke for, and was not believed."""
+    unnamed: frozenset[str] = frozenset()
+    """Queues that targets spoke of which may speak for their own namespace only."""
+
+    def of(self, scopes: Iterable[str], queue: str) -> tuple[Depth, ...]:
+        """Everything said about a queue to whoever listens to these scopes: brokers or namespaces."""
+        return tuple(depth for scope in scopes for depth in self.queues.get((scope, queue), ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,99 +70,223 @@ class Workers:
 
     by_fleet: Mapping[tuple[str, str], tuple[Worker, ...]] = field(default_factory=dict)
     foreign: frozenset[str] = frozenset()
+    """Namespaces that a target of another one spoke for."""
+
+
+@dataclass(slots=True)
+class _Queue:
+    """What one target says about one queue."""
+
+    labels: Mapping[str, str]
+    values: dict[str, float] = field(default_factory=dict)
+    at: float | None = None
+
+
+class DepthReader:
+    """Takes series of one answer about queues, in any order."""
+
+    def __init__(self, query: DepthQuery, *, verify_namespace: bool) -> None:
+        self._query = query
+        self._verify = verify_namespace
+        self._queues: dict[tuple[str, str, _Target], _Queue] = {}
+        self._up: dict[str, list[float]] = defaultdict(list)
+        self._foreign: set[str] = set()
+        self._unnamed: set[str] = set()
+
+    def take(self, series: Series) -> None:
+        """One series."""
+        query, labels = self._query, series.labels
+        part = DEPTH_PARTS.get(labels.get("__name__", "")) if query.names_broker else READY
+        if part is None:
+            return
+        scope = _scope(labels, query, verify_namespace=self._verify)
+        if scope is None:
+            self._foreign.add(_namespace_of(labels.get("broker", "")))
+            return
+        if part == UP:
+            self._up[scope].append(series.value)
+            return
+        name = labels.get(query.queue_label, "")
+        if scope and not query.names_broker:
+            self._unnamed.add(name)
+        said = self._queues.setdefault((scope, name, _target(labels, _NAME)), _Queue(labels))
+        said.values[part] = series.value
+        if part == READY:
+            said.at = series.at
+
+    def result(self) -> Depths:
+        """What all of them say together."""
+        found: dict[tuple[str, str], list[Depth]] = defaultdict(list)
+        for (scope, queue, _), said in self._queues.items():
+            if said.at is not None:
+                sample = QueueSample(queue, said.at, said.values[READY], said.values.get(UNACKED, 0.0))
+                found[scope, queue].append(Depth(sample, said.labels))
+        if self._query.names_broker:
+            # While an exporter rolls over, the old and the new one both answer: the younger sample is the better one.
+            found.update({key: _youngest(depths) for key, depths in found.items()})
+        return Depths(
+            {key: tuple(depths) for key, depths in found.items()},
+            frozenset(broker for broker, values in self._up.items() if not any(value == 1 for value in values)),
+            frozenset(self._foreign),
+            frozenset(self._unnamed),
+        )
+
+
+def _youngest(depths: list[Depth]) -> list[Depth]:
+    newest = max(depth.sample.at for depth in depths)
+    return [depth for depth in depths if depth.sample.at == newest]
 
 
 def read_depths(answer: Iterable[Series], query: DepthQuery, *, verify_namespace: bool) -> Depths:
     """The depth of every queue in an answer."""
-    parts: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
-    up: dict[str, list[float]] = defaultdict(list)
-    foreign: set[str] = set()
-    verify = verify_namespace and query.names_broker
+    reader = DepthReader(query, verify_namespace=verify_namespace)
     for series in answer:
-        labels = series.labels
-        broker = _broker(series, query)
-        if verify and _is_foreign(series, broker):
-            foreign.add(labels.get("namespace", ""))
-            continue
-        if labels.get(PART) == UP:
-            up[broker].append(series.value)
-        else:
-            target = f"{labels.get('instance', '')} {labels.get('job', '')} {labels.get('vhost', '')} {labels.get('pod', '')}"
-            parts[broker, labels.get(query.queue_label, ""), target][labels.get(PART, "")] = series.value
-    found: dict[tuple[str, str], list[QueueSample]] = defaultdict(list)
-    for (broker, queue, _), values in parts.items():
-        if READY in values and AT in values:
-            found[broker, queue].append(QueueSample(queue, values[AT], values[READY], values.get(UNACKED, 0.0)))
-    if query.names_broker:
-        # While an exporter rolls over, the old and the new one both answer: the younger sample is the better one.
-        found.update({key: [max(samples, key=lambda sample: sample.at)] for key, samples in found.items()})
-    return Depths(
-        {key: tuple(samples) for key, samples in found.items()},
-        frozenset(broker for broker, values in up.items() if not any(value == 1 for value in values)),
-        frozenset(foreign),
-    )
+        reader.take(series)
+    return reader.result()
+
+
+class WaitingReader:
+    """Takes series of an answer about queues in which something waits."""
+
+    def __init__(self, query: DepthQuery, *, verify_namespace: bool) -> None:
+        self._query = query
+        self._verify = verify_namespace
+        self._found: set[tuple[str, str]] = set()
+
+    def take(self, series: Series) -> None:
+        """One series."""
+        scope = _scope(series.labels, self._query, verify_namespace=self._verify)
+        if scope is not None:
+            self._found.add((scope, series.labels.get(self._query.queue_label, "")))
+
+    def result(self) -> frozenset[tuple[str, str]]:
+        """(broker or namespace, queue) of everything that is to be believed, as in `Depths.queues`."""
+        return frozenset(self._found)
 
 
 def read_waiting(answer: Iterable[Series], query: DepthQuery, *, verify_namespace: bool) -> frozenset[tuple[str, str]]:
-    """(broker, queue) of everything in an answer that is to be believed."""
-    verify = verify_namespace and query.names_broker
-    return frozenset(
-        (broker, one.labels.get(query.queue_label, ""))
-        for broker, one in ((_broker(one, query), one) for one in answer)
-        if not (verify and _is_foreign(one, broker))
-    )
+    """(broker or namespace, queue) of everything in an answer that is to be believed."""
+    reader = WaitingReader(query, verify_namespace=verify_namespace)
+    for series in answer:
+        reader.take(series)
+    return reader.result()
 
 
-def _broker(series: Series, query: DepthQuery) -> str:
-    return series.labels.get("broker", "") if query.names_broker else ""
+_NAME = frozenset({"__name__"})
 
 
-def _is_foreign(series: Series, key: str) -> bool:
+def _target(labels: Mapping[str, str], without: frozenset[str]) -> _Target:
+    return tuple(sorted(item for item in labels.items() if item[0] not in without))
+
+
+def _scope(labels: Mapping[str, str], query: DepthQuery, *, verify_namespace: bool) -> str | None:
+    """Whose queues a series speaks of: a broker; for sources that name none, the target's namespace, or "" for everybody's.
+    None: it must not speak of them.
+    """
+    if query.names_broker:
+        broker = labels.get("broker", "")
+        return None if verify_namespace and _is_foreign(labels, broker) else broker
+    namespace = labels.get("namespace", "")
+    if not verify_namespace or query.for_one_pool or namespace in query.namespaces:
+        return ""
+    return namespace or NOBODY
+
+
+NOBODY = "-"
+"""In the place of a namespace: of targets without one, which no pool can be in."""
+
+
+def _namespace_of(key: str) -> str:
+    return key.split("/", maxsplit=1)[0]
+
+
+def _is_foreign(labels: Mapping[str, str], key: str) -> bool:
     """Whether a target speaks for a broker or a pool (`namespace/…`) of another namespace than its own."""
-    return series.labels.get("namespace") != key.split("/", maxsplit=1)[0]
+    return labels.get("namespace") != _namespace_of(key)
+
+
+@dataclass(slots=True)
+class _Process:
+    """What one target says about one worker."""
+
+    values: dict[str, float] = field(default_factory=dict)
+    at: float = 0.0
+    blocked: dict[str, float] = field(default_factory=dict)
+    recycle: list[str] = field(default_factory=list)
+    guards: list[tuple[str, str]] = field(default_factory=list)
+
+
+class WorkerReader:
+    """Takes series of one answer about workers, in any order."""
+
+    def __init__(self, *, verify_namespace: bool) -> None:
+        self._verify = verify_namespace
+        self._processes: dict[_Target, _Process] = {}
+        self._workers: dict[tuple[str, str, str], list[_Process]] = defaultdict(list)
+        self._foreign: set[str] = set()
+
+    def take(self, series: Series) -> None:
+        """One series."""
+        labels = series.labels
+        part = WORKER_PARTS.get(labels.get("__name__", ""))
+        if part is None:
+            return
+        pool = labels.get("pool", "")
+        if self._verify and _is_foreign(labels, pool):
+            self._foreign.add(_namespace_of(pool))
+            return
+        target = _target(labels, _OWN_LABELS)
+        process = self._processes.get(target)
+        if process is None:
+            process = self._processes[target] = _Process()
+            self._workers[pool, labels.get("role", ""), labels.get("worker", "")].append(process)
+        match part:
+            case "hub_blocked":
+                process.blocked[labels.get("task", "")] = series.value
+            case "recycle":
+                if series.value > 0:
+                    process.recycle.append(labels.get("reason", ""))
+            case "guard":
+                if series.value > 0:
+                    process.guards.append((labels.get("reason", ""), labels.get("task", "")))
+            case _:
+                process.values[part] = series.value
+                if part == "threads_limit":
+                    process.at = series.at
+
+    def result(self) -> Workers:
+        """What all of them say together."""
+        fleets: dict[tuple[str, str], list[Worker]] = defaultdict(list)
+        for (pool, role, pod), processes in self._workers.items():
+            fleets[pool, role].extend(_workers(pod, processes))
+        return Workers({key: tuple(workers) for key, workers in fleets.items() if workers}, frozenset(self._foreign))
+
+
+def _workers(pod: str, processes: Iterable[_Process]) -> Iterator[Worker]:
+    """The newest numbers; several only if they are of the same moment."""
+    whole = [process for process in processes if process.values.keys() >= _NEEDED]
+    newest = max((process.at for process in whole), default=0.0)
+    for process in whole:
+        if process.at == newest:
+            sample = _worker_sample(pod, process.at, process.values, sum(process.blocked.values()))
+            yield Worker(sample, process.blocked, tuple(sorted(process.recycle)), tuple(sorted(process.guards)))
 
 
 def read_workers(answer: Iterable[Series], *, verify_namespace: bool) -> Workers:
     """The numbers of every worker in an answer."""
-    values: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
-    blocked: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
-    recycle: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    guards: dict[tuple[str, str, str], list[tuple[str, str]]] = defaultdict(list)
-    foreign: set[str] = set()
+    reader = WorkerReader(verify_namespace=verify_namespace)
     for series in answer:
-        labels = series.labels
-        pool = labels.get("pool", "")
-        if verify_namespace and _is_foreign(series, pool):
-            foreign.add(labels.get("namespace", ""))
-            continue
-        worker = (pool, labels.get("role", ""), labels.get("worker", ""))
-        match labels.get(PART, ""):
-            case "hub_blocked":
-                blocked[worker][labels.get("task", "")] = series.value
-            case "recycle":
-                recycle[worker].append(labels.get("reason", ""))
-            case "guard":
-                guards[worker].append((labels.get("reason", ""), labels.get("task", "")))
-            case part:
-                values[worker][part] = series.value
-    fleets: dict[tuple[str, str], list[Worker]] = defaultdict(list)
-    for worker, numbers in values.items():
-        if AT in numbers and "threads_limit" in numbers:
-            pool, role, pod = worker
-            tasks = blocked.get(worker, {})
-            sample = _worker_sample(pod, numbers, sum(tasks.values()))
-            reasons, dangers = sorted(recycle.get(worker, ())), sorted(guards.get(worker, ()))
-            fleets[pool, role].append(Worker(sample, tasks, tuple(reasons), tuple(dangers)))
-    return Workers({key: tuple(workers) for key, workers in fleets.items()}, frozenset(foreign))
+        reader.take(series)
+    return reader.result()
 
 
-def _worker_sample(pod: str, numbers: Mapping[str, float], blocked_seconds: float) -> WorkerSample:
+def _worker_sample(pod: str, at: float, numbers: Mapping[str, float], blocked_seconds: float) -> WorkerSample:
     def number(part: str) -> float:
         return numbers.get(part, 0.0)
 
     return WorkerSample(
         pod=pod,
-        at=numbers[AT],
+        at=at,
         threads_limit=numbers["threads_limit"],
         threads_busy=number("threads_busy"),
         reserved=number("reserved"),

@@ -1,16 +1,20 @@
 """Instant queries against one Prometheus server, with limits on time and size.
 
 Every failure is a `QueryError` with a reason that fits into a condition: the caller holds, it never reads a failure as zero.
+An answer is read and handed on series by series, in pieces between which everything else in the process runs on.
 Credentials come from files that are read again whenever they change, so that rotation needs no restart.
 """
 
 from __future__ import annotations
 
 import asyncio
+import codecs
 import json
 import math
+import re
 import ssl
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +25,27 @@ from greenfleet.api import duration_seconds
 from greenfleet.scaling.types import Blindness
 from greenfleet.settings import Server
 
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
-"""An answer larger than this is refused unread: 2,000 pools need about 4 MB."""
+MAX_ANSWER_BYTES = 32 * 1024 * 1024
+"""Nobody reads more of an answer than this. 1,000 sleeping pools need about 2 MB, 1,000 workers about 10 MB."""
+MAX_SERIES_BYTES = 1024 * 1024
+"""The longest text of one series. Prometheus itself sets no limit on the length of a label."""
+_PIECE_BYTES = 64 * 1024
+"""So much is parsed before others have their turn: some 2 ms."""
+_RESULT = re.compile(r'"result"\s*:\s*\[')
+_BETWEEN = re.compile(r"[\s,]*")
+_LONGEST_NAMESPACE = 100
+"""Characters of `"namespace":"…"`, with room to spare."""
+_NAMESPACE = re.compile(r'"namespace"\s*:\s*"([^"\\]*)"')
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One sample of an instant vector."""
+    """One series with its newest sample."""
 
     labels: dict[str, str]
     value: float
+    at: float
+    """Unix time of the sample: of the scrape if the query selected a range, else of the evaluation."""
 
 
 class QueryError(Exception):
@@ -40,6 +55,14 @@ class QueryError(Exception):
         super().__init__(message)
         self.reason = reason
         self.message = message
+
+
+class AnswerTooLargeError(QueryError):
+    """More than `MAX_ANSWER_BYTES`. `namespace` is the one that most of it was about; "" if that is not known."""
+
+    def __init__(self, message: str, namespace: str) -> None:
+        super().__init__(Blindness.BAD_ANSWER, message)
+        self.namespace = namespace
 
 
 class PrometheusServer:
@@ -64,18 +87,26 @@ class PrometheusServer:
             await self._session.close()
 
     async def query(self, expression: str) -> list[Series]:
-        """The instant vector that `expression` yields now. Raises QueryError."""
+        """All series that `expression` yields now, each with its newest sample. Raises QueryError."""
+        found: list[Series] = []
+        await self.read(expression, found.append)
+        return found
+
+    async def read(self, expression: str, take: Callable[[Series], None]) -> None:
+        """Hands every series that `expression` yields now to `take`, one by one. Raises QueryError, after which nothing that
+        was taken counts.
+        """
         started = asyncio.get_running_loop().time()
         failure = ""
         try:
-            return _vector(self.name, await self._fetch(expression))
+            await self._read(expression, _Answer(self.name, take))
         except QueryError as error:
             failure = str(error.reason)
             raise
         finally:
             self._observe(self.name, asyncio.get_running_loop().time() - started, failure)
 
-    async def _fetch(self, expression: str) -> bytes:
+    async def _read(self, expression: str, answer: _Answer) -> None:
         settings = self._settings
         if self._session is None:
             self._session = aiohttp.ClientSession(
@@ -90,15 +121,11 @@ class PrometheusServer:
                 allow_redirects=False,
             ) as response:
                 if response.status >= 300:
-                    await response.read()
                     raise self._bad(f"answered with HTTP status {response.status}")
-                body = await response.content.read(MAX_ANSWER_BYTES + 1)
-                while len(body) <= MAX_ANSWER_BYTES and (more := await response.content.read(MAX_ANSWER_BYTES)):
-                    body += more
-                if len(body) > MAX_ANSWER_BYTES:
-                    response.close()
-                    raise self._bad("answered with more than 64 MiB")
-                return body
+                while piece := await response.content.read(_PIECE_BYTES):
+                    answer.add(piece)
+                    await asyncio.sleep(0)
+                answer.end()
         except TimeoutError:
             raise QueryError(Blindness.UNREACHABLE, f"Prometheus {self.name!r} did not answer in time") from None
         except (aiohttp.ClientError, OSError) as error:
@@ -143,20 +170,136 @@ class PrometheusServer:
         return self._tls[1]
 
 
-def _vector(server: str, body: bytes) -> list[Series]:
-    """The samples of an answer of Prometheus' HTTP API. Raises QueryError for anything else."""
-    try:
-        answer: Any = json.loads(body)
-        if answer["status"] != "success" or answer["data"]["resultType"] != "vector":
-            raise ValueError
-        return [Series(_labels(item["metric"]), _number(item["value"][1])) for item in answer["data"]["result"]]
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
-        text = f"Prometheus {server!r} did not answer with an instant vector"
-        raise QueryError(Blindness.BAD_ANSWER, text) from None
+class _Answer:
+    """An answer of Prometheus' HTTP API while it comes in.
+
+    The result is taken apart series by series; what stands around it is put together again and judged at the end.
+    """
+
+    def __init__(self, server: str, take: Callable[[Series], None]) -> None:
+        self._server = server
+        self._take = take
+        self._decode = codecs.getincrementaldecoder("utf-8")().decode
+        self._decoder = json.JSONDecoder()
+        self._text = ""
+        """What has not been parsed yet."""
+        self._head = ""
+        """What came before the result."""
+        self._in_result = False
+        self._after_result = False
+        self._skips = False
+        """Whether it is too large already, and only the namespace to blame is looked for."""
+        self._size = 0
+        self._sizes: defaultdict[str, int] = defaultdict(int)
+        """Characters by the namespace that they are about."""
+
+    def add(self, piece: bytes) -> None:
+        """Raises QueryError."""
+        self._size += len(piece)
+        if self._size > MAX_ANSWER_BYTES and not self._skips:
+            largest = max(self._sizes, key=self._sizes.__getitem__, default="")
+            if len(self._text) <= self._sizes[largest]:
+                raise self._too_large(largest)
+            self._skips = True
+        try:
+            text = self._decode(piece)
+            if self._skips:
+                self._skip(text)
+            else:
+                self._parse(text)
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+            raise self._bad() from None
+
+    def end(self) -> None:
+        """Nothing more comes. Raises QueryError."""
+        try:
+            if self._skips:
+                raise self._too_large("")
+            if not self._after_result:
+                raise ValueError
+            around: Any = json.loads(f"{self._head}[]{self._text}")
+            if around["status"] != "success" or around["data"]["resultType"] not in ("vector", "matrix"):
+                raise ValueError
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise self._bad() from None
+        if is_partial(around):
+            text = f"Prometheus {self._server!r} answered with a part of what it knows, and with warnings: look at its stores"
+            raise QueryError(Blindness.PARTIAL_ANSWER, text)
+
+    def _parse(self, text: str) -> None:
+        self._text += text
+        if not self._in_result:
+            found = _RESULT.search(self._text)
+            if found is None:
+                if len(self._text) > _PIECE_BYTES:
+                    raise ValueError
+                return
+            self._head, self._text = self._text[: found.end() - 1], self._text[found.end() :]
+            self._in_result = True
+        elif self._after_result:
+            if len(self._text) > MAX_SERIES_BYTES:
+                raise ValueError
+            return
+        elif "}" not in text and "]" not in text:  # no series ends here
+            self._check_length()
+            return
+        position = 0
+        while (start := _BETWEEN.match(self._text, position).end()) < len(self._text):  # type: ignore[union-attr]
+            position = start
+            if self._text[position] == "]":
+                self._after_result, position = True, position + 1
+                break
+            try:
+                item, end = self._decoder.raw_decode(self._text, position)
+            except json.JSONDecodeError:
+                break  # the rest of it is still to come, or it is no JSON: the end tells
+            self._read_item(item, end - position)
+            position = end
+        self._text = self._text[position:]
+        self._check_length()
+
+    def _check_length(self) -> None:
+        if len(self._text) > MAX_SERIES_BYTES:
+            self._skips = True
+            self._skip("")
+
+    def _skip(self, text: str) -> None:
+        """Within a series that is too long. Nothing of it is kept; all that matters is whose it is."""
+        self._text += text
+        if found := _NAMESPACE.search(self._text):
+            raise self._too_large(found[1])
+        self._text = self._text[-_LONGEST_NAMESPACE:]
+
+    def _read_item(self, item: Any, size: int) -> None:
+        metric = item["metric"]
+        if not isinstance(metric, dict):
+            raise TypeError
+        self._sizes[metric.get("namespace", "")] += size
+        sample: Any = item["values"][-1] if "values" in item else item.get("value")
+        if sample is None and ("histogram" in item or "histograms" in item):
+            return  # a native histogram where a number should be: its own pool misses it, and nobody else
+        self._take(Series(_labels(metric), _number(sample[1]), float(sample[0])))
+
+    def _bad(self) -> QueryError:
+        text = f"Prometheus {self._server!r} did not answer with series"
+        return QueryError(Blindness.BAD_ANSWER, text)
+
+    def _too_large(self, namespace: str) -> AnswerTooLargeError:
+        size = MAX_ANSWER_BYTES // (1024 * 1024)
+        return AnswerTooLargeError(f"Prometheus {self._server!r} answered with more than {size} MiB", namespace)
 
 
-def _labels(metric: Any) -> dict[str, str]:
-    if not isinstance(metric, dict) or not all(isinstance(value, str) for value in metric.values()):
+def is_partial(answer: Mapping[str, Any]) -> bool:
+    """Whether an answer leaves out something that its server could not reach: Thanos warns, VictoriaMetrics has a field for it.
+
+    Remarks of PromQL on an expression or on data (`PromQL info: …`, `PromQL warning: …`) are about what is there.
+    """
+    warnings = answer.get("warnings") or ()
+    return answer.get("isPartial") is True or any(not str(one).startswith("PromQL ") for one in warnings)
+
+
+def _labels(metric: dict[Any, Any]) -> dict[str, str]:
+    if not all(isinstance(value, str) for value in metric.values()):
         raise TypeError
     return metric
 

@@ -1,48 +1,53 @@
 """The queries: one per (server, source) for the depth of all queues, one per server for all workers.
 
-An instant query stamps its answer with the time of evaluation, so every query also asks for `timestamp()` of the series:
-that is the time of the scrape, and the only way to see that a sample is old. The label `series` tells the parts apart.
+Each is one range selector and nothing else: it yields raw series with their names and the times of their scrapes. No query
+sets a label, matches two vectors or aggregates, so no series that a pod exports can make it fail: Prometheus refuses
+such a query for everybody if one pod has two series that differ in nothing but a label that it sets.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
-from greenfleet.settings import Source
+from greenfleet.settings import BUILT_IN_SOURCES, Source
 
-PART = "series"
-"""Label that we add to each part of a query's answer."""
-
-READY, UNACKED, UP, AT = "ready", "unacked", "up", "at"
+READY, UNACKED, UP = "ready", "unacked", "up"
 
 GREENFLEET = "greenfleet"
 """Name of the default source: our exporter, the only one whose series name the broker."""
 
-BUILT_IN: dict[str, Source] = {
-    # Our own exporter serves this name too, for dashboards, and says which broker it speaks of.
-    "celery-exporter": Source(selector="celery_queue_length{broker=''}", queue_label="queue_name"),
-    "rabbitmq": Source(selector="rabbitmq_queue_messages_ready", queue_label="queue"),
-    "redis-exporter": Source(selector="redis_key_size", queue_label="key"),
-}
+BUILT_IN = BUILT_IN_SOURCES
 
-_WORKER_GAUGES = {
-    "threads_limit": "greenworker_threads_limit",
-    "threads_busy": "greenworker_threads_busy",
-    "reserved": "greenworker_tasks_reserved",
-    "scheduled": "greenworker_tasks_scheduled",
-    "cpu": "process_cpu_seconds_total{pool!=''}",
-    "memory": "process_resident_memory_bytes{pool!=''}",
-    "hub_busy": "greenworker_hub_busy_seconds_total",
-    "hub_lag_sum": "greenworker_hub_lag_seconds_sum",
-    "hub_lag_count": "greenworker_hub_lag_seconds_count",
+DEPTH_PARTS: Mapping[str, str] = {
+    "greenfleet_queue_messages_ready": READY,
+    "greenfleet_queue_messages_unacked": UNACKED,
+    "greenfleet_queue_up": UP,
 }
-_WORKER_SUMS = {
-    "started": "greenworker_tasks_started_total",
-    "finished": "greenworker_tasks_finished_total",
-    "runtime_sum": "greenworker_task_runtime_seconds_sum",
-    "runtime_count": "greenworker_task_runtime_seconds_count",
+"""What each metric of our exporter says."""
+
+WORKER_PARTS: Mapping[str, str] = {
+    "greenworker_threads_limit": "threads_limit",
+    "greenworker_threads_busy": "threads_busy",
+    "greenworker_tasks_reserved": "reserved",
+    "greenworker_tasks_scheduled": "scheduled",
+    "greenworker_started_total": "started",
+    "greenworker_finished_total": "finished",
+    "greenworker_runtime_seconds_sum": "runtime_sum",
+    "greenworker_runtime_seconds_count": "runtime_count",
+    "process_cpu_seconds_total": "cpu",
+    "process_resident_memory_bytes": "memory",
+    "greenworker_hub_busy_seconds_total": "hub_busy",
+    "greenworker_hub_lag_seconds_sum": "hub_lag_sum",
+    "greenworker_hub_lag_seconds_count": "hub_lag_count",
+    "greenworker_hub_blocked_seconds_total": "hub_blocked",
+    "greenworker_recycle_wanted": "recycle",
+    "greenworker_guard": "guard",
 }
-_BLOCKED = "hub_blocked"
+"""What each metric of a worker says: none has a series per task but those whose tasks are told apart here."""
+
+_NAMESPACE = re.compile(r"[a-z0-9-]{1,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,43 +60,63 @@ class DepthQuery:
     """Whether the series say which broker they speak of, so that the namespace can be checked."""
     waiting: str = ""
     """Only the queues in which something waits, and their depths; "" where that is not asked for."""
+    namespaces: frozenset[str] = field(default=frozenset())
+    """Namespaces whose targets may speak for the queues of any pool; others speak for pools of their own namespace."""
+    for_one_pool: bool = False
+    """Whether a pool brought the query, which is then asked and believed for that pool alone."""
 
 
-def _part(name: str, expression: str) -> str:
-    return f'label_replace({expression}, "{PART}", "{name}", "", "")'
+def can_leave_out(namespace: str) -> bool:
+    """Whether a query can leave a namespace out: only what can be the name of one is ever put into a query."""
+    return _NAMESPACE.fullmatch(namespace) is not None
 
 
-def greenfleet_depth() -> DepthQuery:
-    """Our exporter: ready, unacked, up, and the scrape's time, of every queue."""
-    expression = " or ".join(
-        (
-            _part(READY, "greenfleet_queue_messages_ready"),
-            _part(AT, "timestamp(greenfleet_queue_messages_ready)"),
-            _part(UNACKED, "greenfleet_queue_messages_unacked"),
-            _part(UP, "greenfleet_queue_up"),
-        )
+def greenfleet_depth(window_seconds: float, without: Collection[str] = ()) -> DepthQuery:
+    """Our exporter: ready, unacked and up of every queue, but for those of the namespaces `without`."""
+    return DepthQuery(
+        _range(_named(DEPTH_PARTS), window_seconds, without),
+        "queue",
+        names_broker=True,
+        waiting=f"{_selector('greenfleet_queue_messages_ready', without)} > 0",
     )
-    return DepthQuery(expression, "queue", names_broker=True, waiting="greenfleet_queue_messages_ready > 0")
 
 
-def selected_depth(source: Source) -> DepthQuery:
-    """Any other source: one selector, its value and its time."""
-    expression = f"{_part(READY, source.selector)} or {_part(AT, f'timestamp({source.selector})')}"
-    return DepthQuery(expression, source.queue_label, names_broker=False, waiting=f"{source.selector} > 0")
+def selected_depth(source: Source, window_seconds: float, without: Collection[str] = ()) -> DepthQuery:
+    """Any other source: one selector."""
+    return DepthQuery(
+        _range(source.selector, window_seconds, without),
+        source.queue_label,
+        names_broker=False,
+        waiting=f"{_selector(source.selector, without)} > 0",
+        namespaces=frozenset(source.namespaces),
+    )
 
 
-def workers() -> str:
-    """Everything about all workers of all pools, summed over tasks; one answer is some 15 samples a worker."""
-    parts = [_part(name, metric) for name, metric in _WORKER_GAUGES.items()]
-    parts += [_part(name, f"sum without (task, state) ({metric})") for name, metric in _WORKER_SUMS.items()]
-    parts.append(_part(AT, "timestamp(greenworker_threads_limit)"))
-    # Tasks are kept apart here: evidence needs their names.
-    parts.append(_part(_BLOCKED, "greenworker_hub_blocked_seconds_total"))
-    parts.append(_part("recycle", "greenworker_recycle_wanted > 0"))
-    parts.append(_part("guard", "greenworker_guard > 0"))
-    return " or ".join(parts)
+def workers(window_seconds: float, without: Collection[str] = ()) -> str:
+    """Everything about all workers of all pools; one answer is some 15 series a worker."""
+    return _range(_named(WORKER_PARTS, "pool!=''"), window_seconds, without)
 
 
 def own_depth(query: str) -> DepthQuery:
     """A pool's own PromQL: its value now. Its age cannot be asked for, so that it counts as of the time of evaluation."""
-    return DepthQuery(f"{_part(READY, f'sum({query})')} or {_part(AT, 'vector(time())')}", "queue", names_broker=False)
+    return DepthQuery(f"sum({query})", "queue", names_broker=False, for_one_pool=True)
+
+
+def _named(names: Collection[str], *matchers: str) -> str:
+    return "{" + ",".join((f'__name__=~"{"|".join(names)}"', *matchers)) + "}"
+
+
+def _range(selector: str, window_seconds: float, without: Collection[str]) -> str:
+    return f"{_selector(selector, without)}[{round(window_seconds * 1000)}ms]"
+
+
+def _selector(selector: str, without: Collection[str]) -> str:
+    """A plain series selector, less what the namespaces `without` export."""
+    selector = selector.strip()
+    if not without:
+        return selector
+    matcher = f'namespace!~"{"|".join(sorted(without))}"'
+    if not selector.endswith("}"):
+        return f"{selector}{{{matcher}}}"
+    inner = selector[:-1].rstrip()
+    return f"{inner}{'' if inner.endswith(('{', ',')) else ','}{matcher}}}"

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from greenfleet.resources import names
 from greenfleet.resources.pods import Manifest
 
+LIMITS = {"sampleLimit": 20_000, "labelLimit": 40, "labelNameLengthLimit": 200, "labelValueLengthLimit": 1_024}
+"""What one target may export. A worker with 100 names of tasks, its limit, has some 10,000 series; what exceeds a limit is not
+scraped at all, and costs its own pool its metrics.
+"""
 API_VERSION = "monitoring.coreos.com/v1"
 
 
@@ -39,6 +43,7 @@ def _monitor(
         "metadata": {"name": name, "namespace": namespace, "labels": {**monitoring.labels, **labels}},
         "spec": {
             "selector": {"matchLabels": {**selector, names.SCRAPE_LABEL: "true"}},
+            **LIMITS,
             "podMetricsEndpoints": [{"port": "metrics", "interval": monitoring.interval, "honorLabels": False}],
         },
     }

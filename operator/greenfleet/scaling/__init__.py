@@ -1,5 +1,6 @@
 """The law of scaling: pure, immutable values in, one immutable decision out. It imports nothing that does I/O."""
 
+from .knowledge import stale_after_seconds
 from .law import decide, prefork_spec
 from .outcome import significant_change
 from .rest import may_rest, sleeps
@@ -49,4 +50,5 @@ __all__ = [
     "prefork_spec",
     "significant_change",
     "sleeps",
+    "stale_after_seconds",
 ]

@@ -62,9 +62,9 @@ class Knowledge:
     problems: tuple[Problem, ...]
 
 
-def stale_after_seconds(spec: ScalingSpec) -> float:
+def stale_after_seconds(scrape_interval_seconds: float) -> float:
     """Age beyond which a sample says nothing about now."""
-    return max(3 * spec.scrape_interval_seconds, STALE_FLOOR_SECONDS)
+    return max(3 * scrape_interval_seconds, STALE_FLOOR_SECONDS)
 
 
 def look(spec: ScalingSpec, state: State, sample: Sample, now: float) -> Knowledge:
@@ -87,7 +87,7 @@ def _usable(*values: float) -> bool:
 
 
 def _time_problem(spec: ScalingSpec, at: float, now: float, what: str) -> Problem | None:
-    limit = stale_after_seconds(spec)
+    limit = stale_after_seconds(spec.scrape_interval_seconds)
     if not math.isfinite(at):
         return Problem(Blindness.BAD_VALUE, f"the sample of {what} has no usable time")
     if now - at > limit:

@@ -18,7 +18,7 @@ def sleeps(spec: ScalingSpec, sample: Sample, now: float) -> bool:
         return False
     if len(sample.queues) != len(sample.expected_queues):
         return False
-    oldest = now - stale_after_seconds(spec)
+    oldest = now - stale_after_seconds(spec.scrape_interval_seconds)
     return all(
         queue.ready == 0 and queue.unacked == 0 and oldest <= queue.at <= now and queue.queue in sample.expected_queues
         for queue in sample.queues

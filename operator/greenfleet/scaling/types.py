@@ -91,6 +91,8 @@ class Blindness(enum.StrEnum):
 
     UNREACHABLE = "PrometheusUnreachable"
     BAD_ANSWER = "PrometheusBadAnswer"
+    PARTIAL_ANSWER = "PrometheusPartialAnswer"
+    TOO_MANY_SERIES = "TooManySeries"
     NO_SAMPLE = "NoSample"
     STALE = "StaleSample"
     BAD_VALUE = "BadValue"

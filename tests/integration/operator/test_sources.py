@@ -27,6 +27,13 @@ from tests.integration.operator.harness import REPOSITORY, Prometheus, eventuall
 from tests.integration.worker.harness import RabbitMQ, Redis
 
 BROKER = "shop/broker/url"
+WINDOW = 16.0
+
+
+def elsewhere(name: str) -> DepthQuery:
+    """A built-in source whose exporters run in namespaces that the administrator named."""
+    named = BUILT_IN[name].model_copy(update={"namespaces": ["monitoring", "rabbitmq"]})
+    return selected_depth(named, WINDOW)
 
 
 def depths(prometheus: Prometheus, query: DepthQuery) -> Depths:
@@ -44,7 +51,7 @@ def depths(prometheus: Prometheus, query: DepthQuery) -> Depths:
 
 def ready(prometheus: Prometheus, query: DepthQuery, queue: str, broker: str = "") -> list[float]:
     """The depths of one queue, one for each target that speaks of it; every one with the time of its scrape."""
-    return [sample.ready for sample in depths(prometheus, query).queues.get((broker, queue), ())]
+    return [depth.sample.ready for depth in depths(prometheus, query).of((broker,), queue)]
 
 
 def await_ready(prometheus: Prometheus, query: DepthQuery, queue: str, wanted: float, broker: str = "") -> None:
@@ -114,9 +121,11 @@ def test_our_own_exporter_tells_depth_and_that_the_broker_is_up(
     )
     own_prometheus.add("ours", port, {"namespace": "shop"})
     publish(redis.url, "own-feeds", 7)
-    await_ready(own_prometheus, greenfleet_depth(), "own-feeds", 7, BROKER)
-    assert ready(own_prometheus, greenfleet_depth(), "own-none", BROKER) == [0], "a healthy broker knows no such queue"
-    assert not depths(own_prometheus, greenfleet_depth()).down
+    await_ready(own_prometheus, greenfleet_depth(WINDOW), "own-feeds", 7, BROKER)
+    assert ready(own_prometheus, greenfleet_depth(WINDOW), "own-none", BROKER) == [0], (
+        "a healthy broker knows no such queue"
+    )
+    assert not depths(own_prometheus, greenfleet_depth(WINDOW)).down
 
 
 def test_celery_exporter_tells_the_depth_of_its_queues(
@@ -132,7 +141,7 @@ def test_celery_exporter_tells_the_depth_of_its_queues(
         *("--queue-list", "ce-feeds", "ce-mail"),
     )
     own_prometheus.add("celery-exporter", port, {"namespace": "monitoring"})
-    query = selected_depth(BUILT_IN["celery-exporter"])
+    query = elsewhere("celery-exporter")
     await_ready(own_prometheus, query, "ce-feeds", 5)
     await_ready(own_prometheus, query, "ce-mail", 2)
     assert ready(own_prometheus, query, "unheard-of") == [], "what nobody measures is missing, not empty"
@@ -154,7 +163,7 @@ def test_rabbitmqs_own_plugin_tells_the_depth_of_every_queue(
     node, port = rabbitmq
     publish(node.url, "rabbit-feeds", 6)
     publish(node.url, "rabbit-mail", 1)
-    query = selected_depth(BUILT_IN["rabbitmq"])
+    query = elsewhere("rabbitmq")
     own_prometheus.add("rabbitmq", port, {"namespace": "rabbitmq", "__metrics_path__": "/metrics/per-object"})
     await_ready(own_prometheus, query, "rabbit-feeds", 6)
     await_ready(own_prometheus, query, "rabbit-mail", 1)
@@ -165,7 +174,7 @@ def test_rabbitmqs_sum_over_all_queues_is_not_taken_for_the_depth_of_one(
 ) -> None:
     node, port = rabbitmq
     publish(node.url, "rabbit-summed", 3)
-    query = selected_depth(BUILT_IN["rabbitmq"])
+    query = elsewhere("rabbitmq")
     own_prometheus.add("rabbitmq", port, {"namespace": "rabbitmq"})  # /metrics: aggregated, without the label `queue`
     eventually(lambda: depths(own_prometheus, query).queues, "the plugin was scraped", 40)
     assert ready(own_prometheus, query, "rabbit-summed") == []
@@ -188,7 +197,7 @@ def test_redis_exporter_tells_the_length_of_a_list(redis: Redis, own_prometheus:
         *("-check-single-keys", "re-feeds"),
     )
     own_prometheus.add("redis-exporter", port, {"namespace": "monitoring"})
-    query = selected_depth(BUILT_IN["redis-exporter"])
+    query = elsewhere("redis-exporter")
     publish(redis.url, "re-feeds", 4)
     await_ready(own_prometheus, query, "re-feeds", 4)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:

@@ -25,6 +25,7 @@ from greenfleet.engine.registry import Record, Registry
 from greenfleet.engine.scaling_loop import ScalingLoop
 from greenfleet.engine.status_writer import StatusWriter
 from greenfleet.metrics import prometheus
+from greenfleet.metrics.crowded import LEFT_OUT_SECONDS
 from greenfleet.metrics.own import OperatorMetrics
 from greenfleet.metrics.prometheus import PrometheusServer
 from greenfleet.scaling import Blindness
@@ -80,26 +81,32 @@ class World:
     """What the loop does between two ticks."""
     answer: Callable[[], web.StreamResponse] | None = None
     """Another answer to everything."""
+    remarks: dict[str, Any] = field(default_factory=dict)
+    """What else an answer says."""
     asked: list[str] = field(default_factory=list)
     """Every query so far."""
 
-    def series(self) -> list[tuple[dict[str, str], float]]:
+    def series(self) -> list[tuple[dict[str, str], float, float]]:
+        """Labels, value, and time of the scrape."""
         now = self.clock.now
         broker = {"namespace": "shop", "broker": "shop/broker/url"}
-        found: list[tuple[dict[str, str], float]] = [({**broker, "series": "up"}, self.up)]
+        at = now - 0.5 + self.queue_at
+        found = [({**broker, "__name__": "greenfleet_queue_up"}, self.up, at)]
         for queue in self.queues:
-            found.append(({**broker, "queue": queue, "series": "ready"}, self.depth))
-            found.append(({**broker, "queue": queue, "series": "at"}, now - 0.5 + self.queue_at))
+            found.append(({**broker, "queue": queue, "__name__": "greenfleet_queue_messages_ready"}, self.depth, at))
         for number in range(self.replicas - self.silent_workers):
             worker = {"namespace": "shop", "pool": "shop/feeds", "role": "eventlet", "worker": f"feeds-{number}"}
             values = {
-                "at": now - 0.7 + self.worker_at,
-                "threads_limit": 100.0,
-                "threads_busy": dict(enumerate(self.busy)).get(number, 0.0),
+                "greenworker_threads_limit": 100.0,
+                "greenworker_threads_busy": dict(enumerate(self.busy)).get(number, 0.0),
+                "greenworker_started_total": self.counted,
+                "greenworker_finished_total": self.counted,
+                "greenworker_runtime_seconds_count": self.counted,
             }
-            counts = dict.fromkeys(("started", "finished", "runtime_count"), self.counted)
-            found += [({**worker, "series": part}, value) for part, value in {**values, **counts}.items()]
-            found += [({**worker, "series": "guard", "reason": why, "task": task}, 1.0) for why, task in self.guards]
+            at = now - 0.7 + self.worker_at
+            found += [({**worker, "__name__": name}, value, at) for name, value in values.items()]
+            guard = {**worker, "__name__": "greenworker_guard"}
+            found += [({**guard, "reason": why, "task": task}, 1.0, at) for why, task in self.guards]
         return found
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -112,13 +119,16 @@ class World:
             return self.answer()
         about_workers = "greenworker_threads_limit" in query
         only_waiting = query.endswith("_ready > 0")
+        kind = "vector" if only_waiting else "matrix"
         result = [
-            {"metric": labels, "value": [self.clock.now, _text(value)]}
-            for labels, value in self.series()
+            {"metric": labels, **({"value": sample} if only_waiting else {"values": [sample]})}
+            for labels, value, at in self.series()
+            for sample in [[at, _text(value)]]
             if ("worker" in labels) == about_workers
-            and not (only_waiting and (labels["series"] != "ready" or value <= 0))
+            and f'namespace!~"{labels["namespace"]}"' not in query
+            and not (only_waiting and (not labels["__name__"].endswith("_ready") or value <= 0))
         ]
-        return web.json_response({"status": "success", "data": {"resultType": "vector", "result": result}})
+        return web.json_response({"status": "success", **self.remarks, "data": {"resultType": kind, "result": result}})
 
 
 def _text(value: float) -> str:
@@ -292,6 +302,11 @@ FAULTS: dict[str, tuple[Callable[[World], None], Blindness]] = {
     "empty result": (answer(VECTOR), Blindness.NO_SAMPLE),
     "exporter down while workers report": (wrong(queues=()), Blindness.NO_SAMPLE),
     "one of several series missing": (wrong(queues=("feeds",)), Blindness.NO_SAMPLE),
+    "a store of Thanos is down": (
+        wrong(remarks={"warnings": ["No StoreAPIs matched for this query"]}),
+        Blindness.PARTIAL_ANSWER,
+    ),
+    "a storage node of VictoriaMetrics is down": (wrong(remarks={"isPartial": True}), Blindness.PARTIAL_ANSWER),
     "broker down": (wrong(up=0.0), Blindness.BROKER_DOWN),
     "stale": (wrong(queue_at=-60.0), Blindness.STALE),
     "clock skew": (wrong(queue_at=60.0), Blindness.STALE),
@@ -307,7 +322,7 @@ NEEDS_WORKERS = {"stale worker", "one worker of two without a sample"}
 
 def mend(world: World) -> None:
     fresh = World(world.clock, world.replicas)
-    for name in ("depth", "queue_at", "worker_at", "up", "queues", "silent_workers", "hangs_up", "answer"):
+    for name in ("depth", "queue_at", "worker_at", "up", "queues", "silent_workers", "hangs_up", "answer", "remarks"):
         setattr(world, name, getattr(fresh, name))
 
 
@@ -366,6 +381,27 @@ def test_a_floor_is_reached_from_zero_workers_and_left_after_recovery(
         assert world.replicas == 0
 
     play(scenario, monkeypatch, replicas=0, whenBlind={"policy": "floor", "floor": 3})
+
+
+def test_a_namespace_that_exports_too_much_is_left_out_holds_says_why_and_is_asked_about_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
+        await pass_time(2 * TICK)
+        world.guards = tuple(("acks", str(number)) for number in range(2000))
+        await pass_time(2 * TICK)
+        said = cluster.condition("MetricsAvailable")
+        assert (said["status"], said["reason"]) == ("False", "TooManySeries")
+        asked = len(world.asked)
+        await pass_time(LONG)
+        assert len(world.asked) - asked == 2 * round(LONG / TICK), "no more questions than at other times"
+        assert world.replicas == 2
+        world.guards = ()
+        await pass_time(LEFT_OUT_SECONDS)
+        assert cluster.condition("MetricsAvailable")["status"] == "True"
+        assert len(cluster.events_of("TooManySeries")) == 1
+
+    play(scenario, monkeypatch, replicas=2)
 
 
 def test_a_server_that_is_too_slow_is_given_up_and_the_fleet_holds(monkeypatch: pytest.MonkeyPatch) -> None:

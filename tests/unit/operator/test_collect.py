@@ -3,73 +3,90 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
 
 from greenfleet.metrics import sources
 from greenfleet.metrics.collect import Depths, read_depths, read_waiting, read_workers
 from greenfleet.metrics.prometheus import Series
+from greenfleet.scaling import QueueSample
 from greenfleet.settings import Source
 
 BROKER = "shop/broker/url"
 
 
-def depth(part: str, value: float, *, broker: str = BROKER, namespace: str | None = "shop", **labels: str) -> Series:
+NAMES = {
+    "ready": "greenfleet_queue_messages_ready",
+    "unacked": "greenfleet_queue_messages_unacked",
+    "up": "greenfleet_queue_up",
+}
+
+
+def depth(
+    part: str, value: float, *, at: float = 100.0, broker: str = BROKER, namespace: str | None = "shop", **labels: str
+) -> Series:
     target = {} if namespace is None else {"namespace": namespace}
     queue = {} if part == "up" else {"queue": "feeds"}
-    return Series({"series": part, "broker": broker, "pod": "exporter-1", **queue, **target, **labels}, value)
+    return Series(
+        {"__name__": NAMES[part], "broker": broker, "pod": "exporter-1", **queue, **target, **labels}, value, at
+    )
+
+
+def samples(found: Depths, scope: str = BROKER) -> list[QueueSample]:
+    return [one.sample for one in found.queues[scope, "feeds"]]
 
 
 def depths(*series: Series, verify: bool = True) -> Depths:
-    return read_depths(series, sources.greenfleet_depth(), verify_namespace=verify)
+    return read_depths(series, sources.greenfleet_depth(60), verify_namespace=verify)
 
 
 def test_a_queue_has_its_depth_its_unacknowledged_messages_and_the_time_of_the_scrape() -> None:
-    found = depths(depth("ready", 7), depth("unacked", 3), depth("at", 100.5), depth("up", 1))
-    [sample] = found.queues[BROKER, "feeds"]
+    found = depths(depth("ready", 7, at=100.5), depth("unacked", 3), depth("up", 1))
+    [sample] = samples(found)
     assert (sample.ready, sample.unacked, sample.at) == (7, 3, 100.5)
     assert not found.down
     assert not found.foreign
 
 
-def test_a_depth_without_the_time_of_its_scrape_is_no_sample() -> None:
-    assert not depths(depth("ready", 7)).queues
-
-
-def test_a_time_without_a_depth_is_no_sample() -> None:
-    assert not depths(depth("at", 100), depth("unacked", 2)).queues
+def test_unacknowledged_messages_without_a_depth_are_no_sample() -> None:
+    assert not depths(depth("unacked", 2), depth("up", 1)).queues
 
 
 def test_another_namespaces_target_cannot_speak_for_a_broker() -> None:
-    found = depths(depth("ready", 0, namespace="evil"), depth("at", 100, namespace="evil"))
+    found = depths(depth("ready", 0, namespace="evil"))
     assert not found.queues
-    assert found.foreign == {"evil"}
+    assert found.foreign == {"shop"}, "whoever it spoke for hears of it"
 
 
 def test_a_target_without_a_namespace_label_is_not_believed() -> None:
-    found = depths(depth("ready", 0, namespace=None), depth("at", 100, namespace=None))
+    found = depths(depth("ready", 0, namespace=None))
     assert not found.queues
-    assert found.foreign == {""}
+    assert found.foreign == {"shop"}
 
 
 def test_a_namespace_is_compared_as_a_whole() -> None:
     for broker in ("shop2/broker/url", "sho/broker/url", "/shop/url", ""):
-        assert not depths(depth("ready", 0, broker=broker), depth("at", 1, broker=broker)).queues
+        assert not depths(depth("ready", 0, broker=broker)).queues
 
 
 def test_the_administrator_can_switch_the_check_off() -> None:
-    found = depths(depth("ready", 4, namespace=None), depth("at", 9, namespace=None), verify=False)
-    assert found.queues[BROKER, "feeds"][0].ready == 4
+    found = depths(depth("ready", 4, namespace=None), verify=False)
+    assert samples(found)[0].ready == 4
 
 
 def test_what_waits_is_named_by_broker_and_queue_and_a_foreign_target_wakes_nobody() -> None:
     said = (depth("ready", 3), depth("ready", 5, namespace="evil", broker="shop/other/url"))
-    query = sources.greenfleet_depth()
+    query = sources.greenfleet_depth(60)
     assert read_waiting(said, query, verify_namespace=True) == {(BROKER, "feeds")}
     assert len(read_waiting(said, query, verify_namespace=False)) == 2
 
 
-def test_a_source_that_does_not_name_the_broker_names_the_queue() -> None:
-    query = sources.selected_depth(Source(selector="depth", queue_label="name"))
-    assert read_waiting((Series({"name": "feeds"}, 1.0),), query, verify_namespace=True) == {("", "feeds")}
+def test_what_waits_in_a_source_without_brokers_wakes_its_own_namespace_or_everybody() -> None:
+    query = sources.selected_depth(Source(selector="depth", queue_label="name", namespaces=["monitoring"]), 60)
+    said = [said_elsewhere(1, namespace=namespace) for namespace in ("shop", "monitoring")]
+    assert read_waiting(said, query, verify_namespace=True) == {("shop", "feeds"), ("", "feeds")}
 
 
 def test_a_foreign_target_cannot_call_a_broker_down() -> None:
@@ -83,55 +100,85 @@ def test_a_broker_is_down_only_if_none_of_its_exporters_reaches_it() -> None:
 
 
 def test_while_an_exporter_rolls_over_the_younger_sample_counts() -> None:
-    found = depths(
-        depth("ready", 5), depth("at", 100), depth("ready", 9, pod="exporter-2"), depth("at", 101, pod="exporter-2")
-    )
-    [sample] = found.queues[BROKER, "feeds"]
+    found = depths(depth("ready", 5, at=100), depth("ready", 9, at=101, pod="exporter-2"))
+    [sample] = samples(found)
     assert (sample.ready, sample.at) == (9, 101)
 
 
+def test_one_target_that_says_two_depths_at_once_contradicts_itself() -> None:
+    found = depths(depth("ready", 0, series="a"), depth("ready", 500, series="b"))
+    assert sorted(sample.ready for sample in samples(found)) == [0, 500]
+
+
+def said_elsewhere(value: float, *, namespace: str | None = "monitoring", **labels: str) -> Series:
+    """A depth of a source that names no broker."""
+    target = {} if namespace is None else {"namespace": namespace}
+    return Series({"__name__": "depth", "name": "feeds", **target, **labels}, value, 100.0)
+
+
+def read_elsewhere(*series: Series, namespaces: Sequence[str] = (), verify: bool = True) -> Depths:
+    query = sources.selected_depth(Source(selector="depth", queue_label="name", namespaces=list(namespaces)), 60)
+    return read_depths(series, query, verify_namespace=verify)
+
+
 def test_other_sources_keep_every_target_so_that_the_law_sees_contradictions() -> None:
-    query = sources.selected_depth(sources.BUILT_IN["celery-exporter"])
-    answer = [
-        Series({"series": part, "queue_name": "feeds", "instance": instance}, value)
-        for instance, ready in (("a", 1.0), ("b", 500.0))
-        for part, value in (("ready", ready), ("at", 100.0))
-    ]
-    found = read_depths(answer, query, verify_namespace=True)
-    assert sorted(sample.ready for sample in found.queues["", "feeds"]) == [1, 500]
+    answer = [said_elsewhere(value, instance=instance) for instance, value in (("a", 1.0), ("b", 500.0))]
+    found = read_elsewhere(*answer, namespaces=["monitoring"])
+    assert sorted(sample.ready for sample in samples(found, "")) == [1, 500]
 
 
 def test_other_sources_name_no_broker_whatever_their_labels_say() -> None:
-    query = sources.selected_depth(Source(selector="depth", queue_label="name"))
-    labels = {"name": "feeds", "broker": "shop/broker/url"}
-    answer = [Series({"series": "ready", **labels}, 3), Series({"series": "at", **labels}, 4)]
-    assert list(read_depths(answer, query, verify_namespace=True).queues) == [("", "feeds")]
+    found = read_elsewhere(said_elsewhere(3, broker="shop/broker/url"), namespaces=["monitoring"])
+    assert list(found.queues) == [("", "feeds")]
+
+
+def test_a_target_that_the_administrator_did_not_name_speaks_for_its_own_namespace_only() -> None:
+    found = read_elsewhere(said_elsewhere(3, namespace="evil"), said_elsewhere(7), namespaces=["monitoring"])
+    assert set(found.queues) == {("evil", "feeds"), ("", "feeds")}
+    assert [one.sample.ready for one in found.of(("", "shop"), "feeds")] == [7]
+    assert found.unnamed == {"feeds"}
+
+
+def test_a_target_without_the_label_speaks_for_nobody_unless_the_administrator_says_so() -> None:
+    said = said_elsewhere(3, namespace=None)
+    assert not read_elsewhere(said).of(("", "shop", "default"), "feeds")
+    assert [one.sample.ready for one in read_elsewhere(said, namespaces=[""]).of(("", "shop"), "feeds")] == [3]
+    assert read_elsewhere(said, verify=False).of(("", "shop"), "feeds")
 
 
 def test_series_of_a_shape_that_nobody_asked_for_are_ignored() -> None:
-    answer = [Series({}, 1), Series({"series": "x"}, 1), Series({"queue": "feeds"}, 1)]
-    own = sources.own_depth("x), 'series', 'up', '', '') or vector(1) or label_replace(sum(x")
-    assert not read_depths(answer, own, verify_namespace=True).queues
-    assert not read_depths(answer, sources.greenfleet_depth(), verify_namespace=True).queues
+    answer = [Series({}, 1, 1), Series({"__name__": "x"}, 1, 1), Series({"queue": "feeds"}, 1, 1)]
+    assert not read_depths(answer, sources.greenfleet_depth(60), verify_namespace=True).queues
     assert not read_workers(answer, verify_namespace=True).by_fleet
 
 
-def worker(part: str, value: float, *, pool: str = "shop/feeds", namespace: str = "shop", **labels: str) -> Series:
-    given = {"series": part, "pool": pool, "role": "eventlet", "worker": "feeds-1", "namespace": namespace}
-    return Series({**given, **labels}, value)
+METRICS = {part: name for name, part in sources.WORKER_PARTS.items()}
+ALIVE = {"threads_limit": 100.0, "started": 11.0, "finished": 9.0}
+"""What a worker says at least."""
 
 
-def test_a_worker_has_all_its_numbers_and_what_it_does_not_say_is_zero() -> None:
+def worker(
+    part: str, value: float, *, at: float = 50.0, pool: str = "shop/feeds", namespace: str = "shop", **labels: str
+) -> Series:
+    given = {"__name__": METRICS[part], "pool": pool, "role": "eventlet", "worker": "feeds-1", "namespace": namespace}
+    return Series({**given, **labels}, value, at)
+
+
+def alive(**labels: Any) -> list[Series]:
+    return [worker(part, value, **labels) for part, value in ALIVE.items()]
+
+
+def test_a_worker_has_all_its_numbers_and_a_gauge_that_it_does_not_say_is_zero() -> None:
     answer = [
-        worker("threads_limit", 100),
-        worker("at", 50),
+        *alive(),
         worker("threads_busy", 7),
-        worker("started", 11),
         worker("cpu", 2.5),
         worker("hub_blocked", 0.5, task="proj.slow"),
         worker("hub_blocked", 0.25, task="proj.other"),
         worker("recycle", 1, reason="memory"),
+        worker("recycle", 0, reason="age"),
         worker("guard", 1, reason="visibility_timeout", task="proj.slow"),
+        worker("guard", 0, reason="acks", task=""),
     ]
     [found] = read_workers(answer, verify_namespace=True).by_fleet["shop/feeds", "eventlet"]
     sample = found.sample
@@ -148,23 +195,32 @@ def test_a_worker_has_all_its_numbers_and_what_it_does_not_say_is_zero() -> None
     assert found.guards == (("visibility_timeout", "proj.slow"),)
 
 
-def test_a_worker_without_a_time_or_a_limit_is_no_sample() -> None:
-    assert not read_workers([worker("threads_limit", 1)], verify_namespace=True).by_fleet
-    assert not read_workers([worker("at", 1), worker("threads_busy", 1)], verify_namespace=True).by_fleet
+@pytest.mark.parametrize("missing", ALIVE)
+def test_a_worker_without_a_limit_or_a_count_is_no_sample(missing: str) -> None:
+    answer = [worker(part, value) for part, value in ALIVE.items() if part != missing]
+    assert not read_workers([*answer, worker("threads_busy", 1)], verify_namespace=True).by_fleet
+
+
+def test_of_two_targets_that_show_one_worker_the_newest_counts_and_they_are_not_mixed() -> None:
+    older = [*alive(at=49, job="a"), worker("threads_busy", 3, at=49, job="a")]
+    [found] = read_workers([*alive(job="b"), *older], verify_namespace=True).by_fleet["shop/feeds", "eventlet"]
+    assert (found.sample.at, found.sample.threads_busy) == (50, 0)
+
+
+def test_a_worker_that_shows_numbers_twice_has_two_samples_of_one_moment() -> None:
+    twice = [worker(part, value, series=name) for name in "ab" for part, value in ALIVE.items()]
+    found = read_workers([*twice, worker("threads_busy", 1, series="a")], verify_namespace=True)
+    assert len(found.by_fleet["shop/feeds", "eventlet"]) == 2
 
 
 def test_another_namespaces_pod_cannot_speak_for_a_pool() -> None:
-    answer = [worker("threads_limit", 1, namespace="evil"), worker("at", 1, namespace="evil")]
-    found = read_workers(answer, verify_namespace=True)
+    found = read_workers(alive(namespace="evil"), verify_namespace=True)
     assert not found.by_fleet
-    assert found.foreign == {"evil"}
+    assert found.foreign == {"shop"}
 
 
 def test_eventlet_and_prefork_workers_are_kept_apart() -> None:
-    answer = [
-        *[worker(part, 1) for part in ("threads_limit", "at")],
-        *[worker(part, 1, role="prefork", worker="feeds-p") for part in ("threads_limit", "at")],
-    ]
+    answer = [*alive(), *alive(role="prefork", worker="feeds-p")]
     assert set(read_workers(answer, verify_namespace=True).by_fleet) == {
         ("shop/feeds", "eventlet"),
         ("shop/feeds", "prefork"),

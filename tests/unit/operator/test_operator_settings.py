@@ -124,3 +124,12 @@ def test_a_password_in_a_servers_url_is_refused_and_not_shown(
     said = capsys.readouterr().err
     assert "prometheus.servers.default.url" in said
     assert "hunter2" not in said
+
+
+def test_a_built_in_source_can_be_given_namespaces_without_its_selector(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("prometheus: {sources: {celery-exporter: {namespaces: [monitoring]}}}")
+    found = load(path).prometheus.source("celery-exporter")
+    assert found is not None
+    assert (found.selector, found.queue_label) == ("celery_queue_length{broker=''}", "queue_name")
+    assert found.namespaces == ["monitoring"]

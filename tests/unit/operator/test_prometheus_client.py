@@ -11,6 +11,7 @@ import json
 import math
 import ssl
 import subprocess
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ import pytest
 from aiohttp import web
 
 from greenfleet.metrics import prometheus
-from greenfleet.metrics.prometheus import PrometheusServer, QueryError, Series
+from greenfleet.metrics.prometheus import AnswerTooLargeError, PrometheusServer, QueryError, Series
 from greenfleet.scaling import Blindness
 from greenfleet.settings import Server
 
@@ -84,7 +85,7 @@ def test_a_vector_is_read_with_its_labels_and_the_query_is_sent_as_it_is() -> No
         return web.Response(body=vector("3", "4.5"))
 
     expression = 'a{b="ü\\"&%+"} or c'
-    assert ask(handle, expression) == [Series({"queue": "feeds"}, 3.0), Series({"queue": "feeds"}, 4.5)]
+    assert ask(handle, expression) == [Series({"queue": "feeds"}, 3.0, 1.0), Series({"queue": "feeds"}, 4.5, 1.0)]
     assert seen == [f"POST /api/v1/query {expression}"]
 
 
@@ -112,7 +113,9 @@ def test_values_that_are_no_numbers_arrive_as_what_they_are_for_the_law_to_judge
         b"[" * 100_000,
         b'{"status": "error", "errorType": "timeout", "error": "query timed out"}',
         b'{"status": "success"}',
-        b'{"status": "success", "data": {"resultType": "matrix", "result": []}}',
+        b'{"status": "success", "data": {"resultType": "matrix", "result": [{"metric": {}, "values": []}]}}',
+        b'{"status": "success", "data": {"resultType": "matrix", "result": [{"metric": {}, "values": 3}]}}',
+        b'{"status": "success", "data": {"resultType": "vector", "result": [] }',
         b'{"status": "success", "data": {"resultType": "scalar", "result": [1, "0"]}}',
         b'{"status": "success", "data": {"resultType": "vector", "result": null}}',
         b'{"status": "success", "data": {"resultType": "vector", "result": [{}]}}',
@@ -128,6 +131,103 @@ def test_values_that_are_no_numbers_arrive_as_what_they_are_for_the_law_to_judge
 )
 def test_an_answer_that_is_no_vector_is_a_bad_answer(body: bytes) -> None:
     assert refused(answering(body)).reason is Blindness.BAD_ANSWER
+
+
+ODD = {"queue": 'a"b\\c]}, {"metric"', "namespace": "ü\U0001f600", "text": '"result":[{"metric":{}}]'}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1000])
+def test_an_answer_is_the_same_however_it_is_cut_into_pieces(size: int) -> None:
+    series = [{"metric": ODD, "values": [[1.5, "3"], [2.5, "4"]]}, {"metric": {}, "values": [[1, "NaN"]]}] * 3
+    whole = {"status": "success", "data": {"resultType": "matrix", "result": series}, "infos": ["PromQL info: x"]}
+    for text in (json.dumps(whole, indent=1), json.dumps(whole, separators=(",", ":"), ensure_ascii=False)):
+        found: list[Series] = []
+        answer = prometheus._Answer("main", found.append)
+        body = text.encode()
+        for start in range(0, len(body), size):
+            answer.add(body[start : start + size])
+        answer.end()
+        assert found[::2] == [Series(ODD, 4.0, 2.5)] * 3, "the newest sample of each"
+        assert len(found) == 6
+
+
+def test_a_native_histogram_where_a_number_should_be_costs_nothing_but_itself() -> None:
+    odd = [{"metric": {}, "histogram": [1, {"count": "1"}]}, {"metric": {}, "histograms": [[1, {"count": "1"}]]}]
+    fine = {"metric": {"queue": "feeds"}, "value": [1, "3"]}
+    body = json.dumps({"status": "success", "data": {"resultType": "vector", "result": [*odd, fine]}}).encode()
+    assert ask(answering(body)) == [Series({"queue": "feeds"}, 3.0, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("remarks", "partial"),
+    [
+        ({"warnings": ["receive series from Addr: store-1: context deadline exceeded"]}, True),
+        ({"warnings": ["PromQL info: metric might not be a counter", "No StoreAPIs matched"]}, True),
+        ({"isPartial": True}, True),
+        ({"warnings": [], "infos": ["anything"], "isPartial": False}, False),
+        ({"warnings": ["PromQL info: metric might not be a counter"]}, False),
+        ({"warnings": ["PromQL warning: encountered a mix of histograms and floats"]}, False),
+    ],
+)
+def test_a_partial_answer_is_no_answer_and_a_remark_on_data_is_none_of_it(
+    remarks: dict[str, Any], partial: bool
+) -> None:
+    body = json.dumps({"status": "success", "data": {"resultType": "vector", "result": []}, **remarks}).encode()
+    if not partial:
+        assert ask(answering(body)) == []
+        return
+    error = refused(answering(body))
+    assert error.reason is Blindness.PARTIAL_ANSWER
+    assert "store-1" not in error.message, "an address of the server's own"
+
+
+def test_others_have_their_turn_while_a_large_answer_is_read_and_none_of_it_is_kept() -> None:
+    one = json.dumps({"metric": {"queue": "feeds", "text": "x" * 400}, "values": [[1, "1"]] * 4})
+    count = 20 * 1024 * 1024 // len(one)
+    body = f'{{"status":"success","data":{{"resultType":"matrix","result":[{",".join([one] * count)}]}}}}'.encode()
+    turns = taken = 0
+    peak = 0
+
+    async def watch() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def take(_: Series) -> None:
+        nonlocal taken
+        taken += 1
+
+    async def run() -> None:
+        nonlocal peak
+        watcher = asyncio.ensure_future(watch())
+        answer = prometheus._Answer("main", take)
+        tracemalloc.start()
+        for start in range(0, len(body), 65536):
+            answer.add(body[start : start + 65536])
+            await asyncio.sleep(0)
+        answer.end()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        watcher.cancel()
+
+    asyncio.run(run())
+    assert taken == count
+    assert turns >= len(body) // 65536
+    assert peak < len(body) / 10, "the answer is never in memory as a whole, neither as text nor parsed"
+
+
+@pytest.mark.parametrize("label", ["a", "z"])
+def test_one_endless_series_is_not_kept_either_and_its_namespace_is_named(label: str) -> None:
+    """The labels of a series come in the order of their names: what is to blame may come first or last."""
+    metric = json.dumps({label: "x" * (8 * prometheus.MAX_SERIES_BYTES), "namespace": "evil"}, sort_keys=True)
+    body = f'{{"status":"success","data":{{"resultType":"matrix","result":[{{"metric":{metric},'.encode()
+    answer = prometheus._Answer("main", lambda _: None)
+    with pytest.raises(AnswerTooLargeError) as error:
+        for start in range(0, len(body), 65536):
+            answer.add(body[start : start + 65536])
+            assert len(answer._text) <= 2 * prometheus.MAX_SERIES_BYTES
+    assert error.value.namespace == "evil"
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 429, 500, 502, 503])

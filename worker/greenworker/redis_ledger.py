@@ -94,6 +94,8 @@ class Ledger:
         self.flushes_failed = 0
         self._tag_stem = f"{uuid.uuid4().hex}."
         self._next_tag = 0
+        self._expected: set[int] = set()
+        """The first tag of each fetch whose answer is awaited."""
         self._acks: list[str] = []
         self._on_the_way: set[str] = set()
         self._returns: list[str] = []
@@ -171,18 +173,27 @@ class Ledger:
         count = min(count, FETCH_AT_ONCE)
         number = self._next_tag
         self._next_tag += count
-        with self._sending_acks() as acks:
-            flat = self._scripts[FETCH](
-                keys=[self.keys.unacked, self.keys.index, self.keys.held, *lists],
-                args=[count, per_step, self._tag_stem, number, *map(json_name, queues), *acks],
-            )
-        now = monotonic()
-        out = []
-        for position in range(0, len(flat), 3):
-            index, tag, payload = int(flat[position]), flat[position + 1].decode(), flat[position + 2]
-            self.held[tag] = Held(lists[index], payload, now)
-            out.append((index, tag, payload))
-        return out
+        self._expected.add(number)
+        try:
+            with self._sending_acks() as acks:
+                flat = self._scripts[FETCH](
+                    keys=[self.keys.unacked, self.keys.index, self.keys.held, *lists],
+                    args=[count, per_step, self._tag_stem, number, *map(json_name, queues), *acks],
+                )
+            now = monotonic()
+            out = []
+            for position in range(0, len(flat), 3):
+                index, tag, payload = int(flat[position]), flat[position + 1].decode(), flat[position + 2]
+                self.held[tag] = Held(lists[index], payload, now)
+                out.append((index, tag, payload))
+            return out
+        finally:
+            self._expected.discard(number)
+
+    def _is_expected(self, tag: str) -> bool:
+        """It may be in an answer that has not arrived yet."""
+        number = tag.removeprefix(self._tag_stem)
+        return bool(self._expected) and number.isdecimal() and int(number) >= min(self._expected)
 
     def dead_letter(self, tag: str, queue: str, reason: str) -> bool:
         """Move what no worker can run to the queue's dead letters, in one step; False if it was no longer booked here.
@@ -340,7 +351,11 @@ class Ledger:
             return
         entries = self._client.hgetall(self.keys.held)
         pending = self._unsettled()
-        strange = {tag for tag in map(bytes.decode, entries) if tag not in self.held and tag not in pending}
+        strange = {
+            tag
+            for tag in map(bytes.decode, entries)
+            if tag not in self.held and tag not in pending and not self._is_expected(tag)
+        }
         confirmed = strange & self._suspects
         self._suspects = strange - confirmed
         if confirmed:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from time import monotonic, sleep
 from typing import Any, Self
 
@@ -128,9 +128,14 @@ class Relay:
         self.generation = 0
         self.deaf = False
         """Requests arrive, and their answers are lost."""
+        self.answers = Event()
+        self.answers.set()
+        """Cleared: on connections that are open already, answers wait."""
+        self.waiting = 0
+        """How many wait."""
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self.listener.getsockname()[1])
-        self.accepted = 0
+        self.accepted = self.accepted_before = 0
         self.sockets: list[socket.socket] = []
         Thread(target=self._accept, daemon=True).start()
 
@@ -138,6 +143,11 @@ class Relay:
         """New connections go to *port*; the old ones stay open, and nobody answers."""
         self.generation += 1
         self.target = port
+
+    def delay(self) -> None:
+        """On connections that are open now, answers wait until `answers` is set."""
+        self.accepted_before = self.accepted
+        self.answers.clear()
 
     def cut(self) -> None:
         """Break every connection; new ones work."""
@@ -164,11 +174,18 @@ class Relay:
                 continue
             self.sockets += [client, server]
             for source, sink in ((client, server), (server, client)):
-                Thread(target=self._copy, args=(source, sink, sink is client, self.generation), daemon=True).start()
+                Thread(
+                    target=self._copy, args=(source, sink, sink is client, self.generation, self.accepted), daemon=True
+                ).start()
 
-    def _copy(self, source: socket.socket, sink: socket.socket, answers: bool, generation: int) -> None:
+    def _copy(  # noqa: PLR0917 - of a thread
+        self, source: socket.socket, sink: socket.socket, answers: bool, generation: int, number: int
+    ) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
+                if answers and number <= self.accepted_before and not self.answers.is_set():
+                    self.waiting += 1
+                    self.answers.wait(60)
                 if generation == self.generation and not (answers and self.deaf):
                     sink.sendall(data)
         if generation == self.generation:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kombu import Connection
 
 from greenworker.redis_ledger import redelivered
 from tests.integration.worker.harness import Redis, Worker, eventually
@@ -215,6 +217,8 @@ def test_a_return_whose_answer_is_lost_takes_no_later_delivery_with_it(consumer:
     consumer.take = running.append
     consumer.redis.lpush("feeds", json.dumps(message()).encode())
     assert consumer.channel.fetch() == 1
+    assert consumer.ledger.give_back(list(consumer.ledger.held), started=False) == 1  # Redis knows the script now
+    assert consumer.channel.fetch() == 1
     consumer.relay.deaf = True
     with pytest.raises(redis.TimeoutError):
         consumer.ledger.give_back(list(consumer.ledger.held), started=False)
@@ -229,3 +233,36 @@ def test_a_return_whose_answer_is_lost_takes_no_later_delivery_with_it(consumer:
     consumer.ledger.flush()
     assert consumer.booked() == len(consumer.ledger.held) == 0
     assert consumer.channel.room() == 10
+
+
+def test_what_a_late_answer_brings_is_not_given_back_meanwhile(consumer: Consumer) -> None:
+    """A delivery that nobody here knows is given back, because its answer may be lost. An answer that is awaited is not lost yet."""
+    taken: list[Any] = []
+    consumer.take = taken.append
+    consumer.redis.lpush("feeds", json.dumps(message()).encode())
+    consumer.relay.delay()
+    with ThreadPoolExecutor(1) as executor:
+        fetched = executor.submit(consumer.channel.fetch)
+        eventually(
+            lambda: consumer.booked() == 1 and consumer.relay.waiting, "it is booked, and the answer is on its way"
+        )
+        for _ in range(3):
+            consumer.ledger._reap_own_strays()
+        consumer.relay.answers.set()
+        assert fetched.result(10) == 1
+    assert len(taken) == 1
+    assert consumer.redis.llen("feeds") == 0, "what runs here is nobody else's"
+    assert consumer.booked() == 1
+
+
+def test_stock_kombu_can_restore_what_we_have_booked(consumer: Consumer) -> None:
+    payload = message("half-emoji", headers__title="big news \ud83d", properties__priority=9)
+    consumer.redis.lpush("feeds\x06\x163", json.dumps(payload).encode())
+    assert consumer.channel.fetch() == 1
+    tag = next(iter(consumer.ledger.held))
+    with Connection(f"redis://127.0.0.1:{consumer.relay.port}/0") as stock:
+        stock.default_channel.qos.restore_by_tag(tag)
+    assert consumer.booked() == 0
+    restored = json.loads(consumer.redis.rpop("feeds\x06\x169") or b"")
+    assert restored["body"] == payload["body"]
+    assert restored["headers"] == {**payload["headers"], "redelivered": True}

@@ -118,11 +118,14 @@ def test_what_a_pool_of_the_same_name_left_behind_is_taken_over_as_it_is(calm_wo
     shop.api.delete(shop.path("greenworkerpools", "again"), propagationPolicy="Orphan")
     eventually(lambda: not shop.find("greenworkerpools", "again"), "the pool is gone")
     uid = shop.apply_pool("again", replicas={"min": 1, "max": 2}, network=EGRESS)["metadata"]["uid"]
-    settled(shop, "again")
+
+    def owned(one: tuple[str, str]) -> bool:
+        owners = (shop.find(*one) or {"metadata": {}})["metadata"].get("ownerReferences") or ()
+        return [owner["uid"] for owner in owners] == [uid]
+
     for one in ours(shop, "again"):
-        found = eventually(lambda one=one: shop.find(*one), f"{one} is there")
-        assert [owner["uid"] for owner in found["metadata"]["ownerReferences"]] == [uid]
-        assert found["metadata"]["uid"] == before[one]
+        eventually(lambda one=one: owned(one), f"{one} is taken over")
+        assert (shop.find(*one) or {})["metadata"]["uid"] == before[one]
     shop.delete_pool("again", wait=False)
 
 

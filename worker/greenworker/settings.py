@@ -153,6 +153,25 @@ FIXED_REASONS = {
     "ack_emulation": "without it, what a killed worker held is lost",
 }
 
+
+def own_rpc_backends(app: Any) -> None:
+    """``rpc://`` gives each thread that sends a task a queue of its own for the result, by an identity that belongs to the thread.
+    A backend that all share reads the first one's queue only, and ``.get()`` in a task would wait for ever. So it is made for each green
+    thread, as Celery does by default, unless the app itself says otherwise.
+    """
+    if str(app.conf.result_backend or "").split("://", maxsplit=1)[0] != "rpc" or own_word(
+        app, "result_backend_thread_safe"
+    ):
+        return
+    app.conf.result_backend_thread_safe = False
+    app._backend_cache = None
+
+
+def own_word(app: Any, name: str) -> bool:
+    """Whether the app itself has set *name*: in anything but Celery's defaults, which are the last of its maps."""
+    return any(key in each for each in app.conf.maps[:-1] for key in app.conf._to_keys(name))
+
+
 REDIS_TIMES: dict[str, Any] = {"socket_timeout": 15.0, "socket_connect_timeout": 5.0, "socket_keepalive": True}
 """Seconds. kombu waits for ever: a connection to a Redis whose node or pod is gone without a word would hold the worker until
 TCP itself gives up, which takes a quarter of an hour. None of our commands blocks, so an answer that late will not come.

@@ -82,6 +82,7 @@ def _prepare(environment: Environment, listener: unpatched.Socket, arguments: Ar
         if queue:
             declared_queue(app, queue.strip())
     settings.merge_broker_options(app, environment, master_name)
+    settings.own_rpc_backends(app)
     runtime.hazards.patience = patience_of(app, environment.consumer_timeout_seconds)
     _connect_signals(runtime)
     steps.add_gauges(runtime)
@@ -92,10 +93,10 @@ def _prepare(environment: Environment, listener: unpatched.Socket, arguments: Ar
         runtime.drain = prefork.ProcessDrain(runtime)
         prefork.install(runtime, app)
         return argv
-    return [*argv, *_green(runtime, app, arguments)]
+    return [*argv, *_green(runtime, app)]
 
 
-def _green(runtime: Any, app: Any, arguments: Arguments) -> list[str]:
+def _green(runtime: Any, app: Any) -> list[str]:
     """What only the Eventlet role has; more arguments for Celery."""
     from celery import signals  # noqa: PLC0415
 
@@ -115,10 +116,7 @@ def _green(runtime: Any, app: Any, arguments: Arguments) -> list[str]:
 
         ledger = runtime.ledger = Ledger(runtime.environment.worker)
         runtime.hazards.ledger_failures = lambda: ledger.flushes_failed
-    more = ["-c", str(runtime.start_threads())]
-    if "--prefetch-multiplier" not in arguments.options:
-        more += ["--prefetch-multiplier", str(runtime.environment.prefetch_multiplier)]
-    return more
+    return ["-c", str(runtime.start_threads())]
 
 
 def _load_app(arguments: Arguments) -> Any:
@@ -149,6 +147,7 @@ def _load_app(arguments: Arguments) -> Any:
 def _connect_signals(runtime: Any) -> None:
     from celery import signals  # noqa: PLC0415
 
+    from greenworker.retries import store_retries_first  # noqa: PLC0415
     from greenworker.router import stamp_publish_time  # noqa: PLC0415
 
     def shutting_down(**_: Any) -> None:
@@ -161,6 +160,10 @@ def _connect_signals(runtime: Any) -> None:
     def revoked(request: Any = None, **_: Any) -> None:
         runtime.accounting.revoked.add(1, str(getattr(request, "name", "unknown")))
 
+    def tasks_are_loaded(sender: Any = None, **_: Any) -> None:
+        store_retries_first(sender.app)
+
+    signals.worker_init.connect(tasks_are_loaded, weak=False)
     signals.task_revoked.connect(revoked, weak=False)
     stamp_publish_time()
     signals.worker_shutting_down.connect(shutting_down, weak=False)

@@ -9,8 +9,9 @@ import os
 import socket
 import time
 
-from celery import Celery, shared_task
+from celery import Celery, group, shared_task
 from celery.exceptions import SoftTimeLimitExceeded
+from celery.result import allow_join_result
 from greenlet import greenlet
 from kombu import Exchange, Queue
 
@@ -157,6 +158,48 @@ def heavy(self, number, fails=0):
     return number
 
 
+class Unstable(Exception):
+    """Something else is to be tried again."""
+
+
+@app.task(bind=True, max_retries=2)
+def again(self, number):
+    """Fails once."""
+    if self.request.retries:
+        note("done", number)
+        return number
+    try:
+        raise Unstable(number)
+    except Unstable as error:
+        raise self.retry(exc=error, countdown=(self.request.headers or {}).get("pause", 0)) from error
+
+
+@app.task(bind=True, max_retries=0)
+def never_again(self, number):
+    raise self.retry(exc=Unstable(number), countdown=0)
+
+
+@app.task(bind=True, autoretry_for=(Unstable,), retry_kwargs={"countdown": 0, "max_retries": 2})
+def by_itself(self, number):
+    if not self.request.retries:
+        raise Unstable(number)
+    note("done", number)
+    return number
+
+
+@app.task
+def wait_for(number):
+    """A task that waits for another one."""
+    with allow_join_result():
+        return increment.delay(number).get(timeout=20)
+
+
+@app.task
+def wait_for_group(number):
+    with allow_join_result():
+        return sum(group(increment.s(each) for each in range(number))().get(timeout=20))
+
+
 @app.task
 def increment(number):
     return number + 1
@@ -184,6 +227,24 @@ if os.environ.get("BLOCKING_DETECTION"):
     import eventlet.debug
 
     eventlet.debug.hub_blocking_detection(True)
+
+if os.environ.get("LISTENS"):
+    from celery import signals
+
+    def applied(args=None, **_):
+        note("applied", args[0])
+
+    signals.eventlet_pool_apply.connect(applied, weak=False)
+
+if os.environ.get("SLOW_CONFIRM"):
+    from celery import signals
+
+    def confirmed(headers=None, **_):
+        """The broker takes its time until it confirms a retry."""
+        if headers.get("retries"):
+            time.sleep(0.5)
+
+    signals.after_task_publish.connect(confirmed, weak=False)
 
 if os.environ.get("PICKLED_TASK"):
 

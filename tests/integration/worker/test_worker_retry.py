@@ -1,0 +1,85 @@
+"""A task that retries at once never stays in RETRY: its state does not go back from SUCCESS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from celery import Celery
+from kombu import Exchange, Queue
+
+from tests.integration.worker.harness import RabbitMQ, Redis, Worker, eventually
+from tests.integration.worker.lanes import RabbitLane
+
+Start = Callable[..., Worker]
+
+
+@pytest.fixture(params=["redis", "rpc"])
+def backend(request: pytest.FixtureRequest, redis_broker: Redis) -> str:
+    """Of results: one that reads a state before it writes it, and one that only sends them."""
+    return redis_broker.url.replace("/0", "/2") if request.param == "redis" else "rpc://"
+
+
+def slow(backend: str) -> str:
+    """The same for the worker: the retried task has time to finish meanwhile."""
+    return backend if backend == "rpc://" else f"slow_backend:SlowRetry+{backend}"
+
+
+def producer_of(lane: RabbitLane, backend: str) -> Callable[..., Any]:
+    """Sends a task and returns its result."""
+    app = Celery("producer", broker=lane.url, backend=backend, set_as_current=False)
+    queue = Queue(lane.queue, Exchange(lane.queue), routing_key=lane.queue, queue_arguments={"x-queue-type": lane.kind})
+    app.amqp.queues.add(queue)
+    return lambda name, *arguments, **options: app.send_task(f"green_app.{name}", arguments, queue=queue, **options)
+
+
+def start_on(start_worker: Start, lane: RabbitLane, backend: str, pool: str = "eventlet", **more: str) -> Worker:
+    conf = {"task_ignore_result": False, "result_backend": slow(backend)}
+    environment = {**lane.environment(), "APP_CONF": repr(conf), **more}
+    size: dict[str, Any] = {"arguments": ["-c", "4"]} if pool == "prefork" else {"threads": 20}
+    return start_worker(lane.url, queues=lane.queue, environment=environment, pool=pool, **size).ready()
+
+
+@pytest.mark.parametrize("pool", ["eventlet", pytest.param("prefork", marks=pytest.mark.slow)])
+def test_a_task_that_was_retried_at_once_ends_in_success(
+    rabbit_server: RabbitMQ, backend: str, start_worker: Start, pool: str
+) -> None:
+    """The publish of the retry is confirmed late, and RETRY is stored slowly: the retried task is faster than both."""
+    lane = RabbitLane(rabbit_server, "quorum")
+    worker = start_on(start_worker, lane, backend, pool, SLOW_CONFIRM="1")
+    send = producer_of(lane, backend)
+    results = [send(name, number) for number in range(2) for name in ("again", "by_itself")]
+    eventually(lambda: worker.metric("greenworker_tasks_finished_total", state="RETRY") == 4, "all were retried")
+    eventually(lambda: worker.metric("greenworker_tasks_finished_total", state="SUCCESS") == 4, "all succeeded")
+    eventually(lambda: [result.state for result in results] == ["SUCCESS"] * 4, "and none went back", 5)
+    assert [result.result for result in results] == [0, 0, 1, 1]
+    assert max(worker.ledger.counts("done").values()) == 2, "each once, two have the same number"
+
+
+def test_until_it_is_tried_again_it_says_why(redis_broker: Redis, rabbit_server: RabbitMQ, start_worker: Start) -> None:
+    """State, exception and traceback are what Celery's tracer stores; what may not be retried is no RETRY."""
+    lane, backend = RabbitLane(rabbit_server, "quorum"), redis_broker.url.replace("/0", "/2")
+    start_on(start_worker, lane, backend)
+    send = producer_of(lane, backend)
+    later, never = send("again", 1, headers={"pause": 60}), send("never_again", 2)
+    eventually(lambda: later.state == "RETRY", "it waits for its retry")
+    assert type(later.result).__name__ == "Unstable"
+    assert "in again" in later.traceback
+    assert "Unstable" in later.traceback
+    assert "Retry in 60s" in later.traceback
+    eventually(lambda: never.state == "FAILURE", "it has been tried often enough")
+    assert type(never.result).__name__ == "Unstable"
+
+
+def test_a_retry_that_cannot_be_recorded_is_retried_all_the_same(
+    redis_broker: Redis, rabbit_server: RabbitMQ, start_worker: Start
+) -> None:
+    lane, backend = RabbitLane(rabbit_server, "quorum"), redis_broker.url.replace("/0", "/2")
+    conf = {"task_ignore_result": False, "result_backend": f"slow_backend:RefusesRetry+{backend}"}
+    environment = {**lane.environment(), "APP_CONF": repr(conf)}
+    worker = start_worker(lane.url, queues=lane.queue, environment=environment).ready()
+    producer_of(lane, backend)("again", 1)
+    eventually(lambda: worker.ledger.counts("done")["1"], "it ran again")
+    worker.reaches("greenworker_threads_busy", 0)
+    assert worker.ledger.counts("done")["1"] == 1

@@ -44,6 +44,7 @@ def loop(  # noqa: PLR0917 - Celery's signature
     hbrate: float = 2.0, **_: Any,
 ) -> None:  # fmt: skip
     """One life of a connection; an exception ends it, and Celery's consumer reconnects."""
+    c.buffer_task_events()
     dispatcher = c.event_dispatcher.connection if c.event_dispatcher else None
     heartbeats = [Heartbeat(each, hbrate) for each in (connection, dispatcher) if each is not None]
     consumer.on_message = c.create_task_handler()
@@ -74,6 +75,10 @@ def loop(  # noqa: PLR0917 - Celery's signature
         c.runtime.consuming = False
         for heartbeat in heartbeats:
             heartbeat.stop()
+
+
+EVENTS_SECONDS = 0.05
+"""How long a task event may wait for others that travel with it."""
 
 
 class Heartbeat:
@@ -141,6 +146,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         self.forwarder = Forwarder(self)
         self.credits: Credits | None = None
         self.start_rates: dict[str, StartRate] = {}
+        self._events_timer: Any = None
         super().__init__(*args, **kwargs)
         refuse_declarations(self)
         self.pool.may_start = self.may_start
@@ -161,6 +167,25 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         """For every connection."""
         settle_revocations(self.app)
         super().update_strategies()
+
+    def buffer_task_events(self) -> None:
+        """Several task events in one message, as Celery does for its process pool: one by one they cost a round trip each."""
+        dispatcher = self.event_dispatcher
+        if dispatcher:
+            dispatcher.buffer_group = frozenset({"task"})
+            dispatcher.on_send_buffered = self.on_send_event_buffered
+
+    def on_send_event_buffered(self) -> None:
+        """An event waits to be sent."""
+        if self._events_timer is None:
+            self._events_timer = hub.call_after(EVENTS_SECONDS, self._send_events)
+
+    def _send_events(self) -> None:
+        self._events_timer = None
+        try:
+            self._flush_events()
+        except Exception as error:
+            logger.warning("Could not send task events: %r", error)
 
     def reset_rate_limits(self) -> None:
         """At the start, and when remote control sets one. Celery forgets what waits for the old rate; it waits for the new one."""
@@ -312,8 +337,14 @@ class Consumer(StockConsumer):  # type: ignore[misc]
     def held_unstarted(self) -> list[str]:
         """On Redis the ledger knows all of it, in its order."""
         assert self.runtime.ledger is not None
-        running = {job.request.message.delivery_tag for job in self.pool.running() if job.request is not None}
-        return [tag for tag in self.runtime.ledger.held if tag not in running]
+        held = self.runtime.ledger.held
+        jobs = list(self.pool.running())
+        if any(job.request is None for job in jobs):
+            # A strategy of the app's own runs what nobody else knows of: its messages stay until it has ended.
+            known = {request.message.delivery_tag for request in unstarted_requests(self, clear=False)}
+            return [tag for tag in held if tag in known]
+        running = {job.request.message.delivery_tag for job in jobs}
+        return [tag for tag in held if tag not in running]
 
     def requeue_started(self, requests: list[Any]) -> int:
         """Tasks that the drain is about to kill: back to the head of their queue, marked as redelivered; how many."""
@@ -361,6 +392,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         """The end: the last acknowledgements, then Celery's."""
         if self.runtime.ledger is not None:
             self.runtime.ledger.close()
+        self._send_events()
         super().shutdown()
 
 
@@ -388,12 +420,13 @@ class ScheduledRequests(WeakSet[Any]):
         self.clear()
 
 
-def unstarted_requests(c: Consumer) -> list[Any]:
+def unstarted_requests(c: Consumer, *, clear: bool = True) -> list[Any]:
     """Everything that was delivered and has not started: in line, held for an ETA, waiting for a rate limit."""
     running = {id(job.request) for job in c.pool.running()}
     found = {id(request): request for request in [*state.reserved_requests, *state.scheduled_requests]}
     for bucket in c.task_buckets.values():
         if bucket:
             found.update((id(entry[0]), entry[0]) for entry in bucket.contents)
-            bucket.clear_pending()
+            if clear:
+                bucket.clear_pending()
     return [request for key, request in found.items() if key not in running and request not in state.active_requests]

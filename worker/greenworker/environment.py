@@ -38,6 +38,7 @@ class Environment:
     prefetch_multiplier: int
     consumer_timeout_seconds: float
     accept_content: tuple[str, ...]
+    remote_control: Literal["Disabled", "ReadOnly", "Full"]
     broker_trust: Trust
     result_backend_trust: Trust
     key_prefix: str
@@ -77,6 +78,7 @@ class Environment:
             prefetch_multiplier=_whole(environ, "GREENWORKER_PREFETCH_MULTIPLIER", 1) or 1,
             consumer_timeout_seconds=_seconds(environ, "GREENWORKER_CONSUMER_TIMEOUT_SECONDS") or 1800.0,
             accept_content=_serializers(environ),
+            remote_control=_remote_control(environ),
             broker_trust=trust_of(
                 environ.get("GREENWORKER_BROKER_CA_FILE"), environ.get("GREENWORKER_BROKER_INSECURE_SKIP_VERIFY")
             ),
@@ -142,6 +144,19 @@ def _steps(environ: Mapping[str, str]) -> tuple[int, ...] | None:
         raise MisconfiguredError(
             "broker.prioritySteps", text, "not a list of integers", "use integers from 0 to 9, like 0,3,6,9"
         ) from None
+
+
+def _remote_control(environ: Mapping[str, str]) -> Literal["Disabled", "ReadOnly", "Full"]:
+    text = environ.get("GREENWORKER_REMOTE_CONTROL") or "ReadOnly"
+    if text == "Disabled":
+        return "Disabled"
+    if text == "ReadOnly":
+        return "ReadOnly"
+    if text == "Full":
+        return "Full"
+    raise MisconfiguredError(
+        "worker.remoteControl", text, "what remote control may do is one of Disabled, ReadOnly, Full", "use one of them"
+    )
 
 
 def _serializers(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -122,12 +122,6 @@ def check(arguments: Arguments, role: str, environ: Mapping[str, str]) -> None:
         raise MisconfiguredError("worker.extraArgs", "-D", "a detached worker ends its container", "remove the option")
     if role == "prefork":
         return
-    if "-E" in options:
-        raise MisconfiguredError(
-            "worker.extraArgs", "-E",
-            "task events halve an Eventlet worker's throughput (17 tasks a second on AMQP in Celery 5.7)",
-            "remove the option and use the metrics on port 9540, which need no events",
-        )  # fmt: skip
     if "--autoscale" in options:
         raise MisconfiguredError(
             "worker.extraArgs", f"--autoscale={options['--autoscale']}",

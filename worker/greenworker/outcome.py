@@ -6,6 +6,7 @@ from typing import Any
 
 from celery.exceptions import Ignore, Reject, Retry
 
+SUCCESS = "SUCCESS"
 FAILURE = "FAILURE"
 KILLED = "KILLED"
 """Ended by the drain, a hard time limit or a revoke; Celery's own states cover the rest."""
@@ -14,7 +15,7 @@ KILLED = "KILLED"
 def outcome(result: Any) -> str:
     """Celery's state for what its tracer returned: ``(failed, value, runtime)``."""
     failed, value, _ = result
-    return outcome_of_error(getattr(value, "exception", None)) if failed else "SUCCESS"
+    return outcome_of_error(getattr(value, "exception", None)) if failed else SUCCESS
 
 
 def exception_name(error: Any) -> str:

@@ -18,18 +18,20 @@ from celery import signals
 from celery.concurrency.base import BasePool
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
+from celery.worker.request import Request
 
 from greenworker import hub
-from greenworker.outcome import FAILURE, KILLED, exception_name, outcome
+from greenworker.outcome import FAILURE, KILLED, SUCCESS, exception_name, outcome
 from greenworker.runtime import Runtime
 
 logger = get_logger(__name__)
 
 
 class Job:
-    """One task on its way through the pool."""
+    """One task on its way through the pool; without a *request* a call that a strategy of the app's own makes (batches)."""
 
     __slots__ = (
+        "accept",
         "args",
         "callback",
         "hard",
@@ -43,18 +45,21 @@ class Job:
         "thread",
     )
 
-    def __init__(self, target: Callable[..., Any], args: tuple[Any, ...], callback: Any, request: Any) -> None:
+    def __init__(
+        self, target: Callable[..., Any], args: tuple[Any, ...], callback: Any, request: Any, accept: Any = None
+    ) -> None:
         self.target = target
         self.args = args
         self.callback = callback
         self.request = request
+        self.accept = accept
         self.on_error: Any = None
         self.soft: float | None = None
         self.hard: float | None = None
         self.started = 0.0
         self.killed = False
         self.thread: Any = None
-        self.name: str = request.name if request is not None else "unknown"
+        self.name = str(request.name if request is not None else getattr(args[0] if args else None, "name", "unknown"))
 
 
 class TaskPool(BasePool):  # type: ignore[misc]
@@ -114,8 +119,11 @@ class TaskPool(BasePool):  # type: ignore[misc]
             def target(*positional: Any) -> Any:
                 return bound(*positional, **kwargs)
 
+        if signals.eventlet_pool_apply.receivers:
+            signals.eventlet_pool_apply.send(sender=self, target=target, args=args, kwargs=kwargs)
         request = getattr(accept_callback, "__self__", None)
-        job = Job(target, decoded_once(tuple(args or ()), request), callback, request)
+        request = request if isinstance(request, Request) else None
+        job = Job(target, decoded_once(tuple(args or ()), request), callback, request, accept_callback)
         job.on_error = error_callback
         job.soft = soft_timeout or self.default_soft
         job.hard = timeout or self.default_hard
@@ -198,13 +206,13 @@ class TaskPool(BasePool):  # type: ignore[misc]
         state = KILLED
         accounting.task_started(job.name, request)
         try:
-            if request is not None:
-                request.on_accepted(id(job.thread), job.started)
+            if job.accept is not None:
+                job.accept(id(job.thread), job.started)
             if job.killed:  # it was terminated while it waited; Celery announces that once it is accepted
                 return
             result = self._limited(job)
             if not job.killed:
-                state = outcome(result)
+                state = outcome(result) if request is not None else SUCCESS
                 if state == FAILURE:
                     accounting.task_failed(job.name, exception_name(result[1].exception))
                 if job.callback is not None:
@@ -217,7 +225,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
             accounting.task_failed(job.name, exception_name(sys.exc_info()[1]))
             self._broke(job)
         finally:
-            self.runtime.task_ended(request.task if request is not None else job.name)
+            self.runtime.task_ended(request.task if request is not None else next(iter(job.args), job.name))
             accounting.task_finished(job.name, state, monotonic() - job.started)
             self._leave(job)
 
@@ -264,6 +272,8 @@ class TaskPool(BasePool):  # type: ignore[misc]
                     job.request.reject(requeue=True)
                 if job.request.task.acks_late and not acks_on_timeout(job.request.task):
                     self.runtime.accounting.requeued.add(1, "hard_limit")
+            elif job.callback is not None:
+                job.callback(None)
         except Exception:
             logger.exception("Could not settle %s after its hard time limit", job.name)
         self.kill(job)

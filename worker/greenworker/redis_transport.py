@@ -135,9 +135,10 @@ class Channel(stock.Channel):
     def room(self) -> int:
         """Messages that may be fetched now: prefetch allows them, and the pool can start them or hold them ready."""
         allowed = self.qos.can_consume_max_estimate()
-        pool = self.runtime.pool
-        extra = (self.runtime.environment.prefetch_multiplier - 1) * pool.limit
-        startable = max(0, pool.limit + extra - len(pool.jobs) - len(pool.line))
+        pool, multiplier = self.runtime.pool, self.runtime.consumer.prefetch_multiplier
+        if not multiplier:  # the app wants all that there is
+            return FETCH_AT_ONCE if allowed is None else int(allowed)
+        startable = max(0, pool.limit * multiplier - len(pool.jobs) - len(pool.line))
         return int(startable if allowed is None else min(allowed, startable))
 
     def lists(self, queues: Sequence[str]) -> list[str]:

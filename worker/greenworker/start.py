@@ -83,6 +83,8 @@ def _prepare(environment: Environment, listener: unpatched.Socket, arguments: Ar
             declared_queue(app, queue.strip())
     settings.merge_broker_options(app, environment, master_name)
     settings.own_rpc_backends(app)
+    if environment.remote_control == "Disabled":
+        app.conf.worker_enable_remote_control = False
     runtime.hazards.patience = patience_of(app, environment.consumer_timeout_seconds)
     _connect_signals(runtime)
     steps.add_gauges(runtime)
@@ -147,6 +149,7 @@ def _load_app(arguments: Arguments) -> Any:
 def _connect_signals(runtime: Any) -> None:
     from celery import signals  # noqa: PLC0415
 
+    from greenworker import remote_control  # noqa: PLC0415
     from greenworker.retries import store_retries_first  # noqa: PLC0415
     from greenworker.router import stamp_publish_time  # noqa: PLC0415
 
@@ -162,6 +165,7 @@ def _connect_signals(runtime: Any) -> None:
 
     def tasks_are_loaded(sender: Any = None, **_: Any) -> None:
         store_retries_first(sender.app)
+        remote_control.restrict(runtime.environment.remote_control, runtime.environment.role)
 
     signals.worker_init.connect(tasks_are_loaded, weak=False)
     signals.task_revoked.connect(revoked, weak=False)

@@ -865,6 +865,11 @@ class Worker(Model):
         "the broker run code in the worker.",
         json_schema_extra={"x-kubernetes-list-type": "set"},
     )
+    remote_control: Literal["Disabled", "ReadOnly", "Full"] = Field(
+        default="ReadOnly",
+        description="What Celery's remote control may do, which everybody can use who can write to the broker. ReadOnly: inspect, ping, "
+        "and revoking tasks. Full: also shutdown, rate and time limits, consumers and events, at run time. Disabled: nothing, not even revoke.",
+    )
     python: str = Field(
         default="python3",
         min_length=1,

@@ -202,6 +202,7 @@ def _environment(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> list[
         "GREENWORKER_PREFETCH_MULTIPLIER": spec.worker.prefetch_multiplier,
         "GREENWORKER_CONSUMER_TIMEOUT_SECONDS": _seconds(broker.consumer_timeout),
         "GREENWORKER_ACCEPT_CONTENT": ",".join(spec.worker.accept_content),
+        "GREENWORKER_REMOTE_CONTROL": spec.worker.remote_control,
         "GREENWORKER_KEY_PREFIX": broker.key_prefix or None,
         "GREENWORKER_PRIORITY_STEPS": ",".join(str(step) for step in broker.priority_steps),
         "GREENWORKER_BROKER_CA_FILE": broker.ca_secret_ref and f"{names.BROKER_CA_DIRECTORY}/{names.CA_FILE}",

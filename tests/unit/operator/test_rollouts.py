@@ -93,6 +93,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "worker.prefetchMultiplier": (3, BOTH),
     "worker.python": ("python3.12", BOTH),
     "worker.acceptContent": (["json", "pickle"], BOTH),
+    "worker.remoteControl": ("Full", BOTH),
     "worker.securityContext": ({"runAsUser": 1001}, BOTH),
 }
 

@@ -53,6 +53,7 @@ def test_a_value_is_not_an_option() -> None:
 
 def test_accepts_what_the_operator_sends() -> None:
     check(Arguments.parse(GOOD), "eventlet", {})
+    check(Arguments.parse([*GOOD, "-E"]), "eventlet", {})
     check(Arguments.parse(["-A", "proj", "worker", "-P", "prefork", "-c", "4", "-E"]), "prefork", {})
 
 
@@ -81,7 +82,7 @@ def test_every_readable_broker_url_is_accepted(url: str) -> None:
 @pytest.mark.parametrize(
     ("more", "environ"),
     [
-        (["-E"], {}), (["--events"], {}), (["-B"], {}), (["--beat"], {}), (["--autoscale=9,1"], {}), (["-c", "5"], {}),
+        (["-B"], {}), (["--beat"], {}), (["--autoscale=9,1"], {}), (["-c", "5"], {}),
         (["--concurrency=5"], {}), (["--max-tasks-per-child=9"], {}), (["--max-memory-per-child", "9"], {}), (["--pool=solo"], {}),
         (["-D"], {}), (["-P", "gevent"], {}), ([], {"REMAP_SIGTERM": "SIGQUIT"}),
     ],
@@ -173,6 +174,7 @@ def test_defaults_are_the_contracts() -> None:
     assert str(read.start_file) == "/etc/greenfleet/pool/threads"
     assert str(read.routes_file) == "/etc/greenfleet/pool/routes"
     assert (read.prefetch_multiplier, read.key_prefix, read.priority_steps) == (1, "", None)
+    assert read.remote_control == "ReadOnly"
     assert read.termination_log == "/dev/termination-log"
 
 
@@ -188,6 +190,7 @@ def test_defaults_are_the_contracts() -> None:
         ("GREENWORKER_PREFORK_TASKS", "proj.parse"),
         ("GREENWORKER_PREFORK_TASKS", '{"a": 1}'),
         ("GREENWORKER_PRIORITY_STEPS", "high,low"),
+        ("GREENWORKER_REMOTE_CONTROL", "readonly"),
         ("GREENWORKER_POOL", ""),
     ],
 )

@@ -1,0 +1,207 @@
+"""What applications, Flower and operators of Celery say to a worker over the broker."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from statistics import median
+from threading import Thread
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from tests.integration.worker.harness import Producer, Worker, eventually
+from tests.integration.worker.lanes import Lane, publish
+
+Start = Callable[..., Worker]
+
+
+def start_on(start_worker: Start, lane: Lane, **options: Any) -> Worker:
+    environment = {**lane.environment(), **options.pop("environment", {})}
+    return start_worker(lane.url, queues=lane.queue, environment=environment, **options).ready()
+
+
+def ask(producer: Producer, command: str, **arguments: Any) -> Any:
+    """The only worker's answer; asked again until it listens."""
+    control = producer.app.control
+
+    def answers() -> Any:
+        return control.broadcast(command, arguments=arguments, reply=True, timeout=1, limit=1)
+
+    (answer,) = eventually(answers, f"an answer to {command}").pop().values()
+    return answer
+
+
+REFUSED: dict[str, dict[str, Any]] = {
+    "shutdown": {}, "pool_grow": {"n": 1}, "pool_shrink": {"n": 1}, "pool_restart": {}, "autoscale": {"max": 9, "min": 1},
+    "rate_limit": {"task_name": "green_app.noop", "rate_limit": "1/h"}, "time_limit": {"task_name": "green_app.noop", "hard": 1},
+    "add_consumer": {"queue": "theirs"}, "cancel_consumer": {"queue": "feeds"}, "enable_events": {}, "disable_events": {},
+}  # fmt: skip
+
+
+def test_whoever_writes_to_the_broker_may_read_and_revoke_and_not_change_the_worker(
+    any_lane: Lane, start_worker: Start
+) -> None:
+    producer = any_lane.producer()
+    worker = start_on(start_worker, any_lane, threads=7)
+    for command, arguments in REFUSED.items():
+        answer = ask(producer, command, **arguments)
+        assert "refused" in answer["error"], (command, answer)
+        assert "GreenWorkerPool" in answer["error"]
+    assert ask(producer, "ping") == {"ok": "pong"}
+    assert ask(producer, "stats")["pool"]["max-concurrency"] == 7
+    assert [queue["name"] for queue in ask(producer, "active_queues")] == [any_lane.queue]
+    assert "revoked" in ask(producer, "revoke", task_id="theirs")["ok"]
+    assert ask(producer, "revoked") == ["theirs"]
+    producer.noop.delay(1)
+    eventually(lambda: worker.ledger.done() == 1, "it works as before")
+
+
+@pytest.mark.slow
+def test_full_and_disabled_do_what_they_say(any_lane: Lane, start_worker: Start) -> None:
+    producer = any_lane.producer()
+    full = start_on(start_worker, any_lane, environment={"GREENWORKER_REMOTE_CONTROL": "Full"})
+    answer = ask(producer, "time_limit", task_name="green_app.noop", hard=1, soft=1)
+    assert answer == {"ok": "time limits set successfully"}
+    assert "greenThreads" in ask(producer, "pool_grow", n=1)["error"], "the operator would undo it"
+    full.stop()
+    start_on(start_worker, any_lane, environment={"GREENWORKER_REMOTE_CONTROL": "Disabled"})
+    assert not producer.app.control.ping(timeout=2)
+
+
+@pytest.mark.parametrize(
+    ("conf", "fetched"), [({"worker_prefetch_multiplier": 3}, 15), ({}, 10)], ids=["the app's", "the resource's"]
+)
+def test_the_apps_prefetch_multiplier_wins_over_the_resources(
+    any_lane: Lane, start_worker: Start, conf: dict[str, Any], fetched: int
+) -> None:
+    producer = any_lane.producer()
+    for number in range(30):
+        producer.nap.delay(number, 20)
+    worker = start_on(
+        start_worker, any_lane, threads=5,
+        environment={"GREENWORKER_PREFETCH_MULTIPLIER": "2", "APP_CONF": repr(conf)},
+    )  # fmt: skip
+    eventually(lambda: worker.metric("greenworker_threads_busy") == 5, "five run")
+    eventually(lambda: any_lane.ready() == 30 - fetched, f"{fetched} are fetched", 10)
+
+
+def test_task_events_reach_celerys_own_receiver(any_lane: Lane, start_worker: Start) -> None:
+    """As Flower and `celery events` see it: every task, and how it ended; worker heartbeats where they are on."""
+    producer = any_lane.producer()
+    seen: Counter[str] = Counter()
+    done = False
+
+    def note(event: dict[str, Any]) -> None:
+        state.event(event)
+        seen[event["type"]] += 1
+
+    def capture() -> None:
+        with producer.app.connection_for_read() as connection:
+            receiver = producer.app.events.Receiver(connection, handlers={"*": note})
+            while not done:
+                try:
+                    receiver.capture(limit=None, timeout=0.5, wakeup=False)
+                except TimeoutError:
+                    continue
+
+    state = producer.app.events.State()
+    thread = Thread(target=capture, daemon=True)
+    thread.start()
+    try:
+        worker = start_on(start_worker, any_lane, threads=20, lean=False, arguments=["-E"])
+        eventually(lambda: seen["worker-heartbeat"], "the receiver hears the worker", 20)
+        for number in range(50):
+            producer.noop.delay(number)
+        producer.fail.delay(50)
+        eventually(lambda: seen["task-succeeded"] >= 50 and seen["task-failed"] >= 1, f"all are heard; {seen}")
+    finally:
+        done = True
+        thread.join(10)
+    assert worker.ledger.done() == 50
+    assert (seen["task-received"], seen["task-started"]) == (51, 51)
+    states = Counter(task.state for task in state.tasks.values())
+    assert states == {"SUCCESS": 50, "FAILURE": 1}
+    assert {task.name for task in state.tasks.values()} == {"green_app.noop", "green_app.fail"}
+
+
+@pytest.mark.slow
+def test_every_task_is_done_with_task_events_at_the_price_that_is_printed(any_lane: Lane, start_worker: Start) -> None:
+    """Three rounds in turn; `pytest -s` shows the medians. What counts are the ratios of one run."""
+    count, labels = 3000, ("without", "with -E")
+    measured: dict[str, list[tuple[float, float]]] = {label: [] for label in labels}
+    for part in range(6):
+        arguments = ["-E"] if part % 2 else []
+        worker = start_on(start_worker, any_lane, threads=100, arguments=arguments)
+        measured[labels[part % 2]].append(measure(worker, any_lane, part * (count + 50), count))
+        worker.stop()
+    for index, name in enumerate(("seconds", "CPU ms a task")):
+        without, with_events = (median(each[index] for each in measured[label]) for label in labels)
+        print(f"{any_lane.kind}: {name} {without:.2f}, {with_events:.2f}, ratio {with_events / without:.2f}")  # noqa: T201
+
+
+def measure(worker: Worker, lane: Lane, first: int, count: int) -> tuple[float, float]:
+    """Seconds for *count* tasks after 50 others, and milliseconds of the worker's CPU for each."""
+    done = worker.ledger.done()
+    publish(lane, "noop", first, first + 50)
+    eventually(lambda: worker.ledger.done() == done + 50, "warm")
+    before, began = worker.metric("process_cpu_seconds_total"), monotonic()
+    publish(lane, "noop", first + 50, first + 50 + count)
+    eventually(lambda: worker.ledger.done() == done + 50 + count, "all are done", 120)
+    seconds = monotonic() - began
+    worker.reaches("greenworker_threads_busy", 0)
+    return seconds, (worker.metric("process_cpu_seconds_total") - before) * 1000 / count
+
+
+@pytest.mark.slow
+def test_the_last_events_are_sent_when_the_worker_leaves(any_lane: Lane, start_worker: Start) -> None:
+    producer = any_lane.producer()
+    worker = start_on(start_worker, any_lane, lean=False, arguments=["-E"])
+    seen: list[str] = []
+    with producer.app.connection_for_read() as connection:
+        receiver = producer.app.events.Receiver(connection, handlers={"*": lambda event: seen.append(event["type"])})
+        with receiver.consumer_context():
+            producer.nap.delay(1, 1)
+            eventually(lambda: worker.metric("greenworker_threads_busy") == 1, "it runs")
+            worker.signal(signal.SIGTERM)
+            assert worker.wait(20) == 0
+
+            def heard() -> bool:
+                with suppress(TimeoutError):
+                    connection.drain_events(timeout=0.2)
+                return "task-succeeded" in seen
+
+            eventually(heard, "the end of the task is heard", 5)
+
+
+def test_the_pool_sends_the_eventlet_pools_signal_for_each_task(any_lane: Lane, start_worker: Start) -> None:
+    producer = any_lane.producer()
+    worker = start_on(start_worker, any_lane, environment={"LISTENS": "1"})
+    producer.noop.delay(1)
+    producer.noop.delay(2)
+    eventually(lambda: worker.ledger.done() == 2, "both are done")
+    assert worker.ledger.counts("applied") == {"green_app.noop": 2}
+
+
+@pytest.mark.parametrize("backend", ["redis", "rpc"])
+def test_a_task_may_wait_for_others(rabbit_server: Any, redis_broker: Any, start_worker: Start, backend: str) -> None:
+    from celery import Celery
+
+    from tests.integration.worker.lanes import RabbitLane
+
+    lane = RabbitLane(rabbit_server, "quorum")
+    where = redis_broker.url.replace("/0", "/3") if backend == "redis" else "rpc://"
+    conf = {"task_ignore_result": False, "result_backend": where, "task_default_queue": lane.queue}
+    start_worker(
+        lane.url, queues=lane.queue, threads=60, environment={**lane.environment(), "APP_CONF": repr(conf)}
+    ).ready()
+    app = Celery("asks", broker=lane.url, backend=where, set_as_current=False)
+    producer = lane.producer()
+    app.amqp.queues.add(producer.queue)
+    single = [app.send_task("green_app.wait_for", (number,), queue=producer.queue) for number in range(15)]
+    groups = [app.send_task("green_app.wait_for_group", (4,), queue=producer.queue) for _ in range(5)]
+    assert [result.get(timeout=30) for result in single] == list(range(1, 16))
+    assert [result.get(timeout=30) for result in groups] == [10] * 5

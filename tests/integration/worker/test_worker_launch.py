@@ -21,7 +21,7 @@ Start = Callable[..., Worker]
 @pytest.mark.parametrize(
     ("options", "field", "needle"),
     [
-        ({"arguments": ["-E"]}, "worker.extraArgs", "events"),
+        ({"arguments": ["--autoscale=9,1"]}, "worker.extraArgs", "autoscaler"),
         ({"arguments": ["--autoscale=10,1"]}, "worker.extraArgs", "autoscaler"),
         ({"arguments": ["-B"]}, "worker.extraArgs", "beat"),
         ({"arguments": ["-c", "7"]}, "worker.extraArgs", "green threads"),

@@ -7,16 +7,21 @@ Standard library only.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
 
 from greenworker import unpatched
 from greenworker.fatal import MisconfiguredError
 from greenworker.metrics import CONTENT_TYPE
+from greenworker.redaction import redacted
 
 REQUEST_SECONDS = 2.0
-"""A client that has not sent its request by then is dropped; kubelet's own probe timeout is 1 s by default."""
+"""For a whole request, from the connection to its last byte: a client that takes longer is dropped, however busy it is. So long may it
+take to read the answer. kubelet's own probe timeout is 1 s by default.
+"""
 
 CONCURRENT_REQUESTS = 16
-"""More than that at once are refused; a scrape and two probes need three."""
+"""A scrape and two probes need three. Who comes when there are so many takes the place of the one that has been asking longest."""
 
 Answer = tuple[int, str, bytes]
 """Status, content type, body."""
@@ -62,7 +67,9 @@ class Exposition:
         self.healthy = healthy
         self.ready = ready
         self.woke = woke
-        self.open_requests = 0
+        self._asking: dict[int, unpatched.Socket] = {}
+        """Connections whose request is not complete, the oldest first, by a number of their own."""
+        self._open: set[int] = set()
         self.listener = listener
         self.port: int = listener.getsockname()[1]
 
@@ -71,6 +78,7 @@ class Exposition:
         unpatched.start_thread(self._accept, ())
 
     def _accept(self) -> None:
+        number = 0
         while True:
             try:
                 descriptor, _ = self.listener._accept()  # type: ignore[attr-defined]
@@ -79,22 +87,44 @@ class Exposition:
                 unpatched.sleep(0.05)
                 continue
             connection = unpatched.Socket(fileno=descriptor)
-            if self.open_requests >= CONCURRENT_REQUESTS:
+            if len(self._open) >= CONCURRENT_REQUESTS and not self._make_room():
                 connection.close()
                 continue
-            self.open_requests += 1
-            unpatched.start_thread(self._serve, (connection,))
+            number += 1
+            self._open.add(number)
+            self._asking[number] = connection
+            unpatched.start_thread(self._serve, (number, connection, monotonic() + REQUEST_SECONDS))
 
-    def _serve(self, connection: unpatched.Socket) -> None:
+    def _make_room(self) -> bool:
+        """Drops the connection that has been asking longest. Its thread finds out by itself."""
+        for number in list(self._asking):
+            victim = self._asking.pop(number, None)
+            if victim is not None:
+                with suppress(OSError):
+                    victim.shutdown(unpatched.SHUT_RDWR)
+                return True
+        return False
+
+    def _read(self, connection: unpatched.Socket, deadline: float) -> bytes:
+        """The head of a request; empty if the client has left. Raises TimeoutError after the deadline."""
+        request = b""
+        while b"\r\n\r\n" not in request and len(request) < 16_384:
+            left = deadline - monotonic()
+            if left <= 0:
+                raise TimeoutError
+            connection.settimeout(left)
+            received = connection.recv(4096)
+            self.woke()
+            if not received:
+                return b""
+            request += received
+        return request
+
+    def _serve(self, number: int, connection: unpatched.Socket, deadline: float) -> None:
         try:
-            connection.settimeout(REQUEST_SECONDS)
-            request = b""
-            while b"\r\n\r\n" not in request and len(request) < 16_384:
-                received = connection.recv(4096)
-                self.woke()
-                if not received:
-                    return
-                request += received
+            request = self._read(connection, deadline)
+            if self._asking.pop(number, None) is None or not request:
+                return
             line = request.split(b"\r\n", 1)[0].split()
             path = line[1].split(b"?")[0].decode("ascii", "replace") if len(line) > 1 else "/"
             status, kind, body = self.answer(path)
@@ -103,11 +133,13 @@ class Exposition:
                 f"HTTP/1.1 {status} {reason}\r\nContent-Type: {kind}\r\n"
                 f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
             )
+            connection.settimeout(REQUEST_SECONDS)  # for all of it
             connection.sendall(head.encode() + (b"" if line[:1] == [b"HEAD"] else body))
         except OSError:
             pass
         finally:
-            self.open_requests -= 1
+            self._asking.pop(number, None)
+            self._open.discard(number)
             connection.close()
 
     def answer(self, path: str) -> Answer:
@@ -117,8 +149,8 @@ class Exposition:
                 return 200, CONTENT_TYPE, self.metrics()
             if path in ("/healthz", "/readyz"):
                 problem = self.healthy() if path == "/healthz" else self.ready()
-                return (503 if problem else 200), "text/plain", (problem or "ok").encode() + b"\n"
+                return (503 if problem else 200), "text/plain", (redacted(problem) or "ok").encode() + b"\n"
         except Exception as error:
             unpatched.say(f"{path}: {error!r}")
-            return 500, "text/plain", repr(error).encode() + b"\n"
+            return 500, "text/plain", redacted(repr(error)).encode() + b"\n"
         return 404, "text/plain", b"/metrics, /healthz, /readyz\n"

@@ -68,6 +68,34 @@ def answers(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
+@contextmanager
+def slow_clients(port: int, count: int) -> Iterator[list[int]]:
+    """So many clients of the metrics port that send a byte now and then, and come again when they are dropped: how often is in the list."""
+    ended = Event()
+    dropped = [0] * count
+
+    def trickle(number: int) -> None:
+        while not ended.is_set():
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+                client.settimeout(0.2)
+                while not ended.is_set():
+                    client.sendall(b"G")
+                    with suppress(TimeoutError):
+                        client.recv(1)
+                        break
+            dropped[number] += 1
+
+    threads = [Thread(target=trickle, args=(number,), daemon=True) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield dropped
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join(10)
+
+
 class Redis:
     """A redis-server that can be stopped, killed and started again with what it had on disk."""
 

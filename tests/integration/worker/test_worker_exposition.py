@@ -7,7 +7,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from tests.integration.worker.harness import APPS, Redis, Worker, eventually
+from tests.integration.worker.harness import APPS, Redis, Worker, eventually, slow_clients
 
 Start = Callable[..., Worker]
 
@@ -37,6 +37,19 @@ def test_answers_and_names_the_task_while_the_hub_is_blocked(
     )
     source = (APPS / "green_app.py").read_text().splitlines()
     assert len([line for line in named if source[int(line) - 1] in SPINNING]) == 1, "once per place"
+
+
+def test_clients_that_send_a_byte_now_and_then_starve_no_probe(redis_broker: Redis, start_worker: Start) -> None:
+    worker = start_worker(redis_broker.url).ready()
+    with slow_clients(worker.port, 24):
+        answers = [worker.status(path) for _ in range(20) for path in ("/healthz", "/readyz", "/metrics")]
+    assert answers == [200] * 60
+
+
+def test_a_request_has_one_deadline_however_busy_the_client_is(redis_broker: Redis, start_worker: Start) -> None:
+    worker = start_worker(redis_broker.url).ready()
+    with slow_clients(worker.port, 1) as dropped:
+        eventually(lambda: dropped[0], "the client is dropped")
 
 
 def test_has_not_started_before_it_consumes(redis_broker: Redis, start_worker: Start) -> None:

@@ -24,7 +24,6 @@ from greenfleet.api import duration_seconds
 from greenfleet.engine.actuator import Actuator
 from greenfleet.engine.booster import Booster
 from greenfleet.engine.controller import Controller
-from greenfleet.engine.diagnosis import redacted
 from greenfleet.engine.fleet_view import FleetView
 from greenfleet.engine.monitors import PodMonitors
 from greenfleet.engine.reconciler import Reconciler
@@ -39,6 +38,7 @@ from greenfleet.kube.events import EventRecorder
 from greenfleet.kube.lease import Lease
 from greenfleet.metrics.own import OperatorMetrics
 from greenfleet.metrics.prometheus import PrometheusServer
+from greenfleet.redaction import redacted
 from greenfleet.resources import Monitoring
 from greenfleet.settings import Settings
 

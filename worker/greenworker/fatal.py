@@ -8,12 +8,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from greenworker.redaction import redacted
 from greenworker.unpatched import say
 
 DEFAULT_TERMINATION_LOG = "/dev/termination-log"
+
+LAST_WORDS_CHARACTERS = 600
 
 EXIT_MISCONFIGURED = 78
 """EX_CONFIG of BSD's sysexits.h; docs/contract.md."""
@@ -33,10 +37,10 @@ class MisconfiguredError(Exception):
         self.fix = fix
 
     def as_json(self) -> str:
-        """One line of JSON that fits into a termination message."""
-        reason = self.reason
+        """One line of JSON that fits into a termination message, without passwords."""
+        value, reason, fix = redacted(str(self.value)), redacted(self.reason), redacted(self.fix)
         while True:
-            text = json.dumps({"field": self.field, "value": str(self.value)[:300], "reason": reason, "fix": self.fix})
+            text = json.dumps({"field": self.field, "value": value[:300], "reason": reason, "fix": fix})
             if len(text.encode()) <= TERMINATION_LOG_LIMIT_BYTES or not reason:
                 return text
             reason = reason[: len(reason) * 3 // 4]
@@ -53,6 +57,14 @@ def or_die(check: Callable[..., object], *args: object) -> None:
 def refuse(error: MisconfiguredError) -> NoReturn:
     """`die`, with the termination log that the environment names."""
     die(error, os.environ.get("GREENWORKER_TERMINATION_LOG") or DEFAULT_TERMINATION_LOG)
+
+
+def last_words(text: str, termination_log: str) -> None:
+    """Leave what went wrong in the termination log, in one line without passwords. The container's log is not shown by Kubernetes'
+    API in its place: nobody knows what an application writes there.
+    """
+    with suppress(OSError):
+        Path(termination_log).write_text(" ".join(redacted(text).split())[:LAST_WORDS_CHARACTERS] + "\n")
 
 
 def die(error: MisconfiguredError, termination_log: str) -> NoReturn:

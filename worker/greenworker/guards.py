@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from greenworker.broker_url import FIX, UNREADABLE, is_readable
+from greenworker.broker_url import FIX, UNREADABLE, is_readable, is_readable_backend
 from greenworker.fatal import MisconfiguredError
 
 _SHORT_WITH_VALUE = frozenset("AbnSlOcPQXIsf")
@@ -110,8 +110,7 @@ def check(arguments: Arguments, role: str, environ: Mapping[str, str]) -> None:
             f"a worker of role {role} runs the {expected} pool, and Celery patches only if the option is given",
             f"use -P {expected}",
         )  # fmt: skip
-    if environ.get("CELERY_BROKER_URL") and not is_readable(environ["CELERY_BROKER_URL"]):
-        raise MisconfiguredError("broker.secretRef", "(not shown)", UNREADABLE, FIX)
+    _check_urls(environ)
     if environ.get("REMAP_SIGTERM"):
         raise MisconfiguredError(
             "worker.env", f"REMAP_SIGTERM={environ['REMAP_SIGTERM']}",
@@ -179,6 +178,13 @@ def _check_fields(arguments: Arguments, environ: Mapping[str, str]) -> None:
                 "worker.env", variable, f"Celery's command line takes it for its own option and prefers it to {field}.secretRef",
                 f"give the variable another name, or the same value as {field}.secretRef",
             )  # fmt: skip
+
+
+def _check_urls(environ: Mapping[str, str]) -> None:
+    if environ.get("CELERY_BROKER_URL") and not is_readable(environ["CELERY_BROKER_URL"]):
+        raise MisconfiguredError("broker.secretRef", "(not shown)", UNREADABLE, FIX)
+    if not is_readable_backend(environ.get("CELERY_RESULT_BACKEND", "")):
+        raise MisconfiguredError("resultBackend.secretRef", "(not shown)", UNREADABLE, FIX)
 
 
 def check_hub(blocking_detection: bool) -> None:

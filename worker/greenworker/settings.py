@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
-from greenworker import tls, unpatched
+from greenworker import tls
 from greenworker.environment import Environment
 from greenworker.fatal import MisconfiguredError
 
@@ -94,8 +94,6 @@ def without_master_name(url: str) -> tuple[str, str]:
 
 def merge_broker_options(app: Any, environment: Environment, master_name: str = "") -> None:
     """After the app is loaded. The app's own options win, except for what the resource says about keys."""
-    secure_broker(app, environment)
-    secure_result_backend(app, environment)
     if redis_transport(app) is None:
         return
     check_layout(app.conf.broker_transport_options or {}, environment)
@@ -220,14 +218,12 @@ def keep_transport(connection: Any, ours: Mapping[str, str]) -> Any:
     return connection
 
 
-def secure_broker(app: Any, environment: Environment) -> None:
-    """Have the broker's certificate and host name checked, unless the app or the URL has its own wishes; say so where nothing is."""
+def secure_broker(app: Any, environment: Environment) -> list[str]:
+    """Have the broker's certificate and host name checked, unless the app or the URL has its own wishes. Returns warnings for the log."""
     url, trust, own = _first_url(app.conf.broker_read_url), environment.broker_trust, app.conf.broker_use_ssl
     scheme = url.split("://")[0]
     if scheme not in ("rediss", "amqps"):
-        if own and not tls.checks(own):
-            unpatched.say(tls.warning("broker", "broker_use_ssl of the app"))
-        return
+        return [tls.warning("broker", "broker_use_ssl of the app")] if own and not tls.checks(own) else []
     tls.check_host_names()
     if not own or own is True:  # True says no more than the scheme does
         own = app.conf.broker_use_ssl = (tls.redis_options if scheme == "rediss" else tls.amqp_options)(trust)
@@ -236,15 +232,14 @@ def secure_broker(app: Any, environment: Environment) -> None:
         because = "broker_use_ssl of the app"
     if said := tls.wishes(url):
         own, because = said, "ssl_cert_reqs in its URL"
-    if not tls.checks(own):
-        unpatched.say(tls.warning("broker", because))
+    return [] if tls.checks(own) else [tls.warning("broker", because)]
 
 
-def secure_result_backend(app: Any, environment: Environment) -> None:
+def secure_result_backend(app: Any, environment: Environment) -> list[str]:
     """The same for a result backend on Redis whose URL is the resource's. Other backends know nothing of these options."""
     url = os.environ.get("CELERY_RESULT_BACKEND", "")
     if not url.startswith("rediss://"):
-        return
+        return []
     options, because = tls.redis_options(environment.result_backend_trust), "resultBackend.insecureSkipVerify"
     if app.conf.redis_backend_use_ssl:
         options, because = app.conf.redis_backend_use_ssl, "redis_backend_use_ssl of the app"
@@ -252,8 +247,7 @@ def secure_result_backend(app: Any, environment: Environment) -> None:
         app.conf.redis_backend_use_ssl = options
     if said := tls.wishes(url):
         options, because = said, "ssl_cert_reqs in its URL"
-    if not tls.checks(options):
-        unpatched.say(tls.warning("resultBackend", because))
+    return [] if tls.checks(options) else [tls.warning("resultBackend", because)]
 
 
 def _first_url(urls: Any) -> str:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from greenworker import hub, lean, unpatched
 from greenworker.environment import Environment
 from greenworker.exposition import Exposition, listen
-from greenworker.fatal import DEFAULT_TERMINATION_LOG, MisconfiguredError, die
+from greenworker.fatal import DEFAULT_TERMINATION_LOG, MisconfiguredError, die, last_words
 from greenworker.guards import Arguments, check
 
 
@@ -41,7 +41,11 @@ def start(argv: Sequence[str]) -> NoReturn:
         from celery.bin.celery import main  # noqa: PLC0415 - not before patching
 
     sys.argv = ["celery", *command]
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except Exception as error:
+        last_words(f"{type(error).__name__}: {error}", environment.termination_log)
+        raise
 
 
 def _leave_at_once_on_sigterm() -> None:
@@ -65,7 +69,7 @@ def _require(module: str, reason: str, fix: str) -> None:
 
 def _prepare(environment: Environment, listener: unpatched.Socket, arguments: Arguments, argv: list[str]) -> list[str]:
     """Everything between patching and Celery; the command line for Celery."""
-    from greenworker import content, settings, steps  # noqa: PLC0415
+    from greenworker import content, log_lines, settings, steps  # noqa: PLC0415
     from greenworker.drain import Drain  # noqa: PLC0415
     from greenworker.hazards import patience_of  # noqa: PLC0415
     from greenworker.routing import Routes, declared_queue  # noqa: PLC0415
@@ -81,12 +85,15 @@ def _prepare(environment: Environment, listener: unpatched.Socket, arguments: Ar
     for queue in (arguments.options.get("-Q") or "").split(","):
         if queue:
             declared_queue(app, queue.strip())
+    warnings = [*settings.secure_broker(app, environment), *settings.secure_result_backend(app, environment)]
+    log_lines.follow_the_application(warnings)
     settings.merge_broker_options(app, environment, master_name)
     settings.own_rpc_backends(app)
     if environment.remote_control == "Disabled":
         app.conf.worker_enable_remote_control = False
     runtime.hazards.patience = patience_of(app, environment.consumer_timeout_seconds)
     _connect_signals(runtime)
+    _keep_last_words(environment.termination_log)
     steps.add_gauges(runtime)
     steps.add_familiar(runtime, arguments.options.get("-Q") or app.conf.task_default_queue)
     if environment.role == "prefork":
@@ -144,6 +151,17 @@ def _load_app(arguments: Arguments) -> Any:
             "app", name, f"the image's app cannot be imported: {type(error).__name__}: {error}",
             f"check that `celery -A {name} report` works in the image's working directory ({directory})",
         ) from error  # fmt: skip
+
+
+def _keep_last_words(termination_log: str) -> None:
+    """Celery logs what ends a worker, and leaves with nothing but a status."""
+    import logging  # noqa: PLC0415 - not before patching
+
+    class LastWords(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            last_words(record.getMessage(), termination_log)
+
+    logging.getLogger("celery.worker").addHandler(LastWords(logging.CRITICAL))
 
 
 def _connect_signals(runtime: Any) -> None:

@@ -9,7 +9,10 @@ import _thread
 import os
 import select
 import time
+from collections.abc import Callable
 from contextlib import suppress
+
+from greenworker.redaction import redacted
 
 Socket = _socket.socket
 AF_INET = _socket.AF_INET
@@ -17,6 +20,7 @@ AF_INET6 = _socket.AF_INET6
 SOCK_STREAM = _socket.SOCK_STREAM
 SOL_SOCKET = _socket.SOL_SOCKET
 SO_REUSEADDR = _socket.SO_REUSEADDR
+SHUT_RDWR = _socket.SHUT_RDWR
 IPPROTO_IPV6 = _socket.IPPROTO_IPV6
 IPV6_V6ONLY = _socket.IPV6_V6ONLY
 
@@ -29,7 +33,16 @@ write = os.write
 main_thread_id = _thread.get_ident()
 
 
+shape: Callable[[str], str] | None = None
+"""How the application writes a line of its log, where it has a form of its own (`greenworker.log_lines`)."""
+
+
 def say(message: str) -> None:
-    """One line on stderr, from any thread, at any moment, in a signal handler too."""
+    """One line on stderr, from any thread, at any moment, in a signal handler too. Without passwords."""
+    message = redacted(message)
+    line = f"greenworker: {message}"
+    if shape is not None:
+        with suppress(Exception):
+            line = shape(message)
     with suppress(OSError):
-        write(2, f"greenworker: {message}\n".encode(errors="replace"))
+        write(2, f"{line}\n".encode(errors="replace"))

@@ -15,7 +15,7 @@ import yaml
 from greenfleet.api import GROUP, KIND, VERSION, parse_pool
 from greenfleet.api.pool import InvalidPoolError, PoolSpec
 from greenfleet.cli.celery_command import CeleryCommand, UnreadableCommandError, parse
-from greenfleet.engine.diagnosis import redacted
+from greenfleet.redaction import redacted
 from greenfleet.resources.names import Role
 from greenfleet.resources.worker import GRACE_MARGIN_SECONDS, fleet_deployment
 

@@ -124,8 +124,8 @@ def _operator(options: argparse.Namespace) -> int:
     import asyncio  # noqa: PLC0415
 
     from greenfleet import app, settings  # noqa: PLC0415
-    from greenfleet.engine.diagnosis import redacted  # noqa: PLC0415
     from greenfleet.kube.client import UnusableConfigError  # noqa: PLC0415
+    from greenfleet.redaction import redacted  # noqa: PLC0415
 
     try:
         loaded = settings.load(options.config)

@@ -25,6 +25,7 @@ from greenfleet.kube.client import (
     connect,
     current_namespace,
 )
+from greenfleet.redaction import redacted
 
 Object = dict[str, Any]
 
@@ -49,7 +50,7 @@ async def run(wanted: Wanted, timeout_seconds: float, kubeconfig: str | None) ->
         wanted = _placed(wanted, kubeconfig)
         client = await connect(kubeconfig)
     except (ApiError, ValueError) as error:
-        print(f"greenfleet: {error}", file=sys.stderr)
+        print(f"greenfleet: {redacted(str(error))}", file=sys.stderr)
         return 1
     deadline = time.monotonic() + timeout_seconds
     said: list[str] = []
@@ -63,10 +64,10 @@ async def run(wanted: Wanted, timeout_seconds: float, kubeconfig: str | None) ->
                 return 1
             await asyncio.sleep(_PERIOD_SECONDS)
     except ForbiddenError as error:
-        print(f"greenfleet: {error}\n{_rights(wanted)}", file=sys.stderr)
+        print(f"greenfleet: {redacted(str(error))}\n{_rights(wanted)}", file=sys.stderr)
         return 1
     except ApiError as error:
-        print(f"greenfleet: {error}", file=sys.stderr)
+        print(f"greenfleet: {redacted(str(error))}", file=sys.stderr)
         return 1
     finally:
         await client.close()

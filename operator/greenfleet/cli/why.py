@@ -14,6 +14,7 @@ from typing import Any
 
 from greenfleet.cli.arguments import located
 from greenfleet.cli.kubectl import KubectlError, current_namespace, kubectl, kubectl_json
+from greenfleet.redaction import redacted
 
 _ROLE = "greenfleet-why"
 """What the chart calls its Role for this command, in a release named greenfleet."""
@@ -25,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
         namespace, pool = located(options.pool, options.namespace)
         answer = fetch(namespace or current_namespace(), pool, options.operator_namespace)
     except (KubectlError, ValueError) as error:
-        print(f"greenfleet: {error}", file=sys.stderr)
+        print(f"greenfleet: {redacted(str(error))}", file=sys.stderr)
         return 1
     if options.output == "json":
         print(json.dumps(answer, indent=2, ensure_ascii=False))

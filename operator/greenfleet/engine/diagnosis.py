@@ -14,6 +14,7 @@ from typing import Any
 
 from greenfleet.engine.registry import Stall
 from greenfleet.engine.times import unix_time
+from greenfleet.redaction import redacted
 from greenfleet.resources.names import AGENT_CONTAINER, EXPORTER_CONTAINER, ROLE_LABEL, Role
 
 _Object = dict[str, Any]
@@ -21,13 +22,6 @@ _Object = dict[str, Any]
 PATIENCE_SECONDS = 60.0
 """A pool that wants workers may have none ready for so long: an image is pulled, a node comes."""
 _IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
-# To the last @ of the word: users forget to escape the @, / and quotes in a password.
-_URL_WITH_PASSWORD = re.compile(r"://\S*@")
-
-
-def redacted(text: str) -> str:
-    """Without user and password of any URL in it."""
-    return _URL_WITH_PASSWORD.sub("://***@", text)
 
 
 def trouble(pods: Iterable[_Object]) -> Stall | None:

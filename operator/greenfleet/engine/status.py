@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from greenfleet.engine.diagnosis import PATIENCE_SECONDS, redacted
+from greenfleet.engine.diagnosis import PATIENCE_SECONDS
 from greenfleet.engine.registry import Record, Stall
 from greenfleet.engine.times import rfc3339, unix_time
+from greenfleet.redaction import redacted
 from greenfleet.resources import names
 from greenfleet.resources.names import Role
 from greenfleet.scaling import Blindness, Decision, Learned, Limit, Mode
@@ -66,7 +67,7 @@ def compute(record: Record, observed: Observed) -> _Object:
     if threads is not None:
         status["greenThreads"] = threads
     if record.last_scale is not None:
-        status["lastScale"] = {"time": record.last_scale[0], "reason": record.last_scale[1]}
+        status["lastScale"] = {"time": record.last_scale[0], "reason": redacted(record.last_scale[1])}
     elif "lastScale" in record.status:
         status["lastScale"] = record.status["lastScale"]
     if "learned" in record.status:

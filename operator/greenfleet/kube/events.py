@@ -9,6 +9,7 @@ import uuid
 from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool
 from greenfleet.kube import paths
 from greenfleet.kube.client import ApiError, Client
+from greenfleet.redaction import redacted
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class EventRecorder:
             "action": "Reconcile",
             "type": kind,
             "reason": reason,
-            "note": note[:_NOTE_LIMIT],
+            "note": redacted(note)[:_NOTE_LIMIT],
             "regarding": {
                 "apiVersion": f"{GROUP}/{VERSION}",
                 "kind": KIND,

@@ -132,7 +132,7 @@ def _container(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> Manifes
             "ports": [metrics_port()],
             "resources": plain(resources_of(pool, role)),
             "securityContext": restricted_container(read_only_root=worker.security_context.read_only_root_filesystem),
-            "terminationMessagePolicy": "FallbackToLogsOnError",
+            "terminationMessagePolicy": "File",  # an application's log is nothing for a status
             "startupProbe": http_probe("/healthz", period_seconds=1, failure_threshold=300),
             "readinessProbe": http_probe("/readyz", period_seconds=2, failure_threshold=3),
             "livenessProbe": http_probe(

@@ -671,7 +671,7 @@ class Kubelet:
             ready = running.stands_in
         elif running.process.poll() is not None:
             log = running.directory / "termination"
-            message = log.read_text() if log.exists() else (running.directory / "log").read_text()[-2000:]
+            message = log.read_text() if log.exists() else ""
             terminated = {"exitCode": running.process.returncode, "reason": "Error", "message": message}
             state = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s restarting failed container"}}
             last = {"terminated": terminated}

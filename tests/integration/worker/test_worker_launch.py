@@ -130,3 +130,51 @@ def test_a_task_and_an_app_keep_what_they_chose(start_worker: Start, redis_broke
     tasks.nap.delay(3, 5)
     eventually(lambda: other.metric("greenworker_threads_busy") == 1, "it runs")
     eventually(lambda: redis_broker.client().hlen("unacked") == 0, "the app asked for early acknowledgement")
+
+
+@pytest.mark.parametrize("pool", ["eventlet", "prefork"])
+def test_all_lines_are_json_where_the_apps_are(
+    redis_broker: Redis, start_worker: Start, client_app: Any, pool: str
+) -> None:
+    """Ours about a task that blocks the hub, and those of a drain; the banner is left out."""
+    tasks = client_app(redis_broker.url)
+    worker = start_worker(
+        redis_broker.url, app="json_app", pool=pool, arguments=["-c", "1"] if pool == "prefork" else [],
+        environment={"PYTHONWARNINGS": "ignore", "CELERY_RESULT_BACKEND": "rediss://localhost:1/0?ssl_cert_reqs=none"},
+    ).ready()  # fmt: skip
+    tasks.noop.delay(1)
+    tasks.spin.delay(0.6)
+    eventually(lambda: "spun" in worker.log.read_text(), "both are done")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    lines = [json.loads(line) for line in worker.log.read_text().splitlines()]
+    said = " ".join(line["message"] for line in lines if line["logger"] == "greenworker")
+    assert "certificate is not checked" in said
+    assert "arm shutdown" in said
+    assert pool == "prefork" or "green_app.spin" in said
+
+
+def test_a_result_backend_that_cannot_be_read_leaves_no_part_of_its_password(
+    redis_broker: Redis, start_worker: Start
+) -> None:
+    worker = start_worker(
+        redis_broker.url, environment={"CELERY_RESULT_BACKEND": "redis://:hunter2/s3cret@127.0.0.1:1/0"}
+    )
+    assert worker.wait(30) == 78
+    said = json.loads(worker.termination_log.read_text())
+    assert said["field"] == "resultBackend.secretRef"
+    for text in (worker.termination_log.read_text(), worker.log.read_text()):
+        assert "hunter2" not in text
+        assert "s3cret" not in text
+
+
+def test_what_ends_a_worker_is_left_in_one_line_without_passwords(redis_broker: Redis, start_worker: Start) -> None:
+    """Kubernetes shows the termination message, and no part of the log in its place."""
+    setting = "{'worker_timer': 'no_such_module:redis://:hunter2/s3cret@host'}"
+    worker = start_worker(redis_broker.url, environment={"APP_CONF": setting})
+    assert worker.wait(30) not in (0, 78)
+    [line] = worker.termination_log.read_text().splitlines()
+    assert "Error" in line
+    assert "no_such_module" in line
+    assert "hunter2" not in line
+    assert "s3cret" not in line

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from greenfleet.engine.diagnosis import PATIENCE_SECONDS, nothing_runs, redacted, shortage, trouble
+from greenfleet.engine.diagnosis import PATIENCE_SECONDS, nothing_runs, shortage, trouble
 from greenfleet.engine.times import rfc3339
+from greenfleet.redaction import redacted
 from tests.unit.operator.objects import Object, crashed, waiting
 
 SECRET = "hunter2"

@@ -57,6 +57,32 @@ def test_accepts_what_the_operator_sends() -> None:
     check(Arguments.parse(["-A", "proj", "worker", "-P", "prefork", "-c", "4", "-E"]), "prefork", {})
 
 
+@pytest.mark.parametrize(
+    "url", ["redis://:hunter2/s3cret@h", "rediss://u:1234/s3cret@h/0", "redis://u:hun@ter2/s3cret@h/0"]
+)
+def test_an_unreadable_result_backend_is_refused_without_a_part_of_its_password(url: str) -> None:
+    with pytest.raises(MisconfiguredError) as refused:
+        check(Arguments.parse(GOOD), "eventlet", {"CELERY_BROKER_URL": "redis://h", "CELERY_RESULT_BACKEND": url})
+    assert refused.value.field == "resultBackend.secretRef"
+    for said in (str(refused.value), refused.value.as_json()):
+        assert "hun" not in said
+        assert "s3cret" not in said
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "db+postgresql://u:p@one:5432,two:5433/db?options=a@b",
+        "mongodb://one:27017,two:27017/x",
+        "rpc://",
+        "redis://:p@h/1",
+    ],
+)
+def test_a_result_backend_of_another_kind_has_its_own_address(url: str) -> None:
+    check(Arguments.parse(GOOD), "eventlet", {"CELERY_RESULT_BACKEND": url})
+
+
 @pytest.mark.parametrize("url", ["redis://user:top/secret@host:6379/0", "amqp://user:top#secret@host//", "top-secret"])
 def test_an_unreadable_broker_url_is_refused_without_a_part_of_its_password(url: str) -> None:
     with pytest.raises(MisconfiguredError) as refused:

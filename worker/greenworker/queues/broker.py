@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -62,8 +61,3 @@ def connect(url: str, trust: Trust, metrics_port: int = 0) -> Broker:
 
         return RabbitBroker(url, trust, metrics_port)
     raise ValueError(f"the exporter knows redis, rediss, sentinel, amqp and amqps, not {scheme!r}")
-
-
-def redact(text: str) -> str:
-    """*text* without the credentials of any URL in it."""
-    return re.sub(r"(?<=://)[^/\s;,'\"]*@", "***@", text)

@@ -17,7 +17,8 @@ from time import monotonic
 from greenworker.environment import trust_of
 from greenworker.fatal import MisconfiguredError
 from greenworker.metrics import GaugeSet, Registry, process_families
-from greenworker.queues.broker import Broker, Depth, Queue, connect, redact
+from greenworker.queues.broker import Broker, Depth, Queue, connect
+from greenworker.redaction import redacted
 from greenworker.tls import Trust, checks, warning, wishes
 from greenworker.unpatched import say
 
@@ -148,7 +149,7 @@ class Exporter:
         except Exception as error:
             self._disconnect()
             self._publish({}, up=False)
-            problem = redact(f"{type(error).__name__}: {error}")
+            problem = redacted(f"{type(error).__name__}: {error}")
             if problem != self.problem:
                 say(f"no answer from the broker: {problem}")
             self.problem = problem

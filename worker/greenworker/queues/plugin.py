@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Mapping
 from time import monotonic
 
-from greenworker.queues.broker import redact
+from greenworker.redaction import redacted
 from greenworker.unpatched import say
 
 EVERY_SECONDS = 5.0
@@ -51,7 +51,7 @@ class Plugin:
                 self._ask_at = monotonic() + EVERY_SECONDS
             except (OSError, ValueError) as error:
                 self._unacked = {}
-                self._note(redact(f"{type(error).__name__}: {error}"))
+                self._note(redacted(f"{type(error).__name__}: {error}"))
                 self._ask_at = monotonic() + AGAIN_SECONDS
         return self._unacked
 

@@ -29,7 +29,7 @@ WORKER_SOURCE = "\n".join(WORKER.values())
 
 NOT_READ = {"GREENWORKER_BROKER_URL_CHECK"}
 """Makes kubelet name a missing Secret in the exporter's status; nobody reads it."""
-NOT_RENDERED = {"GREENWORKER_TERMINATION_LOG", "GREENWORKER_POLL_SECONDS"}
+NOT_RENDERED = {"GREENWORKER_TERMINATION_LOG", "GREENWORKER_POLL_SECONDS", "GREENWORKER_QUEUES"}
 """For tests and for people; the operator leaves their defaults alone."""
 
 
@@ -55,7 +55,11 @@ def fleets() -> list[dict[str, Any]]:
 
 def exporters() -> list[dict[str, Any]]:
     return [
-        exporter_children(pools_of(name), IMAGE, "IfNotPresent", [])[0].manifest
+        next(
+            child.manifest
+            for child in exporter_children(pools_of(name), IMAGE, "IfNotPresent", [])
+            if child.is_deployment
+        )
         for name in ("tls", "minimal", "installed")
     ]
 

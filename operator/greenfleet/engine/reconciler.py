@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -21,7 +22,7 @@ from greenfleet.kube.client import Client, ConflictError, InvalidError, NotFound
 from greenfleet.kube.events import EventRecorder
 from greenfleet.resources import Child, children_of_pool, exporter_children, names
 from greenfleet.resources.children import optional_children, pool_config_child
-from greenfleet.resources.exporter import optional_exporter_children
+from greenfleet.resources.exporter import optional_exporter_children, queues_digest
 from greenfleet.resources.names import Role
 from greenfleet.resources.worker import fleet_deployment
 from greenfleet.settings import WorkerImage
@@ -36,6 +37,8 @@ _ATTEMPTS = 5
 """How often a Deployment that changed under our hands is looked at again, before the work queue backs off."""
 _SEEN_LOOKS = 50
 """Times 20 ms: how long the watch may take to tell of a change, when the API server has refused an older version."""
+_TOUCH_SECONDS = 0.5
+"""Between the two times that an exporter's pods are touched after their list of queues has changed."""
 _TAKEN_SECONDS = 10.0
 """How often a pool asks again whose name is taken: nobody tells when the other object goes."""
 _REFUSED_SECONDS = 60.0
@@ -304,35 +307,60 @@ class Reconciler:
         A refusal is kept in the registry, until one succeeds. Returns the seconds after which to try again.
         """
         async with self._exporters:
-            pools = self._registry.of_broker(broker_key)
-            if not pools:
-                self._registry.exporters_refused.pop(broker_key, None)
-                await self._remove_exporter(broker_key)
-                return None
-            image = self._image
-            children = exporter_children(
-                pools, image.image, image.image_pull_policy, image.image_pull_secrets, self._monitors.monitoring
-            )
-            name = names.exporter_name(pools[0].spec.broker.secret_ref.name, pools[0].spec.broker.secret_ref.key)
-            refused = self._registry.exporters_refused
-            try:
-                if (taken := await self._taken(children, lambda found: is_exporters_own(found, name))) is not None:
-                    refused[broker_key] = taken_from_exporter(*taken, pools[0])
-                    return _TAKEN_SECONDS
-                for child in children:
-                    await self._apply(child)
-            except InvalidError as error:
-                text = f"the API server refused the queue exporter: {error}: correct the spec"
-                refused[broker_key] = Stall("Refused", text)
-                return _REFUSED_SECONDS
-            refused.pop(broker_key, None)
-            await self._remove_unwanted(
-                pools[0].namespace,
-                optional_exporter_children(name),
-                children,
-                lambda found: is_exporters_own(found, name),
-            )
-            return None
+            again, digest = await self._apply_exporter(broker_key)
+        if digest is not None:
+            await self._tell_exporter(broker_key, digest)
+        return again
+
+    async def _apply_exporter(self, broker_key: str) -> tuple[float | None, str | None]:
+        """Seconds after which to try again, and what names the list of queues that was applied."""
+        pools = self._registry.of_broker(broker_key)
+        if not pools:
+            self._registry.exporters_refused.pop(broker_key, None)
+            await self._remove_exporter(broker_key)
+            return None, None
+        image = self._image
+        children = exporter_children(
+            pools, image.image, image.image_pull_policy, image.image_pull_secrets, self._monitors.monitoring
+        )
+        name = names.exporter_name(pools[0].spec.broker.secret_ref.name, pools[0].spec.broker.secret_ref.key)
+        refused = self._registry.exporters_refused
+        try:
+            if (taken := await self._taken(children, lambda found: is_exporters_own(found, name))) is not None:
+                refused[broker_key] = taken_from_exporter(*taken, pools[0])
+                return _TAKEN_SECONDS, None
+            for child in children:
+                await self._apply(child)
+        except InvalidError as error:
+            text = f"the API server refused the queue exporter: {error}: correct the spec"
+            refused[broker_key] = Stall("Refused", text)
+            return _REFUSED_SECONDS, None
+        refused.pop(broker_key, None)
+        await self._remove_unwanted(
+            pools[0].namespace,
+            optional_exporter_children(name),
+            children,
+            lambda found: is_exporters_own(found, name),
+        )
+        return None, queues_digest(children)
+
+    async def _tell_exporter(self, broker_key: str, digest: str) -> None:
+        """Has kubelet show the exporter's pods the list of queues at once: a ConfigMap alone is shown within a minute or two, the one of a pod that
+        changed without delay. Twice, because what kubelet has heard of may be the pod and not yet the ConfigMap.
+        """
+        namespace, secret, key = broker_key.split("/", 2)
+        pods = [
+            pod["metadata"]["name"]
+            for pod in self._view.exporter_pods(namespace, names.exporter_name(secret, key))
+            if (pod["metadata"].get("annotations") or {}).get(names.QUEUES_ANNOTATION) != digest
+        ]
+        for annotation, value in ((f"{names.QUEUES_ANNOTATION}-touched", digest), (names.QUEUES_ANNOTATION, digest)):
+            for pod in pods:
+                with contextlib.suppress(NotFoundError):
+                    patch = {"metadata": {"annotations": {annotation: value}}}
+                    await self._client.merge_patch(f"{paths.pod(namespace, pod)}/status", patch)
+            if pods and annotation != names.QUEUES_ANNOTATION:
+                await asyncio.sleep(_TOUCH_SECONDS)
 
     async def _remove_exporter(self, broker_key: str) -> None:
         """For a pool that moved to another broker: it still owns the old exporter, so that nobody collects it."""

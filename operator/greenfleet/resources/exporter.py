@@ -5,6 +5,7 @@ It is always built from the full list of its pools: a view from one pool would d
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 
@@ -27,6 +28,10 @@ from greenfleet.resources.pods import (
 from greenfleet.resources.worker import prefork_queue
 
 NON_ROOT = 65532
+OVERLAP_SECONDS = 30
+"""A new exporter's pod has to be ready for so long before the old one goes: Prometheus' default scrape interval for pods, and twice what it
+takes to find one.
+"""
 
 
 def exporter_children(
@@ -39,7 +44,11 @@ def exporter_children(
     """What all pools of one broker, at least one, share: the exporter's Deployment and what goes with it."""
     broker = pools[0].spec.broker
     name = names.exporter_name(broker.secret_ref.name, broker.secret_ref.key)
-    found = [_deployment(pools, name, image, pull_policy, pull_secrets), exporter_network_policy(pools, name)]
+    found = [
+        _config(pools, name),  # before the pods that read it
+        exporter_network_policy(pools, name),
+        _deployment(pools, name, image, pull_policy, pull_secrets),
+    ]
     if monitoring is not None:
         found.append(exporter_monitor(name, pools[0].namespace, monitoring))
     manifests = [manifest for manifest in found if manifest is not None]
@@ -54,6 +63,21 @@ def optional_exporter_children(name: str) -> tuple[tuple[str, str, str], ...]:
     return (("networking.k8s.io/v1", "NetworkPolicy", name), (MONITOR_API_VERSION, "PodMonitor", name))
 
 
+def _config(pools: Sequence[GreenWorkerPool], name: str) -> Manifest:
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": pools[0].namespace, "labels": names.exporter_labels(name)},
+        "data": {"queues": json.dumps(queue_list(pools), sort_keys=True)},
+    }
+
+
+def queues_digest(children: Sequence[Child]) -> str:
+    """Names the list of queues that the exporter's pods are to have read."""
+    text = next(child.manifest["data"]["queues"] for child in children if child.kind == "ConfigMap")
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def _deployment(
     pools: Sequence[GreenWorkerPool], name: str, image: str, pull_policy: str, pull_secrets: Sequence[str]
 ) -> Manifest:
@@ -66,17 +90,20 @@ def _deployment(
             "replicas": 1,
             "selector": {"matchLabels": names.exporter_selector(name)},
             "revisionHistoryLimit": 3,
-            # The old exporter answers until the new one does: no gap in the samples when a pool joins.
+            # The old exporter answers until the new one does, and for so long that every Prometheus has found it: no gap in the samples.
+            "minReadySeconds": OVERLAP_SECONDS,
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "template": {
                 "metadata": {"labels": names.pod_labels(labels)},
-                "spec": _pod(pools, image, pull_policy, pull_secrets),
+                "spec": _pod(pools, name, image, pull_policy, pull_secrets),
             },
         },
     }
 
 
-def _pod(pools: Sequence[GreenWorkerPool], image: str, pull_policy: str, pull_secrets: Sequence[str]) -> Manifest:
+def _pod(
+    pools: Sequence[GreenWorkerPool], name: str, image: str, pull_policy: str, pull_secrets: Sequence[str]
+) -> Manifest:
     broker = pools[0].spec.broker
     secret = broker.secret_ref
     authorities = [pool.spec.broker.ca_secret_ref for pool in pools if pool.spec.broker.ca_secret_ref is not None]
@@ -84,7 +111,7 @@ def _pod(pools: Sequence[GreenWorkerPool], image: str, pull_policy: str, pull_se
         {"name": "GREENWORKER_BROKER", "value": pools[0].broker_key},
         {"name": "GREENWORKER_BROKER_URL_FILE", "value": f"{names.BROKER_DIRECTORY}/url"},
         {"name": "GREENWORKER_METRICS_PORT", "value": str(names.METRICS_PORT)},
-        {"name": "GREENWORKER_QUEUES", "value": json.dumps(queue_list(pools), sort_keys=True)},
+        {"name": "GREENWORKER_QUEUES_FILE", "value": f"{names.QUEUES_DIRECTORY}/queues"},
         # Not read by the exporter: it makes kubelet name a missing Secret in the pod's status, which a volume does not.
         secret_env("GREENWORKER_BROKER_URL_CHECK", secret.name, secret.key),
     ]
@@ -93,10 +120,12 @@ def _pod(pools: Sequence[GreenWorkerPool], image: str, pull_policy: str, pull_se
             "name": "broker",
             "secret": {"secretName": secret.name, "optional": True, "items": [{"key": secret.key, "path": "url"}]},
         },
+        {"name": "queues", "configMap": {"name": name}},
         {"name": "tmp", "emptyDir": {}},
     ]
     mounts: list[Manifest] = [
         {"name": "broker", "mountPath": names.BROKER_DIRECTORY, "readOnly": True},
+        {"name": "queues", "mountPath": names.QUEUES_DIRECTORY, "readOnly": True},
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
     ]
     if metrics_ports := [pool.spec.broker.metrics_port for pool in pools if pool.spec.broker.metrics_port]:
@@ -116,7 +145,7 @@ def _pod(pools: Sequence[GreenWorkerPool], image: str, pull_policy: str, pull_se
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": 5,
             "securityContext": restricted_pod(NON_ROOT, NON_ROOT, NON_ROOT),
-            "imagePullSecrets": [{"name": name} for name in pull_secrets],
+            "imagePullSecrets": [{"name": secret_name} for secret_name in pull_secrets],
             "containers": [
                 {
                     "name": names.EXPORTER_CONTAINER,

@@ -456,6 +456,8 @@ class RunningPod:
     stands_in: bool = False
     """Only said to be ready."""
     reported: Object = field(default_factory=dict)
+    shown_for: Object | None = None
+    """The pod's annotations when a ConfigMap was last shown to it."""
     ready: bool = False
     probed_at: float = 0.0
     terminating: bool = False
@@ -583,11 +585,21 @@ class Kubelet:
                 config = self.namespace.find("configmaps", volume["configMap"]["name"]) or {}
                 for key in ("threads", "routes"):
                     self._write(running.directory / f"start-{key}", (config.get("data") or {}).get(key, ""))
+            if volume["name"] == "queues":
+                self._show_queues(pod, running, volume["configMap"]["name"])
             if volume["name"] == "broker":
                 secret = self.namespace.find("secrets", volume["secret"]["secretName"])
                 key = volume["secret"]["items"][0]["key"]
                 if secret is not None and key in (secret.get("data") or {}):
                     self._write(running.directory / "url", b64decode(secret["data"][key]).decode())
+
+    def _show_queues(self, pod: Object, running: RunningPod, name: str) -> None:
+        """As kubelet does it: a ConfigMap that changes is shown when the pod changes (or after a minute or two, which no test waits for)."""
+        annotations = pod["metadata"].get("annotations") or {}
+        config = self.namespace.find("configmaps", name)
+        if config is not None and running.shown_for != annotations:
+            running.shown_for = annotations
+            self._write(running.directory / "queues", config["data"]["queues"])
 
     @staticmethod
     def _write(path: Path, text: str) -> None:
@@ -614,6 +626,7 @@ class Kubelet:
             "GREENWORKER_START_FILE": str(directory / "start-threads"),
             "GREENWORKER_ROUTES_FILE": str(directory / "start-routes"),
             "GREENWORKER_BROKER_URL_FILE": str(directory / "url"),
+            "GREENWORKER_QUEUES_FILE": str(directory / "queues"),
             "GREENWORKER_METRICS_PORT": str(running.port),
             "GREENWORKER_TERMINATION_LOG": str(directory / "termination"),
             "PYTHONDONTWRITEBYTECODE": "1",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import urllib.request
+
 import pytest
 
 from greenfleet.resources import names
 from tests.integration.operator.conftest import World, WorldMaker
-from tests.integration.operator.harness import Object, Refused, eventually, only_exporters
+from tests.integration.operator.harness import Object, Refused, RunningPod, eventually, only_exporters
 
 
 @pytest.fixture(scope="module")
@@ -58,21 +61,65 @@ def test_the_children_appear_and_are_owned(world: World) -> None:
 
 def test_a_pool_that_has_its_broker_not_checked_is_warned_once_and_its_neighbours_stay_checked(world: World) -> None:
     shop = world.namespace
-    shop.apply_pool("trusting", broker={"secretRef": {"name": "broker", "key": "url"}, "insecureSkipVerify": True})
-    note = eventually(lambda: shop.events("trusting", "TlsNotVerified"), "the Event")[0]
-    assert note["type"] == "Warning"
-    assert "broker.caSecretRef" in note["note"]
-    shop.await_condition("trusting", "Ready", "True")
+    shop.secret("unchecked", url=world.redis.url)
+    broker = {"secretRef": {"name": "unchecked", "key": "url"}}
 
     def skips() -> bool:
-        return "INSECURE_SKIP_VERIFY" in str(exporters(world))
+        return "INSECURE_SKIP_VERIFY" in str(shop.find("deployments", names.exporter_name("unchecked", "url")))
 
-    assert skips()
-    shop.apply_pool("careful", queues=["careful"])
-    eventually(lambda: not skips(), "the exporter that both share checks again")
-    for pool in ("trusting", "careful"):
-        shop.delete_pool(pool)
+    shop.apply_pool("trusting", broker={**broker, "insecureSkipVerify": True})
+    note = eventually(lambda: shop.events("trusting", "TlsNotVerified"), "the Event", 30)[0]
+    assert note["type"] == "Warning"
+    assert "broker.caSecretRef" in note["note"]
+    eventually(skips, "the exporter does not check either")
+    shop.apply_pool("careful", queues=["careful"], broker=broker)
+    eventually(lambda: not skips(), "the exporter that both share checks again", more=world.operators[0].tail)
     assert len(shop.events("trusting", "TlsNotVerified")) == 1
+    for pool in ("trusting", "careful"):
+        shop.delete_pool(pool, wait=False)
+
+
+def test_a_pool_that_joins_a_broker_is_measured_without_a_restart_of_the_exporter_and_without_a_gap(
+    world: World,
+) -> None:
+    shop = world.namespace
+    world.redis.client().rpush("early", "x")
+    world.redis.client().rpush("late.prefork", "x", "x")
+    shop.secret("joined", url=world.redis.url)
+    broker = {"secretRef": {"name": "joined", "key": "url"}}
+    name = names.exporter_name("joined", "url")
+    shop.apply_pool("early", queues=["early"], broker=broker)
+    shop.await_condition("early", "Ready", "True")
+
+    def running() -> list[RunningPod]:
+        return [pod for pod in world.kubelet.pods.values() if pod.name.startswith(name) and pod.process]
+
+    [before] = eventually(running, "the exporter's pod")
+
+    def depth(queue: str) -> float | None:
+        url = f"http://127.0.0.1:{before.port}/metrics"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            found = re.search(
+                rf'^greenfleet_queue_messages_ready\{{.*queue="{queue}"\}} (\d+)', answer.read().decode(), re.MULTILINE
+            )
+        return float(found[1]) if found else None
+
+    assert depth("early") == 1
+    seen = set()
+
+    def joined() -> bool:
+        seen.add(depth("early"))
+        return depth("late.prefork") == 2
+
+    shop.apply_pool("late", queues=["late"], broker=broker, prefork={})
+    eventually(joined, "the new pool's queue has a sample", 15)
+    assert seen == {1}, "its neighbour had one all the time"
+    assert [pod.name for pod in running()] == [before.name], "the same pod"
+    config = shop.find("configmaps", name)
+    assert config is not None
+    assert sorted(owner["name"] for owner in config["metadata"]["ownerReferences"]) == ["early", "late"]
+    for pool in ("early", "late"):
+        shop.delete_pool(pool, wait=False)
 
 
 def test_drift_is_repaired(world: World) -> None:

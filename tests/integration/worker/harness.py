@@ -161,6 +161,8 @@ class Relay:
         """Cleared: on connections that are open already, answers wait."""
         self.waiting = 0
         """How many wait."""
+        self.delay_seconds = 0.0
+        """Before what the server says is passed on."""
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self.listener.getsockname()[1])
         self.accepted = self.accepted_before = 0
@@ -214,6 +216,8 @@ class Relay:
                 if answers and number <= self.accepted_before and not self.answers.is_set():
                     self.waiting += 1
                     self.answers.wait(60)
+                if answers and self.delay_seconds:
+                    sleep(self.delay_seconds)
                 if generation == self.generation and not (answers and self.deaf):
                     sink.sendall(data)
         if generation == self.generation:

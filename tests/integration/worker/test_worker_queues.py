@@ -11,15 +11,24 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 from typing import Any, Self
 from urllib.parse import quote
 
 import pytest
 from kombu.connection import Connection
 
-from greenworker.queues.exporter import FRESH_SECONDS, PATIENCE_SECONDS
-from tests.integration.worker.harness import RabbitMQ, Redis, Sentinel, Worker, eventually, free_port
+from greenworker.queues.exporter import FRESH_SECONDS, OLD_SECONDS, PATIENCE_SECONDS
+from tests.integration.worker.harness import (
+    RabbitMQ,
+    Redis,
+    Relay,
+    Sentinel,
+    Worker,
+    eventually,
+    free_port,
+    slow_clients,
+)
 
 Start = Callable[..., Worker]
 
@@ -281,3 +290,125 @@ def test_several_urls_are_one_broker(
     replica.client().execute_command("REPLICAOF", "NO", "ONE")
     eventually(lambda: process.depth() == 7, "and the one that was promoted")
     replica.stop()
+
+
+def test_reads_a_new_list_of_queues_without_a_restart_and_a_gap(
+    redis_broker: Redis, exporter: Callable[..., Exporter], tmp_path: Path
+) -> None:
+    """1,500 queues: more than fit into one variable of the environment."""
+    listed = tmp_path / "queues"
+
+    def write(names: list[str]) -> None:
+        new = listed.with_suffix(".new")
+        new.write_text(json.dumps([{"queue": name, "keyPrefix": "", "prioritySteps": [0, 3, 6, 9]} for name in names]))
+        new.rename(listed)
+
+    many = [f"a-queue-with-a-name-of-some-length-{number}" for number in range(1500)]
+    redis_broker.client().rpush("feeds", "x")
+    redis_broker.client().rpush(many[-1], "x", "x")
+    watched = exporter(redis_broker.url, environment={"GREENWORKER_QUEUES": "", "GREENWORKER_QUEUES_FILE": str(listed)})
+    eventually(lambda: "no list of queues yet" in watched.get("/readyz")[1], "it waits")
+    write(["feeds"])
+    watched.ready()
+    assert watched.depth() == 1
+    write(["feeds", *many])
+    seen = []
+    while watched.depth(many[-1]) is None:
+        seen.append(watched.depth())
+        assert len(seen) < 500
+    assert watched.depth(many[-1]) == 2
+    assert set(seen) <= {1}, "the neighbour has a sample all the time"
+    listed.write_text("[{")
+    eventually(lambda: "not read anew" in watched.log.read_text(), "it says what is wrong with the list")
+    assert watched.depth() == 1, "the last good list counts"
+    write(many)
+    eventually(lambda: watched.depth() is None, "who left is not shown any more")
+    assert not watched.gone(), "the same process"
+
+
+ODD_NAMES = ["eu/feeds", "eu:feeds", "a b", 'say "hi", twice', "50%", "größe", "队列", "back\\slash", "q[0]"]
+
+
+def test_odd_names_have_their_depth_and_what_is_unacknowledged_on_redis(
+    redis_broker: Redis, start_worker: Start, client_app: Any, exporter: Callable[..., Exporter]
+) -> None:
+    names = [name for name in ODD_NAMES if "," not in name]  # `-Q` separates by it
+    tasks = client_app(redis_broker.url)
+    for name in names:
+        for number in range(3):
+            tasks.nap.apply_async((number, 60), queue=name)
+    start_worker(redis_broker.url, queues=",".join(names), threads=3 * len(names)).ready()
+    for number in range(2):
+        tasks.nap.apply_async((number, 60), queue=ODD_NAMES[3])
+    redis_broker.client().hset("unacked", "stock", json.dumps([{"body": "x"}, "", ODD_NAMES[3]]))
+    watched = exporter(
+        redis_broker.url, environment={"GREENWORKER_QUEUES": json.dumps([{"queue": name} for name in ODD_NAMES])}
+    ).ready()
+    for name in names:
+        eventually(lambda name=name: watched.depth(name, UNACKED) == 3, f"three of {name} run", 15)
+        assert watched.depth(name) == 0
+    assert watched.depth(ODD_NAMES[3]) == 2
+    assert watched.depth(ODD_NAMES[3], UNACKED) == 1
+
+
+def test_odd_names_have_their_depth_and_what_is_unacknowledged_on_rabbitmq(
+    rabbit_server: RabbitMQ, exporter: Callable[..., Exporter]
+) -> None:
+    with Connection(rabbit_server.url) as connection:
+        channel = connection.channel()
+        for name in ODD_NAMES:
+            channel.queue_declare(name, durable=True, auto_delete=False)
+            producer = connection.Producer(channel)
+            for _ in range(3):
+                producer.publish("x", routing_key=name, confirm=True)
+            channel.basic_get(name)
+        watched = exporter(
+            rabbit_server.url,
+            environment={
+                "GREENWORKER_QUEUES": json.dumps([{"queue": name} for name in ODD_NAMES]),
+                "GREENWORKER_BROKER_METRICS_PORT": str(rabbit_server.metrics_port),
+            },
+        ).ready()
+        for name in ODD_NAMES:
+            eventually(lambda name=name: watched.depth(name, UNACKED) == 1, f"one of {name} is out", 20)
+            assert watched.depth(name) == 2
+
+
+def test_slow_clients_starve_neither_scrapes_nor_probes(redis_broker: Redis, exporter: Callable[..., Exporter]) -> None:
+    watched = exporter(redis_broker.url).ready()
+    with slow_clients(watched.port, 24):
+        answers = [watched.status(path) for _ in range(20) for path in ("/healthz", "/readyz", "/metrics")]
+    assert answers == [200] * 60
+
+
+@pytest.mark.slow
+def test_a_depth_is_not_shown_when_its_question_is_old(
+    rabbit_server: RabbitMQ, exporter: Callable[..., Exporter]
+) -> None:
+    """A broker that answers each question after a while, and has many to answer."""
+    names = [f"old-{number}" for number in range(8)]
+    relay = Relay(rabbit_server.port)
+    with Connection(rabbit_server.url) as connection:
+        channel = connection.channel()
+        for name in names:
+            channel.queue_declare(name, durable=True, auto_delete=False)
+        watched = exporter(
+            rabbit_server.url.replace(str(rabbit_server.port), str(relay.port)), queues=",".join(names)
+        ).ready()
+        assert all(watched.depth(name) == 0 for name in names)
+        relay.delay_seconds = 2.5
+        producer = connection.Producer(channel)
+        for name in names:
+            producer.publish("x", routing_key=name, confirm=True)
+        published = monotonic()
+        shown: set[str] = set()
+        while monotonic() < published + 30:
+            began = monotonic()
+            depths = [watched.depth(name) for name in names]
+            if began > published + OLD_SECONDS + 1:
+                assert set(depths) <= {None, 1}
+                shown |= {name for name, depth in zip(names, depths, strict=True) if depth is not None}
+            sleep(0.2)
+        assert shown == set(names), "each is shown while it is young"
+        assert watched.status("/healthz") == 200
+    relay.close()

@@ -39,7 +39,8 @@ def worker(resource: GreenWorkerPool, role: Role = Role.EVENTLET) -> Object:
 
 
 def exporter(*pools: GreenWorkerPool, pull_secrets: tuple[str, ...] = ()) -> Object:
-    return exporter_children(pools, IMAGE, "IfNotPresent", pull_secrets)[0].manifest
+    children = exporter_children(pools, IMAGE, "IfNotPresent", pull_secrets)
+    return next(child.manifest for child in children if child.is_deployment)
 
 
 def environment(container: Object) -> dict[str, Any]:
@@ -287,8 +288,11 @@ def test_the_exporter_measures_every_queue_of_every_pool_once_whatever_the_order
     two = pool("two", queues=["m"], broker={"secretRef": {"name": "broker", "key": "url"}, "keyPrefix": "p:"})
     forward, backward = exporter(one, two), exporter(two, one)
     assert forward["spec"] == backward["spec"]
-    container = forward["spec"]["template"]["spec"]["containers"][0]
-    queues = json.loads(environment(container)["GREENWORKER_QUEUES"])
+    [config, *_] = exporter_children([one, two], IMAGE, "IfNotPresent", [])
+    assert [volume for volume in forward["spec"]["template"]["spec"]["volumes"] if volume["name"] == "queues"] == [
+        {"name": "queues", "configMap": {"name": config.name}}
+    ]
+    queues = json.loads(config.manifest["data"]["queues"])
     assert [entry["queue"] for entry in queues] == ["a", "a.prefork", "m", "z", "z.prefork"]
     assert queues[2]["keyPrefix"] == "p:"
     assert queues == queue_list([one, two])
@@ -400,12 +404,12 @@ def test_an_empty_selector_means_all_pods_and_stays_in_the_policy() -> None:
 def test_an_exporter_may_go_where_any_of_its_pools_may_and_has_no_policy_if_none_of_them_has() -> None:
     walled = pool("a", network={"egress": [REDIS]})
     further = pool("b", network={"egress": [REDIS, INTERNET]})
-    [_, policy] = exporter_children([further, walled, pool("c")], IMAGE, "IfNotPresent", [])
+    [_, policy, _] = exporter_children([further, walled, pool("c")], IMAGE, "IfNotPresent", [])
     rules = policy.manifest["spec"]["egress"]
     assert [rule["ports"][0]["port"] for rule in rules] == [53, 6379, 443]
     selected = policy.manifest["spec"]["podSelector"]["matchLabels"].items()
     assert selected <= exporter(walled)["spec"]["template"]["metadata"]["labels"].items()
-    assert len(exporter_children([pool()], IMAGE, "IfNotPresent", [])) == 1
+    assert len(exporter_children([pool()], IMAGE, "IfNotPresent", [])) == 2
 
 
 def test_each_pod_is_scraped_by_one_pod_monitor() -> None:

@@ -58,3 +58,36 @@ def test_a_standby_is_ready_as_soon_as_it_knows_what_there_is(synced: bool, stat
 def test_nobody_is_ready_while_nobody_leads() -> None:
     _, readiness = answers(time.monotonic, synced=True, led=False)
     assert readiness == 503
+
+
+def test_clients_that_send_a_byte_now_and_then_starve_no_probe() -> None:
+    """Each costs a connection and no thread, and none is refused for them."""
+    port = free_port()
+    server = WebServer(
+        registry=Registry(),
+        metrics=OperatorMetrics(),
+        ticked_at=time.monotonic,
+        is_ready=lambda: True,
+        is_led=lambda: True,
+        leads=lambda: True,
+        port=port,
+    )
+
+    async def ask() -> list[int]:
+        await server.start()
+        slow = [await asyncio.open_connection("127.0.0.1", port) for _ in range(100)]
+        statuses = []
+        try:
+            async with ClientSession(f"http://127.0.0.1:{port}") as client:
+                for path in ("/healthz", "/readyz", "/metrics"):
+                    for _, writer in slow:
+                        writer.write(b"G")
+                    async with client.get(path) as answer:
+                        statuses.append(answer.status)
+        finally:
+            for _, writer in slow:
+                writer.close()
+            await server.stop()
+        return statuses
+
+    assert asyncio.run(ask()) == [200, 200, 200]

@@ -33,6 +33,9 @@ class Depth:
 class Broker(Protocol):
     """An open connection."""
 
+    at_once: int
+    """How many queues are asked for with one question."""
+
     def depths(self, queues: tuple[Queue, ...]) -> dict[str, Depth]:
         """The depth of every queue; 0 for one that the broker does not know. Raises on any doubt."""
 

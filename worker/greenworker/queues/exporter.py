@@ -27,8 +27,10 @@ FRESH_SECONDS = 0.1
 """An answer that is no older is good enough for a scrape: two Prometheus servers need not ask twice."""
 PATIENCE_SECONDS = 0.5
 """How long a scrape waits for a fresh answer; a slow broker's last one is better than a scrape that fails."""
+OLD_SECONDS = 10.0
+"""A depth whose question was sent so long ago is not shown any more: a scrape would make it look like one of now."""
 STUCK_SECONDS = 60.0
-"""A poll has time-outs of a few seconds; one that takes so long will not come back."""
+"""A question has time-outs of a few seconds; one that takes so long will not come back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,9 @@ class Options:
     url_file: Path
     trust: Trust
     metrics_port: int
-    queues: tuple[Queue, ...]
+    queues_file: Path
+    queues: tuple[Queue, ...] | None
+    """What the environment says itself, instead of the file."""
     poll_seconds: float
     port: int
 
@@ -58,7 +62,8 @@ class Options:
                 environ.get("GREENWORKER_BROKER_CA_FILE"), environ.get("GREENWORKER_BROKER_INSECURE_SKIP_VERIFY")
             ),
             metrics_port=int(environ.get("GREENWORKER_BROKER_METRICS_PORT") or 0),
-            queues=parse_queues(environ.get("GREENWORKER_QUEUES", "[]")),
+            queues_file=Path(environ.get("GREENWORKER_QUEUES_FILE") or "/etc/greenfleet/queues/queues"),
+            queues=parse_queues(environ["GREENWORKER_QUEUES"]) if environ.get("GREENWORKER_QUEUES") else None,
             poll_seconds=float(environ.get("GREENWORKER_POLL_SECONDS") or 1),
             port=int(environ.get("GREENWORKER_METRICS_PORT") or 9540),
         )
@@ -77,7 +82,7 @@ def parse_queues(text: str) -> tuple[Queue, ...]:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
         raise MisconfiguredError(
-            "GREENWORKER_QUEUES", text, f"not a list of queues: {problem!r}", 'use [{"queue": "feeds"}]'
+            "the list of queues", text[:300], f"not a list of queues: {problem!r}", 'use [{"queue": "feeds"}]'
         ) from None
 
 
@@ -99,13 +104,18 @@ class Exporter:
             self.up, self.ready, self.unacked, self.familiar_ready, self.familiar_consumers, *process_families()
         ):  # fmt: skip
             self.registry.add(family)
-        self.last_round = monotonic()
+        self.last_round = self.last_answer = monotonic()
         self.problem = "the broker has not been asked yet"
         self._round = threading.Condition()
         self._hurry = threading.Event()
         self._broker: Broker | None = None
         self._url = ""
         self._failures = 0
+        self._queues = options.queues
+        self._queues_text = ""
+        self._queues_problem = ""
+        self._known: dict[str, tuple[Depth, float]] = {}
+        """By queue: the last answer, and when its question was sent."""
 
     def run(self) -> None:
         """For ever."""
@@ -126,7 +136,8 @@ class Exporter:
             if not self._failures and monotonic() - before > FRESH_SECONDS:
                 self._hurry.set()
                 self._round.wait_for(lambda: self.last_round > before, PATIENCE_SECONDS)
-        return self.registry.render()
+            self._show()
+            return self.registry.render()
 
     def pause_seconds(self) -> float:
         """Until the next round: longer, and not in step with others, while the broker is down."""
@@ -136,19 +147,24 @@ class Exporter:
         return longer * random.uniform(0.75, 1.0)
 
     def poll(self) -> None:
-        """Ask once and publish the answer, or that there is none."""
+        """Ask for every queue once."""
         try:
             url = self.options.url_file.read_text().strip()
             if url != self._url:
                 self._disconnect()
                 self._url = url
                 self._warn_of_trust(url)
+            queues = self._wanted()
             if self._broker is None:
                 self._broker = connect(url, self.options.trust, self.options.metrics_port)
-            depths = self._broker.depths(self.options.queues)
+            for first in range(0, len(queues), self._broker.at_once):
+                asked = monotonic()
+                found = self._broker.depths(queues[first : first + self._broker.at_once])
+                self._known.update({name: (depth, asked) for name, depth in found.items()})
+                self.last_answer = monotonic()
         except Exception as error:
             self._disconnect()
-            self._publish({}, up=False)
+            self._known = {}
             problem = redacted(f"{type(error).__name__}: {error}")
             if problem != self.problem:
                 say(f"no answer from the broker: {problem}")
@@ -157,9 +173,32 @@ class Exporter:
         else:
             if self.problem:
                 say("the broker answers")
-            self._publish(depths, up=True)
+            names = {queue.name for queue in queues}
+            self._known = {name: known for name, known in self._known.items() if name in names}
+            self.last_answer = monotonic()
             self.problem = ""
             self._failures = 0
+
+    def _wanted(self) -> tuple[Queue, ...]:
+        """The queues to ask for: what the file says now, or said last. Raises OSError or ValueError until it has said something."""
+        if self.options.queues is not None:
+            return self.options.queues
+        try:
+            text = self.options.queues_file.read_text()  # by its path each time: kubelet swaps a symbolic link
+            if text != self._queues_text:
+                self._queues = parse_queues(text)
+                self._queues_text = text
+                say(f"{len(self._queues)} queues to measure")
+            problem = ""
+        except (OSError, MisconfiguredError) as error:
+            if self._queues is None:
+                raise ValueError(f"no list of queues yet: {error}") from error
+            problem = f"the list of queues is not read anew: {error}"
+        if problem and problem != self._queues_problem:
+            say(problem)
+        self._queues_problem = problem
+        assert self._queues is not None
+        return self._queues
 
     def _warn_of_trust(self, url: str) -> None:
         if url.startswith(("rediss://", "amqps://")):
@@ -168,14 +207,17 @@ class Exporter:
             elif not checks(wishes(url)):
                 say(warning("broker", "ssl_cert_reqs in its URL"))
 
-    def _publish(self, depths: Mapping[str, Depth], *, up: bool) -> None:
+    def _show(self) -> None:
+        """What is young enough. In the scrape's own thread, one at a time."""
+        now = monotonic()
+        depths = {name: depth for name, (depth, asked) in list(self._known.items()) if now - asked <= OLD_SECONDS}
         self.ready.values = {(name,): depth.ready for name, depth in depths.items()}
         self.unacked.values = {(name,): depth.unacked for name, depth in depths.items() if depth.unacked is not None}
         self.familiar_ready.values = dict(self.ready.values)
         self.familiar_consumers.values = {
             (name,): depth.consumers for name, depth in depths.items() if depth.consumers is not None
         }
-        self.up.values = {(): float(up)}
+        self.up.values = {(): float(not self.problem and now - self.last_answer <= OLD_SECONDS)}
 
     def _disconnect(self) -> None:
         broker, self._broker = self._broker, None
@@ -184,9 +226,12 @@ class Exporter:
 
     def unhealthy(self) -> str:
         """Why the process should be restarted."""
-        silent = monotonic() - self.last_round
-        return f"the last round ended {silent:.0f} s ago" if silent > STUCK_SECONDS else ""
+        silent = monotonic() - max(self.last_round, self.last_answer)
+        return f"the last question ended {silent:.0f} s ago" if silent > STUCK_SECONDS else ""
 
     def unready(self) -> str:
         """Why its depths should not be asked for."""
-        return self.problem
+        silent = monotonic() - self.last_answer
+        return self.problem or (
+            f"the broker answered {silent:.0f} s ago" if silent > OLD_SECONDS + self.options.poll_seconds else ""
+        )

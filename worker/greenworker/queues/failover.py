@@ -35,6 +35,8 @@ class Member(Protocol):
 class Failover:
     """A broker of several members; those that are down are None."""
 
+    at_once = 1_000_000
+
     def __init__(self, urls: Sequence[str], connect: Callable[[str], Member]) -> None:
         """Raises the last error of *connect* if no server answers."""
         self._connect = connect

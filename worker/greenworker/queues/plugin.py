@@ -29,6 +29,8 @@ ANSWER_LIMIT_BYTES = 32 * 1024 * 1024
 PATHS = ("/metrics/detailed?family=queue_coarse_metrics", "/metrics/per-object")
 
 _SAMPLE = re.compile(rb"^rabbitmq_(?:detailed_)?queue_messages_unacked\{(.*)\}\s+([0-9.eE+]+)", re.MULTILINE)
+_AS_WRITTEN = re.compile(r'vhost="(.*?)",queue="(.*)"')
+"""RabbitMQ 3.10 does not escape what it writes: only the place of a quote says that a name ends with it."""
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
@@ -84,11 +86,18 @@ def addresses(host: str, port: int) -> tuple[str, ...]:
 def parse(answer: bytes, vhost: str) -> dict[str, int]:
     """Unacknowledged messages by queue. A page without any queue is the wrong page, or a broker without queues."""
     found: dict[str, int] = {}
+    escaped: dict[str, int] = {}
     for labels, value in _SAMPLE.findall(answer):
-        named = {name: _unescape(text) for name, text in _LABEL.findall(labels.decode(errors="replace"))}
+        text, count = labels.decode(errors="replace"), round(float(value))
+        if match := _AS_WRITTEN.fullmatch(text):
+            if vhost in (match[1], _unescape(match[1])):
+                found[match[2]] = count
+                escaped[_unescape(match[2])] = count
+            continue
+        named = {name: _unescape(said) for name, said in _LABEL.findall(text)}
         if "queue" in named and named.get("vhost", vhost) == vhost:
-            found[named["queue"]] = round(float(value))
-    return found
+            escaped[named["queue"]] = count
+    return {**escaped, **found}
 
 
 def _unescape(text: str) -> str:

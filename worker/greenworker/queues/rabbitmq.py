@@ -21,6 +21,8 @@ from greenworker.tls import Trust, amqp_options, check_host_names
 class RabbitBroker:
     """One connection, one channel; a queue that does not exist costs a new channel."""
 
+    at_once = 1
+
     def __init__(self, url: str, trust: Trust, metrics_port: int = 0) -> None:
         check_host_names()
         self.connection: Any = Connection(

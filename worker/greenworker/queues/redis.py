@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from time import monotonic
 from typing import Any
@@ -24,12 +25,13 @@ UNACKED_EVERY_SECONDS = 5.0
 UNACKED_SCAN_LIMIT = 5_000
 """Entries looked at to divide the shared hash among queues; a larger one is extrapolated."""
 
-COUNT_BY_ROUTING_KEY = """
--- How many of the unacknowledged messages each routing key has.   KEYS: unacked   ARGV: cursor, entries
+COUNT_BY_ROUTING_KEY = r"""
+-- How many of the unacknowledged messages each queue has, by its name in JSON: the last text of an entry, which begins behind the
+-- last quote that is not escaped and has a comma after it.   KEYS: unacked   ARGV: cursor, entries
 local found = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
 local counts, seen = {}, 0
 for i = 2, #found[2], 2 do
-  local key = string.match(found[2][i], ',%s*"([^"]*)"%]$')
+  local key = string.match(found[2][i], '^.*[^\\]",%s*"(.*)"%]$')
   if key then counts[key] = (counts[key] or 0) + 1 end
   seen = seen + 1
 end
@@ -44,6 +46,8 @@ return out
 
 class RedisBroker:
     """One client; two round trips a poll."""
+
+    at_once = 1_000_000
 
     def __init__(self, url: str, trust: Trust) -> None:
         self.client: Any = client_for(url, trust)
@@ -86,7 +90,7 @@ class RedisBroker:
             cursor = answer[0]
             seen += answer[1]
             for routing_key, count in zip(answer[2::2], answer[3::2], strict=True):
-                name = routing_key.decode(errors="replace")
+                name = text_of(routing_key)
                 counts[name] = counts.get(name, 0) + count
             if cursor == b"0":
                 return counts
@@ -96,6 +100,15 @@ class RedisBroker:
         """See `Broker.close`."""
         with suppress(Exception):  # it is gone either way
             self.client.close()
+
+
+def text_of(encoded: bytes) -> str:
+    """A JSON string without its quotes: JSON writers differ in what they escape."""
+    text = encoded.decode(errors="replace")
+    try:
+        return str(json.loads(f'"{text}"'))
+    except ValueError:
+        return text
 
 
 def list_key(queue: Queue, step: int) -> str:

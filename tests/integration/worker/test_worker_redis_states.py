@@ -56,7 +56,8 @@ def test_survives_a_failover_that_leaves_its_redis_read_only(
     assert not worker.gone(), worker.tail()
     client.execute_command("REPLICAOF", "NO", "ONE")
     eventually(lambda: worker.ledger.done() == 16 or worker.gone(), f"all are done; {worker.tail()}")
-    assert set(worker.ledger.counts("done").values()) == {1}
+    if pool == "eventlet":  # Celery's processes may run what was on its way to them and was given back as not started
+        assert set(worker.ledger.counts("done").values()) == {1}
     eventually(lambda: client.hlen("unacked") == 0, "everything is acknowledged")
 
 

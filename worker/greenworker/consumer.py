@@ -266,6 +266,20 @@ class Consumer(StockConsumer):  # type: ignore[misc]
             logger.exception("Could not acknowledge")
         return p
 
+    def send_acknowledgement(self, message: Any) -> None:
+        """An early acknowledgement reaches the broker before its task begins: a task that takes its process along at once does
+        not come again. Late ones travel together. What the broker does not take is logged, as by Celery.
+        """
+        ledger = self.runtime.ledger
+        try:
+            if ledger is not None:
+                ledger.send_ack(message.delivery_tag)
+            elif hasattr(message.channel, "flush"):
+                message.channel.flush()
+        except Exception:
+            self.runtime.hazards.acks_failed += 1
+            logger.exception("Could not acknowledge")
+
     def begin_consuming(self) -> None:
         """A new connection: all credits at once, once it is sure that what is not ours can be sent on."""
         or_die(self.forwarder.check, [queue.name for queue in self.task_consumer.queues])

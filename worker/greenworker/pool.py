@@ -210,6 +210,8 @@ class TaskPool(BasePool):  # type: ignore[misc]
                 job.accept(id(job.thread), job.started)
             if job.killed:  # it was terminated while it waited; Celery announces that once it is accepted
                 return
+            if request is not None and not request.task.acks_late:
+                self.runtime.consumer.send_acknowledgement(request.message)
             result = self._limited(job)
             if not job.killed:
                 state = outcome(result) if request is not None else SUCCESS

@@ -264,6 +264,14 @@ class Ledger:
             with self._sending_acks() as acks:
                 self._scripts[ACK](keys=[self.keys.unacked, self.keys.index, self.keys.held], args=acks)
 
+    def send_ack(self, tag: str) -> None:
+        """Returns when Redis knows of an acknowledgement. Raises the broker's connection errors; it is sent again later then."""
+        while tag in self._acks or tag in self._on_the_way:
+            if tag in self._acks:
+                self.flush()
+            else:
+                hub.sleep(0.001)  # another green thread sends it
+
     def send(self) -> None:
         """Send what is due now. What the broker does not take waits for the next round, or the next connection."""
         try:

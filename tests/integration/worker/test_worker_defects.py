@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.integration.worker.harness import Redis, Relay, Worker, eventually
-from tests.integration.worker.lanes import Lane
+from tests.integration.worker.lanes import Lane, RedisLane
 
 Start = Callable[..., Worker]
 LATE = repr({"task_acks_late": True, "task_reject_on_worker_lost": True})
@@ -162,3 +162,17 @@ def _producer(server: Redis) -> Any:
     from tests.integration.worker.harness import Producer
 
     return Producer(server.url)
+
+
+def test_an_early_acknowledgement_is_sent_before_its_task_begins(any_lane: Lane, start_worker: Start) -> None:
+    """Else a task that takes its process along comes again, to take along the next one, although its app asked for at most once."""
+    any_lane.producer().early_exit.delay(1)
+    options: dict[str, Any] = {"queues": any_lane.queue, "environment": any_lane.environment()}
+    start_worker(any_lane.url, **options).wait(30)
+    if isinstance(any_lane, RedisLane):
+        assert any_lane.server.client().hlen("unacked") == 0, "nothing is left to be given back in 20 s"
+    second = start_worker(any_lane.url, **options).ready()
+    any_lane.producer().noop.delay(2)
+    eventually(lambda: second.ledger.done() == 1, "the next task is done")
+    assert second.ledger.counts("start")["1"] == 1
+    assert not second.gone()

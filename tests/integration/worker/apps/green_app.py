@@ -62,6 +62,13 @@ def brisk(number):
     note("done", number)
 
 
+@app.task(acks_late=False)
+def early_exit(number):
+    """Takes its whole process along, at once."""
+    note("start", number)
+    os._exit(1)
+
+
 @app.task
 def spin(seconds):
     """Blocks the hub: a loop in Python."""
@@ -122,6 +129,15 @@ def fail(number):
 def leave(number):
     note("start", number)
     raise SystemExit(3)
+
+
+@app.task(bind=True)
+def retry_after(self, number, seconds):
+    note("start", number)
+    time.sleep(seconds)
+    if not self.request.retries:
+        raise self.retry(countdown=0)
+    note("done", number)
 
 
 @app.task(pool=None if os.environ.get("UNMARKED") else "prefork")

@@ -74,8 +74,13 @@ class QoS(stock.QoS):
             if delivery_tag in self.channel.by_get:
                 super().reject(delivery_tag, requeue=requeue)
         elif requeue:
-            ledger.give_back([delivery_tag], started=True, head=False)
-            virtual.QoS.ack(self, delivery_tag)
+            try:
+                ledger.give_back([delivery_tag], started=True, head=False)
+            except Exception:
+                ledger.return_later([delivery_tag])
+                raise
+            finally:
+                virtual.QoS.ack(self, delivery_tag)
         else:
             self.ack(delivery_tag)
 

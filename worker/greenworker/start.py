@@ -69,7 +69,7 @@ def _require(module: str, reason: str, fix: str) -> None:
 
 def _prepare(environment: Environment, listener: unpatched.Socket, arguments: Arguments, argv: list[str]) -> list[str]:
     """Everything between patching and Celery; the command line for Celery."""
-    from greenworker import content, log_lines, settings, steps  # noqa: PLC0415
+    from greenworker import content, log_lines, request, settings, steps  # noqa: PLC0415
     from greenworker.drain import Drain  # noqa: PLC0415
     from greenworker.hazards import patience_of  # noqa: PLC0415
     from greenworker.routing import Routes, declared_queue  # noqa: PLC0415
@@ -89,6 +89,7 @@ def _prepare(environment: Environment, listener: unpatched.Socket, arguments: Ar
     log_lines.follow_the_application(warnings)
     settings.merge_broker_options(app, environment, master_name)
     settings.own_rpc_backends(app)
+    request.install(app)
     if environment.remote_control == "Disabled":
         app.conf.worker_enable_remote_control = False
     runtime.hazards.patience = patience_of(app, environment.consumer_timeout_seconds)

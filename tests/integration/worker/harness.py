@@ -8,6 +8,7 @@ Only processes started here are ever signalled, by their own id.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -167,7 +168,24 @@ class Relay:
         self.port = int(self.listener.getsockname()[1])
         self.accepted = self.accepted_before = 0
         self.sockets: list[socket.socket] = []
+        self.refusing = False
+        self.silenced: set[socket.socket] = set()
         Thread(target=self._accept, daemon=True).start()
+
+    def refuse(self) -> None:
+        """New connections are closed at once."""
+        self.refusing = True
+
+    def accept(self, port: int) -> None:
+        """New connections go to *port*."""
+        self.target, self.refusing = port, False
+
+    def silence_one(self, rng: random.Random) -> None:
+        """One connection stays open and swallows everything, in both directions."""
+        pairs = [(self.sockets[i], self.sockets[i + 1]) for i in range(0, len(self.sockets) - 1, 2)]
+        alive = [pair for pair in pairs if pair[0].fileno() >= 0 and not self.silenced.intersection(pair)]
+        if alive:
+            self.silenced.update(rng.choice(alive))
 
     def move(self, port: int) -> None:
         """New connections go to *port*; the old ones stay open, and nobody answers."""
@@ -197,6 +215,9 @@ class Relay:
             except OSError:
                 return
             self.accepted += 1
+            if self.refusing:
+                client.close()
+                continue
             try:
                 server = socket.create_connection(("127.0.0.1", self.target))
             except OSError:
@@ -218,7 +239,8 @@ class Relay:
                     self.answers.wait(60)
                 if answers and self.delay_seconds:
                     sleep(self.delay_seconds)
-                if generation == self.generation and not (answers and self.deaf):
+                swallowed = (answers and self.deaf) or source in self.silenced
+                if generation == self.generation and not swallowed:
                     sink.sendall(data)
         if generation == self.generation:
             with suppress(OSError):

@@ -1,0 +1,59 @@
+"""What a task publishes at its end, while the broker cannot be reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import sleep
+
+import pytest
+from celery import chain
+
+from tests.integration.worker.harness import Relay, Worker, eventually
+from tests.integration.worker.lanes import Lane
+
+Start = Callable[..., Worker]
+
+AWAY_SECONDS = 3.0
+"""Longer than Celery's own three attempts to publish, which take less than a second."""
+
+
+@pytest.fixture(params=["eventlet", "prefork"])
+def pool(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def behind_a_relay(start_worker: Start, lane: Lane, pool: str) -> tuple[Worker, Relay]:
+    relay = Relay(lane.server.port)
+    worker = start_worker(
+        lane.url.replace(f":{lane.server.port}", f":{relay.port}"), queues=lane.queue, pool=pool,
+        arguments=["-c", "2"] if pool == "prefork" else [], environment=lane.environment(),
+    )  # fmt: skip
+    return worker.ready(), relay
+
+
+def be_away(relay: Relay) -> None:
+    relay.refuse()
+    relay.cut()
+    sleep(AWAY_SECONDS)
+    relay.accept(relay.target)
+
+
+def test_a_retry_that_cannot_be_published_is_not_lost(any_lane: Lane, start_worker: Start, pool: str) -> None:
+    worker, relay = behind_a_relay(start_worker, any_lane, pool)
+    any_lane.producer().retry_after.delay(1, 1.0)
+    eventually(lambda: worker.ledger.counts("start"), "it runs")
+    be_away(relay)
+    eventually(lambda: worker.ledger.done() == 1, f"it is done in the end; {worker.tail()}", 40)
+    relay.close()
+
+
+def test_the_rest_of_a_chain_that_cannot_be_published_is_not_lost(
+    any_lane: Lane, start_worker: Start, pool: str
+) -> None:
+    worker, relay = behind_a_relay(start_worker, any_lane, pool)
+    producer = any_lane.producer()
+    chain(producer.nap.s(1, 1.0).set(immutable=True), producer.noop.s(2).set(immutable=True)).apply_async()
+    eventually(lambda: worker.ledger.counts("start"), "the first runs")
+    be_away(relay)
+    eventually(lambda: worker.ledger.counts("done")["2"], f"the second is done; {worker.tail()}", 40)
+    relay.close()

@@ -177,8 +177,8 @@ class Ledger:
         try:
             with self._sending_acks() as acks:
                 flat = self._scripts[FETCH](
-                    keys=[self.keys.unacked, self.keys.index, self.keys.held, *lists],
-                    args=[count, per_step, self._tag_stem, number, *map(json_name, queues), *acks],
+                    keys=[self.keys.unacked, self.keys.index, self.keys.held, self.keys.workers, *lists],
+                    args=[count, per_step, self._tag_stem, number, self.worker, *map(json_name, queues), *acks],
                 )
             now = monotonic()
             out = []

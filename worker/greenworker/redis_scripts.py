@@ -10,11 +10,12 @@ FETCH = """
 -- What is acknowledged travels along: the slots that are filled here are those of the tasks that ended.
 -- No payload is read here: what Lua's JSON cannot decode (half an emoji, deep nesting) is a task all the same. So each delivery
 -- has a tag of the worker's own, and goes back to the queue that it came from, whatever exchange had brought it there.
--- KEYS: unacked, unacked_index, held, then the lists, highest priority first
--- ARGV: how many at most, lists per priority step, stem of the tags, number of the first tag, for each list the name of its
---       queue in JSON, then the tags of what is done
-local lists = #KEYS - 3
-for first = 5 + lists, #ARGV, 1000 do
+-- Who fetches lives: so whatever is booked under a worker, the others know that worker.
+-- KEYS: unacked, unacked_index, held, workers, then the lists, highest priority first
+-- ARGV: how many at most, lists per priority step, stem of the tags, number of the first tag, worker, for each list the
+--       name of its queue in JSON, then the tags of what is done
+local lists = #KEYS - 4
+for first = 6 + lists, #ARGV, 1000 do
   local last = math.min(first + 999, #ARGV)
   redis.call('HDEL', KEYS[1], unpack(ARGV, first, last))
   redis.call('ZREM', KEYS[2], unpack(ARGV, first, last))
@@ -30,18 +31,18 @@ for first = 1, lists, width do
     more = false
     for k = first, math.min(first + width - 1, lists) do
       if taken >= wanted then break end
-      local payload = redis.call('RPOP', KEYS[3 + k])
+      local payload = redis.call('RPOP', KEYS[4 + k])
       if payload then
         more = true
         taken = taken + 1
         local tag = ARGV[3] .. number
         -- taken already if a client library sends the same script twice
-        while redis.call('HSETNX', KEYS[3], tag, #payload .. ':' .. KEYS[3 + k]) == 0 do
+        while redis.call('HSETNX', KEYS[3], tag, #payload .. ':' .. KEYS[4 + k]) == 0 do
           number = number + 1
           tag = ARGV[3] .. number
         end
         number = number + 1
-        redis.call('HSET', KEYS[1], tag, '[' .. payload .. ', "", ' .. ARGV[4 + k] .. ']')
+        redis.call('HSET', KEYS[1], tag, '[' .. payload .. ', "", ' .. ARGV[5 + k] .. ']')
         redis.call('ZADD', KEYS[2], seconds, tag)
         out[#out + 1] = k - 1
         out[#out + 1] = tag
@@ -50,6 +51,7 @@ for first = 1, lists, width do
     end
   end
 end
+if taken > 0 then redis.call('ZADD', KEYS[4], seconds, ARGV[5]) end
 return out
 """
 

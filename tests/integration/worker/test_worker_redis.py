@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,10 @@ from time import monotonic, sleep
 from typing import Any
 
 import pytest
+from kombu.connection import Connection
 
+from greenworker.redis_client import UnavailableError
+from greenworker.redis_ledger import Ledger
 from tests.integration.worker.harness import Redis, Worker, eventually
 
 Start = Callable[..., Worker]
@@ -198,3 +202,27 @@ def test_shares_a_queue_with_stock_workers_and_prefix(
     eventually(lambda: redis_broker.client().hlen("tenant:unacked") == 0, "nothing is left over")
     strangers = [str(key) for key in redis_broker.client().scan_iter() if not str(key).startswith("tenant:")]
     assert not strangers, "every key has the prefix"
+
+
+def test_a_worker_whose_first_heartbeat_was_refused_is_known_to_the_others_later(own_redis: Redis) -> None:
+    """Else nobody gives back what it fetches, should it die: its heartbeat began with its first connection or never."""
+    client = own_redis.client()
+    ledger, connection = Ledger("w"), Connection(own_redis.url)
+    client.replicaof("127.0.0.1", "1")
+    with pytest.raises(UnavailableError):
+        ledger.attach(connection.channel())
+    client.replicaof("NO", "ONE")
+    ledger.attach(connection.channel())
+    assert ledger.worker in client.zrange("greenworker.workers", 0, -1)
+    ledger.close()
+
+
+def test_who_fetches_is_known_to_the_others_by_the_same_step(own_redis: Redis) -> None:
+    """A worker that dies before its next heartbeat can be found by what it holds."""
+    client = own_redis.client()
+    ledger, connection = Ledger("w"), Connection(own_redis.url)
+    ledger.attach(connection.channel())
+    client.delete("greenworker.workers")
+    client.lpush("feeds", json.dumps({"body": "", "headers": {}, "properties": {}}))
+    assert len(ledger.fetch(["feeds"], ["feeds"], 1, 1)) == 1
+    assert client.zrange("greenworker.workers", 0, -1) == [ledger.worker]

@@ -282,6 +282,13 @@ VALUES: tuple[Value, ...] = (
     ),
     Value("metrics.dashboard.annotations", {}, "Annotations, such as the folder.", STRINGS_BY_NAME),
     Value(
+        "operatorPolicy.enabled",
+        True,
+        "A ValidatingAdmissionPolicy for the operator's own service account: it writes only what is labelled as a pool's and "
+        "owned by one, and nothing in kube-system. It is an object of the whole cluster.",
+        BOOLEAN,
+    ),
+    Value(
         "admissionPolicy.enabled",
         False,
         "A ValidatingAdmissionPolicy with the rules of your organisation for pools (Kubernetes 1.30 or newer). With "

@@ -23,7 +23,7 @@ from tests.integration.operator.harness import (
     fresh_name,
 )
 
-CLUSTER = "greenfleet-chart-tests"
+CLUSTER = os.environ.get("GREENFLEET_TESTS_CLUSTER", "greenfleet") + "-chart-tests"
 CHART = REPOSITORY / "charts" / "greenfleet"
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/greenworkerpools.greenfleet.io"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.integration.operator.harness import REPOSITORY, Api, Namespace, Object, cluster
+from tests.integration.operator.harness import REPOSITORY, Api, Namespace, Object, cluster, eventually, program
 
 _PATHS = {
     "ServiceAccount": "/api/v1/namespaces/{namespace}/serviceaccounts/{name}",
@@ -16,6 +16,8 @@ _PATHS = {
     "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings/{name}",
     "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles/{name}",
     "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/{name}",
+    "ValidatingAdmissionPolicy": "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/{name}",
+    "ValidatingAdmissionPolicyBinding": "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/{name}",
 }
 
 
@@ -70,11 +72,23 @@ def _identity(namespace: Namespace, directory: Path, scope: list[str], *, of_tes
     account = f"/api/v1/namespaces/{namespace.name}/serviceaccounts/{name}"
     request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
     token = namespace.api.create(f"{account}/token", request)["status"]["token"]
-    bound = {one["roleRef"]["name"] for one in objects if one["kind"].endswith("Binding")}
+    bound = {one["roleRef"]["name"] for one in objects if one["kind"].endswith("RoleBinding")}
     roles = [one for one in objects if one["kind"].endswith("Role") and one["metadata"]["name"] in bound]
     rules = [rule for one in roles for rule in one["rules"]]
     user = f"system:serviceaccount:{namespace.name}:{name}"
-    return Identity(kubeconfig_with(namespace.api, token, directory / f"{name}.kubeconfig"), user, rules)
+    kubeconfig = kubeconfig_with(namespace.api, token, directory / f"{name}.kubeconfig")
+    if not of_test:
+        eventually(
+            lambda: _is_bound(kubeconfig, namespace.name), "the policy for the operator's account is in force", 40
+        )
+    return Identity(kubeconfig, user, rules)
+
+
+def _is_bound(kubeconfig: Path, namespace: str) -> bool:
+    """Whether a write that the roles allow is refused, because it belongs to no pool."""
+    command = [program("kubectl"), f"--kubeconfig={kubeconfig}", "-n", namespace, "create", "configmap", "probe"]
+    done = subprocess.run([*command, "--dry-run=server"], check=False, capture_output=True, text=True)
+    return "ValidatingAdmissionPolicy" in done.stderr
 
 
 def may(api: Api, user: str, verb: str, resource: str, namespace: str = "") -> bool:

@@ -361,6 +361,7 @@ def test_nothing_is_rendered_that_was_switched_off(render: Render) -> None:
             "metrics": {"service": False},
             "spread": {"enabled": False},
             "crds": {"enabled": False},
+            "operatorPolicy": {"enabled": False},
         },
     )
     assert {manifest["kind"] for manifest in manifests} == {"ConfigMap", "Deployment"}

@@ -6,6 +6,7 @@ models, so the two cannot disagree. Imports nothing that does I/O.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
@@ -620,6 +621,11 @@ CELERY_OPTIONS = (
 )
 """Celery reads each option of `celery worker` from a variable too (`CELERY_WORKER_EXCLUDE_QUEUES`): those that are refused above."""
 
+RESERVED_VARIABLE = re.compile(
+    f"(GREENWORKER_.*|CELERY_BROKER_(READ_|WRITE_)?URL|CELERY_RESULT_BACKEND|CELERY_WORKER_({CELERY_OPTIONS}))"
+)
+"""Names of variables that a pool's author cannot set."""
+
 
 class EnvVar(Model):
     """One environment variable."""
@@ -627,7 +633,7 @@ class EnvVar(Model):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                f"!self.name.matches('^(GREENWORKER_.*|CELERY_BROKER_(READ_|WRITE_)?URL|CELERY_RESULT_BACKEND|CELERY_WORKER_({CELERY_OPTIONS}))$')",
+                f"!self.name.matches('^{RESERVED_VARIABLE.pattern}$')",
                 "worker.env sets %s, which Greenfleet sets itself, or has a field for: use broker, resultBackend or the field that "
                 "means it",
                 "self.name",

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from greenfleet.api import GROUP, KIND, VERSION, parse_pool
-from greenfleet.api.pool import InvalidPoolError, PoolSpec
+from greenfleet.api.pool import RESERVED_VARIABLE, InvalidPoolError, PoolSpec
 from greenfleet.cli.celery_command import CeleryCommand, UnreadableCommandError, parse
 from greenfleet.redaction import redacted
 from greenfleet.resources.names import Role
@@ -235,6 +235,11 @@ def _environment(
     for variable in variables:
         name = variable["name"]
         if name in ("CELERY_BROKER_URL", _RESULT_NAME) or name in wishes.drop:
+            continue
+        if RESERVED_VARIABLE.fullmatch(name):
+            found.obstacles.append(
+                f"env {name} is read by Celery as an option or a URL for which a pool has a field: set that in the pool, and say --drop {name}"
+            )
             continue
         if "resourceFieldRef" in (variable.get("valueFrom") or {}):
             found.obstacles.append(

@@ -79,9 +79,11 @@ def _placed(wanted: Wanted, kubeconfig: str | None) -> Wanted:
     """With a pool that has its namespace. Raises ValueError where two are named."""
     if not wanted.pool:
         return wanted
-    if len(set(wanted.namespaces)) > 1:
-        raise ValueError(f"-n names {len(set(wanted.namespaces))} namespaces for the one pool {wanted.pool}: name one")
-    namespace, name = located(wanted.pool, next(iter(wanted.namespaces), None))
+    before = wanted.pool.rpartition("/")[0]
+    places = {before} if before in wanted.namespaces else set(wanted.namespaces)
+    if len(places) > 1:
+        raise ValueError(f"-n names {len(places)} namespaces for the one pool {wanted.pool}: name one")
+    namespace, name = located(wanted.pool, next(iter(places), None))
     return replace(wanted, pool=f"{namespace or current_namespace(kubeconfig)}/{name}")
 
 

@@ -165,7 +165,7 @@ def test_in_named_namespaces_the_operator_has_no_right_elsewhere(make_world: Wor
         assert not may(shop.api, user, *right)
 
 
-def _wait(shop: Namespace, identity: Identity, timeout: str) -> subprocess.CompletedProcess[str]:
+def _wait(shop: Namespace, identity: Identity, timeout: str, *more: str) -> subprocess.CompletedProcess[str]:
     """What the pod of `helm test` runs."""
     command = [
         sys.executable,
@@ -175,7 +175,7 @@ def _wait(shop: Namespace, identity: Identity, timeout: str) -> subprocess.Compl
         f"--timeout={timeout}",
         f"--kubeconfig={identity.kubeconfig}",
     ]
-    places = [f"--operator-namespace={shop.name}", f"--namespace={shop.name}"]
+    places = [f"--operator-namespace={shop.name}", f"--namespace={shop.name}", *more]
     return subprocess.run([*command, *places], check=False, capture_output=True, text=True)
 
 
@@ -197,5 +197,9 @@ def test_helm_tests_own_rights_suffice_to_wait_for_pools_and_it_says_what_it_wai
     shop.secret("late", url=world.redis.url)
     ready = _wait(shop, identity, "60s")
     assert ready.returncode == 0, ready.stdout + ready.stderr
+    named = _wait(
+        shop, identity, "5s", "--namespace=elsewhere", f"{shop.name}/feeds"
+    )  # as with several namespaces in the chart
+    assert named.returncode == 0, named.stdout + named.stderr
     assert shop.condition("feeds", "Ready")["status"] == "True"
     shop.delete_pool("feeds", wait=False)

@@ -177,6 +177,16 @@ OBSTACLES: dict[str, tuple[Object, str, Object]] = {
         "--result-secret",
         {"result_secret": "results/url"},
     ),
+    "an option as a variable": (
+        deployment(
+            env=[
+                {"name": "CELERY_BROKER_URL", "valueFrom": {"secretKeyRef": {"name": "b", "key": "url"}}},
+                {"name": "CELERY_WORKER_EXCLUDE_QUEUES", "value": "slow"},
+            ]
+        ),
+        "env CELERY_WORKER_EXCLUDE_QUEUES is read by Celery",
+        {"drop": frozenset({"CELERY_WORKER_EXCLUDE_QUEUES"})},
+    ),
     "all queues but": (deployment(command=[*COMMAND, "-X", "slow"]), "--queue", {"queues": ("feeds",)}),
     "host path": (
         deployment({"volumes": [{"name": "root", "hostPath": {"path": "/"}}]}),

@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,10 @@ _ERRORS: dict[int, type[ApiError]] = {
 
 _WRONG_SHAPE = "failed to create typed patch object"
 """Server-side apply of an unknown field or a wrong type: what was sent is wrong, but the API server says 500 (1.36)."""
+
+
+_DENIED = re.compile(r"ValidatingAdmissionPolicy .* denied request|admission webhook .* denied the request")
+"""A policy's word, ours or the organisation's: what was sent is refused, and not for lack of a right, though the API server says 403."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +313,8 @@ async def _error(response: aiohttp.ClientResponse) -> ApiError:
     retry_after = response.headers.get("Retry-After", "")
     kind = _ERRORS.get(response.status, TransientError)
     if response.status == 500 and message.startswith(_WRONG_SHAPE):
+        kind = InvalidError
+    if response.status == 403 and _DENIED.search(message):
         kind = InvalidError
     return kind(message[:2000], response.status, float(retry_after) if retry_after.isdigit() else None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import subprocess
 import sys
@@ -115,6 +116,25 @@ def test_in_the_whole_cluster_nothing_is_forbidden(make_world: WorldMaker, tmp_p
     _never_forbidden(operator)
     operator.stop()
     shop.delete_pool("feeds", wait=False)
+
+
+def test_a_pool_where_a_policy_forbids_it_is_stalled_and_says_so(make_world: WorldMaker, tmp_path: Path) -> None:
+    """In kube-system, where the chart's own policy lets the operator write nothing."""
+    world = make_world("system", runs=only_exporters)
+    identity = operators_identity(world.namespace, tmp_path, [])
+    operator = world.operator(namespaces=[])
+    operator.start(identity.kubeconfig)
+    system = copy.copy(world.namespace)
+    system.name = "kube-system"
+    name = f"{world.namespace.name}-feeds"
+    try:
+        system.apply_pool(name)
+        said = system.await_condition(name, "Stalled", "True", "Refused")
+        assert "namespace is kube-system, in which the operator of Greenfleet writes nothing" in said["message"]
+        assert system.deployment(name) is None
+    finally:
+        system.delete_pool(name, wait=False)
+    operator.stop()
 
 
 NEVER = (

@@ -56,6 +56,14 @@ test-full: venv packages cluster ## every tier of tests, slow ones included
 test-fast: venv ## unit, property and golden tests: no cluster, no broker
 	$(PYTEST) tests/unit tests/property tests/golden
 
+.PHONY: test-faults
+test-faults: venv packages ## every kind of fault once, on Redis and on quorum queues: nothing lost (4 min; SEED=… repeats a run)
+	$(PYTEST) -s -m 'not slow' tests/faults tests/unit/faults
+
+.PHONY: faults
+faults: venv packages ## the same for hours, on all brokers (HOURS=1 SEED=1); the last line is one JSON object
+	$(BIN)/python -m tests.faults.long --hours $(or $(HOURS),1) --seed $(or $(SEED),1)
+
 .PHONY: test-matrix
 test-matrix: venv packages ## the worker's tests with Celery 5.6 and 5.7 on every supported Python at hand (WORKER_PYTHONS=/a/python3.12:…)
 	$(BIN)/python tools/worker_matrix.py

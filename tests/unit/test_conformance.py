@@ -10,7 +10,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = "docs/conformance.md"
-PAGES = [page for page in (PAGE, "SECURITY.md") if (REPOSITORY / page).exists()]
+PAGES = [page for page in (PAGE, "SECURITY.md", "docs/reliability.md") if (REPOSITORY / page).exists()]
 SECTIONS = ("The resource", "The chart", "Security")
 PROOF = re.compile(r"`(tests/[\w/.-]+\.py)::(\w+)`")
 TARGET = re.compile(r"`make ([a-z-]+)`")

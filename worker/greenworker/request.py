@@ -16,7 +16,16 @@ from celery.worker.request import Request as StockRequest
 from celery.worker.state import task_ready
 from kombu.exceptions import OperationalError
 
+from greenworker import hub
+from greenworker.runtime import Runtime
+
 logger = get_logger(__name__)
+
+BROKEN = (OperationalError, OSError, AttributeError)
+"""What publishing raises without a broker. The last comes from kombu where a connection is closed under its user."""
+
+PAUSE_SECONDS = 1.0
+"""Before the task runs again: a broker that takes no message for a while is not asked as fast as tasks can end."""
 
 STOCK = "celery.worker.request:Request"
 
@@ -32,6 +41,8 @@ class Request(StockRequest):  # type: ignore[misc]
                 "%s[%s] runs again: the broker did not take what it publishes at its end (its retry, or the next of its chain)",
                 self.name, self.id,
             )  # fmt: skip
+            if Runtime.current().environment.role == "eventlet":
+                hub.sleep(PAUSE_SECONDS)
             return self.reject(requeue=True)
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
@@ -46,7 +57,7 @@ def was_not_published(exc_info: Any) -> bool:
     if isinstance(error, ExceptionWithTraceback):  # it has not crossed a process border
         error = error.exc
     if isinstance(error, Reject):
-        return not error.requeue and isinstance(error.reason, OperationalError)
+        return not error.requeue and isinstance(error.reason, BROKEN)
     return bool(getattr(exc_info, "internal", False)) and isinstance(error, OperationalError)
 
 

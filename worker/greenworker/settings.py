@@ -17,7 +17,13 @@ from greenworker import tls
 from greenworker.environment import Environment
 from greenworker.fatal import MisconfiguredError
 
+PUBLISH_RETRY_POLICY = {"max_retries": 60, "interval_start": 0, "interval_step": 0.2, "interval_max": 1.0}
+"""How long a task waits for a broker that does not take what it publishes: about a minute. Celery's own is less than a second,
+after which a chain ends with FAILURE although only its broker was restarted.
+"""
+
 GREEN_DEFAULTS: dict[str, Any] = {
+    "task_publish_retry_policy": PUBLISH_RETRY_POLICY,
     # A killed worker loses nothing.
     "task_acks_late": True,
     "task_reject_on_worker_lost": True,
@@ -34,6 +40,7 @@ GREEN_DEFAULTS: dict[str, Any] = {
 }
 
 PREFORK_DEFAULTS: dict[str, Any] = {
+    "task_publish_retry_policy": PUBLISH_RETRY_POLICY,
     "task_acks_late": True,
     "task_reject_on_worker_lost": True,
     "worker_prefetch_multiplier": 1,

@@ -1,0 +1,99 @@
+"""The user's code under faults: each task writes "begun" and "done" to a file, with its worker and the monotonic time."""
+
+# A user's module: no types, no habits of ours.
+# mypy: ignore-errors
+# ruff: noqa: PTH123
+
+import os
+import time
+
+from celery import Celery
+from kombu import Exchange, Queue
+
+app = Celery("fault_app")
+app.conf.task_default_queue = "feeds"
+app.conf.task_ignore_result = True
+app.conf.result_extended = True
+if os.environ.get("QUEUE_KIND"):
+    name = os.environ["QUEUE_NAME"]
+    arguments = {"x-queue-type": os.environ["QUEUE_KIND"]}
+    app.conf.task_queues = [Queue(name, Exchange(name), routing_key=name, queue_arguments=arguments)]
+
+WORKER = os.environ.get("GREENWORKER_WORKER", "none")
+
+
+def note(event, identity):
+    with open(os.environ["LEDGER"], "a") as file:
+        file.write(f"{event} {identity} {WORKER} {time.monotonic():.3f}\n")
+
+
+@app.task
+def io(identity, seconds):
+    note("begun", identity)
+    time.sleep(seconds)
+    note("done", identity)
+
+
+@app.task
+def cpu(identity, seconds):
+    note("begun", identity)
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        sum(range(500))
+    note("done", identity)
+
+
+@app.task(bind=True, max_retries=5)
+def retried(self, identity, fails, countdown):
+    note("begun", identity)
+    if self.request.retries < fails:
+        raise self.retry(countdown=countdown)
+    note("done", identity)
+
+
+@app.task(rate_limit="30/s")
+def limited(identity):
+    note("begun", identity)
+    note("done", identity)
+
+
+@app.task(acks_late=False)
+def early(identity, seconds):
+    note("begun", identity)
+    time.sleep(seconds)
+    note("done", identity)
+
+
+@app.task
+def heavy(identity, seconds):
+    """Goes to the prefork companion."""
+    note("begun", identity)
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        sum(range(500))
+    note("done", identity)
+
+
+@app.task(ignore_result=False)
+def part(identity):
+    """Of a chord."""
+    note("begun", identity)
+    time.sleep(0.1)
+    note("done", identity)
+    return 1
+
+
+@app.task(ignore_result=False)
+def whole(numbers, identity):
+    """The body of a chord."""
+    note("begun", identity)
+    assert sum(numbers) == len(numbers)
+    note("done", identity)
+
+
+@app.task(acks_late=False)
+def spin(seconds):
+    """A fault, not work: blocks the hub."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        sum(range(1000))

@@ -1,0 +1,51 @@
+"""The long form: one run after another on every broker until the time is over. The last line is the sum, as one JSON object.
+
+python -m tests.faults.long --hours 2 --seed 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from time import monotonic
+
+from tests.faults.run import BROKERS, as_line, run
+
+
+def main() -> int:
+    """0 if the promise held in every run. A run that broke it keeps its directory."""
+    parser = argparse.ArgumentParser(description="fault runs on every broker, one after another")
+    parser.add_argument("--hours", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--per-second", type=float, default=25.0)
+    chosen = parser.parse_args()
+    until = monotonic() + chosen.hours * 3600
+    total: Counter[str] = Counter()
+    broken: list[int] = []
+    for seed, broker in zip(itertools.count(chosen.seed), itertools.cycle(BROKERS), strict=False):
+        if monotonic() > until:
+            break
+        directory = Path(tempfile.mkdtemp(prefix="greenfleet-faults-"))
+        verdict = run(broker, directory / "run", seed=seed, rounds=2, per_second=chosen.per_second)
+        print(json.dumps(as_line(broker, seed, verdict)), flush=True)
+        total.update(
+            runs=1, tasks=verdict.confirmed, done=verdict.done, lost=len(verdict.lost), twice=len(verdict.twice),
+            unexplained=len(verdict.unexplained), disruptions=sum(verdict.disruptions.values()),
+        )  # fmt: skip
+        if verdict.kept:
+            shutil.rmtree(directory)
+        else:
+            broken.append(seed)
+            print(f"the history is in {directory}", file=sys.stderr)
+    print(json.dumps({**total, "broken_seeds": broken}), flush=True)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

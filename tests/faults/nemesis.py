@@ -1,0 +1,214 @@
+"""What goes wrong: each kind of disruption is a method that does it, waits, and undoes it.
+
+The order is drawn from a seed; every disruption is written down with its target and its interval.
+"""
+
+# mypy: disable-error-code="no-untyped-call,attr-defined"
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from time import monotonic, sleep
+from typing import Any
+
+from tests.faults.fleet import DRAIN_SECONDS, RESTART_AFTER_SECONDS, Fleet, Member
+from tests.faults.history import Disruption
+from tests.integration.worker.harness import Producer, RabbitMQ, Redis, Relay
+
+FROZEN_SECONDS = 24.0
+"""Longer than the 20 s after which a worker on Redis counts as dead."""
+
+
+_BROKER_AWAY = {
+    "cut", "unreachable", "silent_connection", "broker_silent", "broker_killed", "redis_read_only", "redis_full",
+    "connections_closed",
+}  # fmt: skip
+
+
+class Nemesis:
+    """Disrupts one fleet and its broker."""
+
+    def __init__(self, fleet: Fleet, server: Any, relay: Relay, producer: Producer, rng: random.Random) -> None:
+        self.disruptions: list[Disruption] = []
+        self._fleet, self._server, self._relay, self._producer, self._rng = fleet, server, relay, producer, rng
+        self._frozen: list[threading.Thread] = []
+
+    def kinds(self) -> list[str]:
+        """All that make sense for this broker."""
+        kinds: list[str] = [
+            "drain", "rollout", "sigkill", "freeze", "block", "resize", "cut", "unreachable", "silent_connection",
+            "broker_silent", "broker_killed", "companion_killed",
+        ]  # fmt: skip
+        if isinstance(self._server, Redis):
+            kinds += ["redis_read_only", "redis_full"]
+        if isinstance(self._server, RabbitMQ):
+            kinds += ["connections_closed"]
+        return kinds
+
+    def run(self, rounds: int, until: float = float("inf")) -> None:
+        """*rounds* times every kind, in an order of its own, or as many as fit before *until* (monotonic)."""
+        for _ in range(rounds):
+            kinds = self.kinds()
+            self._rng.shuffle(kinds)
+            # It takes longest, and goes on beside the others.
+            for kind in sorted(kinds, key=lambda each: each != "freeze"):
+                if monotonic() > until:
+                    return
+                disrupt: Callable[[], None] = getattr(self, f"_{kind}")
+                disrupt()
+                sleep(self._rng.uniform(0.5, 2.0))
+        for thread in self._frozen:
+            thread.join(FROZEN_SECONDS + 10)
+
+    def finish(self) -> list[Disruption]:
+        """All disruptions, those included that followed from others: who was killed by its probe."""
+        blocked = RESTART_AFTER_SECONDS + 10.0  # the hub stood still before the probes failed: acknowledgements too
+        killed = [Disruption("probe_failed", name, at - blocked, at, True) for name, at in self._fleet.killed]
+        return [*map(self._as_it_was, self.disruptions), *killed]
+
+    def _as_it_was(self, one: Disruption) -> Disruption:
+        """A drain that cannot reach the broker ends like a kill (docs/guarantees.md): what it held comes back."""
+        end = one.end + DRAIN_SECONDS + 15.0
+        away = [other for other in self.disruptions if other.kind in _BROKER_AWAY]
+        if one.kind not in ("drain", "rollout") or not any(
+            other.start <= end and other.end >= one.start for other in away
+        ):
+            return one
+        return replace(one, end=end, may_repeat=True)
+
+    @contextmanager
+    def _noted(self, kind: str, target: str, *, may_repeat: bool) -> Iterator[None]:
+        start = monotonic()
+        try:
+            yield
+        finally:
+            self.disruptions.append(Disruption(kind, target, start, monotonic(), may_repeat))
+
+    def _any_member(self) -> Member:
+        awake = [member for member in self._fleet.members if not member.frozen]
+        return self._rng.choice(awake)
+
+    # workers
+
+    def _drain(self) -> None:
+        """A pod is deleted, evicted, or scaled in: SIGTERM, and a new one comes. A task that outlasts the drain is requeued."""
+        member = self._any_member()
+        with self._noted("drain", member.worker.name, may_repeat=False):
+            self._fleet.replace(member)
+            sleep(1.0)
+
+    def _rollout(self) -> None:
+        """All of them, one after another."""
+        for member in self._fleet.members:
+            if not member.frozen:
+                with self._noted("rollout", member.worker.name, may_repeat=False):
+                    self._fleet.replace(member)
+                    sleep(1.5)
+
+    def _sigkill(self) -> None:
+        """Out of memory, a lost node."""
+        worker = self._any_member().worker
+        with self._noted("sigkill", worker.name, may_repeat=True):
+            worker.signal(signal.SIGKILL)
+
+    def _freeze(self) -> None:
+        """A process that stands still for longer than its heartbeat's time-out, and then goes on."""
+        member = self._any_member()
+        member.frozen = True
+        worker = member.worker
+
+        def freeze() -> None:
+            with self._noted("freeze", worker.name, may_repeat=True):
+                worker.signal(signal.SIGSTOP)
+                sleep(FROZEN_SECONDS)
+                worker.signal(signal.SIGCONT)
+                sleep(2.0)
+            member.frozen = False
+
+        thread = threading.Thread(target=freeze, daemon=True)
+        thread.start()
+        self._frozen.append(thread)
+
+    def _block(self) -> None:
+        """A task that blocks the hub for longer than the watchdog allows: whoever gets it is killed by its probe."""
+        with self._noted("block", "", may_repeat=False):
+            self._producer.app.send_task("fault_app.spin", (12,), queue=self._producer.queue)
+
+    def _resize(self) -> None:
+        """The autoscaler's: fewer green threads, more, and back."""
+        worker = self._any_member().worker
+        with self._noted("resize", worker.name, may_repeat=False):
+            for threads in (2, 60, 20):
+                worker.resize(threads)
+                sleep(0.7)
+
+    def _companion_killed(self) -> None:
+        worker = self._fleet.companion.worker
+        with self._noted("companion_killed", worker.name, may_repeat=True):
+            worker.signal(signal.SIGKILL)
+
+    # between workers and broker
+
+    def _cut(self) -> None:
+        """Every connection breaks; new ones work."""
+        with self._noted("cut", "", may_repeat=self._repeats_on_reconnect()):
+            self._relay.cut()
+
+    def _unreachable(self) -> None:
+        """The broker cannot be reached for some seconds."""
+        port = self._relay.target
+        with self._noted("unreachable", "", may_repeat=self._repeats_on_reconnect()):
+            self._relay.refuse()
+            self._relay.cut()
+            sleep(5.0)
+            self._relay.accept(port)
+
+    def _silent_connection(self) -> None:
+        """One connection swallows everything while the others work."""
+        with self._noted("silent_connection", "", may_repeat=self._repeats_on_reconnect()):
+            self._relay.silence_one(self._rng)
+            sleep(1.0)
+
+    # the broker
+
+    def _broker_silent(self) -> None:
+        """It stands still: connections stay open, nobody answers."""
+        with self._noted("broker_silent", "", may_repeat=self._repeats_on_reconnect()), self._server.silent():
+            sleep(3.0)
+
+    def _broker_killed(self) -> None:
+        """As a power cut, with what is on disk."""
+        with self._noted("broker_killed", "", may_repeat=self._repeats_on_reconnect()):
+            self._server.kill()
+            sleep(1.0)
+            self._server.start()
+
+    def _connections_closed(self) -> None:
+        """By the administrator."""
+        with self._noted("connections_closed", "", may_repeat=True):
+            self._server.close_connections()
+
+    def _redis_read_only(self) -> None:
+        """As a master that became a replica: writes are refused until it is a master again."""
+        client = self._server.client()
+        with self._noted("redis_read_only", "", may_repeat=False):
+            client.replicaof("127.0.0.1", "1")
+            sleep(3.0)
+            client.replicaof("NO", "ONE")
+
+    def _redis_full(self) -> None:
+        """At its memory limit, with nothing to evict."""
+        client = self._server.client()
+        with self._noted("redis_full", "", may_repeat=False):
+            client.config_set("maxmemory", "1mb")
+            sleep(3.0)
+            client.config_set("maxmemory", "0")
+
+    def _repeats_on_reconnect(self) -> bool:
+        """RabbitMQ redelivers what a lost connection had not acknowledged; on Redis what runs stays its worker's."""
+        return isinstance(self._server, RabbitMQ)

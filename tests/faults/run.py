@@ -1,0 +1,125 @@
+"""One run: a fleet, a workload and a nemesis on one broker; the last line is one JSON object.
+
+    python -m tests.faults.run --broker redis --seed 7 --seconds 70
+
+A run that broke the promise keeps its directory: the producer's journal, the tasks' log, the workers' logs, the disruptions.
+"""
+
+# mypy: disable-error-code="no-untyped-call,attr-defined"
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import json
+import random
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from time import monotonic, sleep
+
+from tests.faults.fleet import Fleet
+from tests.faults.history import Sent, Verdict, judge, parse
+from tests.faults.nemesis import Nemesis
+from tests.faults.workload import LONG_SECONDS, Workload
+from tests.integration.worker.harness import RabbitMQ, Redis, Relay
+from tests.integration.worker.lanes import RabbitLane, RedisLane
+
+BROKERS = ("redis", "classic", "quorum")
+QUIET_SECONDS = 75.0
+"""So long at most until everything is done after the last fault: a dead worker's messages are back within 25 s, a connection that
+is silent is noticed within 60.
+"""
+
+
+def run(
+    broker: str,
+    directory: Path,
+    *,
+    seed: int,
+    rounds: int = 1,
+    seconds: float = 0.0,
+    per_second: float = 15.0,
+    size: int = 3,
+) -> Verdict:
+    """Every kind of disruption *rounds* times, or for *seconds* if given. Raises AssertionError if the fleet does not start."""
+    rng = random.Random(seed)
+    (directory / "broker").mkdir(parents=True)
+    (directory / "results").mkdir()
+    server = Redis(directory / "broker") if broker == "redis" else RabbitMQ(directory / "broker")
+    results = Redis(directory / "results")
+    relay = Relay(server.port)
+    lane = RedisLane(server) if isinstance(server, Redis) else RabbitLane(server, broker)
+    options = {"priority_steps": [0, 3, 6, 9], **({} if broker == "redis" else {"confirm_publish": True})}
+    chosen = lane.producer(result_backend=results.url, broker_transport_options=options)
+    through = server.url.replace(f":{server.port}", f":{relay.port}")
+    environment = {**lane.environment(), "CELERY_RESULT_BACKEND": results.url}
+    fleet = Fleet(through, directory, lane.queue, size, environment)
+    workload = Workload(chosen, directory / "journal", random.Random(rng.random()), per_second, chords=True)
+    nemesis = Nemesis(fleet, server, relay, chosen, random.Random(rng.random()))
+    try:
+        fleet.ready()
+        workload.start()
+        sleep(2.0)
+        nemesis.run(rounds if not seconds else 1_000_000, monotonic() + seconds if seconds else float("inf"))
+        workload.stop()
+        sent = list(workload.sent.values())
+        _until_quiet(fleet, sent)
+        verdict = judge(sent, parse(fleet.done_file.read_text().splitlines()), nemesis.finish())
+    finally:
+        fleet.stop()
+        relay.close()
+        server.stop()
+        gc.collect()  # results that nobody reads leave their backend while it is there
+        results.stop()
+    (directory / "verdict.json").write_text(json.dumps(as_line(broker, seed, verdict)))
+    (directory / "disruptions.json").write_text(
+        json.dumps([dataclasses.asdict(one) for one in nemesis.finish()], indent=1)
+    )
+    return verdict
+
+
+def _until_quiet(fleet: Fleet, sent: list[Sent]) -> None:
+    """Until all that is owed is done and nothing more ends, or the time is over."""
+    owed = {one.identity for one in sent if one.confirmed_at is not None and one.kind != "early"}
+    deadline, quiet_since, size = monotonic() + QUIET_SECONDS, monotonic(), -1
+    while monotonic() < deadline:
+        text = fleet.done_file.read_text()
+        if len(text) != size:
+            size, quiet_since = len(text), monotonic()
+        done = {event.identity for event in parse(text.splitlines()) if event.what == "done"}
+        if owed <= done and monotonic() - quiet_since > LONG_SECONDS + 1:
+            return
+        sleep(0.5)
+
+
+def as_line(broker: str, seed: int, verdict: Verdict) -> dict[str, object]:
+    return {"broker": broker, "seed": seed, "kept": verdict.kept, **dataclasses.asdict(verdict)}
+
+
+def main() -> int:
+    """0 if the promise held."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--broker", choices=BROKERS, default="redis")
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=0.0)
+    parser.add_argument("--per-second", type=float, default=15.0)
+    chosen = parser.parse_args()
+    directory = Path(tempfile.mkdtemp(prefix="greenfleet-faults-"))
+    verdict = run(
+        chosen.broker, directory / "run", seed=chosen.seed, rounds=chosen.rounds, seconds=chosen.seconds,
+        per_second=chosen.per_second,
+    )  # fmt: skip
+    print(json.dumps(as_line(chosen.broker, chosen.seed, verdict)), flush=True)
+    if verdict.kept:
+        shutil.rmtree(directory)
+        return 0
+    print(f"the history is in {directory}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -260,12 +260,14 @@ def test_the_operator_may_annotate_resize_and_evict_workers_and_nothing_else_of_
     worker, foreign = "feeds-eventlet-5d8f7c9b6d-abcde", "database-0"
     shop.api.create(shop.path("pods"), _pod(worker, {"greenfleet.io/pool": "feeds"}))
     shop.api.create(shop.path("pods"), _pod(foreign, {"app": "database"}))
+    shop.api.create(shop.path("pods"), _pod("exporter", {"greenfleet.io/role": "exporter"}))
     path, other = shop.path("pods", worker), shop.path("pods", foreign)
     annotation = {"metadata": {"annotations": {"greenfleet.io/threads": "5"}}}
     eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": worker, "namespace": shop.name}}
     assert operators.ask("PATCH", f"{path}/status", annotation, MERGE) == ""
+    assert operators.ask("PATCH", f"{shop.path('pods', 'exporter')}/status", annotation, MERGE) == ""
     assert operators.ask("POST", f"{path}/eviction", eviction) == ""
-    assert "it is no worker" in operators.ask("PATCH", f"{other}/status", annotation, MERGE)
+    assert "it is not of a pool" in operators.ask("PATCH", f"{other}/status", annotation, MERGE)
     for change in (
         {"metadata": {"labels": {"app": "database"}}},
         {"status": {"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}]}},
@@ -277,7 +279,7 @@ def test_the_operator_may_annotate_resize_and_evict_workers_and_nothing_else_of_
     eviction["metadata"]["name"] = foreign
     assert "is not of a worker, by its name" in operators.ask("POST", f"{other}/eviction", eviction)
     more = {"spec": {"containers": [{"name": "worker", "resources": {"limits": {"cpu": "8"}}}]}}
-    assert "it is no worker" in operators.ask("PATCH", f"{other}/resize", more, STRATEGIC)
+    assert "it is not of a pool" in operators.ask("PATCH", f"{other}/resize", more, STRATEGIC)
 
 
 def test_everybody_else_is_none_of_its_business(operators: Account, ruled: Release) -> None:

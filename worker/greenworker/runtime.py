@@ -42,6 +42,8 @@ class Runtime:
         self.capacity = hub.Wakeup()
         self.hazards = Hazards(self.accounting.registry)
         self.born = monotonic()
+        self.own_silence: Callable[[float], float] | None = None
+        """Seconds since a beat for which the hub did not tick by its own fault; None while nobody watches."""
         self.last_beat: float | None = None
         self.pool: Any = None
         self.consumer: Any = None
@@ -110,7 +112,9 @@ class Runtime:
         beat, late = self.last_beat, self.ended_late
         if beat is None or (late is not None and late[0] == beat):
             return
-        if monotonic() - beat > self.environment.warn_after_seconds:
+        if monotonic() - beat <= self.environment.warn_after_seconds:
+            return
+        if self.own_silence is None or self.own_silence(beat) > self.environment.warn_after_seconds:
             self.ended_late = (beat, task)
 
     def woke(self) -> None:

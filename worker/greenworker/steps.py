@@ -17,7 +17,7 @@ from greenworker.guards import check_hub
 from greenworker.hazards import CHECK_SECONDS, look_at_tasks
 from greenworker.metrics import CounterFunction, Gauge, GaugeSet, resident_bytes
 from greenworker.runtime import Runtime
-from greenworker.watchdog import Watchdog
+from greenworker.watchdog import Watchdog, hub_cpu_wait
 
 logger = get_logger(__name__)
 
@@ -171,5 +171,6 @@ def add_green_gauges(runtime: Runtime) -> None:
     def busy() -> float:
         return len(runtime.pool.jobs) if runtime.pool is not None else 0
 
+    runtime.accounting.registry.add(hub_cpu_wait())
     runtime.accounting.registry.add(Gauge("greenworker_threads_limit", "Green threads that may run now.", limit))
     runtime.accounting.registry.add(Gauge("greenworker_threads_busy", "Tasks that run now.", busy))

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 from greenworker import hub, unpatched
+from greenworker.metrics import CounterFunction, Family
 from greenworker.runtime import Runtime
 
 BEAT_SECONDS = 0.05
@@ -59,12 +60,18 @@ class Watchdog:
         self._silence = Silence()
         self._glance: Sight | None = None
         self._charged_until = 0.0
+        self._charged_beat = 0.0
+        self._charged = 0.0
+        """Seconds put down to somebody since the beat of that time."""
 
     def start(self) -> None:
         """From the hub's thread."""
         self.runtime.idle_clock.install()
-        self.runtime.last_beat = monotonic()
+        now = monotonic()
+        self._silence.beat(now)
+        self.runtime.last_beat = now
         self.runtime.glance = self.glance
+        self.runtime.own_silence = self._silence.seconds
         hub.spawn(self._beat)
         unpatched.start_thread(self._watch, ())
 
@@ -88,14 +95,15 @@ class Watchdog:
             hub.sleep(BEAT_SECONDS)
             now = monotonic()
             lag.observe(max(0.0, now - due))
+            self._silence.beat(now)
             self.runtime.last_beat = now
 
     def _watch(self) -> None:
         """Every millisecond of a block is put down to the task that was seen in it."""
         step = max(0.02, min(self.warn_after / 2, 0.25))
-        own = RunDelay(THIS_THREAD)
+        own = self._silence.watchdog = SchedulerTimes(THIS_THREAD)
         while True:
-            before, began, delay = self.runtime.last_beat, monotonic(), own.seconds()
+            before, began, delay = self.runtime.last_beat, monotonic(), own.seconds()[1]
             unpatched.sleep(step)
             late = monotonic() - began - step
             beat = self.runtime.last_beat
@@ -104,7 +112,7 @@ class Watchdog:
             # If C code kept the interpreter, the main thread stands right behind it, and only until this thread lets go
             # of the interpreter for the first time, which any reading of a file does: look now, ask later.
             first = self._look(beat) if late > self.warn_after / 2 else None
-            if first is not None and late - (own.seconds() - delay) < self.warn_after / 2:
+            if first is not None and late - (own.seconds()[1] - delay) < self.warn_after / 2:
                 first = None
             sight = self._confirm_held(first, before) if first is not None else self._confirm(beat)
             if sight is not None:
@@ -114,8 +122,9 @@ class Watchdog:
         """What blocks the hub now. Where both threads waited for the CPU, the hub may only be about to get it: look again."""
         if not self._is_silent(beat):
             return None
+        before = self._silence.used()
         unpatched.sleep(SECOND_LOOK_SECONDS)
-        if self.runtime.last_beat != beat or not self._is_silent(beat):
+        if self.runtime.last_beat != beat or self._silence.waits(before) or not self._is_silent(beat):
             return None
         return self._look(beat)
 
@@ -146,7 +155,12 @@ class Watchdog:
     def _charge(self, sight: Sight) -> None:
         now = monotonic()
         since, self._charged_until = max(sight.beat + BEAT_SECONDS, self._charged_until), now
-        self.runtime.accounting.hub_blocked.child(sight.task).value += max(0.0, now - since)
+        if sight.beat != self._charged_beat:
+            self._charged_beat, self._charged = sight.beat, 0.0
+        blocked = self._silence.seconds(sight.beat) - BEAT_SECONDS - self._charged
+        blocked = max(0.0, min(blocked, now - since))
+        self._charged += blocked
+        self.runtime.accounting.hub_blocked.child(sight.task).value += blocked
         key = (sight.task, sight.file, sight.function)
         if sight.task == UNKNOWN or key in self._places or len(self._places) >= PLACES_LOGGED:
             return
@@ -175,38 +189,85 @@ class Silence:
     """How long the hub has been silent by its own fault: without the time in which it wanted to run and did not get the CPU.
 
     A CPU limit freezes a process for most of each 100 ms, and a crowded node is no better; no task is to blame for that.
-    The kernel counts it per thread (`/proc/PID/task/TID/schedstat`, second field: nanoseconds waiting on a run queue).
+    The kernel counts it per thread (`/proc/PID/task/TID/schedstat`: nanoseconds on a CPU, nanoseconds waiting on a run queue),
+    but a wait only once it is over. So two threads are looked at: the watchdog's own waits, which are over whenever it looks,
+    stand for the wait that the hub may be in, or for the time in which it waits for an interpreter that the watchdog keeps
+    without a CPU. The CPU that the hub has used since its last beat counts in any case. And a hub that waits for a CPU at the
+    moment at which it is looked at is not blocked then.
     """
 
     def __init__(self) -> None:
-        self._main = RunDelay(MAIN_THREAD)
-        self._beat: float | None = None
-        self._delay = 0.0
+        self._main = SchedulerTimes(MAIN_THREAD)
+        self.watchdog: SchedulerTimes | None = None
+        """Of the thread that looks; None until it runs."""
+        self._at_beat: tuple[float, float, float] | None = None
+
+    def beat(self, beat: float) -> None:
+        """The hub ticked at *beat*. From the hub's thread."""
+        self._at_beat = (beat, *self._times())
 
     def seconds(self, beat: float) -> float:
         """Since `beat`, as of now."""
-        delay = self._main.seconds()
-        if beat != self._beat:
-            self._beat, self._delay = beat, delay
-        return monotonic() - beat - (delay - self._delay)
+        before = self._at_beat
+        if before is None or before[0] != beat:  # it has ticked again
+            return monotonic() - beat
+        used, waited = self._times()
+        return max(used - before[1], monotonic() - beat - (waited - before[2]))
+
+    def used(self) -> float:
+        """Seconds of CPU that the hub has used so far."""
+        return self._main.seconds()[0]
+
+    def waits(self, used: float) -> bool:
+        """Whether the hub waits for a CPU now: it could run, and has used none since it had used *used*."""
+        return self._main.is_runnable() and self.used() == used > 0
+
+    def _times(self) -> tuple[float, float]:
+        """The CPU of the hub, and the waits of both."""
+        used, waited = self._main.seconds()
+        return used, waited + (self.watchdog.seconds()[1] if self.watchdog is not None else 0.0)
 
 
-class RunDelay:
-    """How long a thread has waited for a CPU so far. The file stays open: it is read forty times a second."""
+def hub_cpu_wait() -> Family:
+    """How long the hub has wanted to run and did not get a CPU: for its limit, or for its neighbours on the node."""
+    main = SchedulerTimes(MAIN_THREAD)
+    return CounterFunction(
+        "greenworker_hub_cpu_wait_seconds_total",
+        "Seconds the hub wanted to run and had no CPU.",
+        lambda: main.seconds()[1],
+    )
+
+
+class SchedulerTimes:
+    """Seconds that a thread has had a CPU, and has waited for one. The file stays open: it is read forty times a second."""
 
     def __init__(self, schedstat: Path) -> None:
         """`/proc/thread-self` means the thread that opens it."""
-        try:
-            self._descriptor = os.open(schedstat, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            self._descriptor = -1
+        self._times = opened(schedstat)
+        self._state = opened(schedstat.with_name("stat"))
 
-    def seconds(self) -> float:
-        """0 where the kernel does not say."""
+    def is_runnable(self) -> bool:
+        """Running, or waiting for a CPU (proc(5), state `R`)."""
         try:
-            return int(os.pread(self._descriptor, 64, 0).split()[1]) / 1e9
-        except (OSError, ValueError, IndexError):
-            return 0.0
+            return os.pread(self._state, 256, 0).rpartition(b") ")[2][:1] == b"R"
+        except OSError:
+            return False
+
+    def seconds(self) -> tuple[float, float]:
+        """On a CPU, and waiting for one; 0 where the kernel does not say."""
+        try:
+            used, waited = os.pread(self._times, 64, 0).split()[:2]
+            return int(used) / 1e9, int(waited) / 1e9
+        except (OSError, ValueError):
+            return 0.0, 0.0
+
+
+def opened(path: Path) -> int:
+    """A descriptor for reading, -1 where there is no such file."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
 
 
 def frames(frame: FrameType | None) -> Iterator[FrameType]:

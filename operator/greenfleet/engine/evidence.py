@@ -8,6 +8,7 @@ it. A human undoes it with an annotation of the pool, and turning `autoRoute` of
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from greenfleet.resources.names import PREFIX
 
@@ -17,6 +18,9 @@ MOMENT_SECONDS = 10.0
 """Catches closer together than this are one moment."""
 WINDOW_SECONDS = 600.0
 """Catches older than this are forgotten."""
+MOST_REMEMBERED = 2_000
+"""Entries of each kind for one pool. A worker tells a hundred names of tasks apart."""
+Key = TypeVar("Key")
 EXEMPT_ANNOTATION = f"{PREFIX}/keep-on-eventlet"
 """On a pool: names of tasks, comma separated, that evidence must not move."""
 _NOT_TASKS = frozenset({"", "unknown", "other"})
@@ -28,6 +32,17 @@ def caught_again(moments: Sequence[float], now: float) -> tuple[float, ...]:
     if recent and now - recent[-1] < MOMENT_SECONDS:
         return recent
     return (*recent[-MOMENTS:], now)
+
+
+def forget(known: dict[Key, Any], seen_at: Mapping[Key, float], now: float) -> None:
+    """Drops what was last seen longer than `WINDOW_SECONDS` ago, which is longer than any condition remembers, and the oldest of
+    what exceeds `MOST_REMEMBERED`. Times are Unix times.
+    """
+    if len(known) > MOST_REMEMBERED:
+        for key in sorted(known, key=seen_at.__getitem__)[: len(known) - MOST_REMEMBERED]:
+            del known[key]
+    for key in [key for key in known if now - seen_at[key] > WINDOW_SECONDS]:
+        del known[key]
 
 
 def routes(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from greenfleet.api import GreenWorkerPool
 from greenfleet.api.pool import InvalidPoolError, parse_pool
-from greenfleet.engine.evidence import exempt_tasks, routes
+from greenfleet.engine.evidence import exempt_tasks, forget, routes
 from greenfleet.resources.names import Role
 from greenfleet.resources.worker import prefork_queue
 from greenfleet.scaling import Decision, Sample, ScalingSpec, State, Why
@@ -82,8 +82,8 @@ class Record:
     """Time and reason of the last change, for the status."""
     blocked: dict[str, float] = field(default_factory=dict)
     """Unix time at which each task was last seen blocking the hub."""
-    blocked_seconds: dict[tuple[str, str], float] = field(default_factory=dict)
-    """Counter values by (worker, task), to see increments."""
+    blocked_seconds: dict[tuple[Role, str, str], float] = field(default_factory=dict)
+    """Counter values by (role, worker, task), to see increments."""
     drifted: bool = False
     """A child changed since the last reconciliation, by somebody else's hand or our own."""
     guards: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -124,6 +124,17 @@ class Record:
     def rests(self, now: float) -> bool:
         """Whether nothing waited and nothing ran when it was last looked at, in either role. *now* is Unix time."""
         return bool(self.fleets) and all(fleet.rests_until > now for fleet in self.fleets.values())
+
+    def forget_old(self, role: Role, pods: Collection[str], now: float) -> None:
+        """Drops what was counted of workers that are gone, and what is too long ago to matter. *pods*: those of a role that live;
+        *now*: Unix time.
+        """
+        for key in [key for key in self.blocked_seconds if key[0] is role and key[1] not in pods]:
+            del self.blocked_seconds[key]
+        forget(self.blocked_seconds, dict.fromkeys(self.blocked_seconds, now), now)
+        forget(self.blocked, self.blocked, now)
+        forget(self.guards, self.guards, now)
+        forget(self.caught, {task: moments[-1] for task, moments in self.caught.items()}, now)
 
     def fleet(self, role: Role) -> Fleet:
         """The fleet of a role, made when first asked for."""

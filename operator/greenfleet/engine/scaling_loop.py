@@ -375,6 +375,7 @@ class ScalingLoop:
         # Spread, so that a thousand sleeping pools are not all looked at in the same tick.
         fleet.rests_until = now + random.uniform(REST_SECONDS / 2, REST_SECONDS) if rests else -math.inf
         self._remember(record, fleet, decision, workers, now)
+        record.forget_old(fleet.role, {pod.name for pod in sample.pods}, now)
         ready = sum(pod.ready_since is not None and not pod.terminating for pod in sample.pods)
         self._metrics.observe_decision(record.key, fleet.role, decision, ready, now)
         if spec.mode is not Mode.DRY_RUN:
@@ -445,7 +446,12 @@ class ScalingLoop:
         return answers.workers.by_fleet.get((pool.key, role), ()), ()
 
     def _remember(
-        self, record: Record, fleet: Fleet, decision: Decision, workers: tuple[Worker, ...], now: float
+        self,
+        record: Record,
+        fleet: Fleet,
+        decision: Decision,
+        workers: tuple[Worker, ...],
+        now: float,
     ) -> None:
         before, fleet.decision = fleet.decision, decision
         same = before is not None and (before.replicas, before.threads, before.why.binding, before.blind) == (
@@ -459,7 +465,7 @@ class ScalingLoop:
         for worker in workers:
             record.guards.update(dict.fromkeys(worker.guards, now))
             for task, seconds in worker.blocked_seconds_by_task.items():
-                key = (worker.sample.pod, task)
+                key = (fleet.role, worker.sample.pod, task)
                 if seconds - record.blocked_seconds.get(key, seconds) > _BLOCKED_NOISE_SECONDS:
                     record.blocked[task] = now
                     record.caught[task] = caught_again(record.caught.get(task, ()), now)

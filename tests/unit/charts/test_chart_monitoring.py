@@ -130,6 +130,7 @@ BAD = {
     "GreenfleetBrokerUnreachable": {'greenfleet_queue_up{broker="shop/broker/url"}': "0+0x60"},
     "GreenfleetWorkersMissing": {'greenfleet_ready_workers{instance="a",pool="shop/feeds",role="eventlet"}': "1+0x60"},
     "GreenfleetHubBlocked": {'greenworker_hub_blocked_seconds_total{pool="shop/feeds",task="t"}': "0+6x60"},
+    "GreenfleetWorkersLackCpu": {'greenworker_hub_cpu_wait_seconds_total{pool="shop/feeds",worker="a"}': "0+45x60"},
     "GreenfleetTasksWait": {
         'greenworker_task_wait_seconds_bucket{pool="shop/feeds",le="1"}': "0+0x60",
         'greenworker_task_wait_seconds_bucket{pool="shop/feeds",le="300"}': "0+60x60",

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from greenfleet.engine.evidence import MOMENT_SECONDS, MOMENTS, WINDOW_SECONDS, caught_again, exempt_tasks, routes
+from greenfleet.engine.evidence import (
+    MOMENT_SECONDS,
+    MOMENTS,
+    MOST_REMEMBERED,
+    WINDOW_SECONDS,
+    caught_again,
+    exempt_tasks,
+    routes,
+)
+from greenfleet.resources.names import Role
+from tests.unit.operator.objects import record
 
 
 def _caught(*times: float) -> tuple[float, ...]:
@@ -41,3 +51,31 @@ def test_a_human_brings_a_task_back_and_evidence_does_not_move_it_again() -> Non
 def test_a_block_without_a_task_moves_nothing() -> None:
     moments = _caught(100.0, 120.0, 140.0)
     assert routes((), {"unknown": moments, "other": moments, "": moments}, (), 141.0) == ()
+
+
+def test_under_churn_of_workers_and_tasks_only_what_lives_and_is_recent_is_kept() -> None:
+    found, now = record(), 0.0
+    for round_number in range(50):
+        now += WINDOW_SECONDS / 10
+        pods = {f"feeds-{round_number}", f"feeds-{round_number + 1}"}
+        for role in (Role.EVENTLET, Role.PREFORK):
+            for pod in pods:
+                found.blocked_seconds[role, pod, f"task-{round_number}"] = 1.0
+        found.blocked[f"task-{round_number}"] = now
+        found.guards["acks", f"task-{round_number}"] = now
+        found.caught[f"task-{round_number}"] = caught_again((), now)
+        found.forget_old(Role.EVENTLET, pods, now)
+    assert {pod for role, pod, _ in found.blocked_seconds if role is Role.EVENTLET} == pods
+    assert {pod for role, pod, _ in found.blocked_seconds if role is Role.PREFORK} > pods, "another role's are its own"
+    for kept in (found.blocked, found.guards, found.caught):
+        assert len(kept) == 11, "those of one window"
+
+
+def test_names_without_end_are_not_kept_without_end() -> None:
+    found = record()
+    for number in range(3 * MOST_REMEMBERED):
+        found.blocked[f"task-{number}"] = found.guards["acks", f"task-{number}"] = float(number) / MOST_REMEMBERED
+        found.blocked_seconds[Role.EVENTLET, "feeds-1", f"task-{number}"] = 1.0
+    found.forget_old(Role.EVENTLET, {"feeds-1"}, 3.0)
+    assert len(found.blocked) == len(found.guards) == len(found.blocked_seconds) == MOST_REMEMBERED
+    assert f"task-{3 * MOST_REMEMBERED - 1}" in found.blocked

@@ -127,3 +127,11 @@ def cooperative():
     """What is patched does not block: a lock, a sleep, a child."""
     with guard:
         subprocess.run(["sleep", "0.3"], check=True)
+
+
+@app.task
+def crunch():
+    """An honest piece of work: 30 ms of CPU, however long it takes to get them."""
+    end = real_time.thread_time() + 0.03
+    while real_time.thread_time() < end:
+        sum(range(200))

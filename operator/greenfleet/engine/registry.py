@@ -10,6 +10,7 @@ from typing import Any
 from greenfleet.api import GreenWorkerPool
 from greenfleet.api.pool import InvalidPoolError, parse_pool
 from greenfleet.engine.evidence import exempt_tasks, forget, routes
+from greenfleet.engine.waiting import WaitClock
 from greenfleet.resources.names import Role
 from greenfleet.resources.worker import prefork_queue
 from greenfleet.scaling import Decision, Sample, ScalingSpec, State, Why
@@ -56,6 +57,8 @@ class Fleet:
     """Unix time until which looks that show nothing new are skipped."""
     skipped: tuple[Sample, float] | None = None
     """The last look that was skipped, with its Unix time."""
+    wait_clock: WaitClock = field(default_factory=WaitClock)
+    """How long the oldest message waits."""
     evicted_at: float = float("-inf")
     """Unix time of the last eviction for recycling."""
 

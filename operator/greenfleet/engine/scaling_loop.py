@@ -378,6 +378,9 @@ class ScalingLoop:
         record.forget_old(fleet.role, {pod.name for pod in sample.pods}, now)
         ready = sum(pod.ready_since is not None and not pod.terminating for pod in sample.pods)
         self._metrics.observe_decision(record.key, fleet.role, decision, ready, now)
+        if not decision.blind:
+            waited = fleet.wait_clock.update(_waiting(sample), {one.pod: one.started for one in sample.workers}, now)
+            self._metrics.observe_wait(record.key, fleet.role, waited, spec.max_wait_seconds)
         if spec.mode is not Mode.DRY_RUN:
             self._recycle(pool, fleet, workers, sample, now)
             self._spawn(self._carry_out(record, pool, fleet, decision, sample))
@@ -516,6 +519,14 @@ def _unheard(pool: GreenWorkerPool, expected: Iterable[str], answer: Depths) -> 
             f"prometheus.sources.{source}.namespaces."
         )
     return ""
+
+
+def _waiting(sample: Sample) -> float:
+    """Messages that wait for a green thread, in the broker or inside a worker."""
+    depths: dict[str, float] = {}
+    for queue in sample.queues:
+        depths[queue.queue] = max(queue.ready, depths.get(queue.queue, 0.0))
+    return sum(depths.values()) + sum(worker.reserved for worker in sample.workers)
 
 
 def _expected_queues(pool: GreenWorkerPool, role: Role) -> tuple[str, ...]:

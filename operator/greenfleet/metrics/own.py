@@ -81,6 +81,18 @@ class OperatorMetrics:
         self.blind = Gauge(
             "greenfleet_blind", "1 while the pool holds for want of knowledge.", ["pool", "role"], registry=registry
         )
+        self.oldest_wait = Gauge(
+            "greenfleet_oldest_wait_seconds",
+            "How long the oldest message has been waiting for a green thread.",
+            ["pool", "role"],
+            registry=registry,
+        )
+        self.max_wait = Gauge(
+            "greenfleet_max_wait_seconds",
+            "How long a message may wait: the pool's scaling.maxWait.",
+            ["pool", "role"],
+            registry=registry,
+        )
         self.loop_lag = Gauge(
             "greenfleet_loop_lag_seconds", "How late the last tick of the scaling loop began.", registry=registry
         )
@@ -128,6 +140,11 @@ class OperatorMetrics:
         if not decision.blind:
             gauges.last_sample.set(now)
 
+    def observe_wait(self, pool: str, role: str, oldest_seconds: float, max_seconds: float) -> None:
+        """How long the oldest message of a fleet waits, and may wait."""
+        self.oldest_wait.labels(pool, role).set(oldest_seconds)
+        self.max_wait.labels(pool, role).set(max_seconds)
+
     def observe_rest(self, pool: str, role: str, now: float) -> None:
         """One tick of a fleet that sleeps: everything is known, and nothing changed."""
         self._gauges[pool, role].last_sample.set(now)
@@ -140,6 +157,8 @@ class OperatorMetrics:
             self.ready_workers,
             self.blind,
             self.last_sample,
+            self.oldest_wait,
+            self.max_wait,
             self.decisions,
         ):
             metric.remove_by_labels({"pool": pool})

@@ -114,8 +114,9 @@ SILENT = {
     'greenfleet_query_failures_total{instance="a",server="default",reason="timeout"}': "3+0x60",
     'greenfleet_reconciles_total{instance="a",outcome="error"}': "1+0x60",
     'greenworker_hub_blocked_seconds_total{pool="shop/feeds",task="t"}': "1+0x60",
-    'greenworker_task_wait_seconds_bucket{pool="shop/feeds",le="1"}': "0+60x60",
-    'greenworker_task_wait_seconds_bucket{pool="shop/feeds",le="+Inf"}': "0+60x60",
+    'greenworker_hub_cpu_wait_seconds_total{pool="shop/feeds",worker="a"}': "0+3x60",
+    'greenfleet_oldest_wait_seconds{instance="a",pool="shop/feeds",role="eventlet"}': "20+0x60",
+    'greenfleet_max_wait_seconds{instance="a",pool="shop/feeds",role="eventlet"}': "30+0x60",
     'greenworker_tasks_early_ack_killed_total{pool="shop/feeds"}': "0+0x60",
 }
 """An hour in which all is well."""
@@ -132,8 +133,7 @@ BAD = {
     "GreenfleetHubBlocked": {'greenworker_hub_blocked_seconds_total{pool="shop/feeds",task="t"}': "0+6x60"},
     "GreenfleetWorkersLackCpu": {'greenworker_hub_cpu_wait_seconds_total{pool="shop/feeds",worker="a"}': "0+45x60"},
     "GreenfleetTasksWait": {
-        'greenworker_task_wait_seconds_bucket{pool="shop/feeds",le="1"}': "0+0x60",
-        'greenworker_task_wait_seconds_bucket{pool="shop/feeds",le="300"}': "0+60x60",
+        'greenfleet_oldest_wait_seconds{instance="a",pool="shop/feeds",role="eventlet"}': "0+10x60"
     },
     "GreenfleetReconcileErrors": {'greenfleet_reconciles_total{instance="a",outcome="error"}': "1+1x60"},
     "GreenfleetEarlyAckTasksKilled": {'greenworker_tasks_early_ack_killed_total{pool="shop/feeds"}': "0+1x60"},

@@ -188,3 +188,17 @@ def test_a_glance_that_fails_says_and_changes_nothing(monkeypatch: pytest.Monkey
         assert cluster.condition("ScalingActive")["status"] == "True"
 
     play(scenario, monkeypatch, replicas=0)
+
+
+def test_the_age_of_the_oldest_message_is_a_metric_beside_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World, cluster: Cluster, pass_time: PassTime) -> None:
+        del cluster
+        world.counted = 0.0
+        await pass_time(TICK)
+        world.depth = 500.0  # in each of two queues; the workers start nothing
+        await pass_time(30 * TICK)
+
+    metrics = play(scenario, monkeypatch, replicas=1, maxWait="45s").registry
+    labels = {"pool": "shop/feeds", "role": "eventlet"}
+    assert metrics.get_sample_value("greenfleet_oldest_wait_seconds", labels) == 29 * TICK
+    assert metrics.get_sample_value("greenfleet_max_wait_seconds", labels) == 45

@@ -25,6 +25,7 @@ from greenworker.fatal import or_die
 from greenworker.hazards import acknowledge, settles
 from greenworker.prefetch import Credits
 from greenworker.rates import StartRate
+from greenworker.returns import COUNT, Returns
 from greenworker.revocation import settle_revocations
 from greenworker.routing import Forwarder
 from greenworker.runtime import Runtime
@@ -154,7 +155,13 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         self.credits: Credits | None = None
         self.start_rates: dict[str, StartRate] = {}
         self._events_timer: Any = None
+        self._late: list[Any] = []
+        self._cancelled: dict[str, str] = {}
+        """Queues of the consumers that the drain has cancelled, by tag."""
+        self.returns: Returns | None = None
         super().__init__(*args, **kwargs)
+        if self.runtime.ledger is None and consumer_transport(self.app) is not None:
+            self.returns = Returns(self.app, self.queue_of)
         refuse_declarations(self)
         self.pool.may_start = self.may_start
         self.runtime.task_buckets = self.task_buckets
@@ -235,10 +242,11 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         """Celery's handler, unless we drain (then the message goes back) or forward (then it goes on)."""
         handle = super().create_task_handler(*args, **kwargs)
         drain, take, received = self.runtime.drain, self.forwarder.take, self.runtime.received
+        returns = self.returns
 
         def on_message(message: Any) -> None:
             if drain.draining:
-                self._return_message(message)
+                self.give_back_late(message)
                 drain.returned += 1
                 self.runtime.accounting.requeued.add(1, "drain")
             elif not take(message):
@@ -246,6 +254,8 @@ class Consumer(StockConsumer):  # type: ignore[misc]
 
         def run_here(message: Any) -> None:
             received(message)
+            if returns is not None and message.headers.get(COUNT):
+                returns.look_at(message, self.runtime.hazards)
             handle(message)
 
         self.forwarder.run_here = run_here
@@ -310,7 +320,9 @@ class Consumer(StockConsumer):  # type: ignore[misc]
 
     def still_draining(self) -> bool:
         """While tasks run, the connection is kept and read; Celery's shutdown begins when the last has ended."""
-        return self.runtime.drain.draining and bool(self.pool.jobs)
+        return self.runtime.drain.draining and bool(
+            self.pool.jobs or self._late or (self.returns and self.returns.busy)
+        )
 
     def stop_consuming(self) -> None:
         """Cancel without waiting for the answer: another green thread reads this connection."""
@@ -321,7 +333,8 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         if self.connection.transport.driver_type != "amqp":
             consumer.cancel()
             return
-        for tag in list(consumer._active_tags.values()):
+        for name, tag in list(consumer._active_tags.items()):
+            self._cancelled[tag] = name
             consumer.channel.basic_cancel(tag, nowait=True)
         consumer._active_tags.clear()
 
@@ -353,8 +366,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
                 ledger.return_later(tags)
                 raise
         messages = [request.message for request in requests if not request.message.acknowledged]
-        for message in messages:
-            message.requeue()
+        self.give_back(messages)
         return len(messages)
 
     def held_unstarted(self) -> list[str]:
@@ -380,24 +392,52 @@ class Consumer(StockConsumer):  # type: ignore[misc]
             message.channel.qos._quick_ack(message.delivery_tag)
             message._state = "REQUEUED"
             request.acknowledged = True
-        for request in requests:
-            if not request.acknowledged:
-                request.message.requeue()
-                request.acknowledged = True
+        left = [request for request in requests if not request.acknowledged]
+        self.give_back([request.message for request in left])
+        for request in left:
+            request.acknowledged = True
         return len(requests)
 
-    def give_back(self, messages: list[Any]) -> None:
-        """Messages that nobody has begun to run."""
-        for message in messages:
-            self._return_message(message)
+    def queue_of(self, message: Any) -> str:
+        """The name of the queue that *message* was consumed from; empty if its consumer is not known, as on Redis."""
+        tag = (message.delivery_info or {}).get("consumer_tag")
+        if tag is None:
+            return ""
+        if self.credits is not None and (found := self.credits.queue_of(tag)):
+            return found
+        active = {value: name for name, value in self.task_consumer._active_tags.items()} if self.task_consumer else {}
+        return str(active.get(tag) or self._cancelled.get(tag, ""))
 
-    def _return_message(self, message: Any) -> None:
+    def give_back(self, messages: list[Any]) -> None:
+        """To the broker, which is to hand them out again; returns when it has them."""
         ledger = self.runtime.ledger
-        if ledger is not None and message.delivery_tag in ledger.held:
-            ledger.give_back([message.delivery_tag], started=False)
-            message.channel.qos._quick_ack(message.delivery_tag)
-        else:
+        if ledger is not None:
+            held = [message for message in messages if message.delivery_tag in ledger.held]
+            for message in held:
+                ledger.give_back([message.delivery_tag], started=False)
+                message.channel.qos._quick_ack(message.delivery_tag)
+            messages = [message for message in messages if message not in held]
+        if self.returns is not None:
+            self.returns.give_back(messages)
+            return
+        for message in messages:
             message.requeue()
+
+    def give_back_late(self, message: Any) -> None:
+        """A message that comes while the worker drains. The loop that has read it may not wait."""
+        if self.returns is None:
+            self.give_back([message])
+            return
+        self._late.append(message)
+        if len(self._late) == 1:
+            hub.spawn(self._give_back_late)
+
+    def _give_back_late(self) -> None:
+        late, self._late = self._late, []
+        try:
+            self.give_back(late)
+        except Exception as error:
+            logger.warning("%d messages were not given back, the broker delivers them again: %r", len(late), error)
 
     # reconnect
 

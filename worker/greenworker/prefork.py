@@ -9,7 +9,7 @@ import os
 import signal
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionInfo
 from celery import bootsteps
@@ -27,8 +27,11 @@ from greenworker.metrics import Gauge
 from greenworker.outcome import FAILURE, exception_name, outcome, outcome_of_error
 from greenworker.revocation import settle_revocations
 from greenworker.runtime import Runtime
-from greenworker.settings import REDIS_TRANSPORTS, broker_scheme, keep_transport, redis_transport
+from greenworker.settings import AMQP_TRANSPORTS, REDIS_TRANSPORTS, broker_scheme, keep_transport, redis_transport
 from greenworker.steps import Recycle, reserved
+
+if TYPE_CHECKING:
+    from greenworker.returns import Returns
 
 BEAT_SECONDS = 1.0
 
@@ -55,6 +58,16 @@ class Consumer(StockConsumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         refuse_declarations(self)
+        self._received: dict[int, Any] = {}
+        self._prune_at = 100
+        self._queues: dict[str, str] = {}
+        self.returns: Returns | None = None
+        if broker_scheme(self.app) in AMQP_TRANSPORTS:
+            from greenworker.returns import Returns  # noqa: PLC0415 - needs py-amqp
+
+            self.returns = Returns(
+                self.app, lambda message: self._queues.get(message.delivery_info["consumer_tag"], "")
+            )
         Runtime.current().task_buckets = self.task_buckets
 
     def update_strategies(self) -> None:
@@ -81,13 +94,38 @@ class Consumer(StockConsumer):  # type: ignore[misc]
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
         """Celery's handler; a message with an ETA is looked at first."""
-        handle, received = super().create_task_handler(*args, **kwargs), Runtime.current().received
+        handle, runtime = super().create_task_handler(*args, **kwargs), Runtime.current()
+        returns = self.returns
+        self._received.clear()
 
         def on_message(message: Any) -> None:
-            received(message)
+            runtime.received(message)
+            if returns is not None:
+                self._remember(message)
+                if message.headers.get("x-delivery-count"):
+                    returns.look_at(message, runtime.hazards)
             handle(message)
 
         return on_message
+
+    def _remember(self, message: Any) -> None:
+        tag = message.delivery_info["consumer_tag"]
+        if tag not in self._queues:
+            self._queues = {active: name for name, active in self.task_consumer._active_tags.items()}
+        self._received[message.delivery_tag] = message
+        if len(self._received) >= self._prune_at:
+            self._received = {key: each for key, each in self._received.items() if not each.acknowledged}
+            self._prune_at = 2 * len(self._received) + 100
+
+    def shutdown(self) -> None:
+        """The end: whatever is not acknowledged goes back before the channel closes, which would count as a failure of each."""
+        left = [message for message in self._received.values() if not message.acknowledged]
+        if self.returns is not None and left:
+            try:
+                self.returns.give_back(left)
+            except Exception as error:
+                unpatched.say(f"{len(left)} messages were not given back, the broker delivers them again: {error!r}")
+        super().shutdown()
 
     def call_soon(self, p: Any, *args: Any, **kwargs: Any) -> Any:
         """Celery acknowledges in the next round of its event loop; count what the broker does not take."""

@@ -116,7 +116,7 @@ class Forwarder:
         task = head_of(message).task
         if not task or not self.runtime.routes.matches(task):
             return False
-        queue = self._queue_of(message)
+        queue = self.queue_of(message)
         target = queue + SUFFIX
         if queue.endswith(SUFFIX) or not self._is_possible(target, task):
             return False
@@ -187,21 +187,17 @@ class Forwarder:
             self._republisher = Republisher(self.consumer.app)
         return self._republisher
 
-    def _queue_of(self, message: Any) -> str:
-        info = message.delivery_info or {}
-        tag = info.get("consumer_tag")
-        credits_ = self.consumer.credits
-        if credits_ is not None and credits_.queue_of(tag):
-            return str(credits_.queue_of(tag))
-        for name, active in self.consumer.task_consumer._active_tags.items():
-            if active == tag:
-                return str(name)
+    def queue_of(self, message: Any) -> str:
+        """The name of the queue that *message* came from."""
+        consumed = self.consumer.queue_of(message)
+        if consumed:
+            return str(consumed)
         ledger, channel = self.runtime.ledger, message.channel
         held = ledger.held.get(message.delivery_tag) if ledger is not None else None
         if held is not None:
             name = held.key.removeprefix(channel.global_keyprefix)
             return str(name.rsplit(channel.sep, 1)[0])
-        return str(info.get("routing_key") or "")
+        return str((message.delivery_info or {}).get("routing_key") or "")
 
     def _move(self, message: Any, task: str, target: str) -> None:
         ledger, channel = self.runtime.ledger, message.channel

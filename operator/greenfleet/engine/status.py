@@ -228,6 +228,15 @@ _GUARDS: Mapping[str, tuple[str, str]] = {
         "Tasks or ETAs exceed RabbitMQ's consumer_timeout, after which everything that their worker holds runs again: raise "
         "it on the broker and in broker.consumerTimeout, or split the tasks.",
     ),
+    "delivery_limit": (
+        "DeliveryLimit",
+        "Messages have used up half of their quorum queue's delivery limit, after which RabbitMQ drops or dead-letters them: look for "
+        "workers that die and connections that break, or raise x-delivery-limit.",
+    ),
+    "prefork": (
+        "PreforkImpossible",
+        "Tasks that belong to the prefork companion run on the hub, because its queue cannot be had: the workers' log says why.",
+    ),
     "prefetch": (
         "PrefetchHoards",
         "Workers hold messages that no other worker can take: lower worker.prefetchMultiplier, or the app's own prefetch setting.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,12 @@ def sentinel(tmp_path: Path) -> Iterator[Sentinel]:
 
 @pytest.fixture(scope="session")
 def rabbit_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
-    """One RabbitMQ for all tests; each uses queues of its own name."""
+    """One RabbitMQ for all tests; each uses queues of its own name. GREENFLEET_TESTS_RABBITMQ_URL names another one, of another version."""
+    if url := os.environ.get("GREENFLEET_TESTS_RABBITMQ_URL"):
+        other = RabbitMQ.__new__(RabbitMQ)
+        other.url = url
+        yield other
+        return
     port = free_port()
     settings = f"prometheus.tcp.ip = 127.0.0.1\nprometheus.tcp.port = {port}\ncollect_statistics_interval = 1000\n"
     server = RabbitMQ(tmp_path_factory.mktemp("rabbit"), plugins=("rabbitmq_prometheus",), settings=settings)

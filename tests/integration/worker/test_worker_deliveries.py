@@ -1,0 +1,108 @@
+"""A quorum queue drops what was delivered too often: clean drains must not count."""
+
+# mypy: disable-error-code="no-untyped-call,attr-defined"
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from kombu import Exchange, Queue
+from kombu.connection import Connection
+
+from greenworker.returns import COUNT, EARLIER, nack
+from tests.integration.worker.harness import Producer, RabbitMQ, Worker, eventually
+
+Start = Callable[..., Worker]
+
+LIMIT = 2
+
+_numbers = itertools.count(1)
+
+
+class Limited:
+    """A quorum queue that drops a message after its third delivery, and who uses it."""
+
+    def __init__(self, server: RabbitMQ) -> None:
+        self.server = server
+        self.name = f"limited{next(_numbers)}"
+        self.arguments = {"x-queue-type": "quorum", "x-delivery-limit": LIMIT}
+        queue = Queue(self.name, Exchange(self.name), routing_key=self.name, queue_arguments=self.arguments)
+        self.producer = Producer(server.url, queue=queue)
+        declared = f"Queue({self.name!r}, Exchange({self.name!r}), routing_key={self.name!r}, queue_arguments={self.arguments})"
+        self.environment = {
+            "APP_CONF": f"{{'task_queues': [{declared}], 'worker_detect_quorum_queues': True}}",
+            "GREENWORKER_DRAIN_SECONDS": "0.5",
+            "GREENWORKER_PREFETCH_MULTIPLIER": "2",
+        }
+
+    def ready(self) -> int:
+        with Connection(self.server.url) as connection:
+            return int(connection.channel().queue_declare(self.name, passive=True).message_count)
+
+    def headers(self) -> list[dict[str, Any]]:
+        """Of every message that waits."""
+        found = []
+        with Connection(self.server.url) as connection:
+            channel = connection.channel()
+            while (message := channel.basic_get(self.name)) is not None:
+                found.append(message.properties["application_headers"])
+        return found
+
+
+@pytest.fixture
+def limited(rabbit_server: RabbitMQ) -> Limited:
+    return Limited(rabbit_server)
+
+
+@pytest.mark.parametrize("pool", ["eventlet", "prefork"])
+def test_no_clean_drain_uses_up_a_delivery(limited: Limited, start_worker: Start, pool: str) -> None:
+    """What runs when the drain's time ends, what waits for a thread, and what waits for its ETA."""
+    for number in range(6):
+        limited.producer.nap.delay(number, 60)
+    for number in range(6, 9):
+        limited.producer.noop.apply_async((number,), countdown=600)
+    more: dict[str, Any] = {"arguments": ["-c", "2"]} if pool == "prefork" else {"threads": 2}
+    for _ in range(LIMIT + 2):
+        worker = start_worker(
+            limited.server.url, queues=limited.name, pool=pool, environment=limited.environment, **more
+        ).ready()
+        eventually(lambda worker=worker: worker.metric("greenworker_threads_busy") == 2, "two run")
+        worker.signal(signal.SIGTERM)
+        worker.wait(30)
+        eventually(lambda: limited.ready() == 9, f"all are back: {limited.ready()}; {worker.tail()}", 10)
+    headers = limited.headers()
+    assert sorted(each["task"].partition(".")[2] for each in headers) == ["nap"] * 6 + ["noop"] * 3
+    assert [each for each in headers if each.get(COUNT) or EARLIER in each] == []
+
+
+def test_a_message_near_its_limit_is_said_and_its_copy_hides_nothing(limited: Limited, start_worker: Start) -> None:
+    limited.producer.nap.delay(1, 60)
+    with Connection(limited.server.url) as connection:
+        channel = connection.channel()
+        message = eventually(lambda: channel.basic_get(limited.name), "it is there")
+        channel.basic_reject(message.delivery_tag, requeue=True)
+    worker = start_worker(limited.server.url, queues=limited.name, threads=2, environment=limited.environment).ready()
+    eventually(lambda: worker.metric("greenworker_threads_busy") == 1, "it runs")
+    worker.reaches("greenworker_guard", 1, reason="delivery_limit", task="green_app.nap")
+    assert f"queue {limited.name} drops it" in worker.tail()
+    worker.signal(signal.SIGTERM)
+    worker.wait(30)
+    eventually(lambda: limited.ready() == 1, "it is back")
+    (headers,) = limited.headers()
+    assert not headers.get(COUNT)
+    assert headers[EARLIER] == 1
+
+
+def test_a_nack_brings_a_message_back(limited: Limited) -> None:
+    """The way of RabbitMQ 4.3, which every version understands."""
+    limited.producer.noop.delay(1)
+    with Connection(limited.server.url) as connection:
+        queue = Queue(limited.name, channel=connection.channel())
+        message = eventually(queue.get, "it is there")
+        nack(message)
+        assert message.acknowledged
+        eventually(lambda: limited.ready() == 1, "it is back")

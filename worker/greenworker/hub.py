@@ -23,6 +23,26 @@ def patch() -> None:
     eventlet.monkey_patch()
 
 
+def is_patched() -> bool:
+    """Whether `patch` was called, in this process or before its program."""
+    patcher = sys.modules.get("eventlet.patcher")
+    return patcher is not None and bool(patcher.is_monkey_patched("socket"))
+
+
+def unpatched_part() -> str:
+    """What in use is not green although it was patched; empty if everything looks right."""
+    import socket  # noqa: PLC0415 - the patched one
+
+    from eventlet.greenio import GreenSocket  # noqa: PLC0415
+    from kombu.utils import compat  # noqa: PLC0415
+
+    if isinstance(socket.socket, type) and not issubclass(socket.socket, GreenSocket):
+        return f"socket.socket is {socket.socket.__module__}.{socket.socket.__qualname__}"
+    detect_environment: Callable[[], str] = compat.detect_environment
+    environment = detect_environment()
+    return "" if environment == NAME else f"kombu takes this process for {environment!r}"
+
+
 def spawn(function: Callable[..., object], *args: object) -> Any:
     """Run *function* in a new green thread. It must handle its own exceptions."""
     return _greenthread().spawn_n(function, *args)

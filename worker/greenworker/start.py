@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -13,11 +12,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from greenworker import hub, lean, unpatched
+from greenworker import lean, unpatched
 from greenworker.environment import Environment
 from greenworker.exposition import Exposition, listen
-from greenworker.fatal import DEFAULT_TERMINATION_LOG, MisconfiguredError, die, last_words
+from greenworker.fatal import DEFAULT_TERMINATION_LOG, MisconfiguredError, die, last_words, or_die
 from greenworker.guards import Arguments, check
+from greenworker.imports import Imports
+from greenworker.patching import check_app, patch_first
+from greenworker.requirements import check_versions, installed
 
 
 def start(argv: Sequence[str]) -> NoReturn:
@@ -28,11 +30,9 @@ def start(argv: Sequence[str]) -> NoReturn:
         listener = listen(environment.metrics_port)
         arguments = Arguments.parse(argv)
         check(arguments, environment.role, os.environ)
+        check_versions(installed, environment.role, os.environ.get("CELERY_BROKER_URL", ""))
         if environment.role == "eventlet":
-            _require(
-                "eventlet", "green threads need it", "add eventlet to the image's requirements (pip install eventlet)"
-            )
-            hub.patch()
+            patch_first()
         _require("celery", "the worker is a Celery worker", "install celery[redis] or celery in the image")
         command = _prepare(environment, listener, arguments, list(argv))
     except MisconfiguredError as error:
@@ -58,13 +58,12 @@ def _leave_at_once_on_sigterm() -> None:
 
 
 def _require(module: str, reason: str, fix: str) -> None:
-    if find_spec(module) is None:
+    if module not in sys.modules and find_spec(module) is None:
         raise MisconfiguredError("image", f"no module {module} for {sys.executable}", reason, fix)
-    if module != "eventlet":
-        try:
-            import_module(module)
-        except ImportError as error:
-            raise MisconfiguredError("image", f"module {module} does not import: {error}", reason, fix) from error
+    try:
+        import_module(module)
+    except ImportError as error:
+        raise MisconfiguredError("image", f"module {module} does not import: {error}", reason, fix) from error
 
 
 def _prepare(environment: Environment, listener: unpatched.Socket, arguments: Arguments, argv: list[str]) -> list[str]:
@@ -80,7 +79,7 @@ def _prepare(environment: Environment, listener: unpatched.Socket, arguments: Ar
     runtime.routes = Routes.of(environment)
     Exposition(listener, runtime.accounting.registry.render, runtime.health, runtime.unready, runtime.woke).start()
     master_name = settings.set_defaults(environment)
-    app = _load_app(arguments)
+    app = _load_app(arguments, green=environment.role == "eventlet")
     content.restrict(app, environment.accept_content)
     for queue in (arguments.options.get("-Q") or "").split(","):
         if queue:
@@ -129,7 +128,7 @@ def _green(runtime: Any, app: Any) -> list[str]:
     return ["-c", str(runtime.start_threads())]
 
 
-def _load_app(arguments: Arguments) -> Any:
+def _load_app(arguments: Arguments, *, green: bool) -> Any:
     """The app as Celery's own ``-A`` finds it, so that what is wrong with it can be said in four parts."""
     from celery.app.utils import find_app  # noqa: PLC0415
 
@@ -144,14 +143,30 @@ def _load_app(arguments: Arguments) -> Any:
     directory = str(Path.cwd())
     if directory not in sys.path:
         sys.path.insert(0, directory)
-    try:
-        return find_app(name)
-    except Exception as error:
-        unpatched.say("".join(traceback.format_exc()))
-        raise MisconfiguredError(
-            "app", name, f"the image's app cannot be imported: {type(error).__name__}: {error}",
-            f"check that `celery -A {name} report` works in the image's working directory ({directory})",
-        ) from error  # fmt: skip
+    imports = Imports(name, directory)
+    with imports:
+        try:
+            app = find_app(name)
+            str(app.conf.task_default_queue)  # the configuration is read now; it may be a module of its own
+        except BaseException:
+            if green:
+                check_app(sys.modules)  # it may be the reason
+            raise
+    if green:
+        check_app(sys.modules)
+    import_tasks = app.loader.import_default_modules
+
+    def import_tasks_or_die() -> Any:
+        def all_of_them() -> None:
+            with imports:
+                import_tasks()
+            if green:
+                check_app(sys.modules)
+
+        return or_die(all_of_them)
+
+    app.loader.import_default_modules = import_tasks_or_die
+    return app
 
 
 def _keep_last_words(termination_log: str) -> None:

@@ -44,6 +44,7 @@ class Environment:
     key_prefix: str
     priority_steps: tuple[int, ...] | None
     prefork_tasks: tuple[str, ...]
+    has_companion: bool
     routes_file: Path
     termination_log: str
 
@@ -89,6 +90,7 @@ class Environment:
             key_prefix=environ.get("GREENWORKER_KEY_PREFIX", ""),
             priority_steps=_steps(environ),
             prefork_tasks=_names(environ, "GREENWORKER_PREFORK_TASKS"),
+            has_companion=bool(environ.get("GREENWORKER_PREFORK_TASKS", "").strip()),
             routes_file=Path(environ.get("GREENWORKER_ROUTES_FILE") or "/etc/greenfleet/pool/routes"),
             termination_log=environ.get("GREENWORKER_TERMINATION_LOG") or "/dev/termination-log",
         )

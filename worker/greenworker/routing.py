@@ -37,12 +37,18 @@ FORWARD_AT_ONCE = 500
 CONFIRM_SECONDS = 15.0
 """Within so long a broker has written down what was forwarded; what it has not confirmed is sent again."""
 
+ALONE = (
+    "{task} belongs to prefork (its author's mark), and the pool has no companion that would take it from {queue}.prefork: it runs on the hub; add "
+    "prefork to the resource, or remove the mark"
+)
+
 
 class Routes:
     """Decides by name. `matches` is asked for every message, so it remembers."""
 
-    def __init__(self, patterns: Iterable[str], routes_file: Path) -> None:
+    def __init__(self, patterns: Iterable[str], routes_file: Path, *, has_companion: bool = True) -> None:
         self.patterns = tuple(patterns)
+        self.has_companion = has_companion
         self.routes_file = routes_file
         self.evidence: tuple[str, ...] = ()
         self.marked: frozenset[str] = frozenset()
@@ -51,7 +57,7 @@ class Routes:
     @classmethod
     def of(cls, environment: Environment) -> Routes:
         """From the environment; `reload` reads the file."""
-        return cls(environment.prefork_tasks, environment.routes_file)
+        return cls(environment.prefork_tasks, environment.routes_file, has_companion=environment.has_companion)
 
     def any(self) -> bool:
         """False if no task at all belongs to the companion."""
@@ -118,6 +124,9 @@ class Forwarder:
             return False
         queue = self.queue_of(message)
         target = queue + SUFFIX
+        if not self.runtime.routes.has_companion:
+            self.runtime.hazards.found(PREFORK, task, ALONE.format(task=task, queue=queue))
+            return False
         if queue.endswith(SUFFIX) or not self._is_possible(target, task):
             return False
         ledger = self.runtime.ledger
@@ -136,7 +145,7 @@ class Forwarder:
         """
         routes = self.runtime.routes
         tasks = ", ".join(sorted([*routes.patterns, *routes.marked])[:3])
-        if not tasks:
+        if not tasks or not routes.has_companion:
             return
         for queue in queues:
             if queue.endswith(SUFFIX):

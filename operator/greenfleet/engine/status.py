@@ -235,7 +235,7 @@ _GUARDS: Mapping[str, tuple[str, str]] = {
     ),
     "prefork": (
         "PreforkImpossible",
-        "Tasks that belong to the prefork companion run on the hub, because its queue cannot be had: the workers' log says why.",
+        "Tasks that belong to the prefork companion run on the hub, because there is none or its queue cannot be had: the workers' log says why.",
     ),
     "prefetch": (
         "PrefetchHoards",

@@ -211,7 +211,7 @@ def _environment(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> list[
         and results.ca_secret_ref
         and f"{names.RESULT_BACKEND_CA_DIRECTORY}/{names.CA_FILE}",
         "GREENWORKER_RESULT_BACKEND_INSECURE_SKIP_VERIFY": "true" if results and results.insecure_skip_verify else None,
-        "GREENWORKER_PREFORK_TASKS": json.dumps(spec.prefork.tasks) if spec.prefork and spec.prefork.tasks else None,
+        "GREENWORKER_PREFORK_TASKS": json.dumps(spec.prefork.tasks) if spec.prefork is not None else None,
     }
     environment = [
         secret_env("CELERY_BROKER_URL", broker.secret_ref.name, broker.secret_ref.key),

@@ -28,7 +28,11 @@ OWN_QUEUES = (
 
 
 def start_green(start_worker: Start, url: str, queue: str, conf: str, **options: Any) -> Worker:
-    environment = {"APP_CONF": conf.replace("NAME", queue), **options.pop("environment", {})}
+    environment = {
+        "APP_CONF": conf.replace("NAME", queue),
+        "GREENWORKER_PREFORK_TASKS": "[]",
+        **options.pop("environment", {}),
+    }
     return start_worker(url, queues=queue, threads=5, environment=environment, name="green", **options)
 
 
@@ -159,3 +163,15 @@ def test_messages_of_the_old_protocol_are_counted_and_forwarded_by_their_name(
     far = 40 * 24 * 3600
     old.noop.apply_async((3,), countdown=far)
     eventually(lambda: green.metric("greenworker_guard", task="green_app.noop") == 1, "its ETA is looked at")
+
+
+def test_a_mark_in_a_pool_without_a_companion_is_said_and_the_task_runs_here(
+    redis_broker: Redis, start_worker: Start
+) -> None:
+    """Nobody would ever take it from the companion's queue."""
+    green = start_worker(redis_broker.url, threads=5).ready()
+    Producer(redis_broker.url).marked.delay(1)
+    eventually(lambda: green.ledger.done() == 1, "the task runs here")
+    green.reaches("greenworker_guard", 1, reason="prefork", task="green_app.marked")
+    assert "has no companion" in green.tail()
+    assert redis_broker.client().llen("feeds.prefork") == 0

@@ -45,7 +45,7 @@ class Accounting:
         self.forwarded = Counter(
             "greenworker_tasks_forwarded_total", "Tasks sent on to the prefork companion.", ["task"], TASK_NAMES
         )
-        self.dead_letters = Counter(dead_letters.METRIC, dead_letters.HELP, ["queue", "reason"], QUEUE_NAMES)
+        self.dead_letters = Counter(dead_letters.METRIC, dead_letters.HELP, ["queue", "task", "reason"], QUEUE_NAMES)
         self.early_ack_killed = Counter(
             "greenworker_tasks_early_ack_killed_total",
             "Tasks acknowledged before they ran, and killed: outside of the promise.", [], 1,

@@ -23,6 +23,7 @@ from greenworker import hub
 from greenworker.declarations import refuse_declarations
 from greenworker.fatal import or_die
 from greenworker.hazards import acknowledge, settles
+from greenworker.isolation import record_for, sent_back, take_header
 from greenworker.prefetch import Credits
 from greenworker.rates import StartRate
 from greenworker.returns import COUNT, Returns
@@ -165,6 +166,10 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         refuse_declarations(self)
         self.pool.may_start = self.may_start
         self.runtime.task_buckets = self.task_buckets
+        self.record = record_for(
+            self.runtime, self.app, self.forwarder.queue_of, lambda: self.connection_errors, hub.within
+        )
+        self.pool.isolation.record = self.record
         if not hasattr(state, "scheduled_requests") or isinstance(state.scheduled_requests, ScheduledRequests):
             state.scheduled_requests = ScheduledRequests(self.timer)
 
@@ -243,16 +248,18 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         handle = super().create_task_handler(*args, **kwargs)
         drain, take, received = self.runtime.drain, self.forwarder.take, self.runtime.received
         returns = self.returns
+        recount = getattr(self.record, "recount", None)
 
         def on_message(message: Any) -> None:
             if drain.draining:
                 self.give_back_late(message)
                 drain.returned += 1
                 self.runtime.accounting.requeued.add(1, "drain")
-            elif not take(message):
+            elif not take(message) and not (recount is not None and recount(message)):
                 run_here(message)
 
         def run_here(message: Any) -> None:
+            take_header(message)
             received(message)
             if returns is not None and message.headers.get(COUNT):
                 returns.look_at(message, self.runtime.hazards)
@@ -417,6 +424,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
                 ledger.give_back([message.delivery_tag], started=False)
                 message.channel.qos._quick_ack(message.delivery_tag)
             messages = [message for message in messages if message not in held]
+        messages = [message for message in messages if not sent_back(self.record, message)]
         if self.returns is not None:
             self.returns.give_back(messages)
             return

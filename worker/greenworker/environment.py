@@ -47,6 +47,7 @@ class Environment:
     has_companion: bool
     routes_file: Path
     termination_log: str
+    max_deliveries: int
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Environment:
@@ -93,6 +94,7 @@ class Environment:
             has_companion=bool(environ.get("GREENWORKER_PREFORK_TASKS", "").strip()),
             routes_file=Path(environ.get("GREENWORKER_ROUTES_FILE") or "/etc/greenfleet/pool/routes"),
             termination_log=environ.get("GREENWORKER_TERMINATION_LOG") or "/dev/termination-log",
+            max_deliveries=_whole(environ, "GREENWORKER_MAX_DELIVERIES", 3),
         )
 
 

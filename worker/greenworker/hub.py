@@ -102,6 +102,15 @@ def raise_after(seconds: float, error: BaseException) -> Any:
     return hubs.get_hub().schedule_call_global(seconds, current().throw, error)
 
 
+def within(seconds: float, what: Callable[[], Any]) -> Any:
+    """What *what* returns. Raises TimeoutError in the calling green thread if it takes longer."""
+    timer = raise_after(seconds, TimeoutError(f"no answer within {seconds:g} s"))
+    try:
+        return what()
+    finally:
+        timer.cancel()
+
+
 def timer_class() -> Any:
     """The timer that Celery's worker uses for ETA, rate limits and heartbeats."""
     from celery.concurrency.eventlet import Timer  # noqa: PLC0415

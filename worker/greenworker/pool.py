@@ -21,6 +21,7 @@ from celery.utils.log import get_logger
 from celery.worker.request import Request
 
 from greenworker import hub
+from greenworker.isolation import AGAIN_SECONDS, Isolation, bury
 from greenworker.outcome import FAILURE, KILLED, SUCCESS, exception_name, outcome
 from greenworker.runtime import Runtime
 
@@ -74,10 +75,15 @@ class TaskPool(BasePool):  # type: ignore[misc]
         self.runtime = Runtime.current()
         self.may_start: Callable[[Any], bool] = lambda request: True
         """Asked before a request starts; whoever says no has taken it back. Set by the consumer, for rate limits."""
+        environment = self.runtime.environment
         self.jobs: dict[int, Job] = {}
         self.line: deque[Job] = deque()
+        self.isolation = Isolation(
+            self._start, lambda job: job.request, lambda: self.runtime.drain.draining, self._bury
+        )
+        self.isolation.max_deaths = environment.max_deliveries
+        self._isolating = False
         self.idle = hub.Wakeup()
-        environment = self.runtime.environment
         self.default_soft = self.options.get("soft_timeout") or environment.soft_limit_seconds
         self.default_hard = self.options.get("timeout") or environment.hard_limit_seconds
         self.runtime.pool = self
@@ -93,20 +99,20 @@ class TaskPool(BasePool):  # type: ignore[misc]
     def on_stop(self) -> None:
         """Wait for the tasks that run. What never started is not acknowledged, so the broker keeps it."""
         signals.eventlet_pool_preshutdown.send(sender=self)
-        self.line.clear()
+        self.take_line()
         while self.jobs:
             self.idle.wait(1.0)
         signals.eventlet_pool_postshutdown.send(sender=self)
 
     def on_terminate(self) -> None:
         """Kill what runs."""
-        self.line.clear()
+        self.take_line()
         for job in list(self.jobs.values()):
             self.kill(job)
 
     def flush(self) -> None:
         """The connection is lost: what has not started will be delivered again."""
-        self.line.clear()
+        self.take_line()
 
     def apply_async(  # noqa: PLR0917 - Celery's signature
         self, target: Any, args: Any = None, kwargs: Any = None, callback: Any = None, accept_callback: Any = None,
@@ -129,7 +135,10 @@ class TaskPool(BasePool):  # type: ignore[misc]
         job.hard = timeout or self.default_hard
         if self.runtime.drain.draining:
             return  # its message goes back, or has gone back
-        self.line.append(job)
+        if self.isolation.wants(request):
+            self.isolation.add(job)
+        else:
+            self.line.append(job)
         self._advance()
 
     def grow(self, n: int = 1) -> None:
@@ -165,6 +174,8 @@ class TaskPool(BasePool):  # type: ignore[misc]
 
     def free(self) -> int:
         """Tasks that could start now; not negative."""
+        if self.isolation.active:
+            return 0
         return max(0, self.limit - len(self.jobs) - len(self.line))
 
     def running(self) -> Iterator[Job]:
@@ -173,7 +184,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
 
     def take_line(self) -> list[Job]:
         """Take everything that has not started, oldest first."""
-        jobs = list(self.line)
+        jobs = [*self.isolation.take_waiting(), *self.line]
         self.line.clear()
         return jobs
 
@@ -188,10 +199,36 @@ class TaskPool(BasePool):  # type: ignore[misc]
             logger.warning("A killed task raised %r: %s", error, job.name)
 
     def _advance(self) -> None:
+        if self.isolation.active:
+            if not self.jobs and not self._isolating:
+                self._isolating = True
+                hub.spawn(self._isolate)
+            return
         while self.line and len(self.jobs) < self.limit:
             job = self.line.popleft()
             if self.may_start(job.request):
                 self._start(job)
+
+    def _isolate(self) -> None:
+        """In a green thread of its own: it waits for the broker."""
+        try:
+            self.isolation.advance()
+        except Exception:
+            logger.exception("Could not start what has to run apart")
+        finally:
+            self._isolating = False
+        if not self.jobs and not self.runtime.drain.draining:
+            self._advance()
+            self.runtime.capacity.raise_()
+
+    def _bury(self, job: Job) -> None:
+        if not bury(self.isolation.record, self.runtime.accounting, job.request):
+            hub.call_after(AGAIN_SECONDS, self._bury_again, job)
+
+    def _bury_again(self, job: Job) -> None:
+        if not self.runtime.drain.draining:
+            self.isolation.add(job)
+            self._advance()
 
     def _start(self, job: Job) -> None:
         job.thread = hub.spawn(self._run, job)
@@ -242,6 +279,8 @@ class TaskPool(BasePool):  # type: ignore[misc]
 
     def _leave(self, job: Job) -> None:
         self.jobs.pop(id(job.thread), None)
+        if self.isolation.ended(job):
+            hub.spawn(self.isolation.forgive, job)
         self._advance()
         self.runtime.capacity.raise_()
         if not self.jobs:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from greenworker.declarations import refuse_declarations
 from greenworker.drain import LAST_RESORT_SECONDS, Drain
 from greenworker.fatal import or_die
 from greenworker.hazards import CHECK_SECONDS, acknowledge, look_at_tasks, settles
+from greenworker.isolation import AGAIN_SECONDS, Isolation, bury, record_for, sent_back, suspicion_of, take_header
 from greenworker.metrics import Gauge
 from greenworker.outcome import FAILURE, exception_name, outcome, outcome_of_error
 from greenworker.revocation import settle_revocations
@@ -36,39 +38,101 @@ if TYPE_CHECKING:
 BEAT_SECONDS = 1.0
 
 
+class Item:
+    """A task on its way to a child."""
+
+    def __init__(self, target: Any, args: Any, kwargs: Any, options: dict[str, Any], request: Any) -> None:
+        self.call = (target, args, kwargs)
+        self.options = options
+        self.request = request
+
+
 class TaskPool(StockPool):  # type: ignore[misc]
-    """Celery's pool with a counter at either end of a task."""
+    """Celery's pool with a counter at either end of a task, and suspects apart from the others.
+
+    A child that dies ends one task, and the parent knows which. What ends the parent as well (an OOM kill of the container)
+    may have been any of them.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.runtime = Runtime.current()
+        self.under_way: list[Item] = []
+        self.line: deque[Item] = deque()
+        self.isolation = Isolation(
+            self._start, lambda item: item.request, lambda: self.runtime.drain.draining, self._bury
+        )
+        self.isolation.max_deaths = self.runtime.environment.max_deliveries
 
     def apply_async(self, target: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Count when the task is accepted and when it ends, whichever way it ends."""
         accept = options.get("accept_callback")
         request = getattr(accept, "__self__", None)
-        if accept is not None and request is not None:
-            count = Count(Runtime.current(), request)
-            options["accept_callback"] = count.before(accept)
-            for name in ("callback", "error_callback"):
-                if options.get(name) is not None:
-                    options[name] = count.after(options[name])
-        return super().apply_async(target, args, kwargs, **options)
+        if accept is None or request is None:
+            return super().apply_async(target, args, kwargs, **options)
+        item = Item(target, args, kwargs, options, request)
+        count = Count(self.runtime, request, lambda: self._ended(item), self.lost)
+        options["accept_callback"] = count.before(accept)
+        for name in ("callback", "error_callback"):
+            if options.get(name) is not None:
+                options[name] = count.after(options[name])
+        if self.isolation.wants(request):
+            self.isolation.add(item)
+            self._advance()
+        elif self.isolation.active:
+            self.line.append(item)
+        else:
+            return self._start(item)
+        return None
+
+    def _start(self, item: Item) -> Any:
+        self.under_way.append(item)
+        return super().apply_async(*item.call, **item.options)
+
+    def _ended(self, item: Item) -> None:
+        if item in self.under_way:
+            self.under_way.remove(item)
+        if self.isolation.ended(item):
+            self.isolation.forgive(item)
+        self._advance()
+
+    def _advance(self) -> None:
+        while self.isolation.waiting and not self.under_way and not self.runtime.drain.draining:
+            self.isolation.advance()
+        while self.line and not self.isolation.active:
+            self._start(self.line.popleft())
+
+    def lost(self, request: Any) -> bool:
+        """A child has died of this task, which was all that it ran; False if Celery is to requeue it as it is."""
+        record, message = self.isolation.record, request.message
+        if record is None or self.runtime.drain.draining:
+            return False
+        message.suspicion = suspicion_of(request).begun(alone=True)
+        if message.suspicion.deaths_alone >= self.isolation.max_deaths and bury(
+            record, self.runtime.accounting, request
+        ):
+            return True
+        if not record.requeue(message, message.suspicion):
+            return False
+        request.acknowledged = True
+        return True
+
+    def _bury(self, item: Item) -> None:
+        if not bury(self.isolation.record, self.runtime.accounting, item.request):
+            self.runtime.consumer.timer.call_after(AGAIN_SECONDS, self._bury_again, (item,))
+
+    def _bury_again(self, item: Item) -> None:
+        self.isolation.add(item)
+        self._advance()
+
+
+def within(_seconds: float, what: Callable[[], Any]) -> Any:
+    """Ordinary sockets have time-outs of their own."""
+    return what()
 
 
 class Consumer(StockConsumer):  # type: ignore[misc]
     """Set as ``worker_consumer`` for the prefork role: on Redis, our transport for this connection only."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        refuse_declarations(self)
-        self._received: dict[int, Any] = {}
-        self._prune_at = 100
-        self._queues: dict[str, str] = {}
-        self.returns: Returns | None = None
-        if broker_scheme(self.app) in AMQP_TRANSPORTS:
-            from greenworker.returns import Returns  # noqa: PLC0415 - needs py-amqp
-
-            self.returns = Returns(
-                self.app, lambda message: self._queues.get(message.delivery_info["consumer_tag"], "")
-            )
-        Runtime.current().task_buckets = self.task_buckets
 
     def update_strategies(self) -> None:
         """For every connection."""
@@ -84,21 +148,51 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         connection = self.app.connection_for_read(heartbeat=heartbeat, transport=ours[broker_scheme(self.app)])
         return self.ensure_connected(keep_transport(connection, ours))
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        refuse_declarations(self)
+        self._received: dict[int, Any] = {}
+        self._prune_at = 100
+        self._queues: dict[str, str] = {}
+        self.returns: Returns | None = None
+        if broker_scheme(self.app) in AMQP_TRANSPORTS:
+            from greenworker.returns import Returns  # noqa: PLC0415 - needs py-amqp
+
+            self.returns = Returns(self.app, self.queue_of)
+        runtime = Runtime.current()
+        runtime.task_buckets = self.task_buckets
+        runtime.consumer = self
+        self.record = record_for(runtime, self.app, self.queue_of, lambda: self.connection_errors, within)
+        self.pool.isolation.record = self.record
+
+    def queue_of(self, message: Any) -> str:
+        """The queue that *message* came from, on AMQP; empty if nobody can say."""
+        info = message.delivery_info or {}
+        tag = info.get("consumer_tag")
+        if tag not in self._queues and self.task_consumer:
+            self._queues |= {active: name for name, active in self.task_consumer._active_tags.items()}
+        return str(self._queues.get(tag) or info.get("routing_key") or "")
+
     def on_close(self) -> None:
         """The connection is lost. On Redis what runs stays ours; what has not started goes back as soon as Redis answers."""
         ledger = Runtime.current().ledger
         if ledger is not None and ledger.keys is not None:
             running = {request.message.delivery_tag for request in list(state.active_requests)}
             ledger.return_later([tag for tag in list(ledger.held) if tag not in running])
+        self.pool.line.clear()
+        self.pool.isolation.take_waiting()
         super().on_close()
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
         """Celery's handler; a message with an ETA is looked at first."""
         handle, runtime = super().create_task_handler(*args, **kwargs), Runtime.current()
-        returns = self.returns
+        returns, recount = self.returns, getattr(self.record, "recount", None)
         self._received.clear()
 
         def on_message(message: Any) -> None:
+            if recount is not None and recount(message):
+                return
+            take_header(message)
             runtime.received(message)
             if returns is not None:
                 self._remember(message)
@@ -109,9 +203,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         return on_message
 
     def _remember(self, message: Any) -> None:
-        tag = message.delivery_info["consumer_tag"]
-        if tag not in self._queues:
-            self._queues = {active: name for name, active in self.task_consumer._active_tags.items()}
+        self.queue_of(message)  # the name is asked for when its consumer may be gone
         self._received[message.delivery_tag] = message
         if len(self._received) >= self._prune_at:
             self._received = {key: each for key, each in self._received.items() if not each.acknowledged}
@@ -122,7 +214,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         left = [message for message in self._received.values() if not message.acknowledged]
         if self.returns is not None and left:
             try:
-                self.returns.give_back(left)
+                self.returns.give_back([message for message in left if not sent_back(self.record, message)])
             except Exception as error:
                 unpatched.say(f"{len(left)} messages were not given back, the broker delivers them again: {error!r}")
         super().shutdown()
@@ -139,9 +231,11 @@ class Consumer(StockConsumer):  # type: ignore[misc]
 class Count:
     """One task's way through the counters."""
 
-    def __init__(self, runtime: Runtime, request: Any) -> None:
+    def __init__(self, runtime: Runtime, request: Any, ended: Callable[[], None], lost: Callable[[Any], bool]) -> None:
         self.runtime = runtime
         self.request = request
+        self.ended = ended
+        self.lost = lost
         self.started: float | None = None
 
     def before(self, accept: Callable[..., Any]) -> Callable[..., Any]:
@@ -165,9 +259,26 @@ class Count:
                 if how == FAILURE or type(error).__name__ == "TimeLimitExceeded":
                     self.runtime.accounting.task_failed(self.request.name, exception_name(error))
                 self.started = None
-            return ended(result, *args, **kwargs)
+            if isinstance(result, ExceptionInfo):
+                self._reject_as_lost(result.exception)
+            try:
+                return ended(result, *args, **kwargs)
+            finally:
+                self.ended()
 
         return finished
+
+    def _reject_as_lost(self, error: Any) -> None:
+        """Celery decides whether a task whose child has died runs again; how often is for us to say."""
+        if type(getattr(error, "exc", error)).__name__ not in ("WorkerLostError", "SystemExit"):
+            return
+        request, reject = self.request, self.request.reject
+
+        def lost(requeue: bool = False) -> None:
+            if not (requeue and self.lost(request)):
+                reject(requeue=requeue)
+
+        request.reject = lost
 
 
 class ProcessDrain(Drain):
@@ -259,6 +370,7 @@ def install(runtime: Runtime, app: Any) -> None:
         from greenworker.prefork_redis import ThreadLedger  # noqa: PLC0415 - needs redis
 
         ledger = runtime.ledger = ThreadLedger(runtime.environment.worker)
+        ledger.restarts_in_place = bool(os.environ.get("GREENWORKER_WORKER"))
         runtime.hazards.ledger_failures = lambda: ledger.flushes_failed
         signals.worker_shutdown.connect(ledger.leave, weak=False)
     signals.worker_init.connect(use_our_pool, weak=False)

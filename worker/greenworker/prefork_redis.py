@@ -48,6 +48,10 @@ class ThreadLedger(Ledger):
         """None: it is made of green threads. The loop asks ten times a second at rest."""
 
     def _reap_in_thread(self) -> None:
+        try:
+            self.reap_predecessors()
+        except Exception as error:
+            unpatched.say(f"could not look for messages of an earlier process: {error!r}")
         while not self._closing:
             sleep(DEAD_AFTER_SECONDS / 4)
             try:

@@ -26,7 +26,8 @@ from celery.utils.log import get_logger
 from greenworker import dead_letters, hub, unpatched
 from greenworker.fatal import or_die
 from greenworker.redis_doorbell import Doorbell
-from greenworker.redis_scripts import ACK, BEAT, BURY, DEAD, FETCH, GIVE_BACK
+from greenworker.redis_scripts import ACK, BEAT, BURY, DEAD, FETCH, GIVE_BACK, MARK
+from greenworker.suspicion import after_death
 
 logger = get_logger(__name__)
 
@@ -41,6 +42,9 @@ BEAT_AGAIN_SECONDS = 0.5
 """After a heartbeat that failed, over a new connection."""
 DEAD_AFTER_SECONDS = 20.0
 """Five missed beats."""
+
+EVERYBODY_SECONDS = 1e9
+"""Beats so far in the future are all there are."""
 
 RENEW_SECONDS = 60.0
 """How often the visibility time-out of what is held starts anew, or a quarter of the time-out if that is less."""
@@ -87,6 +91,8 @@ class Ledger:
 
     def __init__(self, worker: str) -> None:
         self.worker = f"{worker}.{uuid.uuid4().hex[:8]}"
+        self.restarts_in_place = False
+        """Whether *worker* names a pod: another process of that name has ended."""
         self.held: dict[str, Held] = {}
         self.keys: Keys | None = None
         self.doorbell: Doorbell | None = None
@@ -143,7 +149,7 @@ class Ledger:
             return
         self._address = address
         self._client = Client(connection_pool=pool)
-        for text in (FETCH, ACK, GIVE_BACK, DEAD, BURY):
+        for text in (FETCH, ACK, GIVE_BACK, DEAD, BURY, MARK):
             self._scripts[text] = self._client.register_script(text)
         self._beat_client = Client(connection_pool=impatient(channel._get_pool()))
         self._hang_doorbell(channel._get_pool())
@@ -246,6 +252,11 @@ class Ledger:
         self.held.pop(tag, None)
         return count == 1
 
+    def mark(self, tag: str, payload: bytes) -> bool:
+        """Who gets the message after this worker gets *payload*; what this one gives back itself stays as it was."""
+        assert self.keys is not None
+        return bool(self._scripts[MARK](keys=[self.keys.unacked, self.keys.held], args=[tag, payload]))
+
     def return_later(self, tags: list[str]) -> None:
         """Give back, unstarted, as soon as the broker answers."""
         self._returns += [tag for tag in tags if tag in self.held]
@@ -322,6 +333,10 @@ class Ledger:
                 self._due.raise_()
 
     def _reap_for_ever(self) -> None:
+        try:
+            self.reap_predecessors()
+        except Exception as error:
+            logger.warning("Could not look for messages of an earlier process: %r", error)
         while not self._closing:
             hub.sleep(DEAD_AFTER_SECONDS / 4)
             try:
@@ -342,15 +357,27 @@ class Ledger:
         ):
             return
         for raw in self._scripts[DEAD](keys=[self.keys.workers], args=[DEAD_AFTER_SECONDS]):
+            if raw.decode(errors="replace") != self.worker:
+                self._reap(raw.decode(errors="replace"), DEAD_AFTER_SECONDS)
+
+    def reap_predecessors(self) -> None:
+        """What ended processes of this pod hold: kubelet starts a container again only after it has ended."""
+        if self.keys is None or not self.restarts_in_place:
+            return
+        pod = self.worker.rpartition(".")[0]
+        for raw in self._scripts[DEAD](keys=[self.keys.workers], args=[-EVERYBODY_SECONDS]):
             name = raw.decode(errors="replace")
-            if name == self.worker:
-                continue
-            key = self.keys.held_prefix + name
-            count = self._return_strays(key, self._client.hgetall(key))
-            self._scripts[BURY](keys=[self.keys.workers, key], args=[name, DEAD_AFTER_SECONDS])
-            if count:
-                self.reaped += count
-                logger.warning("Gave back %d messages that the dead worker %s held", count, name)
+            if name != self.worker and name.rpartition(".")[0] == pod:
+                self._reap(name, 0.0)
+
+    def _reap(self, name: str, silent_seconds: float) -> None:
+        assert self.keys is not None
+        key = self.keys.held_prefix + name
+        count = self._return_strays(key, self._client.hgetall(key), died=True)
+        self._scripts[BURY](keys=[self.keys.workers, key], args=[name, silent_seconds])
+        if count:
+            self.reaped += count
+            logger.warning("Gave back %d messages that the dead worker %s held", count, name)
 
     def _reap_own_strays(self) -> None:
         """A fetch whose answer was lost with its connection has booked messages that nobody knows here. Seen twice: back."""
@@ -383,8 +410,10 @@ class Ledger:
         if not self._channel.closed:
             self._channel.qos.restore_visible(num=self._channel.unacked_restore_limit, interval=1)
 
-    def _return_strays(self, held_key: str, entries: dict[bytes, bytes]) -> int:
-        """*entries*: delivery tag to length and list of each. Returns how many were still booked."""
+    def _return_strays(self, held_key: str, entries: dict[bytes, bytes], *, died: bool = False) -> int:
+        """*entries*: delivery tag to length and list of each. *died*: whoever held them ended with them, and one of them may be
+        why. Returns how many were still booked.
+        """
         assert self.keys is not None
         count, tags = 0, list(entries)
         for first in range(0, len(tags), 100):
@@ -393,7 +422,7 @@ class Ledger:
             for tag, booked in zip(chunk, self._client.hmget(self.keys.unacked, chunk), strict=True):
                 length, _, key = entries[tag].partition(b":")
                 payload = booked[1 : 1 + int(length)] if booked else b""
-                arguments += [tag, key, redelivered(payload) if booked else b""]
+                arguments += [tag, key, redelivered(after_death(payload) if died else payload) if booked else b""]
             count += self._scripts[GIVE_BACK](keys=[self.keys.unacked, self.keys.index, held_key], args=arguments)
         return count
 

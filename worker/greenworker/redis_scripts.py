@@ -85,6 +85,17 @@ end
 return count
 """
 
+MARK = """
+-- A held message is another one from now on, for whoever gets it after this worker.
+-- KEYS: unacked, held   ARGV: tag, payload
+local origin, booked = redis.call('HGET', KEYS[2], ARGV[1]), redis.call('HGET', KEYS[1], ARGV[1])
+if not origin or not booked then return 0 end
+local length, list = string.match(origin, '^(%d+):(.*)$')
+redis.call('HSET', KEYS[1], ARGV[1], '[' .. ARGV[2] .. string.sub(booked, tonumber(length) + 2))
+redis.call('HSET', KEYS[2], ARGV[1], #ARGV[2] .. ':' .. list)
+return 1
+"""
+
 BEAT = """
 -- This worker lives, and with it what it holds: the visibility time-out counts from now.
 -- A full Redis refuses what could need memory, unless the script has written already: hence the ZREM of nobody, and it is the order

@@ -141,6 +141,8 @@ class Channel(stock.Channel):
         """Messages that may be fetched now: prefetch allows them, and the pool can start them or hold them ready."""
         allowed = self.qos.can_consume_max_estimate()
         pool, multiplier = self.runtime.pool, self.runtime.consumer.prefetch_multiplier
+        if pool.isolation.active:
+            return 0
         if not multiplier:  # the app wants all that there is
             return FETCH_AT_ONCE if allowed is None else int(allowed)
         startable = max(0, pool.limit * multiplier - len(pool.jobs) - len(pool.line))
@@ -195,7 +197,9 @@ class Channel(stock.Channel):
             self._refuse(tag, queue, reason, error)
 
     def _runs(self, tag: str) -> bool:
-        jobs = [*getattr(self.runtime.pool, "jobs", {}).values(), *getattr(self.runtime.pool, "line", ())]
+        pool = self.runtime.pool
+        apart = getattr(getattr(pool, "isolation", None), "waiting", ())
+        jobs = [*getattr(pool, "jobs", {}).values(), *getattr(pool, "line", ()), *apart]
         requests = [*state.active_requests, *(job.request for job in jobs if job.request is not None)]
         return any(request.message.delivery_tag == tag for request in requests)
 
@@ -216,7 +220,7 @@ class Channel(stock.Channel):
                 self.give_up(request)
         text = f"{reason}: {type(error).__name__}: {error}"[:REASON_CHARACTERS]
         if self.ledger.dead_letter(tag, queue, text):
-            self.runtime.accounting.dead_letters.add(1, queue, reason)
+            self.runtime.accounting.dead_letters.add(1, queue, "", reason)
         if tag in self.qos._delivered:
             virtual.QoS.ack(self.qos, tag)
         logger.error(

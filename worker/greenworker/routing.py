@@ -197,7 +197,7 @@ class Forwarder:
         return self._republisher
 
     def queue_of(self, message: Any) -> str:
-        """The name of the queue that *message* came from."""
+        """The name of the queue that *message* came from; empty if nobody can say."""
         consumed = self.consumer.queue_of(message)
         if consumed:
             return str(consumed)

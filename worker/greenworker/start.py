@@ -124,6 +124,7 @@ def _green(runtime: Any, app: Any) -> list[str]:
         from greenworker.redis_ledger import Ledger  # noqa: PLC0415
 
         ledger = runtime.ledger = Ledger(runtime.environment.worker)
+        ledger.restarts_in_place = bool(os.environ.get("GREENWORKER_WORKER"))
         runtime.hazards.ledger_failures = lambda: ledger.flushes_failed
     return ["-c", str(runtime.start_threads())]
 

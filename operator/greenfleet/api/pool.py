@@ -888,6 +888,18 @@ class Worker(Model):
     )
 
 
+class DeadLetter(Model):
+    """What becomes of a task that ends every process that runs it."""
+
+    max_deliveries: int = Field(
+        default=3,
+        ge=0,
+        le=100,
+        description="Worker processes that a task may end while it runs alone; after that its message is a dead letter, which "
+        "`kubectl greenfleet dead-letters` lists and requeues. 0: no cap, such a task ends workers for ever.",
+    )
+
+
 class ImagePullSecret(Model):
     """Name of a Secret with registry credentials."""
 
@@ -975,6 +987,9 @@ class PoolSpec(Model):
     limits: Limits = Field(default=Limits(), description="Time limits per task.")
     recycle: Recycle = Field(default=Recycle(), description="When a worker is replaced.")
     drain: Drain = Field(default=Drain(), description="How a worker leaves.")
+    dead_letter: DeadLetter = Field(
+        default=DeadLetter(), description="What becomes of a task that ends every process that runs it."
+    )
     worker: Worker = Field(default=Worker(), description="What the worker's pods have beyond the defaults.")
     network: Network | None = Field(
         default=None, description="A NetworkPolicy for the workers. Absent: no policy, everything is allowed."

@@ -21,6 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from greenfleet.simulator.cli import main as simulate  # noqa: PLC0415
 
             return int(simulate(words[1:]))
+        if words[:1] == ["dead-letters"]:
+            from greenfleet.cli.dead_letters import main as dead_letters  # noqa: PLC0415
+
+            return dead_letters(words[1:])
         options = _parser().parse_args(words)
         return int(options.run(options))
     except KeyboardInterrupt:
@@ -80,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     wait.set_defaults(run=_wait)
 
     _add_adopt(commands)
+    commands.add_parser(
+        "dead-letters", help="look at, requeue or drop the tasks that ended every worker that ran them", add_help=False
+    )
 
     commands.add_parser(
         "simulate", help="replay a trace against the law of scaling, KEDA and Celery's autoscaler", add_help=False

@@ -200,6 +200,7 @@ def _environment(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> list[
         "GREENWORKER_MAX_MEMORY_BYTES": spec.recycle.max_memory and round(quantity(spec.recycle.max_memory)),
         "GREENWORKER_MAX_TASKS": spec.recycle.max_tasks,
         "GREENWORKER_PREFETCH_MULTIPLIER": spec.worker.prefetch_multiplier,
+        "GREENWORKER_MAX_DELIVERIES": spec.dead_letter.max_deliveries,
         "GREENWORKER_CONSUMER_TIMEOUT_SECONDS": _seconds(broker.consumer_timeout),
         "GREENWORKER_ACCEPT_CONTENT": ",".join(spec.worker.accept_content),
         "GREENWORKER_REMOTE_CONTROL": spec.worker.remote_control,

@@ -351,6 +351,13 @@ class RabbitMQ:
         except OSError:
             return False
 
+    def control(self, *command: str) -> None:
+        """rabbitmqctl."""
+        subprocess.run(
+            [program("rabbitmqctl-is-not-used", "/usr/lib/rabbitmq/bin/rabbitmqctl"), *command],
+            env=self.environment, check=True, capture_output=True, timeout=60,
+        )  # fmt: skip
+
     def close_connections(self) -> None:
         """As an administrator, or a broker that restarts: every client has to connect again."""
         subprocess.run(

@@ -75,6 +75,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "recycle.maxMemory": ("769Mi", BOTH),
     "recycle.maxTasks": (1, BOTH),
     "drain.timeout": ("3m", BOTH),
+    "deadLetter.maxDeliveries": (4, BOTH),
     "worker.env": ([], BOTH),
     "worker.envFrom": ([], BOTH),
     "worker.resources": ({"limits": {"cpu": 1, "memory": "2Gi"}}, {E}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from greenworker.broker_url import FIX, UNREADABLE, is_readable
 from greenworker.tls import Trust
@@ -28,6 +28,8 @@ class Depth:
     ready: int
     unacked: int | None = None
     consumers: int | None = None
+    dead: int | None = None
+    """Dead letters of the queue."""
 
 
 class Broker(Protocol):
@@ -38,6 +40,9 @@ class Broker(Protocol):
 
     def depths(self, queues: tuple[Queue, ...]) -> dict[str, Depth]:
         """The depth of every queue; 0 for one that the broker does not know. Raises on any doubt."""
+
+    def dead_letters(self, queue: Queue) -> Any:
+        """The dead letters of *queue*: `dead_letters.Letters`."""
 
     def close(self) -> None:
         """Let go; never raises."""

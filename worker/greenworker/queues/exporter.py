@@ -96,12 +96,13 @@ class Exporter:
         self.unacked = GaugeSet(
             "greenfleet_queue_messages_unacked", "Messages delivered and not acknowledged.", ["queue"]
         )
+        self.dead = GaugeSet("greenfleet_queue_dead_letters", "Dead letters of a queue.", ["queue"])
         self.familiar_ready = GaugeSet("celery_queue_length", "As celery-exporter has it.", ["queue_name"])
         self.familiar_consumers = GaugeSet("celery_active_consumer_count", "As celery-exporter has it.", ["queue_name"])
         self.up = GaugeSet("greenfleet_queue_up", "1 if the broker answered the last question.", [])
         self.up.values[()] = 0
         for family in (
-            self.up, self.ready, self.unacked, self.familiar_ready, self.familiar_consumers, *process_families()
+            self.up, self.ready, self.unacked, self.dead, self.familiar_ready, self.familiar_consumers, *process_families()
         ):  # fmt: skip
             self.registry.add(family)
         self.last_round = self.last_answer = monotonic()
@@ -213,6 +214,7 @@ class Exporter:
         depths = {name: depth for name, (depth, asked) in list(self._known.items()) if now - asked <= OLD_SECONDS}
         self.ready.values = {(name,): depth.ready for name, depth in depths.items()}
         self.unacked.values = {(name,): depth.unacked for name, depth in depths.items() if depth.unacked is not None}
+        self.dead.values = {(name,): depth.dead for name, depth in depths.items() if depth.dead is not None}
         self.familiar_ready.values = dict(self.ready.values)
         self.familiar_consumers.values = {
             (name,): depth.consumers for name, depth in depths.items() if depth.consumers is not None

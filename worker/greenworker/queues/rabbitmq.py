@@ -8,14 +8,19 @@ AMQP does not tell what is unacknowledged; RabbitMQ's Prometheus plugin does, if
 from __future__ import annotations
 
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 from amqp.exceptions import NotFound
 from kombu.connection import Connection
 
+from greenworker.dead_letters import rabbit_queue
 from greenworker.queues.broker import TIMEOUT_SECONDS, Depth, Queue
 from greenworker.queues.plugin import Plugin
 from greenworker.tls import Trust, amqp_options, check_host_names
+
+DEAD_EVERY_SECONDS = 5.0
+"""How often dead letters are counted: a queue that does not exist costs a new channel each time."""
 
 
 class RabbitBroker:
@@ -30,10 +35,16 @@ class RabbitBroker:
             ssl=amqp_options(trust) if url.startswith("amqps://") else False,
             connect_timeout=TIMEOUT_SECONDS,
             heartbeat=0,
-            transport_options={"read_timeout": TIMEOUT_SECONDS, "write_timeout": TIMEOUT_SECONDS},
+            transport_options={
+                "read_timeout": TIMEOUT_SECONDS,
+                "write_timeout": TIMEOUT_SECONDS,
+                "confirm_publish": True,
+            },
         )
         self.connection.connect()
         self.channel: Any = self.connection.channel()
+        self._dead: dict[str, int] = {}
+        self._dead_at = 0.0
         client = self.connection
         self.plugin = (
             Plugin(client.hostname or "localhost", metrics_port, client.virtual_host or "/") if metrics_port else None
@@ -42,17 +53,39 @@ class RabbitBroker:
     def depths(self, queues: tuple[Queue, ...]) -> dict[str, Depth]:
         """See `Broker.depths`."""
         found: dict[str, Depth] = {}
+        self._ask_dead(queues)
         unacked = self.plugin.unacked() if self.plugin is not None else {}
         for queue in queues:
             try:
                 answer = self.channel.queue_declare(queue=queue.name, passive=True)
                 found[queue.name] = Depth(
-                    answer.message_count, unacked.get(queue.name), consumers=answer.consumer_count
+                    answer.message_count,
+                    unacked.get(queue.name),
+                    consumers=answer.consumer_count,
+                    dead=self._dead.get(queue.name),
                 )
             except NotFound:
-                found[queue.name] = Depth(0)
+                found[queue.name] = Depth(0, dead=self._dead.get(queue.name))
                 self.channel = self.connection.channel()
         return found
+
+    def _ask_dead(self, queues: tuple[Queue, ...]) -> None:
+        if self._dead_at and monotonic() - self._dead_at < DEAD_EVERY_SECONDS:
+            return
+        self._dead_at = monotonic()
+        for queue in queues:
+            try:
+                answer = self.channel.queue_declare(queue=rabbit_queue(queue.name), passive=True)
+                self._dead[queue.name] = answer.message_count
+            except NotFound:
+                self._dead[queue.name] = 0
+                self.channel = self.connection.channel()
+
+    def dead_letters(self, queue: Queue) -> Any:
+        """See `Broker.dead_letters`."""
+        from greenworker.queues.dead_letters import RabbitLetters  # noqa: PLC0415 - the command needs it, the exporter does not
+
+        return RabbitLetters(self.connection, queue)
 
     def close(self) -> None:
         """See `Broker.close`."""

@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from greenworker.dead_letters import key
 from greenworker.queues.broker import TIMEOUT_SECONDS, Depth, Queue
 from greenworker.tls import Trust, checks, redis_options, wishes
 
@@ -62,14 +63,21 @@ class RedisBroker:
         for queue in queues:
             for step in queue.priority_steps:
                 pipeline.llen(list_key(queue, step))
+        for queue in queues:
+            pipeline.llen(key(queue.key_prefix, queue.name))
         lengths = iter(pipeline.execute())
         ready = {queue.name: sum(next(lengths) for _ in queue.priority_steps) for queue in queues}
+        dead = {queue.name: next(lengths) for queue in queues}
         if monotonic() - self._unacked_at >= UNACKED_EVERY_SECONDS or not self._unacked_at:
             prefixes = {queue.key_prefix for queue in queues}
             self._unacked = {prefix: self._unacked_by_key(prefix) for prefix in prefixes}
             self._unacked_at = monotonic()
         return {
-            queue.name: Depth(ready[queue.name], self._unacked.get(queue.key_prefix, {}).get(queue.name, 0))
+            queue.name: Depth(
+                ready[queue.name],
+                self._unacked.get(queue.key_prefix, {}).get(queue.name, 0),
+                dead=dead[queue.name],
+            )
             for queue in queues
         }
 
@@ -95,6 +103,12 @@ class RedisBroker:
             if cursor == b"0":
                 return counts
         return {name: round(count * max(1.0, total / seen)) for name, count in counts.items()}
+
+    def dead_letters(self, queue: Queue) -> Any:
+        """See `Broker.dead_letters`."""
+        from greenworker.queues.dead_letters import RedisLetters  # noqa: PLC0415 - the command needs it, the exporter does not
+
+        return RedisLetters(self.client, queue)
 
     def close(self) -> None:
         """See `Broker.close`."""

@@ -140,6 +140,17 @@ def retry_after(self, number, seconds):
     note("done", number)
 
 
+@app.task
+def poison(number):
+    """As the kernel's OOM killer or a segmentation fault ends a process."""
+    note("start", number)
+    if os.environ.get("ANTIDOTE"):
+        note("done", number)
+        return
+    time.sleep(0.2)
+    os.kill(os.getpid(), 9)
+
+
 @app.task(pool=None if os.environ.get("UNMARKED") else "prefork")
 def marked(number):
     note("pid", os.getpid())

@@ -1,0 +1,161 @@
+"""One message that ends every process that runs it: the others are done, and it becomes a dead letter."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+
+from greenworker.dead_letters import key, rabbit_queue
+from greenworker.queues.broker import Queue, connect
+from greenworker.tls import Trust
+from tests.integration.worker.harness import PYTHON, RabbitMQ, Worker, eventually
+from tests.integration.worker.lanes import Lane, RabbitLane, RedisLane
+
+Start = Callable[..., Worker]
+
+
+class Kubelet:
+    """Starts each of its workers again, under the same name, whenever it has died."""
+
+    def __init__(self, start: Start, url: str, workers: int, **options: Any) -> None:
+        self.deaths = 0
+        self.workers = [start(url, name=f"pod{number}", **options) for number in range(workers)]
+        self._stop = Event()
+        self._thread = Thread(target=self._watch)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.05):
+            for worker in self.workers:
+                if worker.gone():
+                    self.deaths += 1
+                    worker.start()
+
+    def stop(self) -> None:
+        """Whoever dies from now on stays dead."""
+        self._stop.set()
+        self._thread.join()
+
+    def metric(self, name: str, /, **labels: str) -> float:
+        return sum(worker.metric(name, **labels) for worker in self.workers)
+
+    def tail(self) -> str:
+        return "\n".join(worker.tail(20) for worker in self.workers)
+
+
+@contextmanager
+def kubelet(start: Start, lane: Lane, workers: int = 2, **options: Any) -> Iterator[Kubelet]:
+    environment = {**lane.environment(), "GREENWORKER_MAX_DELIVERIES": "1", **options.pop("environment", {})}
+    found = Kubelet(start, lane.url, workers, queues=lane.queue, environment=environment, **options)
+    try:
+        yield found
+    finally:
+        found.stop()
+
+
+def dead(lane: Lane, queue: str = "") -> int:
+    queue = queue or lane.queue
+    if isinstance(lane, RedisLane):
+        return int(lane.server.client().llen(key("", queue)))
+    try:
+        return lane.ready(rabbit_queue(queue))
+    except Exception:  # noqa: BLE001 - there is none before the first
+        return 0
+
+
+def depth(lane: Lane) -> int | None:
+    """What the exporter would say."""
+    with closing(connect(lane.url, Trust())) as broker:
+        return broker.depths((Queue(lane.queue),))[lane.queue].dead
+
+
+def command(lane: Lane, directory: Path, *arguments: str) -> Any:
+    """As `kubectl greenfleet dead-letters` runs it in the exporter's pod."""
+    (directory / "url").write_text(lane.url)
+    finished = subprocess.run(
+        [PYTHON, "-m", "greenworker.queues.dead_letters", *arguments, "--queue", lane.queue],
+        env={**os.environ, "GREENWORKER_BROKER": "shop/broker/url", "GREENWORKER_BROKER_URL_FILE": str(directory / "url")},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout)
+
+
+def limit_deliveries(server: RabbitMQ, limit: int) -> None:
+    server.control("set_policy", "limit", "^lane", json.dumps({"delivery-limit": limit}), "--apply-to", "queues")
+
+
+@pytest.fixture(params=["redis", pytest.param("classic", marks=pytest.mark.slow), "quorum"])
+def lane(request: pytest.FixtureRequest) -> Lane:
+    if request.param == "redis":
+        return RedisLane(request.getfixturevalue("redis_server"))
+    return RabbitLane(request.getfixturevalue("rabbit_server"), request.param)
+
+
+def test_the_tasks_beside_a_poison_are_done_and_it_becomes_a_dead_letter(
+    lane: Lane, start_worker: Start, tmp_path: Path
+) -> None:
+    tasks = lane.producer()
+    for number in range(50):
+        tasks.nap.delay(number, 1)
+    tasks.poison.delay("poison")
+    for number in range(50, 100):
+        tasks.nap.delay(number, 1)
+    with kubelet(start_worker, lane, threads=120) as pool:
+        eventually(lambda: dead(lane) == 1, f"the poison is a dead letter; {pool.tail()}", 90)
+        ledger = pool.workers[0].ledger
+        eventually(lambda: ledger.done() == 100, f"the others are done, {ledger.done()}", 60)
+        assert pool.deaths == ledger.counts("start")["poison"] <= 4
+        eventually(
+            lambda: pool.metric("greenworker_dead_letters_total", queue=lane.queue, task="green_app.poison") == 1,
+            "counted",
+        )
+        eventually(lambda: lane.ready() == 0, "nothing is left")
+        assert "kubectl greenfleet dead-letters" in pool.tail()
+        pool.stop()
+        for worker in pool.workers:
+            worker.stop()
+    assert depth(lane) == 1, "the exporter counts it"
+    [letter] = command(lane, tmp_path, "list")
+    assert (letter["task"], letter["reason"], letter["deliveries"]) == ("green_app.poison", "worker_lost", 1)
+    assert "poison" in command(lane, tmp_path, "show", letter["id"])[0]["message"]
+    assert command(lane, tmp_path, "requeue", "nobody's") == []
+    assert command(lane, tmp_path, "requeue", letter["id"]) == [letter]
+    assert command(lane, tmp_path, "list") == []
+    cured = start_worker(lane.url, queues=lane.queue, environment={**lane.environment(), "ANTIDOTE": "1"})
+    eventually(lambda: cured.ledger.counts("done")["poison"] == 1, "the repaired task is done")
+    eventually(lambda: lane.ready() == 0 and dead(lane) == 0, "nothing is left")
+
+
+@pytest.mark.parametrize("kind", ["redis", pytest.param("quorum", marks=pytest.mark.slow)])
+def test_a_prefork_child_dies_as_often_as_the_field_says(
+    kind: str, request: pytest.FixtureRequest, start_worker: Start
+) -> None:
+    lane: Lane = (
+        RedisLane(request.getfixturevalue("redis_server"))
+        if kind == "redis"
+        else RabbitLane(request.getfixturevalue("rabbit_server"), kind)
+    )
+    tasks = lane.producer()
+    for number in range(10):
+        tasks.noop.delay(number)
+    tasks.poison.delay("poison")
+    for number in range(10, 20):
+        tasks.noop.delay(number)
+    environment = {**lane.environment(), "GREENWORKER_MAX_DELIVERIES": "2"}
+    worker = start_worker(
+        lane.url, pool="prefork", queues=lane.queue, arguments=["-c", "2"], environment=environment
+    ).ready()
+    eventually(lambda: dead(lane) == 1, f"the poison is a dead letter; {worker.tail()}", 30)
+    eventually(lambda: worker.ledger.done() == 20, "the others are done")
+    assert worker.ledger.counts("start")["poison"] == 2
+    worker.reaches("greenworker_dead_letters_total", 1, queue=lane.queue, task="green_app.poison")
+    assert not worker.gone()

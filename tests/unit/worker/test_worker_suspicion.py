@@ -1,0 +1,201 @@
+"""What makes a message a suspect, who runs with whom, and when one is proven guilty."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from greenworker.dead_letters import DeadLetter
+from greenworker.isolation import Isolation, store_failure, take_header
+from greenworker.queues.dead_letters import renewed
+from greenworker.suspicion import (
+    HEADER,
+    MEMORY_SECONDS,
+    NONE,
+    TOGETHER,
+    Suspicion,
+    after_death,
+    may_have_started,
+    read,
+)
+
+NOW = 1_800_000_000.0
+
+
+def test_one_death_is_an_accident_and_two_make_a_suspect() -> None:
+    once = NONE.after_death(NOW)
+    assert not once.suspect
+    assert once.after_death(NOW + 60).suspect
+
+
+def test_deaths_far_apart_are_unrelated() -> None:
+    later = NONE.after_death(NOW).after_death(NOW + MEMORY_SECONDS + 1)
+    assert (later.deaths, later.suspect) == (1, False)
+
+
+def test_a_suspect_stays_one() -> None:
+    suspect = NONE.after_death(NOW).after_death(NOW + 1)
+    assert suspect.after_death(NOW + 10 * MEMORY_SECONDS).suspect
+
+
+def test_only_runs_alone_prove_anything() -> None:
+    suspect = NONE.after_death(NOW).after_death(NOW)
+    together = suspect.begun(alone=False)
+    assert together.begun(alone=False).deaths_alone == 0
+    assert together.begun(alone=True).deaths_alone == 1
+    assert suspect.begun(alone=True).begun(alone=True).deaths_alone == 2
+
+
+@pytest.mark.parametrize("text", ["", "x", "1", "1 2", "1 2 3 4", "1,2,3", None, 7, ["1", "2", "3"]])
+def test_a_strange_header_says_nothing(text: Any) -> None:
+    assert read({HEADER: text}) == NONE
+    assert read(None) == NONE
+
+
+def test_the_header_says_what_is_known() -> None:
+    known = Suspicion(2, 1, 1_800_000_000)
+    assert read({HEADER: known.header()}) == known
+
+
+def test_a_header_is_for_this_delivery_only() -> None:
+    """Celery copies a message's headers into the retries of its task."""
+    message = SimpleNamespace(headers={HEADER: "2 1 5", "task": "a"})
+    take_header(message)
+    assert message.headers == {"task": "a"}
+    assert message.suspicion == Suspicion(2, 1, 5)
+
+
+@pytest.mark.parametrize(
+    ("eta", "started"),
+    [
+        (None, True),
+        ("2027-01-15T08:00:01+00:00", False),
+        ("2027-01-15T08:00:01Z", False),
+        ("2027-01-15T07:59:59+00:00", True),
+        ("tomorrow", True),
+    ],
+)
+def test_what_waits_for_its_eta_has_not_started(eta: str | None, started: bool) -> None:
+    assert may_have_started({"eta": eta}, NOW) is started
+
+
+def test_a_message_on_redis_carries_its_deaths() -> None:
+    payload = json.dumps({"body": "", "headers": {"task": "a"}, "properties": {}}).encode()
+    twice = after_death(after_death(payload))
+    assert read(json.loads(twice)["headers"]).deaths == 2
+    waits = json.dumps({"headers": {"eta": "2999-01-01T00:00:00+00:00"}}).encode()
+    assert after_death(waits) == waits
+    assert after_death(b"nonsense") == b"nonsense"
+
+
+class Pool:
+    """Items are names; everything about the broker is in `begun`."""
+
+    def __init__(self, suspicions: dict[str, Suspicion], max_deaths: int = 2) -> None:
+        self.requests = {
+            name: SimpleNamespace(name=name, message=SimpleNamespace(suspicion=suspicion))
+            for name, suspicion in suspicions.items()
+        }
+        self.started: list[str] = []
+        self.dead: list[str] = []
+        self.begun: dict[str, Suspicion] = {}
+        self.isolation = Isolation(self.started.append, self.requests.__getitem__, lambda: False, self.dead.append)
+        self.isolation.max_deaths = max_deaths
+        self.isolation.record = self
+        for name in suspicions:
+            self.isolation.add(name)
+
+    def attempts(self, message: Any, known: Suspicion) -> Suspicion:
+        return known
+
+    def begin(self, message: Any, after: Suspicion) -> None:
+        name = next(name for name, request in self.requests.items() if request.message is message)
+        self.begun[name] = after
+
+    def end(self, message: Any) -> None:
+        """Nothing."""
+
+    def requeue(self, message: Any, suspicion: Suspicion) -> bool:
+        return True
+
+    def bury(self, message: Any, task: str, task_id: str, deaths: int) -> str:
+        return "feeds"
+
+    def turn(self) -> list[str]:
+        """Everything that runs ends, and others start."""
+        for name in list(self.isolation.running):
+            assert self.isolation.ended(name)
+        before = len(self.started)
+        self.isolation.advance()
+        return self.started[before:]
+
+
+def test_suspects_that_were_never_tried_run_a_few_together_and_before_the_graver_ones() -> None:
+    names = {f"innocent-{number}": Suspicion(2) for number in range(TOGETHER + 3)}
+    pool = Pool({"grave": Suspicion(3, 1), **names, "graver": Suspicion(3, 2)})
+    assert pool.turn() == list(names)[:TOGETHER]
+    assert pool.turn() == list(names)[TOGETHER:]
+    assert pool.turn() == ["grave"]
+    assert pool.turn() == ["graver"]
+    assert pool.isolation.active
+    assert pool.turn() == []
+    assert not pool.isolation.active
+    assert pool.begun["innocent-0"].deaths_alone == 0
+    assert pool.begun["grave"].deaths_alone == 1
+
+
+def test_the_attempt_is_written_before_the_task_starts() -> None:
+    pool = Pool({"a": Suspicion(2)})
+    start, seen = pool.isolation._start, []
+    pool.isolation._start = lambda item: (seen.append(item in pool.begun), start(item))
+    pool.turn()
+    assert seen == [True]
+
+
+def test_a_proven_culprit_is_not_started_again() -> None:
+    pool = Pool({"culprit": Suspicion(2, 3), "other": Suspicion(2)}, max_deaths=2)
+    assert pool.turn() == ["other"]
+    assert pool.turn() == []
+    assert pool.dead == ["culprit"]
+
+
+def test_a_result_backend_that_is_down_does_not_escape() -> None:
+    class Backend:
+        def mark_as_failure(self, *_: Any, **__: Any) -> None:
+            raise OSError("down")
+
+    request = SimpleNamespace(
+        id="1", name="a", task=SimpleNamespace(backend=Backend()), _context=None, store_errors=True
+    )
+    store_failure(request, RuntimeError("why"))
+
+
+def test_a_dead_letter_survives_json() -> None:
+    letter = DeadLetter("feeds", "proj.a", "1", "worker_lost", NOW, 3, b"\xff{}")
+    assert DeadLetter.from_json(letter.to_json()) == letter
+    for nonsense in ("", "[]", "{}", '{"queue": 1}'):
+        with pytest.raises(ValueError):
+            DeadLetter.from_json(nonsense)
+
+
+def test_a_requeued_message_is_as_new_and_goes_to_the_list_of_its_priority() -> None:
+    message = {
+        "body": "x",
+        "headers": {"task": "a", HEADER: "2 4 5", "redelivered": True},
+        "properties": {
+            "priority": 7,
+            "delivery_tag": "t",
+            "delivery_info": {"redelivered": True, "routing_key": "feeds"},
+        },
+    }
+    payload, priority = renewed(json.dumps(message).encode())
+    assert json.loads(payload) == {
+        "body": "x",
+        "headers": {"task": "a"},
+        "properties": {"priority": 7, "delivery_tag": "t", "delivery_info": {"routing_key": "feeds"}},
+    }
+    assert priority == 7
+    assert renewed(b"nonsense") == (b"nonsense", 0)

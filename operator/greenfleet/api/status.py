@@ -22,6 +22,7 @@ CONDITION_TYPES = (
     "ScalingLimited",
     "HubBlocked",
     "TasksAtRisk",
+    "DeadLetters",
 )
 
 
@@ -74,7 +75,7 @@ class PoolStatus(Model):
     conditions: list[Condition] = Field(
         default=[],
         max_length=32,
-        description="Ready, Reconciling, Stalled (kstatus), MetricsAvailable, ScalingActive, ScalingLimited, HubBlocked, TasksAtRisk.",
+        description="Ready, Reconciling, Stalled (kstatus), MetricsAvailable, ScalingActive, ScalingLimited, HubBlocked, TasksAtRisk, DeadLetters.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     replicas: int | None = Field(default=None, ge=0, le=MAX_COUNT, description="Eventlet workers that exist.")

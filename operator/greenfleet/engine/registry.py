@@ -91,6 +91,10 @@ class Record:
     """A child changed since the last reconciliation, by somebody else's hand or our own."""
     guards: dict[tuple[str, str], float] = field(default_factory=dict)
     """Unix time at which workers last said that something endangers tasks, by (reason, task)."""
+    dead_letters: dict[str, int] = field(default_factory=dict)
+    """Dead letters by queue, as its exporter last said."""
+    dead_tasks: frozenset[str] = frozenset()
+    """Tasks that workers have moved there."""
     caught: dict[str, tuple[float, ...]] = field(default_factory=dict)
     """Moments at which each task was caught blocking, as evidence for routing."""
     learned_written_at: float = float("-inf")

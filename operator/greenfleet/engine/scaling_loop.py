@@ -60,6 +60,9 @@ CROWDED_AT_ONCE = 4
 REST_SECONDS = 20.0
 """A pool that sleeps is looked at every tick, and decided on at least so often."""
 
+DEAD_TASKS = 20
+"""Names of dead-lettered tasks that are remembered of one pool."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answers:
@@ -320,9 +323,10 @@ class ScalingLoop:
                     self._decide(record, pool, record.fleet(role), answers, now)
         except Exception:
             _log.exception("%s: the scaling loop failed on this pool: a bug of ours", record.key)
+        news = _note_dead_letters(record, pool, answers.workers, answers.depths[self._source_name(pool)])
         shown = (record.body, *(self._view.deployment(pool.namespace, name) for name in _children(pool)))
         same = record.shown is not None and all(map(operator.is_, record.shown, shown))
-        if same and record.fleets and all(fleet.skipped is not None for fleet in record.fleets.values()):
+        if same and not news and record.fleets and all(fleet.skipped is not None for fleet in record.fleets.values()):
             return  # nothing was decided and nothing changed: the status is what it was
         record.shown = shown
         self._spawn(self._status.sync(record))
@@ -527,6 +531,22 @@ def _waiting(sample: Sample) -> float:
     for queue in sample.queues:
         depths[queue.queue] = max(queue.ready, depths.get(queue.queue, 0.0))
     return sum(depths.values()) + sum(worker.reserved for worker in sample.workers)
+
+
+def _note_dead_letters(
+    record: Record, pool: GreenWorkerPool, workers: Workers | QueryError, depths: Depths | QueryError | None
+) -> bool:
+    """What the exporter says of the pool's queues, and the workers of their tasks; True if it is news. Silence is none."""
+    counts = {} if depths is None or isinstance(depths, QueryError) else depths.dead_letters
+    named = frozenset() if isinstance(workers, QueryError) else workers.dead_tasks.get(pool.key, frozenset())
+    before = (record.dead_letters, record.dead_tasks)
+    queues = [*_expected_queues(pool, Role.EVENTLET), *_expected_queues(pool, Role.PREFORK)]
+    said = {queue: counts.get((pool.broker_key, queue)) for queue in queues}
+    now = {queue: record.dead_letters.get(queue, 0) if count is None else count for queue, count in said.items()}
+    record.dead_letters = {queue: count for queue, count in now.items() if count}
+    tasks = (record.dead_tasks | named) if record.dead_letters else frozenset()
+    record.dead_tasks = frozenset(sorted(tasks)[:DEAD_TASKS])
+    return (record.dead_letters, record.dead_tasks) != before
 
 
 def _expected_queues(pool: GreenWorkerPool, role: Role) -> tuple[str, ...]:

@@ -22,7 +22,9 @@ _Object = dict[str, Any]
 _Said = tuple[str, str, str]
 """Status, reason and message of a condition."""
 
-_MEASURED = frozenset({"MetricsAvailable", "ScalingActive", "ScalingLimited", "HubBlocked", "TasksAtRisk"})
+_MEASURED = frozenset(
+    {"MetricsAvailable", "ScalingActive", "ScalingLimited", "HubBlocked", "TasksAtRisk", "DeadLetters"}
+)
 """Conditions that need samples: unknown between a start of the operator and its first decision."""
 _FIRST_SAMPLE_REASONS = frozenset({Blindness.NO_SAMPLE, Blindness.BROKER_DOWN})
 BLOCKED_MEMORY_SECONDS = 300.0
@@ -91,6 +93,7 @@ def _conditions(record: Record, observed: Observed, decision: Decision | None) -
         "ScalingLimited": _scaling_limited(decision),
         "HubBlocked": _hub_blocked(record.blocked, observed.now),
         "TasksAtRisk": _tasks_at_risk(record.guards, observed.now),
+        "DeadLetters": _dead_letters(record),
     }
     before = {condition["type"]: condition for condition in record.status.get("conditions") or ()}
     if decision is None and not stalled:
@@ -260,6 +263,22 @@ def _tasks_at_risk(guards: Mapping[tuple[str, str], float], now: float) -> _Said
         tasks = [task for found, task in held if found == reason and task]
         sentences.append(_GUARDS[reason][1] + (f" Tasks: {', '.join(tasks[:5])}." if tasks else ""))
     return "True", _GUARDS[held[0][0]][0], " ".join(sentences)
+
+
+def _dead_letters(record: Record) -> _Said:
+    """How many, of which tasks, and the command."""
+    if not record.dead_letters:
+        return "False", "NoDeadLetters", "No task was taken out of the queues."
+    metadata = record.body["metadata"]
+    counts = ", ".join(f"{count} of queue {queue}" for queue, count in sorted(record.dead_letters.items()))
+    tasks = f" Tasks: {', '.join(sorted(record.dead_tasks)[:5])}." if record.dead_tasks else ""
+    return (
+        "True",
+        "TaskDeadLettered",
+        f"Tasks that ended every worker that ran them were taken out of the queues: {counts}.{tasks} "
+        f"`kubectl greenfleet dead-letters {metadata['name']} -n {metadata['namespace']}` lists them: repair the task (or raise the "
+        "memory limit) and requeue them, or drop them.",
+    )
 
 
 def learned_status(learned: Learned) -> _Object:

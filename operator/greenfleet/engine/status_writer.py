@@ -138,6 +138,7 @@ class StatusWriter:
                 "Stalled": "True",
                 "HubBlocked": "True",
                 "TasksAtRisk": "True",
+                "DeadLetters": "True",
                 "MetricsAvailable": "False",
             }.get(name)
             if bad_status is None:

@@ -15,8 +15,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from greenfleet.metrics.prometheus import Series
-from greenfleet.metrics.sources import DEPTH_PARTS, READY, UNACKED, UP, WORKER_PARTS, DepthQuery
+from greenfleet.metrics.sources import DEAD, DEAD_TASK, DEPTH_PARTS, READY, UNACKED, UP, WORKER_PARTS, DepthQuery
 from greenfleet.scaling.types import QueueSample, WorkerSample
+
+MOST_DEAD_LETTERS = 1e12
+"""More is not a number of messages."""
 
 _Target = tuple[tuple[str, str], ...]
 _NEEDED = frozenset({"threads_limit", "started", "finished"})
@@ -52,6 +55,9 @@ class Depths:
         """Everything said about a queue to whoever listens to these scopes: brokers or namespaces."""
         return tuple(depth for scope in scopes for depth in self.queues.get((scope, queue), ()))
 
+    dead_letters: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """By (broker, queue), where our exporter says so."""
+
 
 @dataclass(frozen=True, slots=True)
 class Worker:
@@ -71,6 +77,8 @@ class Workers:
     by_fleet: Mapping[tuple[str, str], tuple[Worker, ...]] = field(default_factory=dict)
     foreign: frozenset[str] = frozenset()
     """Namespaces that a target of another one spoke for."""
+    dead_tasks: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By pool's key: tasks that its living workers have moved to the dead letters."""
 
 
 @dataclass(slots=True)
@@ -92,6 +100,7 @@ class DepthReader:
         self._up: dict[str, list[float]] = defaultdict(list)
         self._foreign: set[str] = set()
         self._unnamed: set[str] = set()
+        self._dead: dict[tuple[str, str], int] = {}
 
     def take(self, series: Series) -> None:
         """One series."""
@@ -107,6 +116,10 @@ class DepthReader:
             self._up[scope].append(series.value)
             return
         name = labels.get(query.queue_label, "")
+        if part == DEAD:
+            if 0 <= series.value < MOST_DEAD_LETTERS:
+                self._dead[scope, name] = max(self._dead.get((scope, name), 0), int(series.value))
+            return
         if scope and not query.names_broker:
             self._unnamed.add(name)
         said = self._queues.setdefault((scope, name, _target(labels, _NAME)), _Queue(labels))
@@ -129,6 +142,7 @@ class DepthReader:
             frozenset(broker for broker, values in self._up.items() if not any(value == 1 for value in values)),
             frozenset(self._foreign),
             frozenset(self._unnamed),
+            self._dead,
         )
 
 
@@ -224,6 +238,7 @@ class WorkerReader:
         self._processes: dict[_Target, _Process] = {}
         self._workers: dict[tuple[str, str, str], list[_Process]] = defaultdict(list)
         self._foreign: set[str] = set()
+        self._dead_tasks: dict[str, set[str]] = defaultdict(set)
 
     def take(self, series: Series) -> None:
         """One series."""
@@ -234,6 +249,10 @@ class WorkerReader:
         pool = labels.get("pool", "")
         if self._verify and _is_foreign(labels, pool):
             self._foreign.add(_namespace_of(pool))
+            return
+        if part == DEAD_TASK:
+            if labels.get("task") and series.value > 0:
+                self._dead_tasks[pool].add(labels["task"])
             return
         target = _target(labels, _OWN_LABELS)
         process = self._processes.get(target)
@@ -259,7 +278,11 @@ class WorkerReader:
         fleets: dict[tuple[str, str], list[Worker]] = defaultdict(list)
         for (pool, role, pod), processes in self._workers.items():
             fleets[pool, role].extend(_workers(pod, processes))
-        return Workers({key: tuple(workers) for key, workers in fleets.items() if workers}, frozenset(self._foreign))
+        return Workers(
+            {key: tuple(workers) for key, workers in fleets.items() if workers},
+            frozenset(self._foreign),
+            {key: frozenset(tasks) for key, tasks in self._dead_tasks.items()},
+        )
 
 
 def _workers(pod: str, processes: Iterable[_Process]) -> Iterator[Worker]:

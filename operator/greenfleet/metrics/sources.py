@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from greenfleet.settings import BUILT_IN_SOURCES, Source
 
 READY, UNACKED, UP = "ready", "unacked", "up"
+DEAD, DEAD_TASK = "dead", "dead_task"
 
 GREENFLEET = "greenfleet"
 """Name of the default source: our exporter, the only one whose series name the broker."""
@@ -24,6 +25,7 @@ DEPTH_PARTS: Mapping[str, str] = {
     "greenfleet_queue_messages_ready": READY,
     "greenfleet_queue_messages_unacked": UNACKED,
     "greenfleet_queue_up": UP,
+    "greenfleet_queue_dead_letters": DEAD,
 }
 """What each metric of our exporter says."""
 
@@ -44,6 +46,7 @@ WORKER_PARTS: Mapping[str, str] = {
     "greenworker_hub_blocked_seconds_total": "hub_blocked",
     "greenworker_recycle_wanted": "recycle",
     "greenworker_guard": "guard",
+    "greenworker_dead_letters_total": DEAD_TASK,
 }
 """What each metric of a worker says: none has a series per task but those whose tasks are told apart here."""
 

@@ -111,6 +111,7 @@ SILENT = {
     'greenfleet_desired_workers{instance="a",pool="shop/feeds",role="eventlet"}': "2+0x60",
     'greenfleet_ready_workers{instance="a",pool="shop/feeds",role="eventlet"}': "2+0x60",
     'greenfleet_queue_up{broker="shop/broker/url"}': "1+0x60",
+    'greenfleet_queue_dead_letters{broker="shop/broker/url",queue="feeds"}': "0+0x60",
     'greenfleet_query_failures_total{instance="a",server="default",reason="timeout"}': "3+0x60",
     'greenfleet_reconciles_total{instance="a",outcome="error"}': "1+0x60",
     'greenworker_hub_blocked_seconds_total{pool="shop/feeds",task="t"}': "1+0x60",
@@ -129,6 +130,7 @@ BAD = {
         'greenfleet_query_failures_total{instance="a",server="default",reason="timeout"}': "0+10x60"
     },
     "GreenfleetBrokerUnreachable": {'greenfleet_queue_up{broker="shop/broker/url"}': "0+0x60"},
+    "GreenfleetDeadLetters": {'greenfleet_queue_dead_letters{broker="shop/broker/url",queue="feeds"}': "1+0x60"},
     "GreenfleetWorkersMissing": {'greenfleet_ready_workers{instance="a",pool="shop/feeds",role="eventlet"}': "1+0x60"},
     "GreenfleetHubBlocked": {'greenworker_hub_blocked_seconds_total{pool="shop/feeds",task="t"}': "0+6x60"},
     "GreenfleetWorkersLackCpu": {'greenworker_hub_cpu_wait_seconds_total{pool="shop/feeds",worker="a"}': "0+45x60"},

@@ -71,6 +71,8 @@ class World:
     """Tasks that every worker has finished so far."""
     guards: tuple[tuple[str, str], ...] = ()
     """Reason and task of what every worker warns of."""
+    dead: int | None = 0
+    """Dead letters of the queue as the exporter counts them; None while it says nothing."""
     hangs_up: bool = False
     """The connection breaks off, as when the server is gone."""
     record: Record = field(init=False)
@@ -94,6 +96,8 @@ class World:
         found = [({**broker, "__name__": "greenfleet_queue_up"}, self.up, at)]
         for queue in self.queues:
             found.append(({**broker, "queue": queue, "__name__": "greenfleet_queue_messages_ready"}, self.depth, at))
+            if self.dead is not None:
+                found.append(({**broker, "queue": queue, "__name__": "greenfleet_queue_dead_letters"}, self.dead, at))
         for number in range(self.replicas - self.silent_workers):
             worker = {"namespace": "shop", "pool": "shop/feeds", "role": "eventlet", "worker": f"feeds-{number}"}
             values = {

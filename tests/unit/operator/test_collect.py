@@ -225,3 +225,26 @@ def test_eventlet_and_prefork_workers_are_kept_apart() -> None:
         ("shop/feeds", "eventlet"),
         ("shop/feeds", "prefork"),
     }
+
+
+def test_dead_letters_count_only_if_the_exporter_is_of_the_brokers_namespace() -> None:
+    def dead(value: float, broker: str, queue: str = "feeds") -> Series:
+        labels = {"__name__": "greenfleet_queue_dead_letters", "namespace": "shop", "broker": broker, "queue": queue}
+        return Series(labels, value, 100.0)
+
+    found = depths(
+        dead(2, BROKER), dead(9, "other/broker/url"), dead(math.nan, BROKER, "slow"), dead(math.inf, BROKER, "slower")
+    )
+    assert found.dead_letters == {(BROKER, "feeds"): 2}
+    assert not found.queues, "it is no depth"
+
+
+def test_dead_lettered_tasks_are_named_by_the_pools_own_workers() -> None:
+    def dead(value: float, task: str, namespace: str = "shop") -> Series:
+        labels = {"__name__": "greenworker_dead_letters_total", "pool": "shop/feeds", "queue": "feeds", "task": task}
+        return Series({**labels, "namespace": namespace}, value, 100.0)
+
+    answer = [dead(1, "proj.parse"), dead(0, "proj.fine"), dead(1, ""), dead(1, "proj.foreign", "other")]
+    found = read_workers([*alive(), *answer], verify_namespace=True)
+    assert found.dead_tasks == {"shop/feeds": {"proj.parse"}}
+    assert len(found.by_fleet["shop/feeds", "eventlet"]) == 1

@@ -82,6 +82,7 @@ def test_a_pool_that_works_is_ready_and_nothing_else() -> None:
         "ScalingLimited": "False",
         "HubBlocked": "False",
         "TasksAtRisk": "False",
+        "DeadLetters": "False",
     }
 
 
@@ -245,6 +246,17 @@ def test_what_endangers_tasks_is_one_condition_with_every_reason() -> None:
     assert "proj.old" not in said["message"]
     found.guards = {}
     assert conditions(compute(found, WELL))["TasksAtRisk"]["status"] == "False"
+
+
+def test_dead_letters_are_counted_named_and_the_command_is_there() -> None:
+    found = reconciled()
+    found.dead_letters, found.dead_tasks = {"feeds": 2, "feeds.prefork": 1}, frozenset({"proj.parse", "proj.render"})
+    said = conditions(compute(found, WELL))["DeadLetters"]
+    assert (said["status"], said["reason"]) == ("True", "TaskDeadLettered")
+    assert "2 of queue feeds, 1 of queue feeds.prefork" in said["message"]
+    assert "Tasks: proj.parse, proj.render." in said["message"]
+    metadata = found.body["metadata"]
+    assert f"kubectl greenfleet dead-letters {metadata['name']} -n {metadata['namespace']}" in said["message"]
 
 
 def test_the_selector_and_the_counts_are_those_of_the_eventlet_workers() -> None:

@@ -57,3 +57,26 @@ def test_an_operator_that_starts_anew_does_not_warn_again_of_tasks_at_risk(monke
         assert cluster.warned == ["VisibilityTimeout"]
 
     play(scenario, monkeypatch, replicas=2)
+
+
+def test_dead_letters_are_one_warning_until_the_exporter_says_that_there_are_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
+        await pass_time(2 * TICK)
+        assert cluster.condition("DeadLetters")["status"] == "False"
+        world.dead = 2
+        await pass_time(2 * TICK)
+        assert "2 of queue feeds" in cluster.condition("DeadLetters")["message"]
+        await pass_time(LONG)
+        assert cluster.warned == ["TaskDeadLettered"], "one Event, not one per tick"
+        assert "kubectl greenfleet dead-letters" in cluster.events_of("TaskDeadLettered")[0]
+        world.dead = None
+        await pass_time(LONG)
+        assert cluster.condition("DeadLetters")["status"] == "True", "silence is no all-clear"
+        world.dead = 0
+        await pass_time(2 * TICK)
+        assert cluster.condition("DeadLetters")["status"] == "False"
+        assert len(cluster.events_of("NoDeadLetters")) == 1
+
+    play(scenario, monkeypatch, replicas=2)

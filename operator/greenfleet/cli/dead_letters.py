@@ -1,4 +1,4 @@
-"""`kubectl greenfleet dead-letters POOL`: what was taken out of a pool's queues because it ends its workers.
+"""`kubectl greenfleet dead-letters POOL`: what was taken out of a pool's queues because no worker can run it.
 
 The exporter's pod has the broker's URL, so the command runs there, through `kubectl exec` with the user's own rights.
 """
@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     # A parser of its own: a sub-command's takes no positional argument after an option that follows the pool's name.
     parser = argparse.ArgumentParser(
         prog="greenfleet dead-letters",
-        description="Look at, requeue or drop the tasks that ended every worker that ran them.",
+        description="Look at, requeue or drop the messages that no worker can run.",
     )
     parser.add_argument("pool", help="name of the GreenWorkerPool")
     parser.add_argument("action", nargs="?", choices=("list", "show", "requeue", "drop"), default="list")
@@ -82,7 +82,7 @@ def render(action: str, found: list[dict[str, Any]]) -> list[str]:
         return ["no dead letters" if action == "list" else f"nothing to {action}"]
     rows = [("ID", "TASK", "QUEUE", "REASON", "DELIVERIES", "AT")]
     rows += [
-        (one["id"], one["task"], one["queue"], one["reason"], str(one["deliveries"]), _clock(one["at"]))
+        (one["id"], one["task"], one["queue"], one["reason"].split(":")[0], str(one["deliveries"]), _clock(one["at"]))
         for one in found
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_adopt(commands)
     commands.add_parser(
-        "dead-letters", help="look at, requeue or drop the tasks that ended every worker that ran them", add_help=False
+        "dead-letters", help="look at, requeue or drop the messages that no worker can run", add_help=False
     )
 
     commands.add_parser(

@@ -268,16 +268,16 @@ def _tasks_at_risk(guards: Mapping[tuple[str, str], float], now: float) -> _Said
 def _dead_letters(record: Record) -> _Said:
     """How many, of which tasks, and the command."""
     if not record.dead_letters:
-        return "False", "NoDeadLetters", "No task was taken out of the queues."
+        return "False", "NoDeadLetters", "No message was taken out of the queues."
     metadata = record.body["metadata"]
     counts = ", ".join(f"{count} of queue {queue}" for queue, count in sorted(record.dead_letters.items()))
     tasks = f" Tasks: {', '.join(sorted(record.dead_tasks)[:5])}." if record.dead_tasks else ""
     return (
         "True",
         "TaskDeadLettered",
-        f"Tasks that ended every worker that ran them were taken out of the queues: {counts}.{tasks} "
-        f"`kubectl greenfleet dead-letters {metadata['name']} -n {metadata['namespace']}` lists them: repair the task (or raise the "
-        "memory limit) and requeue them, or drop them.",
+        f"Messages that no worker can run were taken out of the queues: {counts}.{tasks} "
+        f"`kubectl greenfleet dead-letters {metadata['name']} -n {metadata['namespace']}` lists them with the reason: repair the task (or "
+        "raise the memory limit) and requeue them, or drop them.",
     )
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Event, Thread
+from time import time
 from typing import Any
 
 import pytest
 
 from greenworker.dead_letters import key, rabbit_queue
 from greenworker.queues.broker import Queue, connect
+from greenworker.suspicion import HEADER, Suspicion
 from greenworker.tls import Trust
-from tests.integration.worker.harness import PYTHON, RabbitMQ, Worker, eventually
+from tests.integration.worker.harness import PYTHON, RabbitMQ, Redis, Worker, eventually
 from tests.integration.worker.lanes import Lane, RabbitLane, RedisLane
 
 Start = Callable[..., Worker]
@@ -93,7 +96,10 @@ def limit_deliveries(server: RabbitMQ, limit: int) -> None:
     server.control("set_policy", "limit", "^lane", json.dumps({"delivery-limit": limit}), "--apply-to", "queues")
 
 
-@pytest.fixture(params=["redis", pytest.param("classic", marks=pytest.mark.slow), "quorum"])
+SLOW = pytest.mark.slow
+
+
+@pytest.fixture(params=["redis", pytest.param("classic", marks=SLOW), pytest.param("quorum", marks=SLOW)])
 def lane(request: pytest.FixtureRequest) -> Lane:
     if request.param == "redis":
         return RedisLane(request.getfixturevalue("redis_server"))
@@ -133,6 +139,76 @@ def test_the_tasks_beside_a_poison_are_done_and_it_becomes_a_dead_letter(
     cured = start_worker(lane.url, queues=lane.queue, environment={**lane.environment(), "ANTIDOTE": "1"})
     eventually(lambda: cured.ledger.counts("done")["poison"] == 1, "the repaired task is done")
     eventually(lambda: lane.ready() == 0 and dead(lane) == 0, "nothing is left")
+
+
+def suspected(tasks: Any, task: str, *arguments: Any) -> None:
+    """Publish a message that two processes have died with."""
+    getattr(tasks, task).apply_async(arguments, headers={HEADER: Suspicion(2, 0, int(time())).header()})
+
+
+def test_a_suspect_that_ends_its_process_alone_is_a_dead_letter_and_its_failure_is_stored(
+    any_lane: Lane, start_worker: Start, redis_broker: Redis
+) -> None:
+    tasks = any_lane.producer()
+    suspected(tasks, "poison", "poison")
+    environment = {
+        "APP_CONF": "{'task_ignore_result': False}",
+        "CELERY_RESULT_BACKEND": redis_broker.url.replace("/0", "/3"),
+        "GREENWORKER_MAX_DELIVERIES": "2",
+    }
+    with kubelet(start_worker, any_lane, 1, threads=20, environment=environment) as pool:
+        eventually(lambda: dead(any_lane) == 1, "the poison is a dead letter", 60)
+        assert pool.deaths == pool.workers[0].ledger.counts("start")["poison"] == 2
+        stored = redis_broker.client(3)
+        [key] = eventually(lambda: stored.keys("celery-task-meta-*"), "the failure is stored")
+        result = json.loads(str(stored.get(key)))
+        assert (result["status"], result["result"]["exc_type"]) == ("FAILURE", "WorkerLostError")
+        assert "dead letter of queue" in str(result["result"]["exc_message"])
+        tasks.noop.delay(1)
+        eventually(lambda: pool.workers[0].ledger.done() == 1, "and the worker goes on")
+
+
+def test_a_drain_never_counts_against_a_suspect(any_lane: Lane, start_worker: Start) -> None:
+    """One death alone would be enough here."""
+    suspected(any_lane.producer(), "nap", 1, 300)
+    environment = {**any_lane.environment(), "GREENWORKER_MAX_DELIVERIES": "1", "GREENWORKER_DRAIN_SECONDS": "1"}
+    for run in (1, 2, 3):
+        worker = start_worker(any_lane.url, queues=any_lane.queue, environment=environment)
+        eventually(lambda run=run, worker=worker: worker.ledger.counts("start")["1"] == run, "it runs")
+        worker.signal(signal.SIGTERM)
+        assert worker.wait(30) == 0, worker.tail()
+    assert (any_lane.ready(), dead(any_lane)) == (1, 0)
+
+
+def test_nothing_starts_beside_a_suspect(any_lane: Lane, start_worker: Start) -> None:
+    tasks = any_lane.producer()
+    worker = start_worker(any_lane.url, queues=any_lane.queue, threads=10, environment=any_lane.environment()).ready()
+    tasks.nap.delay("before", 2)
+    eventually(lambda: worker.ledger.counts("start")["before"] == 1, "it runs")
+    suspected(tasks, "nap", "suspect", 1)
+    eventually(lambda: any_lane.ready() == 0, "the worker has it")
+    for number in range(5):
+        tasks.noop.delay(number)
+    eventually(lambda: worker.ledger.done() == 7, f"all are done; {worker.tail()}")
+    lines = worker.ledger.path.read_text().split("\n")
+    assert lines[:4] == ["start before", "done before", "start suspect", "done suspect"]
+
+
+@pytest.mark.slow
+def test_a_delivery_limit_of_the_queue_loses_nothing_beside_a_poison(
+    rabbit_server: RabbitMQ, start_worker: Start
+) -> None:
+    """RabbitMQ drops what a quorum queue has delivered too often: here after 3 times, by default in RabbitMQ 4 after 20."""
+    lane = RabbitLane(rabbit_server, "quorum")
+    limit_deliveries(rabbit_server, 3)
+    tasks = lane.producer()
+    for number in range(30):
+        tasks.nap.delay(number, 2)
+    tasks.poison.delay("poison")
+    with kubelet(start_worker, lane, 1, threads=100, environment={"GREENWORKER_MAX_DELIVERIES": "3"}) as pool:
+        eventually(lambda: dead(lane) == 1, f"the poison is a dead letter; {pool.tail()}", 120)
+        ledger = pool.workers[0].ledger
+        eventually(lambda: ledger.done() == 30, f"the others are done, {ledger.done()}", 60)
 
 
 @pytest.mark.parametrize("kind", ["redis", pytest.param("quorum", marks=pytest.mark.slow)])

@@ -153,6 +153,20 @@ class RabbitLetters:
         )  # fmt: skip
 
 
+class SeveralLetters:
+    """Those of several servers that are one broker."""
+
+    def __init__(self, parts: Sequence[Letters]) -> None:
+        self.parts = parts
+
+    def each(self) -> Iterator[DeadLetter]:
+        for part in self.parts:
+            yield from part.each()
+
+    def take(self, identity: str, *, requeue: bool) -> list[DeadLetter]:
+        return [letter for part in self.parts for letter in part.take(identity, requeue=requeue)]
+
+
 def letter_of(message: Any, queue: str) -> DeadLetter:
     """What the message's headers say; also of one that somebody else put there."""
     headers = message.headers or {}

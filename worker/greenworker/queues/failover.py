@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 
 from greenworker.queues.broker import Depth, Queue
 
@@ -24,6 +24,9 @@ class Member(Protocol):
 
     def depths(self, queues: tuple[Queue, ...]) -> dict[str, Depth]:
         """See `Broker.depths`."""
+
+    def dead_letters(self, queue: Queue) -> Any:
+        """See `Broker.dead_letters`."""
 
     def identity(self) -> str:
         """The data set that it is master of; empty for a replica."""
@@ -69,6 +72,13 @@ class Failover:
             raise self._error
         return {queue.name: total([depths[queue.name] for depths in found.values()]) for queue in queues}
 
+    def dead_letters(self, queue: Queue) -> Any:
+        """See `Broker.dead_letters`: those of every master that answers."""
+        from greenworker.queues.dead_letters import SeveralLetters  # noqa: PLC0415 - the command needs it, the exporter does not
+
+        masters = {member.identity(): member for member in self._members.values() if member is not None}
+        return SeveralLetters([member.dead_letters(queue) for identity, member in masters.items() if identity])
+
     def close(self) -> None:
         """See `Broker.close`."""
         self._closed = True
@@ -102,7 +112,9 @@ class Failover:
 def total(depths: Sequence[Depth]) -> Depth:
     """Their sum; what one of them cannot tell, the sum cannot."""
     unacked = [depth.unacked for depth in depths]
+    dead = [depth.dead for depth in depths]
     return Depth(
         sum(depth.ready for depth in depths),
         None if None in unacked else sum(count for count in unacked if count is not None),
+        dead=None if None in dead else sum(count for count in dead if count is not None),
     )

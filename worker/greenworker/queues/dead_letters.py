@@ -18,8 +18,9 @@ from contextlib import closing
 from typing import Any, Protocol
 
 from greenworker.dead_letters import AT, DELIVERIES, OURS, QUEUE, REASON, DeadLetter, key, rabbit_queue
-from greenworker.queues.broker import TIMEOUT_SECONDS, Queue, connect, redact
-from greenworker.queues.exporter import Options
+from greenworker.queues.broker import TIMEOUT_SECONDS, Queue, connect
+from greenworker.queues.exporter import Options, parse_queues
+from greenworker.redaction import redacted
 from greenworker.suspicion import HEADER
 
 REQUEUE_ENTRY = """
@@ -197,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         found = run(options.action, options.id, options.queue, os.environ)
     except Exception as error:
-        sys.stderr.write(redact(f"{type(error).__name__}: {error}") + "\n")
+        sys.stderr.write(redacted(f"{type(error).__name__}: {error}") + "\n")
         return 1
     sys.stdout.write(json.dumps(found) + "\n")
     return 0
@@ -206,7 +207,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(action: str, identity: str, wanted: Sequence[str], environ: Mapping[str, str]) -> list[dict[str, Any]]:
     """Do it for the *wanted* queues; the dead letters that were listed, shown, requeued or dropped."""
     options = Options.read(environ)
-    known = {queue.name: queue for queue in options.queues}
+    queues = options.queues
+    if queues is None:
+        queues = parse_queues(options.queues_file.read_text() if options.queues_file.exists() else "[]")
+    known = {queue.name: queue for queue in queues}
     url = options.url_file.read_text().strip()
     found: list[dict[str, Any]] = []
     with closing(connect(url, options.trust)) as broker:

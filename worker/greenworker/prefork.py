@@ -168,7 +168,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
     def queue_of(self, message: Any) -> str:
         """The queue that *message* came from, on AMQP; empty if nobody can say."""
         info = message.delivery_info or {}
-        tag = info.get("consumer_tag")
+        tag = str(info.get("consumer_tag") or "")
         if tag not in self._queues and self.task_consumer:
             self._queues |= {active: name for name, active in self.task_consumer._active_tags.items()}
         return str(self._queues.get(tag) or info.get("routing_key") or "")

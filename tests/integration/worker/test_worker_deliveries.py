@@ -80,12 +80,18 @@ def test_no_clean_drain_uses_up_a_delivery(limited: Limited, start_worker: Start
 
 
 def test_a_message_near_its_limit_is_said_and_its_copy_hides_nothing(limited: Limited, start_worker: Start) -> None:
+    """Without a cap of ours. With one, a redelivered message is published anew, and its queue counts from zero."""
     limited.producer.nap.delay(1, 60)
     with Connection(limited.server.url) as connection:
         channel = connection.channel()
         message = eventually(lambda: channel.basic_get(limited.name), "it is there")
         channel.basic_reject(message.delivery_tag, requeue=True)
-    worker = start_worker(limited.server.url, queues=limited.name, threads=2, environment=limited.environment).ready()
+    worker = start_worker(
+        limited.server.url,
+        queues=limited.name,
+        threads=2,
+        environment={**limited.environment, "GREENWORKER_MAX_DELIVERIES": "0"},
+    ).ready()
     eventually(lambda: worker.metric("greenworker_threads_busy") == 1, "it runs")
     worker.reaches("greenworker_guard", 1, reason="delivery_limit", task="green_app.nap")
     assert f"queue {limited.name} drops it" in worker.tail()

@@ -6,7 +6,7 @@ what the worker does. The operator reads the metric and says it in the condition
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic, time
@@ -29,6 +29,10 @@ HOARD_FACTOR = 2
 VISIBILITY, CONSUMER, PREFETCH, ACKS = "visibility_timeout", "consumer_timeout", "prefetch", "acks"
 PREFORK = "prefork"
 DELIVERY_LIMIT = "delivery_limit"
+NO_PROGRESS = "no_progress"
+
+NO_PROGRESS_SECONDS = 300.0
+"""All threads are busy and no task has ended for so long: tasks that are meant to run longer, or something that waits for ever."""
 
 REDIS_VISIBILITY_SECONDS = 3600.0
 """kombu's default (``Channel.visibility_timeout``)."""
@@ -74,6 +78,8 @@ class Hazards:
         self.ledger_failures: Callable[[], int] = lambda: 0
         self._acks_seen = 0
         self._hoarding = False
+        self._finished = 0
+        self._progressed_at = monotonic()
         self._seen: dict[tuple[str, str], float] = {}
         self._said: set[str] = set()
         self._gauge = GaugeSet(
@@ -122,9 +128,10 @@ class Hazards:
         if patience is not None and hard_seconds is not None and hard_seconds > patience.seconds:
             self._too_long(patience, task, f"may run for {hard_seconds:g} s, its time limit")
 
-    def check(self, running: Iterable[Any], reserved: int, threads: int) -> None:
-        """Look at the requests that run and at what waits inside the worker; every `CHECK_SECONDS`."""
+    def check(self, running: Sequence[Any], reserved: int, threads: int, finished: int = 0) -> None:
+        """Look at the requests that run and at what waits inside the worker; every `CHECK_SECONDS`. *finished*: tasks so far."""
         patience, now = self.patience, time()
+        self._check_progress(running, threads, finished)
         if patience is not None:
             for request in running:
                 if request.time_start and request.task.acks_late and now - request.time_start > patience.seconds:
@@ -150,6 +157,18 @@ class Hazards:
                 "lower worker.prefetchMultiplier (1 holds none back) or the app's own prefetch setting",
             )  # fmt: skip
         self._hoarding = hoarding
+
+    def _check_progress(self, running: Sequence[Any], threads: int, finished: int) -> None:
+        """A worker that looks well, holds a task on every thread, and finishes none."""
+        if finished != self._finished or len(running) < max(1, threads):
+            self._finished, self._progressed_at = finished, monotonic()
+        elif monotonic() - self._progressed_at > NO_PROGRESS_SECONDS:
+            names = ", ".join(sorted({str(request.name) for request in running})[:5])
+            self.found(
+                NO_PROGRESS, "",
+                f"all {threads} threads of this worker are busy, and no task has ended for {NO_PROGRESS_SECONDS:.0f} s ({names}): "
+                "look for calls without a time-out and for libraries that were imported before patching, or set limits.hard",
+            )  # fmt: skip
 
     def _too_long(self, patience: Patience, task: str, what: str) -> None:
         self.found(

@@ -327,7 +327,9 @@ class ParentAgent(bootsteps.StartStopStep):  # type: ignore[misc]
     def _check(self) -> None:
         pool = getattr(self.runtime.pool, "pool", None)
         threads = pool.num_processes if pool is not None else 1
-        self.runtime.hazards.check(list(state.active_requests), reserved(self.runtime), threads)
+        self.runtime.hazards.check(
+            list(state.active_requests), reserved(self.runtime), threads, self.runtime.accounting.finished_count
+        )
 
     def _beat(self) -> None:
         self.runtime.last_beat = monotonic()

@@ -95,7 +95,12 @@ class Lookout:
         while True:
             hub.sleep(CHECK_SECONDS)
             try:
-                self.runtime.hazards.check(list(state.active_requests), reserved(self.runtime), self.runtime.pool.limit)
+                self.runtime.hazards.check(
+                    list(state.active_requests),
+                    reserved(self.runtime),
+                    self.runtime.pool.limit,
+                    self.runtime.accounting.finished_count,
+                )
             except Exception as error:
                 logger.warning("Could not look for hazards: %r", error)
 

@@ -236,6 +236,11 @@ _GUARDS: Mapping[str, tuple[str, str]] = {
         "Messages have used up half of their quorum queue's delivery limit, after which RabbitMQ drops or dead-letters them: look for "
         "workers that die and connections that break, or raise x-delivery-limit.",
     ),
+    "no_progress": (
+        "NothingEnds",
+        "Every thread of a worker is busy, and no task has ended for five minutes: look for calls without a time-out and for "
+        "libraries that were imported before patching, or set limits.hard. The worker's log names the tasks.",
+    ),
     "prefork": (
         "PreforkImpossible",
         "Tasks that belong to the prefork companion run on the hub, because there is none or its queue cannot be had: the workers' log says why.",

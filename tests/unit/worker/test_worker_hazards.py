@@ -136,3 +136,24 @@ def test_a_hazard_is_forgotten_and_names_are_bounded(said: list[str], monkeypatc
     monkeypatch.setattr(hazards, "MEMORY_SECONDS", -1.0)
     found.check([], 0, 10)
     assert not shown(found)
+
+
+def test_a_worker_whose_threads_are_all_busy_and_finish_nothing_says_so(
+    said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(hazards, "monotonic", lambda: now[0])
+    found = on_redis(3600)
+    stuck = [running("proj.stuck", 10), running("proj.stuck", 10)]
+    for finished, busy, seconds in ((5, stuck, 400), (6, stuck, 400), (6, stuck[:1], 200), (6, stuck, 99)):
+        found.check(busy, 0, 2, finished)
+        now[0] += seconds
+        assert shown(found) == set(), "something ended, or a thread is free, or it is early"
+    now[0] += 2
+    found.check(stuck, 0, 2, 6)
+    assert ("no_progress", "") in shown(found)
+    assert "proj.stuck" in said[0]
+    found.check(stuck, 0, 2, 7)
+    now[0] += hazards.MEMORY_SECONDS + 1
+    found.check(stuck, 0, 2, 8)
+    assert shown(found) == set(), "it goes on"

@@ -274,7 +274,7 @@ class Client:
     async def _send(
         self, request: _Request, total_seconds: float, api: kubernetes_client.ApiClient
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        verb = "WATCH" if "watch" in request.query else request.method
+        verb = "WATCH" if "watch" in request.query else "DRYRUN" if "dryRun" in request.query else request.method
         status = 0
         try:
             _, url, headers, payload, _ = await api.param_serialize(

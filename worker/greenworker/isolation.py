@@ -83,6 +83,8 @@ class Isolation:
         self.waiting: deque[Any] = deque()
         self.running: list[Any] = []
         self._advancing = False
+        self._taken = 0
+        """How often all were taken back: what waited for the broker meanwhile must not start."""
         self._start = start
         self._request_of = request_of
         self._stopped = stopped
@@ -103,6 +105,7 @@ class Isolation:
 
     def take_waiting(self) -> list[Any]:
         """Those that have not started: they go back."""
+        self._taken += 1
         items = list(self.waiting)
         self.waiting.clear()
         return items
@@ -127,14 +130,19 @@ class Isolation:
         """To be called while nothing runs: start those whose turn it is. May wait for the broker."""
         self._advancing = True
         try:
+            taken = self._taken
             batch = self._next_batch()
-            if self._stopped():
+            if self._stopped() or taken != self._taken:
                 return  # all of them go back, or have gone back
             if len(batch) == 1 and self._is_proven(batch[0]):
                 self._settle(batch[0])
                 return
             for item in batch:
                 self._begin(self._request_of(item), alone=len(batch) == 1)
+            if self._stopped() or taken != self._taken:
+                for item in batch:
+                    self.forgive(item)
+                return
             self.running += batch
             for item in batch:
                 self._start(item)
@@ -145,12 +153,14 @@ class Isolation:
         """Those that were never tried come first: they are mostly innocent, and must not wait for the next death."""
         batch: list[Any] = []
         graver: list[Any] = []
+        taken = self._taken
         while self.waiting and len(batch) < TOGETHER:
             item = self.waiting.popleft()
             (graver if self._known(self._request_of(item)).attempts else batch).append(item)
         if not batch and graver:
             batch.append(graver.pop(0))
-        self.waiting.extendleft(reversed(graver))
+        if taken == self._taken:
+            self.waiting.extendleft(reversed(graver))
         return batch
 
     def _is_proven(self, item: Any) -> bool:

@@ -45,6 +45,8 @@ class Item:
         self.call = (target, args, kwargs)
         self.options = options
         self.request = request
+        self.job: Any = None
+        """Billiard's, once it is under way."""
 
 
 class TaskPool(StockPool):  # type: ignore[misc]
@@ -87,7 +89,14 @@ class TaskPool(StockPool):  # type: ignore[misc]
 
     def _start(self, item: Item) -> Any:
         self.under_way.append(item)
-        return super().apply_async(*item.call, **item.options)
+        item.job = super().apply_async(*item.call, **item.options)
+        return item.job
+
+    def forget_discarded(self) -> None:
+        """The connection is lost, and Celery has discarded what no child had accepted: no callback will come for it."""
+        known = getattr(self._pool, "_cache", {})
+        self.under_way[:] = [item for item in self.under_way if item.job is not None and item.job._job in known]
+        self.isolation.running[:] = [item for item in self.isolation.running if item in self.under_way]
 
     def _ended(self, item: Item) -> None:
         if item in self.under_way:
@@ -118,7 +127,12 @@ class TaskPool(StockPool):  # type: ignore[misc]
         return True
 
     def _bury(self, item: Item) -> None:
-        if not bury(self.isolation.record, self.runtime.accounting, item.request):
+        if bury(self.isolation.record, self.runtime.accounting, item.request):
+            # Celery has taken a slot for it, which the end of a job would give back; one too many does no harm.
+            semaphore = getattr(self.runtime.pool, "semaphore", None)
+            if semaphore is not None:
+                semaphore.release()
+        else:
             self.runtime.consumer.timer.call_after(AGAIN_SECONDS, self._bury_again, (item,))
 
     def _bury_again(self, item: Item) -> None:
@@ -182,6 +196,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         self.pool.line.clear()
         self.pool.isolation.take_waiting()
         super().on_close()
+        self.pool.forget_discarded()
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
         """Celery's handler; a message with an ETA is looked at first."""

@@ -17,6 +17,7 @@ from celery.worker.state import task_ready
 from kombu.exceptions import OperationalError
 
 from greenworker import hub
+from greenworker.retries import UNPUBLISHED
 from greenworker.runtime import Runtime
 
 logger = get_logger(__name__)
@@ -51,13 +52,13 @@ def was_not_published(exc_info: Any) -> bool:
     """Whether Celery's own part of a task's end, and not the task, failed for want of the broker.
 
     *exc_info* is billiard's; `internal` says that the error came from outside of the task's body. A retry that could not be
-    published is a `Reject` whose reason is the broker's error (celery/app/task.py, `Task.retry`).
+    published is a `Reject` whose reason is the broker's error, marked by `retries` (celery/app/task.py, `Task.retry`).
     """
     error = exc_info.exception
     if isinstance(error, ExceptionWithTraceback):  # it has not crossed a process border
         error = error.exc
     if isinstance(error, Reject):
-        return not error.requeue and isinstance(error.reason, BROKEN)
+        return hasattr(error, UNPUBLISHED) and not error.requeue and isinstance(error.reason, BROKEN)
     return bool(getattr(exc_info, "internal", False)) and isinstance(error, OperationalError)
 
 

@@ -16,13 +16,16 @@ from collections.abc import Callable
 from typing import Any
 
 from celery.app.task import Task
-from celery.exceptions import Retry, SoftTimeLimitExceeded
+from celery.exceptions import Reject, Retry, SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
 logger = get_logger(__name__)
 
 STORED = "_retry_is_stored"
 """Attribute of the running task's request."""
+
+UNPUBLISHED = "_retry_is_unpublished"
+"""Attribute of the `Reject` that Celery raises where it could not publish a retry."""
 
 
 def store_retries_first(app: Any) -> None:
@@ -40,7 +43,11 @@ def _storing_first(task: Any, stock: Callable[..., Any]) -> Callable[..., Any]:
         request = task.request
         if throw and _will_publish(task, request, max_retries) and _stores(task, request):
             _store(task, request, exc, eta or countdown)
-        return stock(args, kwargs, exc, throw, eta, countdown, max_retries, **options)
+        try:
+            return stock(args, kwargs, exc, throw, eta, countdown, max_retries, **options)
+        except Reject as error:
+            setattr(error, UNPUBLISHED, True)  # a task's own Reject looks the same
+            raise
 
     retry.__doc__ = Task.retry.__doc__
     setattr(retry, STORED, True)

@@ -199,3 +199,30 @@ def test_a_requeued_message_is_as_new_and_goes_to_the_list_of_its_priority() -> 
     }
     assert priority == 7
     assert renewed(b"nonsense") == (b"nonsense", 0)
+
+
+def test_what_is_taken_back_while_its_attempt_is_written_down_does_not_start() -> None:
+    """A drain or a lost connection gives its message back meanwhile: it would run twice."""
+    started: list[Any] = []
+    request = SimpleNamespace(name="t", id="1", message=SimpleNamespace(suspicion=Suspicion(2, 0, 0), headers={}))
+    isolation = Isolation(started.append, lambda item: request, lambda: False, lambda item: None)
+
+    class Slow:
+        forgotten = 0
+
+        def attempts(self, message: Any, known: Suspicion) -> Suspicion:
+            return known
+
+        def begin(self, message: Any, after: Suspicion) -> None:
+            isolation.take_waiting()
+
+        def end(self, message: Any) -> None:
+            self.forgotten += 1
+
+    record = isolation.record = Slow()  # type: ignore[assignment]
+    isolation.max_deaths = 3
+    isolation.add("item")
+    isolation.advance()
+    assert started == []
+    assert not isolation.active
+    assert record.forgotten == 1  # type: ignore[attr-defined]

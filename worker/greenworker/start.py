@@ -205,5 +205,7 @@ def _connect_signals(runtime: Any) -> None:
     signals.worker_init.connect(tasks_are_loaded, weak=False)
     signals.task_revoked.connect(revoked, weak=False)
     stamp_publish_time()
+    # A signal may interrupt the handler of another one: a green lock that it holds would be waited for inside the hub.
+    signals.worker_shutting_down.lock = unpatched.ReentrantLock()
     signals.worker_shutting_down.connect(shutting_down, weak=False)
     signals.worker_shutdown.connect(ended, weak=False)

@@ -27,6 +27,7 @@ IPV6_V6ONLY = _socket.IPV6_V6ONLY
 start_thread = _thread.start_new_thread
 thread_id = _thread.get_ident
 allocate_lock = _thread.allocate_lock
+ReentrantLock = _thread.RLock
 sleep = time.sleep
 poll = select.poll
 write = os.write

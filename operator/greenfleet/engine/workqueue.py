@@ -93,4 +93,4 @@ class WorkQueue:
 
     def _backoff(self, key: str) -> float:
         failures = self._failures[key] = self._failures.get(key, 0) + 1
-        return min(_LAST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2.0 ** (failures - 1)) * random.uniform(0.75, 1.0)
+        return min(_LAST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2.0 ** min(failures - 1, 10)) * random.uniform(0.75, 1.0)

@@ -79,7 +79,7 @@ class Reflector:
 
     async def _pause(self, error: ApiError | None = None) -> None:
         """Longer with every failure in a row, and as long as the API server asks for."""
-        backoff = min(_MAX_BACKOFF_SECONDS, 0.5 * 2.0**self._failures) * random.uniform(0.5, 1.0)
+        backoff = min(_MAX_BACKOFF_SECONDS, 0.5 * 2.0 ** min(self._failures, 10)) * random.uniform(0.5, 1.0)
         delay = (error.retry_after_seconds if error else None) or backoff
         _log.warning("watching %s failed, again in %.1f s: %s", self._path, delay, error or "it ended at once")
         await asyncio.sleep(delay)

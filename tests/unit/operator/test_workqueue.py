@@ -272,3 +272,10 @@ def test_of_two_delays_the_one_that_ends_first_counts(delays: tuple[float, float
         await done.wait()
 
     run(work, scenario)
+
+
+def test_a_key_that_has_failed_for_days_is_still_tried_again() -> None:
+    """Its delay is bounded before it is worked out: 2 to the power of 1,024 is no number, and ended the operator."""
+    queue = WorkQueue(lambda key: asyncio.sleep(0))
+    queue._failures["a"] = 5000
+    assert 0 < queue._backoff("a") <= workqueue._LAST_DELAY_SECONDS

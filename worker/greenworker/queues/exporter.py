@@ -144,7 +144,7 @@ class Exporter:
         """Until the next round: longer, and not in step with others, while the broker is down."""
         if not self._failures:
             return self.options.poll_seconds
-        longer: float = min(BACKOFF_LIMIT_SECONDS, self.options.poll_seconds * 2.0**self._failures)
+        longer: float = min(BACKOFF_LIMIT_SECONDS, self.options.poll_seconds * 2.0 ** min(self._failures, 10))
         return longer * random.uniform(0.75, 1.0)
 
     def poll(self) -> None:

@@ -145,7 +145,9 @@ def _explanation(
     for one in disruptions:
         hits = one.start <= last and one.end >= first - RECOVERY_SECONDS * (not one.target)
         ran_there = not one.target or one.target in workers
-        if one.may_repeat and hits and ran_there and _ran_during(one, begun, done):
+        # What is on its way to a companion's process when its connection is lost may run twice (docs/guarantees.md).
+        may_repeat = one.may_repeat or (sent is not None and sent.kind == "forwarded" and not one.target)
+        if may_repeat and hits and ran_there and _ran_during(one, begun, done):
             return f"{one.kind} {one.target}".strip()
     if sent is not None and sent.confirmed_at is not None:
         for one in disruptions:

@@ -60,6 +60,12 @@ def test_a_clean_drain_explains_nothing() -> None:
     assert judge([sent("a")], parse(TWICE), [drain]).unexplained == ("a",)
 
 
+def test_a_lost_connection_of_the_companion_explains_only_what_was_forwarded() -> None:
+    cut = Disruption("cut", "", 2.4, 2.4, False)
+    assert judge([sent("a", kind="forwarded")], parse(TWICE), [cut]).twice == {"a": "cut"}
+    assert judge([sent("a")], parse(TWICE), [cut]).unexplained == ("a",)
+
+
 def test_what_was_sent_twice_by_its_parent_is_explained() -> None:
     lines = log(*TWICE, "begun b w1 3.0", "done b w1 3.1", "begun b w2 11.0", "done b w2 11.1")
     killed = Disruption("sigkill", "w1", 2.4, 2.4, True)

@@ -16,9 +16,6 @@ from dataclasses import dataclass, field
 MARGIN_SECONDS = 2.0
 """An acknowledgement is on its way for so long at most: a fault that soon after the end of a task may still repeat it."""
 
-RECOVERY_SECONDS = 45.0
-"""What a dead worker held is back after 25 s at most; what was cut off is noticed later."""
-
 
 @dataclass(frozen=True, slots=True)
 class Sent:
@@ -140,14 +137,11 @@ def _explanation(
         # Until it begins, the worker that forwards it may publish it and fail to settle the message that it came as.
         begun = [*begun, Event("begun", sent.identity, "", sent.at)]
         done = [*done, Event("done", sent.identity, "", min(event.at for event in begun if event.worker))]
-    workers = {event.worker for event in [*begun, *done]}
-    first, last = min(event.at for event in begun), max(event.at for event in done)
+    last = max(event.at for event in done)
     for one in disruptions:
-        hits = one.start <= last and one.end >= first - RECOVERY_SECONDS * (not one.target)
-        ran_there = not one.target or one.target in workers
         # What is on its way to a companion's process when its connection is lost may run twice (docs/guarantees.md).
         may_repeat = one.may_repeat or (sent is not None and sent.kind == "forwarded" and not one.target)
-        if may_repeat and hits and ran_there and _ran_during(one, begun, done):
+        if may_repeat and one.start <= last and _ran_during(one, begun, done):
             return f"{one.kind} {one.target}".strip()
     if sent is not None and sent.confirmed_at is not None:
         for one in disruptions:

@@ -18,17 +18,19 @@ def outcome(result: Any) -> str:
     return outcome_of_error(getattr(value, "exception", None)) if failed else SUCCESS
 
 
+def unwrapped(error: Any) -> Any:
+    """The task's own exception: billiard wraps one that has not crossed a process border."""
+    return error.exc if type(error).__name__ == "ExceptionWithTraceback" else error
+
+
 def exception_name(error: Any) -> str:
     """The class of the exception that left a task."""
-    if type(error).__name__ == "ExceptionWithTraceback":
-        error = error.exc
-    return type(error).__name__
+    return type(unwrapped(error)).__name__
 
 
 def outcome_of_error(error: Any) -> str:
     """Celery's state for an exception that left a task."""
-    if type(error).__name__ == "ExceptionWithTraceback":
-        error = error.exc
+    error = unwrapped(error)
     for kind, state in ((Retry, "RETRY"), (Reject, "REJECTED"), (Ignore, "IGNORED")):
         if isinstance(error, kind):
             return state

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from billiard.einfo import ExceptionWithTraceback
 from celery.exceptions import Reject
 from celery.utils.log import get_logger
 from celery.worker.request import Request as StockRequest
@@ -17,6 +16,7 @@ from celery.worker.state import task_ready
 from kombu.exceptions import OperationalError
 
 from greenworker import hub
+from greenworker.outcome import unwrapped
 from greenworker.retries import UNPUBLISHED
 from greenworker.runtime import Runtime
 
@@ -54,9 +54,7 @@ def was_not_published(exc_info: Any) -> bool:
     *exc_info* is billiard's; `internal` says that the error came from outside of the task's body. A retry that could not be
     published is a `Reject` whose reason is the broker's error, marked by `retries` (celery/app/task.py, `Task.retry`).
     """
-    error = exc_info.exception
-    if isinstance(error, ExceptionWithTraceback):  # it has not crossed a process border
-        error = error.exc
+    error = unwrapped(exc_info.exception)
     if isinstance(error, Reject):
         return hasattr(error, UNPUBLISHED) and not error.requeue and isinstance(error.reason, BROKEN)
     return bool(getattr(exc_info, "internal", False)) and isinstance(error, OperationalError)

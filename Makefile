@@ -73,7 +73,7 @@ soak-worker: venv packages ## 200,000 tasks and 100 broken connections on Redis 
 	$(PYTEST) -s -q tests/integration/worker/test_worker_soak.py
 
 .PHONY: test-property-long
-test-property-long: venv ## 10,000 traces and more against the law of scaling
+test-property-long: venv ## 10,000 traces and more against the autoscaler
 	HYPOTHESIS_PROFILE=long $(PYTEST) tests/property --timeout 3600
 
 BENCH := out/bench-venv
@@ -97,11 +97,11 @@ bench-operator: venv packages ## the operator with 1, 100, 1,000 and 3,000 pools
 	$(BIN)/python -m bench.operator
 
 .PHONY: bench-scaling
-bench-scaling: venv packages cluster ## the law against KEDA and the HPA side by side on the cluster (40 min, resumable; TRACES=a,b); the last line is one JSON object
+bench-scaling: venv packages cluster ## the autoscaler against KEDA and the HPA side by side on the cluster (40 min, resumable; TRACES=a,b); the last line is one JSON object
 	$(BIN)/python -m bench.scaling $(if $(TRACES),--traces '$(TRACES)',)
 
 .PHONY: simulate
-simulate: venv ## the law against KEDA on all traces, simulated (about 15 min); the last line is one JSON object
+simulate: venv ## the autoscaler against KEDA on all traces, simulated (about 15 min); the last line is one JSON object
 	$(BIN)/python -m greenfleet.simulator --trace all --law greenfleet,keda-default,keda-grid --seeds 2
 
 .PHONY: check

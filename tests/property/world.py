@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from greenfleet.scaling import (
-    Blindness,
+from greenfleet.autoscaling import (
     Decision,
     Learned,
+    MetricsIssue,
     Pod,
     Problem,
     QueueSample,
@@ -69,13 +69,13 @@ class World:
 
     # --- the fleet ------------------------------------------------------------------------------------------------------
 
-    def _obey(self, replicas: int, leave_first: tuple[str, ...] = ()) -> None:
+    def _obey(self, replicas: int, deletion_order: tuple[str, ...] = ()) -> None:
         self.replicas = replicas
         alive = [pod for pod in self.pods if pod.leaving_until is None]
         for _ in range(replicas - len(alive)):
             self._names += 1
             self.pods.append(FluidPod(f"pod-{self._names}", self.now, self.threads))
-        order = {name: index for index, name in enumerate(leave_first)}
+        order = {name: index for index, name in enumerate(deletion_order)}
         alive.sort(key=lambda pod: order.get(pod.name, 0))
         for pod in alive[: max(0, len(alive) - replicas)]:
             if pod.ready_at is None:
@@ -150,7 +150,7 @@ class World:
         for pod in self.pods:
             if pod.leaving_until is None:
                 pod.limit = decision.threads
-        self._obey(decision.replicas, decision.leave_first)
+        self._obey(decision.replicas, decision.deletion_order)
         return decision
 
     def tick(self, rate: float, burst: float = 0.0, fault: Callable[[Sample, float], Sample] | None = None) -> Decision:
@@ -168,7 +168,7 @@ class World:
 
 def unreachable(sample: Sample, now: float) -> Sample:
     return replace(
-        sample, queues=(), workers=(), problems=(Problem(Blindness.UNREACHABLE, "Prometheus does not answer"),)
+        sample, queues=(), workers=(), problems=(Problem(MetricsIssue.UNREACHABLE, "Prometheus does not answer"),)
     )
 
 
@@ -203,7 +203,7 @@ def contradictory(sample: Sample, now: float) -> Sample:
 
 def broker_down(sample: Sample, now: float) -> Sample:
     return replace(
-        sample, queues=(), problems=(Problem(Blindness.BROKER_DOWN, "the broker does not answer the exporter"),)
+        sample, queues=(), problems=(Problem(MetricsIssue.BROKER_DOWN, "the broker does not answer the exporter"),)
     )
 
 
@@ -218,7 +218,7 @@ FAULTS = (
     contradictory,
     broker_down,
 )
-"""Each makes knowledge incomplete."""
+"""Each makes validation incomplete."""
 
 
 def without_workers(sample: Sample, now: float) -> Sample:

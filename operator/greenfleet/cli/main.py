@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     commands.add_parser(
-        "simulate", help="replay a trace against the law of scaling, KEDA and Celery's autoscaler", add_help=False
+        "simulate", help="replay a trace against the autoscaler, KEDA and Celery's autoscaler", add_help=False
     )
     return parser
 

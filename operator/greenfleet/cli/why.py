@@ -91,7 +91,7 @@ def render(answer: dict[str, Any], history: int) -> list[str]:
         fleet_size = f"{_count(fleet['replicas'], 'worker')} × {_count(fleet['threads'], 'green thread')}"
         lines.append(f"{answer['pool']} ({role}): {fleet_size}")
         lines.append(f"  {now['summary']}")
-        said = [step for step in now["steps"] if step.get("until") or not now["summary"].endswith(step["text"])]
+        said = [step for step in now["adjustments"] if step.get("until") or not now["summary"].endswith(step["text"])]
         lines += [f"  · {_until(step)}{step['text']}" for step in said]
         inputs = ", ".join(f"{name} {_short(value)}" for name, value in now["inputs"].items())
         lines.append(f"  seen: {inputs}")

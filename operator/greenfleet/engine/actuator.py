@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from greenfleet.api import GreenWorkerPool
+from greenfleet.autoscaling import Decision, Pod, WorkerSample
 from greenfleet.engine.fleet_view import FleetView, owns_replicas
 from greenfleet.engine.managers import AUTOSCALER
 from greenfleet.engine.registry import Fleet, Record, Told
@@ -24,7 +25,6 @@ from greenfleet.metrics.own import OperatorMetrics
 from greenfleet.resources import names
 from greenfleet.resources.config import start_threads
 from greenfleet.resources.names import Role
-from greenfleet.scaling import Decision, Pod, WorkerSample
 
 _log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ class Actuator:
         if current == wanted and owns_replicas(deployment, AUTOSCALER):
             return
         if wanted < current:
-            await self._mark_leaving(pool, order.decision.leave_first[: current - wanted])
+            await self._mark_leaving(pool, order.decision.deletion_order[: current - wanted])
         manifest = {
             "apiVersion": "apps/v1",
             "kind": "Deployment",
@@ -199,7 +199,7 @@ def _needs_threads(order: Order, pod: Pod, now: float) -> bool:
         return False
     if told is not None and now - told.at < WRITE_INTERVAL_SECONDS and not (told.fewer and more):
         return False
-    if order.decision.blind and pod.threads is not None:
+    if order.decision.metrics_issues and pod.threads is not None:
         return False  # what is not known changes nothing, in neither dimension
     if worth_writing(pod.threads, order.decision.threads):
         return True

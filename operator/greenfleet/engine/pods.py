@@ -1,4 +1,4 @@
-"""From the API server's pods and the pool's spec to the law's own values. Pure."""
+"""From the API server's pods and the pool's spec to the autoscaler's own values. Pure."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from typing import Any
 
 from greenfleet.api import GreenWorkerPool, duration_seconds
 from greenfleet.api.pool import ScalingRules
+from greenfleet.autoscaling import Mode, Pod, Policy, ScalingSpec, Schedule, prefork_spec
+from greenfleet.autoscaling import ScalingRules as Rules
 from greenfleet.engine.times import unix_time
 from greenfleet.engine.usable import schedule_problem
 from greenfleet.resources.names import THREADS_ANNOTATION, Role
 from greenfleet.resources.worker import cpu_limit_cores, hub_cores, memory_limit_bytes
-from greenfleet.scaling import Mode, Pod, Policy, Rules, ScalingSpec, Schedule, prefork_spec
 
 _Object = dict[str, Any]
 
 
-def law_pod(pod: _Object) -> Pod:
-    """One pod as the law sees it."""
+def scaling_pod(pod: _Object) -> Pod:
+    """One pod as the autoscaler sees it."""
     metadata, status = pod["metadata"], pod.get("status") or {}
     ready_since = None
     for condition in status.get("conditions", ()):
@@ -41,8 +42,8 @@ def is_finished(pod: _Object) -> bool:
     return "deletionTimestamp" in pod["metadata"] and bool(states) and all("terminated" in state for state in states)
 
 
-def law_spec(pool: GreenWorkerPool, role: Role, scrape_interval_seconds: float) -> ScalingSpec:
-    """What the user asked of one fleet, in the law's own units."""
+def scaling_spec(pool: GreenWorkerPool, role: Role, scrape_interval_seconds: float) -> ScalingSpec:
+    """What the user asked of one fleet, in the autoscaler's own units."""
     spec, scaling = pool.spec, pool.spec.scaling
     eventlet = ScalingSpec(
         mode=Mode(scaling.mode),
@@ -54,7 +55,7 @@ def law_spec(pool: GreenWorkerPool, role: Role, scrape_interval_seconds: float) 
         cooldown_seconds=duration_seconds(scaling.cooldown),
         scale_up=_rules(scaling.behavior.scale_up),
         scale_down=_rules(scaling.behavior.scale_down),
-        blind_floor=scaling.when_blind.floor if scaling.when_blind.policy == "floor" else None,
+        missing_metrics_floor=scaling.when_blind.floor if scaling.when_blind.policy == "floor" else None,
         scrape_interval_seconds=scrape_interval_seconds,
         threads_min=spec.green_threads.min,
         threads_max=spec.green_threads.max,

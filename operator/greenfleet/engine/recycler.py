@@ -10,11 +10,11 @@ import logging
 from collections.abc import Sequence
 
 from greenfleet.api import GreenWorkerPool
+from greenfleet.autoscaling import Pod
 from greenfleet.kube import paths
 from greenfleet.kube.client import ApiError, Client, NotLeaderError, TransientError
 from greenfleet.kube.events import EventRecorder
 from greenfleet.metrics.collect import Worker
-from greenfleet.scaling import Pod
 
 _log = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from greenfleet.api import GreenWorkerPool
 from greenfleet.api.pool import InvalidPoolError, parse_pool
+from greenfleet.autoscaling import Decision, Sample, ScalingSpec, State, Why
 from greenfleet.engine.evidence import exempt_tasks, forget, routes
 from greenfleet.engine.waiting import WaitClock
 from greenfleet.resources.names import Role
 from greenfleet.resources.worker import prefork_queue
-from greenfleet.scaling import Decision, Sample, ScalingSpec, State, Why
 
 HISTORY = 50
 """Decisions that are remembered per fleet for `why`."""
@@ -51,8 +51,8 @@ class Fleet:
     start_threads_written_at: float = 0.0
     pods_told: dict[str, Told] = field(default_factory=dict)
     actuating: bool = False
-    law_spec: tuple[GreenWorkerPool, ScalingSpec] | None = None
-    """The law's view of the spec, with the pool that it was made from."""
+    scaling_spec: tuple[GreenWorkerPool, ScalingSpec] | None = None
+    """The autoscaler's view of the spec, with the pool that it was made from."""
     rests_until: float = float("-inf")
     """Unix time until which looks that show nothing new are skipped."""
     skipped: tuple[Sample, float] | None = None

@@ -1,4 +1,4 @@
-"""One loop for all pools: ask Prometheus, let the law decide, carry it out. Two queries a tick and server, however many pools,
+"""One loop for all pools: ask Prometheus, let the autoscaler decide, carry it out. Two queries a tick and server, however many pools,
 and a small third one between two ticks while pools sleep.
 """
 
@@ -15,12 +15,26 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from greenfleet.api import GreenWorkerPool
+from greenfleet.autoscaling import (
+    Decision,
+    MetricsIssue,
+    Mode,
+    Problem,
+    QueueSample,
+    Sample,
+    ScalingSpec,
+    can_skip,
+    decide,
+    initial_state,
+    is_idle,
+    stale_after_seconds,
+)
 from greenfleet.engine.actuator import Actuator, Order
 from greenfleet.engine.booster import Booster
 from greenfleet.engine.evidence import caught_again
 from greenfleet.engine.fleet_view import FleetView
 from greenfleet.engine.pinning import GENERATION_ANNOTATION
-from greenfleet.engine.pods import is_finished, law_pod, law_spec
+from greenfleet.engine.pods import is_finished, scaling_pod, scaling_spec
 from greenfleet.engine.recycler import PAUSE_SECONDS, Recycler, next_to_recycle
 from greenfleet.engine.registry import Fleet, Record, Registry
 from greenfleet.engine.status import learned_from_status
@@ -34,20 +48,6 @@ from greenfleet.metrics.prometheus import AnswerTooLargeError, PrometheusServer,
 from greenfleet.resources import names
 from greenfleet.resources.names import Role
 from greenfleet.resources.worker import prefork_queue
-from greenfleet.scaling import (
-    Blindness,
-    Decision,
-    Mode,
-    Problem,
-    QueueSample,
-    Sample,
-    ScalingSpec,
-    decide,
-    initial_state,
-    may_rest,
-    sleeps,
-    stale_after_seconds,
-)
 from greenfleet.settings import Prometheus
 
 _log = logging.getLogger(__name__)
@@ -277,7 +277,7 @@ class ScalingLoop:
         found = self._servers.get(server)
         if found is None:
             return QueryError(
-                Blindness.UNREACHABLE, f"The operator's configuration names no Prometheus server {server!r}."
+                MetricsIssue.UNREACHABLE, f"The operator's configuration names no Prometheus server {server!r}."
             )
         try:
             await found.read(expression, reader.take)
@@ -339,32 +339,34 @@ class ScalingLoop:
             if annotations.get(GENERATION_ANNOTATION) == str(pool.generation) and not self._registry.rivals(pool):
                 record.reconciled_generation = pool.generation
 
-    def _law_spec(self, pool: GreenWorkerPool, fleet: Fleet) -> ScalingSpec:
-        if fleet.law_spec is None or fleet.law_spec[0] is not pool:
+    def _scaling_spec(self, pool: GreenWorkerPool, fleet: Fleet) -> ScalingSpec:
+        if fleet.scaling_spec is None or fleet.scaling_spec[0] is not pool:
             server = self._servers.get(self._server_name(pool))
             scrape_seconds = server.scrape_interval_seconds if server else self._tick_seconds
-            fleet.law_spec = (pool, law_spec(pool, fleet.role, scrape_seconds))
+            fleet.scaling_spec = (pool, scaling_spec(pool, fleet.role, scrape_seconds))
             fleet.rests_until = -math.inf
-        return fleet.law_spec[1]
+        return fleet.scaling_spec[1]
 
     def _decide(self, record: Record, pool: GreenWorkerPool, fleet: Fleet, answers: Answers, now: float) -> None:
         deployment = self._view.deployment(pool.namespace, names.fleet_name(pool.name, fleet.role))
         if deployment is None or fleet.actuating:
             return
-        spec = self._law_spec(pool, fleet)
+        spec = self._scaling_spec(pool, fleet)
         workers, problems = self._workers_of(pool, fleet.role, answers)
         queues, more = self._queues_of(pool, fleet.role, answers)
         sample = Sample(
             queues=queues,
             workers=tuple(worker.sample for worker in workers),
             pods=tuple(
-                law_pod(pod) for pod in self._view.pods(pool.namespace, pool.name, fleet.role) if not is_finished(pod)
+                scaling_pod(pod)
+                for pod in self._view.pods(pool.namespace, pool.name, fleet.role)
+                if not is_finished(pod)
             ),
             replicas=deployment["spec"].get("replicas", 0),
             expected_queues=_expected_queues(pool, fleet.role),
             problems=(*more, *problems),
         )
-        if now < fleet.rests_until and fleet.state is not None and sleeps(spec, sample, now):
+        if now < fleet.rests_until and fleet.state is not None and is_idle(spec, sample, now):
             fleet.skipped = (sample, now)
             self._metrics.observe_rest(record.key, fleet.role, now)
             return
@@ -375,14 +377,14 @@ class ScalingLoop:
             learned = learned_from_status(record.status if fleet.role is Role.EVENTLET else {})
             fleet.state = initial_state(learned, now)
         decision, fleet.state = decide(spec, fleet.state, sample, now)
-        rests = may_rest(spec, fleet.state, decision) and sleeps(spec, sample, now)
+        rests = can_skip(spec, fleet.state, decision) and is_idle(spec, sample, now)
         # Spread, so that a thousand sleeping pools are not all looked at in the same tick.
         fleet.rests_until = now + random.uniform(REST_SECONDS / 2, REST_SECONDS) if rests else -math.inf
         self._remember(record, fleet, decision, workers, now)
         record.forget_old(fleet.role, {pod.name for pod in sample.pods}, now)
         ready = sum(pod.ready_since is not None and not pod.terminating for pod in sample.pods)
         self._metrics.observe_decision(record.key, fleet.role, decision, ready, now)
-        if not decision.blind:
+        if not decision.metrics_issues:
             waited = fleet.wait_clock.update(_waiting(sample), {one.pod: one.started for one in sample.workers}, now)
             self._metrics.observe_wait(record.key, fleet.role, waited, spec.max_wait_seconds)
         if spec.mode is not Mode.DRY_RUN:
@@ -416,7 +418,7 @@ class ScalingLoop:
         if answer is None:
             unknown = unknown_source(pool, self._settings)
             return (), (
-                Problem(Blindness.NO_SAMPLE, f"{unknown.message}." if unknown else "The source has just changed."),
+                Problem(MetricsIssue.NO_SAMPLE, f"{unknown.message}." if unknown else "The source has just changed."),
             )
         if isinstance(answer, QueryError):
             return (), (Problem(answer.reason, answer.message),)
@@ -429,7 +431,7 @@ class ScalingLoop:
     ) -> tuple[tuple[QueueSample, ...], tuple[Problem, ...]]:
         scopes = self._scopes(pool)
         if not answer.down.isdisjoint(scopes):
-            return (), (Problem(Blindness.BROKER_DOWN, "The exporter cannot reach the broker."),)
+            return (), (Problem(MetricsIssue.BROKER_DOWN, "The exporter cannot reach the broker."),)
         expected = _expected_queues(pool, role)
         if pool.spec.scaling.prometheus.query:
             own = tuple(depth.sample for depth in answer.of(scopes, ""))
@@ -438,9 +440,9 @@ class ScalingLoop:
             return samples + tuple(QueueSample(queue, one.at, 0.0) for queue in expected[1:] for one in samples), ()
         found = [depth for queue in expected for depth in answer.of(scopes, queue)]
         if not found and (text := _unheard(pool, expected, answer)):
-            return (), (Problem(Blindness.NO_SAMPLE, text),)
+            return (), (Problem(MetricsIssue.NO_SAMPLE, text),)
         if len({depth.labels.get("vhost") for depth in found}) > 1:
-            return (), (Problem(Blindness.CONTRADICTION, _SEVERAL_VHOSTS),)
+            return (), (Problem(MetricsIssue.CONTRADICTION, _SEVERAL_VHOSTS),)
         return tuple(depth.sample for depth in found), ()
 
     def _workers_of(
@@ -461,11 +463,11 @@ class ScalingLoop:
         now: float,
     ) -> None:
         before, fleet.decision = fleet.decision, decision
-        same = before is not None and (before.replicas, before.threads, before.why.binding, before.blind) == (
+        same = before is not None and (before.replicas, before.threads, before.why.binding, before.metrics_issues) == (
             decision.replicas,
             decision.threads,
             decision.why.binding,
-            decision.blind,
+            decision.metrics_issues,
         )
         if not same:
             fleet.history.append(decision.why)
@@ -503,7 +505,7 @@ _SEVERAL_VHOSTS = (
 
 def _crowded_problem(about: str) -> Problem:
     return Problem(
-        Blindness.TOO_MANY_SERIES,
+        MetricsIssue.TOO_MANY_SERIES,
         f"The pods of this namespace export so many series {about}, or such long ones, that the answer for everybody was too "
         "large, so that this namespace is left out of it for some minutes: find the pods that export them.",
     )

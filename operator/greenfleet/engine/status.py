@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from greenfleet.autoscaling import Decision, DecisionReason, Learned, MetricsIssue, Mode
 from greenfleet.engine.diagnosis import PATIENCE_SECONDS
 from greenfleet.engine.registry import Record, Stall
 from greenfleet.engine.times import rfc3339, unix_time
 from greenfleet.redaction import redacted
 from greenfleet.resources import names
 from greenfleet.resources.names import Role
-from greenfleet.scaling import Blindness, Decision, Learned, Limit, Mode
 
 _Object = dict[str, Any]
 _Said = tuple[str, str, str]
@@ -26,7 +26,7 @@ _MEASURED = frozenset(
     {"MetricsAvailable", "ScalingActive", "ScalingLimited", "HubBlocked", "TasksAtRisk", "DeadLetters"}
 )
 """Conditions that need samples: unknown between a start of the operator and its first decision."""
-_FIRST_SAMPLE_REASONS = frozenset({Blindness.NO_SAMPLE, Blindness.BROKER_DOWN})
+_FIRST_SAMPLE_REASONS = frozenset({MetricsIssue.NO_SAMPLE, MetricsIssue.BROKER_DOWN})
 BLOCKED_MEMORY_SECONDS = 300.0
 """How long `HubBlocked` stays true after a task blocked the hub."""
 
@@ -135,7 +135,7 @@ def _ready(observed: Observed, decision: Decision | None, *, reconciled: bool) -
             return "False", "NoWorkerReady", "Workers were started, and none became ready."
     if not wanted:
         return "True", "ScaledToZero", "Nothing waits; the first message brings a worker."
-    if decision is not None and decision.blind:
+    if decision is not None and decision.metrics_issues:
         return "True", "Holding", "The workers run; their number is held because the load is not known."
     return "True", "Running", "Workers consume the queues."
 
@@ -163,13 +163,17 @@ def _metrics_available(record: Record, observed: Observed, decision: Decision | 
     if decision is None:
         return "Unknown", "NotYetSampled", "The scaling loop has not looked at this pool yet."
     age = observed.now - unix_time(record.body["metadata"]["creationTimestamp"])
-    if decision.blind and decision.blind[0].reason in _FIRST_SAMPLE_REASONS and age < PATIENCE_SECONDS:
+    if (
+        decision.metrics_issues
+        and decision.metrics_issues[0].reason in _FIRST_SAMPLE_REASONS
+        and age < PATIENCE_SECONDS
+    ):
         return "Unknown", "FirstSamplePending", "The pool is new: its exporter starts, and Prometheus finds it."
-    if decision.blind:
+    if decision.metrics_issues:
         return (
             "False",
-            str(decision.blind[0].reason),
-            "; ".join(dict.fromkeys(problem.message for problem in decision.blind[:3])),
+            str(decision.metrics_issues[0].reason),
+            "; ".join(dict.fromkeys(problem.message for problem in decision.metrics_issues[:3])),
         )
     return "True", "Complete", "Every queue and every worker has a fresh sample."
 
@@ -185,23 +189,23 @@ def _scaling_active(record: Record, decision: Decision | None) -> _Said:
         return "False", "Manual", "scaling.mode is manual: spec.manualReplicas sets the number of workers."
     if scaling.pause.in_ or scaling.pause.out:
         return "False", "Paused", "scaling.pause holds the number of workers in one direction or both."
-    if decision.blind:
+    if decision.metrics_issues:
         return "False", "Blind", "The load is not known, see MetricsAvailable."
     return "True", "Active", "The number of workers and green threads follows the load."
 
 
-_LIMIT_TEXT: Mapping[Limit, str] = {
-    Limit.MAX: "The load asks for more than replicas.max workers: raise it if waiting longer is not acceptable.",
-    Limit.TOTAL: "The load asks for more green threads than greenThreads.total allows.",
-    Limit.BEHAVIOR: "scaling.behavior slows the change down.",
-    Limit.SATURATED_DOWNSTREAM: "More workers brought no more throughput: something behind the tasks is at its limit.",
-    Limit.PAUSED: "scaling.pause holds the number of workers.",
-    Limit.MANUAL: "spec.manualReplicas sets the number of workers.",
+_LIMIT_TEXT: Mapping[DecisionReason, str] = {
+    DecisionReason.MAX: "The load asks for more than replicas.max workers: raise it if waiting longer is not acceptable.",
+    DecisionReason.TOTAL: "The load asks for more green threads than greenThreads.total allows.",
+    DecisionReason.BEHAVIOR: "scaling.behavior slows the change down.",
+    DecisionReason.SATURATED_DOWNSTREAM: "More workers brought no more throughput: something behind the tasks is at its limit.",
+    DecisionReason.PAUSED: "scaling.pause holds the number of workers.",
+    DecisionReason.MANUAL: "spec.manualReplicas sets the number of workers.",
 }
 
 
 def _scaling_limited(decision: Decision | None) -> _Said:
-    if decision is None or decision.limited is Limit.NONE:
+    if decision is None or decision.limited is DecisionReason.NONE:
         return "False", "WithinLimits", "Nothing keeps the pool smaller than the load asks for."
     text = _LIMIT_TEXT.get(
         decision.limited, "Something keeps the pool smaller than the load asks for; `kubectl greenfleet why` says what."
@@ -287,7 +291,7 @@ def _dead_letters(record: Record) -> _Said:
 
 
 def learned_status(learned: Learned) -> _Object:
-    """`status.learned` of what the law learned."""
+    """`status.learned` of what the autoscaler learned."""
     found: _Object = {}
     if learned.runtime_seconds is not None:
         found["runtime"] = f"{learned.runtime_seconds * 1000:.3g}ms"

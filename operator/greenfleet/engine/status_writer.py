@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from greenfleet.api import GreenWorkerPool
+from greenfleet.autoscaling import significant_change
 from greenfleet.engine.diagnosis import nothing_runs, shortage, trouble
 from greenfleet.engine.evidence import EXEMPT_ANNOTATION
 from greenfleet.engine.fleet_view import FleetView, is_available
@@ -19,7 +20,6 @@ from greenfleet.kube.client import ApiError, Client, ConflictError, NotFoundErro
 from greenfleet.kube.events import EventRecorder
 from greenfleet.resources import names
 from greenfleet.resources.names import Role
-from greenfleet.scaling import significant_change
 
 _log = logging.getLogger(__name__)
 

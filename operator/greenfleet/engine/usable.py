@@ -9,9 +9,9 @@ from zoneinfo import ZoneInfo
 
 from greenfleet.api import GreenWorkerPool
 from greenfleet.api.pool import ScheduleWindow
+from greenfleet.autoscaling import parse_cron
 from greenfleet.engine.registry import Stall
 from greenfleet.metrics import sources
-from greenfleet.scaling import parse_cron
 from greenfleet.settings import Prometheus
 
 

@@ -14,9 +14,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from greenfleet.autoscaling.model import QueueSample, WorkerSample
 from greenfleet.metrics.prometheus import Series
 from greenfleet.metrics.sources import DEAD, DEAD_TASK, DEPTH_PARTS, READY, UNACKED, UP, WORKER_PARTS, DepthQuery
-from greenfleet.scaling.types import QueueSample, WorkerSample
 
 MOST_DEAD_LETTERS = 1e12
 """More is not a number of messages."""

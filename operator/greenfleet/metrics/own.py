@@ -10,7 +10,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from greenfleet import __version__
-from greenfleet.scaling.types import Decision
+from greenfleet.autoscaling.model import Decision
 
 _FAST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -136,8 +136,8 @@ class OperatorMetrics:
         gauges.desired_workers.set(decision.replicas)
         gauges.desired_threads.set(decision.threads)
         gauges.ready_workers.set(ready)
-        gauges.blind.set(bool(decision.blind))
-        if not decision.blind:
+        gauges.blind.set(bool(decision.metrics_issues))
+        if not decision.metrics_issues:
             gauges.last_sample.set(now)
 
     def observe_wait(self, pool: str, role: str, oldest_seconds: float, max_seconds: float) -> None:

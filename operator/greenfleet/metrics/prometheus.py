@@ -22,7 +22,7 @@ from typing import Any
 import aiohttp
 
 from greenfleet.api import duration_seconds
-from greenfleet.scaling.types import Blindness
+from greenfleet.autoscaling.model import MetricsIssue
 from greenfleet.settings import Server
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
@@ -51,7 +51,7 @@ class Series:
 class QueryError(Exception):
     """A query gave no usable answer. `message` has no number that moves, for it lands in a condition."""
 
-    def __init__(self, reason: Blindness, message: str) -> None:
+    def __init__(self, reason: MetricsIssue, message: str) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
@@ -61,7 +61,7 @@ class AnswerTooLargeError(QueryError):
     """More than `MAX_ANSWER_BYTES`. `namespace` is the one that most of it was about; "" if that is not known."""
 
     def __init__(self, message: str, namespace: str) -> None:
-        super().__init__(Blindness.BAD_ANSWER, message)
+        super().__init__(MetricsIssue.BAD_ANSWER, message)
         self.namespace = namespace
 
 
@@ -127,13 +127,13 @@ class PrometheusServer:
                     await asyncio.sleep(0)
                 answer.end()
         except TimeoutError:
-            raise QueryError(Blindness.UNREACHABLE, f"Prometheus {self.name!r} did not answer in time") from None
+            raise QueryError(MetricsIssue.UNREACHABLE, f"Prometheus {self.name!r} did not answer in time") from None
         except (aiohttp.ClientError, OSError) as error:
             text = f"Prometheus {self.name!r} cannot be reached ({type(error).__name__})"
-            raise QueryError(Blindness.UNREACHABLE, text) from None
+            raise QueryError(MetricsIssue.UNREACHABLE, text) from None
 
     def _bad(self, what: str) -> QueryError:
-        return QueryError(Blindness.BAD_ANSWER, f"Prometheus {self.name!r} {what}")
+        return QueryError(MetricsIssue.BAD_ANSWER, f"Prometheus {self.name!r} {what}")
 
     def _headers(self) -> dict[str, str]:
         settings = self._settings
@@ -150,7 +150,7 @@ class PrometheusServer:
             return Path(path).read_text(encoding="utf-8").strip()
         except OSError as error:
             text = f"the credentials for Prometheus {self.name!r} cannot be read ({error.strerror})"
-            raise QueryError(Blindness.UNREACHABLE, text) from None
+            raise QueryError(MetricsIssue.UNREACHABLE, text) from None
 
     def _context(self) -> ssl.SSLContext | bool:
         settings = self._settings
@@ -166,7 +166,7 @@ class PrometheusServer:
                 self._tls = (changed, ssl.create_default_context(cafile=settings.ca_file))
         except OSError as error:
             text = f"the CA file for Prometheus {self.name!r} cannot be used ({error.strerror})"
-            raise QueryError(Blindness.UNREACHABLE, text) from None
+            raise QueryError(MetricsIssue.UNREACHABLE, text) from None
         return self._tls[1]
 
 
@@ -224,7 +224,7 @@ class _Answer:
             raise self._bad() from None
         if is_partial(around):
             text = f"Prometheus {self._server!r} answered with a part of what it knows, and with warnings: look at its stores"
-            raise QueryError(Blindness.PARTIAL_ANSWER, text)
+            raise QueryError(MetricsIssue.PARTIAL_ANSWER, text)
 
     def _parse(self, text: str) -> None:
         self._text += text
@@ -282,7 +282,7 @@ class _Answer:
 
     def _bad(self) -> QueryError:
         text = f"Prometheus {self._server!r} did not answer with series"
-        return QueryError(Blindness.BAD_ANSWER, text)
+        return QueryError(MetricsIssue.BAD_ANSWER, text)
 
     def _too_large(self, namespace: str) -> AnswerTooLargeError:
         size = MAX_ANSWER_BYTES // (1024 * 1024)

@@ -15,7 +15,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from greenfleet.scaling.capacity import cores_for_tasks
+from greenfleet.autoscaling.capacity import cores_for_tasks
 
 from .traces import Trace, value_at
 
@@ -100,7 +100,7 @@ class Fleet:
         self._names = 0
         self._task = 0
         self._in_io = 0
-        self._leave_first: tuple[str, ...] = ()
+        self._deletion_order: tuple[str, ...] = ()
         self._idle: deque[Worker] = deque()
         sigma2 = math.log(1 + trace.runtime_spread**2)
         self._sigma, self._shift = math.sqrt(sigma2), -sigma2 / 2
@@ -140,10 +140,10 @@ class Fleet:
 
     # --- the Deployment -------------------------------------------------------------------------------------------------
 
-    def scale(self, replicas: int, leave_first: tuple[str, ...] = ()) -> None:
+    def scale(self, replicas: int, deletion_order: tuple[str, ...] = ()) -> None:
         """Set the Deployment's replicas; the controller makes it so."""
         self.replicas = replicas
-        self._leave_first = leave_first
+        self._deletion_order = deletion_order
         alive = [worker for worker in self.workers.values() if not worker.terminating]
         for _ in range(replicas - len(alive)):
             self._create()
@@ -153,7 +153,7 @@ class Fleet:
 
     def _victims(self, alive: list[Worker]) -> list[Worker]:
         """As the ReplicaSet chooses: not Ready first, then by deletion cost, then the youngest."""
-        order = {name: index for index, name in enumerate(self._leave_first)}
+        order = {name: index for index, name in enumerate(self._deletion_order)}
         return sorted(alive, key=lambda w: (w.ready_at is not None, order.get(w.name, 0), -w.created_at))
 
     def _create(self) -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from math import ceil, inf
 from typing import Protocol
 
-from greenfleet.scaling import Decision, Learned, Policy, Rules, ScalingSpec, decide, initial_state
-from greenfleet.scaling.behavior import highest_allowed, lowest_allowed
-from greenfleet.scaling.state import Change
+from greenfleet.autoscaling import Decision, Learned, Policy, ScalingRules, ScalingSpec, decide, initial_state
+from greenfleet.autoscaling.behavior import highest_allowed, lowest_allowed
+from greenfleet.autoscaling.state import Change
 
 from .fleet import Fleet
 from .observation import Observatory
@@ -57,14 +57,14 @@ class Greenfleet:
         decision, self._state = decide(self._spec, self._state, seen.sample(), fleet.now)
         self.decisions.append(decision)
         if decision.replicas != fleet.replicas:
-            fleet.scale(decision.replicas, decision.leave_first)
+            fleet.scale(decision.replicas, decision.deletion_order)
         if abs(decision.threads - fleet.threads) >= 0.1 * fleet.threads:
             fleet.call_at(fleet.now + self.actuation_seconds, lambda: fleet.set_threads(decision.threads))
 
 
-HPA_DEFAULT_UP = Rules((Policy("Percent", 100, 15), Policy("Pods", 4, 15)), "Max", 0)
-HPA_DEFAULT_DOWN = Rules((Policy("Percent", 100, 15),), "Max", 300)
-PERMISSIVE_UP = Rules((), "Max", 0)
+HPA_DEFAULT_UP = ScalingRules((Policy("Percent", 100, 15), Policy("Pods", 4, 15)), "Max", 0)
+HPA_DEFAULT_DOWN = ScalingRules((Policy("Percent", 100, 15),), "Max", 300)
+PERMISSIVE_UP = ScalingRules((), "Max", 0)
 
 
 @dataclass
@@ -89,8 +89,8 @@ class Keda:
     activation: float = 0.0
     sync_seconds: float = 15.0
     tolerance: float = 0.1
-    up: Rules = HPA_DEFAULT_UP
-    down: Rules = HPA_DEFAULT_DOWN
+    up: ScalingRules = HPA_DEFAULT_UP
+    down: ScalingRules = HPA_DEFAULT_DOWN
 
     def start(self, trace: Trace) -> int:
         self._max = trace.replicas_max

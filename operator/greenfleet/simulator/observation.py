@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from greenfleet.scaling import Blindness, Pod, Problem, QueueSample, Sample, WorkerSample
+from greenfleet.autoscaling import MetricsIssue, Pod, Problem, QueueSample, Sample, WorkerSample
 
 from .fleet import IDLE_CORES, Fleet, Worker
 
@@ -62,7 +62,7 @@ class Observatory:
 
     def sample(self) -> Sample:
         """What the operator's one query would answer now."""
-        down = (Problem(Blindness.UNREACHABLE, "Prometheus does not answer"),) if self.outage else ()
+        down = (Problem(MetricsIssue.UNREACHABLE, "Prometheus does not answer"),) if self.outage else ()
         return Sample(
             queues=(self._queue,) if self._queue is not None and not down else (),
             workers=() if down else tuple(self._workers.values()),

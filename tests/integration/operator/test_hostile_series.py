@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import pytest
 
+from greenfleet.autoscaling import MetricsIssue, Problem
 from greenfleet.engine.registry import Registry
 from greenfleet.engine.scaling_loop import Answers, ScalingLoop
 from greenfleet.metrics import prometheus as client
@@ -21,7 +22,6 @@ from greenfleet.metrics.collect import Depths, Workers
 from greenfleet.metrics.prometheus import PrometheusServer
 from greenfleet.metrics.sources import DEPTH_PARTS, WORKER_PARTS
 from greenfleet.resources.names import Role
-from greenfleet.scaling import Blindness, Problem
 from greenfleet.settings import Prometheus as Settings
 from greenfleet.settings import Server, Source
 from tests.integration.operator.harness import Prometheus, eventually
@@ -252,7 +252,7 @@ def test_a_queue_of_one_name_in_two_virtual_hosts_is_not_taken_for_one(targets: 
     eventually(lambda: depth(shared, pool("shop", "rabbitmq"), rabbitmq=named) != ([], []), "it was scraped", 40)
     samples, [problem] = depth(shared, pool("shop", "rabbitmq"), rabbitmq=named)
     assert not samples
-    assert problem.reason is Blindness.CONTRADICTION
+    assert problem.reason is MetricsIssue.CONTRADICTION
     assert "vhost" in problem.message
     one = Source(selector='rabbitmq_queue_messages_ready{vhost="production"}', namespaces=["rabbitmq"])
     assert depth(shared, pool("shop", "production"), production=one) == ([9], [])
@@ -271,7 +271,7 @@ def test_an_exporter_that_nobody_named_speaks_for_its_own_namespace_and_the_othe
     eventually(lambda: said("evil") == ([4], []), "it was scraped", 40)
     samples, [problem] = said("shop")
     assert not samples
-    assert problem.reason is Blindness.NO_SAMPLE
+    assert problem.reason is MetricsIssue.NO_SAMPLE
     assert "prometheus.sources.rabbitmq.namespaces" in problem.message
     assert "evil" not in problem.message
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from greenfleet.autoscaling import MetricsIssue
 from greenfleet.metrics.prometheus import PrometheusServer, QueryError, Series
-from greenfleet.scaling import Blindness
 from greenfleet.settings import Server
 from tests.integration.operator.harness import eventually, free_port, program
 
@@ -118,9 +118,9 @@ def test_without_its_certificate_authority_or_with_a_wrong_password_nothing_is_r
     guarded: Guarded, tmp_path: Path
 ) -> None:
     guarded.admit("first-password")
-    assert refused(guarded.settings(tmp_path, "first-password", ca_file="")).reason is Blindness.UNREACHABLE
+    assert refused(guarded.settings(tmp_path, "first-password", ca_file="")).reason is MetricsIssue.UNREACHABLE
     error = refused(guarded.settings(tmp_path, "second-password"))
-    assert error.reason is Blindness.BAD_ANSWER
+    assert error.reason is MetricsIssue.BAD_ANSWER
     assert "401" in error.message
 
 

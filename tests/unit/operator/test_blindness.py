@@ -18,6 +18,7 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
+from greenfleet.autoscaling import MetricsIssue
 from greenfleet.engine import actuator, scaling_loop, status_writer
 from greenfleet.engine.actuator import Actuator
 from greenfleet.engine.booster import Booster
@@ -28,7 +29,6 @@ from greenfleet.metrics import prometheus
 from greenfleet.metrics.crowded import LEFT_OUT_SECONDS
 from greenfleet.metrics.own import OperatorMetrics
 from greenfleet.metrics.prometheus import PrometheusServer
-from greenfleet.scaling import Blindness
 from greenfleet.settings import Prometheus, Server
 from tests.unit.operator.objects import Object, body
 from tests.unit.operator.test_prometheus_client import serving
@@ -297,29 +297,29 @@ def wrong(**attributes: Any) -> Callable[[World], None]:
 
 
 VECTOR = json.dumps({"status": "success", "data": {"resultType": "vector", "result": []}})
-FAULTS: dict[str, tuple[Callable[[World], None], Blindness]] = {
-    "server down": (wrong(hangs_up=True), Blindness.UNREACHABLE),
-    "server that fails": (answer("gone", 503), Blindness.BAD_ANSWER),
-    "redirecting": (answer("", 302, Location="http://127.0.0.1:1/"), Blindness.BAD_ANSWER),
-    "no JSON": (answer("<html>login</html>"), Blindness.BAD_ANSWER),
-    "huge answer": (answer(" " * 300_000), Blindness.BAD_ANSWER),
-    "empty result": (answer(VECTOR), Blindness.NO_SAMPLE),
-    "exporter down while workers report": (wrong(queues=()), Blindness.NO_SAMPLE),
-    "one of several series missing": (wrong(queues=("feeds",)), Blindness.NO_SAMPLE),
+FAULTS: dict[str, tuple[Callable[[World], None], MetricsIssue]] = {
+    "server down": (wrong(hangs_up=True), MetricsIssue.UNREACHABLE),
+    "server that fails": (answer("gone", 503), MetricsIssue.BAD_ANSWER),
+    "redirecting": (answer("", 302, Location="http://127.0.0.1:1/"), MetricsIssue.BAD_ANSWER),
+    "no JSON": (answer("<html>login</html>"), MetricsIssue.BAD_ANSWER),
+    "huge answer": (answer(" " * 300_000), MetricsIssue.BAD_ANSWER),
+    "empty result": (answer(VECTOR), MetricsIssue.NO_SAMPLE),
+    "exporter down while workers report": (wrong(queues=()), MetricsIssue.NO_SAMPLE),
+    "one of several series missing": (wrong(queues=("feeds",)), MetricsIssue.NO_SAMPLE),
     "a store of Thanos is down": (
         wrong(remarks={"warnings": ["No StoreAPIs matched for this query"]}),
-        Blindness.PARTIAL_ANSWER,
+        MetricsIssue.PARTIAL_ANSWER,
     ),
-    "a storage node of VictoriaMetrics is down": (wrong(remarks={"isPartial": True}), Blindness.PARTIAL_ANSWER),
-    "broker down": (wrong(up=0.0), Blindness.BROKER_DOWN),
-    "stale": (wrong(queue_at=-60.0), Blindness.STALE),
-    "clock skew": (wrong(queue_at=60.0), Blindness.STALE),
-    "stale worker": (wrong(worker_at=-60.0), Blindness.STALE),
-    "NaN": (wrong(depth=math.nan), Blindness.BAD_VALUE),
-    "Inf": (wrong(depth=math.inf), Blindness.BAD_VALUE),
-    "-Inf": (wrong(depth=-math.inf), Blindness.BAD_VALUE),
-    "negative": (wrong(depth=-1.0), Blindness.BAD_VALUE),
-    "one worker of two without a sample": (wrong(silent_workers=1), Blindness.WORKER_MISSING),
+    "a storage node of VictoriaMetrics is down": (wrong(remarks={"isPartial": True}), MetricsIssue.PARTIAL_ANSWER),
+    "broker down": (wrong(up=0.0), MetricsIssue.BROKER_DOWN),
+    "stale": (wrong(queue_at=-60.0), MetricsIssue.STALE),
+    "clock skew": (wrong(queue_at=60.0), MetricsIssue.STALE),
+    "stale worker": (wrong(worker_at=-60.0), MetricsIssue.STALE),
+    "NaN": (wrong(depth=math.nan), MetricsIssue.BAD_VALUE),
+    "Inf": (wrong(depth=math.inf), MetricsIssue.BAD_VALUE),
+    "-Inf": (wrong(depth=-math.inf), MetricsIssue.BAD_VALUE),
+    "negative": (wrong(depth=-1.0), MetricsIssue.BAD_VALUE),
+    "one worker of two without a sample": (wrong(silent_workers=1), MetricsIssue.WORKER_MISSING),
 }
 NEEDS_WORKERS = {"stale worker", "one worker of two without a sample"}
 

@@ -8,22 +8,22 @@ from typing import Any
 
 import pytest
 
+from greenfleet.autoscaling import Adjustment, DecisionReason, Why
 from greenfleet.cli import why as cli
 from greenfleet.cli.main import main
 from greenfleet.engine.web import _plain
-from greenfleet.scaling import Limit, Step, Why
 
 AT = 1_800_000_000.0
 STEPS = (
-    Step(Limit.DEADLINE, "workers", 2, 6, "20,000 messages wait and must start within 30 s"),
-    Step(Limit.MAX, "workers", 6, 4, "replicas.max is 4"),
-    Step(Limit.COOLDOWN, "workers", 4, 4, "idle for 3 s of 300 s", AT + 297),
+    Adjustment(DecisionReason.DEADLINE, "workers", 2, 6, "20,000 messages wait and must start within 30 s"),
+    Adjustment(DecisionReason.MAX, "workers", 6, 4, "replicas.max is 4"),
+    Adjustment(DecisionReason.COOLDOWN, "workers", 4, 4, "idle for 3 s of 300 s", AT + 297),
 )
 WHY = Why(
     at=AT,
     inputs=(("backlog", 20000.0), ("runtime_seconds", 0.3104), ("replicas", 2.0)),
-    steps=STEPS,
-    binding=Limit.MAX,
+    adjustments=STEPS,
+    binding=DecisionReason.MAX,
     summary="4 workers with 250 green threads each: replicas.max is 4",
 )
 
@@ -33,7 +33,7 @@ def answer(**fleet: Any) -> dict[str, Any]:
     plain = {
         "replicas": 4,
         "threads": 250,
-        "limited": Limit.MAX,
+        "limited": DecisionReason.MAX,
         "now": _plain(WHY),
         "history": [_plain(dataclasses.replace(WHY, at=AT + step, summary=f"step {step}")) for step in range(5)],
         **fleet,
@@ -53,9 +53,9 @@ def test_the_answer_says_what_is_wanted_why_and_what_was_seen() -> None:
 
 
 def test_one_worker_is_one_worker_and_nothing_is_said_twice() -> None:
-    alone = Step(Limit.RATE, "workers", 1, 1, "no tasks arrive")
+    alone = Adjustment(DecisionReason.RATE, "workers", 1, 1, "no tasks arrive")
     why = dataclasses.replace(
-        WHY, steps=(alone,), inputs=(("throughput", 7.5e-9),), summary="1 worker: no tasks arrive"
+        WHY, adjustments=(alone,), inputs=(("throughput", 7.5e-9),), summary="1 worker: no tasks arrive"
     )
     text = "\n".join(cli.render(answer(replicas=1, threads=1, now=_plain(why)), 0))
     assert "1 worker × 1 green thread\n" in text

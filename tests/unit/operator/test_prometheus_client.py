@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from greenfleet.autoscaling import MetricsIssue
 from greenfleet.metrics import prometheus
 from greenfleet.metrics.prometheus import AnswerTooLargeError, PrometheusServer, QueryError, Series
-from greenfleet.scaling import Blindness
 from greenfleet.settings import Server
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -130,7 +130,7 @@ def test_values_that_are_no_numbers_arrive_as_what_they_are_for_the_law_to_judge
     ids=lambda body: body[:60].decode("latin-1"),
 )
 def test_an_answer_that_is_no_vector_is_a_bad_answer(body: bytes) -> None:
-    assert refused(answering(body)).reason is Blindness.BAD_ANSWER
+    assert refused(answering(body)).reason is MetricsIssue.BAD_ANSWER
 
 
 ODD = {"queue": 'a"b\\c]}, {"metric"', "namespace": "ü\U0001f600", "text": '"result":[{"metric":{}}]'}
@@ -177,7 +177,7 @@ def test_a_partial_answer_is_no_answer_and_a_remark_on_data_is_none_of_it(
         assert ask(answering(body)) == []
         return
     error = refused(answering(body))
-    assert error.reason is Blindness.PARTIAL_ANSWER
+    assert error.reason is MetricsIssue.PARTIAL_ANSWER
     assert "store-1" not in error.message, "an address of the server's own"
 
 
@@ -233,7 +233,7 @@ def test_one_endless_series_is_not_kept_either_and_its_namespace_is_named(label:
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 429, 500, 502, 503])
 def test_an_http_error_is_a_bad_answer_with_its_status(status: int) -> None:
     error = refused(answering(vector("0"), status))
-    assert error.reason is Blindness.BAD_ANSWER
+    assert error.reason is MetricsIssue.BAD_ANSWER
     assert str(status) in error.message
 
 
@@ -253,7 +253,7 @@ def test_a_redirect_is_not_followed_to_wherever_it_points(status: int) -> None:
             server = PrometheusServer("main", Server(url=url, timeout="2s"))
             with pytest.raises(QueryError) as error:
                 await server.query("up")
-            assert error.value.reason is Blindness.BAD_ANSWER
+            assert error.value.reason is MetricsIssue.BAD_ANSWER
             await server.close()
 
     asyncio.run(run())
@@ -272,7 +272,7 @@ def test_a_huge_answer_is_refused_before_it_is_in_memory(monkeypatch: pytest.Mon
             await response.write(b" " * 65536)
             sent += 65536
 
-    assert refused(endless, timeout="20s").reason is Blindness.BAD_ANSWER
+    assert refused(endless, timeout="20s").reason is MetricsIssue.BAD_ANSWER
     assert sent < 64 * 1024 * 1024
 
 
@@ -280,7 +280,7 @@ def test_a_compressed_bomb_counts_with_its_real_size(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(prometheus, "MAX_ANSWER_BYTES", 256 * 1024)
     bomb = gzip.compress(b" " * (32 * 1024 * 1024))
     error = refused(answering(bomb, headers={"Content-Encoding": "gzip"}))
-    assert error.reason in (Blindness.BAD_ANSWER, Blindness.UNREACHABLE)
+    assert error.reason in (MetricsIssue.BAD_ANSWER, MetricsIssue.UNREACHABLE)
 
 
 def test_a_server_that_never_answers_is_given_up_at_the_timeout() -> None:
@@ -289,7 +289,7 @@ def test_a_server_that_never_answers_is_given_up_at_the_timeout() -> None:
         raise AssertionError
 
     error = refused(hang, timeout="100ms")
-    assert error.reason is Blindness.UNREACHABLE
+    assert error.reason is MetricsIssue.UNREACHABLE
     assert "in time" in error.message
 
 
@@ -301,7 +301,7 @@ def test_a_server_that_trickles_is_given_up_at_the_timeout() -> None:
             await response.write(b" ")
             await asyncio.sleep(0.02)
 
-    assert refused(trickle, timeout="200ms").reason is Blindness.UNREACHABLE
+    assert refused(trickle, timeout="200ms").reason is MetricsIssue.UNREACHABLE
 
 
 def test_a_connection_that_breaks_in_the_middle_is_unreachable() -> None:
@@ -313,7 +313,7 @@ def test_a_connection_that_breaks_in_the_middle_is_unreachable() -> None:
         request.transport.abort()
         return response
 
-    assert refused(tear).reason is Blindness.UNREACHABLE
+    assert refused(tear).reason is MetricsIssue.UNREACHABLE
 
 
 def test_nobody_listening_is_unreachable_and_the_address_is_not_in_the_message() -> None:
@@ -329,7 +329,7 @@ def test_nobody_listening_is_unreachable_and_the_address_is_not_in_the_message()
             await server.close()
 
     error = asyncio.run(run())
-    assert error.reason is Blindness.UNREACHABLE
+    assert error.reason is MetricsIssue.UNREACHABLE
     assert "127.0.0.1" not in error.message
 
 
@@ -372,7 +372,7 @@ def test_a_bearer_token_is_read_again_when_it_was_rotated(tmp_path: Path) -> Non
             token.unlink()
             with pytest.raises(QueryError, match="credentials") as error:
                 await server.query("up")
-            assert error.value.reason is Blindness.UNREACHABLE
+            assert error.value.reason is MetricsIssue.UNREACHABLE
             await server.close()
 
     asyncio.run(run())
@@ -412,7 +412,7 @@ def test_an_unknown_certificate_is_refused_unless_its_authority_is_named(certifi
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(public, key)
     handler = answering(vector("1"))
-    assert refused(handler, tls=tls).reason is Blindness.UNREACHABLE
+    assert refused(handler, tls=tls).reason is MetricsIssue.UNREACHABLE
     assert len(ask(handler, tls=tls, ca_file=str(public))) == 1
     assert len(ask(handler, tls=tls, insecure_skip_verify=True)) == 1
 
@@ -428,5 +428,5 @@ def test_an_authority_that_cannot_be_read_is_said_as_such(
     if content is not None:
         bundle.write_text(content)
     error = refused(answering(vector("1")), tls=tls, ca_file=str(bundle))
-    assert error.reason is Blindness.UNREACHABLE
+    assert error.reason is MetricsIssue.UNREACHABLE
     assert "CA file" in error.message

@@ -8,14 +8,14 @@ from typing import Any, cast
 
 import pytest
 
+from greenfleet.autoscaling import Mode
 from greenfleet.engine.controller import Controller
-from greenfleet.engine.pods import is_finished, law_pod, law_spec
+from greenfleet.engine.pods import is_finished, scaling_pod, scaling_spec
 from greenfleet.engine.registry import Registry, Stall
 from greenfleet.engine.usable import misfit
 from greenfleet.kube.client import Client
 from greenfleet.metrics.own import OperatorMetrics
 from greenfleet.resources.names import Role
-from greenfleet.scaling import Mode
 from greenfleet.settings import Prometheus, Source
 from tests.unit.operator.objects import Object, body, pool
 
@@ -175,12 +175,12 @@ def test_an_own_query_counts_where_the_administrator_allowed_it() -> None:
 
 def test_a_schedule_that_cannot_be_evaluated_is_left_out_and_the_law_goes_on() -> None:
     bad = {**GOOD_SCHEDULE, "timezone": "Mars/Olympus"}
-    spec = law_spec(pool(scaling={"schedules": [bad, GOOD_SCHEDULE]}), Role.EVENTLET, 15)
+    spec = scaling_spec(pool(scaling={"schedules": [bad, GOOD_SCHEDULE]}), Role.EVENTLET, 15)
     assert [schedule.timezone for schedule in spec.schedules] == ["Europe/Berlin"]
 
 
 def test_the_law_is_told_what_the_user_wrote_in_its_own_units() -> None:
-    spec = law_spec(
+    spec = scaling_spec(
         pool(
             greenThreads={"min": 5, "max": 50, "start": 20, "total": 400},
             replicas={"min": 1, "max": 4},
@@ -206,18 +206,18 @@ def test_the_law_is_told_what_the_user_wrote_in_its_own_units() -> None:
     assert (spec.threads_min, spec.threads_max, spec.threads_start, spec.threads_total) == (5, 50, 20, 400)
     assert (spec.replicas_min, spec.replicas_max, spec.manual_replicas, spec.mode) == (1, 4, 3, Mode.MANUAL)
     assert (spec.max_wait_seconds, spec.cooldown_seconds, spec.activation) == (90, 600, 5)
-    assert (spec.pause_in, spec.pause_out, spec.blind_floor, spec.drain_seconds) == (True, False, 2, 120)
+    assert (spec.pause_in, spec.pause_out, spec.missing_metrics_floor, spec.drain_seconds) == (True, False, 2, 120)
     assert (spec.cpu_limit_cores, spec.memory_limit_bytes, spec.scrape_interval_seconds) == (0.5, 2**30, 15)
     assert (spec.scale_up.policies[0].value, spec.scale_down.select_policy) == (2, "Disabled")
 
 
 def test_a_floor_counts_with_the_policy_floor_only() -> None:
-    spec = law_spec(pool(scaling={"whenBlind": {"policy": "hold", "floor": 5}}), Role.EVENTLET, 15)
-    assert spec.blind_floor is None
+    spec = scaling_spec(pool(scaling={"whenBlind": {"policy": "hold", "floor": 5}}), Role.EVENTLET, 15)
+    assert spec.missing_metrics_floor is None
 
 
 def test_the_companions_processes_are_its_threads_and_it_stays_automatic() -> None:
-    spec = law_spec(
+    spec = scaling_spec(
         pool(
             scaling={"mode": "manual"},
             greenThreads={"total": 5000},
@@ -233,14 +233,14 @@ def test_the_companions_processes_are_its_threads_and_it_stays_automatic() -> No
 @pytest.mark.parametrize(("limit", "cores"), [("2500m", 2.5), ("500m", 0.5), (8, 4.0)])
 def test_the_companions_cores_are_its_limit_and_at_most_one_for_each_process(limit: Any, cores: float) -> None:
     prefork = {"processes": 4, "resources": {"limits": {"cpu": limit, "memory": "1Gi"}}}
-    spec = law_spec(pool(prefork=prefork), Role.PREFORK, 15)
+    spec = scaling_spec(pool(prefork=prefork), Role.PREFORK, 15)
     assert (spec.cpu_limit_cores, spec.memory_limit_bytes) == (cores, 2**30)
 
 
 def test_schedules_raise_the_eventlet_fleet_and_not_its_companion() -> None:
     given = pool(scaling={"schedules": [GOOD_SCHEDULE]}, prefork={"processes": 4})
-    assert law_spec(given, Role.EVENTLET, 15).schedules
-    assert not law_spec(given, Role.PREFORK, 15).schedules
+    assert scaling_spec(given, Role.EVENTLET, 15).schedules
+    assert not scaling_spec(given, Role.PREFORK, 15).schedules
 
 
 def k8s_pod(**metadata: Any) -> Object:
@@ -256,16 +256,16 @@ def k8s_pod(**metadata: Any) -> Object:
     [("250", 250), ("", None), ("many", None), ("-5", None), ("2.5", None), (" 7", None), ("²", None)],
 )
 def test_a_pods_annotation_is_a_decimal_number_or_nothing(text: str, threads: int | None) -> None:
-    assert law_pod(k8s_pod(annotations={"greenfleet.io/threads": text})).threads == threads
+    assert scaling_pod(k8s_pod(annotations={"greenfleet.io/threads": text})).threads == threads
 
 
 def test_a_pod_is_seen_with_its_times_and_whether_it_leaves() -> None:
-    one = law_pod(k8s_pod())
+    one = scaling_pod(k8s_pod())
     assert one.ready_since is not None
     assert (one.ready_since - one.created_at, one.terminating, one.threads) == (10, False, None)
-    assert law_pod(k8s_pod(deletionTimestamp="2026-01-01T00:01:00Z")).terminating
-    assert law_pod({**k8s_pod(), "status": {}}).ready_since is None
-    assert law_pod({"metadata": k8s_pod()["metadata"]}).ready_since is None
+    assert scaling_pod(k8s_pod(deletionTimestamp="2026-01-01T00:01:00Z")).terminating
+    assert scaling_pod({**k8s_pod(), "status": {}}).ready_since is None
+    assert scaling_pod({"metadata": k8s_pod()["metadata"]}).ready_since is None
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from greenfleet.api import GreenWorkerPool, parse_pool
-from greenfleet.engine.pods import law_spec
+from greenfleet.engine.pods import scaling_spec
 from greenfleet.resources import children_of_pool, exporter_children
 from greenfleet.resources.names import Role
 from tests.golden.test_golden import HERE as GOLDEN
@@ -146,7 +146,7 @@ def test_every_change_has_an_effect(field: str) -> None:
     def everything(pool: GreenWorkerPool) -> list[Any]:
         children = [*children_of_pool(pool, "a", "IfNotPresent"), *exporter_children([pool], "a", "IfNotPresent", [])]
         return [child.manifest for child in children] + [
-            law_spec(pool, role, 2.0) for role in (Role.EVENTLET, Role.PREFORK)
+            scaling_spec(pool, role, 2.0) for role in (Role.EVENTLET, Role.PREFORK)
         ]
 
     assert everything(original()) != everything(changed(field))

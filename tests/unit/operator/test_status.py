@@ -9,6 +9,7 @@ import pytest
 
 from greenfleet.api.pool import Prefork
 from greenfleet.api.status import CONDITION_TYPES, PoolStatus
+from greenfleet.autoscaling import Decision, DecisionReason, Learned, MetricsIssue, Problem, Why
 from greenfleet.engine.registry import Record, Stall
 from greenfleet.engine.status import (
     Observed,
@@ -18,7 +19,6 @@ from greenfleet.engine.status import (
 )
 from greenfleet.engine.times import rfc3339, unix_time
 from greenfleet.resources.names import Role
-from greenfleet.scaling import Blindness, Decision, Learned, Limit, Problem, Why
 from tests.unit.operator.objects import Object, record
 
 NOW = 1_800_000_000.0
@@ -43,15 +43,15 @@ IDLE = dataclasses.replace(
 
 
 def decision(**changes: Any) -> Decision:
-    why = Why(at=NOW, inputs=(("ready", 17.0),), steps=(), binding=Limit.RATE, summary="2 workers")
+    why = Why(at=NOW, inputs=(("ready", 17.0),), adjustments=(), binding=DecisionReason.RATE, summary="2 workers")
     plain = Decision(
         replicas=2,
         threads=250,
-        blind=(),
+        metrics_issues=(),
         active=True,
-        limited=Limit.NONE,
+        limited=DecisionReason.NONE,
         learned=Learned(),
-        leave_first=(),
+        deletion_order=(),
         why=why,
     )
     return dataclasses.replace(plain, **changes)
@@ -91,7 +91,7 @@ def test_every_condition_is_always_there_and_every_status_fits_the_schema() -> N
         (record(), IDLE),
         (record(queues=["?"]), dataclasses.replace(IDLE, deployment=None)),
         (reconciled(), WELL),
-        (reconciled(decision(blind=(Problem(Blindness.STALE, "old"),))), WELL),
+        (reconciled(decision(metrics_issues=(Problem(MetricsIssue.STALE, "old"),))), WELL),
     ]:
         status = compute(found, observed)
         PoolStatus.model_validate(status)
@@ -155,7 +155,7 @@ def test_what_needs_a_human_is_stalled_and_not_reconciling(field: str) -> None:
 
 
 def test_a_broker_url_never_gets_into_a_condition() -> None:
-    found = reconciled(decision(blind=(Problem(Blindness.STALE, "redis://:hunter2@h is old"),)))
+    found = reconciled(decision(metrics_issues=(Problem(MetricsIssue.STALE, "redis://:hunter2@h is old"),)))
     found.refused = Stall("Refused", "env value redis://:hunter2@redis:6379/0 is wrong")
     assert "hunter2" not in str(compute(found, WELL))
 
@@ -165,13 +165,13 @@ def test_a_transition_time_moves_only_when_its_status_does() -> None:
     found.body["status"] = compute(found, WELL)
     later = dataclasses.replace(WELL, now=NOW + 60)
     assert compute(found, later) == found.status
-    blind = decision(blind=(Problem(Blindness.UNREACHABLE, "down"),))
+    blind = decision(metrics_issues=(Problem(MetricsIssue.UNREACHABLE, "down"),))
     found.fleet(Role.EVENTLET).decision = blind
     said = conditions(compute(found, later))
     assert said["MetricsAvailable"]["lastTransitionTime"] == rfc3339(NOW + 60)
     assert said["Stalled"]["lastTransitionTime"] == rfc3339(NOW)
     found.body["status"] = compute(found, later)
-    found.fleet(Role.EVENTLET).decision = decision(blind=(Problem(Blindness.STALE, "old"),))
+    found.fleet(Role.EVENTLET).decision = decision(metrics_issues=(Problem(MetricsIssue.STALE, "old"),))
     said = conditions(compute(found, dataclasses.replace(WELL, now=NOW + 90)))
     assert said["MetricsAvailable"]["reason"] == "StaleSample"
     assert said["MetricsAvailable"]["lastTransitionTime"] == rfc3339(NOW + 60)
@@ -182,14 +182,18 @@ def test_a_status_does_not_move_while_only_the_load_does() -> None:
     found.body["status"] = compute(found, WELL)
     for step in range(1, 20):
         why = Why(
-            at=NOW + step, inputs=(("ready", 100.0 * step),), steps=(), binding=Limit.RATE, summary=f"{step} messages"
+            at=NOW + step,
+            inputs=(("ready", 100.0 * step),),
+            adjustments=(),
+            binding=DecisionReason.RATE,
+            summary=f"{step} messages",
         )
         found.fleet(Role.EVENTLET).decision = decision(why=why, learned=Learned(runtime_seconds=step))
         assert compute(found, dataclasses.replace(WELL, now=NOW + step)) == found.status
 
 
 def test_a_new_pool_without_a_sample_is_unknown_and_an_old_one_is_blind() -> None:
-    blind = decision(blind=(Problem(Blindness.NO_SAMPLE, "Prometheus has no sample of queue 'feeds'"),))
+    blind = decision(metrics_issues=(Problem(MetricsIssue.NO_SAMPLE, "Prometheus has no sample of queue 'feeds'"),))
     young = dataclasses.replace(WELL, now=CREATED + 20)
     old = dataclasses.replace(WELL, now=CREATED + 120)
     assert statuses(reconciled(blind), young)["MetricsAvailable"] == "Unknown"
@@ -197,7 +201,7 @@ def test_a_new_pool_without_a_sample_is_unknown_and_an_old_one_is_blind() -> Non
 
 
 def test_an_unreachable_prometheus_is_said_at_once_even_of_a_new_pool() -> None:
-    blind = decision(blind=(Problem(Blindness.UNREACHABLE, "Prometheus 'default' cannot be reached"),))
+    blind = decision(metrics_issues=(Problem(MetricsIssue.UNREACHABLE, "Prometheus 'default' cannot be reached"),))
     assert statuses(reconciled(blind), dataclasses.replace(WELL, now=CREATED + 1))["MetricsAvailable"] == "False"
 
 
@@ -215,10 +219,10 @@ def test_scaling_that_does_not_follow_the_load_says_why(scaling: Object, reason:
     assert conditions(compute(reconciled(scaling=scaling), WELL))["ScalingActive"]["reason"] == reason
 
 
-@pytest.mark.parametrize("limit", list(Limit))
-def test_every_limit_has_a_sentence(limit: Limit) -> None:
+@pytest.mark.parametrize("limit", list(DecisionReason))
+def test_every_limit_has_a_sentence(limit: DecisionReason) -> None:
     said = conditions(compute(reconciled(decision(limited=limit)), WELL))["ScalingLimited"]
-    assert said["status"] == ("False" if limit is Limit.NONE else "True")
+    assert said["status"] == ("False" if limit is DecisionReason.NONE else "True")
     assert said["message"].endswith((".", "what."))
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from greenfleet.api.status import CONDITION_TYPES
+from greenfleet.autoscaling import MetricsIssue
 from greenfleet.engine.status import _LIMIT_TEXT
-from greenfleet.scaling import Blindness
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DOCS, ENGINE = REPOSITORY / "docs", REPOSITORY / "operator" / "greenfleet" / "engine"
@@ -46,4 +46,4 @@ def test_every_condition_and_every_limit_is_documented() -> None:
 
 
 def test_every_way_not_to_know_is_documented() -> None:
-    assert set(map(str, Blindness)) <= _said("operator.md")
+    assert set(map(str, MetricsIssue)) <= _said("operator.md")

@@ -1,0 +1,54 @@
+"""the autoscaler: pure, immutable values in, one immutable decision out. It imports nothing that does I/O."""
+
+from .autoscaler import decide, prefork_spec
+from .idle import can_skip, is_idle
+from .model import (
+    Adjustment,
+    Decision,
+    DecisionReason,
+    Learned,
+    MetricsIssue,
+    Mode,
+    Pod,
+    Policy,
+    Problem,
+    QueueSample,
+    Sample,
+    ScalingRules,
+    ScalingSpec,
+    Schedule,
+    Why,
+    WorkerSample,
+)
+from .outcome import significant_change
+from .schedules import parse as parse_cron
+from .state import State, initial_state
+from .validation import stale_after_seconds
+
+__all__ = [
+    "Adjustment",
+    "Decision",
+    "DecisionReason",
+    "Learned",
+    "MetricsIssue",
+    "Mode",
+    "Pod",
+    "Policy",
+    "Problem",
+    "QueueSample",
+    "Sample",
+    "ScalingRules",
+    "ScalingSpec",
+    "Schedule",
+    "State",
+    "Why",
+    "WorkerSample",
+    "can_skip",
+    "decide",
+    "initial_state",
+    "is_idle",
+    "parse_cron",
+    "prefork_spec",
+    "significant_change",
+    "stale_after_seconds",
+]

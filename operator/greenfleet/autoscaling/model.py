@@ -1,0 +1,262 @@
+"""The vocabulary of the autoscaler: immutable values in, one immutable decision out.
+
+Nothing here knows about Kubernetes, Prometheus or the clock. Every time is a Unix time in seconds, every duration is in
+seconds, every amount of CPU is in cores; the names say so where the type cannot.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+
+class Mode(enum.StrEnum):
+    """Who decides the number of workers."""
+
+    AUTO = "auto"
+    MANUAL = "manual"
+    """`spec.manualReplicas` decides the workers; the green threads stay automatic."""
+    DRY_RUN = "dry-run"
+    """Decide and report, write nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One HPA scaling policy: at most `value` pods, or percent of the pods, per `period_seconds`."""
+
+    type: str
+    """`Pods` or `Percent`."""
+    value: int
+    period_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingRules:
+    """The HPA's `scaleUp` or `scaleDown`, with its semantics (`autoscaling/v2`, HPAScalingRules)."""
+
+    policies: tuple[Policy, ...] = ()
+    """Empty: no limit on the rate."""
+    select_policy: str = "Max"
+    """`Max`, `Min` or `Disabled`."""
+    stabilization_window_seconds: int | None = None
+    """None: the autoscaler's own default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A window in which `replicas.min` is higher: it opens at each `cron` time in `timezone`, for `duration_seconds`."""
+
+    cron: str
+    duration_seconds: int
+    timezone: str
+    min_replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingSpec:
+    """What the user asked for, in the autoscaler's own units. The defaults are those of the CRD."""
+
+    threads_min: int = 10
+    threads_max: int = 1000
+    threads_start: int = 100
+    threads_total: int | None = None
+    """Hard cap of the whole fleet's green threads, burst and draining pods included."""
+    replicas_min: int = 0
+    replicas_max: int = 10
+    mode: Mode = Mode.AUTO
+    manual_replicas: int = 1
+    pause_in: bool = False
+    pause_out: bool = False
+    max_wait_seconds: float = 30.0
+    """The objective: the longest that a message should wait for a green thread."""
+    activation: int = 0
+    """Ready messages above which a pool leaves zero workers."""
+    cooldown_seconds: float = 300.0
+    """How long nothing may be waiting or running before the last worker goes."""
+    scale_up: ScalingRules = field(default_factory=ScalingRules)
+    scale_down: ScalingRules = field(default_factory=ScalingRules)
+    schedules: tuple[Schedule, ...] = ()
+    missing_metrics_floor: int | None = None
+    """`whenBlind: {floor: N}`; None is `hold`."""
+    scrape_interval_seconds: float = 2.0
+    cpu_limit_cores: float = 1.0
+    """What one worker may use: min(1, the container's CPU limit), because a hub is one thread."""
+    memory_limit_bytes: float | None = None
+    drain_seconds: float = 60.0
+    """`drain.timeout`: how long a worker that leaves may finish what it runs."""
+
+
+class MetricsIssue(enum.StrEnum):
+    """Why a sample cannot be believed; also the `reason` of the condition `MetricsAvailable`."""
+
+    UNREACHABLE = "PrometheusUnreachable"
+    BAD_ANSWER = "PrometheusBadAnswer"
+    PARTIAL_ANSWER = "PrometheusPartialAnswer"
+    TOO_MANY_SERIES = "TooManySeries"
+    NO_SAMPLE = "NoSample"
+    STALE = "StaleSample"
+    BAD_VALUE = "BadValue"
+    CONTRADICTION = "ContradictorySamples"
+    BROKER_DOWN = "BrokerDown"
+    WORKER_MISSING = "WorkerSampleMissing"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One reason for blindness, as a sentence without numbers that move (it lands in a condition)."""
+
+    reason: MetricsIssue
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSample:
+    """One queue at one scrape."""
+
+    queue: str
+    at: float
+    """Unix time of the scrape, not of the query."""
+    ready: float
+    """Messages that no consumer holds. NaN, infinite and negative values may come in here: the autoscaler judges them."""
+    unacked: float = 0.0
+    """Messages that a consumer holds. 0 where the source cannot tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSample:
+    """One worker at one scrape. Counters count from the start of that process."""
+
+    pod: str
+    at: float
+    threads_limit: float
+    threads_busy: float
+    reserved: float
+    scheduled: float = 0.0
+    started: float = 0.0
+    finished: float = 0.0
+    runtime_sum_seconds: float = 0.0
+    runtime_count: float = 0.0
+    cpu_seconds: float = 0.0
+    hub_busy_seconds: float = 0.0
+    hub_blocked_seconds: float = 0.0
+    hub_lag_sum_seconds: float = 0.0
+    hub_lag_count: float = 0.0
+    memory_bytes: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """One pod of the Eventlet Deployment as the API server sees it."""
+
+    name: str
+    created_at: float
+    ready_since: float | None
+    """Unix time of the transition to Ready; None while it is not Ready."""
+    terminating: bool = False
+    threads: int | None = None
+    """The annotation `greenfleet.io/threads`, None before the first write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Everything that is known about one pool at one tick. What is missing is absent, never zero."""
+
+    queues: tuple[QueueSample, ...]
+    workers: tuple[WorkerSample, ...]
+    pods: tuple[Pod, ...]
+    replicas: int
+    """The Deployment's `spec.replicas` now."""
+    expected_queues: tuple[str, ...]
+    """The pool's queues: each must have a sample."""
+    problems: tuple[Problem, ...] = ()
+    """What the collector already knows to be wrong (server unreachable, broker down, a foreign namespace…)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What survives restarts and scale-to-zero (`status.learned`). None: not learned yet."""
+
+    runtime_seconds: float | None = None
+    """S: mean run time of a task."""
+    cpu_per_task_seconds: float | None = None
+    """k: CPU seconds per started task."""
+    safe_threads: int | None = None
+    """c_safe: green threads that one worker bears."""
+    startup_seconds: float | None = None
+    """From the pod's creation to Ready."""
+
+
+class DecisionReason(enum.StrEnum):
+    """What bound a decision in the end; the `reason` of the condition `ScalingLimited` where it kept the pool smaller."""
+
+    NONE = "WithinLimits"
+    IDLE = "Idle"
+    RATE = "ArrivalRate"
+    DEADLINE = "Deadline"
+    MIN = "MinReplicas"
+    MAX = "MaxReplicas"
+    SCHEDULE = "Schedule"
+    TOTAL = "TotalGreenThreads"
+    BEHAVIOR = "Behavior"
+    STABILIZATION = "Stabilization"
+    COOLDOWN = "Cooldown"
+    BURST_YOUNG = "YoungBurst"
+    BACKLOG = "Backlog"
+    FIRST_WINDOW = "FirstWindowAfterRestart"
+    BLIND = "Blind"
+    FLOOR = "BlindFloor"
+    PAUSED = "Paused"
+    MANUAL = "ManualReplicas"
+    SATURATED_DOWNSTREAM = "NoMoreThroughput"
+    SAFE_THREADS = "SafeThreads"
+    WARM = "WarmWorkers"
+    ACTIVATION = "Activation"
+
+
+@dataclass(frozen=True, slots=True)
+class Adjustment:
+    """One thing that moved or held the decision, in the order in which the autoscaler applied it."""
+
+    reason: DecisionReason
+    dimension: str
+    """`workers` or `threads`."""
+    before: int
+    after: int
+    text: str
+    """A plain sentence; numbers are allowed here, for it goes to `why`, not to a condition."""
+    until: float | None = None
+    """Unix time at which a hold ends, where that is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """The reason of one decision: the inputs, both dimensions, and what was held back by what."""
+
+    at: float
+    inputs: tuple[tuple[str, float], ...]
+    """Name and value of what the autoscaler saw and derived: backlog, reserved, busy, arrival_rate, runtime, …"""
+    adjustments: tuple[Adjustment, ...]
+    binding: DecisionReason
+    """What decided the number of workers in the end."""
+    summary: str
+    """One plain sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the fleet should look like now. The engine writes it down; it never adds to it."""
+
+    replicas: int
+    """Eventlet workers wanted. Equal to `Sample.replicas` when the autoscaler holds."""
+    threads: int
+    """Green threads wanted in each worker: the absolute value for every running pod, and the start value of new ones."""
+    metrics_issues: tuple[Problem, ...]
+    """Empty when the metrics are complete; else why it is not, most telling first."""
+    active: bool
+    """Condition `ScalingActive`: False while paused, manual, or blind."""
+    limited: DecisionReason
+    """`DecisionReason.NONE`, or what keeps the pool smaller than the load asks for."""
+    learned: Learned
+    deletion_order: tuple[str, ...]
+    """Names of the pods, the most idle first: the order in which a scale-in should take them."""
+    why: Why

@@ -15,7 +15,8 @@ from charts.gates.parts import CHARTS, REPOSITORY, VALUES, GateError, programs, 
 def main() -> int:
     """Exit status 1 at the first gate that stays shut."""
     try:
-        helm, kubeconform = programs("helm", "kubeconform")
+        helm, kubeconform, actionlint = programs("helm", "kubeconform", "actionlint")
+        _gate("actionlint", lambda: _workflows(actionlint))
         with tempfile.TemporaryDirectory() as place:
             directory = Path(place)
             _gate("helm lint --strict", lambda: _lint(helm))
@@ -37,6 +38,12 @@ def _gate(name: str, check: Callable[[], str]) -> None:
     except GateError as error:
         raise GateError(f"{name}:\n{error}") from None
     print(f"{name}: {said} ({time.monotonic() - started:.1f} s)")
+
+
+def _workflows(actionlint: Path) -> str:
+    files = sorted((REPOSITORY / ".github" / "workflows").glob("*.yml"))
+    run([actionlint, "-no-color", "-shellcheck=", "-pyflakes=", *files])
+    return f"{len(files)} workflows"
 
 
 def _lint(helm: Path) -> str:

@@ -1,7 +1,7 @@
 """The programs of the cluster, built once per version of their sources.
 
 They are kept in the cache under a hash of everything that decides what comes out, so that a fresh clone of the same
-revision finds them. The optional tools have modules of their own (`cluster/tools`, `cluster/helm3`): what they need must
+revision finds them. The optional tools have modules of their own (`cluster/tools`, `cluster/helm3`, `cluster/actionlint`): what they need must
 not move the versions that Kubernetes was released with.
 """
 
@@ -57,6 +57,7 @@ TOOLS = (
     Program("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform", 15, SOURCE / "tools"),
     Program("kwok", "sigs.k8s.io/kwok/cmd/kwok", 60, SOURCE / "tools"),
     Program("helm3", "helm.sh/helm/v3/cmd/helm", 60, SOURCE / "helm3"),
+    Program("actionlint", "github.com/rhysd/actionlint/cmd/actionlint", 10, SOURCE / "actionlint"),
 )
 
 

@@ -1,0 +1,70 @@
+"""What several files say of the project is the same in all of them, and what its workflows call exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import greenfleet
+import greenworker
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def text(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def test_operator_worker_chart_and_demo_have_one_version() -> None:
+    chart = yaml.safe_load(text("charts/greenfleet/Chart.yaml"))
+    demo = re.search(r'^VERSION = "(.+)"$', text("demo/stage.py"), re.MULTILINE)
+    assert demo
+    assert {greenfleet.__version__, greenworker.__version__, chart["version"], chart["appVersion"], demo[1]} == {
+        greenfleet.__version__
+    }
+
+
+def test_the_changelog_has_a_section_for_this_version_or_says_unreleased() -> None:
+    headings = re.findall(r"^## \[(.+?)\]", text("CHANGELOG.md"), re.MULTILINE)
+    assert headings[0] == "Unreleased"
+    assert greenfleet.__version__ in headings
+
+
+def test_the_lowest_kubernetes_is_the_same_everywhere() -> None:
+    chart = yaml.safe_load(text("charts/greenfleet/Chart.yaml"))
+    lowest = re.search(r">=\s*(\d+\.\d+)", chart["kubeVersion"])
+    assert lowest
+    for path in ("README.md", "charts/greenfleet/README.md"):
+        named = set(re.findall(r"Kubernetes (?:≥ )?(1\.\d+)(?: or newer| \(tested)", text(path)))
+        assert named == {lowest[1]}, path
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):", text("Makefile"), re.MULTILINE))
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_is_nothing_but_make_targets(workflow: Path) -> None:
+    """What fails there fails on everybody's machine in the same way."""
+    jobs = yaml.safe_load(workflow.read_text(encoding="utf-8"))["jobs"]
+    runs = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    assert runs
+    for line in runs:
+        command = re.fullmatch(
+            r"(?:sudo --preserve-env )?make ((?:[a-z-]+ ?)+)(?: ?[A-Z]+=\S+(?: \S+ }})?)*", line.strip()
+        )
+        assert command, line
+        assert set(command[1].split()) <= targets(), line
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/project/maintainers.md", "README.md"])
+def test_every_make_target_that_a_page_names_exists(page: str) -> None:
+    named = set(
+        re.findall(r"\bmake ([a-z]+(?:-[a-z]+)*)", " ".join(re.findall(r"`[^`]+`|^\$ .*$", text(page), re.MULTILINE)))
+    )
+    assert named
+    assert named <= targets(), page

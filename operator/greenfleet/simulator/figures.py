@@ -16,6 +16,8 @@ class Figures:
     wait_max: float
     latency_p99: float
     """From publishing to the end of the task."""
+    runtime_inflation: float
+    """Median run time over the median that the same tasks would have had on idle workers."""
     worker_seconds: float
     """Pods that exist, starting and draining ones included, times seconds."""
     thread_seconds: float

@@ -5,6 +5,9 @@ hub and only into a free green thread; every task needs the hub's CPU before and
 the speed of the CPU limit (so an overloaded hub fetches and finishes slower and its lag grows); pods take time to start;
 a worker that leaves stops fetching, finishes what it runs and gives back what the drain cuts off. Not modelled: noise of the
 node, broker latency, the result backend.
+
+A trace chooses one of two hubs. With `fetch` a message queues for the hub before its task starts. With `core` a task starts as soon as a green
+thread is free and then queues for the core itself, so that its run time counts that wait.
 """
 
 from __future__ import annotations
@@ -26,9 +29,16 @@ LONE_CPU_SECONDS = 0.0015
 a pod of 0.1 cores: tasks of 5.4 ms in a saturated worker take 6.5 to 7.4 ms at 2 to 8 a second, `bench.worker.trickle` about 1.2 ms)."""
 
 
+LONE_CPU_MOST = 2.0
+"""Of a task's own CPU, with the hub `core`: light tasks take a third of what they take alone (docs/law.md)."""
+CORE_SHARE = 0.95
+"""Of a worker's cores, what its tasks get at most with the hub `core`: the kernel and the quota's rounding take the rest."""
+
+
 def task_cores(trace: Trace) -> float:
     """Of a worker's cores, what its housekeeping leaves to its tasks."""
-    return cores_for_tasks(trace.cores, IDLE_CORES)
+    cores = cores_for_tasks(trace.cores, IDLE_CORES)
+    return min(cores, CORE_SHARE * trace.cores) if trace.hub == "core" else cores
 
 
 class Worker:
@@ -36,6 +46,7 @@ class Worker:
 
     __slots__ = (
         "blocked_seconds",
+        "blocked_until",
         "cpu_seconds",
         "created_at",
         "fetching",
@@ -48,6 +59,7 @@ class Worker:
         "limit",
         "name",
         "ready_at",
+        "ready_threads",
         "running",
         "runtime_sum",
         "started",
@@ -64,8 +76,10 @@ class Worker:
         self.gone = False
         self.fetching = 0
         self.running = 0
-        self.tasks: dict[int, tuple[float, float]] = {}
-        self.hub_free_at = created_at
+        self.tasks: dict[int, tuple[float, float, float]] = {}
+        """By task: time of publishing, time of start, seconds that it would take on an idle worker."""
+        self.ready_threads = 0
+        self.hub_free_at = self.blocked_until = created_at
         self.started = self.finished = 0
         self.runtime_sum = self.cpu_seconds = self.hub_seconds = self.blocked_seconds = 0.0
         self.lag_sum, self.lag_count = 0.0, 0
@@ -83,13 +97,15 @@ class Fleet:
         self.now = 0.0
         self.replicas = 0
         self.threads = threads
-        self.cores = task_cores(trace)
+        self.cores = task_cores(trace) * trace.granted
         self.queue: deque[float] = deque()
         self.workers: dict[str, Worker] = {}
         self.waits: list[tuple[float, float]] = []
         """(time of start, seconds waited) of every task."""
         self.latencies: list[tuple[float, float]] = []
         """(time of end, seconds since publishing) of every task."""
+        self.run_times: list[tuple[float, float, float]] = []
+        """(time of end, run time, run time of the same task on an idle worker) of every task."""
         self.requeued = 0
         self.worker_seconds = self.thread_seconds = 0.0
         self._publishing = publishing
@@ -101,6 +117,11 @@ class Fleet:
         self._task = 0
         self._in_io = 0
         self._deletion_order: tuple[str, ...] = ()
+        self._serving_threads = 0
+        self._core = trace.hub == "core"
+        self._has_downstream = trace.downstream is not None or any(
+            change.downstream is not None for change in trace.changes
+        )
         self._idle: deque[Worker] = deque()
         sigma2 = math.log(1 + trace.runtime_spread**2)
         self._sigma, self._shift = math.sqrt(sigma2), -sigma2 / 2
@@ -135,7 +156,7 @@ class Fleet:
         if passed > 0:
             if self.now >= self.trace.warmup:
                 self.worker_seconds += passed * len(self.workers)
-                self.thread_seconds += passed * sum(w.limit for w in self.workers.values() if w.serving)
+                self.thread_seconds += passed * self._serving_threads
             self.now = time
 
     # --- the Deployment -------------------------------------------------------------------------------------------------
@@ -160,17 +181,25 @@ class Fleet:
         self._names += 1
         worker = Worker(f"pod-{self._names}", self.now, self.threads)
         self.workers[worker.name] = worker
-        self.call_at(self.now + self._random.uniform(*self.trace.startup), lambda: self._become_ready(worker))
+        startup = self._random.uniform(*self.trace.startup)
+        if self.trace.stuck_pods and self._random.random() < self.trace.stuck_pods and len(self.workers) > 1:
+            return
+        self.call_at(self.now + startup, lambda: self._become_ready(worker))
 
     def _become_ready(self, worker: Worker) -> None:
         if worker.terminating or worker.gone:
             return
         worker.ready_at = worker.hub_free_at = self.now
         worker.limit = self.threads
+        self._count_threads()
         self._fetch(worker)
+
+    def _count_threads(self) -> None:
+        self._serving_threads = sum(worker.limit for worker in self.workers.values() if worker.serving)
 
     def _terminate(self, worker: Worker) -> None:
         worker.terminating = True
+        self._count_threads()
         if worker.running == 0:
             self._remove(worker)
         else:
@@ -179,7 +208,7 @@ class Fleet:
     def _cut_off(self, worker: Worker) -> None:
         if worker.gone:
             return
-        for published, _ in sorted(worker.tasks.values(), reverse=True):
+        for published, _, _ in sorted(worker.tasks.values(), reverse=True):
             self.queue.appendleft(published)
             self.requeued += 1
         self._remove(worker)
@@ -195,6 +224,7 @@ class Fleet:
         for worker in list(self.workers.values()):
             worker.limit = threads
             self._fetch(worker)
+        self._count_threads()
 
     # --- a task's life --------------------------------------------------------------------------------------------------
 
@@ -219,38 +249,73 @@ class Fleet:
     def _take(self, worker: Worker, published: float) -> None:
         worker.running += 1
         worker.fetching += 1
-        cpu = value_at(self.trace, "cpu", self.now) / 2 + (0.0 if self.queue else LONE_CPU_SECONDS)
-        self.call_at(self._use_hub(worker, cpu, 0.0), lambda: self._start(worker, published))
+        cpu = value_at(self.trace, "cpu", self.now)
+        alone = not self.queue
+        if self._core:
+            self.call_at(self.now + self._core_lag(worker, cpu / 2), lambda: self._start(worker, published, alone))
+            return
+        first = cpu / 2 + (LONE_CPU_SECONDS if alone else 0.0)
+        self.call_at(self._use_hub(worker, first, 0.0), lambda: self._start(worker, published, alone))
 
     def _use_hub(self, worker: Worker, cpu: float, blocked: float) -> float:
         """The time at which the hub is done with a piece of work that is asked for now."""
         lag = max(0.0, worker.hub_free_at - self.now)
-        worker.lag_sum += lag
+        worker.lag_sum += self._core_lag(worker, cpu) if self._core else lag
         worker.lag_count += 1
         busy = cpu / self.cores + blocked
         worker.cpu_seconds += cpu
         worker.hub_seconds += busy if lag > 0 else cpu + blocked  # at full speed, until the quota is used
         worker.blocked_seconds += blocked
         worker.hub_free_at = self.now + lag + busy
+        if blocked:
+            worker.blocked_until = worker.hub_free_at
         return worker.hub_free_at
 
-    def _start(self, worker: Worker, published: float) -> None:
+    def _core_lag(self, worker: Worker, piece: float) -> float:
+        """How late the hub `core` turns to something new: every ready green thread runs until it yields, a blocking one until its end."""
+        if worker.blocked_until > self.now:
+            return max(0.0, worker.hub_free_at - self.now)
+        return min(self.trace.hub_lag, piece / self.cores) * worker.ready_threads
+
+    def _use_core(self, worker: Worker, cpu: float, blocked: float, then: Callable[[], None]) -> None:
+        """A green thread becomes ready, and runs when those before it have."""
+        at = self._use_hub(worker, cpu, blocked)
+        worker.ready_threads += 1
+
+        def ran() -> None:
+            worker.ready_threads -= 1
+            then()
+
+        self.call_at(at, ran)
+
+    def _start(self, worker: Worker, published: float, alone: bool) -> None:
         worker.fetching -= 1
         if worker.gone:
             return
         self._task += 1
         task = self._task
-        worker.tasks[task] = (published, self.now)
         worker.started += 1
         self.waits.append((self.now, self.now - published))
-        self._in_io += 1
         runtime = value_at(self.trace, "runtime", self.now)
         if self._sigma > 0:
             runtime *= math.exp(self._random.gauss(self._shift, self._sigma))
-        if self.trace.downstream is not None:
-            runtime *= max(1.0, self._in_io / self.trace.downstream)
-        self.call_at(self.now + runtime, lambda: self._io_done(worker, task))
+        cpu = value_at(self.trace, "cpu", self.now)
+        idle_cpu = cpu if self._core else cpu / 2
+        worker.tasks[task] = (published, self.now, runtime + idle_cpu / self.cores)
+        if self._core:
+            first = cpu / 2 + (min(LONE_CPU_SECONDS, LONE_CPU_MOST * cpu) if alone else 0.0)
+            self._use_core(worker, first, 0.0, lambda: self._begin_io(worker, task, runtime))
+        else:
+            self._begin_io(worker, task, runtime)
         self._fetch(worker)
+
+    def _begin_io(self, worker: Worker, task: int, seconds: float) -> None:
+        if worker.gone:
+            return
+        self._in_io += 1
+        if self._has_downstream:
+            seconds *= max(1.0, self._in_io / value_at(self.trace, "downstream", self.now))
+        self.call_at(self.now + seconds, lambda: self._io_done(worker, task))
 
     def _io_done(self, worker: Worker, task: int) -> None:
         self._in_io -= 1
@@ -259,13 +324,17 @@ class Fleet:
         blocking = value_at(self.trace, "blocking", self.now)
         blocked = self.trace.blocking_seconds if blocking and self._random.random() < blocking else 0.0
         cpu = value_at(self.trace, "cpu", self.now) / 2
-        self.call_at(self._use_hub(worker, cpu, blocked), lambda: self._finish(worker, task))
+        if self._core:
+            self._use_core(worker, cpu, blocked, lambda: self._finish(worker, task))
+        else:
+            self.call_at(self._use_hub(worker, cpu, blocked), lambda: self._finish(worker, task))
 
     def _finish(self, worker: Worker, task: int) -> None:
         if worker.gone:
             return
-        published, started = worker.tasks.pop(task)
+        published, started, idle = worker.tasks.pop(task)
         self.latencies.append((self.now, self.now - published))
+        self.run_times.append((self.now, self.now - started, idle))
         worker.running -= 1
         worker.finished += 1
         worker.runtime_sum += self.now - started

@@ -11,7 +11,8 @@ from greenfleet.autoscaling import Decision, Learned, Policy, ScalingRules, Scal
 from greenfleet.autoscaling.behavior import highest_allowed, lowest_allowed
 from greenfleet.autoscaling.state import Change
 
-from .fleet import Fleet
+from .fleet import Fleet, task_cores
+from .formula import Formula
 from .observation import Observatory
 from .traces import Trace
 
@@ -48,12 +49,14 @@ class Greenfleet:
             replicas_max=trace.replicas_max,
             cpu_limit_cores=min(1.0, trace.cores),
             drain_seconds=trace.drain,
+            cooldown_seconds=trace.cooldown,
         )
         self._state = initial_state(self.learned, 0.0)
         self.decisions = []
         return self._spec.threads_start
 
     def act(self, fleet: Fleet, seen: Observatory) -> None:
+        self._spec = replace(self._spec, scrape_interval_seconds=seen.interval)
         decision, self._state = decide(self._spec, self._state, seen.sample(), fleet.now)
         self.decisions.append(decision)
         if decision.replicas != fleet.replicas:
@@ -151,6 +154,25 @@ class Keda:
 
 
 @dataclass
+class FittedKeda(Keda):
+    """KEDA whose user has measured the application before: polls every second, and its two numbers fit the trace as it begins.
+
+    Green threads fill the core; the target is what one worker holds when it is `wait_share` of maxWait behind. Run time, CPU per task and cores
+    are the true ones, which no user knows as well.
+    """
+
+    wait_share: float = 0.5
+
+    def start(self, trace: Trace) -> int:
+        cores = task_cores(trace)
+        self.threads = max(10, min(1000, round(trace.runtime / trace.cpu * cores)))
+        one = min(self.threads / trace.runtime, cores / trace.cpu)
+        self.target = max(1.0, self.wait_share * (one * trace.max_wait))
+        self.cooldown_seconds = trace.cooldown
+        return super().start(trace)
+
+
+@dataclass
 class CeleryAutoscale:
     """Celery's own `--autoscale=MAX,MIN`: threads inside a fixed number of workers, one more a second, fewer after 30 s.
 
@@ -192,6 +214,18 @@ def keda_tuned(threads: int, target: float, window: int, *, count_unacked: bool 
     )
 
 
+def keda_fitted(percent: int, window: int) -> FittedKeda:
+    """The same with threads and target fitted to the trace: *percent* of maxWait is what a message may usually wait."""
+    return FittedKeda(
+        name=f"keda-fitted-{percent}-{window}",
+        count_unacked=True,
+        poll_seconds=1.0,
+        up=PERMISSIVE_UP,
+        down=replace(HPA_DEFAULT_DOWN, stabilization_window_seconds=window),
+        wait_share=percent / 100,
+    )
+
+
 def keda_grid() -> list[Keda]:
     """The small grid from which KEDA's best single configuration and its best one per trace are taken."""
     return [
@@ -207,14 +241,20 @@ LAWS: dict[str, Callable[[], Law]] = {
     "keda-default": Keda,
     "keda-tuned": lambda: replace(keda_tuned(500, 400, 0), name="keda-tuned"),
     "celery-autoscale": CeleryAutoscale,
+    "formula": Formula,
 }
 
 
 def law_named(name: str) -> Law:
-    """A law by its name, or by `keda-THREADS-TARGET-WINDOW`."""
+    """A law by its name, by `keda-THREADS-TARGET-WINDOW` or by `keda-fitted-PERCENT-WINDOW`."""
     if name in LAWS:
         return LAWS[name]()
     parts = name.split("-")
     if len(parts) == 4 and parts[0] == "keda" and all(part.isdigit() for part in parts[1:]):
         return keda_tuned(int(parts[1]), float(parts[2]), int(parts[3]))
-    raise ValueError(f"law {name!r} is not known; use one of {', '.join(LAWS)} or keda-THREADS-TARGET-WINDOW")
+    if len(parts) == 4 and parts[:2] == ["keda", "fitted"] and all(part.isdigit() for part in parts[2:]):
+        return keda_fitted(int(parts[2]), int(parts[3]))
+    known = ", ".join(LAWS)
+    raise ValueError(
+        f"law {name!r} is not known; use one of {known}, keda-THREADS-TARGET-WINDOW or keda-fitted-PERCENT-WINDOW"
+    )

@@ -15,6 +15,7 @@ COLUMNS = (
     ("p99", "wait_p99"),
     ("max", "wait_max"),
     ("latency p99", "latency_p99"),
+    ("inflation", "runtime_inflation"),
     ("worker-s", "worker_seconds"),
     ("thread-s", "thread_seconds"),
     ("first", "first_capacity_seconds"),
@@ -54,6 +55,8 @@ def table(averages: dict[str, dict[str, dict[str, float | None]]]) -> str:
 def _cell(value: float | None) -> str:
     if value is None:
         return "-"
+    if abs(value) < 10 and value != int(value):
+        return f"{value:.2f}"
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.1f}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from dataclasses import dataclass
+from statistics import median
 
 from .figures import Figures, percentile
 from .fleet import Fleet
@@ -38,12 +39,12 @@ class Run:
     figures: Figures
 
 
-def simulate(trace: Trace, law: Law, seed: int) -> Run:
-    """Run one law on one trace; the same seed gives the same run."""
+def simulate(trace: Trace, law: Law, seed: int, scrape_seconds: float = 2.0) -> Run:
+    """Run one law on one trace, scraped so often; the same seed gives the same run."""
     threads = law.start(trace)
     fleet = Fleet(trace, arrivals(trace, seed), seed, threads)
     fleet.scale(trace.start_replicas)
-    seen = Observatory(fleet, seed)
+    seen = Observatory(fleet, seed, scrape_seconds)
     phase = random.Random(f"{seed}/tick").uniform(0.1, law.period)
 
     def act() -> None:
@@ -76,6 +77,7 @@ def _figures(trace: Trace, fleet: Fleet, seconds: list[Second]) -> Figures:
     measured = [second for second in seconds if second.at > trace.warmup]
     waits = sorted(wait for at, wait in fleet.waits if at > trace.warmup)
     latencies = sorted(latency for at, latency in fleet.latencies if at > trace.warmup)
+    run_times = [(ran, idle) for at, ran, idle in fleet.run_times if at > trace.warmup]
     first, full = _capacity(trace, seconds)
     return Figures(
         violated_seconds=sum(1 for second in measured if second.oldest_wait > trace.max_wait),
@@ -83,6 +85,9 @@ def _figures(trace: Trace, fleet: Fleet, seconds: list[Second]) -> Figures:
         wait_p99=percentile(waits, 0.99),
         wait_max=max([*waits[-1:], fleet.oldest_wait]),
         latency_p99=percentile(latencies, 0.99),
+        runtime_inflation=median(ran for ran, _ in run_times) / median(idle for _, idle in run_times)
+        if run_times
+        else 1.0,
         worker_seconds=fleet.worker_seconds,
         thread_seconds=fleet.thread_seconds,
         first_capacity_seconds=first,

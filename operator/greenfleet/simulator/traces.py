@@ -15,6 +15,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+HUBS = ("fetch", "core")
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -44,6 +46,7 @@ class Change:
     runtime: float | None = None
     cpu: float | None = None
     blocking: float | None = None
+    downstream: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +84,20 @@ class Trace:
     """Seconds from creation to Ready: uniform between the two."""
     prefetch: int = 1
     """Messages that a worker takes in one turn of its hub: one with Redis, as many as there is room for with AMQP."""
+    hub: str = "fetch"
+    """Who queues for the CPU, first come, first served. `fetch`: a message before its task starts, so a full hub takes fewer. `core`: the task
+    itself, for its CPU before and after its I/O, so that its run time counts the wait for the own core."""
+    hub_lag: float = 0.002
+    """With `core`: seconds that each ready green thread runs before it yields, at most; the hub's lag is that times their number."""
+    granted: float = 1.0
+    """Share of the CPU limit that the node really gives."""
+    stuck_pods: float = 0.0
+    """Share of the new pods that never become Ready; the only pod always does."""
     replicas_max: int = 10
     start_replicas: int = 1
     drain: float = 60.0
+    cooldown: float = 300.0
+    """Seconds without work after which the last worker may go."""
     changes: tuple[Change, ...] = ()
     outages: tuple[Outage, ...] = ()
     burst_at: float | None = None
@@ -99,6 +113,8 @@ def parse(document: dict[str, Any]) -> Trace:
     values["arrivals"] = tuple(Segment(**segment) for segment in values["arrivals"])
     values["changes"] = tuple(Change(**change) for change in values.get("changes", ()))
     values["outages"] = tuple(Outage(**outage) for outage in values.get("outages", ()))
+    if values.get("hub", "fetch") not in HUBS:
+        raise ValueError(f"trace {values.get('name')!r} has hub {values['hub']!r}: use one of {', '.join(HUBS)}")
     if "startup" in values:
         low, high = values["startup"]
         values["startup"] = (float(low), float(high))
@@ -161,12 +177,13 @@ def _stream(segment: Segment, end: float, randomness: random.Random) -> list[flo
 
 
 def value_at(trace: Trace, field: str, time: float) -> float:
-    """Runtime, CPU or blocking fraction of tasks that start at `time`."""
-    value = float(getattr(trace, field))
+    """Run time, CPU or blocking fraction of tasks that start at `time`, or what the downstream bears then (infinite without one)."""
+    start = getattr(trace, field)
+    value = math.inf if start is None else float(start)
     for change in trace.changes:
         target = getattr(change, field)
         if target is None or time < change.at:
             continue
         share = 1.0 if change.over <= 0 else min(1.0, (time - change.at) / change.over)
-        value += (target - value) * share
+        value = target if share >= 1 else value + (target - value) * share
     return value

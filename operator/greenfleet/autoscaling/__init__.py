@@ -23,9 +23,12 @@ from .model import (
 from .outcome import significant_change
 from .schedules import parse as parse_cron
 from .state import State, initial_state
+from .tuning import DEFAULT, PARTS, Tuning
 from .validation import stale_after_seconds
 
 __all__ = [
+    "DEFAULT",
+    "PARTS",
     "Adjustment",
     "Decision",
     "DecisionReason",
@@ -41,6 +44,7 @@ __all__ = [
     "ScalingSpec",
     "Schedule",
     "State",
+    "Tuning",
     "Why",
     "WorkerSample",
     "can_skip",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import sqrt
 
 from .state import Arrival
+from .tuning import DEFAULT, Tuning
 
 RATE_WINDOW_SECONDS = 30.0
 RATE_LEAST_SECONDS = 12.0
@@ -88,22 +89,26 @@ def _merged(arrivals: list[Arrival], now: float, max_wait_seconds: float) -> tup
     return tuple(merged)
 
 
-def present_rate(history: tuple[Arrival, ...], now: float, scrape_seconds: float) -> float:
+def present_rate(history: tuple[Arrival, ...], now: float, scrape_seconds: float, tuning: Tuning = DEFAULT) -> float:
     """Arrivals per second as they are now: the rate of the window, unless the last seconds say that it has fallen since.
 
     Chance explains a recent rate that is up to two standard deviations of a Poisson count lower. A rise needs no such haste: what
     comes on top waits, and waiting messages have a deadline.
     """
-    usual = rate_per_second(history, now, scrape_seconds)
-    if usual <= 0:
+    usual = rate_per_second(history, now, scrape_seconds, tuning=tuning)
+    if usual <= 0 or not tuning.uses("falling-rate"):
         return usual
     seconds = max(RATE_LEAST_SECONDS, 3 * scrape_seconds)
-    recent = rate_per_second(history, now, scrape_seconds, seconds)
+    recent = rate_per_second(history, now, scrape_seconds, seconds, tuning)
     return min(usual, recent + 2 * sqrt(max(recent, 1 / seconds) / seconds))
 
 
 def rate_per_second(
-    history: tuple[Arrival, ...], now: float, scrape_seconds: float, window_seconds: float = RATE_WINDOW_SECONDS
+    history: tuple[Arrival, ...],
+    now: float,
+    scrape_seconds: float,
+    window_seconds: float = RATE_WINDOW_SECONDS,
+    tuning: Tuning = DEFAULT,
 ) -> float:
     """Arrivals per second over the window (three scrapes if that is longer), without the excess of single intervals.
 
@@ -122,7 +127,8 @@ def rate_per_second(
         length = flow.until - flow.since
         usual = median * length
         inside = min(1.0, (flow.until - start) / length)
-        total += min(flow.amount, usual + 4 * sqrt(usual + 1)) * inside
+        most = usual + 4 * sqrt(usual + 1) if tuning.uses("capped-intervals") else flow.amount
+        total += min(flow.amount, most) * inside
     return total / max(min(window_seconds, end - flows[0].since), RATE_LEAST_SECONDS, 3 * scrape_seconds)
 
 

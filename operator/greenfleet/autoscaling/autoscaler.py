@@ -6,7 +6,6 @@ context, and the fleet's total comes last of all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from . import constraints, explain, limits, stabilization, threads
@@ -20,39 +19,43 @@ from .outcome import deletion_order, inputs, learned, limited
 from .recommendation import manual, recommend
 from .state import State
 from .thread_policy import threads_for
+from .tuning import DEFAULT, Tuning
 from .validation import validate
 
-CONSTRAINTS: tuple[Constraint, ...] = (
-    constraints.growth_that_brings_nothing,
-    constraints.growth_that_has_not_lasted,
-    constraints.scale_in_after_a_gap,
-    constraints.scale_in_with_backlog,
-    constraints.scale_in_after_a_burst,
-    constraints.scale_in_of_long_tasks,
-    constraints.scale_in_too_early,
-    limits.behaves,
-    lambda context, wanted: limits.scheduled(context.spec, context.now, wanted),
-    lambda context, wanted: limits.paused(context.spec, context.current, wanted),
-    lambda context, wanted: limits.minimum(context.spec, wanted),
-    lambda context, wanted: limits.maximum(context.spec, wanted),
-    lambda context, wanted: limits.total_of_workers(context.spec, context.sample, wanted),
+CONSTRAINTS: tuple[tuple[str, Constraint], ...] = (
+    ("full-downstream", constraints.growth_that_brings_nothing),
+    ("", constraints.growth_that_has_not_lasted),
+    ("first-window", constraints.scale_in_after_a_gap),
+    ("backlog", constraints.scale_in_with_backlog),
+    ("young-burst", constraints.scale_in_after_a_burst),
+    ("long-tasks", constraints.scale_in_of_long_tasks),
+    ("stabilization", constraints.scale_in_too_early),
+    ("", limits.behaves),
+    ("", lambda context, wanted: limits.scheduled(context.spec, context.now, wanted)),
+    ("", lambda context, wanted: limits.paused(context.spec, context.current, wanted)),
+    ("", lambda context, wanted: limits.minimum(context.spec, wanted)),
+    ("", lambda context, wanted: limits.maximum(context.spec, wanted)),
+    ("", lambda context, wanted: limits.total_of_workers(context.spec, context.sample, wanted)),
 )
+"""In order, each with its name in `PARTS`; the user's own limits have none, for they cannot be switched off."""
 
 
-def decide(spec: ScalingSpec, state: State, sample: Sample, now: float) -> tuple[Decision, State]:
-    """What the fleet should validate like now, and what to remember. Pure: the same arguments give the same answer."""
+def decide(
+    spec: ScalingSpec, state: State, sample: Sample, now: float, tuning: Tuning = DEFAULT
+) -> tuple[Decision, State]:
+    """What the fleet should look like now, and what to remember. Pure: the same arguments give the same answer."""
     validated = validate(spec, state, sample, now)
-    state = remember_replicas(spec, state, sample, now)
+    state = remember_replicas(spec, state, sample, now, tuning=tuning)
     if validated.observation is None:
-        return decide_without_metrics(spec, state, sample, validated.problems, now)
+        return decide_without_metrics(spec, state, sample, validated.problems, now, tuning=tuning)
     view = validated.observation
-    state, progress = update(spec, state, sample, view, now)
-    context = decision_context(spec, state, sample, view, now)
+    state, progress = update(spec, state, sample, view, now, tuning=tuning)
+    context = decision_context(spec, state, sample, view, now, tuning=tuning)
     state = context.state
     if spec.mode is Mode.MANUAL:
         worker_adjustments: tuple[Adjustment, ...] = manual(spec, sample)
     else:
-        worker_adjustments = _follow(context, recommend(context), CONSTRAINTS)
+        worker_adjustments = _follow(context, recommend(context))
     replicas = worker_adjustments[-1].after
     thread_adjustments = threads_for(context, replicas)
     decided = thread_adjustments[-1].after
@@ -65,7 +68,7 @@ def decide(spec: ScalingSpec, state: State, sample: Sample, now: float) -> tuple
         metrics_issues=(),
         active=active,
         limited=limited(context, worker_adjustments),
-        learned=learned(state, capacity(spec, state.estimates, state.pressure)),
+        learned=learned(state, capacity(spec, state.estimates, state.pressure, tuning)),
         deletion_order=deletion_order(sample),
         why=Why(
             at=now,
@@ -78,13 +81,13 @@ def decide(spec: ScalingSpec, state: State, sample: Sample, now: float) -> tuple
     return decision, state
 
 
-def _follow(context: DecisionContext, first: Adjustment, policies: Iterable[Constraint]) -> tuple[Adjustment, ...]:
-    steps = [first]
-    for policy in policies:
-        step = policy(context, steps[-1].after)
-        if step is not None:
-            steps.append(step)
-    return tuple(steps)
+def _follow(context: DecisionContext, first: Adjustment) -> tuple[Adjustment, ...]:
+    adjustments = [first]
+    for name, constraint in CONSTRAINTS:
+        adjustment = constraint(context, adjustments[-1].after) if context.tuning.uses(name) else None
+        if adjustment is not None:
+            adjustments.append(adjustment)
+    return tuple(adjustments)
 
 
 def prefork_spec(

@@ -7,6 +7,7 @@ from math import sqrt
 
 from .model import ScalingSpec
 from .state import Estimates, Pressure
+from .tuning import DEFAULT, Tuning
 
 KNEE = 1.05
 """Green threads over `S/k · cores`, at which the tasks in flight need just the core. Fewer leave the core idle while messages
@@ -41,7 +42,7 @@ class Capacity:
         return self.efficiency * min(threads / self.runtime_seconds, self.cpu_rate)
 
 
-def capacity(spec: ScalingSpec, estimates: Estimates, pressure: Pressure) -> Capacity:
+def capacity(spec: ScalingSpec, estimates: Estimates, pressure: Pressure, tuning: Tuning = DEFAULT) -> Capacity:
     """The model of one worker, with careful guesses for what nobody has measured yet."""
     runtime = estimates.runtime_seconds
     cpu = estimates.cpu_per_task_seconds or 0.0

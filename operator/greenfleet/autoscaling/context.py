@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from .capacity import Capacity
 from .model import Adjustment, DecisionReason, Sample, ScalingSpec
 from .state import State
+from .tuning import Tuning
 from .validation import Observation
 from .workers import DeadlineDemand
 
@@ -22,6 +23,7 @@ class DecisionContext:
     state: State
     """The memory after this tick's learning."""
     now: float
+    tuning: Tuning
     worker: Capacity
     rate: float
     """Arrivals per second."""

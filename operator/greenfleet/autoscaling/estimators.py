@@ -9,12 +9,13 @@ from .capacity import capacity
 from .learning import CounterDelta
 from .model import Sample, ScalingSpec
 from .state import Arrival, State
+from .tuning import Tuning
 from .validation import Observation
 
 
-def remember_replicas(spec: ScalingSpec, state: State, sample: Sample, now: float) -> State:
+def remember_replicas(spec: ScalingSpec, state: State, sample: Sample, now: float, *, tuning: Tuning) -> State:
     delta = 0 if state.replicas is None else sample.replicas - state.replicas
-    ceiling = pressure.recognise(state.pressure, spec, state.estimates)
+    ceiling = pressure.recognise(state.pressure, spec, state.estimates, tuning)
     changes = behavior.remember(state.changes, delta, now, spec.scale_up, spec.scale_down)
     estimates, counted = learning.learn_startup(state, sample.pods)
     if (sample.replicas, changes, counted) == (state.replicas, state.changes, state.counted_pods) and (
@@ -27,7 +28,7 @@ def remember_replicas(spec: ScalingSpec, state: State, sample: Sample, now: floa
 
 
 def update(
-    spec: ScalingSpec, state: State, sample: Sample, view: Observation, now: float
+    spec: ScalingSpec, state: State, sample: Sample, view: Observation, now: float, *, tuning: Tuning
 ) -> tuple[State, CounterDelta]:
     """The memory after this sample. A sample that was seen before teaches nothing."""
     sighted = state.sighted_since if state.sighted_since is not None else now
@@ -42,16 +43,16 @@ def update(
     if progress.started > 0 and state.idle_since is not None:
         state = replace(state, idle_since=None)  # it looked idle at both scrapes, and was not in between
     state = _count_arrivals(spec, state, view, progress, now)
-    worker = capacity(spec, state.estimates, state.pressure)
-    rate = arrivals.rate_per_second(state.arrivals, now, spec.scrape_interval_seconds)
+    worker = capacity(spec, state.estimates, state.pressure, tuning)
+    rate = arrivals.rate_per_second(state.arrivals, now, spec.scrape_interval_seconds, tuning=tuning)
     throughput = learning.throughput_per_second(state.throughput, progress)
     return (
         replace(
             state,
             counters=counters,
             throughput=throughput,
-            estimates=learning.learn(spec, state.estimates, view, progress),
-            pressure=pressure.update(state.pressure, spec, view, progress, worker=worker, now=now),
+            estimates=learning.learn(spec, state.estimates, view, progress, tuning),
+            pressure=pressure.update(state.pressure, spec, view, progress, worker=worker, now=now, tuning=tuning),
             scalability=scalability.update(
                 state.scalability, view, progress, rate=rate, throughput=throughput, worker=worker, now=now
             ),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from .capacity import cores_for_tasks
 from .model import Pod, ScalingSpec, WorkerSample
 from .state import Counters, Estimates, State
+from .tuning import DEFAULT, Tuning
 from .validation import Observation
 
 HALF_LIFE_SECONDS = 15.0
@@ -163,15 +164,20 @@ def _add(progress: CounterDelta, base: Counters, now: Counters, *, serving: bool
     )
 
 
-def learn(spec: ScalingSpec, estimates: Estimates, view: Observation, progress: CounterDelta) -> Estimates:
+def learn(
+    spec: ScalingSpec, estimates: Estimates, view: Observation, progress: CounterDelta, tuning: Tuning = DEFAULT
+) -> Estimates:
     """The estimates after one more interval of progress."""
     if progress.seconds <= 0:
         return estimates
     keep = 0.5 ** (progress.seconds / HALF_LIFE_SECONDS)
     estimates = _learn_runtime(estimates, progress, keep)
-    estimates = _learn_cpu(spec, estimates, view, progress, keep)
-    estimates = _learn_granted(spec, estimates, view, progress)
-    return _learn_efficiency(spec, estimates, view, progress)
+    estimates = _learn_cpu(spec, estimates, view, progress, keep, tuning=tuning)
+    if tuning.uses("granted-cores"):
+        estimates = _learn_granted(spec, estimates, view, progress)
+    if tuning.uses("efficiency"):
+        estimates = _learn_efficiency(spec, estimates, view, progress)
+    return estimates
 
 
 def _learn_runtime(estimates: Estimates, progress: CounterDelta, keep: float) -> Estimates:
@@ -184,7 +190,7 @@ def _learn_runtime(estimates: Estimates, progress: CounterDelta, keep: float) ->
 
 
 def _learn_cpu(
-    spec: ScalingSpec, estimates: Estimates, view: Observation, progress: CounterDelta, keep: float
+    spec: ScalingSpec, estimates: Estimates, view: Observation, progress: CounterDelta, keep: float, *, tuning: Tuning
 ) -> Estimates:
     """CPU over the mean of started and finished tasks, for a task burns some before its I/O and some after it.
 
@@ -194,14 +200,14 @@ def _learn_cpu(
     if progress.cpu_worker_seconds <= 0:
         return estimates
     if progress.started == 0:
-        if view.busy > 0 or progress.finished > 0:
+        if view.busy > 0 or progress.finished > 0 or not tuning.uses("idle-cores"):
             return estimates
         idle = 0.8 * estimates.idle_cores + 0.2 * progress.cores_per_worker
         return replace(estimates, idle_cores=min(idle, max(IDLE_CORES_MOST, 0.1 * spec.cpu_limit_cores)))
     if progress.cpu_tasks <= 0:
         return estimates
     used = max(0.0, progress.cpu_seconds - estimates.idle_cores * progress.cpu_worker_seconds)
-    lonely = _lonely(progress)
+    lonely = _lonely(progress) if tuning.uses("unbatched-cost") else 0.0
     alone = lonely * min(LONE_CPU_SECONDS * progress.cpu_tasks, LONE_MOST * used)
     estimates = replace(
         estimates,

@@ -13,13 +13,14 @@ from .outcome import deletion_order, learned
 from .recommendation import manual
 from .state import State
 from .thread_policy import threads_now
+from .tuning import Tuning
 
 LASTING_SCRAPES = 3
 """After so many without a sample, blindness is no hiccup."""
 
 
 def decide_without_metrics(
-    spec: ScalingSpec, state: State, sample: Sample, problems: tuple[Problem, ...], now: float
+    spec: ScalingSpec, state: State, sample: Sample, problems: tuple[Problem, ...], now: float, *, tuning: Tuning
 ) -> tuple[Decision, State]:
     """Hold what the last known rate needs, or raise to the floor. Nothing scales in on less than complete metrics."""
     state = replace(state, sighted_since=None, idle_since=None)
@@ -33,7 +34,7 @@ def decide_without_metrics(
     if cap is not None:
         thread_adjustments.append(cap)
     decided = thread_adjustments[-1].after
-    worker = capacity(spec, state.estimates, state.pressure)
+    worker = capacity(spec, state.estimates, state.pressure, tuning)
     decision = Decision(
         replicas=replicas,
         threads=decided,

@@ -12,6 +12,7 @@ from .capacity import KNEE, Capacity, safe_threads
 from .learning import CounterDelta
 from .model import ScalingSpec
 from .state import Estimates, Pressure
+from .tuning import Tuning
 from .validation import Observation
 
 SATURATED = 0.95
@@ -29,7 +30,7 @@ LIFT_MOST = 1.5
 _LIFT_KEPT_SECONDS = 60.0
 
 
-def recognise(pressure: Pressure, spec: ScalingSpec, estimates: Estimates) -> Pressure:
+def recognise(pressure: Pressure, spec: ScalingSpec, estimates: Estimates, tuning: Tuning) -> Pressure:
     """What an earlier life learned as safe, once the spec is known: a ceiling only where the core would bear more."""
     if not pressure.inherited or pressure.cap is None:
         return pressure
@@ -40,7 +41,14 @@ def recognise(pressure: Pressure, spec: ScalingSpec, estimates: Estimates) -> Pr
 
 
 def update(
-    pressure: Pressure, spec: ScalingSpec, view: Observation, progress: CounterDelta, *, worker: Capacity, now: float
+    pressure: Pressure,
+    spec: ScalingSpec,
+    view: Observation,
+    progress: CounterDelta,
+    *,
+    worker: Capacity,
+    now: float,
+    tuning: Tuning,
 ) -> Pressure:
     """The ceiling after one more interval."""
     limits = [sample.threads_limit for sample in view.workers]
@@ -49,9 +57,12 @@ def update(
     threads = max(limits)
     keep: float = 0.5 ** (progress.seconds / LAG_HALF_LIFE_SECONDS)
     lag = pressure.lag.add(progress.hub_lag_sum_seconds, progress.hub_lag_count, keep)
-    pressure = _memory(replace(pressure, lag=lag), spec, view)
-    pressure = _lift(pressure, spec, view, progress, worker)
-    wanted, cause = _drop(pressure, spec, view, progress, cores=worker.cores, threads=threads)
+    pressure = replace(pressure, lag=lag)
+    if tuning.uses("memory"):
+        pressure = _memory(pressure, spec, view)
+    if tuning.uses("raised-limit"):
+        pressure = _lift(pressure, spec, view, progress, worker)
+    wanted, cause = _drop(pressure, spec, view, progress, cores=worker.cores, threads=threads, tuning=tuning)
     if wanted < (pressure.cap if pressure.cap is not None else float("inf")):
         if now - pressure.moved_at < max(_DROP_EVERY_SECONDS, 3 * spec.scrape_interval_seconds):
             return pressure
@@ -60,18 +71,25 @@ def update(
 
 
 def _drop(
-    pressure: Pressure, spec: ScalingSpec, view: Observation, progress: CounterDelta, *, cores: float, threads: float
+    pressure: Pressure,
+    spec: ScalingSpec,
+    view: Observation,
+    progress: CounterDelta,
+    *,
+    cores: float,
+    threads: float,
+    tuning: Tuning,
 ) -> tuple[float, str]:
     """The ceiling that the present suffering asks for; infinite when there is none."""
     used = progress.utilisation(cores)
     lag = pressure.lag.mean if pressure.lag.weight > 0 else 0.0
     saturated = used >= SATURATED and not progress.blocked
     fullest = max((sample.memory_bytes for sample in view.workers), default=0.0)
-    if spec.memory_limit_bytes and fullest >= MEMORY_FULL * spec.memory_limit_bytes:
+    if tuning.uses("memory") and spec.memory_limit_bytes and fullest >= MEMORY_FULL * spec.memory_limit_bytes:
         return 0.8 * threads, "memory is nearly full"
     if (bearable := _memory_bears(pressure, spec, view)) < threads:
         return bearable, "memory grows with every running task"
-    if saturated and lag > LAG_SECONDS:
+    if tuning.uses("hub-lag") and saturated and lag > LAG_SECONDS:
         return 0.8 * threads, "the hub lags"
     return float("inf"), ""
 

@@ -53,7 +53,8 @@ def _because(context: DecisionContext) -> str:
 def _holds(context: DecisionContext, before: int, wanted: int) -> list[Adjustment]:
     if (step := _downstream(context, wanted)) is not None:
         return [step]
-    if wanted < before and context.in_first_window:
+    uses = context.tuning.uses
+    if wanted < before and context.in_first_window and uses("first-window"):
         held = max(wanted, min(before, context.worker.safe_threads))
         text = "metrics have been complete for too short a time to take green threads away"
         return (
@@ -62,7 +63,7 @@ def _holds(context: DecisionContext, before: int, wanted: int) -> list[Adjustmen
             else []
         )
     most = stabilization.first_within(context.state.high_threads, context.now, threads.LOWER_WINDOW_SECONDS)
-    if wanted < before and most is not None and most.value > wanted:
+    if wanted < before and most is not None and most.value > wanted and uses("thread-stabilization"):
         held = min(before, most.value, context.worker.safe_threads)
         if held > wanted:
             text = f"{explain.count(held, 'green thread')} were needed within the last {explain.seconds(threads.LOWER_WINDOW_SECONDS)}"
@@ -77,7 +78,7 @@ def _holds(context: DecisionContext, before: int, wanted: int) -> list[Adjustmen
 def _downstream(context: DecisionContext, wanted: int) -> Adjustment | None:
     """The most green threads that the experiment with the downstream allows."""
     experiment, least = context.state.scalability, context.spec.threads_min
-    if not context.view.workers:
+    if not context.view.workers or not context.tuning.uses("full-downstream"):
         return None
     if experiment.frozen_until is not None or experiment.probing:
         share = 1.0 if experiment.frozen_until is not None else scalability.PROBE

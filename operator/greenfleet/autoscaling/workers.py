@@ -14,6 +14,7 @@ from math import ceil
 from .arrivals import Waiting
 from .capacity import Capacity
 from .model import ScalingSpec
+from .tuning import DEFAULT, Tuning
 from .validation import Observation
 
 OVERDUE_SECONDS = 60.0
@@ -73,7 +74,9 @@ def existing(view: Observation, replicas: int, worker: Capacity, now: float) -> 
     )
 
 
-def for_rate(spec: ScalingSpec, rate: float, unstarted: float, fleet: Existing, worker: Capacity) -> int:
+def for_rate(
+    spec: ScalingSpec, rate: float, unstarted: float, fleet: Existing, worker: Capacity, *, tuning: Tuning = DEFAULT
+) -> int:
     """R_λ: workers that keep up with `rate` messages per second, once they are needed.
 
     Workers that a rate lacks bring nothing before messages would be late without them: if so many served from now on, the new ones after
@@ -81,7 +84,7 @@ def for_rate(spec: ScalingSpec, rate: float, unstarted: float, fleet: Existing, 
     and an estimate may be a little too high. What is there already stays while it is needed, so that a constant rate comes to rest.
     """
     enough = for_rate_at_once(rate, fleet, worker)
-    if not 0 < fleet.replicas < enough - fleet.overdue:
+    if not 0 < fleet.replicas < enough - fleet.overdue or not tuning.uses("rate-deferral"):
         return enough
     per_worker = worker.rate(worker.safe_threads)
     then = enough - fleet.overdue
@@ -109,6 +112,7 @@ def for_deadline(
     waiting: Sequence[Waiting],
     fleet: Existing,
     worker: Capacity,
+    tuning: Tuning = DEFAULT,
 ) -> DeadlineDemand | None:
     """R_D: the fewest workers with which every waiting message starts before its deadline.
 
@@ -124,9 +128,9 @@ def for_deadline(
         left = spec.max_wait_seconds - margin - (fleet.now - due.since)
         running = _starts_of_running(worker, fleet.busy, max(left, 0.0)) * fleet.serving
         late = running < due.amount and left < worker.startup_seconds
-        within = max(left, soonest) if late else left
+        within = max(left, soonest) if late and tuning.uses("catch-up") else left
         count = _fewest(due.amount, within, worker, fleet)
-        if count > fleet.replicas:
+        if count > fleet.replicas and tuning.uses("deadline-slack"):
             within += LENIENCE * margin
             count = max(fleet.replicas, _fewest(due.amount, within, worker, fleet))
         if worst is None or count > worst.workers:

@@ -19,6 +19,7 @@ from greenfleet.engine.workqueue import WorkQueue
 from greenfleet.kube import paths
 from greenfleet.kube.client import ApiError, Client, ConflictError, NotLeaderError
 from greenfleet.metrics.own import OperatorMetrics
+from greenfleet.resources.exporter import same_for_exporter
 
 _log = logging.getLogger(__name__)
 
@@ -51,8 +52,10 @@ class Controller:
         """The parts that need this controller to be made first."""
         self._reconciler, self._status, self._view = reconciler, status, view
 
-    def pool_changed(self, body: dict[str, Any]) -> None:
-        """A pool is there, new or changed. A change of our own status changes nothing else and costs nothing here."""
+    def pool_changed(self, body: dict[str, Any], *, certain: bool = False) -> None:
+        """A pool is there, new or changed. A change of our own status changes nothing else and costs nothing here. *certain*: as in
+        `Registry.put`.
+        """
         if body["metadata"].get("deletionTimestamp"):
             # Its children go, or are to stay without it (--cascade=orphan): whatever we applied now would undo either.
             self.pool_removed(body)
@@ -60,10 +63,13 @@ class Controller:
         key = _key(body)
         old = self._registry.get(key)
         before = (old.pool, old.uid) if old else None
-        record = self._registry.put(body)
+        record = self._registry.put(body, certain=certain)
         if old is None or before != (record.pool, record.uid):
             self._queue.add(_POOL + key)
-            self._enqueue_neighbours(pool for pool in (before and before[0], record.pool) if pool)
+            concerned = [pool for pool in (before and before[0], record.pool) if pool]
+            if len(concerned) < 2 or not same_for_exporter(*concerned):
+                self._enqueue_exporters(concerned)
+            self._enqueue_rivals(concerned)
 
     def pool_removed(self, body: dict[str, Any]) -> None:
         """A pool is gone: the garbage collector takes its children, its neighbours may be free of a conflict now."""
@@ -72,7 +78,8 @@ class Controller:
             return  # known already; or another pool of its name is there by now
         self._metrics.forget(record.key)
         if record.pool is not None:
-            self._enqueue_neighbours([record.pool])
+            self._enqueue_exporters([record.pool])
+            self._enqueue_rivals([record.pool])
 
     def pool_doubtful(self, record: Record) -> None:
         """The API server does not know this pool: the watch missed its deletion, or will tell of it soon."""
@@ -196,15 +203,16 @@ class Controller:
         """Takes one pool from the API server itself."""
         namespace, name = key.split("/", 1)
         record = self._registry.get(key)
+        before = record.body if record is not None else None
         path = paths.collection(f"{GROUP}/{VERSION}", KIND, namespace)
         found = (await self._client.get(path, {"fieldSelector": f"metadata.name={name}"})).get("items") or ()
-        if self._registry.get(key) is not record:
+        if self._registry.get(key) is not record or (record is not None and record.body is not before):
             return  # told of meanwhile
         if record is not None and all(item["metadata"]["uid"] != record.uid for item in found):
             self.pool_removed(record.body)
         for item in found:
             # Items of a list do not say what they are; those that a watch tells of do.
-            self.pool_changed({"apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, **item})
+            self.pool_changed({"apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, **item}, certain=True)
 
     async def _until_resync_or_lost(self, gained: asyncio.Event) -> None:
         due = time.monotonic() + _RESYNC_SECONDS
@@ -212,10 +220,13 @@ class Controller:
             self._queue.retry_refused()
             await asyncio.sleep(1.0)
 
-    def _enqueue_neighbours(self, pools: Iterable[GreenWorkerPool]) -> None:
-        """The exporters of these pools, and whoever is or was in conflict with one of them."""
+    def _enqueue_exporters(self, pools: Iterable[GreenWorkerPool]) -> None:
         for pool in pools:
             self._queue.add(_EXPORTER + pool.broker_key)
+
+    def _enqueue_rivals(self, pools: Iterable[GreenWorkerPool]) -> None:
+        """Whoever is or was in conflict with one of these pools."""
+        for pool in pools:
             for rival in self._registry.rivals(pool):
                 self._queue.add(_POOL + rival.key)
 

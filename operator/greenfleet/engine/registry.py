@@ -179,20 +179,22 @@ class Registry:
         """The record of a pool, or None."""
         return self._records.get(key)
 
-    def put(self, body: dict[str, Any]) -> Record:
+    def put(self, body: dict[str, Any], *, certain: bool = False) -> Record:
         """Takes in an object from the API server. One that is older than what is known changes nothing: events of two objects of the same
-        name, the one deleted and the other created, may come in any order.
+        name, the one deleted and the other created, may come in any order. *certain*: it was asked for just now, and is believed
+        whatever its version: a restored etcd goes back in time.
         """
         key = f"{body['metadata']['namespace']}/{body['metadata']['name']}"
         body = slim(body)
         record = self._records.get(key)
-        if record is not None and _is_older(body, record.body):
+        if record is not None and not certain and _is_older(body, record.body):
             return record
         if record is None or record.uid != body["metadata"]["uid"]:
             self.remove(key)
             record = self._records[key] = Record(key, body)
         record.body = body
-        if record.pool is not None and record.pool.generation == body["metadata"].get("generation"):
+        same = record.pool is not None and record.pool.generation == body["metadata"].get("generation")
+        if same and not certain:
             return record  # its status or its annotations changed
         self._forget_broker(record)
         try:

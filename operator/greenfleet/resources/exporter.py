@@ -58,6 +58,12 @@ def exporter_children(
     return tuple(Child(manifest) for manifest in manifests)
 
 
+def same_for_exporter(before: GreenWorkerPool, after: GreenWorkerPool) -> bool:
+    """Whether a change of a pool leaves its exporter as it is. Whatever an exporter takes from a pool, the exporter of that pool alone shows."""
+    one, two = ([child.manifest for child in exporter_children([pool], "", "", ())] for pool in (before, after))
+    return one == two
+
+
 def optional_exporter_children(name: str) -> tuple[tuple[str, str, str], ...]:
     """API version, kind and name of what an exporter may have had besides its Deployment and need not have now."""
     return (("networking.k8s.io/v1", "NetworkPolicy", name), (MONITOR_API_VERSION, "PodMonitor", name))

@@ -130,6 +130,34 @@ def test_an_older_word_about_a_pool_changes_nothing() -> None:
     assert record.pool.spec.queues == ["feeds"]
 
 
+class Restored(Client):
+    """An API server whose etcd was restored: it has the pools of a while ago, with the resourceVersions of then."""
+
+    def __init__(self, *bodies: Object) -> None:
+        self.bodies = bodies
+
+    async def get(
+        self, path: str, query: Mapping[str, str] | None = None, *, urgent: bool = False, metadata_only: bool = False
+    ) -> Object:
+        return {"metadata": {}, "items": list(self.bodies)}
+
+
+def test_a_pool_that_went_back_in_time_with_its_etcd_is_taken_as_it_is() -> None:
+    now, restored = of("one", 100), of("one", 40)
+    now["metadata"]["generation"] = 5
+    restored["spec"]["queues"] = ["as-it-was"]
+    found = registry(now)
+    controller = Controller(Restored(restored), found, OperatorMetrics())
+    asyncio.run(controller._compare(None))
+    [record] = found
+    assert record.pool is not None
+    assert record.pool.spec.queues == ["as-it-was"]
+    later = of("one", 41)
+    later["metadata"]["generation"] = 2
+    controller.pool_changed(later)
+    assert record.pool.spec.queues == ["feeds"], "from now on its versions count from there"
+
+
 GOOD_SCHEDULE = {"cron": "0 8 * * 1-5", "duration": "9h", "timezone": "Europe/Berlin", "minReplicas": 3}
 
 
@@ -294,6 +322,23 @@ def test_only_pools_that_share_a_queue_are_looked_at_when_one_comes_or_goes() ->
     controller = Controller(cast("Any", None), found, OperatorMetrics())
     controller.pool_removed(body("a"))
     assert controller._queue._queued == {"exporter:shop/broker/url", "pool:shop/b"}
+
+
+@pytest.mark.parametrize(
+    ("change", "concerned"),
+    [
+        ({"image": "registry.example/hub:2"}, False),
+        ({"greenThreads": {"max": 50}}, False),
+        ({"queues": ["feeds", "more"]}, True),
+        ({"prefork": {}}, True),
+        ({"network": {"egress": [{}]}}, True),
+        ({"broker": {"secretRef": {"name": "broker", "key": "url"}, "metricsPort": 15693}}, True),
+    ],
+)
+def test_the_exporter_is_looked_at_only_when_a_change_concerns_it(change: Object, concerned: bool) -> None:
+    controller = Controller(cast("Any", None), registry(body("a")), OperatorMetrics())
+    controller.pool_changed(body("a", generation=2, **change))
+    assert ("exporter:shop/broker/url" in controller._queue._queued) is concerned
 
 
 def test_a_pool_that_moves_to_another_broker_is_found_there_only() -> None:

@@ -22,7 +22,7 @@ from greenfleet.kube.client import Client, ConflictError, InvalidError, NotFound
 from greenfleet.kube.events import EventRecorder
 from greenfleet.resources import Child, children_of_pool, exporter_children, names
 from greenfleet.resources.children import optional_children, pool_config_child
-from greenfleet.resources.exporter import optional_exporter_children, queues_digest
+from greenfleet.resources.exporter import config_of_gone_exporter, optional_exporter_children, queues_digest
 from greenfleet.resources.names import Role
 from greenfleet.resources.worker import fleet_deployment
 from greenfleet.settings import WorkerImage
@@ -370,6 +370,17 @@ class Reconciler:
         if not unreadable:
             everything = (("apps/v1", "Deployment", name), *optional_exporter_children(name))
             await self._remove_unwanted(namespace, everything, (), lambda found: is_exporters_own(found, name))
+            await self._leave_to_collector(config_of_gone_exporter(namespace, name), name)
+
+    async def _leave_to_collector(self, config: Child, exporter: str) -> None:
+        """Has the garbage collector take the ConfigMap of an exporter that is gone, while pools that owned it stay: the operator may not delete
+        ConfigMaps, which would be a right over everybody's.
+        """
+        found = await self._client.peek(paths.of(config.manifest))
+        if found is not None and is_exporters_own(found, exporter):
+            config.manifest["metadata"]["uid"] = found["metadata"]["uid"]
+            with contextlib.suppress(ConflictError):  # gone meanwhile
+                await self._apply(config)
 
     async def _remove_unwanted(
         self,

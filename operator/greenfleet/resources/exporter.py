@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from greenfleet.api import GreenWorkerPool
+from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool
 from greenfleet.resources import names
 from greenfleet.resources.children import Child, owner_reference
 from greenfleet.resources.monitor import API_VERSION as MONITOR_API_VERSION
@@ -67,6 +67,24 @@ def same_for_exporter(before: GreenWorkerPool, after: GreenWorkerPool) -> bool:
 def optional_exporter_children(name: str) -> tuple[tuple[str, str, str], ...]:
     """API version, kind and name of what an exporter may have had besides its Deployment and need not have now."""
     return (("networking.k8s.io/v1", "NetworkPolicy", name), (MONITOR_API_VERSION, "PodMonitor", name))
+
+
+def config_of_gone_exporter(namespace: str, name: str) -> Child:
+    """The ConfigMap of an exporter that no pool needs any more, with an owner that does not exist: the garbage collector takes such an object."""
+    nobody = {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": KIND,
+        "name": name,
+        "uid": f"nobody-{name}",
+        "blockOwnerDeletion": False,
+    }
+    metadata = {
+        "name": name,
+        "namespace": namespace,
+        "labels": names.exporter_labels(name),
+        "ownerReferences": [nobody],
+    }
+    return Child({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
 
 
 def _config(pools: Sequence[GreenWorkerPool], name: str) -> Manifest:

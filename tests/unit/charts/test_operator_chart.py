@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import yaml
 
 from charts.generate import VALUES
 from greenfleet import settings
+from greenfleet.api.crd import custom_resource_definition
 from tests.unit.charts.rendering import CHARTS, REPOSITORY, Manifests, Render, of_kind
 
 GOLDEN = Path(__file__).parent / "rbac.golden.yaml"
@@ -233,6 +235,19 @@ def test_one_scrape_interval_is_what_pod_monitors_ask_for_and_by_which_samples_a
     config = _config(manifests)
     assert asked == {"5s"}
     assert config["prometheus"]["servers"]["eu"]["scrapeInterval"] == "5s"
+
+
+CEL_SINCE = {r"\bisCIDR\(": 31, r"\bcidr\(": 31, r"\bisIP\(": 31, r"\bip\(": 31, r"\bformat\.": 32}
+"""Functions of CEL by the minor version of Kubernetes that takes them in a new definition: one after the version that knows them, so that an API
+server can be rolled back (k8s.io/apiserver, `pkg/cel/environment`)."""
+
+
+def test_no_cluster_that_the_chart_admits_refuses_the_definition_for_a_function_that_it_does_not_know() -> None:
+    chart = yaml.safe_load((CHARTS / "greenfleet" / "Chart.yaml").read_text(encoding="utf-8"))
+    [oldest] = re.findall(r"^>=1\.(\d+)\.0-0$", chart["kubeVersion"])
+    definition = json.dumps(custom_resource_definition())
+    needed = [since for function, since in CEL_SINCE.items() if re.search(function, definition)]
+    assert int(oldest) == max(needed)
 
 
 def test_the_oldest_kubernetes_is_one_number_everywhere() -> None:

@@ -43,7 +43,9 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Within:
-    """Bounds of a duration, for the API server (CEL) and for an object that is older than they are (here)."""
+    """Bounds of a duration: the API server refuses what is outside (CEL). An object that is older than its bounds keeps working: here the
+    nearest bound counts, and a sentence about it is added to the list that is the validation's context, if there is one.
+    """
 
     field: str
     """As users write it, such as `scaling.maxWait`."""
@@ -51,25 +53,27 @@ class Within:
     most: str = LONGEST
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """The check in Python."""
-        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+        """The bounds in Python."""
+        return core_schema.with_info_after_validator_function(self._bounded, handler(source))
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchema:
-        """The same check in CEL. The first half keeps out what overflows CEL's durations."""
+        """The bounds in CEL. The first half keeps out what overflows CEL's durations."""
         expression = (
             f"!self.matches('[0-9]{{5}}[0-9.]*h') && duration(self) >= duration('{self.least}') && "
             f"duration(self) <= duration('{self.most}')"
         )
-        return _with_rule(handler(core), rule(expression, f"{self.field} is %s, {self._reason}", "self"))
+        message = f"{self.field} is %s, not between {self.least} and {self.most}: choose a duration between them"
+        return _with_rule(handler(core), rule(expression, message, "self"))
 
-    @property
-    def _reason(self) -> str:
-        return f"not between {self.least} and {self.most}: choose a duration between them"
-
-    def _checked(self, text: str) -> str:
-        if not duration_seconds(self.least) <= duration_seconds(text) <= duration_seconds(self.most):
-            raise ValueError(self._reason)
-        return text
+    def _bounded(self, text: str, info: core_schema.ValidationInfo) -> str:
+        nearest = self.least if duration_seconds(text) < duration_seconds(self.least) else self.most
+        if duration_seconds(self.least) <= duration_seconds(text) <= duration_seconds(self.most):
+            return text
+        if isinstance(info.context, list):
+            info.context.append(
+                f"{self.field} is {text}, not between {self.least} and {self.most}, and counts as {nearest}: choose a duration between them"
+            )
+        return nearest
 
 
 def _with_rule(schema: JsonSchema, entry: JsonSchema) -> JsonSchema:

@@ -36,7 +36,12 @@ class IpBlock(Model):
 
     cidr: _Cidr = Field(description="Addresses in CIDR notation, such as 10.0.0.0/8 or 2001:db8::/64.")
     except_: list[_Cidr] = Field(
-        default=[], alias="except", max_length=16, description="Ranges inside of cidr that are not meant."
+        default=[],
+        alias="except",
+        description="Ranges inside of cidr that are not meant.",
+        json_schema_extra={
+            "maxItems": 16
+        },  # for the API server alone: once there could be more, and such pools keep working
     )
 
 

@@ -1006,6 +1006,8 @@ class GreenWorkerPool(Model):
     uid: str
     generation: int
     spec: PoolSpec
+    out_of_bounds: tuple[str, ...] = ()
+    """Field, value, reason and fix of each duration in a stored object that is older than its bounds."""
 
     @property
     def key(self) -> str:
@@ -1026,13 +1028,16 @@ class InvalidPoolError(ValueError):
 def parse_pool(body: dict[str, Any]) -> GreenWorkerPool:
     """The typed pool of an object from the API server. Raises InvalidPoolError."""
     metadata = body["metadata"]
+    out_of_bounds: list[str] = []
     try:
+        spec = PoolSpec.model_validate(body.get("spec") or {}, context=out_of_bounds)
         return GreenWorkerPool(
             namespace=metadata["namespace"],
             name=metadata["name"],
             uid=metadata["uid"],
             generation=metadata.get("generation", 1),
-            spec=PoolSpec.model_validate(body.get("spec") or {}),
+            spec=spec,
+            out_of_bounds=tuple(out_of_bounds),
         )
     except ValidationError as error:
         raise InvalidPoolError("; ".join(_sentence(detail) for detail in error.errors()[:5])) from None

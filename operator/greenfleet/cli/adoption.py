@@ -98,7 +98,7 @@ def plan(deployment: Object, wishes: Wishes) -> Adoption:
     }
     if not found.obstacles:
         try:
-            _parsed(found.pool)
+            found.obstacles += [f"the pool would be invalid: {text}" for text in _parsed(found.pool).out_of_bounds]
         except InvalidPoolError as error:
             found.obstacles.append(f"the pool would be invalid: {error}")
     return found

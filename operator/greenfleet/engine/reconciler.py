@@ -279,7 +279,7 @@ class Reconciler:
         return template_digest(live) == under_way.template and is_rolled_out(live)
 
     async def _warn(self, pool: GreenWorkerPool) -> None:
-        """What the spec says and the mode ignores."""
+        """What the spec says and what does not count, or not as it is written."""
         if (
             pool.spec.manual_replicas != PoolSpec.model_fields["manual_replicas"].default
             and pool.spec.scaling.mode != "manual"
@@ -289,6 +289,8 @@ class Reconciler:
                 "counts for nothing: set scaling.mode to manual, or leave the number of workers to the operator"
             )
             await self._events.warning(pool, "ManualReplicasIgnored", note)
+        for note in pool.out_of_bounds:
+            await self._events.warning(pool, "OutOfBounds", note)
         results = pool.spec.result_backend
         for field, skips in (
             ("broker", pool.spec.broker.insecure_skip_verify),

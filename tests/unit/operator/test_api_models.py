@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from greenfleet.api import parse_pool
+from greenfleet.api.crd import custom_resource_definition
 from greenfleet.api.pool import InvalidPoolError
 from tests.unit.operator.objects import body, pool
 
@@ -61,8 +63,6 @@ def test_a_spec_is_a_value_and_cannot_be_changed() -> None:
         ({"queues": []}, "spec.queues", ""),
         ({"queues": ['a"b']}, "spec.queues.0", "'a\"b'"),
         ({"scaling": {"maxWait": "soon"}}, "spec.scaling.maxWait", "'soon'"),
-        ({"scaling": {"maxWait": "0s"}}, "spec.scaling.maxWait", "between 1s and 744h"),
-        ({"drain": {"timeout": "999999h"}}, "spec.drain.timeout", "'999999h'"),
         ({"threads": 5}, "spec.threads", "'5'"),
         ({"broker": {"secretRef": {"name": "b"}}}, "spec.broker.secretRef.key", ""),
         ({"worker": {"resources": {"limits": {"cpu": -1}}}}, "spec.worker.resources.limits.cpu", "'-1'"),
@@ -77,6 +77,40 @@ def test_an_invalid_spec_is_said_with_field_value_reason_and_fix(spec: dict[str,
     assert text.startswith(field + (" is " if value else ":"))
     assert value in text
     assert text.endswith("correct the field and apply again")
+
+
+WITHIN = json.dumps(custom_resource_definition()).count("choose a duration between them")
+OLDER = {
+    "broker": {"secretRef": {"name": "broker", "key": "url"}, "consumerTimeout": "0s"},
+    "scaling": {
+        "maxWait": "0s",
+        "cooldown": "99999h",
+        "schedules": [{"cron": "0 8 * * *", "duration": "166000h", "minReplicas": 1}],
+    },
+    "blocking": {"warnAfter": "0ms", "restartAfter": "0s"},
+    "limits": {"soft": "0s", "hard": "9999h"},
+    "recycle": {"maxAge": "0s"},
+    "drain": {"timeout": "999999h"},
+}
+"""Every duration as it could be written before it had bounds."""
+
+
+def test_a_pool_that_was_stored_before_durations_had_bounds_keeps_working_within_them() -> None:
+    found = parse_pool(body(**OLDER))
+    assert len(found.out_of_bounds) == WITHIN
+    assert "scaling.maxWait is 0s, not between 1s and 744h, and counts as 1s: choose" in " ".join(found.out_of_bounds)
+    spec = found.spec
+    assert (spec.scaling.max_wait, spec.scaling.cooldown, spec.drain.timeout) == ("1s", "744h", "744h")
+    assert not parse_pool(body()).out_of_bounds
+
+
+def test_a_pool_that_was_stored_when_except_could_be_longer_keeps_working() -> None:
+    ranges = [f"10.{number}.0.0/16" for number in range(32)]
+    network = {"egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ranges}}]}]}
+    parsed = parse_pool(body(network=network)).spec.network
+    assert parsed is not None
+    assert parsed.egress[0].to[0].ip_block is not None
+    assert parsed.egress[0].to[0].ip_block.except_ == ranges
 
 
 def test_an_error_shows_no_more_than_a_glimpse_of_an_enormous_value() -> None:

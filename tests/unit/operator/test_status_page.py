@@ -21,7 +21,7 @@ OF_KUBERNETES = {
     *("ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff", "InvalidImageName"),
     *("Failed", "Succeeded", "PodScheduled", "ReplicaFailure", "Unschedulable"),
 }
-OF_AN_EVENT = {"ManualReplicasIgnored", "TlsNotVerified"}
+OF_AN_EVENT = {"ManualReplicasIgnored", "OutOfBounds", "TlsNotVerified"}
 
 
 def _words(module: str) -> set[str]:

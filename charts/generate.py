@@ -291,7 +291,7 @@ VALUES: tuple[Value, ...] = (
     Value(
         "admissionPolicy.enabled",
         False,
-        "A ValidatingAdmissionPolicy with the rules of your organisation for pools (Kubernetes 1.30 or newer). With "
+        "A ValidatingAdmissionPolicy with the rules of your organisation for pools. With "
         "`scope.namespaces`, in these only.",
         BOOLEAN,
     ),

@@ -7,7 +7,7 @@ Standard library only.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from dataclasses import dataclass
 from time import monotonic
 
 from greenworker import unpatched
@@ -17,11 +17,28 @@ from greenworker.redaction import redacted
 
 REQUEST_SECONDS = 2.0
 """For a whole request, from the connection to its last byte: a client that takes longer is dropped, however busy it is. So long may it
-take to read the answer. kubelet's own probe timeout is 1 s by default.
+take to read the answer.
 """
 
-CONCURRENT_REQUESTS = 16
-"""A scrape and two probes need three. Who comes when there are so many takes the place of the one that has been asking longest."""
+OPEN_REQUESTS = 128
+"""Connections whose request is not complete. Each costs a file descriptor and no thread. Who comes when there are so many takes the
+place of the oldest.
+"""
+
+UNDISTURBED_SECONDS = 0.25
+"""A connection has so long at least for its request, however many come after it: who comes meanwhile waits in the kernel's queue. Without
+it, clients that come again as soon as they are dropped would drop a probe between its connection and its request.
+"""
+
+BACKLOG = 256
+"""The kernel's queue. Its last one waits for BACKLOG * UNDISTURBED_SECONDS / OPEN_REQUESTS = 0.5 s at most; a probe's time-out is 3 s."""
+
+REQUEST_LIMIT_BYTES = 16_384
+
+ANSWERS = 16
+"""Scrapes that are answered at once, and as many probes: a thread each."""
+
+PROBES = ("/healthz", "/readyz")
 
 Answer = tuple[int, str, bytes]
 """Status, content type, body."""
@@ -39,7 +56,8 @@ def listen(port: int) -> unpatched.Socket:
                 listener.setsockopt(unpatched.IPPROTO_IPV6, unpatched.IPV6_V6ONLY, 0)
             listener.setsockopt(unpatched.SOL_SOCKET, unpatched.SO_REUSEADDR, 1)
             listener.bind((address, port))
-            listener.listen(64)
+            listener.listen(BACKLOG)
+            listener.settimeout(0)
             return listener
         except OSError as error:
             problem = error
@@ -49,8 +67,23 @@ def listen(port: int) -> unpatched.Socket:
     )  # fmt: skip
 
 
+@dataclass(slots=True)
+class Asking:
+    """A connection whose request is not complete."""
+
+    connection: unpatched.Socket
+    since: float
+    request: bytes = b""
+
+    def is_complete(self) -> bool:
+        """Its head is there, or more than any head of ours."""
+        return b"\r\n\r\n" in self.request or len(self.request) >= REQUEST_LIMIT_BYTES
+
+
 class Exposition:
-    """A very small HTTP/1.1 server: GET, one request per connection."""
+    """A very small HTTP/1.1 server: GET, one request per connection. One thread reads all requests; each complete one is answered by
+    a thread of its own.
+    """
 
     def __init__(
         self,
@@ -67,66 +100,104 @@ class Exposition:
         self.healthy = healthy
         self.ready = ready
         self.woke = woke
-        self._asking: dict[int, unpatched.Socket] = {}
-        """Connections whose request is not complete, the oldest first, by a number of their own."""
-        self._open: set[int] = set()
+        self._asking: dict[int, Asking] = {}
+        """By file descriptor, the oldest first."""
+        self._probes: set[unpatched.Socket] = set()
+        self._scrapes: set[unpatched.Socket] = set()
+        """What is being answered."""
+        self._poller = unpatched.poll()
         self.listener = listener
         self.port: int = listener.getsockname()[1]
 
     def start(self) -> None:
         """Serve until the process ends."""
-        unpatched.start_thread(self._accept, ())
+        self._poller.register(self.listener.fileno(), unpatched.POLLIN)
+        unpatched.start_thread(self._serve, ())
 
-    def _accept(self) -> None:
-        number = 0
+    def _serve(self) -> None:
         while True:
             try:
-                descriptor, _ = self.listener._accept()  # type: ignore[attr-defined]
-                self.woke()
-            except OSError:
+                self._turn()
+            except Exception as error:  # such as no memory for a thread: the next request may have more luck
+                unpatched.say(f"the metrics port: {error!r}")
                 unpatched.sleep(0.05)
-                continue
-            connection = unpatched.Socket(fileno=descriptor)
-            if len(self._open) >= CONCURRENT_REQUESTS and not self._make_room():
-                connection.close()
-                continue
-            number += 1
-            self._open.add(number)
-            self._asking[number] = connection
-            unpatched.start_thread(self._serve, (number, connection, monotonic() + REQUEST_SECONDS))
 
-    def _make_room(self) -> bool:
-        """Drops the connection that has been asking longest. Its thread finds out by itself."""
-        for number in list(self._asking):
-            victim = self._asking.pop(number, None)
-            if victim is not None:
-                with suppress(OSError):
-                    victim.shutdown(unpatched.SHUT_RDWR)
-                return True
-        return False
+    def _turn(self) -> None:
+        """Wait for bytes, connections or a deadline."""
+        oldest = next(iter(self._asking.values()), None)
+        seconds: float | None = None
+        accepts = True
+        if oldest is not None:
+            accepts = len(self._asking) < OPEN_REQUESTS or monotonic() >= oldest.since + UNDISTURBED_SECONDS
+            due = oldest.since + (REQUEST_SECONDS if accepts else UNDISTURBED_SECONDS)
+            seconds = max(0.0, due - monotonic())
+        self._poller.modify(self.listener.fileno(), unpatched.POLLIN if accepts else 0)
+        ready = self._poller.poll(None if seconds is None else 1000 * seconds + 1)
+        self.woke()
+        for descriptor, _ in ready:
+            if descriptor in self._asking:
+                self._read(descriptor)
+        for descriptor, asking in list(self._asking.items()):
+            if monotonic() < asking.since + REQUEST_SECONDS:
+                break
+            self._take(descriptor).close()
+        if any(descriptor == self.listener.fileno() for descriptor, _ in ready):
+            self._accept()
 
-    def _read(self, connection: unpatched.Socket, deadline: float) -> bytes:
-        """The head of a request; empty if the client has left. Raises TimeoutError after the deadline."""
-        request = b""
-        while b"\r\n\r\n" not in request and len(request) < 16_384:
-            left = deadline - monotonic()
-            if left <= 0:
-                raise TimeoutError
-            connection.settimeout(left)
-            received = connection.recv(4096)
-            self.woke()
-            if not received:
-                return b""
-            request += received
-        return request
-
-    def _serve(self, number: int, connection: unpatched.Socket, deadline: float) -> None:
+    def _accept(self) -> None:
         try:
-            request = self._read(connection, deadline)
-            if self._asking.pop(number, None) is None or not request:
-                return
-            line = request.split(b"\r\n", 1)[0].split()
-            path = line[1].split(b"?")[0].decode("ascii", "replace") if len(line) > 1 else "/"
+            descriptor, _ = self.listener._accept()  # type: ignore[attr-defined]
+        except BlockingIOError:  # it has left
+            return
+        except OSError:  # no file descriptor is free
+            unpatched.sleep(0.05)
+            return
+        connection = unpatched.Socket(fileno=descriptor)
+        connection.settimeout(0)
+        if len(self._asking) >= OPEN_REQUESTS:
+            self._take(next(iter(self._asking))).close()
+        self._asking[descriptor] = Asking(connection, monotonic())
+        self._poller.register(descriptor, unpatched.POLLIN)
+
+    def _take(self, descriptor: int) -> unpatched.Socket:
+        """The connection, which is not read from any more."""
+        self._poller.unregister(descriptor)
+        return self._asking.pop(descriptor).connection
+
+    def _read(self, descriptor: int) -> None:
+        asking = self._asking[descriptor]
+        try:
+            received = asking.connection.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            received = b""
+        asking.request += received
+        if not received:
+            self._take(descriptor).close()
+        elif asking.is_complete():
+            self._begin(self._take(descriptor), asking.request)
+
+    def _begin(self, connection: unpatched.Socket, request: bytes) -> None:
+        """Answer it in a thread."""
+        line = request.split(b"\r\n", 1)[0].split()
+        path = line[1].split(b"?")[0].decode("ascii", "replace") if len(line) > 1 else "/"
+        answered = self._probes if path in PROBES else self._scrapes
+        if len(answered) >= ANSWERS:
+            connection.close()
+            return
+        answered.add(connection)
+        try:
+            unpatched.start_thread(self._answer, (connection, path, line[:1] == [b"HEAD"], answered))
+        except RuntimeError:
+            answered.discard(connection)
+            connection.close()
+            raise
+
+    def _answer(
+        self, connection: unpatched.Socket, path: str, only_head: bool, answered: set[unpatched.Socket]
+    ) -> None:
+        try:
             status, kind, body = self.answer(path)
             reason = {200: "OK", 404: "Not Found", 500: "Internal Server Error"}.get(status, "Service Unavailable")
             head = (
@@ -134,12 +205,11 @@ class Exposition:
                 f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
             )
             connection.settimeout(REQUEST_SECONDS)  # for all of it
-            connection.sendall(head.encode() + (b"" if line[:1] == [b"HEAD"] else body))
+            connection.sendall(head.encode() + (b"" if only_head else body))
         except OSError:
             pass
         finally:
-            self._asking.pop(number, None)
-            self._open.discard(number)
+            answered.discard(connection)
             connection.close()
 
     def answer(self, path: str) -> Answer:
@@ -147,7 +217,7 @@ class Exposition:
         try:
             if path == "/metrics":
                 return 200, CONTENT_TYPE, self.metrics()
-            if path in ("/healthz", "/readyz"):
+            if path in PROBES:
                 problem = self.healthy() if path == "/healthz" else self.ready()
                 return (503 if problem else 200), "text/plain", (redacted(problem) or "ok").encode() + b"\n"
         except Exception as error:

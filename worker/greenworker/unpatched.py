@@ -20,7 +20,6 @@ AF_INET6 = _socket.AF_INET6
 SOCK_STREAM = _socket.SOCK_STREAM
 SOL_SOCKET = _socket.SOL_SOCKET
 SO_REUSEADDR = _socket.SO_REUSEADDR
-SHUT_RDWR = _socket.SHUT_RDWR
 IPPROTO_IPV6 = _socket.IPPROTO_IPV6
 IPV6_V6ONLY = _socket.IPV6_V6ONLY
 
@@ -30,6 +29,7 @@ allocate_lock = _thread.allocate_lock
 ReentrantLock = _thread.RLock
 sleep = time.sleep
 poll = select.poll
+POLLIN = select.POLLIN
 write = os.write
 main_thread_id = _thread.get_ident()
 

@@ -69,6 +69,10 @@ def answers(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
+PROBE_SECONDS = 3.0
+"""The time-out of the pods' probes: `greenfleet.resources.pods.http_probe`."""
+
+
 @contextmanager
 def slow_clients(port: int, count: int) -> Iterator[list[int]]:
     """So many clients of the metrics port that send a byte now and then, and come again when they are dropped: how often is in the list."""
@@ -481,6 +485,11 @@ class Worker:
 
     def status(self, path: str) -> int:
         return self.get(path)[0]
+
+    def probes(self, rounds: int) -> list[int]:
+        """The statuses of so many rounds of scrapes and probes, each with the time-out of the pods' own probes."""
+        paths = ("/healthz", "/readyz", "/metrics")
+        return [self.get(path, PROBE_SECONDS)[0] for _ in range(rounds) for path in paths]
 
     def samples(self) -> Samples:
         _, text = self.get("/metrics")

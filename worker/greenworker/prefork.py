@@ -49,6 +49,11 @@ class Item:
         """Billiard's, once it is under way."""
 
 
+def is_sent(job: Any) -> bool:
+    """Whether a process that lives has *job*, or a part of it, in its pipe. *job* is billiard's, or None."""
+    return job is not None and job._write_to is not None and job._write_to._is_alive()
+
+
 class TaskPool(StockPool):  # type: ignore[misc]
     """Celery's pool with a counter at either end of a task, and suspects apart from the others.
 
@@ -91,6 +96,25 @@ class TaskPool(StockPool):  # type: ignore[misc]
         self.under_way.append(item)
         item.job = super().apply_async(*item.call, **item.options)
         return item.job
+
+    def flush_unsent(self, flush: Callable[[], None]) -> None:
+        """On Redis, after a lost connection: *flush* is Celery's, which forgets what no process has accepted. A process runs all the
+        same what is in its pipe, so that stays under way.
+        """
+        pool = self._pool
+        sent = [
+            item.job for item in self.under_way
+            if is_sent(item.job) and not item.job._accepted and item.job not in pool.outbound_buffer
+        ]  # fmt: skip
+        for job in sent:
+            job._accepted = True
+        try:
+            flush()
+        finally:
+            for job in sent:
+                job._accepted = job._worker_pid is not None  # its process may have said so meanwhile
+                if not job._accepted and not is_sent(job):
+                    job.discard()
 
     def forget_discarded(self) -> None:
         """The connection is lost, and Celery has discarded what no child had accepted: no callback will come for it."""
@@ -189,14 +213,20 @@ class Consumer(StockConsumer):  # type: ignore[misc]
 
     def on_close(self) -> None:
         """The connection is lost. On Redis what runs stays ours; what has not started goes back as soon as Redis answers."""
-        ledger = Runtime.current().ledger
-        if ledger is not None and ledger.keys is not None:
-            running = {request.message.delivery_tag for request in list(state.active_requests)}
-            ledger.return_later([tag for tag in list(ledger.held) if tag not in running])
-        self.pool.line.clear()
-        self.pool.isolation.take_waiting()
-        super().on_close()
-        self.pool.forget_discarded()
+        pool, ledger = self.pool, Runtime.current().ledger
+        pool.line.clear()
+        pool.isolation.take_waiting()
+        if ledger is None or ledger.keys is None:
+            super().on_close()
+            pool.forget_discarded()
+            return
+        pool.flush_unsent(super().on_close)
+        pool.forget_discarded()
+        kept = [*state.active_requests, *(item.request for item in pool.under_way)]
+        for request in kept:
+            state.task_reserved(request)
+        running = {request.message.delivery_tag for request in kept}
+        ledger.return_later([tag for tag in ledger.held if tag not in running])
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
         """Celery's handler; a message with an ETA is looked at first."""

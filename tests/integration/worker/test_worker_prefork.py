@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -62,6 +64,44 @@ def test_it_is_no_slower_than_stock_celery(redis_broker: Redis, start_worker: St
 
     ours = seconds("feeds.prefork", arguments=["-c", "2"])
     assert ours < 2 * seconds("feeds.stock", stock=True, threads=2)
+
+
+def children_of(worker: Worker) -> list[int]:
+    """The companion's processes."""
+    assert worker.process is not None
+    pid = worker.process.pid
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_lost_connection_gives_back_no_task_that_is_on_its_way_to_a_process(
+    own_redis: Redis, start_worker: Start, client_app: Any
+) -> None:
+    """The process reads it later than the parent connects again. What was not sent to a process goes back, and runs once as well."""
+    tasks = client_app(own_redis.url, queue="feeds.prefork")
+    worker = start_worker(
+        own_redis.url, pool="prefork", queues="feeds.prefork", arguments=["-c", "1"],
+        environment={"APP_CONF": "{'worker_prefetch_multiplier': 8}"},
+    ).ready()  # fmt: skip
+    client = own_redis.client()
+    tasks.noop.delay("first")
+    eventually(lambda: worker.ledger.done() == 1 and client.hlen("unacked") == 0, "its process works")
+    (child,) = children_of(worker)
+    os.kill(child, signal.SIGSTOP)
+    try:
+        for number in range(4):
+            tasks.noop.delay(number)
+        eventually(lambda: client.hlen("unacked") == 4, "one is sent to the process, three wait for it")
+        for _ in range(2):
+            own_redis.stop(signal.SIGKILL)
+            eventually(lambda: worker.status("/readyz") == 503, "it notices")
+            own_redis.start()
+            worker.ready()
+            eventually(lambda: client.hlen("unacked") == 4, "it has fetched again what went back")
+    finally:
+        os.kill(child, signal.SIGCONT)
+    eventually(lambda: client.hlen("unacked") == client.llen("feeds.prefork") == 0, "all are done")
+    assert worker.ledger.counts("done") == {"first": 1, "0": 1, "1": 1, "2": 1, "3": 1}
+    worker.reaches("greenworker_tasks_finished_total", 5, state="SUCCESS")
 
 
 @pytest.mark.slow

@@ -59,6 +59,10 @@ class Verdict:
     confirmed: int = 0
     done: int = 0
     lost: tuple[str, ...] = ()
+    whereabouts: tuple[str, ...] = ()
+    """What the brokers and workers say of the lost ones, a line each."""
+    late: int = 0
+    """Done, but later than they should."""
     twice: Mapping[str, str] = field(default_factory=dict)
     """Identity → the disruption that explains it."""
     unexplained: tuple[str, ...] = ()
@@ -85,8 +89,10 @@ def parse(lines: Iterable[str]) -> list[Event]:
     return events
 
 
-def judge(sent: Sequence[Sent], events: Sequence[Event], disruptions: Sequence[Disruption]) -> Verdict:
-    """The verdict over a whole run, after everything has come to rest."""
+def judge(
+    sent: Sequence[Sent], events: Sequence[Event], disruptions: Sequence[Disruption], due: float = float("inf")
+) -> Verdict:
+    """The verdict over a whole run, after everything has come to rest. What is first done after *due* (monotonic) is late."""
     begun: dict[str, list[Event]] = defaultdict(list)
     done: dict[str, list[Event]] = defaultdict(list)
     for event in events:
@@ -115,6 +121,7 @@ def judge(sent: Sequence[Sent], events: Sequence[Event], disruptions: Sequence[D
         confirmed=sum(one.confirmed_at is not None for one in sent),
         done=sum(bool(done.get(one.identity)) for one in sent),
         lost=tuple(one.identity for one in owed),
+        late=sum(bool(ends) and min(event.at for event in ends) > due for ends in done.values()),
         twice=twice,
         unexplained=tuple(unexplained),
         early_lost=len(early),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults.history import Disruption, Sent, judge, parse
+from tests.faults.history import Disruption, Event, Sent, judge, parse
 
 
 def sent(identity: str, kind: str = "short", confirmed: float | None = 1.1, after: tuple[str, ...] = ()) -> Sent:
@@ -83,3 +83,12 @@ def test_the_body_of_a_chord_is_owed_unless_a_part_ran_twice() -> None:
 
 def test_a_line_that_a_kill_cut_short_is_skipped() -> None:
     assert parse(["done a w1", "don", "", "done a w1 2.5"]) == parse(["done a w1 2.5"])
+
+
+def test_what_is_done_after_its_time_is_late_and_not_lost() -> None:
+    verdict = judge(
+        [Sent("t1", "short", 1.0, 1.1), Sent("t2", "short", 1.0, 1.1)],
+        [Event("done", "t1", "w1", 5.0), Event("done", "t2", "w1", 20.0)], [], due=10.0,
+    )  # fmt: skip
+    assert verdict.kept
+    assert (verdict.done, verdict.late) == (2, 1)

@@ -60,7 +60,7 @@ class Verdict:
     done: int = 0
     lost: tuple[str, ...] = ()
     whereabouts: tuple[str, ...] = ()
-    """What the brokers and workers say of the lost ones, a line each."""
+    """What the broker and the workers said when some were overdue, and a line for each of those."""
     late: int = 0
     """Done, but later than they should."""
     twice: Mapping[str, str] = field(default_factory=dict)
@@ -150,6 +150,13 @@ def _explanation(
         may_repeat = one.may_repeat or (sent is not None and sent.kind == "forwarded" and not one.target)
         if may_repeat and one.start <= last and _ran_during(one, begun, done):
             return f"{one.kind} {one.target}".strip()
+    if sent is not None:
+        # Who gets a message that was delivered before publishes a copy and settles the original: a connection that is lost in between
+        # has doubled it, long before it begins.
+        first = min((event.at for event in begun if event.worker), default=0.0)
+        for one in disruptions:
+            if one.may_repeat and not one.target and one.start <= first and one.end >= sent.at:
+                return f"delivered again while {one.kind}"
     if sent is not None and sent.confirmed_at is not None:
         for one in disruptions:
             if not one.target and one.start <= sent.confirmed_at and one.end >= sent.at:

@@ -72,11 +72,14 @@ def run(
         workload.stop()
         sent = list(workload.sent.values())
         due = monotonic() + QUIET_SECONDS
+        overdue = _until_quiet(fleet, sent, due)
+        known = _overview(fleet, server) if overdue else []
         _until_quiet(fleet, sent, due + LATE_SECONDS)
         events = parse(fleet.done_file.read_text().splitlines())
         verdict = judge(sent, events, nemesis.finish(), due)
-        if verdict.lost:
-            verdict = dataclasses.replace(verdict, whereabouts=_whereabouts(fleet, server, verdict.lost, sent, events))
+        if overdue:
+            known += _whereabouts(fleet, server, sorted(overdue), sent, events)
+            verdict = dataclasses.replace(verdict, whereabouts=tuple(known))
     finally:
         fleet.stop()
         relay.close()
@@ -90,29 +93,32 @@ def run(
     return verdict
 
 
+def _overview(fleet: Fleet, server: Redis | RabbitMQ) -> list[str]:
+    """What queues have, and what the workers do."""
+    return [*(f"{name}: {ready} ready, {held} held" for name, (ready, held) in depths(server).items()), *state(fleet)]
+
+
 def _whereabouts(
-    fleet: Fleet, server: Redis | RabbitMQ, lost: Sequence[str], sent: list[Sent], events: list[Event]
-) -> tuple[str, ...]:
-    """What is known about the *lost* tasks. Ends the fleet."""
-    lines = [f"{name}: {ready} ready, {held} held" for name, (ready, held) in depths(server).items()]
-    lines += state(fleet)
+    fleet: Fleet, server: Redis | RabbitMQ, overdue: Sequence[str], sent: list[Sent], events: list[Event]
+) -> list[str]:
+    """What is known about the *overdue* tasks, one line each. Ends the fleet."""
     alive = messages(server)
     fleet.stop()
     sleep(2.0)  # until the broker has noticed
-    return (*lines, *tell(lost, sent, events, alive, messages(server)))
+    return tell(overdue, sent, events, alive, messages(server))
 
 
-def _until_quiet(fleet: Fleet, sent: list[Sent], deadline: float) -> None:
-    """Until all that is owed is done and nothing more ends, or the time (monotonic) is over."""
+def _until_quiet(fleet: Fleet, sent: list[Sent], deadline: float) -> set[str]:
+    """Until all that is owed is done and nothing more ends, or the time (monotonic) is over; what is owed then."""
     owed = {one.identity for one in sent if one.confirmed_at is not None and one.kind != "early"}
     quiet_since, size = monotonic(), -1
-    while monotonic() < deadline:
+    while True:
         text = fleet.done_file.read_text()
         if len(text) != size:
             size, quiet_since = len(text), monotonic()
-        done = {event.identity for event in parse(text.splitlines()) if event.what == "done"}
-        if owed <= done and monotonic() - quiet_since > LONG_SECONDS + 1:
-            return
+        left = owed - {event.identity for event in parse(text.splitlines()) if event.what == "done"}
+        if monotonic() >= deadline or (not left and monotonic() - quiet_since > LONG_SECONDS + 1):
+            return left
         sleep(0.5)
 
 

@@ -214,6 +214,8 @@ class Consumer(StockConsumer):  # type: ignore[misc]
     def on_close(self) -> None:
         """The connection is lost. On Redis what runs stays ours; what has not started goes back as soon as Redis answers."""
         pool, ledger = self.pool, Runtime.current().ledger
+        if (connection_lost := getattr(self.record, "connection_lost", None)) is not None:
+            connection_lost(list(self._received.values()))
         pool.line.clear()
         pool.isolation.take_waiting()
         if ledger is None or ledger.keys is None:
@@ -233,6 +235,8 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         handle, runtime = super().create_task_handler(*args, **kwargs), Runtime.current()
         returns, recount = self.returns, getattr(self.record, "recount", None)
         self._received.clear()
+        if (survived := getattr(self.record, "survived", None)) is not None:
+            survived()
 
         def on_message(message: Any) -> None:
             if recount is not None and recount(message):

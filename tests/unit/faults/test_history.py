@@ -50,7 +50,7 @@ def test_done_twice_is_explained_by_the_death_of_its_worker_only() -> None:
 
 
 def test_a_fault_long_before_or_after_explains_nothing() -> None:
-    before = Disruption("broker_killed", "", 1.2, 1.5, True)
+    before = Disruption("broker_killed", "", 0.2, 0.5, True)
     after = Disruption("broker_killed", "", 20.0, 21.0, True)
     assert judge([sent("a", confirmed=1.1)], parse(TWICE), [before, after]).unexplained == ("a",)
 
@@ -92,3 +92,14 @@ def test_what_is_done_after_its_time_is_late_and_not_lost() -> None:
     )  # fmt: skip
     assert verdict.kept
     assert (verdict.done, verdict.late) == (2, 1)
+
+
+def test_a_message_that_waited_through_a_lost_connection_may_have_been_doubled() -> None:
+    waited = [Event(what, "a", worker, at) for worker, at in (("w1", 30.0), ("w2", 50.0)) for what in ("begun", "done")]
+    cut = Disruption("cut", "", 10.0, 10.1, may_repeat=True)
+    assert judge([sent("a")], waited, [cut]).twice == {"a": "delivered again while cut"}
+    for other in (
+        Disruption("cut", "", 10.0, 10.1, may_repeat=False),
+        Disruption("cut", "", 40.0, 40.1, may_repeat=True),
+    ):
+        assert judge([sent("a")], waited, [other]).unexplained == ("a",)

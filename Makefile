@@ -136,6 +136,10 @@ sbom: venv ## what both images hold, as CycloneDX, from the build: out/sbom/{ope
 	for image in operator worker; do cluster/kube image file $$image /opt/greenfleet/sbom.cdx.json > out/sbom/$$image.cdx.json; done
 	$(BIN)/python -m tools.audit sbom
 
+.PHONY: release
+release: venv ## build and publish both images and the chart (VERSION=X.Y.Z REGISTRY=HOST/PATH); the last line is one JSON object
+	$(BIN)/python -m tools.release --version '$(VERSION)' --registry '$(REGISTRY)' $(ARGS)
+
 .PHONY: clean
 clean: ## remove what the build and the tests left in the checkout
 	rm -rf $(VENV) out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -398,6 +398,43 @@ def test_the_command_line_ends_with_one_json_object(capsys: pytest.CaptureFixtur
     assert (tmp_path / "out.png").stat().st_size > 1000
 
 
+def test_a_set_of_traces_is_one_line_for_each_law_and_a_part_can_be_left_out(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name, rate in (("one", 5), ("two", 10)):
+        (tmp_path / f"{name}.json").write_text(
+            json.dumps({"name": name, "seconds": 80, "arrivals": [{"at": 0, "rate": rate}]})
+        )
+    assert (
+        main(
+            [
+                "--set",
+                "known",
+                "--traces",
+                str(tmp_path),
+                "--law",
+                "greenfleet",
+                "--without",
+                "deadline",
+                "--without",
+                "rate",
+            ]
+        )
+        == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    totals = json.loads(lines[-1])["totals"]
+    assert list(totals) == ["greenfleet", "greenfleet without deadline,rate"]
+    assert totals["greenfleet"]["traces"] == 2
+    assert len(lines) == 4
+
+
+def test_a_switched_off_part_is_really_off() -> None:
+    trace = load(TRACES / "burst.json")
+    whole, part = (simulate(trace, law_named(law), 1).figures for law in ("greenfleet", "greenfleet without deadline"))
+    assert part.violated_seconds > whole.violated_seconds == 0
+
+
 def test_the_command_line_says_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--trace", "nothing", "--traces", str(TRACES)]) == 2
     assert "trace 'nothing' does not exist; traces here: blocking" in capsys.readouterr().err

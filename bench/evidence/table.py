@@ -13,8 +13,8 @@ from greenfleet.simulator.totals import Total, total
 EARNED_RATIO = 1.02
 """A part is worth its lines if the same service costs two percent more without it."""
 HEADER = (
-    "| | worker-seconds | violated s | worse / better in traces | wait p50 | wait p99 | run time |\n"
-    "|---|--:|--:|--:|--:|--:|--:|"
+    "| | worker-seconds | violated s | worse / better in traces | wait p50 | wait p99 | run time | cut off |\n"
+    "|---|--:|--:|--:|--:|--:|--:|--:|"
 )
 
 
@@ -51,7 +51,7 @@ def line(label: str, one: Total, whole: Total) -> str:
     ratio = f"{one.worker_seconds:,.0f}" if one is whole else f"×{one.cost_ratio:.3f} ± {one.cost_error:.3f}"
     return (
         f"| {label} | {ratio} | {violated} | {one.worse} / {one.better} | {100 * one.wait_p50:.0f} % | "
-        f"{100 * one.wait_p99:.0f} % | ×{one.runtime_inflation:.2f} |"
+        f"{100 * one.wait_p99:.0f} % | ×{one.runtime_inflation:.2f} / {one.runtime_inflation_p90:.1f} | {one.requeued:,} |"
     )
 
 

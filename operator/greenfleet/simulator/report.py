@@ -61,6 +61,8 @@ TOTAL_COLUMNS = (
     ("p50/maxWait", "wait_p50"),
     ("p99/maxWait", "wait_p99"),
     ("inflation", "runtime_inflation"),
+    ("its p90", "runtime_inflation_p90"),
+    ("requeued", "requeued"),
     ("worker-s", "worker_seconds"),
     ("cost ratio", "cost_ratio"),
     ("+-", "cost_error"),

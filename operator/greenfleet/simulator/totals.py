@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 
+from .figures import percentile
 from .run import Run
 
 RunKey = tuple[str, int]
@@ -22,6 +23,7 @@ class Outcome:
     wait_p50: float
     wait_p99: float
     runtime_inflation: float
+    requeued: int
 
 
 def outcome(run: Run) -> Outcome:
@@ -33,6 +35,7 @@ def outcome(run: Run) -> Outcome:
         wait_p50=figures.wait_p50 / max_wait,
         wait_p99=figures.wait_p99 / max_wait,
         runtime_inflation=figures.runtime_inflation,
+        requeued=figures.requeued,
     )
 
 
@@ -48,7 +51,10 @@ class Total:
     """Mean share of maxWait."""
     wait_p99: float
     runtime_inflation: float
-    """Mean over the traces."""
+    """Median over the traces."""
+    runtime_inflation_p90: float
+    requeued: int
+    """Tasks that a drain cut off."""
     cost_ratio: float
     """Worker-seconds over those of the other law."""
     cost_error: float
@@ -70,7 +76,9 @@ def total(runs: Mapping[RunKey, Outcome], reference: Mapping[RunKey, Outcome]) -
         violated_traces=sum(run.violated_seconds > 0 for run in ours),
         wait_p50=mean(run.wait_p50 for run in ours),
         wait_p99=mean(run.wait_p99 for run in ours),
-        runtime_inflation=mean(run.runtime_inflation for run in ours),
+        runtime_inflation=median(run.runtime_inflation for run in ours),
+        runtime_inflation_p90=percentile(sorted(run.runtime_inflation for run in ours), 0.9),
+        requeued=sum(run.requeued for run in ours),
         cost_ratio=_ratio(pairs),
         cost_error=_error(pairs),
         worse=sum(one.violated_seconds > other.violated_seconds for one, other in pairs),

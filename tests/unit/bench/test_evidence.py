@@ -12,9 +12,9 @@ from bench.evidence.store import Job, Store
 from greenfleet.autoscaling import PARTS
 from greenfleet.simulator.totals import Outcome, total
 
-GOOD = Outcome(100.0, 0, 0.1, 0.5, 1.0)
-DEAR = Outcome(110.0, 0, 0.1, 0.5, 1.0)
-LATE = Outcome(90.0, 7, 0.2, 1.2, 1.1)
+GOOD = Outcome(100.0, 0, 0.1, 0.5, 1.0, 0)
+DEAR = Outcome(110.0, 0, 0.1, 0.5, 1.0, 0)
+LATE = Outcome(90.0, 7, 0.2, 1.2, 1.1, 0)
 
 
 def job(law: str, trace: str = "1") -> Job:
@@ -67,7 +67,7 @@ def test_rows_are_compared_over_the_traces_that_all_of_them_have(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("without", "expected"),
-    [([DEAR], True), ([LATE], True), ([GOOD], False), ([Outcome(101.0, 0, 0.1, 0.5, 1.0)], False)],
+    [([DEAR], True), ([LATE], True), ([GOOD], False), ([Outcome(101.0, 0, 0.1, 0.5, 1.0, 0)], False)],
 )
 def test_a_part_earns_two_percent_or_a_violated_second(without: list[Outcome], expected: bool) -> None:
     reference = {("1", 1): GOOD}

@@ -147,6 +147,27 @@ def test_what_a_drain_cuts_off_goes_back_to_the_front_of_the_queue() -> None:
     assert world.requeued == len(world.queue) == 20
 
 
+def test_a_task_that_a_drain_cut_off_waited_once() -> None:
+    world = fleet(replace(SMALL, runtime=100.0, runtime_spread=0.0, drain=10.0), [n / 100 for n in range(20)])
+    world.advance(5)
+    world.scale(0)
+    world.advance(40)
+    assert world.oldest_wait == 0
+    world.scale(1)
+    world.advance(59)
+    assert len(world.waits) == 20
+    assert not world.queue
+
+
+def test_a_message_that_is_fetched_and_not_started_still_waits() -> None:
+    trace = replace(SMALL, blocking=1.0, blocking_seconds=20.0, max_wait=10, prefetch=5, runtime=0.1)
+    figures = simulate(
+        replace(trace, arrivals=(Segment(0, 5, rate=2), Segment(6, 8, rate=2))), law_named("formula"), 1
+    ).figures
+    assert figures.wait_max > 10
+    assert figures.violated_seconds > 0
+
+
 def test_pods_that_are_not_ready_leave_before_busy_ones() -> None:
     world = fleet(SMALL, [0.0] * 20)
     world.advance(5)

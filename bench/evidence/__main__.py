@@ -12,15 +12,22 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 
-from bench.evidence import rows, table
+from bench.evidence import page, rows, table
 from bench.evidence.store import Store
 
 OUT = Path("out/evidence")
+SCRAPES = (2.0, 15.0, 30.0)
+"""Seconds between two scrapes of Prometheus, for the page."""
 
 
 def main() -> int:
     """Run and report; 0, or 2 where an argument makes no sense."""
     options = _parser().parse_args()
+    if options.write:
+        stores = {(name, scrape): Store(_path(name, scrape)) for name in rows.SETS for scrape in SCRAPES}
+        page.PAGE.write_text(page.page(stores))
+        print(json.dumps({"written": str(page.PAGE)}))
+        return 0
     known = rows.laws(options.set)
     chosen = options.rows.split(",") if options.rows else known
     if unknown := [row for row in chosen if row not in known]:
@@ -29,7 +36,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    store = Store(OUT / f"{options.set}-{options.scrape:g}.jsonl")
+    store = Store(_path(options.set, options.scrape))
     if not options.report:
         _run(store, options, chosen)
     print(table.section(store, options.set, options.scrape))
@@ -40,9 +47,13 @@ def main() -> int:
         "rows": {law: asdict(one) for law, one in totals.items()},
     }
     text = json.dumps(result)
-    (OUT / f"{options.set}-{options.scrape:g}.json").write_text(text + "\n")
+    _path(options.set, options.scrape).with_suffix(".json").write_text(text + "\n")
     print(text)
     return 0
+
+
+def _path(name: str, scrape_seconds: float) -> Path:
+    return OUT / f"{name}-{scrape_seconds:g}.jsonl"
 
 
 def _run(store: Store, options: argparse.Namespace, chosen: list[str]) -> None:
@@ -68,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: %(default)s)")
     parser.add_argument("--most", type=int, default=None, metavar="N", help="no more than the first N runs")
     parser.add_argument("--report", action="store_true", help="run nothing, only show what is there")
+    parser.add_argument(
+        "--write", action="store_true", help="run nothing, write docs/project/autoscaler-evidence.md from what is there"
+    )
     return parser
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.evidence import rows, store, table
+from bench.evidence import page, rows, store, table
 from bench.evidence.store import Job, Store
 from greenfleet.autoscaling import PARTS
 from greenfleet.simulator.totals import Outcome, total
@@ -101,3 +101,26 @@ def test_a_job_runs_and_survives_its_line(tmp_path: Path) -> None:
     Store(tmp_path / "x.jsonl").add(one, outcome)
     assert Store(tmp_path / "x.jsonl").found == {one: outcome}
     assert json.loads((tmp_path / "x.jsonl").read_text())["digest"]
+
+
+def test_the_page_shows_each_set_each_scrape_and_what_was_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deleted = tmp_path / "deleted.json"
+    deleted.write_text(json.dumps({"warm-pool": {"what": "Kept workers.", "worth": "nothing"}}))
+    monkeypatch.setattr(page, "DELETED", deleted)
+    stores = {("tuning", scrape): Store(tmp_path / f"{scrape}.jsonl") for scrape in (2.0, 15.0)}
+    part = next(iter(PARTS))
+    for (name, scrape), kept in stores.items():
+        for law, outcome in (("greenfleet", GOOD), (rows.FITTED[0], DEAR), (f"greenfleet without {part}", GOOD)):
+            kept.add(Job(law, name, "1", 1, scrape), outcome)
+    every = {
+        (name, scrape): stores.get((name, scrape), Store(tmp_path / "none"))
+        for name in rows.SETS
+        for scrape in (2.0, 15.0)
+    }
+    text = page.page(every)
+    assert f"without `{part}` (earns nothing here)" in text
+    assert "| tuning | 15 s | 1 | 0 | 0 | 0.909 |" in text
+    assert "| `warm-pool` | Kept workers. | nothing |" in text
+    assert "## holdout" not in text, "nothing was run there"

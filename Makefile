@@ -65,8 +65,8 @@ faults: venv packages ## the same for hours, on all brokers (HOURS=1 SEED=1); th
 	$(BIN)/python -m tests.faults.long --hours $(or $(HOURS),1) --seed $(or $(SEED),1)
 
 .PHONY: test-matrix
-test-matrix: venv packages ## the worker's tests with Celery 5.6 and 5.7 on every supported Python at hand (WORKER_PYTHONS=/a/python3.12:…)
-	$(BIN)/python tools/worker_matrix.py
+test-matrix: venv packages ## the worker's tests on the oldest and newest Python and Celery, docs/compatibility.md from it (50 min; ARGS=--all: every pair)
+	$(BIN)/python tools/worker_matrix.py $(ARGS)
 
 .PHONY: soak-worker
 soak-worker: venv packages ## 200,000 tasks and 100 broken connections on Redis and RabbitMQ, and the memory of green threads (10 min)
@@ -104,10 +104,6 @@ bench-scaling: venv packages cluster ## the autoscaler against KEDA and the HPA 
 simulate: venv ## the autoscaler against KEDA on all traces, simulated (about 15 min); the last line is one JSON object
 	$(BIN)/python -m greenfleet.simulator --trace all --law greenfleet,keda-default,keda-grid --seeds 2
 
-.PHONY: evidence
-evidence: venv ## what each part of the autoscaler is worth: SET=tuning, holdout or known, SCRAPE=2 (an hour a set, resumable); JSON last
-	$(BIN)/python -m bench.evidence --set $(or $(SET),tuning) --scrape $(or $(SCRAPE),2)
-
 .PHONY: check
 check: venv ## formatting, lint, types, layers, generated files; the charts by helm, kubeconform and checkov
 	$(BIN)/ruff format --check .
@@ -139,10 +135,6 @@ sbom: venv ## what both images hold, as CycloneDX, from the build: out/sbom/{ope
 	mkdir -p out/sbom
 	for image in operator worker; do cluster/kube image file $$image /opt/greenfleet/sbom.cdx.json > out/sbom/$$image.cdx.json; done
 	$(BIN)/python -m tools.audit sbom
-
-.PHONY: release
-release: venv ## build and publish both images and the chart (VERSION=X.Y.Z REGISTRY=HOST/PATH); the last line is one JSON object
-	$(BIN)/python -m tools.release --version '$(VERSION)' --registry '$(REGISTRY)' $(ARGS)
 
 .PHONY: clean
 clean: ## remove what the build and the tests left in the checkout

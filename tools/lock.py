@@ -23,6 +23,15 @@ LOCKS = {
     "requirements/celery-exporter.lock": ("celery-exporter",),
 }
 APART = ("requirements/checkov.lock", "requirements/audit.lock", "requirements/celery-exporter.lock")
+CELERIES = {
+    "5.3": ("redis>=4.5.2,<5", "eventlet==0.40.*"),  # the oldest of all that the worker accepts
+    "5.4": (),
+    "5.5": (),
+    "5.6": (),
+    "5.7": (),
+}
+"""Versions of Celery that the worker is tested with, and what else they are tested with; see `tools.worker_matrix`."""
+TESTING = ("eventlet", "hypothesis", "prometheus-client", "pytest", "pytest-timeout")
 OPTIONS = (
     "--universal",
     "--python-version",
@@ -58,6 +67,12 @@ def main() -> int:
                 lock,
             ]
             subprocess.run(command, cwd=ROOT, check=True)
+        for celery, more in CELERIES.items():
+            wanted = [f"celery[redis]=={celery}.*", f"kombu[redis]=={celery}.*", *TESTING, *more]
+            options = [option if option != "3.11" else "3.10" for option in OPTIONS]
+            command = [python, "-m", "uv", "pip", "compile", *options, "-", "--output-file"]
+            lock = f"requirements/celery-{celery}.lock"
+            subprocess.run([*command, lock], cwd=ROOT, check=True, input="\n".join(wanted), text=True)
     return 0
 
 

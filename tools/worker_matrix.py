@@ -1,33 +1,54 @@
-"""The worker's tests on every Python and Celery that it supports: ``python tools/worker_matrix.py [--full] [pytest arguments]``.
+"""The worker's tests on the Pythons and Celerys that it supports: ``python tools/worker_matrix.py [--all] [pytest arguments]``.
 
-Interpreters are ``python3.11`` … ``python3.13`` on the PATH, and whatever ``WORKER_PYTHONS`` names (paths, separated by
-colons). Each pair of Python and Celery gets an environment of its own under ``out/matrix``, with Celery and kombu of that
-minor version and everything else as locked. A version without an interpreter is named as not tested, not passed over.
+Each pair gets an environment of its own under ``out/matrix``, made from the lock of its Celery (``requirements/celery-*.lock``, written by
+``make lock``). Interpreters: see `tools.interpreters`. A pair without one is named as not tested, not passed over.
+
+Results are kept in ``out/matrix.json``, one for each pair; ``docs/compatibility.md`` is written from them.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import re
 import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "worker")]
+
+from greenworker.requirements import CELERIES, PYTHONS  # noqa: E402
+from tools.interpreters import find_or_make  # noqa: E402
+
 OUT = ROOT / "out" / "matrix"
-PYTHONS = ("3.11", "3.12", "3.13")
-CELERIES = ("5.6", "5.7")
-NEEDED = (
-    "eventlet", "redis", "pytest", "pytest-timeout", "hypothesis", "prometheus-client",
-)  # fmt: skip
-"""Beside Celery and kombu: what a worker needs, and its tests."""
+RESULTS = ROOT / "out" / "matrix.json"
+PAGE = ROOT / "docs" / "compatibility.md"
 SUITES = ("tests/unit/worker", "tests/integration/worker")
 SMOKE = ("tests/unit/worker", "tests/integration/worker/test_worker_redis.py", "-k", "not restart and not killed")
+SHOWN = ("celery", "kombu", "redis", "eventlet", "greenlet", "amqp")
+"""Packages whose versions the page names."""
+
+
+INTRODUCTION = """\
+Each Celery is tested with the kombu of the same number and a redis-py that both accept.
+With the oldest Celery, kombu, redis-py and Eventlet are the oldest that the worker accepts.
+An image with something older, or without it, is refused at the start: the condition `Stalled` names what was found and
+what is needed.
+
+Each cell says how many of the worker's unit and integration tests passed, without the slow ones. A dash: not run.
+""".splitlines()
+CLOSING = """\
+`make test-matrix` runs the oldest and newest pairs and some between; `make test-matrix ARGS=--all` runs every pair.
+CI runs a short form (start, 200 tasks, resize, drain, on both brokers) with
+""".splitlines()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,94 +66,161 @@ class Cell:
     def environment(self) -> Path:
         return OUT / f"py{self.python}-celery{self.celery}"
 
-
-def version_of(interpreter: str) -> str:
-    """``3.12`` for an interpreter that runs; empty for a shim without one, or a path that is none."""
-    command = [interpreter, "-c", "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-    except OSError:
-        return ""
-    return answer.stdout.strip() if answer.returncode == 0 else ""
+    @property
+    def lock(self) -> Path:
+        return ROOT / "requirements" / f"celery-{self.celery}.lock"
 
 
-def interpreters(named: str) -> dict[str, str]:
-    """Version → interpreter: the *named* ones (a PATH-like list) first, then those on the PATH."""
-    candidates = [part for part in named.split(os.pathsep) if part]
-    for version in PYTHONS:
-        for directory in os.environ.get("PATH", "").split(os.pathsep):
-            path = Path(directory) / f"python{version}"
-            if path.exists():
-                candidates.append(str(path))
-    found: dict[str, str] = {}
-    for candidate in [*candidates, sys.executable]:
-        version = version_of(candidate)
-        if version in PYTHONS:
-            found.setdefault(version, candidate)
-    return found
+CORNERS = (
+    Cell("3.10", "5.3"), Cell("3.11", "5.3"), Cell("3.12", "5.5"), Cell("3.13", "5.7"), Cell("3.14", "5.7"),
+)  # fmt: skip
+OLDEST, NEWEST = CORNERS[0], CORNERS[-1]
+EVERY = tuple(Cell(python, celery) for celery in CELERIES for python in PYTHONS)
 
 
-def locked() -> Iterator[str]:
-    """``name==version`` of everything that is locked, except what the matrix varies."""
-    for line in (ROOT / "requirements.lock").read_text().splitlines():
-        match = re.match(r"([a-z0-9.-]+)==(\S+)(?: ; (.*?))?(?: \\)?$", line)
-        if match and match[1] not in ("celery", "kombu"):
-            yield f"{match[1]}=={match[2]}" + (f" ; {match[3]}" if match[3] else "")
-
-
-def prepare(cell: Cell, interpreter: str) -> Path:
-    """The cell's own interpreter; the environment is made once and kept until the lock changes."""
-    python = cell.environment / "bin" / "python"
-    stamp = cell.environment / "made-from"
-    wanted = (ROOT / "requirements.lock").read_text() + interpreter
-    if stamp.exists() and stamp.read_text() == wanted:
-        return python
-    shutil.rmtree(cell.environment, ignore_errors=True)
-    subprocess.run([interpreter, "-m", "venv", str(cell.environment)], check=True)
-    constraints = cell.environment / "constraints"
-    constraints.write_text("\n".join(locked()) + "\n")
-    packages = [f"celery=={cell.celery}.*", f"kombu=={cell.celery}.*", *NEEDED]
-    subprocess.run(
-        [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(constraints), *packages],
-        check=True,
-    )  # fmt: skip
-    site = next((cell.environment / "lib").glob("python*/site-packages"))
-    (site / "greenworker.pth").write_text(f"{ROOT / 'worker'}\n")
-    stamp.write_text(wanted)
+def prepare(cell: Cell, interpreter: Path) -> Path:
+    """The cell's own interpreter; the environment is made once and kept until the lock changes. One process at a time."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    with (OUT / f"{cell.environment.name}.busy").open("w") as busy:
+        flock(busy, LOCK_EX)
+        python, stamp = cell.environment / "bin" / "python", cell.environment / "made-from"
+        wanted = f"{interpreter}\n{ROOT}\n{cell.lock.read_text()}"
+        if stamp.exists() and stamp.read_text() == wanted:
+            return python
+        shutil.rmtree(cell.environment, ignore_errors=True)
+        subprocess.run([str(interpreter), "-m", "venv", "--without-pip", str(cell.environment)], check=True)
+        subprocess.run(
+            [
+                sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check",
+                "--require-hashes", "-r", str(cell.lock),
+            ],
+            check=True,
+        )  # fmt: skip
+        site = next((cell.environment / "lib").glob("python*/site-packages"))
+        (site / "greenworker.pth").write_text(f"{ROOT / 'worker'}\n")
+        stamp.write_text(wanted)
     return python
 
 
-def run(python: Path, arguments: list[str]) -> bool:
-    """True if every test passed."""
-    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-    return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+def run(cell: Cell, python: Path, arguments: list[str]) -> dict[str, Any]:
+    """How many tests passed, and with which versions."""
+    report = OUT / f"{cell.environment.name}.xml"
+    report.unlink(missing_ok=True)
+    began = monotonic()
+    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *arguments]
+    status = subprocess.run(command, cwd=ROOT, check=False).returncode
+    return {
+        "python": cell.python, "celery": cell.celery, "versions": versions(python), "seconds": round(monotonic() - began),
+        "status": status, **counts(report),
+    }  # fmt: skip
+
+
+def counts(report: Path) -> dict[str, Any]:
+    """Of pytest's report in JUnit's format."""
+    if not report.exists():
+        return {"passed": 0, "failed": 0, "skipped": 0, "failures": ["pytest did not finish"]}
+    cases = list(ET.parse(report).iter("testcase"))
+    bad = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
+    skipped = [case for case in cases if case.find("skipped") is not None]
+    return {
+        "passed": len(cases) - len(bad) - len(skipped), "failed": len(bad), "skipped": len(skipped),
+        "failures": sorted(f"{case.get('classname', '').rsplit('.', 1)[-1]}::{case.get('name')}" for case in bad),
+    }  # fmt: skip
+
+
+def versions(python: Path) -> dict[str, str]:
+    """What is installed."""
+    code = (
+        "import json, platform, sys; from importlib.metadata import version; "
+        "print(json.dumps({'python': platform.python_version(), **{name: version(name) for name in sys.argv[1:]}}))"
+    )
+    command = [str(python), "-c", code, *SHOWN]
+    found: dict[str, str] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return found
+
+
+def summary(result: dict[str, Any]) -> str:
+    """One cell of the table."""
+    if "passed" not in result:
+        return str(result["untested"])
+    parts = [f"{result['passed']} passed"]
+    parts += [f"{result[what]} {what}" for what in ("failed", "skipped") if result[what]]
+    return ", ".join(parts)
+
+
+def page(results: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """The lines of ``docs/compatibility.md``."""
+    yield from (
+        "# Compatibility",
+        "",
+        "<!-- Written by tools/worker_matrix.py (make test-matrix). Do not edit. -->",
+        "",
+        f"The worker runs on Python {PYTHONS[0]} to {PYTHONS[-1]} with Celery {CELERIES[0]} to {CELERIES[-1]}.",
+        *INTRODUCTION,
+        "",
+    )
+    yield "| | " + " | ".join(f"Python {python}" for python in PYTHONS) + " |"
+    yield "|---" * (len(PYTHONS) + 1) + "|"
+    for celery in CELERIES:
+        cells = (results.get(Cell(python, celery).environment.name) for python in PYTHONS)
+        yield f"| Celery {celery} | " + " | ".join(summary(each) if each else "–" for each in cells) + " |"
+    yield from (
+        "",
+        "What was installed:",
+        "",
+        "| tested | Python | " + " | ".join(SHOWN) + " |",
+        "|---" * (len(SHOWN) + 2) + "|",
+    )
+    tested = [
+        (cell, results[cell.environment.name]) for cell in EVERY if "versions" in results.get(cell.environment.name, {})
+    ]
+    for cell, result in tested:
+        found = result["versions"]
+        yield f"| {cell.name} | {found['python']} | " + " | ".join(found[name] for name in SHOWN) + " |"
+    failed = [(cell, name) for cell, result in tested for name in result["failures"]]
+    if failed:
+        yield from ("", "Tests that failed:", "", *(f"- {cell.name}: `{name}`" for cell, name in failed))
+    yield from (
+        "",
+        *CLOSING,
+        f"Celery {OLDEST.celery} on Python {OLDEST.python} and Celery {NEWEST.celery} on Python {NEWEST.python},",
+        "beside all tests on the versions of `requirements.lock`.",
+    )
 
 
 def main() -> int:
     """Runs every cell, also after a failure; ends with a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--all", action="store_true", help="every pair, not the corners only")
     parser.add_argument("--full", action="store_true", help="slow tests too")
     parser.add_argument("--smoke", action="store_true", help="the unit tests and a worker's life on Redis only")
     parser.add_argument("--only", default="", metavar="PYTHON-CELERY", help="one cell, as 3.12-5.6")
+    parser.add_argument("--page", action="store_true", help="write the page from what is known; run nothing")
     options, more = parser.parse_known_args()
+    known: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    whole = not options.smoke and not more
     suites = list(SMOKE if options.smoke else SUITES)
-    if more and any(not argument.startswith("-") and "tests" in argument for argument in more):
+    if any(re.match(r"[^-].*tests", argument) or argument.startswith("tests") for argument in more):
         suites = []
     marks = [] if options.full else ["-m", "not slow"]
-    found = interpreters(os.environ.get("WORKER_PYTHONS", ""))
-    results: dict[Cell, str] = {}
-    for cell in (Cell(python, celery) for python in PYTHONS for celery in CELERIES):
-        if options.only and options.only != f"{cell.python}-{cell.celery}":
-            continue
-        if cell.python not in found:
-            results[cell] = "not tested: no such interpreter (name it in WORKER_PYTHONS)"
-            continue
+    wanted = list(EVERY if options.all or options.only else CORNERS)
+    if options.only:
+        wanted = [cell for cell in wanted if options.only == f"{cell.python}-{cell.celery}"]
+    results: dict[Cell, dict[str, Any]] = {}
+    for cell in [] if options.page else wanted:
         print(f"== {cell.name}", flush=True)
-        began = monotonic()
-        passed = run(prepare(cell, found[cell.python]), [*suites, *marks, *more])
-        results[cell] = f"{'passed' if passed else 'FAILED'} in {monotonic() - began:.0f} s"
-    print("\n" + "\n".join(f"{cell.name}: {result}" for cell, result in results.items()), flush=True)
-    return int(any(result.startswith("FAILED") for result in results.values()))
+        interpreter = find_or_make(cell.python)
+        if interpreter is None:
+            results[cell] = {"untested": "no such interpreter"}
+        else:
+            results[cell] = run(cell, prepare(cell, interpreter), [*suites, *marks, *more])
+        if whole:
+            known[cell.environment.name] = results[cell]
+            RESULTS.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+    if whole:
+        PAGE.write_text("\n".join(page(known)) + "\n")
+    print("\n" + "\n".join(f"{cell.name}: {summary(result)}" for cell, result in results.items()), flush=True)
+    return int(any(result.get("status") for result in results.values()))
 
 
 if __name__ == "__main__":

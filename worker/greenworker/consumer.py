@@ -15,11 +15,10 @@ from weakref import WeakSet
 
 from celery import bootsteps
 from celery.utils.log import get_logger
-from celery.utils.quorum_queues import detect_quorum_queues
 from celery.worker import state
 from celery.worker.consumer import Consumer as StockConsumer
 
-from greenworker import hub
+from greenworker import compat, hub
 from greenworker.declarations import refuse_declarations
 from greenworker.fatal import or_die
 from greenworker.hazards import acknowledge, settles
@@ -239,9 +238,16 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         """Our transport, for this connection only."""
         transport = consumer_transport(self.app)
         if transport is None:
-            return super().connect()
+            return compat.with_static_prefetch(self.app, super().connect())
         connection = self.app.connection_for_read(heartbeat=self.amqheartbeat, transport=transport)
-        return self.ensure_connected(keep_transport(connection, {**REDIS_TRANSPORTS, **AMQP_TRANSPORTS}))
+        connected = self.ensure_connected(keep_transport(connection, {**REDIS_TRANSPORTS, **AMQP_TRANSPORTS}))
+        return compat.with_static_prefetch(self.app, connected)
+
+    def on_connection_error_after_connected(self, exc: Any) -> Any:
+        """Celery reduces the prefetch count unless it is told not to; 5.3 cannot be told."""
+        before = self.initial_prefetch_count
+        super().on_connection_error_after_connected(exc)
+        compat.keep_prefetch_count(self, before)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
         """Celery's handler, unless we drain (then the message goes back) or forward (then it goes on)."""
@@ -249,8 +255,6 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         drain, take, received = self.runtime.drain, self.forwarder.take, self.runtime.received
         returns = self.returns
         recount = getattr(self.record, "recount", None)
-        if (survived := getattr(self.record, "survived", None)) is not None:
-            survived()
 
         def on_message(message: Any) -> None:
             if drain.draining:
@@ -323,7 +327,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         """True for quorum queues."""
         if hasattr(self, "qos_global"):
             return self.qos_global is False
-        return bool(detect_quorum_queues(self.app, self.connection.transport.driver_type)[0])  # Celery 5.6
+        return compat.declares_quorum_queues(self.app, self.connection.transport.driver_type)  # Celery 5.6
 
     # drain
 
@@ -390,12 +394,6 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         running = {job.request.message.delivery_tag for job in jobs}
         return [tag for tag in held if tag not in running]
 
-    def held_messages(self) -> list[Any]:
-        """What has been delivered and is not settled, as far as it has requests or waits to be forwarded."""
-        running = [job.request for job in self.pool.running() if job.request is not None]
-        requests = [*running, *unstarted_requests(self, clear=False)]
-        return [*(request.message for request in requests), *self.forwarder.waiting()]
-
     def requeue_started(self, requests: list[Any]) -> int:
         """Tasks that the drain is about to kill: back to the head of their queue, marked as redelivered; how many."""
         ledger = self.runtime.ledger
@@ -424,7 +422,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         return str(active.get(tag) or self._cancelled.get(tag, ""))
 
     def give_back(self, messages: list[Any]) -> None:
-        """For messages that did not start here, in a drain: to the broker, which hands them out again; returns when it has them."""
+        """To the broker, which is to hand them out again; returns when it has them."""
         ledger = self.runtime.ledger
         if ledger is not None:
             held = [message for message in messages if message.delivery_tag in ledger.held]
@@ -440,7 +438,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
             message.requeue()
 
     def give_back_late(self, message: Any) -> None:
-        """For a message that arrives while the worker drains: `give_back` in a green thread, as the loop that has read it may not wait."""
+        """A message that comes while the worker drains. The loop that has read it may not wait."""
         if self.returns is None:
             self.give_back([message])
             return
@@ -463,8 +461,6 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         ledger = self.runtime.ledger
         if ledger is not None and ledger.keys is not None:
             ledger.return_later(self.held_unstarted())
-        if (connection_lost := getattr(self.record, "connection_lost", None)) is not None:
-            connection_lost(self.held_messages())
         if isinstance(state.scheduled_requests, ScheduledRequests):
             state.scheduled_requests.cancel()
         super().on_close()

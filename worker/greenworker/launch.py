@@ -26,7 +26,7 @@ def find_library() -> None:
 
 def check_python() -> None:
     """Too old a Python cannot even read the rest of the package."""
-    if sys.version_info >= (3, 11):
+    if sys.version_info >= (3, 10):
         return
     import json
 
@@ -34,8 +34,8 @@ def check_python() -> None:
         {
             "field": "image",
             "value": "Python " + sys.version.split()[0],
-            "reason": "greenworker needs Python 3.11 or newer",
-            "fix": "use an image with Python 3.11 or newer, or name the right interpreter in worker.python",
+            "reason": "greenworker needs Python 3.10 or newer",
+            "fix": "use an image with Python 3.10 or newer, or name the right interpreter in worker.python",
         }
     )
     sys.stderr.write("greenworker: cannot start: " + text + "\n")

@@ -8,8 +8,14 @@ from collections.abc import Callable
 
 from greenworker.fatal import MisconfiguredError
 
-OLDEST = {"celery": (5, 6), "kombu": (5, 5), "eventlet": (0, 40), "redis": (5, 0)}
-"""Major and minor; pyproject.toml has the same, and a test holds them together."""
+PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
+"""On which the worker is tested. The launcher refuses older ones before anything else is imported."""
+
+CELERIES = ("5.3", "5.4", "5.5", "5.6", "5.7")
+"""With which the worker is tested, each with the kombu of the same number."""
+
+OLDEST = {"celery": (5, 3), "kombu": (5, 3), "eventlet": (0, 40), "redis": (4, 5)}
+"""Major and minor; what is tested with the oldest Celery. pyproject.toml has the same, and a test holds them together."""
 
 REASONS = {
     "celery": "the worker is a Celery worker",

@@ -951,7 +951,7 @@ class PoolSpec(Model):
             "spec.image is %s, which is not the name of an image: write [REGISTRY/]NAME[:TAG][@DIGEST], NAME in lower case",
         ),
     ] = Field(
-        description="The user's image as it is: Python ≥ 3.11, celery, eventlet, the app's code.",
+        description="The user's image as it is: Python 3.10 to 3.14, Celery 5.3 to 5.7, Eventlet, the app's code.",
     )
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
         default=None, description="When the image is pulled. Absent: Kubernetes' own default."

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 HUBS = ("fetch", "core")
-CHANGING = ("runtime", "cpu", "blocking", "downstream")
-"""What may change under way."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic, sleep
-from typing import Any, Self
+from typing import Any
 
 import redis
 from celery import Celery
@@ -363,12 +363,10 @@ class RabbitMQ:
         )  # fmt: skip
 
     def close_connections(self) -> None:
-        """As an administrator, or a broker that restarts: every client has to connect again. RabbitMQ waits up to 30 s for one that
-        does not answer.
-        """
+        """As an administrator, or a broker that restarts: every client has to connect again."""
         subprocess.run(
             [program("rabbitmqctl-is-not-used", "/usr/lib/rabbitmq/bin/rabbitmqctl"), "close_all_connections", "test"],
-            env=self.environment, check=True, capture_output=True, timeout=150,
+            env=self.environment, check=True, capture_output=True, timeout=60,
         )  # fmt: skip
 
     def kill(self) -> None:
@@ -426,7 +424,7 @@ class Worker:
         self.start_file.write_text(str(self.threads))
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> Self:
+    def start(self) -> Worker:
         common = [
             "-A", self.app, "worker", "-P", self.pool, "-Q", self.queues, "-n", f"{self.name}-{self.port}@%h",
         ]  # fmt: skip
@@ -455,7 +453,7 @@ class Worker:
         )  # fmt: skip
         return self
 
-    def connected(self, seconds: float = 30.0) -> Self:
+    def connected(self, seconds: float = 30.0) -> Worker:
         """Ready, for stock workers too: they say so at log level INFO."""
         if not self.stock:
             return self.ready(seconds)
@@ -465,7 +463,7 @@ class Worker:
         assert not self.gone(), self.tail()
         return self
 
-    def ready(self, seconds: float = 30.0) -> Self:
+    def ready(self, seconds: float = 30.0) -> Worker:
         eventually(lambda: self.status("/readyz") == 200 or self.gone(), f"worker ready; {self.tail()}", seconds)
         assert not self.gone(), self.tail()
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -36,7 +36,7 @@ def test_long_tasks_and_far_etas_outlive_the_visibility_time_out(
     options = {"APP_CONF": repr({"broker_transport_options": {"visibility_timeout": 8}})}
     ours = start_worker(redis_broker.url, threads=5, environment=options).ready()
     tasks.nap.delay("long", 25)
-    tasks.noop.apply_async(("far",), eta=datetime.now(UTC) + timedelta(seconds=25))
+    tasks.noop.apply_async(("far",), eta=datetime.now(timezone.utc) + timedelta(seconds=25))
     eventually(lambda: len(ours.ledger.counts("start")) == 1, "it runs")
     eventually(lambda: ours.metric("greenworker_tasks_scheduled") == 1, "one waits for its ETA")
     start_worker(redis_broker.url, threads=5, environment=options).ready()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ def test_warns_of_tasks_and_etas_beyond_the_visibility_timeout(
     conf = repr({"broker_transport_options": {"visibility_timeout": 4}})
     worker = start_worker(redis_broker.url, environment={"APP_CONF": conf}).ready()
     assert worker.metric(GUARD) == 0
-    tasks.noop.apply_async((1,), eta=datetime.now(UTC) + timedelta(hours=1))
+    tasks.noop.apply_async((1,), eta=datetime.now(timezone.utc) + timedelta(hours=1))
     eventually(lambda: worker.metric(GUARD, reason="visibility_timeout", task="green_app.noop") == 1, "the ETA")
     tasks.nap.delay(2, 30)
     eventually(lambda: worker.metric(GUARD, reason="visibility_timeout", task="green_app.nap") == 1, "the task", 20)
@@ -55,7 +55,7 @@ def test_the_prefork_companion_warns_too(redis_broker: Redis, start_worker: Star
     worker = start_worker(
         redis_broker.url, pool="prefork", queues="feeds.prefork", arguments=["-c", "1"], environment={"APP_CONF": conf}
     ).ready()
-    tasks.noop.apply_async((1,), eta=datetime.now(UTC) + timedelta(hours=1))
+    tasks.noop.apply_async((1,), eta=datetime.now(timezone.utc) + timedelta(hours=1))
     eventually(lambda: worker.metric(GUARD, task="green_app.noop") == 1, "the ETA")
     tasks.nap.delay(1, 30)
     eventually(lambda: worker.metric(GUARD, task="green_app.nap") == 1, "the task", 20)

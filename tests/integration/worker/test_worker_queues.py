@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -36,7 +36,7 @@ Start = Callable[..., Worker]
 class Exporter(Worker):
     """The exporter process, asked as a worker is."""
 
-    def start(self) -> Self:
+    def start(self) -> Worker:
         self.url_file = self.directory / "url"
         self.url_file.write_text(self.broker_url + "\n")
         environment = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,7 +75,7 @@ def test_a_task_that_runs_longer_than_the_broker_waits_is_named_once(said: list[
 @pytest.mark.parametrize("offset", [0, 5])
 def test_an_eta_beyond_it_is_a_hazard(said: list[str], offset: int) -> None:
     found = on_redis()
-    zone = UTC if not offset else datetime.now().astimezone().tzinfo
+    zone = timezone.utc if not offset else datetime.now().astimezone().tzinfo
     found.scheduled("proj.later", (datetime.now(zone) + timedelta(seconds=50)).isoformat())
     found.scheduled("proj.later", "at noon")
     assert not said

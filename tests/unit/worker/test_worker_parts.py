@@ -6,7 +6,7 @@ import json
 import re
 import ssl
 import sys
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,14 +33,14 @@ def request(headers: dict[str, Any], eta: datetime | None = None) -> Any:
 def test_wait_counts_from_our_header_else_from_the_timestamp() -> None:
     assert seconds_waited(request({"greenfleet-published-at": "100.5"}), 102.0) == 1.5
     assert seconds_waited(request({"properties": {"timestamp": 100}}), 102.0) == 2
-    assert seconds_waited(request({"properties": {"timestamp": datetime.fromtimestamp(100, UTC)}}), 102.0) == 2
+    assert seconds_waited(request({"properties": {"timestamp": datetime.fromtimestamp(100, timezone.utc)}}), 102.0) == 2
     assert seconds_waited(request({}), 102.0) is None
     assert seconds_waited(request({"greenfleet-published-at": "yesterday"}), 102.0) is None
     assert seconds_waited(request({"greenfleet-published-at": "200"}), 102.0) == 0, "clocks differ"
 
 
 def test_a_task_with_an_eta_waits_from_its_eta() -> None:
-    eta = datetime.fromtimestamp(150, UTC)
+    eta = datetime.fromtimestamp(150, timezone.utc)
     assert seconds_waited(request({"greenfleet-published-at": "100"}, eta), 152.0) == 2
 
 

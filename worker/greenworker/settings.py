@@ -162,13 +162,13 @@ FIXED_REASONS = {
 def own_rpc_backends(app: Any) -> None:
     """``rpc://`` gives each thread that sends a task a queue of its own for the result, by an identity that belongs to the thread.
     A backend that all share reads the first one's queue only, and ``.get()`` in a task would wait for ever. So it is made for each green
-    thread, as Celery does by default, unless the app itself says otherwise.
+    thread, as Celery does by default, unless the app itself says otherwise. Each is read by one green thread at a time: `rpc_results`.
     """
-    if str(app.conf.result_backend or "").split("://", maxsplit=1)[0] != "rpc" or own_word(
-        app, "result_backend_thread_safe"
-    ):
+    if str(app.conf.result_backend or "").split("://", maxsplit=1)[0] != "rpc":
         return
-    app.conf.result_backend_thread_safe = False
+    app.loader.override_backends = {"rpc": "greenworker.rpc_results:RPCBackend", **app.loader.override_backends}
+    if not own_word(app, "result_backend_thread_safe"):
+        app.conf.result_backend_thread_safe = False
     app._backend_cache = None
 
 

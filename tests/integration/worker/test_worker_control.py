@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.worker.harness import Producer, Worker, eventually
-from tests.integration.worker.lanes import Lane, publish
+from tests.integration.worker.harness import Producer, Relay, Worker, eventually
+from tests.integration.worker.lanes import Lane, RabbitLane, publish
 
 Start = Callable[..., Worker]
 
@@ -191,8 +191,6 @@ def test_the_pool_sends_the_eventlet_pools_signal_for_each_task(any_lane: Lane, 
 def test_a_task_may_wait_for_others(rabbit_server: Any, redis_broker: Any, start_worker: Start, backend: str) -> None:
     from celery import Celery
 
-    from tests.integration.worker.lanes import RabbitLane
-
     lane = RabbitLane(rabbit_server, "quorum")
     where = redis_broker.url.replace("/0", "/3") if backend == "redis" else "rpc://"
     conf = {"task_ignore_result": False, "result_backend": where, "task_default_queue": lane.queue}
@@ -206,3 +204,21 @@ def test_a_task_may_wait_for_others(rabbit_server: Any, redis_broker: Any, start
     groups = [app.send_task("green_app.wait_for_group", (4,), queue=producer.queue) for _ in range(5)]
     assert [result.get(timeout=30) for result in single] == list(range(1, 16))
     assert [result.get(timeout=30) for result in groups] == [10] * 5
+
+
+def test_a_task_may_wait_for_others_while_the_broker_answers_late(rabbit_server: Any, start_worker: Start) -> None:
+    """To connect takes longer than the second after which Celery begins to read results."""
+    lane = RabbitLane(rabbit_server, "quorum")
+    relay = Relay(rabbit_server.port)
+    conf = {"task_ignore_result": False, "result_backend": "rpc://", "task_default_queue": lane.queue}
+    start_worker(
+        lane.url.replace(str(rabbit_server.port), str(relay.port)), queues=lane.queue, threads=60,
+        environment={**lane.environment(), "APP_CONF": repr(conf)},
+    ).ready()  # fmt: skip
+    producer = lane.producer(result_backend="rpc://")
+    relay.delay_seconds = 0.3
+    single = [producer.app.send_task("green_app.wait_for", (number,), queue=producer.queue) for number in range(3)]
+    group = producer.app.send_task("green_app.wait_for_group", (3,), queue=producer.queue)
+    assert [result.get(timeout=30) for result in single] == [1, 2, 3]
+    assert group.get(timeout=30) == 6
+    relay.close()

@@ -104,6 +104,10 @@ bench-scaling: venv packages cluster ## the autoscaler against KEDA and the HPA 
 simulate: venv ## the autoscaler against KEDA on all traces, simulated (about 15 min); the last line is one JSON object
 	$(BIN)/python -m greenfleet.simulator --trace all --law greenfleet,keda-default,keda-grid --seeds 2
 
+.PHONY: evidence
+evidence: venv ## what each part of the autoscaler is worth: SET=tuning, holdout or known, SCRAPE=2 (an hour a set, resumable); JSON last
+	$(BIN)/python -m bench.evidence --set $(or $(SET),tuning) --scrape $(or $(SCRAPE),2)
+
 .PHONY: check
 check: venv ## formatting, lint, types, layers, generated files; the charts by helm, kubeconform and checkov
 	$(BIN)/ruff format --check .
@@ -135,6 +139,10 @@ sbom: venv ## what both images hold, as CycloneDX, from the build: out/sbom/{ope
 	mkdir -p out/sbom
 	for image in operator worker; do cluster/kube image file $$image /opt/greenfleet/sbom.cdx.json > out/sbom/$$image.cdx.json; done
 	$(BIN)/python -m tools.audit sbom
+
+.PHONY: release
+release: venv ## build and publish both images and the chart (VERSION=X.Y.Z REGISTRY=HOST/PATH); the last line is one JSON object
+	$(BIN)/python -m tools.release --version '$(VERSION)' --registry '$(REGISTRY)' $(ARGS)
 
 .PHONY: clean
 clean: ## remove what the build and the tests left in the checkout

@@ -1,7 +1,8 @@
 """The programs of the cluster, built once per version of their sources.
 
 They are kept in the cache under a hash of everything that decides what comes out, so that a fresh clone of the same
-revision finds them. The optional tools have modules of their own (`cluster/tools`, `cluster/helm3`, `cluster/actionlint`): what they need must
+revision finds them. The optional tools have modules of their own (`cluster/tools`, `cluster/helm3`, `cluster/actionlint`,
+`cluster/registry`): what they need must
 not move the versions that Kubernetes was released with.
 """
 
@@ -58,6 +59,7 @@ TOOLS = (
     Program("kwok", "sigs.k8s.io/kwok/cmd/kwok", 60, SOURCE / "tools"),
     Program("helm3", "helm.sh/helm/v3/cmd/helm", 60, SOURCE / "helm3"),
     Program("actionlint", "github.com/rhysd/actionlint/cmd/actionlint", 10, SOURCE / "actionlint"),
+    Program("registry", "github.com/distribution/distribution/v3/cmd/registry", 120, SOURCE / "registry"),
 )
 
 

@@ -92,6 +92,11 @@ def _add_image_commands(
     file.add_argument("image", help="a recipe in cluster/images (redis, …) or a target of the Dockerfile")
     file.add_argument("path", help="absolute path in the image")
     file.set_defaults(run=_image_file)
+    push = commands.add_parser("push", parents=[quiet], help="build an image, push it to a registry, print its digest")
+    push.add_argument("image", help="a recipe in cluster/images (redis, …) or a target of the Dockerfile")
+    push.add_argument("reference", help="where to: REGISTRY/NAME:TAG")
+    push.add_argument("--plain-http", action="store_true", help="the registry speaks no TLS (one on this machine)")
+    push.set_defaults(run=_image_push)
     pause = commands.add_parser("pause", parents=[quiet], help="make the sandbox image; print its archive")
     pause.set_defaults(run=_image_pause)
     build = commands.add_parser("build", parents=[which, quiet], help="build an image, load it if a cluster is up")
@@ -206,6 +211,12 @@ def _keda(options: argparse.Namespace, report: Report) -> int:
 
 def _image_base(options: argparse.Namespace, report: Report) -> int:
     print(baseimage.ensure(report, refresh=options.refresh))
+    return 0
+
+
+def _image_push(options: argparse.Namespace, report: Report) -> int:
+    wanted = images.recipe(options.image, dockerfile=None, target="", tag="", context=None, arguments={})
+    print(images.push(wanted, options.reference, report, plain_http=options.plain_http))
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +93,19 @@ def read(wanted: Recipe, path: str, report: Report) -> str:
         return buildah("run", "--isolation=chroot", "--user=0:0", container, "--", "cat", path)
     finally:
         buildah("rm", container)
+
+
+def push(wanted: Recipe, target: str, report: Report, *, plain_http: bool) -> str:
+    """Pushes an image to a registry as *target* (REGISTRY/NAME:TAG); its digest there (`sha256:…`)."""
+    archive = build(wanted, report)
+    buildah = Buildah()
+    image = buildah("pull", "--quiet", f"oci-archive:{archive}").strip()
+    with tempfile.TemporaryDirectory() as directory:
+        said = Path(directory) / "digest"
+        tls = ("--tls-verify=false",) if plain_http else ()
+        with report.step(f"pushing {target}", usual_seconds=_STEP_SECONDS):
+            buildah("push", "--quiet", *tls, f"--digestfile={said}", image, f"docker://{target}")
+        return said.read_text().strip()
 
 
 def pause(programs: Path) -> Path:

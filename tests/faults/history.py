@@ -59,6 +59,10 @@ class Verdict:
     confirmed: int = 0
     done: int = 0
     lost: tuple[str, ...] = ()
+    whereabouts: tuple[str, ...] = ()
+    """What the broker and the workers said when some were overdue, and a line for each of those."""
+    late: int = 0
+    """Done, but later than they should."""
     twice: Mapping[str, str] = field(default_factory=dict)
     """Identity → the disruption that explains it."""
     unexplained: tuple[str, ...] = ()
@@ -85,8 +89,10 @@ def parse(lines: Iterable[str]) -> list[Event]:
     return events
 
 
-def judge(sent: Sequence[Sent], events: Sequence[Event], disruptions: Sequence[Disruption]) -> Verdict:
-    """The verdict over a whole run, after everything has come to rest."""
+def judge(
+    sent: Sequence[Sent], events: Sequence[Event], disruptions: Sequence[Disruption], due: float = float("inf")
+) -> Verdict:
+    """The verdict over a whole run, after everything has come to rest. What is first done after *due* (monotonic) is late."""
     begun: dict[str, list[Event]] = defaultdict(list)
     done: dict[str, list[Event]] = defaultdict(list)
     for event in events:
@@ -115,6 +121,7 @@ def judge(sent: Sequence[Sent], events: Sequence[Event], disruptions: Sequence[D
         confirmed=sum(one.confirmed_at is not None for one in sent),
         done=sum(bool(done.get(one.identity)) for one in sent),
         lost=tuple(one.identity for one in owed),
+        late=sum(bool(ends) and min(event.at for event in ends) > due for ends in done.values()),
         twice=twice,
         unexplained=tuple(unexplained),
         early_lost=len(early),
@@ -143,6 +150,13 @@ def _explanation(
         may_repeat = one.may_repeat or (sent is not None and sent.kind == "forwarded" and not one.target)
         if may_repeat and one.start <= last and _ran_during(one, begun, done):
             return f"{one.kind} {one.target}".strip()
+    if sent is not None:
+        # Who gets a message that was delivered before publishes a copy and settles the original: a connection that is lost in between
+        # has doubled it, long before it begins.
+        first = min((event.at for event in begun if event.worker), default=0.0)
+        for one in disruptions:
+            if one.may_repeat and not one.target and one.start <= first and one.end >= sent.at:
+                return f"delivered again while {one.kind}"
     if sent is not None and sent.confirmed_at is not None:
         for one in disruptions:
             if not one.target and one.start <= sent.confirmed_at and one.end >= sent.at:

@@ -17,21 +17,26 @@ import random
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic, sleep
 
 from tests.faults.fleet import Fleet
-from tests.faults.history import Sent, Verdict, judge, parse
+from tests.faults.history import Event, Sent, Verdict, judge, parse
 from tests.faults.nemesis import Nemesis
+from tests.faults.whereabouts import depths, messages, state, tell
 from tests.faults.workload import LONG_SECONDS, Workload
 from tests.integration.worker.harness import RabbitMQ, Redis, Relay
 from tests.integration.worker.lanes import RabbitLane, RedisLane
 
 BROKERS = ("redis", "classic", "quorum")
 QUIET_SECONDS = 75.0
-"""So long at most until everything is done after the last fault: a dead worker's messages are back within 25 s, a connection that
-is silent is noticed within 60.
+"""So long until everything is done after the last fault: a dead worker's messages are back within 25 s, a connection that is silent
+is noticed within 60. What is done after that is late.
 """
+
+LATE_SECONDS = 120.0
+"""So much longer the run goes on while something is owed: a machine that others use as well is slow. Then what is not done is lost."""
 
 
 def run(
@@ -66,8 +71,15 @@ def run(
         nemesis.run(rounds if not seconds else 1_000_000, monotonic() + seconds if seconds else float("inf"))
         workload.stop()
         sent = list(workload.sent.values())
-        _until_quiet(fleet, sent)
-        verdict = judge(sent, parse(fleet.done_file.read_text().splitlines()), nemesis.finish())
+        due = monotonic() + QUIET_SECONDS
+        overdue = _until_quiet(fleet, sent, due)
+        known = _overview(fleet, server) if overdue else []
+        _until_quiet(fleet, sent, due + LATE_SECONDS)
+        events = parse(fleet.done_file.read_text().splitlines())
+        verdict = judge(sent, events, nemesis.finish(), due)
+        if overdue:
+            known += _whereabouts(fleet, server, sorted(overdue), sent, events)
+            verdict = dataclasses.replace(verdict, whereabouts=tuple(known))
     finally:
         fleet.stop()
         relay.close()
@@ -81,17 +93,32 @@ def run(
     return verdict
 
 
-def _until_quiet(fleet: Fleet, sent: list[Sent]) -> None:
-    """Until all that is owed is done and nothing more ends, or the time is over."""
+def _overview(fleet: Fleet, server: Redis | RabbitMQ) -> list[str]:
+    """What queues have, and what the workers do."""
+    return [*(f"{name}: {ready} ready, {held} held" for name, (ready, held) in depths(server).items()), *state(fleet)]
+
+
+def _whereabouts(
+    fleet: Fleet, server: Redis | RabbitMQ, overdue: Sequence[str], sent: list[Sent], events: list[Event]
+) -> list[str]:
+    """What is known about the *overdue* tasks, one line each. Ends the fleet."""
+    alive = messages(server)
+    fleet.stop()
+    sleep(2.0)  # until the broker has noticed
+    return tell(overdue, sent, events, alive, messages(server))
+
+
+def _until_quiet(fleet: Fleet, sent: list[Sent], deadline: float) -> set[str]:
+    """Until all that is owed is done and nothing more ends, or the time (monotonic) is over; what is owed then."""
     owed = {one.identity for one in sent if one.confirmed_at is not None and one.kind != "early"}
-    deadline, quiet_since, size = monotonic() + QUIET_SECONDS, monotonic(), -1
-    while monotonic() < deadline:
+    quiet_since, size = monotonic(), -1
+    while True:
         text = fleet.done_file.read_text()
         if len(text) != size:
             size, quiet_since = len(text), monotonic()
-        done = {event.identity for event in parse(text.splitlines()) if event.what == "done"}
-        if owed <= done and monotonic() - quiet_since > LONG_SECONDS + 1:
-            return
+        left = owed - {event.identity for event in parse(text.splitlines()) if event.what == "done"}
+        if monotonic() >= deadline or (not left and monotonic() - quiet_since > LONG_SECONDS + 1):
+            return left
         sleep(0.5)
 
 

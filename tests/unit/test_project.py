@@ -55,7 +55,7 @@ def test_a_workflow_is_nothing_but_make_targets(workflow: Path) -> None:
     assert runs
     for line in runs:
         command = re.fullmatch(
-            r"(?:sudo --preserve-env )?make ((?:[a-z-]+ ?)+)(?: ?[A-Z]+=\S+(?: \S+ }})?)*", line.strip()
+            r"(?:sudo --preserve-env )?make ((?:[a-z-]+ ?)+)((?:[A-Z]+=(?:\$\{\{ \S+ \}\}|\S+) ?)*)", line.strip()
         )
         assert command, line
         assert set(command[1].split()) <= targets(), line

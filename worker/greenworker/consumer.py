@@ -255,6 +255,8 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         drain, take, received = self.runtime.drain, self.forwarder.take, self.runtime.received
         returns = self.returns
         recount = getattr(self.record, "recount", None)
+        if (survived := getattr(self.record, "survived", None)) is not None:
+            survived()
 
         def on_message(message: Any) -> None:
             if drain.draining:
@@ -394,6 +396,12 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         running = {job.request.message.delivery_tag for job in jobs}
         return [tag for tag in held if tag not in running]
 
+    def held_messages(self) -> list[Any]:
+        """What has been delivered and is not settled, as far as it has requests or waits to be forwarded."""
+        running = [job.request for job in self.pool.running() if job.request is not None]
+        requests = [*running, *unstarted_requests(self, clear=False)]
+        return [*(request.message for request in requests), *self.forwarder.waiting()]
+
     def requeue_started(self, requests: list[Any]) -> int:
         """Tasks that the drain is about to kill: back to the head of their queue, marked as redelivered; how many."""
         ledger = self.runtime.ledger
@@ -422,7 +430,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         return str(active.get(tag) or self._cancelled.get(tag, ""))
 
     def give_back(self, messages: list[Any]) -> None:
-        """To the broker, which is to hand them out again; returns when it has them."""
+        """For messages that did not start here, in a drain: to the broker, which hands them out again; returns when it has them."""
         ledger = self.runtime.ledger
         if ledger is not None:
             held = [message for message in messages if message.delivery_tag in ledger.held]
@@ -438,7 +446,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
             message.requeue()
 
     def give_back_late(self, message: Any) -> None:
-        """A message that comes while the worker drains. The loop that has read it may not wait."""
+        """For a message that arrives while the worker drains: `give_back` in a green thread, as the loop that has read it may not wait."""
         if self.returns is None:
             self.give_back([message])
             return
@@ -461,6 +469,8 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         ledger = self.runtime.ledger
         if ledger is not None and ledger.keys is not None:
             ledger.return_later(self.held_unstarted())
+        if (connection_lost := getattr(self.record, "connection_lost", None)) is not None:
+            connection_lost(self.held_messages())
         if isinstance(state.scheduled_requests, ScheduledRequests):
             state.scheduled_requests.cancel()
         super().on_close()

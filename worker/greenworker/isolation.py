@@ -38,7 +38,7 @@ class Record(Protocol):
         """The process lives: the attempts are forgotten. Raises the broker's errors."""
 
     def requeue(self, message: Any, suspicion: Suspicion) -> bool:
-        """Back to its queue with this record; False if the caller is to requeue it."""
+        """After a child of the companion died of it: back to its queue with this record; False if the caller is to requeue it."""
 
     def bury(self, message: Any, task: str, task_id: str, deaths: int) -> str:
         """Make the message a dead letter, in one step or in two that lose nothing; the queue that it came from. Raises the
@@ -61,8 +61,8 @@ def suspicion_of(request: Any) -> Suspicion:
 
 
 def sent_back(record: Any, message: Any) -> bool:
-    """Whoever gets a message that RabbitMQ has requeued counts a death. One that has a record goes back with it as it was; False
-    if the caller is to requeue it.
+    """In a drain, before any other way back: whoever gets a message that RabbitMQ has requeued counts a death, so one that has a record
+    goes back as a copy with it as it was. False if the caller is to requeue it.
     """
     known = getattr(message, "suspicion", NONE)
     suspicion = known if known != NONE else read(message.headers)

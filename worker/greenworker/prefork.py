@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from billiard.einfo import ExceptionInfo
 from celery import bootsteps
 from celery.concurrency.prefork import TaskPool as StockPool
+from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.consumer import Consumer as StockConsumer
 
@@ -34,6 +35,8 @@ from greenworker.steps import Recycle, reserved
 
 if TYPE_CHECKING:
     from greenworker.returns import Returns
+
+logger = get_logger(__name__)
 
 BEAT_SECONDS = 1.0
 
@@ -67,7 +70,7 @@ class TaskPool(StockPool):  # type: ignore[misc]
         self.under_way: list[Item] = []
         self.line: deque[Item] = deque()
         self.isolation = Isolation(
-            self._start, lambda item: item.request, lambda: self.runtime.drain.draining, self._bury
+            self._start_apart, lambda item: item.request, lambda: self.runtime.drain.draining, self._bury
         )
         self.isolation.max_deaths = self.runtime.environment.max_deliveries
 
@@ -130,10 +133,40 @@ class TaskPool(StockPool):  # type: ignore[misc]
         self._advance()
 
     def _advance(self) -> None:
-        while self.isolation.waiting and not self.under_way and not self.runtime.drain.draining:
+        # A slot that is freed below brings the next task in here, before the rest of its batch has started.
+        while (
+            self.isolation.waiting
+            and not (self.under_way or self.isolation.running)
+            and not self.runtime.drain.draining
+        ):
             self.isolation.advance()
         while self.line and not self.isolation.active:
-            self._start(self.line.popleft())
+            item = self.line.popleft()
+            if not self._withdrawn(item):
+                self._start(item)
+
+    def _start_apart(self, item: Item) -> None:
+        if not self._withdrawn(item):
+            self._start(item)
+        elif self.isolation.ended(item):
+            self.isolation.forgive(item)
+
+    def _withdrawn(self, item: Item) -> bool:
+        """Whether it was revoked or has expired while it waited here: then Celery has settled it. It had asked before it came."""
+        try:
+            revoked = bool(item.request.revoked())
+        except Exception:
+            logger.exception("Could not find out whether %s is revoked", item.request.name)
+            return False
+        if revoked:
+            self._free_slot()
+        return revoked
+
+    def _free_slot(self) -> None:
+        """Celery has taken a slot for it, which the end of a job would give back; one too many does no harm."""
+        semaphore = getattr(self.runtime.pool, "semaphore", None)
+        if semaphore is not None:
+            semaphore.release()
 
     def lost(self, request: Any) -> bool:
         """A child has died of this task, which was all that it ran; False if Celery is to requeue it as it is."""
@@ -152,10 +185,7 @@ class TaskPool(StockPool):  # type: ignore[misc]
 
     def _bury(self, item: Item) -> None:
         if bury(self.isolation.record, self.runtime.accounting, item.request):
-            # Celery has taken a slot for it, which the end of a job would give back; one too many does no harm.
-            semaphore = getattr(self.runtime.pool, "semaphore", None)
-            if semaphore is not None:
-                semaphore.release()
+            self._free_slot()
         else:
             self.runtime.consumer.timer.call_after(AGAIN_SECONDS, self._bury_again, (item,))
 
@@ -214,6 +244,8 @@ class Consumer(StockConsumer):  # type: ignore[misc]
     def on_close(self) -> None:
         """The connection is lost. On Redis what runs stays ours; what has not started goes back as soon as Redis answers."""
         pool, ledger = self.pool, Runtime.current().ledger
+        if (connection_lost := getattr(self.record, "connection_lost", None)) is not None:
+            connection_lost(list(self._received.values()))
         pool.line.clear()
         pool.isolation.take_waiting()
         if ledger is None or ledger.keys is None:
@@ -233,6 +265,8 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         handle, runtime = super().create_task_handler(*args, **kwargs), Runtime.current()
         returns, recount = self.returns, getattr(self.record, "recount", None)
         self._received.clear()
+        if (survived := getattr(self.record, "survived", None)) is not None:
+            survived()
 
         def on_message(message: Any) -> None:
             if recount is not None and recount(message):

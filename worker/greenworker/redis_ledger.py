@@ -219,7 +219,8 @@ class Ledger:
             self._due.raise_()
 
     def give_back(self, tags: list[str], *, started: bool, head: bool = True) -> int:
-        """Return messages to the list they came from, at once: to its head in their old order, or to its tail.
+        """While Redis answers (a drain, a kill at its deadline): return messages to the list they came from, at once: to its head in
+        their old order, or to its tail.
         *started* ones are marked as redelivered. Returns how many were still booked.
         """
         assert self.keys is not None
@@ -258,7 +259,7 @@ class Ledger:
         return bool(self._scripts[MARK](keys=[self.keys.unacked, self.keys.held], args=[tag, payload]))
 
     def return_later(self, tags: list[str]) -> None:
-        """Give back, unstarted, as soon as the broker answers."""
+        """When Redis may not answer (a lost connection, a failed script): `give_back`, unstarted, as soon as it does."""
         self._returns += [tag for tag in tags if tag in self.held]
         self._due.raise_()
 

@@ -30,7 +30,7 @@ class RedisRecord:
         """Whatever settles the message forgets them."""
 
     def requeue(self, message: Any, suspicion: Suspicion) -> bool:
-        """The caller's own way takes what is held."""
+        """After a child died of it: notes the record, and leaves the way back to the caller, whose requeue takes what is held."""
         held = self.ledger.held.get(message.delivery_tag)
         if held is not None:
             held.payload = with_header(held.payload, suspicion)

@@ -104,7 +104,9 @@ class Returns:
         return bool(arguments.get("x-queue-type") == "quorum")
 
     def give_back(self, messages: list[Any]) -> None:
-        """All of *messages*; those that are settled already are left alone. Raises the connection's errors."""
+        """In a drain, on AMQP, without a record (see `isolation.sent_back`): all of *messages*; those that are settled already are left
+        alone. Raises the connection's errors.
+        """
         self.busy += len(messages)
         try:
             with self._one_at_a_time:

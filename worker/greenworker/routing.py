@@ -139,6 +139,10 @@ class Forwarder:
                 hub.spawn(self._publish_waiting)
         return True
 
+    def waiting(self) -> list[Any]:
+        """Messages that wait to be forwarded."""
+        return [message for message, _, _ in self._waiting]
+
     def check(self, queues: Iterable[str]) -> None:
         """Before the first message is taken, if tasks belong to the companion whatever happens: raises `MisconfiguredError` for the
         first of the *queues* whose companion cannot consume what would be forwarded to it. A broker that does not answer is no reason.
@@ -241,10 +245,13 @@ class Forwarder:
             self._running = False
 
     def _publish(self, batch: list[tuple[Any, str, str]]) -> list[tuple[Any, str, str]]:
-        """Forward the *batch*; what has to be tried again. What cannot be forwarded runs here."""
+        """Forward the *batch*; what has to be tried again. What cannot be forwarded runs here. What came over a connection that is lost
+        is nobody's here any more: the broker delivers it again.
+        """
         from greenworker.republish import Copy  # noqa: PLC0415 - AMQP only
 
         good, left = [], []
+        batch = [entry for entry in batch if not is_lost(entry[0])]
         for entry in batch:
             message, task, target = entry
             try:
@@ -260,6 +267,8 @@ class Forwarder:
                 good.append(entry)
             else:
                 self.run_here(message)
+        if not good:
+            return left
         confirmed = self._published_by().publish(
             [Copy(message, target) for message, _, target in good], CONFIRM_SECONDS
         )
@@ -274,7 +283,7 @@ class Forwarder:
         return left
 
     def _return_all(self) -> None:
-        messages = [message for message, _, _ in self._waiting]
+        messages = [message for message in self.waiting() if not is_lost(message)]
         self._waiting.clear()
         self.consumer.give_back(messages)
 
@@ -283,6 +292,11 @@ class Forwarder:
         self._ready = {target: ready for target, ready in self._ready.items() if not ready}
         if republisher is not None:
             republisher.close()
+
+
+def is_lost(message: Any) -> bool:
+    """Whether the AMQP connection that *message* came over is closed: it cannot be settled any more."""
+    return message.channel.connection is None
 
 
 def declared_queue(app: Any, name: str) -> Any:

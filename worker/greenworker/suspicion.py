@@ -18,7 +18,9 @@ from time import time
 from typing import Any
 
 HEADER = "greenfleet-suspicion"
-"""Message header: ``deaths attempts seen``, decimal numbers; *seen* is the Unix second of the last death."""
+"""Message header: ``deaths attempts seen``, decimal numbers; *seen* is the Unix second of the last death. *survived* is a fourth
+number, if it is not 0.
+"""
 
 SUSPECT_DEATHS = 2
 """A single death says little and costs much: with it, a lost node would slow its whole pool down."""
@@ -37,6 +39,8 @@ class Suspicion:
     deaths: int = 0
     attempts: int = 0
     seen: int = 0
+    survived: int = 0
+    """Lost connections whose worker lives, which looked like deaths and have been taken back from them."""
 
     @property
     def suspect(self) -> bool:
@@ -50,8 +54,14 @@ class Suspicion:
 
     def after_death(self, now: float) -> Suspicion:
         """One more process has ended while it held the message."""
-        recent = self.suspect or now - self.seen <= MEMORY_SECONDS
-        return replace(self, deaths=self.deaths + 1 if recent else 1, seen=int(now))
+        if self.suspect or now - self.seen <= MEMORY_SECONDS:
+            return replace(self, deaths=self.deaths + 1, seen=int(now))
+        return replace(self, deaths=1, seen=int(now), survived=0)
+
+    def without(self, survivals: int) -> Suspicion:
+        """So many connections in all are known to have been lost by workers that live: those were no deaths."""
+        taken = min(self.deaths, max(0, survivals - self.survived))
+        return replace(self, deaths=self.deaths - taken, survived=self.survived + taken)
 
     def begun(self, *, alone: bool) -> Suspicion:
         """One more run apart begins."""
@@ -59,7 +69,7 @@ class Suspicion:
 
     def header(self) -> str:
         """The inverse of `read`."""
-        return f"{self.deaths} {self.attempts} {self.seen}"
+        return f"{self.deaths} {self.attempts} {self.seen}{f' {self.survived}' if self.survived else ''}"
 
 
 NONE = Suspicion()
@@ -71,10 +81,10 @@ def read(headers: Any) -> Suspicion:
     if text is None:
         return NONE
     try:
-        deaths, attempts, seen = (max(0, int(word)) for word in str(text).split())
+        numbers = [max(0, int(word)) for word in str(text).split()]
     except ValueError:
         return NONE
-    return Suspicion(deaths, attempts, seen)
+    return Suspicion(*numbers) if len(numbers) in {3, 4} else NONE
 
 
 def may_have_started(headers: Any, now: float) -> bool:

@@ -10,13 +10,21 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
-from .laws import LAWS, Law, keda_grid, law_named
+from greenfleet.autoscaling import PARTS
+
+from .generator import HOLDOUT_SEEDS, TUNING_SEEDS, generate
+from .laws import LAWS, Law, keda_grid, law_named, without
 from .plot import draw
-from .report import averaged, comparison, table
+from .report import averaged, comparison, table, totals_table
 from .run import Run, simulate
+from .totals import outcome, total
 from .traces import Trace, load, scaled
+
+GENERATED = {"tuning": TUNING_SEEDS, "holdout": HOLDOUT_SEEDS}
+MIN_SCRAPE_SECONDS, MAX_SCRAPE_SECONDS = 1.0, 120.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,11 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         _check(arguments)
-        traces = [
-            scaled(_trace(name, arguments.traces), arguments.scale)
-            for name in _names(arguments.trace, arguments.traces)
-        ]
-        laws = [law.name for law in _laws(arguments.law)]
+        traces = [scaled(trace, arguments.scale) for trace in _traces(arguments)]
+        laws = [law.name for law in _laws(arguments)]
     except (KeyError, TypeError) as error:
         sys.stderr.write(
             f"greenfleet simulate: --trace {arguments.trace} is no trace ({error}): compare it with bench/traces\n"
@@ -43,6 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     theirs = [law for law in laws if law.startswith("keda-") and law != "keda-default"]
     if "greenfleet" in laws and theirs:
         result["comparison"] = comparison(averages, "greenfleet", theirs)
+    if arguments.set:
+        result["totals"] = totals = _totals(runs, laws)
+        sys.stdout.write(totals_table(totals) + "\n")
+        sys.stdout.write(json.dumps(result) + "\n")
+        return 0
     if arguments.plot:
         draw([run for run in runs if run.seed == arguments.seed], arguments.plot)
     sys.stdout.write(table(averages) + "\n")
@@ -54,6 +64,17 @@ def _check(arguments: argparse.Namespace) -> None:
     """Raises ValueError for an argument that makes no sense."""
     if not arguments.trace.strip(","):
         raise ValueError("--trace is empty: name a trace, or `all`")
+    for part in arguments.without:
+        if part not in PARTS:
+            raise ValueError(
+                f"--without is {part!r}, and the autoscaler has no such part: choose from {', '.join(PARTS)}"
+            )
+    if not MIN_SCRAPE_SECONDS <= arguments.scrape <= MAX_SCRAPE_SECONDS:
+        raise ValueError(
+            f"--scrape is {arguments.scrape:g} s, not between {MIN_SCRAPE_SECONDS:g} and {MAX_SCRAPE_SECONDS:g}: choose a number between"
+        )
+    if arguments.set and arguments.plot:
+        raise ValueError("--plot is for single traces, and --set is many: leave one of the two out")
     if arguments.seeds < 1 or arguments.jobs < 1:
         raise ValueError(f"--seeds is {arguments.seeds} and --jobs {arguments.jobs}, and both count from 1: raise them")
     if not 0 < arguments.scale <= 1000:
@@ -68,12 +89,27 @@ def _parser() -> argparse.ArgumentParser:
         description="Simulate a fleet of Eventlet workers under Greenfleet's law, KEDA with HPA, or Celery's --autoscale.",
     )
     parser.add_argument(
+        "--set",
+        choices=("tuning", "holdout", "known"),
+        help="instead of --trace, many traces and one line for each law: 200 generated ones to tune with, 200 to judge with, or all files",
+    )
+    parser.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="PART",
+        help=f"also run Greenfleet with this part switched off; several times: with all of them off. Parts: {', '.join(PARTS)}",
+    )
+    parser.add_argument(
+        "--scrape", type=float, default=2.0, metavar="SECONDS", help="Prometheus' interval (default: %(default)g)"
+    )
+    parser.add_argument(
         "--trace", default="burst", help="names in the traces directory or files, comma separated, or `all`"
     )
     parser.add_argument(
         "--law",
-        default="greenfleet,keda-default,keda-tuned",
-        help=f"comma separated: {', '.join(LAWS)}, keda-THREADS-TARGET-WINDOW, or keda-grid",
+        default="",
+        help=f"comma separated: {', '.join(LAWS)}, keda-THREADS-TARGET-WINDOW, keda-fitted-PERCENT-WINDOW, or keda-grid",
     )
     parser.add_argument("--seed", type=int, default=1, help="first seed")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds to average over")
@@ -82,6 +118,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plot", type=Path, help="write a picture of the first seed to this file (needs matplotlib)")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     return parser
+
+
+def _traces(arguments: argparse.Namespace) -> list[Trace]:
+    if arguments.set in GENERATED:
+        return [generate(seed) for seed in GENERATED[arguments.set]]
+    return [
+        _trace(name, arguments.traces) for name in _names("all" if arguments.set else arguments.trace, arguments.traces)
+    ]
 
 
 def _names(text: str, directory: Path) -> list[str]:
@@ -98,24 +142,35 @@ def _trace(name: str, directory: Path) -> Trace:
     return load(path)
 
 
-def _laws(text: str) -> list[Law]:
-    return [law for name in text.split(",") for law in (keda_grid() if name == "keda-grid" else [law_named(name)])]
+def _laws(arguments: argparse.Namespace) -> list[Law]:
+    text = arguments.law or (
+        "greenfleet,formula,keda-fitted-30-60" if arguments.set else "greenfleet,keda-default,keda-tuned"
+    )
+    names = text.split(",")
+    laws = [law for name in names for law in (keda_grid() if name == "keda-grid" else [law_named(name)])]
+    return [*laws, without(arguments.without)] if arguments.without else laws
 
 
 def _run(traces: list[Trace], laws: list[str], arguments: argparse.Namespace) -> list[Run]:
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
-    work = [(trace, law, seed) for trace in traces for law in laws for seed in seeds]
+    work = [(trace, law, seed, arguments.scrape) for trace in traces for law in laws for seed in seeds]
     if arguments.jobs <= 1:
         return list(_one_by_one(work))
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        return list(pool.map(_one, work))
+        return list(pool.map(_one, work, chunksize=4))
 
 
-def _one_by_one(work: list[tuple[Trace, str, int]]) -> Iterator[Run]:
+def _one_by_one(work: list[tuple[Trace, str, int, float]]) -> Iterator[Run]:
     for item in work:
         yield _one(item)
 
 
-def _one(item: tuple[Trace, str, int]) -> Run:
-    trace, law, seed = item
-    return simulate(trace, law_named(law), seed)
+def _one(item: tuple[Trace, str, int, float]) -> Run:
+    trace, law, seed, scrape_seconds = item
+    return simulate(trace, law_named(law), seed, scrape_seconds)
+
+
+def _totals(runs: Sequence[Run], laws: list[str]) -> dict[str, dict[str, float]]:
+    outcomes = {law: {(run.trace.name, run.seed): outcome(run) for run in runs if run.law == law} for law in laws}
+    reference = outcomes["greenfleet" if "greenfleet" in outcomes else laws[0]]
+    return {law: asdict(total(found, reference)) for law, found in outcomes.items()}

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 
 from greenfleet.autoscaling.capacity import cores_for_tasks
 
-from .traces import Trace, value_at
+from .traces import CHANGING, Trace, value_at
 
 IDLE_CORES = 0.01
 """Housekeeping of a worker, whatever else it does: beat, metrics, probes (measured: 0.010 to 0.012 of a pod of 0.1 cores)."""
@@ -106,6 +106,8 @@ class Fleet:
         """(time of end, seconds since publishing) of every task."""
         self.run_times: list[tuple[float, float, float]] = []
         """(time of end, run time, run time of the same task on an idle worker) of every task."""
+        self.late_starts: list[tuple[float, float]] = []
+        """(deadline, time of start) of every task that started after its deadline."""
         self.requeued = 0
         self.worker_seconds = self.thread_seconds = 0.0
         self._publishing = publishing
@@ -122,9 +124,17 @@ class Fleet:
         self._has_downstream = trace.downstream is not None or any(
             change.downstream is not None for change in trace.changes
         )
+        self._again: set[float] = set()
+        """Times of publishing of messages that a drain gave back: they have started once, so they wait for nothing new."""
+        changing = {field for change in trace.changes for field in CHANGING if getattr(change, field) is not None}
+        self._constant = {field: value_at(trace, field, 0.0) for field in CHANGING if field not in changing}
         self._idle: deque[Worker] = deque()
         sigma2 = math.log(1 + trace.runtime_spread**2)
         self._sigma, self._shift = math.sqrt(sigma2), -sigma2 / 2
+
+    def _value(self, field: str) -> float:
+        constant = self._constant.get(field)
+        return value_at(self.trace, field, self.now) if constant is None else constant
 
     # --- time -----------------------------------------------------------------------------------------------------------
 
@@ -210,6 +220,7 @@ class Fleet:
             return
         for published, _, _ in sorted(worker.tasks.values(), reverse=True):
             self.queue.appendleft(published)
+            self._again.add(published)
             self.requeued += 1
         self._remove(worker)
         self._wake()
@@ -249,7 +260,7 @@ class Fleet:
     def _take(self, worker: Worker, published: float) -> None:
         worker.running += 1
         worker.fetching += 1
-        cpu = value_at(self.trace, "cpu", self.now)
+        cpu = self._value("cpu")
         alone = not self.queue
         if self._core:
             self.call_at(self.now + self._core_lag(worker, cpu / 2), lambda: self._start(worker, published, alone))
@@ -295,11 +306,14 @@ class Fleet:
         self._task += 1
         task = self._task
         worker.started += 1
-        self.waits.append((self.now, self.now - published))
-        runtime = value_at(self.trace, "runtime", self.now)
+        if published in self._again:
+            self._again.discard(published)
+        else:
+            self._waited(published)
+        runtime = self._value("runtime")
         if self._sigma > 0:
             runtime *= math.exp(self._random.gauss(self._shift, self._sigma))
-        cpu = value_at(self.trace, "cpu", self.now)
+        cpu = self._value("cpu")
         idle_cpu = cpu if self._core else cpu / 2
         worker.tasks[task] = (published, self.now, runtime + idle_cpu / self.cores)
         if self._core:
@@ -309,21 +323,27 @@ class Fleet:
             self._begin_io(worker, task, runtime)
         self._fetch(worker)
 
+    def _waited(self, published: float) -> None:
+        self.waits.append((self.now, self.now - published))
+        deadline = published + self.trace.max_wait
+        if self.now > deadline:
+            self.late_starts.append((deadline, self.now))
+
     def _begin_io(self, worker: Worker, task: int, seconds: float) -> None:
         if worker.gone:
             return
         self._in_io += 1
         if self._has_downstream:
-            seconds *= max(1.0, self._in_io / value_at(self.trace, "downstream", self.now))
+            seconds *= max(1.0, self._in_io / self._value("downstream"))
         self.call_at(self.now + seconds, lambda: self._io_done(worker, task))
 
     def _io_done(self, worker: Worker, task: int) -> None:
         self._in_io -= 1
         if worker.gone:
             return
-        blocking = value_at(self.trace, "blocking", self.now)
+        blocking = self._value("blocking")
         blocked = self.trace.blocking_seconds if blocking and self._random.random() < blocking else 0.0
-        cpu = value_at(self.trace, "cpu", self.now) / 2
+        cpu = self._value("cpu") / 2
         if self._core:
             self._use_core(worker, cpu, blocked, lambda: self._finish(worker, task))
         else:
@@ -352,5 +372,6 @@ class Fleet:
 
     @property
     def oldest_wait(self) -> float:
-        """Seconds that the oldest message in the broker has been waiting."""
-        return self.now - self.queue[0] if self.queue else 0.0
+        """Seconds that the oldest message in the broker has been waiting; one that a drain gave back waits for nothing new."""
+        oldest = next((published for published in self.queue if published not in self._again), self.now)
+        return self.now - oldest

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from math import ceil, inf
 from typing import Protocol
 
-from greenfleet.autoscaling import Decision, Learned, Policy, ScalingRules, ScalingSpec, decide, initial_state
+from greenfleet.autoscaling import Decision, Learned, Policy, ScalingRules, ScalingSpec, Tuning, decide, initial_state
 from greenfleet.autoscaling.behavior import highest_allowed, lowest_allowed
 from greenfleet.autoscaling.state import Change
 
@@ -40,6 +40,7 @@ class Greenfleet:
     actuation_seconds: float = 1.0
     spec: ScalingSpec = field(default_factory=ScalingSpec)
     learned: Learned = field(default_factory=Learned)
+    tuning: Tuning = field(default_factory=Tuning)
     decisions: list[Decision] = field(default_factory=list)
 
     def start(self, trace: Trace) -> int:
@@ -57,7 +58,7 @@ class Greenfleet:
 
     def act(self, fleet: Fleet, seen: Observatory) -> None:
         self._spec = replace(self._spec, scrape_interval_seconds=seen.interval)
-        decision, self._state = decide(self._spec, self._state, seen.sample(), fleet.now)
+        decision, self._state = decide(self._spec, self._state, seen.sample(), fleet.now, self.tuning)
         self.decisions.append(decision)
         if decision.replicas != fleet.replicas:
             fleet.scale(decision.replicas, decision.deletion_order)
@@ -245,10 +246,21 @@ LAWS: dict[str, Callable[[], Law]] = {
 }
 
 
+WITHOUT = "greenfleet without "
+
+
+def without(parts: Iterable[str]) -> Greenfleet:
+    """Greenfleet with these parts switched off. Raises ValueError for one that does not exist."""
+    off = sorted(set(parts))
+    return Greenfleet(name=f"{WITHOUT}{','.join(off)}", tuning=Tuning(disabled=frozenset(off)))
+
+
 def law_named(name: str) -> Law:
     """A law by its name, by `keda-THREADS-TARGET-WINDOW` or by `keda-fitted-PERCENT-WINDOW`."""
     if name in LAWS:
         return LAWS[name]()
+    if name.startswith(WITHOUT):
+        return without(name.removeprefix(WITHOUT).split(","))
     parts = name.split("-")
     if len(parts) == 4 and parts[0] == "keda" and all(part.isdigit() for part in parts[1:]):
         return keda_tuned(int(parts[1]), float(parts[2]), int(parts[3]))

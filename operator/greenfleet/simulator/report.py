@@ -52,6 +52,36 @@ def table(averages: dict[str, dict[str, dict[str, float | None]]]) -> str:
     return "\n".join(lines)
 
 
+TOTAL_COLUMNS = (
+    ("traces", "traces"),
+    ("violated s", "violated_seconds"),
+    ("in traces", "violated_traces"),
+    ("worse", "worse"),
+    ("better", "better"),
+    ("p50/maxWait", "wait_p50"),
+    ("p99/maxWait", "wait_p99"),
+    ("inflation", "runtime_inflation"),
+    ("its p90", "runtime_inflation_p90"),
+    ("requeued", "requeued"),
+    ("worker-s", "worker_seconds"),
+    ("cost ratio", "cost_ratio"),
+    ("+-", "cost_error"),
+)
+
+
+def totals_table(totals: dict[str, dict[str, float]]) -> str:
+    """One line for each law; ratio, `worse` and `better` are against Greenfleet, or the first law."""
+    width = max([len(law) for law in totals] + [3])
+    lines = [f"{'law':{width}} " + " ".join(f"{title:>11}" for title, _ in TOTAL_COLUMNS)]
+    for law, figures in totals.items():
+        cells = (f"{figures[key]:>11.3f}" if key in FINE else f"{_cell(figures[key]):>11}" for _, key in TOTAL_COLUMNS)
+        lines.append(f"{law:{width}} " + " ".join(cells))
+    return "\n".join(lines)
+
+
+FINE = {"cost_ratio", "cost_error"}
+
+
 def _cell(value: float | None) -> str:
     if value is None:
         return "-"

@@ -80,7 +80,7 @@ def _figures(trace: Trace, fleet: Fleet, seconds: list[Second]) -> Figures:
     run_times = [(ran, idle) for at, ran, idle in fleet.run_times if at > trace.warmup]
     first, full = _capacity(trace, seconds)
     return Figures(
-        violated_seconds=sum(1 for second in measured if second.oldest_wait > trace.max_wait),
+        violated_seconds=len(_violated(trace, fleet, measured)),
         wait_p50=percentile(waits, 0.5),
         wait_p99=percentile(waits, 0.99),
         wait_max=max([*waits[-1:], fleet.oldest_wait]),
@@ -96,6 +96,14 @@ def _figures(trace: Trace, fleet: Fleet, seconds: list[Second]) -> Figures:
         requeued=fleet.requeued,
         left=len(fleet.queue),
     )
+
+
+def _violated(trace: Trace, fleet: Fleet, measured: list[Second]) -> set[int]:
+    """Seconds in which a message had been waiting for too long: in the broker, or fetched and not started."""
+    late = {int(second.at) for second in measured if second.oldest_wait > trace.max_wait}
+    for deadline, started in fleet.late_starts:
+        late.update(range(max(int(deadline), int(trace.warmup)) + 1, int(started) + 1))
+    return late
 
 
 def _capacity(trace: Trace, seconds: list[Second]) -> tuple[float | None, float | None]:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 HUBS = ("fetch", "core")
+CHANGING = ("runtime", "cpu", "blocking", "downstream")
+"""What may change under way."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -363,10 +363,12 @@ class RabbitMQ:
         )  # fmt: skip
 
     def close_connections(self) -> None:
-        """As an administrator, or a broker that restarts: every client has to connect again."""
+        """As an administrator, or a broker that restarts: every client has to connect again. RabbitMQ waits up to 30 s for one that
+        does not answer.
+        """
         subprocess.run(
             [program("rabbitmqctl-is-not-used", "/usr/lib/rabbitmq/bin/rabbitmqctl"), "close_all_connections", "test"],
-            env=self.environment, check=True, capture_output=True, timeout=60,
+            env=self.environment, check=True, capture_output=True, timeout=150,
         )  # fmt: skip
 
     def kill(self) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from greenworker.router import PUBLISHED_AT
-from tests.integration.worker.harness import Redis, Worker, eventually
-from tests.integration.worker.lanes import Lane
+from tests.integration.worker.harness import RabbitMQ, Redis, Worker, eventually
+from tests.integration.worker.lanes import Lane, RabbitLane, publish
 
 Start = Callable[..., Worker]
 
@@ -126,6 +126,28 @@ def test_nothing_is_lost_when_the_forwarder_is_killed(any_lane: Lane, start_work
         environment={**any_lane.environment(), "GREENWORKER_PREFORK_TASKS": json.dumps(["green_app.heavy"])},
     ).ready()  # fmt: skip
     eventually(lambda: green.ledger.done() == 200, "all done", 60)
+
+
+def test_what_waits_to_be_forwarded_is_forwarded_once_after_a_lost_connection(
+    own_rabbit: RabbitMQ, start_worker: Start
+) -> None:
+    lane = RabbitLane(own_rabbit, "quorum")
+    publish(lane, "heavy", 0, 5)
+    own_rabbit.control("set_vm_memory_high_watermark", "0")  # from now on it takes no messages
+    green = start_worker(
+        lane.url, queues=lane.queue, threads=10,
+        environment={**lane.environment(), "GREENWORKER_PREFORK_TASKS": json.dumps(["green_app.heavy"])},
+    ).ready()  # fmt: skip
+    eventually(lambda: lane.ready() == 0, "all wait to be forwarded")
+    own_rabbit.close_connections()
+    eventually(lambda: green.status("/readyz") != 200, "the worker has noticed")
+    green.ready()
+    eventually(lambda: lane.ready() == 0, "it has them again")
+    own_rabbit.control("set_vm_memory_high_watermark", "0.4")
+    eventually(lambda: green.metric("greenworker_tasks_forwarded_total") >= 5, "forwarded", 60)
+    green.signal(signal.SIGTERM)
+    green.wait()
+    assert (lane.ready(), lane.ready(f"{lane.queue}.prefork")) == (0, 5)
 
 
 def test_producer_with_our_router_sends_there_at_once(redis_broker: Redis) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from time import time
 from typing import Any
 
 import pytest
 
+from greenworker.suspicion import HEADER, Suspicion
 from tests.integration.worker.harness import Worker, eventually
 from tests.integration.worker.lanes import Lane
 
@@ -163,3 +165,29 @@ def test_a_rate_limit_holds_for_what_waited_in_the_line(any_lane: Lane, start_wo
     starts = sorted(float(at) for at in worker.ledger.order("at"))
     assert len(starts) == 10
     assert starts[-1] - starts[0] >= 7 * 0.2, "ten at five a second take almost two seconds"
+
+
+def test_what_waits_apart_in_a_companion_does_not_start_once_it_is_withdrawn(
+    any_lane: Lane, start_worker: Start
+) -> None:
+    """A suspect waits for the end of what runs, and everything else for the suspect. The slots of all that were withdrawn are free again."""
+    tasks = any_lane.producer()
+    worker = start_worker(
+        any_lane.url, pool="prefork", queues=any_lane.queue, arguments=["-c", "4"],
+        environment={**any_lane.environment(), "GREENWORKER_PREFETCH_MULTIPLIER": "2"},
+    ).ready()  # fmt: skip
+    suspicion = {HEADER: Suspicion(deaths=2, seen=int(time())).header()}
+    tasks.nap.delay("busy", 5)
+    wait_for(worker, "greenworker_threads_busy", 1)
+    sent = [tasks.nap.apply_async(("suspect", 0.1), headers=suspicion), tasks.nap.delay("behind", 0.1)]
+    tasks.nap.apply_async(("expired", 0.1), expires=1)
+    for number in range(4):
+        tasks.nap.delay(f"kept{number}", 2)
+    wait_for(worker, "celery_task_received_total", 8)
+    assert worker.ledger.order("start") == ["busy"], "all wait apart or behind"
+    for one in sent:
+        tasks.app.control.revoke(one.id)
+    wait_for(worker, "greenworker_threads_busy", 4)
+    wait_for(worker, "celery_task_revoked_total", 3)
+    assert set(worker.ledger.counts("start")) == {"busy", "kept0", "kept1", "kept2", "kept3"}
+    nothing_is_left(any_lane, worker)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults.history import Disruption, Sent, judge, parse
+from tests.faults.history import Disruption, Event, Sent, judge, parse
 
 
 def sent(identity: str, kind: str = "short", confirmed: float | None = 1.1, after: tuple[str, ...] = ()) -> Sent:
@@ -50,7 +50,7 @@ def test_done_twice_is_explained_by_the_death_of_its_worker_only() -> None:
 
 
 def test_a_fault_long_before_or_after_explains_nothing() -> None:
-    before = Disruption("broker_killed", "", 1.2, 1.5, True)
+    before = Disruption("broker_killed", "", 0.2, 0.5, True)
     after = Disruption("broker_killed", "", 20.0, 21.0, True)
     assert judge([sent("a", confirmed=1.1)], parse(TWICE), [before, after]).unexplained == ("a",)
 
@@ -83,3 +83,23 @@ def test_the_body_of_a_chord_is_owed_unless_a_part_ran_twice() -> None:
 
 def test_a_line_that_a_kill_cut_short_is_skipped() -> None:
     assert parse(["done a w1", "don", "", "done a w1 2.5"]) == parse(["done a w1 2.5"])
+
+
+def test_what_is_done_after_its_time_is_late_and_not_lost() -> None:
+    verdict = judge(
+        [Sent("t1", "short", 1.0, 1.1), Sent("t2", "short", 1.0, 1.1)],
+        [Event("done", "t1", "w1", 5.0), Event("done", "t2", "w1", 20.0)], [], due=10.0,
+    )  # fmt: skip
+    assert verdict.kept
+    assert (verdict.done, verdict.late) == (2, 1)
+
+
+def test_a_message_that_waited_through_a_lost_connection_may_have_been_doubled() -> None:
+    waited = [Event(what, "a", worker, at) for worker, at in (("w1", 30.0), ("w2", 50.0)) for what in ("begun", "done")]
+    cut = Disruption("cut", "", 10.0, 10.1, may_repeat=True)
+    assert judge([sent("a")], waited, [cut]).twice == {"a": "delivered again while cut"}
+    for other in (
+        Disruption("cut", "", 10.0, 10.1, may_repeat=False),
+        Disruption("cut", "", 40.0, 40.1, may_repeat=True),
+    ):
+        assert judge([sent("a")], waited, [other]).unexplained == ("a",)

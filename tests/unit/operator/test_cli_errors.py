@@ -26,6 +26,13 @@ WRONG = {
     "no seed": (["simulate", "--seeds=0"], "count from 1"),
     "a fleet of no size": (["simulate", "--scale=nan"], "not above 0"),
     "a picture without a place": (["simulate", "--plot=/nonexistent/x.png"], "make it first"),
+    "a part that is none": (
+        ["simulate", "--without=luck"],
+        "--without is 'luck', and the autoscaler has no such part: choose from rate, deadline",
+    ),
+    "a scrape that is none": (["simulate", "--scrape=nan"], "--scrape is nan s, not between 1 and 120"),
+    "a set that is none": (["simulate", "--set=all"], "choose from 'tuning', 'holdout', 'known'"),
+    "a picture of many traces": (["simulate", "--set=known", "--plot=x.png"], "leave one of the two out"),
     "no trace": (["simulate", "--trace="], "--trace is empty"),
     "a trace that is none": (["simulate", "--trace={home}/empty.json"], "is no trace"),
     "a trace that is no file": (["simulate", "--trace=nope"], "trace 'nope' does not exist"),

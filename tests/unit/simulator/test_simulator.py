@@ -147,6 +147,27 @@ def test_what_a_drain_cuts_off_goes_back_to_the_front_of_the_queue() -> None:
     assert world.requeued == len(world.queue) == 20
 
 
+def test_a_task_that_a_drain_cut_off_waited_once() -> None:
+    world = fleet(replace(SMALL, runtime=100.0, runtime_spread=0.0, drain=10.0), [n / 100 for n in range(20)])
+    world.advance(5)
+    world.scale(0)
+    world.advance(40)
+    assert world.oldest_wait == 0
+    world.scale(1)
+    world.advance(59)
+    assert len(world.waits) == 20
+    assert not world.queue
+
+
+def test_a_message_that_is_fetched_and_not_started_still_waits() -> None:
+    trace = replace(SMALL, blocking=1.0, blocking_seconds=20.0, max_wait=10, prefetch=5, runtime=0.1)
+    figures = simulate(
+        replace(trace, arrivals=(Segment(0, 5, rate=2), Segment(6, 8, rate=2))), law_named("formula"), 1
+    ).figures
+    assert figures.wait_max > 10
+    assert figures.violated_seconds > 0
+
+
 def test_pods_that_are_not_ready_leave_before_busy_ones() -> None:
     world = fleet(SMALL, [0.0] * 20)
     world.advance(5)
@@ -396,6 +417,43 @@ def test_the_command_line_ends_with_one_json_object(capsys: pytest.CaptureFixtur
     assert set(result["traces"]["tiny"]) == {"greenfleet", "keda-tuned"}
     assert "mean_cost_ratio_single" in result["comparison"]
     assert (tmp_path / "out.png").stat().st_size > 1000
+
+
+def test_a_set_of_traces_is_one_line_for_each_law_and_a_part_can_be_left_out(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name, rate in (("one", 5), ("two", 10)):
+        (tmp_path / f"{name}.json").write_text(
+            json.dumps({"name": name, "seconds": 80, "arrivals": [{"at": 0, "rate": rate}]})
+        )
+    assert (
+        main(
+            [
+                "--set",
+                "known",
+                "--traces",
+                str(tmp_path),
+                "--law",
+                "greenfleet",
+                "--without",
+                "deadline",
+                "--without",
+                "rate",
+            ]
+        )
+        == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    totals = json.loads(lines[-1])["totals"]
+    assert list(totals) == ["greenfleet", "greenfleet without deadline,rate"]
+    assert totals["greenfleet"]["traces"] == 2
+    assert len(lines) == 4
+
+
+def test_a_switched_off_part_is_really_off() -> None:
+    trace = load(TRACES / "burst.json")
+    whole, part = (simulate(trace, law_named(law), 1).figures for law in ("greenfleet", "greenfleet without deadline"))
+    assert part.violated_seconds > whole.violated_seconds == 0
 
 
 def test_the_command_line_says_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,7 +49,7 @@ def test_only_runs_alone_prove_anything() -> None:
     assert suspect.begun(alone=True).begun(alone=True).deaths_alone == 2
 
 
-@pytest.mark.parametrize("text", ["", "x", "1", "1 2", "1 2 3 4", "1,2,3", None, 7, ["1", "2", "3"]])
+@pytest.mark.parametrize("text", ["", "x", "1", "1 2", "1 2 3 4 5", "1,2,3", None, 7, ["1", "2", "3"]])
 def test_a_strange_header_says_nothing(text: Any) -> None:
     assert read({HEADER: text}) == NONE
     assert read(None) == NONE
@@ -226,3 +226,18 @@ def test_what_is_taken_back_while_its_attempt_is_written_down_does_not_start() -
     assert started == []
     assert not isolation.active
     assert record.forgotten == 1  # type: ignore[attr-defined]
+
+
+def test_a_lost_connection_whose_worker_lives_is_taken_back_once() -> None:
+    once = NONE.after_death(NOW).after_death(NOW + 1).without(1)
+    assert (once.deaths, once.survived, once.suspect) == (1, 1, False)
+    assert read({HEADER: once.header()}) == once
+    again = once.after_death(NOW + 2)
+    assert again.without(1) == again, "that one was taken back before"
+    assert again.without(2).deaths == 1
+    assert NONE.after_death(NOW).without(5) == Suspicion(0, 0, int(NOW), 1), "there was but one to take back"
+
+
+def test_what_was_taken_back_is_forgotten_with_the_deaths() -> None:
+    later = NONE.after_death(NOW).without(1).after_death(NOW + MEMORY_SECONDS + 2)
+    assert (later.deaths, later.survived) == (1, 0)

@@ -1,0 +1,80 @@
+"""Finished runs as lines of JSON, so that an evaluation of an hour goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import greenfleet
+from greenfleet.simulator.totals import Outcome, RunKey
+
+PACKAGE = Path(greenfleet.__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run to do: one law on one trace. The trace is named by its set, so that a process can make it by itself."""
+
+    law: str
+    set: str
+    trace: str
+    seed: int
+    scrape_seconds: float
+
+
+def digest(law: str) -> str:
+    """Of the code that the outcome depends on; a law of others does not depend on Greenfleet's autoscaler but for the HPA's rules."""
+    folders = ["simulator", "autoscaling"] if law.startswith("greenfleet") else ["simulator"]
+    files = [
+        path for folder in folders for path in sorted((PACKAGE / folder).rglob("*.py")) if path.name not in _OUTPUT
+    ]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+
+
+_OUTPUT = {"cli.py", "plot.py", "report.py", "totals.py", "__main__.py"}
+
+
+class Store:
+    """A file of outcomes. Lines of other code are kept and not used."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._digests: dict[str, str] = {}
+        if path.exists() and not path.read_bytes().endswith(b"\n"):
+            path.write_bytes(path.read_bytes() + b"\n")  # an interrupted run left half a line
+        self.found: dict[Job, Outcome] = {}
+        for line in self._lines():
+            job = Job(**line["job"])
+            if line["digest"] == self._digest(job.law):
+                self.found[job] = Outcome(**line["outcome"])
+
+    def _lines(self) -> Iterator[dict[str, dict[str, object]]]:
+        if self.path.exists():
+            for line in self.path.read_text().splitlines():
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError:
+                    continue  # the last line of a run that was interrupted
+
+    def _digest(self, law: str) -> str:
+        kind = "greenfleet" if law.startswith("greenfleet") else "others"
+        return self._digests.setdefault(kind, digest(law))
+
+    def add(self, job: Job, outcome: Outcome) -> None:
+        """Remember a finished run, on disk too."""
+        self.found[job] = outcome
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = {"job": asdict(job), "digest": self._digest(job.law), "outcome": asdict(outcome)}
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def of(self, law: str, name: str, scrape_seconds: float) -> dict[RunKey, Outcome]:
+        """All outcomes of one law on one set."""
+        return {
+            (job.trace, job.seed): outcome
+            for job, outcome in self.found.items()
+            if (job.law, job.set, job.scrape_seconds) == (law, name, scrape_seconds)
+        }

@@ -31,7 +31,7 @@ from tools.interpreters import find_or_make  # noqa: E402
 OUT = ROOT / "out" / "matrix"
 RESULTS = ROOT / "out" / "matrix.json"
 PAGE = ROOT / "docs" / "compatibility.md"
-SUITES = ("tests/unit/worker", "tests/integration/worker")
+SUITES = ("tests/unit/worker", "tests/integration/worker", "--ignore=tests/integration/worker/test_worker_versions.py")
 SMOKE = ("tests/unit/worker", "tests/integration/worker/test_worker_redis.py", "-k", "not restart and not killed")
 SHOWN = ("celery", "kombu", "redis", "eventlet", "greenlet", "amqp")
 """Packages whose versions the page names."""

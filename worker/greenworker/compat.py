@@ -1,7 +1,8 @@
-"""What differs between the supported versions of Celery and kombu."""
+"""What differs between the supported versions of Celery and kombu, and the private names of theirs that the worker relies on."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -38,3 +39,137 @@ def _has_setting(name: str) -> bool:
     from celery.app.defaults import NAMESPACES  # noqa: PLC0415 - not before patching
 
     return name in NAMESPACES["worker"]
+
+
+@dataclass(frozen=True)
+class Private:
+    """A name of a library's own that the worker relies on."""
+
+    where: str
+    """``module:Class.name``; what comes last may also be an attribute that only the class's own code sets."""
+    reason: str
+    parameters: tuple[str, ...] | None = None
+    """The first parameters of what is called or overridden, without ``self``. None: it is not called, or by nobody who names them."""
+    since: str = ""
+    """The first version of the library that has it; earlier ones do without, and so does the worker."""
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self.where.replace(":", ".").rsplit(".", 1)[-1]
+
+
+_CONSUMER = "celery.worker.consumer.consumer:Consumer"
+_REDIS = "kombu.transport.redis"
+_VIRTUAL = "kombu.transport.virtual.base"
+
+PRIVATE = (
+    # Celery
+    Private("celery.app.defaults:_OLD_DEFAULTS", "our defaults count for apps that use the old names of settings"),
+    Private("celery.app.defaults:_TO_OLD_KEY", "the same"),
+    Private("celery.app.defaults:NAMESPACES", "which settings this version has"),
+    Private("celery.app.base:Celery._backend_cache", "one result backend for all green threads"),
+    Private("celery.utils.collections:ConfigurationView._to_keys", "all spellings of a setting", ("key",)),
+    Private(f"{_CONSUMER}._flush_events", "task events are sent together", ()),
+    Private(f"{_CONSUMER}._schedule_bucket_request", "rate limits hold for what waits for a thread", ("bucket",)),
+    Private(f"{_CONSUMER}._update_prefetch_count", "live resize", ("index",)),
+    Private(f"{_CONSUMER}._limit_post_eta", "a rate limit after an ETA is no longer held for the ETA", ("request", "bucket", "tokens")),
+    Private(f"{_CONSUMER}._maximum_prefetch_restored", "5.3 cannot be told to keep its prefetch count"),
+    Private(f"{_CONSUMER}.apply_eta_task", "what is held for an ETA is known", ("task",)),
+    Private(f"{_CONSUMER}.on_connection_error_after_connected", "the prefetch count is kept", ("exc",)),
+    Private(f"{_CONSUMER}.perform_pending_operations", "our loop does what Celery's does", ()),
+    Private(f"{_CONSUMER}.call_soon", "an acknowledgement that fails is counted", ("p",)),
+    Private(f"{_CONSUMER}.call_soon_ack", "the same", ("p",), since="5.7"),
+    Private(f"{_CONSUMER}.connection_for_read", "our transport for this connection only", ("heartbeat",)),
+    Private(f"{_CONSUMER}.ensure_connected", "the same", ("conn",)),
+    Private(f"{_CONSUMER}.on_close", "what has not started goes back", ()),
+    Private(f"{_CONSUMER}.create_task_handler", "each message is looked at first"),
+    Private(
+        "celery.worker.loops:synloop", "our loop is called as Celery's",
+        ("obj", "connection", "consumer", "blueprint", "hub", "qos", "heartbeat", "clock", "hbrate"),
+    ),
+    Private(
+        "celery.worker.request:Request._announce_revoked", "settled whatever the result backend says",
+        ("reason", "terminated", "signum", "expired"),
+    ),
+    Private("celery.worker.request:Request._context", "a dead letter is recorded as the task's failure"),
+    Private("celery.worker.request:Request._eta_timer_entry", "a drain takes back what is held for an ETA", since="5.7"),
+    Private(
+        "celery.worker.request:Request.on_failure", "the message is kept until the task's end is published",
+        ("exc_info", "send_failed_event", "return_ok"),
+    ),
+    Private("celery.worker.request:Request.on_timeout", "hard time limits on green threads", ("soft", "timeout")),
+    Private("celery.concurrency.base:BasePool._get_info", "`inspect stats` of the green pool", ()),
+    Private("celery.concurrency.prefork:TaskPool._pool", "tasks that Celery has discarded are forgotten"),
+    Private("celery.worker.control:Panel.meta", "which remote commands only read"),
+    Private(
+        "celery.app.task:Task.retry", "RETRY is stored before the retry is published",
+        ("args", "kwargs", "exc", "throw", "eta", "countdown", "max_retries"),
+    ),
+    Private("celery.backends.base:Backend.mark_as_retry", "the same", ("task_id", "exc", "traceback", "request")),
+    Private("celery.apps.worker:safe_say", "Celery's own lines in the application's log format", ("msg",)),
+    # kombu
+    Private("kombu.message:Message._decoded_cache", "a body is decoded once"),
+    Private("kombu.message:Message._state", "a message that went back another way is settled"),
+    Private("kombu.messaging:Consumer._active_tags", "consumers are cancelled without waiting; whose queue a message is from"),
+    Private("kombu.messaging:Consumer._queues", "several consumers for each quorum queue"),
+    Private("kombu.messaging:Consumer._tags", "the same"),
+    Private("kombu.messaging:Consumer._receive_callback", "the same", ("message",)),
+    Private("kombu.connection:Connection.qos_semantics_matches_spec", "the prefetch count of quorum queues before Celery 5.5"),
+    Private(f"{_VIRTUAL}:Transport._avail_channels", "the unacked store uses the channel that has just connected"),
+    Private(f"{_VIRTUAL}:Transport._deliver", "a message that was fetched is handed to Celery", ("message", "queue")),
+    Private(f"{_VIRTUAL}:QoS._delivered", "what a channel has delivered"),
+    Private(f"{_VIRTUAL}:QoS._quick_ack", "what went back another way is forgotten"),
+    Private(f"{_VIRTUAL}:Channel._get_message_priority", "a forwarded message keeps its priority", ("message",)),
+    Private(f"{_REDIS}:Channel._get_pool", "connections of our own to the same broker"),
+    Private(f"{_REDIS}:Channel._get_client", "a Redis that takes no writes is a lost connection", ()),
+    Private(f"{_REDIS}:Channel._size", "a full Redis can still be read", ("queue",)),
+    Private(f"{_REDIS}:Channel._queue_bind", "the same"),
+    Private(f"{_REDIS}:Channel._q_for_pri", "the lists of a queue", ("queue", "pri")),
+    Private(f"{_REDIS}:Channel._queue_cycle", "the order of the queues"),
+    Private(f"{_REDIS}:MultiChannelPoller._channels", "atomic fetch in place of BRPOP"),
+    Private(f"{_REDIS}:MultiChannelPoller._register_BRPOP", "the same", ("channel",)),
+    Private(f"{_REDIS}:MultiChannelPoller._register_LISTEN", "the same", ("channel",)),
+    Private(f"{_REDIS}:MultiChannelPoller._in_protected_read", "the same"),
+    Private(f"{_REDIS}:MultiChannelPoller.handle_event", "the same", ("fileno", "event")),
+    Private(f"{_REDIS}:MultiChannelPoller.on_poll_init", "the same", ("poller",)),
+    Private(f"{_REDIS}:MultiChannelPoller.on_poll_start", "the same", ()),
+    Private(f"{_REDIS}:MultiChannelPoller.maybe_restore_messages", "the unacked store restores by itself", ()),
+    Private(f"{_REDIS}:MultiChannelPoller.maybe_refresh_binding_expiry", "bindings with a time to live", (), since="5.7"),
+    Private(f"{_REDIS}:QoS.restore_by_tag", "messages of `basic_get`", ("tag", "client")),
+    Private(f"{_REDIS}:PrefixedStrictRedis", "a prefix before each key"),
+    Private("kombu.utils.scheduling:priority_cycle", "the order of the queues"),
+    Private("kombu.utils.json:object_hook", "one decoder for all messages"),
+    Private("kombu.utils.compat:detect_environment", "whether kombu knows that it is green", ()),
+    # py-amqp
+    Private("amqp.channel:Channel._on_basic_deliver", "what is unsettled, by consumer", ("consumer_tag", "delivery_tag")),
+    Private("amqp.channel:Channel._do_revive", "tags of a closed channel mean nothing", ()),
+    Private("amqp.channel:Channel.basic_ack", "acknowledgements travel together", ("delivery_tag", "multiple", "argsig")),
+    Private("amqp.connection:Connection._transport", "whether the connection is open"),
+    Private("amqp.connection:Connection.on_inbound_frame", "the socket is read in large pieces"),
+    Private("amqp.connection:Connection.blocking_read", "the same", ("timeout",)),
+    Private("amqp.transport:TCPTransport._quick_recv", "the same"),
+    Private("amqp.transport:_AbstractTransport.having_timeout", "the same", ("timeout",)),
+    Private("amqp.method_framing:frame_writer", "one green thread writes at a time", ("connection", "transport")),
+    Private("amqp.spec:Basic.Nack", "returns that use up no delivery"),
+    # billiard
+    Private("billiard.pool:Pool._cache", "tasks that Celery has discarded are forgotten"),
+    Private("billiard.pool:ApplyResult._job", "the same"),
+    Private("billiard.pool:ApplyResult._accepted", "whether a process has begun a task"),
+    Private("billiard.pool:ApplyResult._worker_pid", "the same"),
+    Private("billiard.pool:ApplyResult._write_to", "whether a task is on its way to a process"),
+    Private("billiard.process:BaseProcess._is_alive", "the same", ()),
+    # Eventlet
+    Private("eventlet.hubs.hub:BaseHub.schedule_call_global", "time limits", ("seconds", "cb")),
+    Private("eventlet.hubs.hub:BaseHub.wait", "how busy the hub is", ("seconds",)),
+    Private("eventlet.hubs.hub:BaseHub.listeners", "the same"),
+    Private("eventlet.hubs.hub:BaseHub.debug_blocking", "Eventlet's own blocking detection is refused"),
+    Private("eventlet.hubs.poll:Hub.do_poll", "how busy the hub is", ("seconds",)),
+    Private("eventlet.greenthread:spawn_n", "a green thread without a result costs least", ("func",)),
+    Private("eventlet.greenthread:kill", "time limits and the end of a drain", ("g",)),
+    Private("eventlet.greenio:GreenSocket", "whether sockets are green"),
+    Private("celery.concurrency.eventlet:Timer", "ETA, rate limits and heartbeats"),
+)  # fmt: skip
+"""Of Celery, kombu, py-amqp, billiard and Eventlet, in all supported versions. A test looks for each of them in the version that is installed,
+and for private names in the worker's code that are not here. So a new version of Celery that renames one fails there, by name.
+"""

@@ -48,7 +48,7 @@ def test_an_operator_that_starts_anew_does_not_warn_again_of_tasks_at_risk(monke
         world.guards = (("visibility_timeout", "proj.slow"),)
         await pass_time(2 * TICK)
         assert cluster.warned == ["VisibilityTimeout"]
-        world.record.guards.clear()
+        world.record.evidence.guards.clear()
         world.record.fleets.clear()
         await world.sync_status()
         assert cluster.condition("TasksAtRisk")["status"] == "True", "no all-clear before the workers were asked"

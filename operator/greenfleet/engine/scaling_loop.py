@@ -9,6 +9,7 @@ import logging
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -40,7 +41,7 @@ from greenfleet.engine.status_writer import StatusWriter
 from greenfleet.engine.usable import unknown_source
 from greenfleet.metrics import sources
 from greenfleet.metrics.collect import DepthReader, Depths, WaitingReader, Worker, WorkerReader, Workers
-from greenfleet.metrics.crowded import Crowded
+from greenfleet.metrics.crowded import Crowded, to_leave_out
 from greenfleet.metrics.own import OperatorMetrics
 from greenfleet.metrics.prometheus import AnswerTooLargeError, PrometheusServer, QueryError, Series
 from greenfleet.resources import names
@@ -51,7 +52,7 @@ from greenfleet.settings import Prometheus
 _log = logging.getLogger(__name__)
 
 Known_co = TypeVar("Known_co", covariant=True)
-_WORKERS = "workers"
+_WORKERS, _DEAD_LETTERS = "workers", "dead letters"
 CROWDED_AT_ONCE = 4
 """How often one answer is asked for in one round, each time without the namespace that made it too large."""
 REST_SECONDS = 20.0
@@ -66,6 +67,8 @@ class Answers:
     depths: Mapping[str, Depths | QueryError | None]
     """By source; a pool's own query is a source called `query:…`. None: the configuration has no such source."""
     workers: Workers | QueryError
+    dead_letters: Mapping[tuple[str, str], int]
+    """By (broker, queue), as our exporters say, whatever the source of the depths."""
     crowded: Mapping[str, frozenset[str]]
     """By source, and for the workers: namespaces that were left out because they export too much."""
 
@@ -222,12 +225,28 @@ class ScalingLoop:
 
     async def _ask(self, server: str) -> Answers:
         pools = {self._source_name(pool): pool for _, pool in self._pools(server)}
-        workers, depths = await asyncio.gather(
+        workers, dead, found = await asyncio.gather(
             self._workers(server),
+            self._dead_letters(server, asked=sources.GREENFLEET not in pools),
             asyncio.gather(*(self._depths(server, name, pool) for name, pool in pools.items())),
         )
+        depths = dict(zip(pools, found, strict=True))
         crowded = {name: self._crowded.of(server, name) for name in (_WORKERS, *pools)}
-        return Answers(server, dict(zip(pools, depths, strict=True)), workers, crowded)
+        own = depths.get(sources.GREENFLEET)
+        return Answers(server, depths, workers, own.dead_letters if isinstance(own, Depths) else dead, crowded)
+
+    async def _dead_letters(self, server: str, *, asked: bool) -> Mapping[tuple[str, str], int]:
+        """What our exporters count, where no depth is read from them. No answer is silence."""
+        if not asked:
+            return {}
+        window, verify = self._window_seconds(server), self._settings.verify_namespace
+        answer = await self._isolated(
+            server,
+            _DEAD_LETTERS,
+            lambda without: sources.dead_letters(window, without).expression,
+            lambda: DepthReader(sources.dead_letters(window), verify_namespace=verify),
+        )
+        return {} if isinstance(answer, QueryError) else answer.dead_letters
 
     async def _workers(self, server: str) -> Workers | QueryError:
         verify = self._settings.verify_namespace
@@ -261,13 +280,22 @@ class ScalingLoop:
         for _ in range(CROWDED_AT_ONCE):
             without = self._crowded.of(server, name)
             answer = await self._read(server, expression(without), reader())
-            if not isinstance(answer, AnswerTooLargeError) or not sources.can_leave_out(answer.namespace):
+            if not isinstance(answer, AnswerTooLargeError):
                 return answer
-            _log.warning(
-                "Prometheus %r, %s: left out %s for a while: %s", server, name, answer.namespace, answer.message
-            )
-            self._crowded.add(server, name, answer.namespace)
+            namespace = to_leave_out(answer.sizes, self._expected(server, name)) or answer.namespace
+            if not sources.can_leave_out(namespace):
+                return answer
+            _log.warning("Prometheus %r, %s: left out %s for a while: %s", server, name, namespace, answer.message)
+            self._crowded.add(server, name, namespace)
         return answer
+
+    def _expected(self, server: str, name: str) -> Mapping[str, int]:
+        """How much of an answer is to be expected of each namespace: workers of its pools, or their queues."""
+        found: Counter[str] = Counter()
+        for _, pool in self._pools(server):
+            pods = (self._view.pods(pool.namespace, pool.name, role) for role in (Role.EVENTLET, Role.PREFORK))
+            found[pool.namespace] += sum(map(len, pods)) if name == _WORKERS else len(pool.spec.queues)
+        return found
 
     async def _read(self, server: str, expression: str, reader: _Reader[Known_co]) -> Known_co | QueryError:
         found = self._servers.get(server)
@@ -318,7 +346,7 @@ class ScalingLoop:
                     self._decide(record, pool, record.fleet(role), answers, now)
         except Exception:
             _log.exception("%s: the scaling loop failed on this pool: a bug of ours", record.key)
-        news = _note_dead_letters(record, pool, answers.workers, answers.depths[self._source_name(pool)])
+        news = _note_dead_letters(record, pool, answers)
         rested = record.fleets and all(fleet.skipped is not None for fleet in record.fleets.values())
         if rested and not news and self._status.is_of_now(record):
             return  # nothing was decided and nothing changed: the status is what it was
@@ -416,7 +444,7 @@ class ScalingLoop:
         if isinstance(answer, QueryError):
             return (), (Problem(answer.reason, answer.message),)
         if pool.namespace in answers.crowded.get(self._source_name(pool), ()):
-            return (), (_crowded_problem("about queues"),)
+            return (), (_crowded_problem(pool.namespace, "about queues"),)
         return self._depths_of(pool, role, answer)
 
     def _depths_of(
@@ -444,7 +472,7 @@ class ScalingLoop:
         if isinstance(answers.workers, QueryError):
             return (), (Problem(answers.workers.reason, answers.workers.message),)
         if pool.namespace in answers.crowded.get(_WORKERS, ()):
-            return (), (_crowded_problem("about workers"),)
+            return (), (_crowded_problem(pool.namespace, "about workers"),)
         return answers.workers.by_fleet.get((pool.key, role), ()), ()
 
     def _remember(
@@ -489,10 +517,10 @@ _SEVERAL_VHOSTS = (
 )
 
 
-def _crowded_problem(about: str) -> Problem:
+def _crowded_problem(namespace: str, about: str) -> Problem:
     return Problem(
         MetricsIssue.TOO_MANY_SERIES,
-        f"The pods of this namespace export so many series {about}, or such long ones, that the answer for everybody was too "
+        f"The pods of namespace {namespace} export so many series {about}, or such long ones, that the answer for everybody was too "
         "large, so that this namespace is left out of it for some minutes: find the pods that export them.",
     )
 
@@ -521,11 +549,9 @@ def _waiting(sample: Sample) -> float:
     return sum(depths.values()) + sum(worker.reserved for worker in sample.workers)
 
 
-def _note_dead_letters(
-    record: Record, pool: GreenWorkerPool, workers: Workers | QueryError, depths: Depths | QueryError | None
-) -> bool:
+def _note_dead_letters(record: Record, pool: GreenWorkerPool, answers: Answers) -> bool:
     """What the exporter says of the pool's queues, and the workers of their tasks; True if it is news. Silence is none."""
-    counts = {} if depths is None or isinstance(depths, QueryError) else depths.dead_letters
+    workers, counts = answers.workers, answers.dead_letters
     named = frozenset() if isinstance(workers, QueryError) else workers.dead_tasks.get(pool.key, frozenset())
     queues = [*_expected_queues(pool, Role.EVENTLET), *_expected_queues(pool, Role.PREFORK)]
     return record.evidence.hear_of_dead_letters(

@@ -413,6 +413,7 @@ def test_a_namespace_that_exports_too_much_is_left_out_holds_says_why_and_is_ask
         await pass_time(2 * TICK)
         said = cluster.condition("MetricsAvailable")
         assert (said["status"], said["reason"]) == ("False", "TooManySeries")
+        assert "The pods of namespace shop export" in said["message"]
         asked = len(world.asked)
         await pass_time(LONG)
         assert len(world.asked) - asked == 2 * round(LONG / TICK), "no more questions than at other times"

@@ -113,6 +113,7 @@ check: venv ## formatting, lint, types, layers, generated files; the charts by h
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.10 worker/greenworker
 	$(BIN)/lint-imports
 	$(BIN)/python tools/generate.py --check
 	$(BIN)/python -m charts.gates

@@ -30,6 +30,7 @@ def test_messages_are_found_in_queues_and_in_the_hands_of_consumers(broker: str,
                 assert depths(server) == {lane.queue: (1, 0), "unacked": (0, 1)}
             else:
                 eventually(lambda: depths(server) == {lane.queue: (1, 1)}, "one is ready and one is held", every=1.0)
+                connection.channel().queue_declare("somebody's", exclusive=True)
             alive = messages(server)
         after = messages(server)
         assert alive[other] == [lane.queue]

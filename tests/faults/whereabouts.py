@@ -56,11 +56,13 @@ def messages(server: Redis | RabbitMQ) -> dict[str, list[str]]:
             _note(found, _body_on_redis(str(each)), "unacked")
         return found
     with Connection(server.url) as connection:
-        channel = connection.channel()
         for name in [str(row["name"]) for row in _control(server, "list_queues", "name")]:
-            while (message := channel.basic_get(name, no_ack=True)) is not None:
-                body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
-                _note(found, body, name)
+            channel = connection.channel()
+            # A worker has queues of its own for remote control, and they end with it.
+            with suppress(connection.channel_errors):
+                while (message := channel.basic_get(name, no_ack=True)) is not None:
+                    body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
+                    _note(found, body, name)
     return found
 
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from greenfleet.cli import arguments
 from greenfleet.cli.kubectl import KubectlError, current_namespace, kubectl
 from greenfleet.resources import names
 from greenfleet.resources.worker import prefork_queue
@@ -26,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
         prog="greenfleet dead-letters",
         description="Look at, requeue or drop the messages that no worker can run.",
     )
-    parser.add_argument("pool", help="name of the GreenWorkerPool")
+    parser.add_argument("pool", type=arguments.object_name, help="the GreenWorkerPool: NAME or NAMESPACE/NAME")
     parser.add_argument("action", nargs="?", choices=("list", "show", "requeue", "drop"), default="list")
     parser.add_argument("id", nargs="?", default="", help="the task's id, as list shows it")
     parser.add_argument("--all", action="store_true", help="requeue all of the pool's dead letters")
@@ -37,8 +38,9 @@ def main(argv: Sequence[str]) -> int:
         print(f"greenfleet: {problem}", file=sys.stderr)
         return 2
     try:
-        namespace = options.namespace or current_namespace()
-        found = ask(namespace, options.pool, options.action, options.id)
+        said, pool = arguments.located(options.pool, options.namespace)
+        namespace = said or current_namespace()
+        found = ask(namespace, pool, options.action, options.id)
     except (KubectlError, ValueError, KeyError) as error:
         print(f"greenfleet: {error}", file=sys.stderr)
         return 1
@@ -64,12 +66,12 @@ def ask(namespace: str, pool: str, action: str, identity: str) -> list[dict[str,
     spec = json.loads(kubectl("get", "greenworkerpool", pool, "-n", namespace, "-o", "json"))["spec"]
     secret = spec["broker"]["secretRef"]
     queues = [name for queue in spec["queues"] for name in (queue, prefork_queue(queue))]
-    arguments = [action, *([identity] if identity else [])]
+    words = [action, *([identity] if identity else [])]
     for queue in queues:
-        arguments.append(f"--queue={queue}")
+        words.append(f"--queue={queue}")
     deployment = f"deployment/{names.exporter_name(secret['name'], secret['key'])}"
     answer = kubectl(
-        "exec", "-n", namespace, deployment, "-c", names.EXPORTER_CONTAINER, "--", "python", "-m", MODULE, *arguments
+        "exec", "-n", namespace, deployment, "-c", names.EXPORTER_CONTAINER, "--", "python", "-m", MODULE, *words
     )
     return list(json.loads(answer))
 

@@ -35,8 +35,9 @@ def test_a_pool_whose_deletion_was_missed_is_forgotten_and_leaves_its_queue_to_i
     operator = world.operator().start(faulty.kubeconfig)
     shop.apply_pool("old", queues=["orders"])
     shop.await_condition("old", "Ready", "True")
-    with faulty.rule(Swallow(("DELETED",)), path=POOLS):
-        shop.delete_pool("old")
+    with faulty.rule(Swallow(("DELETED",)), path=POOLS) as missed:
+        shop.delete_pool("old", wait=False)
+        eventually(lambda: missed.happened, "nobody hears of it")
     with faulty.rule(Expire(), path=POOLS, times=1) as expired:
         faulty.end_watches(POOLS)
         eventually(lambda: expired.happened, "the watch begins with 410, and kopf lists again")

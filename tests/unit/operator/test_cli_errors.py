@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +40,18 @@ WRONG = {
     "a trace that is no file": (["simulate", "--trace=nope"], "trace 'nope' does not exist"),
 }
 WITHOUT_A_CLUSTER = (["wait"], ["wait", "feeds", "--timeout=3"], ["wait", "shop/feeds"], ["operator"])
+SLOW = {
+    "an option as a pool",
+    "two namespaces of a pool",
+    "a timeout that never ends",
+    "a negative history",
+    "a fleet of no size",
+    "no trace",
+    "a trace that is no file",
+    "a list",
+    "no cluster",
+}
+"""Each is a process of its own, and says no more than a sibling about the way there."""
 BROKEN = {
     "none": None,
     "empty": "",
@@ -45,6 +59,10 @@ BROKEN = {
     "a list": "[]",
     "no cluster": "current-context: x\ncontexts: []\n",
 }
+
+
+def _cases(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in names]
 
 
 def greenfleet(home: Path, *arguments: str, kubeconfig: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -61,7 +79,7 @@ def greenfleet(home: Path, *arguments: str, kubeconfig: Path | None = None) -> s
     return done
 
 
-@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("case", _cases(WRONG))
 def test_wrong_input_is_named(case: str, tmp_path: Path) -> None:
     arguments, said = WRONG[case]
     (tmp_path / "empty.json").write_text("{}")
@@ -70,7 +88,7 @@ def test_wrong_input_is_named(case: str, tmp_path: Path) -> None:
     assert said in done.stderr
 
 
-@pytest.mark.parametrize("kubeconfig", BROKEN)
+@pytest.mark.parametrize("kubeconfig", _cases(BROKEN))
 def test_without_a_cluster_the_kubeconfig_is_named(kubeconfig: str, tmp_path: Path) -> None:
     file, text = tmp_path / "kubeconfig", BROKEN[kubeconfig]
     if text is not None:

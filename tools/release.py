@@ -141,9 +141,10 @@ def published(release: Release) -> bool:
 def push_image(release: Release, name: str) -> str:
     """Digest of one image in the registry (`sha256:…`)."""
     plain = ["--plain-http"] if release.plain_http else []
-    return run(
-        [ROOT / "cluster" / "kube", "image", "push", name, f"{release.image(name)}:{release.version}", *plain]
-    ).strip()
+    labels = {"version": release.version, "revision": run(["git", "rev-parse", "HEAD"]).strip()}
+    told = [f"--label=org.opencontainers.image.{key}={value}" for key, value in labels.items()]
+    reference = f"{release.image(name)}:{release.version}"
+    return run([ROOT / "cluster" / "kube", "image", "push", name, reference, *told, *plain]).strip()
 
 
 def push_chart(release: Release, digests: Mapping[str, str]) -> dict[str, str]:

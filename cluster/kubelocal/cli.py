@@ -95,6 +95,7 @@ def _add_image_commands(
     push = commands.add_parser("push", parents=[quiet], help="build an image, push it to a registry, print its digest")
     push.add_argument("image", help="a recipe in cluster/images (redis, …) or a target of the Dockerfile")
     push.add_argument("reference", help="where to: REGISTRY/NAME:TAG")
+    push.add_argument("--label", action="append", default=[], metavar="K=V", help="put into the image")
     push.add_argument("--plain-http", action="store_true", help="the registry speaks no TLS (one on this machine)")
     push.set_defaults(run=_image_push)
     pause = commands.add_parser("pause", parents=[quiet], help="make the sandbox image; print its archive")
@@ -216,7 +217,8 @@ def _image_base(options: argparse.Namespace, report: Report) -> int:
 
 def _image_push(options: argparse.Namespace, report: Report) -> int:
     wanted = images.recipe(options.image, dockerfile=None, target="", tag="", context=None, arguments={})
-    print(images.push(wanted, options.reference, report, plain_http=options.plain_http))
+    labels = dict(label.split("=", 1) for label in options.label)
+    print(images.push(wanted, options.reference, labels, report, plain_http=options.plain_http))
     return 0
 
 

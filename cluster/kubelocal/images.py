@@ -95,11 +95,20 @@ def read(wanted: Recipe, path: str, report: Report) -> str:
         buildah("rm", container)
 
 
-def push(wanted: Recipe, target: str, report: Report, *, plain_http: bool) -> str:
-    """Pushes an image to a registry as *target* (REGISTRY/NAME:TAG); its digest there (`sha256:…`)."""
+def push(wanted: Recipe, target: str, labels: Mapping[str, str], report: Report, *, plain_http: bool) -> str:
+    """Pushes an image with these labels to a registry as *target* (REGISTRY/NAME:TAG); its digest there (`sha256:…`).
+
+    A release's image differs from the local build by its labels at least. That matters: kubelet takes one content under two
+    names, one pulled and one loaded, for an image that it has to pull again.
+    """
     archive = build(wanted, report)
     buildah = Buildah()
-    image = buildah("pull", "--quiet", f"oci-archive:{archive}").strip()
+    container = buildah("from", "--quiet", f"oci-archive:{archive}").strip()
+    try:
+        buildah("config", *(f"--label={key}={value}" for key, value in labels.items()), container)
+        image = buildah("commit", "--quiet", container).strip()
+    finally:
+        buildah("rm", container)
     with tempfile.TemporaryDirectory() as directory:
         said = Path(directory) / "digest"
         tls = ("--tls-verify=false",) if plain_http else ()

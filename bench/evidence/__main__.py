@@ -40,7 +40,7 @@ def main() -> int:
     if not options.report:
         _run(store, options, chosen)
     print(table.section(store, options.set, options.scrape))
-    totals = table.common(store, options.set, options.scrape, chosen)
+    totals = table.totals(store, options.set, options.scrape, chosen)
     result = {
         "set": options.set,
         "scrape_seconds": options.scrape,

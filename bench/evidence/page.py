@@ -56,7 +56,7 @@ def page(stores: dict[tuple[str, float], Store]) -> str:
     parts = [INTRODUCTION]
     for name in rows.SETS:
         if found := table.section(stores[name, 2.0], name, 2.0):
-            parts.append(f"## {name}\n\nPrometheus scrapes every 2 s. {found}")
+            parts.append(f"## {name}\n\nPrometheus scrapes every 2 s.\n\n{found}")
     if scrapes := _scrapes(stores):
         parts.append(scrapes)
     if DELETED.exists():
@@ -67,14 +67,14 @@ def page(stores: dict[tuple[str, float], Store]) -> str:
 def _scrapes(stores: dict[tuple[str, float], Store]) -> str:
     lines = []
     for (name, scrape_seconds), store in stores.items():
-        totals = table.common(store, name, scrape_seconds, [rows.WHOLE, rows.FORMULA, *rows.kedas(name)])
-        best = table.best_keda(totals, name)
+        found = table.totals(store, name, scrape_seconds, [rows.WHOLE, *rows.kedas(name)])
+        best = table.best_keda(found, name)
         if not best:
             continue
-        whole, keda = totals[rows.WHOLE], totals[best]
+        keda = found[best]
         lines.append(
-            f"| {name} | {scrape_seconds:g} s | {whole.traces} | {whole.violated_seconds:,} | {keda.violated_seconds:,} | "
-            f"{whole.worker_seconds / keda.worker_seconds:.3f} | `{best}` |"
+            f"| {name} | {scrape_seconds:g} s | {keda.traces} | {keda.violated_seconds - keda.violated_difference:,} | "
+            f"{keda.violated_seconds:,} | {1 / keda.cost_ratio:.3f} | `{best}` |"
         )
     if not lines:
         return ""

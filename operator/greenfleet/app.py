@@ -22,8 +22,10 @@ import kopf
 from greenfleet import __version__
 from greenfleet.api import duration_seconds
 from greenfleet.engine.actuator import Actuator
+from greenfleet.engine.applier import Applier
 from greenfleet.engine.booster import Booster
 from greenfleet.engine.controller import Controller
+from greenfleet.engine.exporters import ExporterReconciler
 from greenfleet.engine.fleet_view import FleetView
 from greenfleet.engine.monitors import PodMonitors
 from greenfleet.engine.reconciler import Reconciler
@@ -31,6 +33,7 @@ from greenfleet.engine.recycler import Recycler
 from greenfleet.engine.registry import Registry
 from greenfleet.engine.scaling_loop import ScalingLoop
 from greenfleet.engine.status_writer import StatusWriter
+from greenfleet.engine.usable import misfit
 from greenfleet.engine.web import WebServer
 from greenfleet.handlers import pools
 from greenfleet.kube.client import SILENCE_SECONDS, connect
@@ -98,21 +101,24 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
         controller.routes_changed,
         pool_doubtful=controller.pool_doubtful,
         exporter_refused=registry.exporter_refused,
+        misfit=lambda pool: misfit(pool, settings.prometheus),
     )
     monitors = PodMonitors(client, view, _monitoring(settings), controller.enqueue_all)
-    controller.start_with(
-        Reconciler(client, registry, view, events, image=settings.worker, monitors=monitors), status, view
-    )
+    applier = Applier(client, view)
+    reconciler = Reconciler(client, registry, view, events, applier, image=settings.worker, monitors=monitors)
+    exporters = ExporterReconciler(client, registry, view, applier, image=settings.worker, monitors=monitors)
+    controller.start_with(reconciler, exporters, status, view)
     loop = ScalingLoop(
         registry=registry,
         view=view,
         servers=servers,
         settings=settings.prometheus,
-        actuator=Actuator(client, view, events, metrics),
+        actuator=Actuator(client, view, events, metrics, reconciler),
         status=status,
         recycler=Recycler(client, events),
         booster=booster,
         metrics=metrics,
+        recognise=reconciler.recognise,
         leads=leads,
         tick_seconds=duration_seconds(settings.tick),
     )

@@ -45,6 +45,10 @@ def test_ruff_reads_the_worker_as_the_oldest_python_does() -> None:
     assert ruff["per-file-target-version"]["worker/**"] == "py" + PYTHONS[0].replace(".", "")
 
 
+def test_the_checks_read_the_worker_with_the_oldest_pythons_library() -> None:
+    assert f"mypy --python-version {PYTHONS[0]} worker/greenworker" in (ROOT / "Makefile").read_text()
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -34,6 +34,13 @@ def keep_prefetch_count(consumer: Any, count: int) -> None:
         consumer._maximum_prefetch_restored = True
 
 
+def cold_shutdown_ends_tasks() -> bool:
+    """Whether SIGQUIT ends the tasks that run although the warm shutdown waits for them already. From Celery 5.5 on."""
+    from celery.worker.consumer import Consumer  # noqa: PLC0415 - not before patching
+
+    return hasattr(Consumer, "cancel_active_requests")
+
+
 def _has_setting(name: str) -> bool:
     """Whether this Celery knows the setting ``worker_NAME``."""
     from celery.app.defaults import NAMESPACES  # noqa: PLC0415 - not before patching
@@ -92,6 +99,7 @@ PRIVATE = (
         "celery.worker.request:Request._announce_revoked", "settled whatever the result backend says",
         ("reason", "terminated", "signum", "expired"),
     ),
+    Private("celery.worker.request:Request._already_cancelled", "a task that a drain has ended has not failed"),
     Private("celery.worker.request:Request._context", "a dead letter is recorded as the task's failure"),
     Private("celery.worker.request:Request._eta_timer_entry", "a drain takes back what is held for an ETA", since="5.7"),
     Private(

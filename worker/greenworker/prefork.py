@@ -9,6 +9,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -370,7 +371,17 @@ class ProcessDrain(Drain):
         self.draining = True
         self.began = monotonic()
         self._finished_before = self.runtime.accounting.finished_count
+        if not compat.cold_shutdown_ends_tasks():
+            signal.signal(signal.SIGQUIT, self._end_tasks)
         unpatched.start_thread(self._deadline_by_signal, ())
+
+    @staticmethod
+    def _end_tasks(*_: object) -> None:
+        """What Celery's cold shutdown does from 5.5 on: earlier ones wait for what runs. The messages go back as the worker ends."""
+        for request in list(state.active_requests):
+            request._already_cancelled = request.acknowledged = True  # nobody settles its message but the end
+            with suppress(ProcessLookupError, TypeError):
+                os.kill(request.worker_pid, signal.SIGKILL)
 
     def _deadline_by_signal(self) -> None:
         unpatched.sleep(self.runtime.environment.drain_seconds)

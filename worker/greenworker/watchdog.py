@@ -172,17 +172,22 @@ class Watchdog:
         )
 
 
+def qualified_name(code: Any) -> str:
+    """With the class before it, where Python says so (from 3.11 on)."""
+    return str(getattr(code, "co_qualname", code.co_name))
+
+
 def sight_of(beat: float, task: Any, frame: FrameType | None) -> Sight:
     """*task* is Celery's Task, or a name; without a line of its own on the stack, it is the line that defines it."""
     name = str(getattr(task, "name", task))
     place = place_of(frame)
     stack = tuple((step.f_code.co_filename, step.f_lineno or 0, step.f_code.co_name) for step in frames(frame))[:12]
     if place is not None:
-        return Sight(beat, name, place.f_code.co_filename, place.f_lineno or 0, place.f_code.co_qualname, stack)
+        return Sight(beat, name, place.f_code.co_filename, place.f_lineno or 0, qualified_name(place.f_code), stack)
     code = getattr(getattr(task, "run", None), "__code__", None)
     if code is None:
         return Sight(beat, name, "an unknown place", 0, "", stack)
-    return Sight(beat, name, code.co_filename, code.co_firstlineno, code.co_qualname, stack)
+    return Sight(beat, name, code.co_filename, code.co_firstlineno, qualified_name(code), stack)
 
 
 class Silence:

@@ -11,13 +11,13 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from greenfleet.api import GreenWorkerPool
 from greenfleet.autoscaling import Decision, Pod, WorkerSample
 from greenfleet.engine.fleet_view import FleetView, owns_replicas
 from greenfleet.engine.managers import AUTOSCALER
 from greenfleet.engine.registry import Fleet, Record, Told
-from greenfleet.engine.times import rfc3339
 from greenfleet.kube import paths
 from greenfleet.kube.client import ApiError, Client, ConflictError, NotFoundError, NotLeaderError
 from greenfleet.kube.events import EventRecorder
@@ -61,14 +61,27 @@ class Order:
     """By pod: what each worker says of itself."""
 
 
+class Configs(Protocol):
+    """Who knows the pools' ConfigMaps."""
+
+    async def config_uid(self, record: Record, pool: GreenWorkerPool) -> str | None:
+        """Of the pool's own ConfigMap, None where it has none."""
+
+    def config_is_gone(self, record: Record) -> None:
+        """A write has found another one, or none."""
+
+
 class Actuator:
     """Writes decisions under the field manager `greenfleet-autoscaler`."""
 
-    def __init__(self, client: Client, view: FleetView, events: EventRecorder, metrics: OperatorMetrics) -> None:
+    def __init__(
+        self, client: Client, view: FleetView, events: EventRecorder, metrics: OperatorMetrics, configs: Configs
+    ) -> None:
         self._client = client
         self._view = view
         self._events = events
         self._metrics = metrics
+        self._configs = configs
 
     async def carry_out(self, order: Order) -> None:
         """Makes the cluster look like the decision. API errors are logged: the next tick decides and writes anew."""
@@ -85,16 +98,16 @@ class Actuator:
 
     async def _write_threads(self, order: Order) -> list[Pod]:
         """Tells the pods that need to be told, and the ConfigMap; returns those pods."""
-        fleet, threads, now = order.fleet, order.decision.threads, time.monotonic()
+        state, threads, now = order.fleet.actuation, order.decision.threads, time.monotonic()
         written = [pod for pod in order.pods if _needs_threads(order, pod, now)]
         await asyncio.gather(*(self._patch_threads(order, pod, now) for pod in written))
         before = next((pod.threads for pod in written if pod.threads not in (None, threads)), None)
         if before is not None:
             await self._say(order, "threads", before, threads)
-        for name in fleet.pods_told.keys() - {pod.name for pod in order.pods}:
-            del fleet.pods_told[name]
+        for name in state.pods_told.keys() - {pod.name for pod in order.pods}:
+            del state.pods_told[name]
         if not order.pods and order.decision.replicas == 0:
-            fleet.start_threads = None  # nobody reads it; it is written anew before the first worker is
+            state.start_threads = None  # nobody reads it; it is written anew before the first worker is
             return written
         if self._needs_start(order, now):
             await self._write_start(order, threads, now)
@@ -102,33 +115,37 @@ class Actuator:
 
     async def _write_start(self, order: Order, threads: int, now: float) -> None:
         """Writes into the ConfigMap that the reconciler made, and into no other: one that came to be here would have no owner."""
-        if order.record.config_uid is None:
+        uid = await self._configs.config_uid(order.record, order.pool)
+        if uid is None:
             return  # the reconciler makes it first
         manifest = start_threads(order.pool, threads)
-        manifest["metadata"]["uid"] = order.record.config_uid
+        manifest["metadata"]["uid"] = uid
         try:
             await self._client.apply(paths.of(manifest), manifest, AUTOSCALER)
         except ConflictError:
-            order.record.config_uid = None  # it is gone, and with it perhaps the pool
+            self._configs.config_is_gone(order.record)  # and with it perhaps the pool
             return
-        order.fleet.start_threads, order.fleet.start_threads_written_at = threads, now
+        order.fleet.actuation.start_threads, order.fleet.actuation.start_threads_written_at = threads, now
 
     def _needs_start(self, order: Order, now: float) -> bool:
         """Whether the ConfigMap has to say anew what a new pod starts with."""
-        fleet = order.fleet
-        if fleet.start_threads is None:
+        state = order.fleet.actuation
+        if state.start_threads is None:
             return True
-        if not worth_writing(fleet.start_threads, order.decision.threads):
+        applied_at, said = order.record.reconciliation.config_threads or (0.0, None)
+        if applied_at > state.start_threads_written_at and said != str(state.start_threads):
+            return True  # another hand has changed it, or made it anew
+        if not worth_writing(state.start_threads, order.decision.threads):
             return False
-        live = self._view.deployment(order.pool.namespace, names.fleet_name(order.pool.name, fleet.role))
+        live = self._view.deployment(order.pool.namespace, names.fleet_name(order.pool.name, order.fleet.role))
         grows = live is not None and order.decision.replicas > live["spec"].get("replicas", 0)
-        return grows or now - fleet.start_threads_written_at >= START_INTERVAL_SECONDS
+        return grows or now - state.start_threads_written_at >= START_INTERVAL_SECONDS
 
     async def _patch_threads(self, order: Order, pod: Pod, now: float) -> None:
         annotations = {names.THREADS_ANNOTATION: str(order.decision.threads), **_written_now()}
         await self._patch_pod(order.pool, pod.name, annotations)
         fewer = pod.threads is not None and order.decision.threads < pod.threads
-        order.fleet.pods_told[pod.name] = Told(now, fewer)
+        order.fleet.actuation.pods_told[pod.name] = Told(now, fewer)
 
     async def _touch(self, pool: GreenWorkerPool, pod: Pod) -> None:
         """Has kubelet look at the pod once more: see `TOUCH_SECONDS`."""
@@ -172,7 +189,7 @@ class Actuator:
         up = after > before
         what = "green threads per worker" if dimension == "threads" else f"{fleet.role} workers"
         note = f"{what} {before} → {after}: {why.summary}"
-        record.last_scale = (rfc3339(time.time()), note[:1000])
+        fleet.actuation.last_scale = (time.time(), note[:1000])
         self._metrics.decisions.labels(record.key, fleet.role, dimension, "out" if up else "in", why.binding).inc()
         _log.info("%s: %s", record.key, note)
         await self._events.normal(order.pool, _EVENT_REASONS[dimension, up], note)
@@ -193,7 +210,7 @@ _EVENT_REASONS = {
 
 def _needs_threads(order: Order, pod: Pod, now: float) -> bool:
     """Whether a pod has to be told: something else is wanted of it, or it does not do what it was told."""
-    told = order.fleet.pods_told.get(pod.name)
+    told = order.fleet.actuation.pods_told.get(pod.name)
     more = pod.threads is not None and order.decision.threads > pod.threads
     if pod.terminating:
         return False

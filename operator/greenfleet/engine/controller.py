@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool
+from greenfleet.engine.exporters import ExporterReconciler
 from greenfleet.engine.fleet_view import FleetView
 from greenfleet.engine.patrol import Patrol
 from greenfleet.engine.reconciler import Reconciler
@@ -45,12 +46,15 @@ class Controller:
         self._metrics = metrics
         self._queue = WorkQueue(self._work)
         self._reconciler: Reconciler | None = None
+        self._exporters: ExporterReconciler | None = None
         self._status: StatusWriter | None = None
         self._view: FleetView | None = None
 
-    def start_with(self, reconciler: Reconciler, status: StatusWriter, view: FleetView) -> None:
+    def start_with(
+        self, reconciler: Reconciler, exporters: ExporterReconciler, status: StatusWriter, view: FleetView
+    ) -> None:
         """The parts that need this controller to be made first."""
-        self._reconciler, self._status, self._view = reconciler, status, view
+        self._reconciler, self._exporters, self._status, self._view = reconciler, exporters, status, view
 
     def pool_changed(self, body: dict[str, Any], *, certain: bool = False) -> None:
         """A pool is there, new or changed. A change of our own status changes nothing else and costs nothing here. *certain*: as in
@@ -90,7 +94,8 @@ class Controller:
         """A child drifted or disappeared. Exporters are looked at with any of the namespace's pools."""
         if pool is not None:
             if (drifted := self._registry.get(f"{namespace}/{pool}")) is not None:
-                drifted.drifted = True
+                if self._reconciler is not None:
+                    self._reconciler.note_drift(drifted)
                 self._queue.add(_POOL + drifted.key)
             return
         for record in self._registry:
@@ -190,11 +195,6 @@ class Controller:
         for key, metadata in listed.items():
             if not self._is_known(key, metadata):
                 await self._ask_for(key)
-        if self._view is not None and self._view.is_synced:
-            # Left by an operator that died before it could remove them: no pool owns them, or one does that uses another broker now.
-            for broker in self._view.exporters(namespace):
-                if not self._registry.of_broker(broker):
-                    self._queue.add(_EXPORTER + broker)
 
     def _is_known(self, key: str, metadata: dict[str, Any]) -> bool:
         record = self._registry.get(key)
@@ -261,14 +261,15 @@ class Controller:
             self._metrics.reconciles.labels(outcome).inc()
 
     async def _work_on_exporter(self, broker_key: str) -> None:
-        assert self._reconciler is not None
+        assert self._exporters is not None
         assert self._status is not None
-        before = self._registry.exporters_refused.get(broker_key)
-        again = await self._reconciler.reconcile_exporter(broker_key)
+        before = self._registry.exporter(broker_key).refused
+        again = await self._exporters.reconcile(broker_key)
         if again is not None:
             self._queue.add_later(_EXPORTER + broker_key, again)
-        if self._registry.exporters_refused.get(broker_key) != before:
-            for pool in self._registry.of_broker(broker_key):
+        pools = self._registry.of_broker(broker_key)
+        if pools and self._registry.exporter(broker_key).refused != before:
+            for pool in pools:
                 if (record := self._registry.get(pool.key)) is not None:
                     await self._status.sync(record)
 

@@ -30,6 +30,11 @@ def is_pools_own(found: _Object, pool: str) -> bool:
     return _labels(found).get(names.POOL_LABEL) == pool and not any(owner.get("controller") for owner in owners)
 
 
+def is_owned_by(found: _Object, pool: GreenWorkerPool) -> bool:
+    """Whether an object belongs to this very pool, and not to another one that had its name."""
+    return any(owner["uid"] == pool.uid for owner in _owners(found))
+
+
 def is_exporters_own(found: _Object, exporter: str) -> bool:
     """Whether an object is, or was made for, the queue exporter of this name, which several pools own and none controls."""
     owners = _owners(found)

@@ -36,6 +36,8 @@ class Patrol:
         self._registry = registry
         self._repair = repair
         self._sleeper_at = -math.inf
+        self._tried: dict[str, float] = {}
+        """Monotonic time at which each pool was last due."""
 
     async def run(self, gained: asyncio.Event) -> None:
         """Goes round while leading."""
@@ -55,23 +57,29 @@ class Patrol:
 
     def next_due(self, records: Iterable[Record], now: float) -> Record | None:
         """The pool whose ConfigMap was longest not applied, if it is due; marked as applied at `now`."""
-        awake, asleep = _longest_ago(records)
-        if awake is not None and now - awake.config_applied_at >= ROUND_SECONDS:
-            awake.config_applied_at = now
+        awake, asleep = self._longest_ago(records)
+        if awake is not None and now - self._at(awake) >= ROUND_SECONDS:
+            self._tried[awake.key] = now
             return awake
         if now - self._sleeper_at < SLEEPERS_PAUSE_SECONDS:
             return None
-        if asleep is not None and now - asleep.config_applied_at >= SLEEPERS_ROUND_SECONDS:
-            asleep.config_applied_at = self._sleeper_at = now
+        if asleep is not None and now - self._at(asleep) >= SLEEPERS_ROUND_SECONDS:
+            self._tried[asleep.key] = self._sleeper_at = now
             return asleep
         return None
 
+    def _at(self, record: Record) -> float:
+        return max(record.reconciliation.config_applied_at, self._tried.get(record.key, -math.inf))
 
-def _longest_ago(records: Iterable[Record]) -> tuple[Record | None, Record | None]:
-    """Of the pools that are awake, and of those that sleep, the one whose ConfigMap was longest not applied."""
-    longest: dict[bool, Record] = {}
-    for record in records:
-        found = longest.setdefault(record.sleeps, record)
-        if record.config_applied_at < found.config_applied_at:
-            longest[found.sleeps] = record
-    return longest.get(False), longest.get(True)
+    def _longest_ago(self, records: Iterable[Record]) -> tuple[Record | None, Record | None]:
+        """Of the pools that are awake, and of those that sleep, the one whose ConfigMap was longest not applied."""
+        longest: dict[bool, Record] = {}
+        tried = {}
+        for record in records:
+            if record.key in self._tried:
+                tried[record.key] = self._tried[record.key]
+            found = longest.setdefault(record.sleeps, record)
+            if self._at(record) < self._at(found):
+                longest[found.sleeps] = record
+        self._tried = tried  # without those that are gone
+        return longest.get(False), longest.get(True)

@@ -1,35 +1,31 @@
-"""Brings the children of a pool, and the exporter of a broker, to what the specs say. Idempotent, level-triggered."""
+"""Brings the children of a pool to what its spec says. Idempotent, level-triggered."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool, PoolSpec
+from greenfleet.engine.applier import REFUSED_SECONDS, Applier, taken_seconds
 from greenfleet.engine.fleet_view import FleetView, is_rolled_out, owns_replicas
 from greenfleet.engine.managers import AUTOSCALER, RECONCILER
 from greenfleet.engine.monitors import PodMonitors
-from greenfleet.engine.ownership import is_exporters_own, is_pools_own, taken_from_exporter, taken_from_pool
-from greenfleet.engine.pinning import choose, template_digest
-from greenfleet.engine.registry import Record, Registry, Stall
+from greenfleet.engine.ownership import is_owned_by, is_pools_own, taken_from_pool
+from greenfleet.engine.pinning import GENERATION_ANNOTATION, choose, template_digest
+from greenfleet.engine.registry import Reconciliation, Record, Registry, Stall
 from greenfleet.kube import paths
-from greenfleet.kube.client import Client, ConflictError, InvalidError, NotFoundError
+from greenfleet.kube.client import Client, ConflictError, InvalidError
 from greenfleet.kube.events import EventRecorder
-from greenfleet.resources import Child, children_of_pool, exporter_children, names
+from greenfleet.resources import Child, children_of_pool, names
 from greenfleet.resources.children import optional_children, pool_config_child
-from greenfleet.resources.exporter import config_of_gone_exporter, optional_exporter_children, queues_digest
 from greenfleet.resources.names import Role
 from greenfleet.resources.worker import fleet_deployment
 from greenfleet.settings import WorkerImage
 
 _log = logging.getLogger(__name__)
-
-_Object = dict[str, Any]
 
 _TURN_SECONDS = 5.0
 """How often a fleet that waits for its turn asks again."""
@@ -37,12 +33,6 @@ _ATTEMPTS = 5
 """How often a Deployment that changed under our hands is looked at again, before the work queue backs off."""
 _SEEN_LOOKS = 50
 """Times 20 ms: how long the watch may take to tell of a change, when the API server has refused an older version."""
-_TOUCH_SECONDS = 0.5
-"""Between the two times that an exporter's pods are touched after their list of queues has changed."""
-_TAKEN_SECONDS = 10.0
-"""How often a pool asks again whose name is taken: nobody tells when the other object goes."""
-_REFUSED_SECONDS = 60.0
-"""How often what the API server refused is tried again: the rule that refused it may be another one by now."""
 _UPGRADE_SECONDS = 600.0
 """A fleet that cannot roll out (a broken image, no node) holds the others up for so long."""
 
@@ -67,6 +57,7 @@ class Reconciler:
         registry: Registry,
         view: FleetView,
         events: EventRecorder,
+        applier: Applier,
         *,
         image: WorkerImage,
         monitors: PodMonitors,
@@ -75,9 +66,9 @@ class Reconciler:
         self._events = events
         self._registry = registry
         self._view = view
+        self._applier = applier
         self._image = image
         self._monitors = monitors
-        self._exporters = asyncio.Lock()
         self._upgrading: _Upgrade | None = None
 
     async def reconcile_pool(self, record: Record) -> float | None:
@@ -88,10 +79,9 @@ class Reconciler:
         pool = record.pool
         if pool is None:
             return None
-        if (conflict := self._registry.conflict(pool)) is not None:
-            record.refused = conflict
-            return None
-        if await self._goes(record, pool):
+        state = record.reconciliation
+        state.conflict = self._registry.conflict(pool)
+        if state.conflict is not None or await self._goes(record, pool):
             return None
         image = self._image
         children = children_of_pool(
@@ -100,30 +90,46 @@ class Reconciler:
         waits = False
         try:
             if (
-                taken := await self._taken(children, lambda found: is_pools_own(found, pool.name), record.config_uid)
+                taken := await self._applier.taken(
+                    children, lambda found: is_pools_own(found, pool.name), state.config_uid
+                )
             ) is not None:
-                record.refused = taken_from_pool(*taken, pool)
-                return _TAKEN_SECONDS
+                state.refused, state.refusals = taken_from_pool(*taken, pool), state.refusals + 1
+                return taken_seconds(state.refusals)
             for child in children:
                 if child.is_deployment:
                     waits |= not await self._apply_fleet(record, pool, child)
                 elif child.kind == "ConfigMap":
-                    await self._apply_config(record, child)
+                    await self._apply_config(state, child)
                 else:
-                    await self._apply(child)
+                    await self._applier.apply(child)
         except InvalidError as error:
-            record.refused = Stall(
-                "Refused", f"the API server refused an object of this pool: {error}: correct the spec"
-            )
-            return _REFUSED_SECONDS
-        record.refused = None
-        await self._remove_unwanted(
+            text = f"the API server refused an object of this pool: {error}: correct the spec"
+            state.refused, state.refusals = Stall("Refused", text), state.refusals + 1
+            return REFUSED_SECONDS
+        state.refused, state.refusals = None, 0
+        await self._applier.remove_unwanted(
             pool.namespace, optional_children(pool), children, lambda found: is_pools_own(found, pool.name)
         )
-        if record.reconciled_generation != pool.generation:
+        if state.generation != pool.generation:
             await self._warn(pool)
-        record.reconciled_generation = pool.generation
+        state.generation = pool.generation
         return _TURN_SECONDS if waits else None
+
+    def note_drift(self, record: Record) -> None:
+        """A child of the pool changed, or disappeared."""
+        record.reconciliation.drifted = True
+
+    def recognise(self, record: Record, pool: GreenWorkerPool) -> None:
+        """After a restart: a pool whose Deployment was made from this very spec is as good as applied."""
+        state = record.reconciliation
+        if state.generation is not None or state.stall is not None or self._registry.rivals(pool):
+            return
+        live = self._view.deployment(pool.namespace, names.fleet_name(pool.name, Role.EVENTLET))
+        if live is None or not is_owned_by(live, pool):
+            return  # perhaps a predecessor's of the same name
+        if (live["metadata"].get("annotations") or {}).get(GENERATION_ANNOTATION) == str(pool.generation):
+            state.generation = pool.generation
 
     async def _goes(self, record: Record, pool: GreenWorkerPool) -> bool:
         """Whether the pool is gone or going. Asked of the API server itself, if a child changed since it was asked last.
@@ -133,9 +139,9 @@ class Reconciler:
         """
         if self._registry.get(record.key) is not record:
             return True  # told meanwhile; of such a record no drift is noted any more
-        if not record.drifted:
+        if not record.reconciliation.drifted:
             return False
-        record.drifted = False
+        record.reconciliation.drifted = False
         path = paths.collection(f"{GROUP}/{VERSION}", KIND, pool.namespace)
         found = await self._client.get(path, {"fieldSelector": f"metadata.name={pool.name}"})
         return not any(
@@ -143,90 +149,53 @@ class Reconciler:
             for one in found.get("items") or ()
         )
 
-    async def _taken(
-        self, children: Iterable[Child], is_own: Callable[[_Object], bool], config_uid: str | None = None
-    ) -> tuple[Child, _Object] | None:
-        """The first child whose name an object of somebody else has, and that object. All others are bound to the objects that are there:
-        an apply can then neither take over nor bring back what has changed hands meanwhile.
-
-        What no watch shows is asked for: an object may be there without the label that the watches select by.
-        """
-        for child in children:
-            metadata = child.manifest["metadata"]
-            if child.kind == "ConfigMap" and config_uid is not None:
-                metadata["uid"] = config_uid  # ours when it was applied last
-                continue
-            found = await self._find(child)
-            if found is not None and not is_own(found):
-                return child, found
-            if found is not None:
-                metadata["uid"] = found["metadata"]["uid"]
-        return None
-
-    async def _find(self, child: Child) -> _Object | None:
-        """The object of a child's name, whoever's it is: as a watch shows it, else as the API server says."""
-        namespace = child.manifest["metadata"]["namespace"]
-        seen = self._view.child(child.kind, namespace, child.name)
-        if seen is not None:
-            return seen
-        if child.kind == "ConfigMap":
-            return await self._client.peek(paths.of(child.manifest))
-        path = paths.collection(child.manifest["apiVersion"], child.kind, namespace)
-        try:
-            found = await self._client.get(path, {"fieldSelector": f"metadata.name={child.name}"})
-        except NotFoundError:
-            return None  # the API of PodMonitors has gone
-        return next(iter(found.get("items") or ()), None)
-
     async def repair_config(self, record: Record) -> None:
         """Applies the ConfigMap of a settled pool again. It costs one request, which changes nothing unless somebody else did.
 
         Raises ConflictError where the ConfigMap is not the one that was applied last: the pool has to be reconciled.
         """
-        pool = record.pool
-        if pool is None or record.refused is not None or record.reconciled_generation != pool.generation:
+        pool, state = record.pool, record.reconciliation
+        if pool is None or state.stall is not None or state.generation != pool.generation:
             return
         if self._registry.get(record.key) is not record:
             return  # deleted meanwhile: nothing may come back
-        if record.config_uid is None:
+        if state.config_uid is None:
             raise ConflictError("its ConfigMap is not known")
         child = pool_config_child(pool, record.routes(time.time()))
-        child.manifest["metadata"]["uid"] = record.config_uid
-        await self._apply_config(record, child)
+        child.manifest["metadata"]["uid"] = state.config_uid
+        await self._apply_config(state, child)
 
-    async def _apply_config(self, record: Record, child: Child) -> None:
+    async def _apply_config(self, state: Reconciliation, child: Child) -> None:
         """Applies the reconciler's part of the ConfigMap; the answer shows whether the autoscaler's part is still there."""
         try:
-            found = await self._apply(child)
+            found = await self._applier.apply(child)
         except ConflictError:
-            record.config_uid = None  # it was deleted; the next reconciliation looks whose the one is that is there now
+            state.config_uid = None  # it was deleted; the next reconciliation looks whose the one is that is there now
             raise
-        record.config_applied_at = time.monotonic()
-        record.config_uid = found["metadata"]["uid"]
-        fleet = record.fleets.get(Role.EVENTLET)
-        start = (found.get("data") or {}).get("threads")
-        if fleet is not None and fleet.start_threads is not None and start != str(fleet.start_threads):
-            fleet.start_threads = None  # the next tick writes the autoscaler's part
+        state.config_applied_at = time.monotonic()
+        state.config_uid = found["metadata"]["uid"]
+        state.config_threads = (state.config_applied_at, (found.get("data") or {}).get("threads"))
 
-    async def _apply(self, child: Child) -> _Object:
-        """Applies to the object that was found, or makes one: without force, in case somebody else has made one just now."""
-        manifest = child.manifest
-        try:
-            return await self._client.apply(
-                paths.of(manifest), manifest, RECONCILER, force="uid" in manifest["metadata"]
-            )
-        except NotFoundError:
-            if child.kind != "PodMonitor":
-                raise  # the namespace is gone; but the API of PodMonitors may go while everything else stays
-            return manifest
+    async def config_uid(self, record: Record, pool: GreenWorkerPool) -> str | None:
+        """Of the pool's own ConfigMap, None where it has none. After a restart it is asked for: it may be long until the pool's turn comes."""
+        state = record.reconciliation
+        if state.config_uid is None:
+            found = await self._client.peek(paths.of(pool_config_child(pool, ()).manifest))
+            if found is not None and is_owned_by(found, pool) and self._registry.get(record.key) is record:
+                state.config_uid = found["metadata"]["uid"]
+        return state.config_uid
+
+    def config_is_gone(self, record: Record) -> None:
+        """A write has found another ConfigMap than the pool's, or none."""
+        record.reconciliation.config_uid = None
 
     async def _apply_fleet(self, record: Record, pool: GreenWorkerPool, child: Child) -> bool:
         """Applies a fleet's Deployment. False if it has to wait until another fleet has taken an upgraded operator's template."""
         for _ in range(_ATTEMPTS):
             if await self._goes(record, pool):
                 return True
-            live = await self._find(child)
-            if record.drifted:
+            live = await self._applier.find(child)
+            if record.reconciliation.drifted:
                 continue  # what was seen is younger than the answer
             if live is not None and not is_pools_own(live, pool.name):
                 raise ConflictError(f"the Deployment {child.name} has just become somebody else's")
@@ -302,123 +271,6 @@ class Reconciler:
                     f"the password: name the CA in {field}.caSecretRef, and remove insecureSkipVerify"
                 )
                 await self._events.warning(pool, "TlsNotVerified", note)
-
-    async def reconcile_exporter(self, broker_key: str) -> float | None:
-        """Applies the exporter of one broker from the full list of its pools, and removes the one that nobody needs any more.
-
-        A refusal is kept in the registry, until one succeeds. Returns the seconds after which to try again.
-        """
-        async with self._exporters:
-            again, digest = await self._apply_exporter(broker_key)
-        if digest is not None:
-            await self._tell_exporter(broker_key, digest)
-        return again
-
-    async def _apply_exporter(self, broker_key: str) -> tuple[float | None, str | None]:
-        """Seconds after which to try again, and what names the list of queues that was applied."""
-        pools = self._registry.of_broker(broker_key)
-        if not pools:
-            self._registry.exporters_refused.pop(broker_key, None)
-            await self._remove_exporter(broker_key)
-            return None, None
-        namespace, secret, key = broker_key.split("/", 2)
-        if self._view.deployment(namespace, names.exporter_name(secret, key)) is None:
-            pools = await self._there(pools, namespace)
-            if not pools:
-                return None, None  # they are gone, and their exporter with them: the watch will tell
-        image = self._image
-        children = exporter_children(
-            pools, image.image, image.image_pull_policy, image.image_pull_secrets, self._monitors.monitoring
-        )
-        name = names.exporter_name(pools[0].spec.broker.secret_ref.name, pools[0].spec.broker.secret_ref.key)
-        refused = self._registry.exporters_refused
-        try:
-            if (taken := await self._taken(children, lambda found: is_exporters_own(found, name))) is not None:
-                refused[broker_key] = taken_from_exporter(*taken, pools[0])
-                return _TAKEN_SECONDS, None
-            for child in children:
-                await self._apply(child)
-        except InvalidError as error:
-            text = f"the API server refused the queue exporter: {error}: correct the spec"
-            refused[broker_key] = Stall("Refused", text)
-            return _REFUSED_SECONDS, None
-        refused.pop(broker_key, None)
-        await self._remove_unwanted(
-            pools[0].namespace,
-            optional_exporter_children(name),
-            children,
-            lambda found: is_exporters_own(found, name),
-        )
-        return None, queues_digest(children)
-
-    async def _there(self, pools: Iterable[GreenWorkerPool], namespace: str) -> list[GreenWorkerPool]:
-        """Those pools that the API server has and that do not go: the deletion of what they own may be heard of before their own."""
-        path = paths.collection(f"{GROUP}/{VERSION}", KIND, namespace)
-        alive = {
-            item["metadata"]["uid"]
-            async for page in self._client.pages(path, metadata_only=True)
-            for item in page.get("items") or ()
-            if "deletionTimestamp" not in item["metadata"]
-        }
-        return [pool for pool in pools if pool.uid in alive]
-
-    async def _tell_exporter(self, broker_key: str, digest: str) -> None:
-        """Has kubelet show the exporter's pods the list of queues at once: a ConfigMap alone is shown within a minute or two, the one of a pod that
-        changed without delay. Twice, because what kubelet has heard of may be the pod and not yet the ConfigMap.
-        """
-        namespace, secret, key = broker_key.split("/", 2)
-        pods = [
-            pod["metadata"]["name"]
-            for pod in self._view.exporter_pods(namespace, names.exporter_name(secret, key))
-            if (pod["metadata"].get("annotations") or {}).get(names.QUEUES_ANNOTATION) != digest
-        ]
-        for annotation, value in ((f"{names.QUEUES_ANNOTATION}-touched", digest), (names.QUEUES_ANNOTATION, digest)):
-            for pod in pods:
-                with contextlib.suppress(NotFoundError):
-                    patch = {"metadata": {"annotations": {annotation: value}}}
-                    await self._client.merge_patch(f"{paths.pod(namespace, pod)}/status", patch)
-            if pods and annotation != names.QUEUES_ANNOTATION:
-                await asyncio.sleep(_TOUCH_SECONDS)
-
-    async def _remove_exporter(self, broker_key: str) -> None:
-        """For a pool that moved to another broker: it still owns the old exporter, so that nobody collects it."""
-        namespace, secret, key = broker_key.split("/", 2)
-        name = names.exporter_name(secret, key)
-        unreadable = any(record.pool is None and record.key.startswith(f"{namespace}/") for record in self._registry)
-        if not unreadable:
-
-            def is_own(found: _Object) -> bool:
-                return is_exporters_own(found, name)
-
-            await self._remove_unwanted(namespace, optional_exporter_children(name), (), is_own)
-            await self._leave_to_collector(config_of_gone_exporter(namespace, name), name)
-            # The last: as long as anything is left, it says so (`FleetView.exporters`), also to an operator that starts now.
-            await self._remove_unwanted(namespace, (("apps/v1", "Deployment", name),), (), is_own)
-
-    async def _leave_to_collector(self, config: Child, exporter: str) -> None:
-        """Has the garbage collector take the ConfigMap of an exporter that is gone, while pools that owned it stay: the operator may not delete
-        ConfigMaps, which would be a right over everybody's.
-        """
-        found = await self._client.peek(paths.of(config.manifest))
-        if found is not None and is_exporters_own(found, exporter):
-            config.manifest["metadata"]["uid"] = found["metadata"]["uid"]
-            with contextlib.suppress(ConflictError):  # gone meanwhile
-                await self._apply(config)
-
-    async def _remove_unwanted(
-        self,
-        namespace: str,
-        possible: Iterable[tuple[str, str, str]],
-        wanted: Iterable[Child],
-        is_own: Callable[[_Object], bool],
-    ) -> None:
-        """Deletes what exists of `possible` (API version, kind, name), is our own and is not wanted any more."""
-        kept = {(child.kind, child.name) for child in wanted}
-        for api_version, kind, name in possible:
-            found = self._view.child(kind, namespace, name)
-            if (kind, name) not in kept and found is not None and is_own(found):
-                path = f"{paths.collection(api_version, kind, namespace)}/{name}"
-                await self._client.delete(path, found["metadata"]["uid"])
 
     @staticmethod
     def _hand_over_replicas(pool: GreenWorkerPool, live: dict[str, Any] | None, manifest: dict[str, Any]) -> None:

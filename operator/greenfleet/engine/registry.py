@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from greenfleet.api import GreenWorkerPool
 from greenfleet.api.pool import InvalidPoolError, parse_pool
 from greenfleet.autoscaling import Decision, Sample, ScalingSpec, State, Why
-from greenfleet.engine.evidence import exempt_tasks, forget, routes
+from greenfleet.engine.evidence import Evidence, exempt_tasks, routes
 from greenfleet.engine.waiting import WaitClock
 from greenfleet.resources.names import Role
 from greenfleet.resources.worker import prefork_queue
@@ -38,18 +38,64 @@ class Told:
 
 
 @dataclass(slots=True)
+class Reconciliation:
+    """What became of a pool's objects. Written by `engine.reconciler` alone."""
+
+    conflict: Stall | None = None
+    """Another pool consumes one of its queues. It is not scaled meanwhile: its backlog is not its own."""
+    refused: Stall | None = None
+    """What the last reconciliation ran into: somebody else's object, or the API server's refusal. Workers that run go on being scaled."""
+    refusals: int = 0
+    """Of these in a row."""
+    generation: int | None = None
+    """Generation whose objects were all applied by this replica."""
+    drifted: bool = False
+    """A child changed since the last reconciliation, by somebody else's hand or our own."""
+    config_uid: str | None = None
+    """Of the pool's ConfigMap, which nobody watches, as the last apply found it."""
+    config_applied_at: float = float("-inf")
+    """Monotonic time at which the ConfigMap was last applied."""
+    config_threads: tuple[float, str | None] | None = None
+    """What the ConfigMap said then of green threads, with the monotonic time."""
+
+    @property
+    def stall(self) -> Stall | None:
+        """Why it cannot make progress without a human."""
+        return self.conflict or self.refused
+
+
+@dataclass(slots=True)
+class ExporterState:
+    """What became of a broker's exporter, which all pools of the broker share. Written by `engine.exporters` alone."""
+
+    refused: Stall | None = None
+    """What its last reconciliation ran into."""
+    refusals: int = 0
+    """Of these in a row."""
+
+
+@dataclass(slots=True)
+class Actuation:
+    """What the cluster was told of one role's decisions. Written by `engine.actuator` alone."""
+
+    start_threads: int | None = None
+    """What the ConfigMap says, None if we have not written it yet."""
+    start_threads_written_at: float = 0.0
+    """Monotonic seconds."""
+    pods_told: dict[str, Told] = field(default_factory=dict)
+    last_scale: tuple[float, str] | None = None
+    """Unix time and reason of the last change, for the status."""
+
+
+@dataclass(slots=True)
 class Fleet:
-    """One role of a pool as the scaling loop sees it."""
+    """Autoscaling of one role of a pool. Written by `engine.scaling_loop` alone."""
 
     role: Role
     state: State | None = None
     """None until the first tick under our leadership."""
     decision: Decision | None = None
     history: deque[Why] = field(default_factory=lambda: deque(maxlen=HISTORY))
-    start_threads: int | None = None
-    """What the ConfigMap says, None if we have not written it yet."""
-    start_threads_written_at: float = 0.0
-    pods_told: dict[str, Told] = field(default_factory=dict)
     actuating: bool = False
     scaling_spec: tuple[GreenWorkerPool, ScalingSpec] | None = None
     """The autoscaler's view of the spec, with the pool that it was made from."""
@@ -61,11 +107,22 @@ class Fleet:
     """How long the oldest message waits."""
     evicted_at: float = float("-inf")
     """Unix time of the last eviction for recycling."""
+    actuation: Actuation = field(default_factory=Actuation)
+
+
+@dataclass(slots=True)
+class Report:
+    """What the status was computed from. Written by `engine.status_writer` alone."""
+
+    learned_written_at: float = float("-inf")
+    """Unix time."""
+    shown: tuple[dict[str, Any] | None, ...] | None = None
+    """The object and the Deployments that the status was last computed from."""
 
 
 @dataclass(slots=True)
 class Record:
-    """One pool."""
+    """One pool. Its own fields are written here; each part has an owner that alone writes it."""
 
     key: str
     body: dict[str, Any]
@@ -74,36 +131,10 @@ class Record:
     """None while the spec cannot be parsed."""
     invalid: Stall | None = None
     """Why the spec cannot be parsed."""
-    refused: Stall | None = None
-    """What the last reconciliation ran into: a conflict between pools, somebody else's object, or the API server's refusal."""
-    misfit: Stall | None = None
-    """What the operator's configuration has no place for, or what it cannot evaluate; scaling goes on without it."""
-    reconciled_generation: int | None = None
-    """Generation whose children were all applied by this replica."""
+    reconciliation: Reconciliation = field(default_factory=Reconciliation)
     fleets: dict[Role, Fleet] = field(default_factory=dict)
-    last_scale: tuple[str, str] | None = None
-    """Time and reason of the last change, for the status."""
-    blocked: dict[str, float] = field(default_factory=dict)
-    """Unix time at which each task was last seen blocking the hub."""
-    blocked_seconds: dict[tuple[Role, str, str], float] = field(default_factory=dict)
-    """Counter values by (role, worker, task), to see increments."""
-    drifted: bool = False
-    """A child changed since the last reconciliation, by somebody else's hand or our own."""
-    guards: dict[tuple[str, str], float] = field(default_factory=dict)
-    """Unix time at which workers last said that something endangers tasks, by (reason, task)."""
-    dead_letters: dict[str, int] = field(default_factory=dict)
-    """Dead letters by queue, as its exporter last said."""
-    dead_tasks: frozenset[str] = frozenset()
-    """Tasks that workers have moved there."""
-    caught: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    """Moments at which each task was caught blocking, as evidence for routing."""
-    learned_written_at: float = float("-inf")
-    config_uid: str | None = None
-    """Of the pool's ConfigMap, which nobody watches, as the last apply found it."""
-    config_applied_at: float = float("-inf")
-    """Monotonic time at which the reconciler last applied the ConfigMap."""
-    shown: tuple[dict[str, Any] | None, ...] | None = None
-    """The object and the Deployments that the status was last computed from."""
+    evidence: Evidence = field(default_factory=Evidence)
+    report: Report = field(default_factory=Report)
 
     @property
     def uid(self) -> str:
@@ -120,7 +151,7 @@ class Record:
         if self.pool is None or self.pool.spec.prefork is None or not self.pool.spec.prefork.auto_route:
             return ()
         exempt = exempt_tasks(self.body["metadata"].get("annotations") or {})
-        return routes(self.status.get("blockingTasks") or (), self.caught, exempt, now)
+        return routes(self.status.get("blockingTasks") or (), self.evidence.caught, exempt, now)
 
     @property
     def sleeps(self) -> bool:
@@ -132,16 +163,9 @@ class Record:
         """Whether nothing waited and nothing ran when it was last looked at, in either role. *now* is Unix time."""
         return bool(self.fleets) and all(fleet.rests_until > now for fleet in self.fleets.values())
 
-    def forget_old(self, role: Role, pods: Collection[str], now: float) -> None:
-        """Drops what was counted of workers that are gone, and what is too long ago to matter. *pods*: those of a role that live;
-        *now*: Unix time.
-        """
-        for key in [key for key in self.blocked_seconds if key[0] is role and key[1] not in pods]:
-            del self.blocked_seconds[key]
-        forget(self.blocked_seconds, dict.fromkeys(self.blocked_seconds, now), now)
-        forget(self.blocked, self.blocked, now)
-        forget(self.guards, self.guards, now)
-        forget(self.caught, {task: moments[-1] for task, moments in self.caught.items()}, now)
+    def status_written(self, body: dict[str, Any]) -> None:
+        """Takes in the API server's answer to a status that was written."""
+        self.body = slim(body)
 
     def fleet(self, role: Role) -> Fleet:
         """The fleet of a role, made when first asked for."""
@@ -166,8 +190,7 @@ class Registry:
     def __init__(self) -> None:
         self._records: dict[str, Record] = {}
         self._by_broker: dict[str, dict[str, GreenWorkerPool]] = defaultdict(dict)
-        self.exporters_refused: dict[str, Stall] = {}
-        """By broker: what the last reconciliation of its exporter ran into. All pools of the broker share it."""
+        self._exporters: dict[str, ExporterState] = {}
 
     def __len__(self) -> int:
         return len(self._records)
@@ -226,15 +249,24 @@ class Registry:
         """For a new leader: what another replica decided in between is not known, so begin anew."""
         for record in self:
             record.fleets.clear()
-            record.blocked_seconds.clear()
+            record.evidence.forget_counters()
 
     def of_broker(self, broker_key: str) -> list[GreenWorkerPool]:
         """All pools of one broker, those in conflict included."""
         return list(self._by_broker.get(broker_key, {}).values())
 
+    def exporter(self, broker_key: str) -> ExporterState:
+        """The state of a broker's exporter, made when first asked for."""
+        return self._exporters.setdefault(broker_key, ExporterState())
+
+    def forget_exporter(self, broker_key: str) -> None:
+        """No pool needs it any more."""
+        self._exporters.pop(broker_key, None)
+
     def exporter_refused(self, pool: GreenWorkerPool | None) -> Stall | None:
         """Why the pool's exporter cannot be made, if that is so."""
-        return None if pool is None else self.exporters_refused.get(pool.broker_key)
+        state = None if pool is None else self._exporters.get(pool.broker_key)
+        return None if state is None else state.refused
 
     def rivals(self, pool: GreenWorkerPool) -> list[GreenWorkerPool]:
         """Other pools that consume one of this pool's queues from the same broker."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import operator
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -31,18 +31,17 @@ from greenfleet.autoscaling import (
 )
 from greenfleet.engine.actuator import Actuator, Order
 from greenfleet.engine.booster import Booster
-from greenfleet.engine.evidence import caught_again
 from greenfleet.engine.fleet_view import FleetView
-from greenfleet.engine.pinning import GENERATION_ANNOTATION
+from greenfleet.engine.ownership import is_owned_by
 from greenfleet.engine.pods import is_finished, scaling_pod, scaling_spec
 from greenfleet.engine.recycler import PAUSE_SECONDS, Recycler, next_to_recycle
 from greenfleet.engine.registry import Fleet, Record, Registry
 from greenfleet.engine.status import learned_from_status
 from greenfleet.engine.status_writer import StatusWriter
-from greenfleet.engine.usable import misfit, unknown_source
+from greenfleet.engine.usable import unknown_source
 from greenfleet.metrics import sources
 from greenfleet.metrics.collect import DepthReader, Depths, WaitingReader, Worker, WorkerReader, Workers
-from greenfleet.metrics.crowded import Crowded
+from greenfleet.metrics.crowded import Crowded, to_leave_out
 from greenfleet.metrics.own import OperatorMetrics
 from greenfleet.metrics.prometheus import AnswerTooLargeError, PrometheusServer, QueryError, Series
 from greenfleet.resources import names
@@ -53,15 +52,11 @@ from greenfleet.settings import Prometheus
 _log = logging.getLogger(__name__)
 
 Known_co = TypeVar("Known_co", covariant=True)
-_BLOCKED_NOISE_SECONDS = 0.05
-_WORKERS = "workers"
+_WORKERS, _DEAD_LETTERS = "workers", "dead letters"
 CROWDED_AT_ONCE = 4
 """How often one answer is asked for in one round, each time without the namespace that made it too large."""
 REST_SECONDS = 20.0
 """A pool that sleeps is looked at every tick, and decided on at least so often."""
-
-DEAD_TASKS = 20
-"""Names of dead-lettered tasks that are remembered of one pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +67,8 @@ class Answers:
     depths: Mapping[str, Depths | QueryError | None]
     """By source; a pool's own query is a source called `query:…`. None: the configuration has no such source."""
     workers: Workers | QueryError
+    dead_letters: Mapping[tuple[str, str], int]
+    """By (broker, queue), as our exporters say, whatever the source of the depths."""
     crowded: Mapping[str, frozenset[str]]
     """By source, and for the workers: namespaces that were left out because they export too much."""
 
@@ -101,6 +98,7 @@ class ScalingLoop:
         recycler: Recycler,
         booster: Booster,
         metrics: OperatorMetrics,
+        recognise: Callable[[Record, GreenWorkerPool], None],
         leads: Callable[[], bool],
         tick_seconds: float,
     ) -> None:
@@ -113,6 +111,7 @@ class ScalingLoop:
         self._recycler = recycler
         self._booster = booster
         self._metrics = metrics
+        self._recognise = recognise
         self._leads = leads
         self._tick_seconds = tick_seconds
         self._crowded = Crowded(time.monotonic)
@@ -226,12 +225,28 @@ class ScalingLoop:
 
     async def _ask(self, server: str) -> Answers:
         pools = {self._source_name(pool): pool for _, pool in self._pools(server)}
-        workers, depths = await asyncio.gather(
+        workers, dead, found = await asyncio.gather(
             self._workers(server),
+            self._dead_letters(server, asked=sources.GREENFLEET not in pools),
             asyncio.gather(*(self._depths(server, name, pool) for name, pool in pools.items())),
         )
+        depths = dict(zip(pools, found, strict=True))
         crowded = {name: self._crowded.of(server, name) for name in (_WORKERS, *pools)}
-        return Answers(server, dict(zip(pools, depths, strict=True)), workers, crowded)
+        own = depths.get(sources.GREENFLEET)
+        return Answers(server, depths, workers, own.dead_letters if isinstance(own, Depths) else dead, crowded)
+
+    async def _dead_letters(self, server: str, *, asked: bool) -> Mapping[tuple[str, str], int]:
+        """What our exporters count, where no depth is read from them. No answer is silence."""
+        if not asked:
+            return {}
+        window, verify = self._window_seconds(server), self._settings.verify_namespace
+        answer = await self._isolated(
+            server,
+            _DEAD_LETTERS,
+            lambda without: sources.dead_letters(window, without).expression,
+            lambda: DepthReader(sources.dead_letters(window), verify_namespace=verify),
+        )
+        return {} if isinstance(answer, QueryError) else answer.dead_letters
 
     async def _workers(self, server: str) -> Workers | QueryError:
         verify = self._settings.verify_namespace
@@ -265,13 +280,22 @@ class ScalingLoop:
         for _ in range(CROWDED_AT_ONCE):
             without = self._crowded.of(server, name)
             answer = await self._read(server, expression(without), reader())
-            if not isinstance(answer, AnswerTooLargeError) or not sources.can_leave_out(answer.namespace):
+            if not isinstance(answer, AnswerTooLargeError):
                 return answer
-            _log.warning(
-                "Prometheus %r, %s: left out %s for a while: %s", server, name, answer.namespace, answer.message
-            )
-            self._crowded.add(server, name, answer.namespace)
+            namespace = to_leave_out(answer.sizes, self._expected(server, name)) or answer.namespace
+            if not sources.can_leave_out(namespace):
+                return answer
+            _log.warning("Prometheus %r, %s: left out %s for a while: %s", server, name, namespace, answer.message)
+            self._crowded.add(server, name, namespace)
         return answer
+
+    def _expected(self, server: str, name: str) -> Mapping[str, int]:
+        """How much of an answer is to be expected of each namespace: workers of its pools, or their queues."""
+        found: Counter[str] = Counter()
+        for _, pool in self._pools(server):
+            pods = (self._view.pods(pool.namespace, pool.name, role) for role in (Role.EVENTLET, Role.PREFORK))
+            found[pool.namespace] += sum(map(len, pods)) if name == _WORKERS else len(pool.spec.queues)
+        return found
 
     async def _read(self, server: str, expression: str, reader: _Reader[Known_co]) -> Known_co | QueryError:
         found = self._servers.get(server)
@@ -314,30 +338,27 @@ class ScalingLoop:
         if pool is None or self._server_name(pool) != answers.server or self._source_name(pool) not in answers.depths:
             return  # another round's, or changed since this one began
         try:
-            record.misfit = misfit(pool, self._settings)
             self._recognise(record, pool)
             for role in (Role.EVENTLET, Role.PREFORK) if pool.spec.prefork else (Role.EVENTLET,):
                 for pod in self._view.pods(pool.namespace, pool.name, role):
                     self._booster.look_at(pod, pool, role)
-                if record.refused is None and record.reconciled_generation is not None:
+                if self._is_scaled(record, pool, role):
                     self._decide(record, pool, record.fleet(role), answers, now)
         except Exception:
             _log.exception("%s: the scaling loop failed on this pool: a bug of ours", record.key)
-        news = _note_dead_letters(record, pool, answers.workers, answers.depths[self._source_name(pool)])
-        shown = (record.body, *(self._view.deployment(pool.namespace, name) for name in _children(pool)))
-        same = record.shown is not None and all(map(operator.is_, record.shown, shown))
-        if same and not news and record.fleets and all(fleet.skipped is not None for fleet in record.fleets.values()):
+        news = _note_dead_letters(record, pool, answers)
+        rested = record.fleets and all(fleet.skipped is not None for fleet in record.fleets.values())
+        if rested and not news and self._status.is_of_now(record):
             return  # nothing was decided and nothing changed: the status is what it was
-        record.shown = shown
         self._spawn(self._status.sync(record))
 
-    def _recognise(self, record: Record, pool: GreenWorkerPool) -> None:
-        """After a restart: a pool whose Deployment was made from this very spec is scaled before it is applied again."""
-        if record.reconciled_generation is None and record.refused is None:
-            live = self._view.deployment(pool.namespace, names.fleet_name(pool.name, Role.EVENTLET))
-            annotations = (live["metadata"].get("annotations") or {}) if live is not None else {}
-            if annotations.get(GENERATION_ANNOTATION) == str(pool.generation) and not self._registry.rivals(pool):
-                record.reconciled_generation = pool.generation
+    def _is_scaled(self, record: Record, pool: GreenWorkerPool, role: Role) -> bool:
+        """Whether the workers of a role are this pool's, and its backlog its own. What else the API server refuses of it stops no scaling."""
+        state = record.reconciliation
+        if state.conflict is not None or self._registry.rivals(pool):
+            return False
+        live = self._view.deployment(pool.namespace, names.fleet_name(pool.name, role))
+        return live is not None and (state.generation is not None or is_owned_by(live, pool))
 
     def _scaling_spec(self, pool: GreenWorkerPool, fleet: Fleet) -> ScalingSpec:
         if fleet.scaling_spec is None or fleet.scaling_spec[0] is not pool:
@@ -381,7 +402,7 @@ class ScalingLoop:
         # Spread, so that a thousand sleeping pools are not all looked at in the same tick.
         fleet.rests_until = now + random.uniform(REST_SECONDS / 2, REST_SECONDS) if rests else -math.inf
         self._remember(record, fleet, decision, workers, now)
-        record.forget_old(fleet.role, {pod.name for pod in sample.pods}, now)
+        record.evidence.forget_old(fleet.role, {pod.name for pod in sample.pods}, now)
         ready = sum(pod.ready_since is not None and not pod.terminating for pod in sample.pods)
         self._metrics.observe_decision(record.key, fleet.role, decision, ready, now)
         if not decision.metrics_issues:
@@ -423,7 +444,7 @@ class ScalingLoop:
         if isinstance(answer, QueryError):
             return (), (Problem(answer.reason, answer.message),)
         if pool.namespace in answers.crowded.get(self._source_name(pool), ()):
-            return (), (_crowded_problem("about queues"),)
+            return (), (_crowded_problem(pool.namespace, "about queues"),)
         return self._depths_of(pool, role, answer)
 
     def _depths_of(
@@ -451,7 +472,7 @@ class ScalingLoop:
         if isinstance(answers.workers, QueryError):
             return (), (Problem(answers.workers.reason, answers.workers.message),)
         if pool.namespace in answers.crowded.get(_WORKERS, ()):
-            return (), (_crowded_problem("about workers"),)
+            return (), (_crowded_problem(pool.namespace, "about workers"),)
         return answers.workers.by_fleet.get((pool.key, role), ()), ()
 
     def _remember(
@@ -471,14 +492,7 @@ class ScalingLoop:
         )
         if not same:
             fleet.history.append(decision.why)
-        for worker in workers:
-            record.guards.update(dict.fromkeys(worker.guards, now))
-            for task, seconds in worker.blocked_seconds_by_task.items():
-                key = (fleet.role, worker.sample.pod, task)
-                if seconds - record.blocked_seconds.get(key, seconds) > _BLOCKED_NOISE_SECONDS:
-                    record.blocked[task] = now
-                    record.caught[task] = caught_again(record.caught.get(task, ()), now)
-                record.blocked_seconds[key] = seconds
+        record.evidence.hear(fleet.role, workers, now)
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -503,10 +517,10 @@ _SEVERAL_VHOSTS = (
 )
 
 
-def _crowded_problem(about: str) -> Problem:
+def _crowded_problem(namespace: str, about: str) -> Problem:
     return Problem(
         MetricsIssue.TOO_MANY_SERIES,
-        f"The pods of this namespace export so many series {about}, or such long ones, that the answer for everybody was too "
+        f"The pods of namespace {namespace} export so many series {about}, or such long ones, that the answer for everybody was too "
         "large, so that this namespace is left out of it for some minutes: find the pods that export them.",
     )
 
@@ -535,28 +549,15 @@ def _waiting(sample: Sample) -> float:
     return sum(depths.values()) + sum(worker.reserved for worker in sample.workers)
 
 
-def _note_dead_letters(
-    record: Record, pool: GreenWorkerPool, workers: Workers | QueryError, depths: Depths | QueryError | None
-) -> bool:
+def _note_dead_letters(record: Record, pool: GreenWorkerPool, answers: Answers) -> bool:
     """What the exporter says of the pool's queues, and the workers of their tasks; True if it is news. Silence is none."""
-    counts = {} if depths is None or isinstance(depths, QueryError) else depths.dead_letters
+    workers, counts = answers.workers, answers.dead_letters
     named = frozenset() if isinstance(workers, QueryError) else workers.dead_tasks.get(pool.key, frozenset())
-    before = (record.dead_letters, record.dead_tasks)
     queues = [*_expected_queues(pool, Role.EVENTLET), *_expected_queues(pool, Role.PREFORK)]
-    said = {queue: counts.get((pool.broker_key, queue)) for queue in queues}
-    now = {queue: record.dead_letters.get(queue, 0) if count is None else count for queue, count in said.items()}
-    record.dead_letters = {queue: count for queue, count in now.items() if count}
-    tasks = (record.dead_tasks | named) if record.dead_letters else frozenset()
-    record.dead_tasks = frozenset(sorted(tasks)[:DEAD_TASKS])
-    return (record.dead_letters, record.dead_tasks) != before
+    return record.evidence.hear_of_dead_letters(
+        {queue: counts.get((pool.broker_key, queue)) for queue in queues}, named
+    )
 
 
 def _expected_queues(pool: GreenWorkerPool, role: Role) -> tuple[str, ...]:
     return tuple(prefork_queue(queue) if role is Role.PREFORK else queue for queue in pool.spec.queues)
-
-
-def _children(pool: GreenWorkerPool) -> tuple[str, ...]:
-    """Names of the Deployments that the status tells of."""
-    reference = pool.spec.broker.secret_ref
-    exporter = names.exporter_name(reference.name, reference.key)
-    return (*(names.fleet_name(pool.name, role) for role in (Role.EVENTLET, Role.PREFORK)), exporter)

@@ -43,6 +43,8 @@ class Observed:
     exporter_available: bool
     exporter_refused: Stall | None
     """Why the exporter cannot be made, which its pools share."""
+    misfit: Stall | None
+    """What the operator's configuration has no place for, or what it cannot evaluate; scaling goes on without it."""
     trouble: Stall | None
     shortage: Stall | None
     """Why fewer pods work than should, which is no trouble as long as some do."""
@@ -68,8 +70,10 @@ def compute(record: Record, observed: Observed) -> _Object:
     threads = decision.threads if decision else record.status.get("greenThreads")
     if threads is not None:
         status["greenThreads"] = threads
-    if record.last_scale is not None:
-        status["lastScale"] = {"time": record.last_scale[0], "reason": redacted(record.last_scale[1])}
+    scaled = [one.actuation.last_scale for one in record.fleets.values() if one.actuation.last_scale is not None]
+    if scaled:
+        at, reason = max(scaled)
+        status["lastScale"] = {"time": rfc3339(at), "reason": redacted(reason)}
     elif "lastScale" in record.status:
         status["lastScale"] = record.status["lastScale"]
     if "learned" in record.status:
@@ -78,9 +82,15 @@ def compute(record: Record, observed: Observed) -> _Object:
 
 
 def _conditions(record: Record, observed: Observed, decision: Decision | None) -> list[_Object]:
-    stalled = record.invalid or record.refused or observed.exporter_refused or record.misfit or observed.trouble
+    stalled = (
+        record.invalid
+        or record.reconciliation.stall
+        or observed.exporter_refused
+        or observed.misfit
+        or observed.trouble
+    )
     rolling = _rolling(observed)
-    current = record.reconciled_generation == observed.generation
+    current = record.reconciliation.generation == observed.generation
     ready = _stalled(stalled) if stalled else _ready(observed, decision, reconciled=current)
     found = {
         "Ready": ready,
@@ -91,8 +101,8 @@ def _conditions(record: Record, observed: Observed, decision: Decision | None) -
         "MetricsAvailable": _metrics_available(record, observed, decision),
         "ScalingActive": _scaling_active(record, decision),
         "ScalingLimited": _scaling_limited(decision),
-        "HubBlocked": _hub_blocked(record.blocked, observed.now),
-        "TasksAtRisk": _tasks_at_risk(record.guards, observed.now),
+        "HubBlocked": _hub_blocked(record.evidence.blocked, observed.now),
+        "TasksAtRisk": _tasks_at_risk(record.evidence.guards, observed.now),
         "DeadLetters": _dead_letters(record),
     }
     before = {condition["type"]: condition for condition in record.status.get("conditions") or ()}
@@ -276,11 +286,11 @@ def _tasks_at_risk(guards: Mapping[tuple[str, str], float], now: float) -> _Said
 
 def _dead_letters(record: Record) -> _Said:
     """How many, of which tasks, and the command."""
-    if not record.dead_letters:
+    if not record.evidence.dead_letters:
         return "False", "NoDeadLetters", "No message was taken out of the queues."
     metadata = record.body["metadata"]
-    counts = ", ".join(f"{count} of queue {queue}" for queue, count in sorted(record.dead_letters.items()))
-    tasks = f" Tasks: {', '.join(sorted(record.dead_tasks)[:5])}." if record.dead_tasks else ""
+    counts = ", ".join(f"{count} of queue {queue}" for queue, count in sorted(record.evidence.dead_letters.items()))
+    tasks = f" Tasks: {', '.join(sorted(record.evidence.dead_tasks)[:5])}." if record.evidence.dead_tasks else ""
     return (
         "True",
         "TaskDeadLettered",

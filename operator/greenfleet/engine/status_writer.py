@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from greenfleet.engine.diagnosis import nothing_runs, shortage, trouble
 from greenfleet.engine.evidence import EXEMPT_ANNOTATION
 from greenfleet.engine.fleet_view import FleetView, is_available
 from greenfleet.engine.managers import STATUS
-from greenfleet.engine.registry import Record, Stall, slim
+from greenfleet.engine.registry import Record, Stall
 from greenfleet.engine.status import Observed, compute, learned_from_status, learned_status
 from greenfleet.kube import paths
 from greenfleet.kube.client import ApiError, Client, ConflictError, NotFoundError, NotLeaderError
@@ -41,6 +42,7 @@ class StatusWriter:
         *,
         pool_doubtful: Callable[[Record], None] = lambda record: None,
         exporter_refused: Callable[[GreenWorkerPool | None], Stall | None] = lambda pool: None,
+        misfit: Callable[[GreenWorkerPool], Stall | None] = lambda pool: None,
     ) -> None:
         self._client = client
         self._view = view
@@ -48,6 +50,7 @@ class StatusWriter:
         self._routes_changed = routes_changed
         self._pool_doubtful = pool_doubtful
         self._exporter_refused = exporter_refused
+        self._misfit = misfit
         self._writing: set[str] = set()
 
     async def sync(self, record: Record) -> None:
@@ -60,8 +63,23 @@ class StatusWriter:
         finally:
             self._writing.discard(record.key)
 
+    def is_of_now(self, record: Record) -> bool:
+        """Whether the status was last computed from the object and the Deployments as they still are."""
+        shown = record.report.shown
+        return shown is not None and all(map(operator.is_, shown, self._seen(record)))
+
+    def _seen(self, record: Record) -> tuple[dict[str, Any] | None, ...]:
+        pool = record.pool
+        if pool is None:
+            return (record.body,)
+        reference = pool.spec.broker.secret_ref
+        exporter = names.exporter_name(reference.name, reference.key)
+        deployments = (*(names.fleet_name(pool.name, role) for role in (Role.EVENTLET, Role.PREFORK)), exporter)
+        return (record.body, *(self._view.deployment(pool.namespace, name) for name in deployments))
+
     async def _sync(self, record: Record) -> None:
         now = time.time()
+        record.report.shown = self._seen(record)
         status = compute(record, self._observe(record, now))
         self._add_learned(record, status, now)
         if _same(status, record.status):
@@ -77,7 +95,7 @@ class StatusWriter:
         path = f"{paths.pool(metadata['namespace'], metadata['name'])}/status"
         before = record.status
         try:
-            record.body = slim(await self._client.apply(path, body, STATUS))
+            record.status_written(await self._client.apply(path, body, STATUS))
         except NotLeaderError:
             return
         except (NotFoundError, ConflictError):
@@ -110,6 +128,7 @@ class StatusWriter:
             pods=pods,
             exporter_available=is_available(exporter),
             exporter_refused=self._exporter_refused(record.pool),
+            misfit=None if record.pool is None else self._misfit(record.pool),
             trouble=next((stall for stall in stalls if stall is not None), None),
             shortage=next((lack.cause for lack in short if lack is not None), None),
             generation=metadata.get("generation", 1),
@@ -122,10 +141,10 @@ class StatusWriter:
             return
         learned = fleet.decision.learned
         news = learned_status(learned).keys() - (record.status.get("learned") or {}).keys()
-        due = bool(news) or now - record.learned_written_at >= LEARNED_INTERVAL_SECONDS
+        due = bool(news) or now - record.report.learned_written_at >= LEARNED_INTERVAL_SECONDS
         if due and significant_change(learned_from_status(record.status), learned):
             status["learned"] = learned_status(learned)
-            record.learned_written_at = now
+            record.report.learned_written_at = now
 
     async def _announce(self, record: Record, before: dict[str, Any], after: dict[str, Any]) -> None:
         """One Event for each condition that became bad, and one when it is good again."""

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from statistics import median_low
 
 LEFT_OUT_SECONDS = 300.0
 """After so long a namespace is asked about again."""
+
+MANY_TIMES = 4.0
+"""So many times the usual size for each worker or queue, and a namespace is the one to leave out."""
+
+
+def to_leave_out(sizes: Mapping[str, int], expected: Mapping[str, int]) -> str:
+    """The namespace to leave out of an answer that was too large; "" if there is none.
+
+    `sizes`: characters of the answer by namespace. `expected`: workers or queues of which the operator knows there. A large namespace has many
+    of both, and is not to blame for that: it is the largest of those that export many times what is usual for each. Where nobody does, the
+    answer is honestly too large, and only the largest makes room for all others.
+    """
+    if not sizes:
+        return ""
+    each = {namespace: size / max(1, expected.get(namespace, 0)) for namespace, size in sizes.items()}
+    usual = median_low(each.values())
+    return max([one for one in sizes if each[one] > MANY_TIMES * usual] or sizes, key=sizes.__getitem__)
 
 
 class Crowded:

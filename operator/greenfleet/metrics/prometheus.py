@@ -58,11 +58,14 @@ class QueryError(Exception):
 
 
 class AnswerTooLargeError(QueryError):
-    """More than `MAX_ANSWER_BYTES`. `namespace` is the one that most of it was about; "" if that is not known."""
+    """More than `MAX_ANSWER_BYTES`. `namespace` is the one that most of it was about, or that has a series which is too long; "" if that is
+    not known. `sizes`: characters by namespace, where it is the sum that is too large.
+    """
 
-    def __init__(self, message: str, namespace: str) -> None:
+    def __init__(self, message: str, namespace: str, sizes: Mapping[str, int]) -> None:
         super().__init__(MetricsIssue.BAD_ANSWER, message)
         self.namespace = namespace
+        self.sizes = sizes
 
 
 class PrometheusServer:
@@ -199,7 +202,7 @@ class _Answer:
         if self._size > MAX_ANSWER_BYTES and not self._skips:
             largest = max(self._sizes, key=self._sizes.__getitem__, default="")
             if len(self._text) <= self._sizes[largest]:
-                raise self._too_large(largest)
+                raise self._too_large(largest, self._sizes)
             self._skips = True
         try:
             text = self._decode(piece)
@@ -284,9 +287,11 @@ class _Answer:
         text = f"Prometheus {self._server!r} did not answer with series"
         return QueryError(MetricsIssue.BAD_ANSWER, text)
 
-    def _too_large(self, namespace: str) -> AnswerTooLargeError:
+    def _too_large(self, namespace: str, sizes: Mapping[str, int] | None = None) -> AnswerTooLargeError:
         size = MAX_ANSWER_BYTES // (1024 * 1024)
-        return AnswerTooLargeError(f"Prometheus {self._server!r} answered with more than {size} MiB", namespace)
+        return AnswerTooLargeError(
+            f"Prometheus {self._server!r} answered with more than {size} MiB", namespace, sizes or {}
+        )
 
 
 def is_partial(answer: Mapping[str, Any]) -> bool:

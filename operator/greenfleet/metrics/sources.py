@@ -84,6 +84,11 @@ def greenfleet_depth(window_seconds: float, without: Collection[str] = ()) -> De
     )
 
 
+def dead_letters(window_seconds: float, without: Collection[str] = ()) -> DepthQuery:
+    """Only the dead letters that our exporter counts: of pools whose depths are read elsewhere."""
+    return DepthQuery(_range("greenfleet_queue_dead_letters", window_seconds, without), "queue", names_broker=True)
+
+
 def selected_depth(source: Source, window_seconds: float, without: Collection[str] = ()) -> DepthQuery:
     """Any other source: one selector."""
     return DepthQuery(

@@ -47,6 +47,8 @@ class Total:
     worker_seconds: float
     violated_seconds: int
     violated_traces: int
+    violated_difference: int
+    """Violated seconds more than the other law's."""
     wait_p50: float
     """Mean share of maxWait."""
     wait_p99: float
@@ -65,8 +67,8 @@ class Total:
 
 
 def total(runs: Mapping[RunKey, Outcome], reference: Mapping[RunKey, Outcome]) -> Total:
-    """The row of *runs*; both must hold the same traces."""
-    keys = sorted(runs)
+    """The row of *runs*, over the traces that both have; there must be one."""
+    keys = sorted(runs.keys() & reference.keys())
     ours, theirs = [runs[key] for key in keys], [reference[key] for key in keys]
     pairs = list(zip(ours, theirs, strict=True))
     return Total(
@@ -74,6 +76,7 @@ def total(runs: Mapping[RunKey, Outcome], reference: Mapping[RunKey, Outcome]) -
         worker_seconds=sum(run.worker_seconds for run in ours),
         violated_seconds=sum(run.violated_seconds for run in ours),
         violated_traces=sum(run.violated_seconds > 0 for run in ours),
+        violated_difference=sum(one.violated_seconds - other.violated_seconds for one, other in pairs),
         wait_p50=mean(run.wait_p50 for run in ours),
         wait_p99=mean(run.wait_p99 for run in ours),
         runtime_inflation=median(run.runtime_inflation for run in ours),

@@ -10,6 +10,7 @@ import pytest
 from tests.integration.operator.conftest import World, WorldMaker
 from tests.integration.operator.faulty_api import Answer, Expire, FaultyApi, Hold, Swallow
 from tests.integration.operator.harness import Namespace, eventually, fresh_name, only_exporters
+from tests.integration.operator.test_upkeep import EGRESS
 
 POOLS = "/greenworkerpools$"
 
@@ -133,6 +134,22 @@ def test_a_refused_exporter_marks_every_pool_of_its_broker_until_it_is_made(worl
     shop.apply_pool("c")  # whatever has the exporter looked at again
     for name in ("a", "b", "c"):
         shop.await_condition(name, "Stalled", "False")
+
+
+def test_a_pool_whose_network_policy_is_denied_says_so_and_goes_on_being_scaled(
+    world: World, faulty: FaultyApi
+) -> None:
+    shop, manual = world.namespace, {"scaling": {"mode": "manual"}}
+    world.operator().start(faulty.kubeconfig)
+    shop.apply_pool("feeds", manualReplicas=1, **manual)
+    eventually(lambda: shop.replicas("feeds") == 1, "one worker")
+    denied = Answer(403, 'ValidatingAdmissionPolicy "rules" with binding "rules" denied request: no policies here')
+    with faulty.rule(denied, method="PATCH", path="/networkpolicies/"):
+        shop.apply_pool("feeds", manualReplicas=1, network=EGRESS, **manual)
+        assert "no policies here" in shop.await_condition("feeds", "Stalled", "True", "Refused")["message"]
+        shop.apply_pool("feeds", manualReplicas=3, network=EGRESS, **manual)
+        eventually(lambda: shop.replicas("feeds") == 3, "three workers")
+        assert shop.condition("feeds", "Stalled")["status"] == "True"
 
 
 @pytest.mark.slow

@@ -99,7 +99,8 @@ def test_injected_agent_runs_as_any_user_from_a_read_only_directory(
     for parent in (tmp_path, *tmp_path.parents):
         if str(parent).startswith("/tmp/"):
             parent.chmod(0o755)
-    command = [os.path.realpath(sys.executable), "-S", "-P", str(target / "bin" / "launch.py")]
+    safe_path = ["-P"] if sys.version_info >= (3, 11) else []
+    command = [os.path.realpath(sys.executable), "-S", *safe_path, str(target / "bin" / "launch.py")]
     if os.getuid() == 0 and os.access("/usr/bin/setpriv", os.X_OK):
         see_all = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]  # the interpreter may be in /root
         command = ["setpriv", "--reuid=65532", "--regid=65532", "--clear-groups", *see_all, *command]

@@ -263,6 +263,7 @@ def test_stock_kombu_can_restore_what_we_have_booked(consumer: Consumer) -> None
     with Connection(f"redis://127.0.0.1:{consumer.relay.port}/0") as stock:
         stock.default_channel.qos.restore_by_tag(tag)
     assert consumer.booked() == 0
-    restored = json.loads(consumer.redis.rpop("feeds\x06\x169") or b"")
+    # kombu before 5.4 forgets the priority.
+    restored = json.loads(consumer.redis.rpop("feeds\x06\x169") or consumer.redis.rpop("feeds") or b"")
     assert restored["body"] == payload["body"]
     assert restored["headers"] == {**payload["headers"], "redelivered": True}

@@ -53,16 +53,16 @@ def test_runs_of_other_code_are_not_used(tmp_path: Path, monkeypatch: pytest.Mon
     assert not Store(path).found
 
 
-def test_rows_are_compared_over_the_traces_that_all_of_them_have(tmp_path: Path) -> None:
+def test_a_row_is_compared_over_the_traces_that_it_shares_with_the_whole(tmp_path: Path) -> None:
     kept = Store(tmp_path / "tuning.jsonl")
     part = f"greenfleet without {next(iter(PARTS))}"
     for law, outcome in (("greenfleet", GOOD), (part, DEAR)):
         kept.add(job(law, "1"), outcome)
     kept.add(job("greenfleet", "2"), LATE)
-    totals = table.common(kept, "tuning", 2.0, ["greenfleet", part])
-    assert totals[part].traces == 1
+    totals = table.totals(kept, "tuning", 2.0, ["greenfleet", part])
+    assert (totals["greenfleet"].traces, totals["greenfleet"].violated_seconds) == (2, 7)
+    assert (totals[part].traces, totals[part].violated_difference) == (1, 0)
     assert totals[part].cost_ratio == pytest.approx(1.1)
-    assert totals["greenfleet"].violated_seconds == 0
 
 
 @pytest.mark.parametrize(
@@ -71,14 +71,19 @@ def test_rows_are_compared_over_the_traces_that_all_of_them_have(tmp_path: Path)
 )
 def test_a_part_earns_two_percent_or_a_violated_second(without: list[Outcome], expected: bool) -> None:
     reference = {("1", 1): GOOD}
-    whole = total(reference, reference)
-    assert table.earns(total({("1", 1): without[0]}, reference), whole) is expected
+    assert table.earns(total({("1", 1): without[0]}, reference)) is expected
 
 
 def test_a_total_counts_the_traces_that_got_worse_and_better() -> None:
     reference = {("1", 1): GOOD, ("2", 2): LATE, ("3", 3): GOOD}
     one = total({("1", 1): LATE, ("2", 2): GOOD, ("3", 3): GOOD}, reference)
-    assert (one.worse, one.better, one.violated_seconds, one.violated_traces) == (1, 1, 7, 1)
+    assert (one.worse, one.better, one.violated_seconds, one.violated_traces, one.violated_difference) == (
+        1,
+        1,
+        7,
+        1,
+        0,
+    )
 
 
 def test_the_best_keda_breaks_the_fewest_promises_and_is_the_cheapest_of_those(tmp_path: Path) -> None:
@@ -86,7 +91,7 @@ def test_the_best_keda_breaks_the_fewest_promises_and_is_the_cheapest_of_those(t
     first, second, third = rows.FITTED[:3]
     for law, outcome in (("greenfleet", GOOD), (first, DEAR), (second, LATE), (third, GOOD)):
         kept.add(job(law), outcome)
-    totals = table.common(kept, "tuning", 2.0, rows.laws("tuning"))
+    totals = table.totals(kept, "tuning", 2.0, rows.laws("tuning"))
     assert table.best_keda(totals, "tuning") == third
     section = table.section(kept, "tuning", 2.0)
     assert f"`{third}`" in section

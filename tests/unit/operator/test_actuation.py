@@ -54,7 +54,7 @@ def needs(
     samples = {} if limit is None else {"feeds-1": _sample("feeds-1", at, limit)}
     fleet = Fleet(Role.EVENTLET)
     if written is not None:
-        fleet.pods_told["feeds-1"] = Told(written, fewer)
+        fleet.actuation.pods_told["feeds-1"] = Told(written, fewer)
     order = Order(record(), pool(), fleet, decision(threads=250), (one,), samples)
     return _needs_threads(order, one, NOW)
 

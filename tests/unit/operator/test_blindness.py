@@ -22,6 +22,7 @@ from greenfleet.autoscaling import MetricsIssue
 from greenfleet.engine import actuator, scaling_loop, status_writer
 from greenfleet.engine.actuator import Actuator
 from greenfleet.engine.booster import Booster
+from greenfleet.engine.reconciler import Reconciler
 from greenfleet.engine.registry import Record, Registry
 from greenfleet.engine.scaling_loop import ScalingLoop
 from greenfleet.engine.status_writer import StatusWriter
@@ -153,12 +154,22 @@ class Cluster:
     applied: list[Object] = field(default_factory=list)
     """Everything but statuses."""
     statuses: int = 0
+    owner: str = ""
+    """uid of the pool that the Deployments and the ConfigMap belong to; "" for the one that it is about."""
     is_synced: bool = True
 
     def deployment(self, namespace: str, name: str) -> Object:
         owned = {"manager": "greenfleet-autoscaler", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
         counts = {"replicas": self.world.replicas, "readyReplicas": self.world.replicas, "observedGeneration": 1}
-        metadata = {"name": name, "namespace": namespace, "uid": name, "generation": 1, "managedFields": [owned]}
+        metadata = {
+            "name": name,
+            "namespace": namespace,
+            "uid": name,
+            "generation": 1,
+            "managedFields": [owned],
+            "ownerReferences": [{"uid": self.owner or self.pool["metadata"]["uid"]}],
+            "annotations": {"greenfleet.io/pool-generation": "1"},
+        }
         return {"metadata": metadata, "spec": {"replicas": self.world.replicas}, "status": counts}
 
     def pods(self, namespace: str, pool: str, role: str) -> list[Object]:
@@ -192,6 +203,10 @@ class Cluster:
             self.scaled.append(manifest["spec"]["replicas"])
             self.world.replicas = manifest["spec"]["replicas"]
         return manifest
+
+    async def peek(self, path: str) -> Object:
+        owners = [{"uid": self.owner or self.pool["metadata"]["uid"]}]
+        return {"metadata": {"name": path.rsplit("/", 1)[1], "uid": "config", "ownerReferences": owners}}
 
     async def merge_patch(self, path: str, patch: Object) -> Object:
         self.patched.append((path, patch["metadata"]["annotations"]))
@@ -234,8 +249,8 @@ def play(
         pool = body(queues=["feeds", "mail"], scaling={"cooldown": "20s", **scaling})
         known = Registry()
         record = known.put(pool)
-        record.reconciled_generation = 1
-        record.config_uid = "config"
+        record.reconciliation.generation = 1
+        record.reconciliation.config_uid = "config"
         for other in others:
             known.put(other)
         world.record = record
@@ -243,6 +258,7 @@ def play(
         fake = cast("Any", cluster)
         async with serving(world.handle) as url:
             status = StatusWriter(fake, fake, fake, lambda key: None)
+            reconciler = Reconciler(fake, known, fake, fake, fake, image=fake, monitors=fake)
             world.sync_status = lambda: status.sync(record)
             server = PrometheusServer("main", Server(url=url, scrape_interval="2s", timeout=timeout))
             loop = ScalingLoop(
@@ -250,11 +266,12 @@ def play(
                 view=fake,
                 servers={"main": server},
                 settings=Prometheus(default_server="main", servers={"main": Server(url=url)}),
-                actuator=Actuator(fake, fake, fake, metrics),
+                actuator=Actuator(fake, fake, fake, metrics, reconciler),
                 status=status,
                 recycler=cast("Any", None),
                 booster=Booster(fake, known),
                 metrics=metrics,
+                recognise=reconciler.recognise,
                 leads=lambda: True,
                 tick_seconds=TICK,
             )
@@ -396,6 +413,7 @@ def test_a_namespace_that_exports_too_much_is_left_out_holds_says_why_and_is_ask
         await pass_time(2 * TICK)
         said = cluster.condition("MetricsAvailable")
         assert (said["status"], said["reason"]) == ("False", "TooManySeries")
+        assert "The pods of namespace shop export" in said["message"]
         asked = len(world.asked)
         await pass_time(LONG)
         assert len(world.asked) - asked == 2 * round(LONG / TICK), "no more questions than at other times"

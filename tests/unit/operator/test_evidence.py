@@ -7,12 +7,12 @@ from greenfleet.engine.evidence import (
     MOMENTS,
     MOST_REMEMBERED,
     WINDOW_SECONDS,
+    Evidence,
     caught_again,
     exempt_tasks,
     routes,
 )
 from greenfleet.resources.names import Role
-from tests.unit.operator.objects import record
 
 
 def _caught(*times: float) -> tuple[float, ...]:
@@ -54,7 +54,7 @@ def test_a_block_without_a_task_moves_nothing() -> None:
 
 
 def test_under_churn_of_workers_and_tasks_only_what_lives_and_is_recent_is_kept() -> None:
-    found, now = record(), 0.0
+    found, now = Evidence(), 0.0
     for round_number in range(50):
         now += WINDOW_SECONDS / 10
         pods = {f"feeds-{round_number}", f"feeds-{round_number + 1}"}
@@ -72,7 +72,7 @@ def test_under_churn_of_workers_and_tasks_only_what_lives_and_is_recent_is_kept(
 
 
 def test_names_without_end_are_not_kept_without_end() -> None:
-    found = record()
+    found = Evidence()
     for number in range(3 * MOST_REMEMBERED):
         found.blocked[f"task-{number}"] = found.guards["acks", f"task-{number}"] = float(number) / MOST_REMEMBERED
         found.blocked_seconds[Role.EVENTLET, "feeds-1", f"task-{number}"] = 1.0

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Sequence
+from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
+from greenfleet.engine.exporters import ExporterReconciler
 from greenfleet.engine.ownership import is_exporters_own, is_pools_own
-from greenfleet.resources import names
-from tests.unit.operator.objects import Object
+from greenfleet.engine.reconciler import Reconciler
+from greenfleet.engine.registry import Registry
+from greenfleet.resources import Child, names
+from tests.unit.operator.objects import Object, body
 
 EXPORTER = names.exporter_name("broker", "url")
 OURS = {"greenfleet.io/pool": "web", "app.kubernetes.io/managed-by": "greenfleet"}
@@ -56,3 +62,26 @@ def test_a_pool_knows_its_own(found: Object, own: bool) -> None:
 )
 def test_an_exporter_knows_its_own(found: Object, own: bool) -> None:
     assert is_exporters_own(found, EXPORTER) is own
+
+
+class Taken:
+    """An applier that finds somebody else's object under every name."""
+
+    async def taken(self, children: Sequence[Child], *_: Any) -> tuple[Child, Object]:
+        return children[0], thing({"app.kubernetes.io/managed-by": "Helm"})
+
+
+def test_a_name_that_stays_taken_is_asked_about_ever_more_seldom() -> None:
+    known, anything = Registry(), cast("Any", Mock(monitoring=None, image="agent:1", image_pull_secrets=()))
+    record = known.put(body("web"))
+    pools = Reconciler(anything, known, anything, anything, cast("Any", Taken()), image=anything, monitors=anything)
+    exporters = ExporterReconciler(anything, known, anything, cast("Any", Taken()), image=anything, monitors=anything)
+
+    async def run() -> None:
+        wanted = [10, 20, 40, 80, 120, 120]
+        assert [await pools.reconcile_pool(record) for _ in wanted] == wanted
+        assert [await exporters.reconcile("shop/broker/url") for _ in wanted] == wanted
+
+    asyncio.run(run())
+    assert record.reconciliation.refused is not None
+    assert known.exporter_refused(record.pool) is not None

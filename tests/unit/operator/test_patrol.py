@@ -23,7 +23,7 @@ HOUR = 3600
 def pool_of(name: str, replicas: int, applied_at: float = 0.0) -> Record:
     found = record(name)
     found.fleet(Role.EVENTLET).decision = decision(replicas=replicas)
-    found.config_applied_at = applied_at
+    found.reconciliation.config_applied_at = applied_at
     return found
 
 
@@ -40,7 +40,7 @@ def test_pools_with_workers_take_turns_each_once_a_round() -> None:
     for pool in pools:
         assert visits(pools, HOUR).count(pool.key) == pytest.approx(rounds, rel=0.1)
         for one in pools:
-            one.config_applied_at = 0.0
+            one.reconciliation.config_applied_at = 0.0
 
 
 @pytest.mark.parametrize(

@@ -392,7 +392,7 @@ def test_the_resync_looks_at_what_runs_and_at_its_exporter(monkeypatch: pytest.M
 def test_a_refusal_of_the_exporter_outlives_a_change_of_its_only_pool() -> None:
     found = registry(body("a"))
     refusal = Stall("Refused", "a policy says no")
-    found.exporters_refused["shop/broker/url"] = refusal
+    found.exporter("shop/broker/url").refused = refusal
     record = found.put(body("a", generation=2, image="registry.example/hub:2"))
     assert found.exporter_refused(record.pool) is refusal
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from greenfleet.engine.registry import Stall
 from greenfleet.engine.scaling_loop import turn
 from greenfleet.resources.names import Role
 from tests.unit.operator.objects import body
@@ -202,3 +203,55 @@ def test_the_age_of_the_oldest_message_is_a_metric_beside_the_limit(monkeypatch:
     labels = {"pool": "shop/feeds", "role": "eventlet"}
     assert metrics.get_sample_value("greenfleet_oldest_wait_seconds", labels) == 29 * TICK
     assert metrics.get_sample_value("greenfleet_max_wait_seconds", labels) == 45
+
+
+def scales(stall: str, monkeypatch: pytest.MonkeyPatch, **state: Any) -> tuple[Cluster, World]:
+    """A pool that the operator has just met after a restart, and for which 50,000 messages wait."""
+    seen: list[tuple[Cluster, World]] = []
+
+    async def scenario(world: World, cluster: Cluster, pass_time: PassTime) -> None:
+        seen.append((cluster, world))
+        reconciliation = world.record.reconciliation
+        reconciliation.generation = reconciliation.config_uid = None
+        if stall:
+            setattr(reconciliation, stall, Stall("Because", "field is value: reason: fix"))
+        for name, value in state.items():
+            setattr(cluster, name, value)
+        world.depth = 50_000.0
+        await pass_time(5 * TICK)
+
+    play(scenario, monkeypatch, replicas=0)
+    return seen[0]
+
+
+def test_a_pool_of_which_an_object_is_refused_goes_on_being_scaled_and_says_both(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster, _ = scales("refused", monkeypatch)
+    assert cluster.world.replicas > 0
+    assert cluster.condition("Stalled")["status"] == "True"
+
+
+def test_a_pool_in_conflict_is_not_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, _ = scales("conflict", monkeypatch)
+    assert cluster.scaled == []
+
+
+def test_the_workers_of_a_predecessor_with_the_same_name_and_generation_are_not_taken_for_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster, world = scales("", monkeypatch, owner="another")
+    assert cluster.scaled == []
+    assert world.record.reconciliation.generation is None
+    cluster, world = scales("", monkeypatch)
+    assert cluster.scaled
+    assert world.record.reconciliation.generation == 1
+
+
+def test_after_a_restart_a_pool_wakes_with_the_green_threads_that_are_decided_and_not_those_of_long_ago(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster, _ = scales("", monkeypatch)
+    kinds = [one["kind"] for one in cluster.applied]
+    assert kinds[:2] == ["ConfigMap", "Deployment"], "a new pod reads it as it starts"
+    assert cluster.applied[0]["metadata"]["uid"] == "config"

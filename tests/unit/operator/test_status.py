@@ -32,6 +32,7 @@ WELL = Observed(
     pods=[],
     exporter_available=True,
     exporter_refused=None,
+    misfit=None,
     trouble=None,
     shortage=None,
     generation=1,
@@ -59,7 +60,7 @@ def decision(**changes: Any) -> Decision:
 
 def reconciled(chosen: Decision | None = None, **spec: Any) -> Record:
     found = record(**spec)
-    found.reconciled_generation = 1
+    found.reconciliation.generation = 1
     found.fleet(Role.EVENTLET).decision = chosen if chosen is not None else decision()
     return found
 
@@ -144,11 +145,16 @@ def test_workers_that_never_become_ready_make_the_pool_not_ready_after_a_while()
         assert found["Ready"] == status
 
 
-@pytest.mark.parametrize("field", ["invalid", "refused", "misfit"])
-def test_what_needs_a_human_is_stalled_and_not_reconciling(field: str) -> None:
-    found = reconciled()
-    setattr(found, field, Stall("Because", "field is value: reason: fix"))
-    said = conditions(compute(found, WELL))
+@pytest.mark.parametrize("owner", ["the spec", "conflict", "refused", "exporter_refused", "misfit", "trouble"])
+def test_what_needs_a_human_is_stalled_and_not_reconciling(owner: str) -> None:
+    found, stall, observed = reconciled(), Stall("Because", "field is value: reason: fix"), WELL
+    if owner == "the spec":
+        found.invalid = stall
+    elif owner in ("conflict", "refused"):
+        setattr(found.reconciliation, owner, stall)
+    else:
+        observed = dataclasses.replace(WELL, **{owner: stall})
+    said = conditions(compute(found, observed))
     assert (said["Stalled"]["status"], said["Stalled"]["reason"]) == ("True", "Because")
     assert said["Stalled"]["message"] == "field is value: reason: fix"
     assert (said["Ready"]["status"], said["Reconciling"]["status"]) == ("False", "False")
@@ -156,7 +162,7 @@ def test_what_needs_a_human_is_stalled_and_not_reconciling(field: str) -> None:
 
 def test_a_broker_url_never_gets_into_a_condition() -> None:
     found = reconciled(decision(metrics_issues=(Problem(MetricsIssue.STALE, "redis://:hunter2@h is old"),)))
-    found.refused = Stall("Refused", "env value redis://:hunter2@redis:6379/0 is wrong")
+    found.reconciliation.refused = Stall("Refused", "env value redis://:hunter2@redis:6379/0 is wrong")
     assert "hunter2" not in str(compute(found, WELL))
 
 
@@ -228,7 +234,7 @@ def test_every_limit_has_a_sentence(limit: DecisionReason) -> None:
 
 def test_a_task_that_blocked_the_hub_is_named_for_a_while() -> None:
     found = reconciled()
-    found.blocked = {"proj.slow": NOW - 100, "proj.old": NOW - 1000}
+    found.evidence.blocked = {"proj.slow": NOW - 100, "proj.old": NOW - 1000}
     said = conditions(compute(found, WELL))["HubBlocked"]
     assert said["status"] == "True"
     assert "proj.slow" in said["message"]
@@ -237,7 +243,7 @@ def test_a_task_that_blocked_the_hub_is_named_for_a_while() -> None:
 
 def test_what_endangers_tasks_is_one_condition_with_every_reason() -> None:
     found = reconciled()
-    found.guards = {
+    found.evidence.guards = {
         ("visibility_timeout", "proj.slow"): NOW,
         ("prefetch", ""): NOW,
         ("visibility_timeout", "proj.old"): NOW - 1000,
@@ -248,13 +254,16 @@ def test_what_endangers_tasks_is_one_condition_with_every_reason() -> None:
     assert "worker.prefetchMultiplier" in said["message"]
     assert "Tasks: proj.slow." in said["message"]
     assert "proj.old" not in said["message"]
-    found.guards = {}
+    found.evidence.guards = {}
     assert conditions(compute(found, WELL))["TasksAtRisk"]["status"] == "False"
 
 
 def test_dead_letters_are_counted_named_and_the_command_is_there() -> None:
     found = reconciled()
-    found.dead_letters, found.dead_tasks = {"feeds": 2, "feeds.prefork": 1}, frozenset({"proj.parse", "proj.render"})
+    found.evidence.dead_letters, found.evidence.dead_tasks = (
+        {"feeds": 2, "feeds.prefork": 1},
+        frozenset({"proj.parse", "proj.render"}),
+    )
     said = conditions(compute(found, WELL))["DeadLetters"]
     assert (said["status"], said["reason"]) == ("True", "TaskDeadLettered")
     assert "2 of queue feeds, 1 of queue feeds.prefork" in said["message"]

@@ -48,7 +48,7 @@ def test_an_operator_that_starts_anew_does_not_warn_again_of_tasks_at_risk(monke
         world.guards = (("visibility_timeout", "proj.slow"),)
         await pass_time(2 * TICK)
         assert cluster.warned == ["VisibilityTimeout"]
-        world.record.guards.clear()
+        world.record.evidence.guards.clear()
         world.record.fleets.clear()
         await world.sync_status()
         assert cluster.condition("TasksAtRisk")["status"] == "True", "no all-clear before the workers were asked"
@@ -80,3 +80,17 @@ def test_dead_letters_are_one_warning_until_the_exporter_says_that_there_are_non
         assert len(cluster.events_of("NoDeadLetters")) == 1
 
     play(scenario, monkeypatch, replicas=2)
+
+
+@pytest.mark.parametrize("prometheus", [{"source": "rabbitmq"}, {"query": "sum(up)"}])
+def test_dead_letters_are_said_whatever_the_source_of_the_depths(
+    prometheus: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
+        await pass_time(2 * TICK)
+        world.dead = 2
+        await pass_time(2 * TICK)
+        assert "2 of queue feeds" in cluster.condition("DeadLetters")["message"]
+        assert len([query for query in world.asked if "greenfleet_queue_messages_ready" in query]) == 0
+
+    play(scenario, monkeypatch, replicas=2, prometheus=prometheus)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from bench.evidence import rows, table
-from bench.evidence.store import Store
+from bench.evidence.store import Store, digest
 
 PAGE = Path(__file__).parents[2] / "docs" / "project" / "autoscaler-evidence.md"
 DELETED = Path(__file__).parent / "deleted.json"
@@ -53,7 +53,10 @@ count the wait for the own core.
 
 def page(stores: dict[tuple[str, float], Store]) -> str:
     """The whole page from the runs of (set, scrape interval)."""
-    parts = [INTRODUCTION]
+    parts = [
+        INTRODUCTION,
+        f"The runs are of the code with the digest `{digest(rows.WHOLE)}` (`bench.evidence.store.digest`).\n",
+    ]
     for name in rows.SETS:
         if found := table.section(stores[name, 2.0], name, 2.0):
             parts.append(f"## {name}\n\nPrometheus scrapes every 2 s.\n\n{found}")

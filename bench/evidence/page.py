@@ -26,6 +26,7 @@ Each row below switches off one part and runs the same traces again. A part stay
 
 ## How to read the tables
 
+- **Runs**: finished so far. A row with fewer runs than the first was interrupted; its ratios are over the traces that it has.
 - **Worker-seconds**: of the whole autoscaler, the sum; of every other row, the ratio to it, with the
   standard error for other traces of the same kind.
 - **Violated s**: of the whole autoscaler, the sum; of every other row, the difference to it. Some violations cannot be avoided:
@@ -92,6 +93,6 @@ def _scrapes(stores: dict[tuple[str, float], Store]) -> str:
 def _deleted(entries: dict[str, dict[str, str]]) -> str:
     lines = [f"| `{name}` | {entry['what']} | {entry['worth']} |" for name, entry in entries.items()]
     return (
-        "## Deleted\n\nParts that earned nothing, with what they had been worth on the tuning traces before they went.\n\n"
+        "## Deleted\n\nParts that are gone, with what they had been worth on the tuning traces before.\n\n"
         "| part | what it did | worth |\n|---|---|---|\n" + "\n".join(lines) + "\n"
     )

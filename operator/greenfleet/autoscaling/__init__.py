@@ -1,6 +1,8 @@
-"""the autoscaler: pure, immutable values in, one immutable decision out. It imports nothing that does I/O."""
+"""The autoscaler: pure, immutable values in, one immutable decision out. It imports nothing that does I/O."""
 
 from .autoscaler import decide, prefork_spec
+from .constraints.schedules import parse as parse_cron
+from .explain import significant_change
 from .idle import can_skip, is_idle
 from .model import (
     Adjustment,
@@ -20,8 +22,6 @@ from .model import (
     Why,
     WorkerSample,
 )
-from .outcome import significant_change
-from .schedules import parse as parse_cron
 from .state import State, initial_state
 from .tuning import DEFAULT, PARTS, Tuning
 from .validation import stale_after_seconds

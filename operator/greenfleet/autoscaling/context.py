@@ -1,27 +1,38 @@
-"""What every small policy of the autoscaler sees: one immutable context of the tick."""
+"""The decision context: what every recommender and every constraint sees of one tick with complete metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .capacity import Capacity
+from .estimation import Capacity
 from .model import Adjustment, DecisionReason, Sample, ScalingSpec
 from .state import State
 from .tuning import Tuning
 from .validation import Observation
-from .workers import DeadlineDemand
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlineDemand:
+    """The backlog that decided, and what it asked for."""
+
+    messages: float
+    """Must start."""
+    within_seconds: float
+    workers: int
+    late: bool
+    """The objective is out of reach for its oldest message, whatever is done now."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionContext:
-    """Inputs and derived quantities of one tick with complete metrics."""
+    """Inputs and derived quantities."""
 
     spec: ScalingSpec
     sample: Sample
-    view: Observation
+    observation: Observation
     state: State
-    """The memory after this tick's learning."""
+    """After this tick's estimates."""
     now: float
     tuning: Tuning
     worker: Capacity
@@ -29,11 +40,11 @@ class DecisionContext:
     """Arrivals per second."""
     burst: float
     """Messages of a burst that is still young."""
-    due: DeadlineDemand | None
+    demand: DeadlineDemand | None
     rate_workers: int
     need: int
     """Workers that the load asks for, without the one that waits for the cooldown."""
-    missing: int
+    deferred: int
     """Workers that `rate` asks for beyond `need`: what waits can wait a little longer without them."""
     down_window_seconds: float
 
@@ -42,27 +53,28 @@ class DecisionContext:
         return self.sample.replicas
 
     @property
-    def first_window_ends_at(self) -> float:
-        """Until then there is no past to look back on: after a restart, and after blindness."""
-        since = self.state.sighted_since
-        return (self.now if since is None else since) + self.down_window_seconds
+    def worker_rate(self) -> float:
+        """Tasks per second of one worker with all its green threads."""
+        return self.worker.rate(self.worker.safe_threads)
 
     @property
-    def in_first_window(self) -> bool:
-        return self.now < self.first_window_ends_at
+    def first_window_ends_at(self) -> float:
+        """Until then there is no past to look back on: after a restart, and after missing metrics."""
+        since = self.state.complete_since
+        return (self.now if since is None else since) + self.down_window_seconds
 
 
 Constraint = Callable[[DecisionContext, int], Adjustment | None]
-"""From the workers wanted so far to a step that changes or holds them; None where the policy has nothing to say."""
+"""From the workers recommended so far to an Adjustment; None where there is nothing to adjust."""
 
 
 def workers_adjustment(
     reason: DecisionReason, before: int, after: int, text: str, until: float | None = None
 ) -> Adjustment:
-    return Adjustment(reason=reason, dimension="workers", before=before, after=after, text=text, until=until)
+    return Adjustment(reason, "workers", before, after, text, until)
 
 
 def threads_adjustment(
     reason: DecisionReason, before: int, after: int, text: str, until: float | None = None
 ) -> Adjustment:
-    return Adjustment(reason=reason, dimension="threads", before=before, after=after, text=text, until=until)
+    return Adjustment(reason, "threads", before, after, text, until)

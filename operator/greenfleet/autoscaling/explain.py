@@ -1,15 +1,21 @@
-"""Decisions in plain sentences, for the person who asks why."""
+"""Decisions in plain sentences, for the person who asks why, and what is reported next to the two numbers."""
 
 from __future__ import annotations
 
-from .model import DecisionReason
+from math import isfinite
+from typing import TYPE_CHECKING
+
+from .model import Adjustment, DecisionReason, Learned, Mode, Sample
+
+if TYPE_CHECKING:
+    from .context import DecisionContext
+    from .estimation import CounterDelta
 
 
 def count(number: float, noun: str) -> str:
     """`1 worker`, `4 workers`, `20,000 messages`."""
     rounded = round(number)
-    plural = noun if rounded == 1 else f"{noun}s"
-    return f"{rounded:,} {plural}"
+    return f"{rounded:,} {noun if rounded == 1 else f'{noun}s'}"
 
 
 def rate(per_second: float) -> str:
@@ -38,7 +44,7 @@ def summary(replicas: int, threads: int, text: str) -> str:
     return f"{fleet}: {text}"
 
 
-SMALLER = frozenset(
+_SMALLER = frozenset(
     {
         DecisionReason.MAX,
         DecisionReason.TOTAL,
@@ -48,4 +54,88 @@ SMALLER = frozenset(
         DecisionReason.STABILIZATION,
     }
 )
-"""What can keep a pool smaller than the load asks for."""
+
+
+def limited(context: DecisionContext, adjustments: tuple[Adjustment, ...]) -> DecisionReason:
+    """What keeps the pool smaller than the load asks for."""
+    last = adjustments[-1]
+    if last.reason is DecisionReason.ACTIVATION:
+        return last.reason
+    if last.after >= max(context.need, adjustments[0].after) or context.spec.mode is Mode.MANUAL:
+        return DecisionReason.NONE
+    smaller = [each.reason for each in adjustments if each.after < each.before and each.reason in _SMALLER]
+    return smaller[-1] if smaller else DecisionReason.NONE
+
+
+def deletion_order(sample: Sample) -> tuple[str, ...]:
+    """Pods in the order in which a scale-in should take them: never Ready, then the least busy, then the youngest."""
+    held = {
+        worker.pod: worker.threads_busy + worker.reserved
+        for worker in sample.workers
+        if isfinite(worker.threads_busy) and isfinite(worker.reserved)
+    }
+
+    def regret(name: str, ready: bool, created_at: float) -> tuple[bool, float, float, str]:
+        return ready, held.get(name, float("inf") if ready else 0.0), -created_at, name
+
+    staying = [pod for pod in sample.pods if not pod.terminating]
+    staying.sort(key=lambda pod: regret(pod.name, pod.ready_since is not None, pod.created_at))
+    return tuple(pod.name for pod in staying)
+
+
+def inputs(context: DecisionContext, delta: CounterDelta) -> tuple[tuple[str, float], ...]:
+    """Name and value of what was seen and derived; the unit is in the name where it is not a count."""
+    seen, worker = context.observation, context.worker
+    return (
+        ("ready", seen.ready),
+        ("reserved", seen.reserved),
+        ("backlog", seen.unstarted),
+        ("busy", seen.busy),
+        ("unacked", seen.unacked),
+        ("scheduled", seen.scheduled),
+        ("arrival_rate", context.rate),
+        ("throughput", context.state.estimates.throughput),
+        ("runtime_seconds", worker.runtime_seconds),
+        ("cpu_per_task_seconds", worker.cpu_per_task_seconds),
+        ("cores", worker.cores),
+        ("efficiency", worker.efficiency),
+        ("safe_threads", float(worker.safe_threads)),
+        ("worker_rate", context.worker_rate),
+        ("startup_seconds", worker.startup_seconds),
+        ("hub_utilisation", delta.hub_utilisation),
+        ("hub_lag_seconds", delta.hub_lag_seconds),
+        ("ready_workers", float(len(seen.serving))),
+        ("starting_workers", float(len(seen.coming))),
+        ("leaving_workers", float(len(seen.leaving))),
+        ("replicas", float(context.current)),
+        ("workers_for_rate", float(context.rate_workers)),
+        ("workers_for_deadline", float(context.demand.workers if context.demand is not None else 0)),
+    )
+
+
+def significant_change(old: Learned, new: Learned) -> bool:
+    """Whether `status.learned` is worth a write: something became known, or moved by more than 20 %."""
+    pairs = (
+        (old.runtime_seconds, new.runtime_seconds),
+        (old.cpu_per_task_seconds, new.cpu_per_task_seconds),
+        (old.safe_threads, new.safe_threads),
+        (old.startup_seconds, new.startup_seconds),
+    )
+    return any(_moved(one, two) for one, two in pairs)
+
+
+def _moved(old: float | None, new: float | None) -> bool:
+    if old is None or new is None:
+        return new is not None and old is None
+    return abs(new - old) > 0.2 * abs(old)
+
+
+TESTING = "tasks become slower as more of them run, as if something downstream were full; first this growth has to pay"
+
+
+def downstream(grown: float, gained: float) -> str:
+    """Why growth has stopped."""
+    return (
+        f"{(grown - 1):.0%} more running tasks changed the throughput by {(gained - 1):+.0%} only: something downstream "
+        f"is saturated, and more workers would only make it slower"
+    )

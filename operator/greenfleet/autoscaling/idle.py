@@ -1,19 +1,17 @@
-"""Pools that sleep: most pools of a large installation have nothing to do, and deciding that anew every tick is its main cost.
+"""Idle pools: most pools of a large installation have nothing to do, and deciding that anew every tick is their main cost.
 
-A pool is at rest when the same look again could only say the same: no worker, no message, complete metrics, and nothing
-in its spec or memory that depends on the time of day. Whoever skips looks keeps the last one, and lets the autoscaler see it before
-the first one that is different: then the autoscaler knows until when nothing had arrived.
+A decision can be skipped when the same sample could only lead to the same one. Whoever skips samples keeps the last one, and
+decides on it before the first that is different: then it is known until when nothing had arrived.
 """
 
 from __future__ import annotations
 
 from .model import Decision, DecisionReason, Mode, Sample, ScalingSpec
-from .state import State
 from .validation import stale_after_seconds
 
 
 def is_idle(spec: ScalingSpec, sample: Sample, now: float) -> bool:
-    """Whether this validate shows a pool without workers and messages, completely."""
+    """Whether this sample shows a pool without workers and messages, completely."""
     if sample.replicas or sample.pods or sample.workers or sample.problems:
         return False
     if len(sample.queues) != len(sample.expected_queues):
@@ -25,8 +23,8 @@ def is_idle(spec: ScalingSpec, sample: Sample, now: float) -> bool:
     )
 
 
-def can_skip(spec: ScalingSpec, state: State, decision: Decision) -> bool:
-    """Whether nothing but a different validate can change this decision."""
+def can_skip(spec: ScalingSpec, decision: Decision) -> bool:
+    """Whether nothing but a different sample can change this decision."""
     return (
         decision.replicas == 0
         and not decision.metrics_issues
@@ -34,5 +32,4 @@ def can_skip(spec: ScalingSpec, state: State, decision: Decision) -> bool:
         and spec.mode is not Mode.MANUAL
         and spec.replicas_min == 0
         and not spec.schedules
-        and not state.cold_start_misses
     )

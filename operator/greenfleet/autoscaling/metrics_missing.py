@@ -1,91 +1,70 @@
-"""What happens without validation: the pool holds, or rises to its floor, and says why."""
+"""What happens while metrics are missing: the pool holds, or rises to its floor, and says why. Nothing scales in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
-from . import behavior, explain, limits, stabilization
-from .capacity import capacity
+from . import explain
+from .constraints import hpa, limits, stabilization
 from .context import threads_adjustment, workers_adjustment
 from .model import Adjustment, Decision, DecisionReason, Mode, Problem, Sample, ScalingSpec, Why
-from .outcome import deletion_order, learned
 from .recommendation import manual
+from .recommendation.green_threads import threads_now
 from .state import State
-from .thread_policy import threads_now
 from .tuning import Tuning
 
-LASTING_SCRAPES = 3
-"""After so many without a sample, blindness is no hiccup."""
 
-
-def decide_without_metrics(
-    spec: ScalingSpec, state: State, sample: Sample, problems: tuple[Problem, ...], now: float, *, tuning: Tuning
+def decide_without_metrics(  # noqa: PLR0917
+    spec: ScalingSpec, state: State, sample: Sample, issues: tuple[Problem, ...], now: float, tuning: Tuning
 ) -> tuple[Decision, State]:
-    """Hold what the last known rate needs, or raise to the floor. Nothing scales in on less than complete metrics."""
-    state = replace(state, sighted_since=None, idle_since=None)
-    steps = manual(spec, sample) if spec.mode is Mode.MANUAL else _hold(spec, state, sample, problems, now)
-    replicas = steps[-1].after
-    told = min(spec.threads_max, state.threads if state.threads is not None else threads_now(spec, sample))
-    thread_adjustments = [
-        threads_adjustment(DecisionReason.BLIND, told, told, "held: what the workers do is not known")
-    ]
-    cap = limits.total_of_threads(spec, sample, replicas, told)
-    if cap is not None:
-        thread_adjustments.append(cap)
-    decided = thread_adjustments[-1].after
-    worker = capacity(spec, state.estimates, state.pressure, tuning)
+    """Hold what the last known rate needs, or raise to the floor."""
+    state = replace(state, complete_since=None, idle_since=None)
+    workers = manual(spec, sample) if spec.mode is Mode.MANUAL else _hold(spec, state, sample, issues, now, tuning)
+    replicas = workers[-1].after
+    held = min(spec.threads_max, state.threads if state.threads is not None else threads_now(spec, sample))
+    text = "held: what the workers do is not known"
+    threads = [threads_adjustment(DecisionReason.METRICS_MISSING, held, held, text)]
+    if (cap := limits.total_of_threads(spec, sample, replicas, held)) is not None:
+        threads.append(cap)
     decision = Decision(
         replicas=replicas,
-        threads=decided,
-        metrics_issues=problems,
+        threads=threads[-1].after,
+        metrics_issues=issues,
         active=False,
         limited=DecisionReason.NONE,
-        learned=learned(state, worker),
-        deletion_order=deletion_order(sample),
+        learned=state.estimates.learned(spec, tuning),
+        deletion_order=explain.deletion_order(sample),
         why=Why(
             at=now,
-            inputs=(("replicas", float(sample.replicas)), ("threads", float(decided))),
-            adjustments=(*steps, *thread_adjustments),
-            binding=steps[-1].reason,
-            summary=explain.summary(replicas, decided, steps[-1].text),
+            inputs=(("replicas", float(sample.replicas)), ("threads", float(threads[-1].after))),
+            adjustments=(*workers, *threads),
+            binding=workers[-1].reason,
+            summary=explain.summary(replicas, threads[-1].after, workers[-1].text),
         ),
     )
     return decision, state
 
 
-def _lasts(spec: ScalingSpec, state: State, now: float) -> bool:
-    """A scrape or two that are missing are no reason to start a pod."""
-    patience = max(LASTING_SCRAPES * spec.scrape_interval_seconds, stabilization.up_window_seconds(spec))
-    return state.seen_at is not None and now - state.seen_at > patience
-
-
-def _hold(
-    spec: ScalingSpec, state: State, sample: Sample, problems: tuple[Problem, ...], now: float
+def _hold(  # noqa: PLR0917
+    spec: ScalingSpec, state: State, sample: Sample, issues: tuple[Problem, ...], now: float, tuning: Tuning
 ) -> tuple[Adjustment, ...]:
-    current = sample.replicas
-    steps = [workers_adjustment(DecisionReason.BLIND, current, current, f"held: {problems[0].message}")]
-    need = min(state.deferred_replicas, behavior.highest_allowed(spec.scale_up, current, state.changes, now))
-    if 0 < current < need and _lasts(spec, state, now):
+    current, seen_at = sample.replicas, state.estimates.seen_at
+    held = [workers_adjustment(DecisionReason.METRICS_MISSING, current, current, f"held: {issues[0].message}")]
+    need = int(min(state.deferred_need, hpa.highest_allowed(spec.scale_up, current, state.changes, now)))
+    hiccup = max(tuning.lasting_scrapes * spec.scrape_interval_seconds, stabilization.up_window_seconds(spec))
+    if 0 < current < need and seen_at is not None and now - seen_at > hiccup:
         text = (
-            f"{explain.count(int(need), 'worker')} as the last known rate needs: the rest of it was to wait for a while, and "
-            f"nobody sees for how long"
+            f"{explain.count(need, 'worker')} as the last known rate needs: the rest of it was to wait for a while, and "
+            f"without metrics nobody sees for how long"
         )
-        steps.append(workers_adjustment(DecisionReason.RATE, current, int(need), text))
-    if spec.missing_metrics_floor is not None and spec.missing_metrics_floor > steps[-1].after:
-        text = f"whenBlind asks for at least {explain.count(spec.missing_metrics_floor, 'worker')} while {problems[0].message}"
-        steps.append(workers_adjustment(DecisionReason.FLOOR, steps[-1].after, spec.missing_metrics_floor, text))
-    bounds: tuple[Callable[[int], Adjustment | None], ...] = (
-        lambda wanted: limits.scheduled(spec, now, wanted),
-        lambda wanted: limits.paused(spec, current, wanted),
-        lambda wanted: limits.minimum(spec, wanted),
-        lambda wanted: limits.maximum(spec, wanted),
-        lambda wanted: limits.total_of_workers(spec, sample, wanted),
-    )
-    for bound in bounds:
-        step = bound(steps[-1].after)
+        held.append(workers_adjustment(DecisionReason.RATE, current, need, text))
+    if spec.missing_metrics_floor is not None and spec.missing_metrics_floor > held[-1].after:
+        text = f"whenBlind asks for at least {explain.count(spec.missing_metrics_floor, 'worker')} while {issues[0].message}"
+        held.append(workers_adjustment(DecisionReason.FLOOR, held[-1].after, spec.missing_metrics_floor, text))
+    for bound in limits.USER_LIMITS:
+        step = bound(spec, sample, now, held[-1].after)
         if step is not None and step.before > current and step.after < current:
             step = replace(step, after=current)
         if step is not None and step.after >= current:  # bounds stop growth here; they never take a worker away
-            steps.append(step)
-    return tuple(steps)
+            held.append(step)
+    return tuple(held)

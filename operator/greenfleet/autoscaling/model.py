@@ -203,13 +203,12 @@ class DecisionReason(enum.StrEnum):
     BURST_YOUNG = "YoungBurst"
     BACKLOG = "Backlog"
     FIRST_WINDOW = "FirstWindowAfterRestart"
-    BLIND = "Blind"
+    METRICS_MISSING = "Blind"
     FLOOR = "BlindFloor"
     PAUSED = "Paused"
     MANUAL = "ManualReplicas"
     SATURATED_DOWNSTREAM = "NoMoreThroughput"
     SAFE_THREADS = "SafeThreads"
-    WARM = "WarmWorkers"
     ACTIVATION = "Activation"
 
 

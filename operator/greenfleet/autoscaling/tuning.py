@@ -1,6 +1,7 @@
-"""What may be switched off to see what it is worth: `decide(..., tuning=Tuning(disabled=frozenset({"deadline"})))`.
+"""Every number of the autoscaler, with its unit and its source, and the names of the parts that can be switched off.
 
-The simulator's `--without NAME` uses it. The operator always runs with `DEFAULT`.
+Nothing behavioural stands anywhere else: a test reads the syntax tree. The operator runs with `DEFAULT`; the simulator's
+`--without NAME` switches a part off, to see what it is worth.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 PARTS: Mapping[str, str] = {
     "rate": "Recommends the workers that keep up with the arrival rate.",
     "deadline": "Recommends the workers that start every waiting message within maxWait.",
-    "warm-pool": "Keeps workers after two bursts that only workers already Ready could have served in time.",
     "rate-deferral": "Adds workers for the rate only when messages would otherwise be late.",
     "deadline-slack": "Lets the fleet fall behind its deadline plan by a part of the margin before workers are added.",
     "catch-up": "Gives messages that are already late the workers that clear them within seconds of readiness.",
@@ -22,10 +22,10 @@ PARTS: Mapping[str, str] = {
     "long-tasks": "Takes no worker away that runs tasks which outlast a drain.",
     "stabilization": "Scales in to the most workers that were needed within one start-up time.",
     "thread-stabilization": "Lowers green threads to the most that were needed within the last minute.",
-    "unbatched-cost": "Does not plan with the CPU that messages cost only because they come one by one.",
-    "granted-cores": "Learns that the node gives a busy worker less CPU than its limit.",
+    "unbatched-cost": "Plans with the CPU per task of busy workers, not of messages that come one by one.",
     "efficiency": "Learns what saturated workers reach of the rate that run time and CPU promise.",
     "idle-cores": "Learns the CPU that a worker uses without any task.",
+    "own-wait": "Learns no longer run time from saturated hubs: there, tasks wait for their worker's own core.",
     "raised-limit": "Raises the green threads where all are taken and the core idles while messages wait.",
     "hub-lag": "Lowers the green threads while the hub of a saturated worker lags.",
     "memory": "Lowers the green threads before the memory of a worker is full.",
@@ -41,6 +41,80 @@ class Tuning:
 
     disabled: frozenset[str] = frozenset()
     """Names of `PARTS` that are switched off."""
+
+    # What a sample says
+    lasting_scrapes: int = 3
+    """Scrapes after which a gap or a difference is no accident (Prometheus' own staleness is 5 min; ours must be quicker)."""
+    stale_seconds: float = 15.0
+    """A younger sample is never stale, however short the scrape interval is (docs/operator.md)."""
+    silent_pod_seconds: float = 300.0
+    """A pod without a sample may be running tasks for so long; one that cannot start must not keep a pool for ever."""
+    disagreement: float = 0.1
+    """Share of the depth (of at least 100 messages) by which two samples of one queue may differ: one scrape of a busy queue."""
+
+    # What is learned
+    rate_window_seconds: float = 30.0
+    """Of the arrival rate: long enough for 3 scrapes of 10 s, as Prometheus users have them."""
+    rate_least_seconds: float = 12.0
+    """The rate is divided by no less, and a fall shows in so long: 3 messages in the first second are no rate."""
+    deviations: float = 2.0
+    """Standard deviations of a Poisson count that chance explains (2.3 % beyond); twice as many make a burst."""
+    half_life_seconds: float = 15.0
+    """Of run time and CPU per task: a change shows within a minute, the noise of a scrape does not."""
+    throughput_half_life_seconds: float = 4.0
+    """Of throughput and hub lag: two scrapes of the default interval."""
+    cpu_believed_seconds: float = 2.0
+    """Of a whole CPU limit: less CPU than this says nothing of the CPU per task (bench: fetching looks three times as dear)."""
+    idle_cores: float = 0.01
+    """CPU of a worker without tasks, before it is learned; twice as much, or a tenth of the limit, is a job of the user's (measured)."""
+    busy: float = 0.75
+    """Of the hub's time: it takes what came meanwhile all at once, and its CPU per task is that of many tasks (measured)."""
+    unbatched: float = 0.4
+    """Of the CPU per task of messages that come alone, at least this is the task's own (measured: 0.37 for the lightest tasks)."""
+    saturated: float = 0.9
+    """Of the green threads, of the hub's time or of the core: nothing is left to take."""
+    blocked: float = 0.05
+    """Of the hub's time in tasks that block it: then its CPU and its lag say nothing of load."""
+    runtime_seconds: float = 1.0
+    """Before any task has ended."""
+    startup_seconds: float = 10.0
+    """Creation of a pod to Ready, before one was seen; 90 times as much is no start-up but a restart."""
+
+    # Green threads
+    overcommit: float = 1.05
+    """Green threads over S/k, at which tasks in flight need just the core (square-root staffing for small n: Halfin and Whitt, 1981)."""
+    utilisation: float = 0.8
+    """Of the green threads at which a steady rate is staffed."""
+    lag_seconds: float = 0.3
+    """Mean lateness of the hub's timer at which tasks begin to feel it."""
+    memory: float = 0.85
+    """Of the memory limit: the green threads go no further (the kernel kills at 1)."""
+    decrease: float = 0.8
+    """Multiplicative decrease of the green threads under pressure, as in AIMD (Chiu and Jain, 1989)."""
+    thread_window_seconds: float = 60.0
+    """Green threads fall to the most of so long: an idle one costs some kilobytes."""
+
+    # Workers
+    margin: float = 0.05
+    """Of maxWait, besides a scrape and a half and a second: what passes before a decision has an effect."""
+    slack: float = 0.6
+    """Of the margin: how far the fleet may fall behind its plan before workers are added."""
+    catch_up: float = 0.3
+    """Of maxWait: in so long new workers clear what was late before they were Ready."""
+    overdue_seconds: float = 60.0
+    """A pod that is not Ready after this, or after `lasting_scrapes` start-ups, is no capacity on its way."""
+    scale_in_seconds: float = 10.0
+    """Least, and a sixth of the longest, window of a scale-in; between the two it is one start-up (the ski-rental argument)."""
+    backlog_seconds: float = 2.0
+    """Work that may wait when workers leave."""
+
+    # A full downstream
+    growth: float = 1.5
+    """Running tasks must have grown so much before a comparison of throughput means anything; also what a probe may grow."""
+    gain: float = 0.15
+    """The least part of the growth that must come back as throughput (Universal Scalability Law: below it, contention wins)."""
+    backoff_seconds: float = 60.0
+    """How long growth stops after it brought nothing; doubled each time, as in TCP's retransmission, up to ten times."""
 
     def __post_init__(self) -> None:
         if unknown := sorted(self.disabled - PARTS.keys()):

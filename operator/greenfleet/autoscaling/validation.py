@@ -1,26 +1,20 @@
 """What a sample really says, and whether that is enough to act on.
 
-Missing is not zero. A sample is either complete, and becomes a `Observation`, or it is a list of `Problem`s; there is nothing in
+Missing is not zero. A sample is either complete, and becomes an `Observation`, or it is a list of `Problem`s; there is nothing in
 between, because an autoscaler that fills gaps with zeros kills the workers that it cannot see.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 
 from .model import MetricsIssue, Pod, Problem, QueueSample, Sample, ScalingSpec, WorkerSample
-from .state import State
-
-STALE_FLOOR_SECONDS = 15.0
-"""A sample younger than this is never stale, however short the scrape interval is (DESIGN: max(3 intervals, 15 s))."""
-
-SILENT_PODS_BUSY_SECONDS = 300.0
-"""A pod that is not Ready and has no sample counts as busy for so long after its creation or its last sample; one that
-cannot even start must not keep a pool alive for ever."""
+from .tuning import DEFAULT, Tuning
 
 _ORDER = tuple(MetricsIssue)
+_VALUES = tuple(field.name for field in fields(WorkerSample) if field.name not in {"pod", "at"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,53 +48,43 @@ class Observation:
         return self.unstarted == 0 and self.busy == 0 and self.unacked == 0
 
 
-@dataclass(frozen=True, slots=True)
-class Validation:
-    """A complete view, or the reasons why there is none (most telling first)."""
-
-    observation: Observation | None
-    problems: tuple[Problem, ...]
-
-
-def stale_after_seconds(scrape_interval_seconds: float) -> float:
+def stale_after_seconds(scrape_interval_seconds: float, tuning: Tuning = DEFAULT) -> float:
     """Age beyond which a sample says nothing about now."""
-    return max(3 * scrape_interval_seconds, STALE_FLOOR_SECONDS)
+    return max(tuning.lasting_scrapes * scrape_interval_seconds, tuning.stale_seconds)
 
 
-def validate(spec: ScalingSpec, state: State, sample: Sample, now: float) -> Validation:
-    """Judge the sample; complete metrics or none."""
+def validate(
+    spec: ScalingSpec, last: tuple[WorkerSample, ...], sample: Sample, now: float, tuning: Tuning = DEFAULT
+) -> tuple[Observation | None, tuple[Problem, ...]]:
+    """A complete observation, or the reasons why there is none, most telling first. `last` are the samples seen before."""
     problems = list(sample.problems)
-    queues = _queues(spec, sample, now, problems)
-    workers = _workers(spec, sample, now, problems)
+    queues = _queues(spec, sample, now, problems, tuning)
+    workers = _workers(spec, sample, now, problems, tuning)
     if problems:
-        return Validation(None, _most_telling_first(problems))
-    return Validation(_view(spec, state, sample, now, queues=queues, workers=workers), ())
-
-
-def _most_telling_first(problems: list[Problem]) -> tuple[Problem, ...]:
-    unique = dict.fromkeys(problems)
-    return tuple(sorted(unique, key=lambda problem: _ORDER.index(problem.reason)))
+        unique = dict.fromkeys(problems)
+        return None, tuple(sorted(unique, key=lambda problem: _ORDER.index(problem.reason)))
+    return _observation(spec, last, sample, now, (queues, workers), tuning), ()
 
 
 def _usable(*values: float) -> bool:
     return all(math.isfinite(value) and value >= 0 for value in values)
 
 
-def _time_problem(spec: ScalingSpec, at: float, now: float, what: str) -> Problem | None:
-    limit = stale_after_seconds(spec.scrape_interval_seconds)
+def _time_problem(spec: ScalingSpec, at: float, now: float, what: str, tuning: Tuning) -> Problem | None:
+    limit = stale_after_seconds(spec.scrape_interval_seconds, tuning)
     if not math.isfinite(at):
         return Problem(MetricsIssue.BAD_VALUE, f"the sample of {what} has no usable time")
     if now - at > limit:
         return Problem(MetricsIssue.STALE, f"the sample of {what} is too old to say anything about now")
     if at - now > limit:
-        return Problem(
-            MetricsIssue.STALE,
-            f"the sample of {what} comes from the future: the clocks of Prometheus and of the operator differ",
-        )
+        text = f"the sample of {what} comes from the future: the clocks of Prometheus and of the operator differ"
+        return Problem(MetricsIssue.STALE, text)
     return None
 
 
-def _queues(spec: ScalingSpec, sample: Sample, now: float, problems: list[Problem]) -> dict[str, QueueSample]:
+def _queues(
+    spec: ScalingSpec, sample: Sample, now: float, problems: list[Problem], tuning: Tuning
+) -> dict[str, QueueSample]:
     chosen: dict[str, QueueSample] = {}
     silent = bool(sample.problems)  # the collector has said why; a second reason for the same gap helps nobody
     for name in sample.expected_queues:
@@ -114,44 +98,22 @@ def _queues(spec: ScalingSpec, sample: Sample, now: float, problems: list[Proble
             problems.append(Problem(MetricsIssue.BAD_VALUE, f"the depth of {what} is not a number of messages"))
             continue
         newest = max(found, key=lambda queue: (queue.at, queue.ready))
-        if (problem := _time_problem(spec, newest.at, now, what)) is not None:
+        if (problem := _time_problem(spec, newest.at, now, what, tuning)) is not None:
             problems.append(problem)
             continue
-        rivals = [queue for queue in found if newest.at - queue.at <= spec.scrape_interval_seconds]
-        low, high = min(queue.ready for queue in rivals), max(queue.ready for queue in rivals)
-        if high - low > 10 + 0.1 * high:
-            problems.append(
-                Problem(
-                    MetricsIssue.CONTRADICTION,
-                    f"several fresh samples of {what} disagree: two exporters, or a duplicate series",
-                )
-            )
+        fresh = [queue for queue in found if newest.at - queue.at <= spec.scrape_interval_seconds]
+        low, high = min(queue.ready for queue in fresh), max(queue.ready for queue in fresh)
+        if high - low > tuning.disagreement * (high + 100):
+            text = f"several fresh samples of {what} disagree: two exporters, or a duplicate series"
+            problems.append(Problem(MetricsIssue.CONTRADICTION, text))
             continue
-        unacked = max(queue.unacked for queue in rivals)
-        chosen[name] = QueueSample(queue=name, at=newest.at, ready=high, unacked=unacked)
+        chosen[name] = QueueSample(name, newest.at, high, max(queue.unacked for queue in fresh))
     return chosen
 
 
-def _worker_values(worker: WorkerSample) -> tuple[float, ...]:
-    return (
-        worker.threads_limit,
-        worker.threads_busy,
-        worker.reserved,
-        worker.scheduled,
-        worker.started,
-        worker.finished,
-        worker.runtime_sum_seconds,
-        worker.runtime_count,
-        worker.cpu_seconds,
-        worker.hub_busy_seconds,
-        worker.hub_blocked_seconds,
-        worker.hub_lag_sum_seconds,
-        worker.hub_lag_count,
-        worker.memory_bytes,
-    )
-
-
-def _workers(spec: ScalingSpec, sample: Sample, now: float, problems: list[Problem]) -> dict[str, WorkerSample]:
+def _workers(
+    spec: ScalingSpec, sample: Sample, now: float, problems: list[Problem], tuning: Tuning
+) -> dict[str, WorkerSample]:
     """The newest sample of each pod. A pod must have one once it has been Ready for two scrapes, terminating or not."""
     by_pod: dict[str, list[WorkerSample]] = {}
     for worker in sample.workers:
@@ -163,39 +125,36 @@ def _workers(spec: ScalingSpec, sample: Sample, now: float, problems: list[Probl
         if not found:
             if due and not sample.problems:
                 problems.append(Problem(MetricsIssue.WORKER_MISSING, "a worker that should be running has no sample"))
-            continue
-        if not all(_usable(*_worker_values(worker)) and math.isfinite(worker.at) for worker in found):
+        elif not all(
+            math.isfinite(worker.at) and _usable(*(getattr(worker, name) for name in _VALUES)) for worker in found
+        ):
             problems.append(Problem(MetricsIssue.BAD_VALUE, "a worker's sample is not a set of counts"))
-            continue
-        if any(one.at == two.at and one != two for one, two in pairwise(found)):
+        elif any(one.at == two.at and one != two for one, two in pairwise(found)):
             problems.append(
                 Problem(MetricsIssue.CONTRADICTION, "a worker has two different samples of the same moment")
             )
-            continue
-        newest = found[-1]
-        if (problem := _time_problem(spec, newest.at, now, "a worker")) is not None:
-            if due:
-                problems.append(problem)
-            continue
-        chosen[pod.name] = newest
+        elif (problem := _time_problem(spec, found[-1].at, now, "a worker", tuning)) is None:
+            chosen[pod.name] = found[-1]
+        elif due:
+            problems.append(problem)
     return chosen
 
 
-def _view(
+def _observation(  # noqa: PLR0917
     spec: ScalingSpec,
-    state: State,
+    last: tuple[WorkerSample, ...],
     sample: Sample,
     now: float,
-    *,
-    queues: dict[str, QueueSample],
-    workers: dict[str, WorkerSample],
+    chosen: tuple[dict[str, QueueSample], dict[str, WorkerSample]],
+    tuning: Tuning,
 ) -> Observation:
+    queues, workers = chosen
     alive = [pod for pod in sample.pods if not pod.terminating]
-    last_seen = {counters.pod: counters.at for counters in state.counters}
+    seen_at = {worker.pod: worker.at for worker in last}
     unseen = [
         pod
         for pod in sample.pods
-        if pod.name not in workers and _may_be_busy(pod, last_seen.get(pod.name, pod.created_at), now)
+        if pod.name not in workers and _may_be_busy(pod, now - seen_at.get(pod.name, pod.created_at), tuning)
     ]
     samples = tuple(workers.values())
     return Observation(
@@ -212,8 +171,6 @@ def _view(
     )
 
 
-def _may_be_busy(pod: Pod, last_sign_of_life: float, now: float) -> bool:
+def _may_be_busy(pod: Pod, silent_seconds: float, tuning: Tuning) -> bool:
     """Whether a pod without a sample may be running tasks: a young one, or one that has just stopped being Ready."""
-    if pod.ready_since is not None:
-        return True
-    return not pod.terminating and now - last_sign_of_life < SILENT_PODS_BUSY_SECONDS
+    return pod.ready_since is not None or (not pod.terminating and silent_seconds < tuning.silent_pod_seconds)

@@ -398,7 +398,7 @@ class ScalingLoop:
             learned = learned_from_status(record.status if fleet.role is Role.EVENTLET else {})
             fleet.state = initial_state(learned, now)
         decision, fleet.state = decide(spec, fleet.state, sample, now)
-        rests = can_skip(spec, fleet.state, decision) and is_idle(spec, sample, now)
+        rests = can_skip(spec, decision) and is_idle(spec, sample, now)
         # Spread, so that a thousand sleeping pools are not all looked at in the same tick.
         fleet.rests_until = now + random.uniform(REST_SECONDS / 2, REST_SECONDS) if rests else -math.inf
         self._remember(record, fleet, decision, workers, now)

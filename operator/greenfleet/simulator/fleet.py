@@ -18,7 +18,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from greenfleet.autoscaling.capacity import cores_for_tasks
+from greenfleet.autoscaling.estimation.service import cores_for_tasks
 
 from .traces import CHANGING, Trace, value_at
 

@@ -8,7 +8,7 @@ from math import ceil, inf
 from typing import Protocol
 
 from greenfleet.autoscaling import Decision, Learned, Policy, ScalingRules, ScalingSpec, Tuning, decide, initial_state
-from greenfleet.autoscaling.behavior import highest_allowed, lowest_allowed
+from greenfleet.autoscaling.constraints.hpa import highest_allowed, lowest_allowed
 from greenfleet.autoscaling.state import Change
 
 from .fleet import Fleet, task_cores

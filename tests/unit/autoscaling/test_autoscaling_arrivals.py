@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from greenfleet.autoscaling import arrivals
-from greenfleet.autoscaling.state import Arrival
+from greenfleet.autoscaling.estimation import arrivals
+from greenfleet.autoscaling.estimation.arrivals import Arrival
 
 
 def stream(rate: float, seconds: int, start: float = 0.0) -> tuple[Arrival, ...]:

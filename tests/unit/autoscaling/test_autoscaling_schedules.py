@@ -8,7 +8,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from greenfleet.autoscaling import Schedule, parse_cron, schedules
+from greenfleet.autoscaling import Schedule, parse_cron
+from greenfleet.autoscaling.constraints import schedules
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -62,14 +63,15 @@ def test_day_of_month_or_weekday_is_enough_when_both_are_given() -> None:
 
 def test_sunday_is_zero_and_seven_and_sun() -> None:
     for day in ("0", "7", "sun"):
-        assert parse_cron(f"0 0 * * {day}").weekdays == {0}
+        assert open_at(f"0 0 * * {day}", 24, at("2026-11-22T12:00")), day
+        assert not open_at(f"0 0 * * {day}", 24, at("2026-11-23T12:00")), day
 
 
 def test_steps_lists_ranges_and_nicknames() -> None:
-    assert parse_cron("*/15 8-10,20 * jan,dec *").minutes == (0, 15, 30, 45)
-    assert parse_cron("*/15 8-10,20 * jan,dec *").hours == (8, 9, 10, 20)
-    assert parse_cron("5/20 * * * *").minutes == (5, 25, 45)
-    assert parse_cron("@daily") == parse_cron("0 0 * * *")
+    assert parse_cron("*/15 8-10,20 * jan,dec *").minutes == {0, 15, 30, 45}
+    assert parse_cron("*/15 8-10,20 * jan,dec *").hours == {8, 9, 10, 20}
+    assert parse_cron("5/20 * * * *").minutes == {5, 25, 45}
+    assert parse_cron("@daily").parts == parse_cron("0 0 * * *").parts
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from greenfleet.autoscaling import ScalingSpec
-from greenfleet.autoscaling.arrivals import Waiting
-from greenfleet.autoscaling.capacity import Capacity, cpu_threads
-from greenfleet.autoscaling.workers import Existing, for_deadline, for_rate
+from greenfleet.autoscaling.estimation.arrivals import Waiting
+from greenfleet.autoscaling.estimation.service import Capacity, cpu_threads
+from greenfleet.autoscaling.recommendation.workers import Existing, for_deadline, for_rate
 
 SPEC = ScalingSpec(threads_min=10, threads_max=1000, threads_start=100, replicas_max=10, max_wait_seconds=30.0)
 WORKER = Capacity(
@@ -28,7 +28,7 @@ def test_tasks_without_cpu_have_no_ceiling_of_the_core() -> None:
     assert cpu_threads(2.0, 0.0, 1.0) == float("inf")
 
 
-def patience(rate: float, fleet: Existing = TWO, worker: Capacity = WORKER, spec: ScalingSpec = SPEC) -> int:
+def bearable(rate: float, fleet: Existing = TWO, worker: Capacity = WORKER, spec: ScalingSpec = SPEC) -> int:
     """The most messages that may wait before another worker is wanted."""
     return max((n for n in range(4000) if for_rate(spec, rate, n, fleet, worker) == fleet.replicas), default=-1)
 
@@ -38,7 +38,7 @@ def patience(rate: float, fleet: Existing = TWO, worker: Capacity = WORKER, spec
 def test_workers_that_a_rate_lacks_come_while_they_can_still_save_the_last_message(
     rate: float, workers: int, startup: float
 ) -> None:
-    waiting = patience(rate, worker=replace(WORKER, startup_seconds=startup))
+    waiting = bearable(rate, worker=replace(WORKER, startup_seconds=startup))
     assert waiting > 0
     new = workers - 2
     the_last = (waiting + 20 * new * startup) / (20 * workers)
@@ -48,10 +48,10 @@ def test_workers_that_a_rate_lacks_come_while_they_can_still_save_the_last_messa
 
 
 def test_the_longer_a_start_takes_the_sooner() -> None:
-    assert patience(50.0) > patience(50.0, worker=replace(WORKER, startup_seconds=20.0))
-    assert patience(50.0) > patience(50.0, replace(TWO, serving=1, pending=(8.0,)))
-    assert patience(50.0, worker=replace(WORKER, startup_seconds=110.0)) == -1, "at once"
-    assert patience(50.0) < patience(50.0, spec=replace(SPEC, max_wait_seconds=60.0))
+    assert bearable(50.0) > bearable(50.0, worker=replace(WORKER, startup_seconds=20.0))
+    assert bearable(50.0) > bearable(50.0, replace(TWO, serving=1, pending=(8.0,)))
+    assert bearable(50.0, worker=replace(WORKER, startup_seconds=110.0)) == -1, "at once"
+    assert bearable(50.0) < bearable(50.0, spec=replace(SPEC, max_wait_seconds=60.0))
 
 
 @pytest.mark.parametrize("rate", [45.0, 70.0, 130.0, 190.0])

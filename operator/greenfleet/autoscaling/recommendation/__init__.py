@@ -1,0 +1,141 @@
+"""Workers that the load asks for, before anything holds them back, and the sentence that says why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .. import explain
+from ..constraints import limits, stabilization
+from ..context import DecisionContext, workers_adjustment
+from ..estimation.arrivals import burst, present_rate, waiting
+from ..model import Adjustment, DecisionReason, Sample, ScalingSpec
+from ..state import State
+from ..tuning import Tuning
+from ..validation import Observation
+from .workers import existing, for_deadline, for_rate, for_rate_at_once
+
+
+def context_of(  # noqa: PLR0917
+    spec: ScalingSpec, state: State, sample: Sample, observation: Observation, now: float, tuning: Tuning
+) -> DecisionContext:
+    """What a complete observation and the estimates amount to: rates, needs, and the model of one worker."""
+    estimates = state.estimates
+    worker, history = estimates.worker(spec, tuning), estimates.arrivals.history
+    worker = replace(worker, safe_threads=_shared(spec, sample, worker.safe_threads))
+    rate = present_rate(history, now, spec.scrape_interval_seconds, tuning)
+    fleet = existing(observation, sample.replicas, worker, now, tuning)
+    demand = for_deadline(spec, waiting(history, observation.unstarted), fleet, worker, tuning)
+    demand = demand if tuning.uses("deadline") else None
+    at_once = for_rate_at_once(rate, fleet, worker) if tuning.uses("rate") else 0
+    rate_workers = min(at_once, for_rate(spec, rate, observation.unstarted, fleet, worker, tuning))
+    need = min(max(rate_workers, demand.workers if demand is not None else 0), 10 * max(1, spec.replicas_max))
+    window = stabilization.down_window_seconds(spec, worker.startup_seconds, tuning)
+    above_one = need if need > 1 else 0  # the last worker goes by the cooldown alone
+    state = replace(
+        state,
+        high_needs=stabilization.with_high(state.high_needs, now, above_one, window),
+        low_needs=stabilization.with_low(state.low_needs, now, need, stabilization.up_window_seconds(spec)),
+        deferred_need=0 if estimates.downstream.holds_growth else at_once,
+    )
+    return DecisionContext(
+        spec=spec,
+        sample=sample,
+        observation=observation,
+        state=state,
+        now=now,
+        tuning=tuning,
+        worker=worker,
+        rate=rate,
+        burst=burst(history, now, tuning.scale_in_seconds, tuning),
+        demand=demand,
+        rate_workers=rate_workers,
+        need=need,
+        deferred=max(0, at_once - need),
+        down_window_seconds=window,
+    )
+
+
+def _shared(spec: ScalingSpec, sample: Sample, safe: int) -> int:
+    """Green threads that a worker may really have: a fleet with a total cannot give all of them to everyone."""
+    if spec.threads_total is None:
+        return safe
+    alive = max(1, sample.replicas, sum(1 for pod in sample.pods if not pod.terminating))
+    return max(1, min(safe, max(spec.threads_min, spec.threads_total // alive)))
+
+
+def recommend(context: DecisionContext) -> Adjustment:
+    """Workers for the rate or for the deadline, and the one that stays until the pool has been idle."""
+    spec, demand = context.spec, context.demand
+    if context.current == 0 and not context.sample.pods and (idle := _from_zero(context)) is not None:
+        return idle
+    one_does = f"one worker does {explain.rate(context.worker_rate)}"
+    if demand is not None and demand.workers > max(context.rate_workers, 1):
+        able = (
+            f"{explain.count(demand.workers, 'worker')} can start them within {explain.seconds(demand.within_seconds)}"
+        )
+        promise = (
+            f"the {explain.seconds(spec.max_wait_seconds)} of maxWait are out of reach for the oldest"
+            if demand.late
+            else f"as maxWait of {explain.seconds(spec.max_wait_seconds)} asks"
+        )
+        text = f"{explain.waits(demand.messages)}; {one_does}; {able}, {promise}"
+        return workers_adjustment(DecisionReason.DEADLINE, context.current, context.need, text)
+    if context.need > 1:
+        text = f"{explain.rate(context.rate)} arrive; {one_does}{_deferred(context)}"
+        return workers_adjustment(DecisionReason.RATE, context.current, context.need, text)
+    return _last_worker(context, one_does)
+
+
+def _from_zero(context: DecisionContext) -> Adjustment | None:
+    """At zero workers: the reason to stay there, or None when there is something to do."""
+    ready, activation = context.observation.ready, context.spec.activation
+    if ready > activation or context.observation.unacked > 0:
+        return None
+    if ready > 0:
+        text = f"{explain.waits(ready)}, not more than the activation of {activation}"
+        return workers_adjustment(DecisionReason.ACTIVATION, context.current, 0, text)
+    return workers_adjustment(DecisionReason.IDLE, context.current, 0, "nothing waits, nothing runs")
+
+
+def _deferred(context: DecisionContext) -> str:
+    """What a fleet that does not keep up with the rate waits for before it grows."""
+    if context.deferred == 0:
+        return ""
+    more, spec = explain.count(context.deferred, "more worker"), context.spec
+    if max(1, context.need) >= spec.replicas_max:
+        return f"; {more} would keep up, and replicas.max is {spec.replicas_max}"
+    wait = explain.seconds(spec.max_wait_seconds)
+    return f"; {more} would keep up, and will come before messages wait for longer than {wait}"
+
+
+def _last_worker(context: DecisionContext, one_does: str) -> Adjustment:
+    """One worker until the pool has been idle for the cooldown."""
+    idle_since, seen, cooldown = context.state.idle_since, context.observation, context.spec.cooldown_seconds
+    reason, until = DecisionReason.COOLDOWN, None
+    if idle_since is not None and context.now >= idle_since + cooldown:
+        text = f"nothing has waited or run for {explain.seconds(cooldown)}"
+        return workers_adjustment(DecisionReason.IDLE, context.current, 0, text)
+    if idle_since is not None:
+        until = idle_since + cooldown
+        text = f"nothing waits and nothing runs; one worker stays for the cooldown of {explain.seconds(cooldown)}"
+    elif seen.unstarted > 0 or seen.busy > 0:
+        reason = DecisionReason.RATE
+        enough = _deferred(context) or ", so its green threads are enough"
+        text = f"{explain.rate(context.rate)} arrive and {explain.waits(seen.unstarted)}; {one_does}{enough}"
+    elif seen.scheduled > 0:
+        text = f"one worker stays for {explain.count(seen.scheduled, 'task')} held for an ETA"
+    elif seen.unacked == 0:
+        text = "tasks came and went since the last scrape"
+    else:
+        text = f"one worker stays, to end or restore {explain.count(seen.unacked, 'unacked message')}"
+    return workers_adjustment(reason, context.current, 1, text, until)
+
+
+def manual(spec: ScalingSpec, sample: Sample) -> tuple[Adjustment, ...]:
+    """The user's number, within the bounds that are not about load. A human may ask for fewer than `replicas.min`."""
+    text = "mode is manual: spec.manualReplicas decides"
+    steps = [workers_adjustment(DecisionReason.MANUAL, sample.replicas, spec.manual_replicas, text)]
+    for limit in (limits.maximum, limits.total_of_workers):
+        if (step := limit(spec, sample, 0.0, steps[-1].after)) is not None:
+            steps.append(step)
+    return tuple(steps)

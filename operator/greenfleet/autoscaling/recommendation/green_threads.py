@@ -1,0 +1,109 @@
+"""Green threads in each worker: the first dimension to move, because it moves in a second and costs no pod.
+
+Straight to what the core bears while anything waits, else for the rate; up at once, down slowly.
+"""
+
+from __future__ import annotations
+
+from math import ceil, sqrt
+
+from .. import explain
+from ..constraints import limits, stabilization
+from ..context import DecisionContext, threads_adjustment
+from ..estimation import Capacity
+from ..model import Adjustment, DecisionReason, Sample, ScalingSpec
+from ..tuning import Tuning
+
+
+def threads_for(context: DecisionContext, replicas: int) -> tuple[Adjustment, ...]:
+    """The recommendation, then what holds it, and the user's total last."""
+    spec, safe, seen = context.spec, context.worker.safe_threads, context.observation
+    before = context.state.threads if context.state.threads is not None else threads_now(spec, context.sample)
+    if replicas == 0 and not context.sample.pods:
+        start = max(spec.threads_min, min(safe, spec.threads_start))
+        text = "no worker runs; a new one starts with this many"
+        steps = [threads_adjustment(DecisionReason.IDLE, before, start, text)]
+    elif _anything_waits(context) or (context.sample.replicas == 0 and replicas > 0):
+        limit = context.state.estimates.limit
+        because = f" ({limit.cause})" if limit.limit is not None and limit.cause else ""
+        text = (
+            f"{explain.waits(seen.unstarted)} and {explain.count(seen.busy, 'task')} run; "
+            f"a worker bears {explain.count(safe, 'green thread')}{because}"
+        )
+        steps = [threads_adjustment(DecisionReason.SAFE_THREADS, before, safe, text)]
+    else:
+        steps = [_steady(context, before, max(1, min(replicas, len(seen.serving) or replicas)))]
+    held = _full_downstream(context, steps[-1].after) or _lowered_slowly(context, before, steps[-1].after)
+    if held is not None:
+        steps.append(held)
+    total = limits.total_of_threads(spec, context.sample, replicas, steps[-1].after)
+    return (*steps, total) if total is not None else tuple(steps)
+
+
+def _anything_waits(context: DecisionContext) -> bool:
+    """More than half a second of arrivals waits, or nearly every green thread is taken."""
+    seen = context.observation
+    limit = sum(worker.threads_limit for worker in seen.workers)
+    working = sum(worker.threads_busy for worker in seen.workers)
+    return seen.unstarted > 1 + context.rate / 2 or (limit > 0 and working >= context.tuning.saturated * limit)
+
+
+def steady_need(rate: float, worker: Capacity, workers: int, tuning: Tuning) -> int:
+    """Green threads per worker for a stream of `rate` tasks per second: Little's law and square-root staffing."""
+    concurrency = rate * worker.runtime_seconds
+    return ceil((concurrency / tuning.utilisation + tuning.deviations * sqrt(concurrency)) / max(1, workers))
+
+
+def _steady(context: DecisionContext, before: int, workers: int) -> Adjustment:
+    """For the rate; never fewer than tasks run, for then none starts until some of them have ended."""
+    worker, busy = context.worker, context.observation.busy
+    for_rate, running = steady_need(context.rate, worker, workers, context.tuning), ceil(busy / workers)
+    text = (
+        f"{explain.rate(context.rate)} of {explain.seconds(worker.runtime_seconds)} each need so many green threads per worker, "
+        "with room for chance"
+        if for_rate >= running
+        else f"{explain.count(busy, 'task')} run"
+    )
+    wanted = max(context.spec.threads_min, min(worker.safe_threads, max(for_rate, running)))
+    return threads_adjustment(DecisionReason.RATE, before, wanted, text)
+
+
+def _lowered_slowly(context: DecisionContext, before: int, wanted: int) -> Adjustment | None:
+    """An idle green thread costs little; one that is missed costs a second."""
+    window, uses = context.tuning.thread_window_seconds, context.tuning.uses
+    if wanted >= before:
+        return None
+    if context.now < context.first_window_ends_at and uses("first-window"):
+        held = max(wanted, min(before, context.worker.safe_threads))
+        text = "metrics have been complete for too short a time to take green threads away"
+        reason, until = DecisionReason.FIRST_WINDOW, context.first_window_ends_at
+    else:
+        most = stabilization.first_within(context.state.high_threads, context.now, window)
+        if most is None or not uses("thread-stabilization"):
+            return None
+        held = min(before, most.value, context.worker.safe_threads)
+        text = f"{explain.count(held, 'green thread')} were needed within the last {explain.seconds(window)}"
+        reason, until = DecisionReason.STABILIZATION, most.at + window
+    return threads_adjustment(reason, wanted, held, text, until) if held > wanted else None
+
+
+def _full_downstream(context: DecisionContext, wanted: int) -> Adjustment | None:
+    """The most green threads that the comparison of throughput allows."""
+    test = context.state.estimates.downstream
+    if not context.observation.workers or not test.holds_growth or not context.tuning.uses("full-downstream"):
+        return None
+    most = max(context.spec.threads_min, test.threads(len(context.observation.serving)))
+    backoff = test.backoff_until is not None
+    text = (
+        "more green threads brought no more throughput: something downstream is saturated"
+        if backoff
+        else explain.TESTING
+    )
+    until = test.backoff_until if backoff else test.judged_at
+    return threads_adjustment(DecisionReason.SATURATED_DOWNSTREAM, wanted, most, text, until) if wanted > most else None
+
+
+def threads_now(spec: ScalingSpec, sample: Sample) -> int:
+    """What the pods have; the start value where nothing was written yet."""
+    annotated = [pod.threads for pod in sample.pods if pod.threads is not None and not pod.terminating]
+    return max(spec.threads_min, min(spec.threads_max, max(annotated, default=spec.threads_start)))

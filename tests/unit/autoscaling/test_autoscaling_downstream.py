@@ -1,0 +1,141 @@
+"""The comparison of throughput with a full downstream, moment by moment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from greenfleet.autoscaling import DEFAULT
+from greenfleet.autoscaling.estimation import Capacity, CounterDelta, Downstream
+from greenfleet.autoscaling.validation import Observation
+from tests.unit.autoscaling.builders import NOW, pod, worker
+
+ABLE = Capacity(
+    runtime_seconds=2.0, cpu_per_task_seconds=0.003, cores=1.0, efficiency=1.0, startup_seconds=5.0, safe_threads=1000
+)
+
+
+def moment(
+    before: Downstream, seconds: float, *, running: float, throughput: float, runtime: float, **fields: Any
+) -> Downstream:
+    """One sample, `seconds` after NOW: one worker of which every green thread is taken, and more waits."""
+    at = NOW + seconds
+    observation = Observation(
+        at=at,
+        ready=fields.get("ready", 10_000.0),
+        unacked=0.0,
+        reserved=0.0,
+        busy=running,
+        scheduled=0.0,
+        workers=(worker("pod-0", now=at, busy=running, limit=fields.get("limit", running)),),
+        serving=(pod("pod-0", now=at), *fields.get("more", ())),
+        coming=(),
+        leaving=(),
+    )
+    delta = CounterDelta(
+        seconds=2.0,
+        worker_seconds=2.0,
+        finished=2 * throughput,
+        runtime_sum_seconds=2 * throughput * runtime,
+        runtime_count=2 * throughput,
+        hub_busy_seconds=2 * fields.get("busy", 0.2),
+        hub_blocked_seconds=fields.get("blocked", 0.0),
+    )
+    return before.update(observation, delta, ABLE, (500.0, throughput), DEFAULT)
+
+
+@pytest.fixture
+def testing() -> Downstream:
+    """100 tasks ran at 50 a second; now 200 run, each takes twice as long, and throughput stands."""
+    state = moment(Downstream(), 0, running=100, throughput=50, runtime=2.0)
+    state = moment(state, 2, running=200, throughput=50, runtime=4.0)
+    assert state.ceiling is None, "what has ended so far was started before"
+    return moment(state, 4, running=200, throughput=50, runtime=4.0)
+
+
+@pytest.fixture
+def backing_off(testing: Downstream) -> Downstream:
+    return moment(testing, 14, running=200, throughput=50, runtime=4.0)
+
+
+def test_growth_has_a_ceiling_while_run_time_grows_with_it(testing: Downstream) -> None:
+    assert testing.ceiling == 2 * DEFAULT.growth * 100
+    assert testing.backoff_until is None
+
+
+def test_growth_without_slower_tasks_has_no_ceiling() -> None:
+    state = moment(Downstream(), 0, running=100, throughput=50, runtime=2.0)
+    assert moment(state, 2, running=900, throughput=50, runtime=2.1).ceiling is None
+
+
+def test_a_worker_that_has_just_come_is_compared_with_nothing() -> None:
+    """Seen on a cluster: four workers came to one that was full; its slow tasks and their idle cores made a ceiling for all five."""
+    state = moment(Downstream(), 0, running=100, throughput=50, runtime=2.0)
+    fresh = replace(pod("pod-1", now=NOW), ready_since=NOW + 1)
+    for seconds in (2, 4):
+        state = moment(state, seconds, running=200, throughput=50, runtime=4.0, more=(fresh,))
+        assert state.grown_at is None
+    for seconds in (6, 8):
+        state = moment(state, seconds, running=200, throughput=50, runtime=4.0, more=(fresh,))
+    assert state.ceiling is not None
+
+
+def test_throughput_that_stands_still_sends_the_fleet_back(testing: Downstream, backing_off: Downstream) -> None:
+    early = moment(testing, 10, running=200, throughput=50, runtime=4.0)
+    assert early.backoff_until is None, "what was started since the growth has not ended"
+    assert backing_off.backoff_until == NOW + 14 + DEFAULT.backoff_seconds
+    assert backing_off.threads(1) == 134
+
+
+def test_throughput_that_gains_is_the_new_base(testing: Downstream) -> None:
+    state = moment(testing, 14, running=200, throughput=80, runtime=2.5)
+    assert state.base is not None
+    assert (state.base.concurrency, state.ceiling, state.backoff_until) == (200, None, None)
+
+
+def test_busy_cores_are_no_downstream_and_no_proof_either(testing: Downstream) -> None:
+    state = moment(testing, 14, running=200, throughput=50, runtime=4.0, busy=0.9)
+    assert (state.ceiling, state.backoff_until) == (2 * DEFAULT.growth * 100, None), "growth still has its ceiling"
+    assert state.base is not None
+    assert state.base.concurrency == 100
+
+
+def test_after_a_backoff_growth_goes_on_by_half_and_doubles_the_next_backoff(backing_off: Downstream) -> None:
+    probing = moment(backing_off, 80, running=133, throughput=50, runtime=2.7)
+    assert probing.backoff_until is None
+    assert 134 < probing.threads(1) <= 202
+    for seconds in range(82, 100, 2):
+        probing = moment(probing, seconds, running=201, throughput=50, runtime=4.0)
+    assert probing.backoff_until is not None
+    assert probing.backoff_until - (NOW + 100) > DEFAULT.backoff_seconds
+
+
+def test_a_retreat_that_costs_throughput_frees_growth(backing_off: Downstream) -> None:
+    kept = lost = backing_off
+    for seconds in range(16, 40, 2):
+        kept = moment(kept, seconds, running=120, throughput=50, runtime=2.4)
+        lost = moment(lost, seconds, running=120, throughput=30, runtime=4.0)
+    assert kept.holds_growth, "it kept its throughput: the downstream was full"
+    assert not lost.holds_growth, "the tasks themselves had become slower"
+
+
+@pytest.mark.parametrize(
+    "silent",
+    [{"throughput": 0.5}, {"throughput": 50.0, "blocked": 1.0}, {"throughput": 50.0, "limit": 500.0}],
+    ids=["throughput that is chance", "a hub that is blocked", "green threads that nobody takes"],
+)
+def test_a_ceiling_never_holds_for_ever(testing: Downstream, silent: dict[str, float]) -> None:
+    state = testing
+    for seconds in range(4, 200, 2):
+        state = moment(state, seconds, running=200, runtime=4.0, **silent)
+    assert state.ceiling is None
+
+
+def test_a_fleet_that_went_back_by_itself_has_no_ceiling(testing: Downstream) -> None:
+    assert moment(testing, 6, running=110, throughput=50, runtime=2.2).ceiling is None
+
+
+def test_a_fleet_that_keeps_up_is_not_judged(testing: Downstream) -> None:
+    assert moment(testing, 14, running=200, throughput=480, runtime=2.0, ready=3.0) == Downstream()

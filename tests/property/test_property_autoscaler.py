@@ -174,7 +174,7 @@ def test_restart_at_any_tick_changes_nothing_after_one_window(world: World, trac
         world.tick(rate)
         twin.tick(rate)
     assume(waiting[-170] <= max(min(world.backlog, twin.backlog), 4 * rate + 10))
-    # The last fraction of a worker is added late and kept (docs/law.md), so two fleets may rest one worker apart.
+    # The last fraction of a worker is added late and kept (docs/scaling-figures.md), so two fleets may rest one worker apart.
     assert abs(world.replicas - twin.replicas) <= 1
     # A worker may have just gone: green threads fall to the most of the last minute.
     if world.threads != twin.threads:

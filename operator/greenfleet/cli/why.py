@@ -93,13 +93,49 @@ def render(answer: dict[str, Any], history: int) -> list[str]:
         lines.append(f"  {now['summary']}")
         said = [step for step in now["adjustments"] if step.get("until") or not now["summary"].endswith(step["text"])]
         lines += [f"  · {_until(step)}{step['text']}" for step in said]
-        inputs = ", ".join(f"{name} {_short(value)}" for name, value in now["inputs"].items())
-        lines.append(f"  seen: {inputs}")
+        lines += _table(now["inputs"])
         past = fleet["history"][-history:] if history else []
         lines += [f"  {_clock(why['at'])}  {why['binding']}: {why['summary']}" for why in reversed(past)]
     if not lines:
         lines.append(f"{answer['pool']}: nothing was decided yet; `kubectl describe gwp` says what the pool waits for")
     return lines
+
+
+_SEEN = {
+    "ready": ("messages in the broker", ""),
+    "reserved": ("messages prefetched, not started", ""),
+    "backlog": ("messages that wait, of both kinds", ""),
+    "busy": ("tasks that run", ""),
+    "unacked": ("messages unacked", ""),
+    "scheduled": ("tasks held for an ETA", ""),
+    "arrival_rate": ("arrivals", "messages/s"),
+    "throughput": ("throughput", "tasks/s"),
+    "runtime_seconds": ("run time of a task", "s"),
+    "cpu_per_task_seconds": ("CPU of a task", "s"),
+    "cores": ("CPU limit of a worker", "cores"),
+    "efficiency": ("reached of the planned rate", "of 1"),
+    "safe_threads": ("green threads that a worker bears", ""),
+    "worker_rate": ("rate of one worker", "tasks/s"),
+    "startup_seconds": ("start-up of a worker", "s"),
+    "hub_utilisation": ("hub busy", "of 1"),
+    "hub_lag_seconds": ("hub lag", "s"),
+    "ready_workers": ("workers Ready", ""),
+    "starting_workers": ("workers that start", ""),
+    "leaving_workers": ("workers that drain", ""),
+    "replicas": ("workers asked for now", ""),
+    "threads": ("green threads in each worker", ""),
+    "workers_for_rate": ("workers for the arrival rate", ""),
+    "workers_for_deadline": ("workers for the deadline", ""),
+}
+"""What each input is called, and its unit; an amount has none."""
+
+
+def _table(inputs: dict[str, float]) -> list[str]:
+    """What was seen, a line each: name, value, unit. An operator of another version may send names that this table has not."""
+    rows = [(*_SEEN.get(name, (name, "")), _short(value)) for name, value in inputs.items()]
+    wide = max((len(label) for label, _, _ in rows), default=0)
+    right = max((len(value) for _, _, value in rows), default=0)
+    return ["  seen:", *(f"    {label:<{wide}}  {value:>{right}} {unit}".rstrip() for label, unit, value in rows)]
 
 
 def _count(amount: int, noun: str) -> str:

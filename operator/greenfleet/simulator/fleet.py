@@ -30,7 +30,7 @@ a pod of 0.1 cores: tasks of 5.4 ms in a saturated worker take 6.5 to 7.4 ms at 
 
 
 LONE_CPU_MOST = 2.0
-"""Of a task's own CPU, with the hub `core`: light tasks take a third of what they take alone (docs/law.md)."""
+"""Of a task's own CPU, with the hub `core`: light tasks take a third of what they take alone (docs/scaling-figures.md)."""
 CORE_SHARE = 0.95
 """Of a worker's cores, what its tasks get at most with the hub `core`: the kernel and the quota's rounding take the rest."""
 

@@ -163,7 +163,9 @@ def test_why_tells_of_workers_that_can_wait_a_little_longer(most: int, promise: 
 
 def test_threads_go_straight_to_what_the_core_bears_while_anything_waits() -> None:
     decision = first(sample(500, busy=20))
-    assert decision.threads == 108  # S/k = 99 at what housekeeping leaves of a core, and its square root: docs/law.md
+    assert (
+        decision.threads == 108
+    )  # S/k = 99 at what housekeeping leaves of a core, and its square root: docs/scaling-figures.md
     assert limits(decision, "threads")[0] is DecisionReason.SAFE_THREADS
 
 
@@ -645,7 +647,7 @@ FEED_HUB = (
     (150, 217, 0.151, 1.0),
 )
 """Green threads, tasks per second, cores and share of the hub's time, measured: tasks of 0.28 s and hardly any CPU in a worker of 0.15
-cores with an endless backlog. (docs/law.md, what a lone message costs)"""
+cores with an endless backlog. (docs/scaling-figures.md, what a lone message costs)"""
 
 
 def feed_hub(threads: float) -> CounterDelta:

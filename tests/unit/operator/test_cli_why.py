@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from greenfleet.autoscaling import Adjustment, DecisionReason, Why
+from greenfleet.autoscaling import Adjustment, DecisionReason, Why, decide, initial_state
 from greenfleet.cli import why as cli
 from greenfleet.cli.main import main
 from greenfleet.engine.web import _plain
+from tests.unit.autoscaling.builders import KNOWN, NOW, SPEC, sample
 
 AT = 1_800_000_000.0
 STEPS = (
@@ -47,8 +48,8 @@ def test_the_answer_says_what_is_wanted_why_and_what_was_seen() -> None:
     assert "shop/feeds (eventlet): 4 workers × 250 green threads" in text
     assert WHY.summary in text
     assert "· 20,000 messages wait and must start within 30 s" in text
-    assert "backlog 20,000" in text
-    assert "runtime_seconds 0.31" in text
+    assert "    messages that wait, of both kinds  20,000\n" in text
+    assert "    run time of a task                   0.31 s\n" in text
     assert "step 0" not in text
 
 
@@ -60,7 +61,12 @@ def test_one_worker_is_one_worker_and_nothing_is_said_twice() -> None:
     text = "\n".join(cli.render(answer(replicas=1, threads=1, now=_plain(why)), 0))
     assert "1 worker × 1 green thread\n" in text
     assert text.count("no tasks arrive") == 1
-    assert "throughput 0" in text
+    assert "throughput  0 tasks/s" in text
+
+
+def test_every_input_has_a_name_and_a_unit_in_the_table() -> None:
+    decision, _ = decide(SPEC, initial_state(KNOWN, NOW - 600), sample(500, busy=20), NOW)
+    assert {name for name, _ in decision.why.inputs} <= cli._SEEN.keys()
 
 
 def test_a_hold_says_until_when() -> None:

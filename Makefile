@@ -58,11 +58,15 @@ test-fast: venv ## unit, property and golden tests: no cluster, no broker
 
 .PHONY: test-faults
 test-faults: venv packages ## every kind of fault once, on Redis and on quorum queues: nothing lost (4 min; SEED=… repeats a run)
-	$(PYTEST) -s -m 'not slow' tests/faults tests/unit/faults
+	$(PYTEST) -s -m 'not slow' tests/faults tests/unit/faults --ignore tests/faults/operator
 
 .PHONY: faults
 faults: venv packages ## the same for hours, on all brokers (HOURS=1 SEED=1); the last line is one JSON object
 	$(BIN)/python -m tests.faults.long --hours $(or $(HOURS),1) --seed $(or $(SEED),1)
+
+.PHONY: faults-operator
+faults-operator: venv packages ## 500 crash points, stale state and 1,000 wrong specs for the operator (SEED=1; 1 h); the last line is one JSON object
+	$(BIN)/python -m tests.faults.operator.long --seed $(or $(SEED),1) $(ARGS)
 
 .PHONY: test-matrix
 test-matrix: venv packages ## the worker's tests on the oldest and newest Python and Celery, docs/compatibility.md from it (50 min; ARGS=--all: every pair)

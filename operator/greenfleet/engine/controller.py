@@ -195,6 +195,11 @@ class Controller:
         for key, metadata in listed.items():
             if not self._is_known(key, metadata):
                 await self._ask_for(key)
+        if self._view is not None and self._view.is_synced:
+            # Left by an operator that died before it could remove them: no pool owns them, or one does that uses another broker now.
+            for broker in self._view.exporters(namespace):
+                if not self._registry.of_broker(broker):
+                    self._queue.add(_EXPORTER + broker)
 
     def _is_known(self, key: str, metadata: dict[str, Any]) -> bool:
         record = self._registry.get(key)

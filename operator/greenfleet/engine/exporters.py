@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
+from typing import Any
 
+from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool
 from greenfleet.engine.applier import REFUSED_SECONDS, Applier, taken_seconds
 from greenfleet.engine.fleet_view import FleetView
 from greenfleet.engine.monitors import PodMonitors
@@ -59,6 +62,11 @@ class ExporterReconciler:
             self._registry.forget_exporter(broker_key)
             await self._remove(broker_key)
             return None, None
+        namespace, secret, key = broker_key.split("/", 2)
+        if self._view.deployment(namespace, names.exporter_name(secret, key)) is None:
+            pools = await self._there(pools, namespace)
+            if not pools:
+                return None, None  # they are gone, and their exporter with them: the watch will tell
         image = self._image
         children = exporter_children(
             pools, image.image, image.image_pull_policy, image.image_pull_secrets, self._monitors.monitoring
@@ -84,6 +92,17 @@ class ExporterReconciler:
         )
         return None, queues_digest(children)
 
+    async def _there(self, pools: Iterable[GreenWorkerPool], namespace: str) -> list[GreenWorkerPool]:
+        """Those pools that the API server has and that do not go: the deletion of what they own may be heard of before their own."""
+        path = paths.collection(f"{GROUP}/{VERSION}", KIND, namespace)
+        alive = {
+            item["metadata"]["uid"]
+            async for page in self._client.pages(path, metadata_only=True)
+            for item in page.get("items") or ()
+            if "deletionTimestamp" not in item["metadata"]
+        }
+        return [pool for pool in pools if pool.uid in alive]
+
     async def _tell(self, broker_key: str, digest: str) -> None:
         """Has kubelet show the exporter's pods the list of queues at once: a ConfigMap alone is shown within a minute or two, the one of a pod that
         changed without delay. Twice, because what kubelet has heard of may be the pod and not yet the ConfigMap.
@@ -108,9 +127,14 @@ class ExporterReconciler:
         name = names.exporter_name(secret, key)
         unreadable = any(record.pool is None and record.key.startswith(f"{namespace}/") for record in self._registry)
         if not unreadable:
-            everything = (("apps/v1", "Deployment", name), *optional_exporter_children(name))
-            await self._applier.remove_unwanted(namespace, everything, (), lambda found: is_exporters_own(found, name))
+
+            def is_own(found: dict[str, Any]) -> bool:
+                return is_exporters_own(found, name)
+
+            await self._applier.remove_unwanted(namespace, optional_exporter_children(name), (), is_own)
             await self._leave_to_collector(config_of_gone_exporter(namespace, name), name)
+            # The last: as long as anything is left, it says so (`FleetView.exporters`), also to an operator that starts now.
+            await self._applier.remove_unwanted(namespace, (("apps/v1", "Deployment", name),), (), is_own)
 
     async def _leave_to_collector(self, config: Child, exporter: str) -> None:
         """Has the garbage collector take the ConfigMap of an exporter that is gone, while pools that owned it stay: the operator may not delete

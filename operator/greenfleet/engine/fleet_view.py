@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from greenfleet.kube import paths
 from greenfleet.kube.client import Client, Object
 from greenfleet.kube.reflector import Reflector, slim
 from greenfleet.resources import names
+from greenfleet.resources.exporter import measured_broker
 from greenfleet.resources.names import Role
 
 _SELECTOR = f"{names.MANAGED_BY}={names.MANAGER}"
@@ -84,6 +85,13 @@ class FleetView:
     def exporter_pods(self, namespace: str, name: str) -> list[Object]:
         """All pods of one exporter."""
         return list(self._pods_of[namespace, name, Role.EXPORTER].values())
+
+    def exporters(self, namespace: str | None) -> Iterator[str]:
+        """The brokers that there is an exporter for, in a namespace or (None) anywhere: whether a pool needs it or not."""
+        for reflector in self._children["Deployment"]:
+            for found in reflector.objects():
+                if namespace in (None, found["metadata"]["namespace"]) and (broker := measured_broker(found)):
+                    yield broker
 
     def _on_pod(self, old: Object | None, new: Object | None) -> None:
         for pod, present in ((old, False), (new, True)):

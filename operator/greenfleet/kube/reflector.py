@@ -60,6 +60,10 @@ class Reflector:
         """The object called `namespace/name`, or None."""
         return self._objects.get(key)
 
+    def objects(self) -> list[Object]:
+        """All that are known."""
+        return list(self._objects.values())
+
     async def run(self) -> None:
         """Keeps the copy up to date until cancelled; errors of the API server only delay it."""
         self._failures = 0

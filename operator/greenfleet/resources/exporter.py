@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool
 from greenfleet.resources import names
@@ -28,6 +29,7 @@ from greenfleet.resources.pods import (
 from greenfleet.resources.worker import prefork_queue
 
 NON_ROOT = 65532
+_BROKER_VARIABLE = "GREENWORKER_BROKER"
 OVERLAP_SECONDS = 30
 """A new exporter's pod has to be ready for so long before the old one goes: Prometheus' default scrape interval for pods, and twice what it
 takes to find one.
@@ -87,6 +89,20 @@ def config_of_gone_exporter(namespace: str, name: str) -> Child:
     return Child({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
 
 
+def measured_broker(deployment: Mapping[str, Any]) -> str | None:
+    """The key of the broker (`namespace/secret/key`) that a Deployment is the queue exporter of; None: it is none of ours."""
+    metadata = deployment["metadata"]
+    if (metadata.get("labels") or {}).get(names.ROLE_LABEL) != names.Role.EXPORTER:
+        return None
+    for container in deployment["spec"]["template"]["spec"]["containers"]:
+        for variable in container.get("env") or ():
+            namespace, _, reference = str(variable.get("value", "")).partition("/")
+            secret, _, key = reference.partition("/")
+            if variable["name"] == _BROKER_VARIABLE and namespace == metadata["namespace"]:
+                return f"{namespace}/{reference}" if metadata["name"] == names.exporter_name(secret, key) else None
+    return None
+
+
 def _config(pools: Sequence[GreenWorkerPool], name: str) -> Manifest:
     return {
         "apiVersion": "v1",
@@ -132,7 +148,7 @@ def _pod(
     secret = broker.secret_ref
     authorities = [pool.spec.broker.ca_secret_ref for pool in pools if pool.spec.broker.ca_secret_ref is not None]
     environment: list[Manifest] = [
-        {"name": "GREENWORKER_BROKER", "value": pools[0].broker_key},
+        {"name": _BROKER_VARIABLE, "value": pools[0].broker_key},
         {"name": "GREENWORKER_BROKER_URL_FILE", "value": f"{names.BROKER_DIRECTORY}/url"},
         {"name": "GREENWORKER_METRICS_PORT", "value": str(names.METRICS_PORT)},
         {"name": "GREENWORKER_QUEUES_FILE", "value": f"{names.QUEUES_DIRECTORY}/queues"},

@@ -11,7 +11,11 @@ certificate of the kubeconfig.
             faulty.end_watches("/greenworkerpools")
 
 The faults: `Answer` (410, 409, 429, 500… in place of the API server), `Hold` (a slow network), `Lose` (done, but nobody hears of it),
-`Swallow` (a watch that misses events, or says nothing at all) and `Expire` (a watch that begins with 410).
+`Swallow` (a watch that misses events, or says nothing at all), `Expire` (a watch that begins with 410), `Cut` (something happens at this very
+request, such as a SIGKILL of who sent it), `Garble` (a watch whose events come late, twice, or behind those of other objects) and `Recall`
+(what the API server said before, in place of what it says now).
+
+A rule is about all requests that match. `faulty.judge` is asked about each request by itself, and answers with a fault or None.
 """
 
 from __future__ import annotations
@@ -19,11 +23,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
 import re
 import ssl
 import threading
 from base64 import b64decode
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -69,7 +74,31 @@ class Expire:
     """A watch is opened, and says at once that its resourceVersion is too old."""
 
 
-Fault = Answer | Hold | Lose | Swallow | Expire
+@dataclass(frozen=True)
+class Cut:
+    """`done()` is called in the proxy's thread, and the connection breaks: before the API server hears of the request, or after it has answered."""
+
+    done: Callable[[], None]
+    after: bool
+
+
+@dataclass(frozen=True)
+class Garble:
+    """Events of a watch arrive `seconds` late, each `times` times, and in any order but for those of one object."""
+
+    seconds: float
+    times: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Recall:
+    """An older answer is given: a list from a server that is behind."""
+
+    body: bytes
+
+
+Fault = Answer | Hold | Lose | Swallow | Expire | Cut | Garble | Recall
 
 
 @dataclass
@@ -86,6 +115,12 @@ class Seen:
     """Monotonic seconds at which it was passed on to the API server; None: never."""
     status: int | None = None
     """Of the answer; None: none yet, or none ever."""
+    answered_at: float | None = None
+    """Monotonic seconds at which the API server had answered; None: not yet, or never asked."""
+    target: str = ""
+    """Path and query as they were sent."""
+    changed: bool = False
+    """A write that was accepted and made another version of its object than the proxy had seen."""
 
     @property
     def is_watch(self) -> bool:
@@ -157,6 +192,11 @@ class FaultyApi:
         self.rules: list[Rule] = []
         self.requests: list[Seen] = []
         self.server = ""
+        self.judge: Callable[[Seen], Fault | None] = lambda seen: None
+        """Asked once about each request, in the proxy's thread."""
+        self.lists: set[str] = set()
+        """Path and query of every list of a whole collection so far."""
+        self._versions: dict[str, str] = {}
         self._watches: dict[asyncio.Task[Any], Seen] = {}
         self._loop = asyncio.new_event_loop()
         self._up, self._stop = threading.Event(), asyncio.Event()
@@ -251,7 +291,11 @@ class FaultyApi:
     async def _serve(self, request: web.Request, session: aiohttp.ClientSession) -> web.StreamResponse:
         payload = await request.read()
         seen = Seen(request.method, request.path, dict(request.query), _parsed(payload), monotonic())
+        seen.target = request.raw_path
         self.requests.append(seen)
+        fault = self.judge(seen)
+        if fault is not None and (said := await _answered(fault, request, seen)) is not None:
+            return said
         for rule in [rule for rule in self.rules if rule.concerns(seen)]:
             if isinstance(rule.fault, Answer):
                 rule.happened += 1
@@ -277,8 +321,13 @@ class FaultyApi:
             timeout=aiohttp.ClientTimeout(total=None),
         ) as answer:  # fmt: skip
             if seen.is_watch and answer.status == 200:
-                return await self._pass_watch(request, answer, seen)
+                return await self._pass_watch(request, answer, seen, fault if isinstance(fault, Garble) else None)
             found = await answer.read()
+            self._note(seen, answer.status, found)
+            if isinstance(fault, Cut):
+                fault.done()
+            if isinstance(fault, Cut | Lose):
+                _hang_up(request)
             for rule in [rule for rule in self.rules if isinstance(rule.fault, Lose) and rule.concerns(seen)]:
                 rule.happened += 1
                 assert request.transport is not None
@@ -287,7 +336,25 @@ class FaultyApi:
             kept = {name: answer.headers[name] for name in ("Content-Type", "Retry-After") if name in answer.headers}
             return web.Response(status=answer.status, body=found, headers=kept)
 
-    async def _pass_watch(self, request: web.Request, answer: aiohttp.ClientResponse, seen: Seen) -> web.StreamResponse:
+    def _note(self, seen: Seen, status: int, found: bytes) -> None:
+        """What an answer tells the proxy: versions of what was written, and lists."""
+        seen.answered_at = monotonic()
+        if not seen.is_write:
+            if status == 200 and "fieldSelector" not in seen.query and b'List"' in found[:500]:
+                self.lists.add(seen.target)
+            return
+        if status >= 300 or "dryRun" in seen.query:
+            return
+        written = _parsed(found)
+        version = (written.get("metadata") or {}).get("resourceVersion") if isinstance(written, dict) else None
+        path = seen.path.removesuffix("/status").removesuffix("/resize")
+        seen.changed = seen.method == "DELETE" or version is None or self._versions.get(path) != version
+        if version is not None:
+            self._versions[path] = version
+
+    async def _pass_watch(
+        self, request: web.Request, answer: aiohttp.ClientResponse, seen: Seen, garble: Garble | None = None
+    ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
         seen.status = 200
@@ -295,7 +362,7 @@ class FaultyApi:
         assert task is not None
         self._watches[task] = seen
         try:
-            async for line in _lines(answer):
+            async for line in _lines(answer) if garble is None else _garbled(_lines(answer), garble):
                 kind = json.loads(line)["type"]
                 if (rule := self._fault_of(seen, kind)) is None:
                     await response.write(line)
@@ -328,6 +395,61 @@ async def _lines(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
             yield line + b"\n"
 
 
+async def _garbled(lines: AsyncIterator[bytes], how: Garble) -> AsyncIterator[bytes]:
+    """All that arrives within `how.seconds` comes in a batch after it, shuffled; events of one object keep their order."""
+    chance = random.Random(how.seed)
+    arrived: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+    async def collect() -> None:
+        async for line in lines:
+            arrived.put_nowait(line)
+        arrived.put_nowait(None)
+
+    collecting = asyncio.ensure_future(collect())
+    try:
+        while (first := await arrived.get()) is not None:
+            await asyncio.sleep(how.seconds)
+            batch = [first]
+            while not arrived.empty() and arrived._queue[0] is not None:  # type: ignore[attr-defined]
+                batch.append(arrived.get_nowait() or b"")
+            of_object: dict[str, list[bytes]] = {}
+            for line in batch:
+                of_object.setdefault(json.loads(line)["object"]["metadata"].get("name", ""), []).append(line)
+            turns = [name for name, some in of_object.items() for _ in some]
+            chance.shuffle(turns)
+            for name in turns:
+                line = of_object[name].pop(0)
+                for _ in range(how.times):
+                    yield line
+    finally:
+        collecting.cancel()
+
+
+async def _answered(fault: Fault, request: web.Request, seen: Seen) -> web.StreamResponse | None:
+    """What the proxy says by itself to a request that was judged; None: it is passed on."""
+    match fault:
+        case Cut(done, after=False):
+            done()
+            _hang_up(request)
+        case Answer(status, message, headers):
+            seen.status = status
+            return web.json_response(_status(status, message), status=status, headers=dict(headers))
+        case Expire() if seen.is_watch:
+            return web.json_response({"type": "ERROR", "object": _status(410, "too old resource version")})
+        case Recall(body):
+            return web.Response(body=body, headers={"Content-Type": "application/json"})
+        case Hold(seconds):
+            await asyncio.sleep(seconds)
+    return None
+
+
+def _hang_up(request: web.Request) -> None:
+    """Breaks the connection without an answer."""
+    if request.transport is not None:
+        request.transport.abort()
+    raise asyncio.CancelledError
+
+
 def _parsed(payload: bytes) -> Any:
     try:
         return json.loads(payload) if payload else None
@@ -344,4 +466,16 @@ def _pem(kubeconfig: Path, where: dict[str, Any], name: str) -> bytes:
     return (kubeconfig.parent / where[name]).read_bytes() if name in where else b64decode(where[f"{name}-data"])
 
 
-__all__ = ["Answer", "Expire", "FaultyApi", "Hold", "Lose", "Rule", "Seen", "Swallow"]
+__all__ = [
+    "Answer",
+    "Cut",
+    "Expire",
+    "FaultyApi",
+    "Garble",
+    "Hold",
+    "Lose",
+    "Recall",
+    "Rule",
+    "Seen",
+    "Swallow",
+]

@@ -10,7 +10,7 @@ import pytest
 from greenfleet.api import GreenWorkerPool
 from greenfleet.resources import Monitoring, children_of_pool, exporter_children, names
 from greenfleet.resources.config import start_threads
-from greenfleet.resources.exporter import queue_list
+from greenfleet.resources.exporter import measured_broker, queue_list
 from greenfleet.resources.names import Role
 from greenfleet.resources.worker import hub_cores, memory_limit_bytes
 from tests.unit.operator.objects import Object, pool
@@ -484,3 +484,10 @@ def test_the_agents_pull_secrets_reach_the_workers_pods_after_the_users_own_and_
 
     assert secrets() == ["own", "both", "agents"]
     assert secrets(agent="installed") == ["own", "both"], "no image of ours is pulled"
+
+
+def test_an_exporter_says_which_broker_it_measures_and_only_one_of_its_own_namespace() -> None:
+    [_, deployment] = [child.manifest for child in exporter_children([pool()], IMAGE, "IfNotPresent", [])]
+    assert measured_broker(deployment) == pool().broker_key
+    for change in ({"namespace": "elsewhere"}, {"name": "greenfleet-queues-0000000000"}, {"labels": {}}):
+        assert measured_broker({**deployment, "metadata": {**deployment["metadata"], **change}}) is None

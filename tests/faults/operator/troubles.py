@@ -1,0 +1,164 @@
+"""What goes wrong between operator and API server: stale and missed state, refusals, answers that never come. One per step, drawn from a seed."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from tests.faults.operator.life import Life, Plan, Trouble
+from tests.faults.operator.stage import Replica
+from tests.integration.operator.faulty_api import Answer, Expire, Fault, Garble, Hold, Lose, Recall, Rule, Seen, Swallow
+
+KINDS = ("greenworkerpools", "deployments", "pods", "networkpolicies", "poddisruptionbudgets")
+
+
+def _is_plain_write(seen: Seen) -> bool:
+    return seen.is_write and "/leases" not in seen.path and "dryRun" not in seen.query
+
+
+@dataclass
+class Refusals(Trouble):
+    """A share of all writes is refused: 409, 429, 500 or 503."""
+
+    seed: int
+    status: int
+
+    def __post_init__(self) -> None:
+        self.name = f"{self.status}"
+        self._chance = random.Random(self.seed)
+
+    def judge(self, life: Life, replica: Replica, seen: Seen) -> Fault | None:
+        if not _is_plain_write(seen) or self._chance.random() > 0.4:
+            return None
+        return Answer(self.status, headers={"Retry-After": "1"} if self.status == 429 else {})
+
+
+@dataclass
+class Lost(Trouble):
+    """A share of all writes is carried out, and the answer never comes."""
+
+    seed: int
+    name: str = "time-out after commit"
+
+    def __post_init__(self) -> None:
+        self._chance = random.Random(self.seed)
+
+    def judge(self, life: Life, replica: Replica, seen: Seen) -> Fault | None:
+        return Lose() if _is_plain_write(seen) and self._chance.random() < 0.3 else None
+
+
+@dataclass
+class Slow(Trouble):
+    """Every write arrives late."""
+
+    seconds: float
+    name: str = "late writes"
+
+    def judge(self, life: Life, replica: Replica, seen: Seen) -> Fault | None:
+        return Hold(self.seconds) if _is_plain_write(seen) else None
+
+
+@dataclass
+class Deaf(Trouble):
+    """The watch of one kind does not tell of some events, or of none at all. It ends with a new list, with a new watch, or stays silent."""
+
+    kind: str
+    types: tuple[str, ...]
+    ends: str
+    _rule: dict[str, Rule] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.name = "silent watch" if self.ends == "never" else f"missed {'/'.join(self.types) or 'events'}"
+
+    def begin(self, life: Life) -> None:
+        for replica in life.replicas:
+            # One that stays silent does so until the operator gives it up; a new one hears again.
+            fault = Swallow(self.types, only_open=self.ends == "never")
+            self._rule[replica.name] = replica.proxy.rule(fault, path=f"/{self.kind}$", watch=True)
+
+    def end(self, life: Life) -> None:
+        for replica in life.replicas:
+            rule = self._rule[replica.name]
+            life.count_trouble(rule.happened)
+            if self.ends == "never":
+                continue
+            rule.remove()
+            if self.ends == "410":
+                replica.proxy.rule(Expire(), path=f"/{self.kind}$", watch=True, times=1)
+            replica.proxy.end_watches(f"/{self.kind}$")
+
+
+@dataclass
+class Garbled(Trouble):
+    """All watches are opened anew, and tell of everything late, twice, and in another order of the objects."""
+
+    seed: int
+    name: str = "late, repeated, out of order"
+
+    def begin(self, life: Life) -> None:
+        for replica in life.replicas:
+            replica.proxy.end_watches()
+
+    def judge(self, life: Life, replica: Replica, seen: Seen) -> Fault | None:
+        return Garble(0.7, times=2, seed=self.seed) if seen.is_watch else None
+
+    def end(self, life: Life) -> None:
+        for replica in life.replicas:
+            replica.proxy.end_watches()
+
+
+@dataclass
+class TimeTravel(Trouble):
+    """The operator is killed, and finds lists as they were before the step; the watches tell of what has happened since."""
+
+    name: str = "killed, and old lists"
+    _lists: dict[str, Mapping[str, bytes]] = field(default_factory=dict, repr=False)
+    _left: set[tuple[str, str]] = field(default_factory=set, repr=False)
+
+    def begin(self, life: Life) -> None:
+        for replica in life.replicas:
+            api = life.namespace.api
+            old = {target: json.dumps(api.get(target)).encode() for target in sorted(replica.proxy.lists)}
+            self._lists[replica.name] = old
+
+    def strike(self, life: Life) -> None:
+        for replica in life.replicas:
+            self._left |= {(replica.name, target) for target in self._lists[replica.name]}
+            life.kill(replica)
+
+    def judge(self, life: Life, replica: Replica, seen: Seen) -> Fault | None:
+        if seen.is_write or seen.is_watch or "fieldSelector" in seen.query:
+            return None
+        if (replica.name, seen.target) not in self._left:
+            return None
+        self._left.discard((replica.name, seen.target))
+        return Recall(self._lists[replica.name][seen.target])
+
+
+def drawn(chance: random.Random, step: str) -> Trouble:
+    """One trouble of any kind."""
+    seed = chance.randrange(2**31)
+    makers: list[Callable[[], Trouble]] = [
+        lambda: Refusals(seed, 409),
+        lambda: Refusals(seed, 429),
+        lambda: Refusals(seed, 500),
+        lambda: Lost(seed),
+        lambda: Slow(0.4),
+        lambda: Garbled(seed),
+        lambda: Deaf(chance.choice(KINDS), (), "410"),
+        lambda: Deaf(chance.choice(KINDS), (), "anew"),
+        lambda: Deaf(chance.choice(KINDS), ("DELETED",), "410"),
+        lambda: Deaf(chance.choice(KINDS), ("ADDED",), "anew"),
+        lambda: Deaf(chance.choice(KINDS), ("MODIFIED",), "410"),
+        lambda: Deaf(chance.choice(KINDS), (), "never"),
+    ]
+    if step not in ("start", "upgrade"):
+        makers.append(TimeTravel)
+    return chance.choice(makers)()
+
+
+def troubled(chance: random.Random, steps: tuple[str, ...]) -> Plan:
+    """One trouble in each step."""
+    return Plan(troubles={step: drawn(chance, step) for step in steps if step != "start"}, steps=steps)

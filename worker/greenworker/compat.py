@@ -123,6 +123,8 @@ PRIVATE = (
     Private("kombu.messaging:Consumer._queues", "several consumers for each quorum queue"),
     Private("kombu.messaging:Consumer._tags", "the same"),
     Private("kombu.messaging:Consumer._receive_callback", "the same", ("message",)),
+    Private("kombu.connection:Connection._connection", "a lost connection is not replaced without a word"),
+    Private("kombu.connection:Connection._ensure_connection", "the same"),
     Private("kombu.connection:Connection.qos_semantics_matches_spec", "the prefetch count of quorum queues before Celery 5.5"),
     Private(f"{_VIRTUAL}:Transport._avail_channels", "the unacked store uses the channel that has just connected"),
     Private(f"{_VIRTUAL}:Transport._deliver", "a message that was fetched is handed to Celery", ("message", "queue")),

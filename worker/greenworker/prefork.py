@@ -41,6 +41,8 @@ logger = get_logger(__name__)
 
 BEAT_SECONDS = 1.0
 
+LOST = "the connection to the broker is lost"
+
 
 class Item:
     """A task on its way to a child."""
@@ -200,6 +202,21 @@ def within(_seconds: float, what: Callable[[], Any]) -> Any:
     return what()
 
 
+def without_reconnect(connection: Any) -> Any:
+    """*connection*, a connected one of AMQP, which never connects anew by itself: nothing consumes on what kombu would connect, and
+    Celery's event loop does not read it. Whoever uses it once it is lost gets ``ConnectionResetError``.
+    """
+
+    def ensure_connection(*_: Any, **__: Any) -> Any:
+        if not connection.connected:
+            # Without an errno: so `celery.worker.loops._quick_drain` drops it, which may be called where the hub is cleaned up.
+            raise ConnectionResetError(LOST)
+        return connection._connection
+
+    connection._ensure_connection = ensure_connection
+    return connection
+
+
 class Consumer(StockConsumer):  # type: ignore[misc]
     """Set as ``worker_consumer`` for the prefork role: on Redis, our transport for this connection only."""
 
@@ -212,7 +229,8 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         """Celery connects and registers with its event loop; only the transport differs."""
         transport = redis_transport(self.app)
         if transport is None:
-            return compat.with_static_prefetch(self.app, super().connection_for_read(heartbeat=heartbeat))
+            connection = compat.with_static_prefetch(self.app, super().connection_for_read(heartbeat=heartbeat))
+            return without_reconnect(connection) if self.returns is not None else connection
         ours = {scheme: name.replace("redis_transport", "prefork_redis") for scheme, name in REDIS_TRANSPORTS.items()}
         connection = self.app.connection_for_read(heartbeat=heartbeat, transport=ours[broker_scheme(self.app)])
         return self.ensure_connected(keep_transport(connection, ours))
@@ -260,6 +278,14 @@ class Consumer(StockConsumer):  # type: ignore[misc]
             state.task_reserved(request)
         running = {request.message.delivery_tag for request in kept}
         ledger.return_later([tag for tag in ledger.held if tag not in running])
+
+    def raise_if_lost(self) -> None:
+        """To be asked by a timer of the event loop: the error ends the loop, and Celery connects anew. Celery reads the connection as its
+        loop begins, for a tenth of a second, and drops what the broker says there of its end (`celery.worker.loops._quick_drain`).
+        The socket is closed by then, so nothing else notices.
+        """
+        if self.returns is not None and self.connection is not None and not self.connection.connected:
+            raise ConnectionResetError(LOST)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
         """Celery's handler; a message with an ETA is looked at first."""
@@ -424,6 +450,8 @@ class ParentAgent(bootsteps.StartStopStep):  # type: ignore[misc]
     def _beat(self) -> None:
         self.runtime.last_beat = monotonic()
         self.recycle.check()
+        if self.runtime.consuming:
+            self.runtime.consumer.raise_if_lost()
 
     def stop(self, worker: Any) -> None:
         """The process ends."""

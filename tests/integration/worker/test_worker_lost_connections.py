@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Thread
 from time import time
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ from kombu import Connection
 
 from greenworker import amqp_record
 from greenworker.amqp_record import AmqpRecord
+from greenworker.prefork import without_reconnect
 from greenworker.suspicion import NONE, Suspicion
 from tests.integration.worker.harness import RabbitMQ, Relay, Worker, eventually
 from tests.integration.worker.lanes import Lane, RabbitLane
@@ -155,3 +157,38 @@ def test_two_readers_at_once_both_read_all(taken: tuple[Taken, Relay]) -> None:
             found = one.record._survivals_of(one.lane.queue)
     assert pauses, "it has waited for the other reader"
     assert found == {message.headers["id"]: 1}
+
+
+@pytest.mark.parametrize("pool", ["eventlet", "prefork"])
+def test_a_worker_whose_connection_is_closed_as_its_loop_begins_consumes_again(
+    rabbit_server: RabbitMQ, start_worker: Start, pool: str
+) -> None:
+    lane = RabbitLane(rabbit_server, "quorum")
+    worker = start_worker(
+        lane.url, queues=lane.queue, pool=pool, environment={**lane.environment(), "CLOSED_AS_THE_LOOP_BEGINS": "1"},
+        arguments=["-c", "2"] if pool == "prefork" else [],
+    )  # fmt: skip
+    eventually(lambda: "Connection to broker lost" in worker.log.read_text(), "it has noticed", 60)
+    lane.producer().noop.delay(1)
+    eventually(lambda: worker.ledger.counts("done")["1"] == 1, "it consumes again", 60)
+
+
+def test_a_companions_lost_connection_is_never_replaced_without_a_word(rabbit_server: RabbitMQ) -> None:
+    connection = without_reconnect(Connection(rabbit_server.url).ensure_connection())
+    try:
+        lost = connection.default_channel.connection
+        closing = Thread(target=rabbit_server.close_connections)
+        closing.start()
+        with pytest.raises(connection.connection_errors):
+            connection.drain_events(timeout=30)
+        closing.join()
+        uses: list[Callable[[], object]] = [
+            lambda: connection.drain_events(timeout=1), connection.heartbeat_check, connection.channel, connection.connect,
+            lambda: connection.default_channel,
+        ]  # fmt: skip
+        for use in uses:
+            with pytest.raises(ConnectionResetError):
+                use()
+        assert connection._connection is lost
+    finally:
+        connection.collect()

@@ -282,3 +282,21 @@ if os.environ.get("PICKLED_TASK"):
 
 def resolver() -> None:
     socket.getaddrinfo("localhost", None)
+
+
+if os.environ.get("CLOSED_AS_THE_LOOP_BEGINS"):
+    import select
+
+    from celery.signals import worker_ready
+
+    ACK_ON_A_CHANNEL_THAT_IS_NOT_OPEN = bytes.fromhex("01 03e7 0000000d 003c 0050 0000000000000001 00 ce")
+
+    def close(sender, **_):
+        """The broker closes the connection on which the worker has just begun to consume."""
+        if sender.hub:
+            sender.qos.update()  # Celery's loop begins with it, then looks for what the broker says for a tenth of a second
+        connection = sender.connection.connection
+        connection.transport.write(ACK_ON_A_CHANNEL_THAT_IS_NOT_OPEN)
+        select.select([connection.sock], [], [], 30)
+
+    worker_ready.connect(close, weak=False)

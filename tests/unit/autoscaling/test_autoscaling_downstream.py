@@ -50,24 +50,27 @@ def moment(
 def testing() -> Downstream:
     """100 tasks ran at 50 a second; now 200 run, each takes twice as long, and throughput stands."""
     state = moment(Downstream(), 0, running=100, throughput=50, runtime=2.0)
-    state = moment(state, 2, running=200, throughput=50, runtime=4.0)
-    assert state.ceiling is None, "what has ended so far was started before"
-    return moment(state, 4, running=200, throughput=50, runtime=4.0)
+    for seconds in (2, 4, 6):
+        state = moment(state, seconds, running=200, throughput=50, runtime=4.0)
+        assert state.ceiling is None, "what has ended so far was started before"
+    return moment(state, 8, running=200, throughput=50, runtime=4.0)
 
 
 @pytest.fixture
-def backing_off(testing: Downstream) -> Downstream:
+def holding(testing: Downstream) -> Downstream:
     return moment(testing, 14, running=200, throughput=50, runtime=4.0)
 
 
 def test_growth_has_a_ceiling_while_run_time_grows_with_it(testing: Downstream) -> None:
-    assert testing.ceiling == 2 * DEFAULT.growth * 100
-    assert testing.backoff_until is None
+    assert testing.ceiling == 2 * 100
+    assert testing.held_until is None
 
 
 def test_growth_without_slower_tasks_has_no_ceiling() -> None:
     state = moment(Downstream(), 0, running=100, throughput=50, runtime=2.0)
-    assert moment(state, 2, running=900, throughput=50, runtime=2.1).ceiling is None
+    for seconds in (2, 4, 6, 8):
+        state = moment(state, seconds, running=900, throughput=50, runtime=2.1)
+        assert state.ceiling is None
 
 
 def test_a_worker_that_has_just_come_is_compared_with_nothing() -> None:
@@ -77,48 +80,65 @@ def test_a_worker_that_has_just_come_is_compared_with_nothing() -> None:
     for seconds in (2, 4):
         state = moment(state, seconds, running=200, throughput=50, runtime=4.0, more=(fresh,))
         assert state.grown_at is None
-    for seconds in (6, 8):
+    for seconds in (6, 8, 10, 12):
         state = moment(state, seconds, running=200, throughput=50, runtime=4.0, more=(fresh,))
     assert state.ceiling is not None
 
 
-def test_throughput_that_stands_still_sends_the_fleet_back(testing: Downstream, backing_off: Downstream) -> None:
+def test_throughput_that_stands_still_stops_growth(testing: Downstream, holding: Downstream) -> None:
     early = moment(testing, 10, running=200, throughput=50, runtime=4.0)
-    assert early.backoff_until is None, "what was started since the growth has not ended"
-    assert backing_off.backoff_until == NOW + 14 + DEFAULT.backoff_seconds
-    assert backing_off.threads(1) == 134
+    assert early.held_until is None, "what was started since the growth has not ended"
+    assert holding.held_until == NOW + 14 + DEFAULT.backoff_seconds
+    assert holding.threads(1) == 200, "what runs already is left alone: fewer would start nothing for a while"
 
 
 def test_throughput_that_gains_is_the_new_base(testing: Downstream) -> None:
     state = moment(testing, 14, running=200, throughput=80, runtime=2.5)
     assert state.base is not None
-    assert (state.base.concurrency, state.ceiling, state.backoff_until) == (200, None, None)
+    assert (state.base.concurrency, state.ceiling, state.held_until) == (200, None, None)
 
 
 def test_busy_cores_are_no_downstream_and_no_proof_either(testing: Downstream) -> None:
     state = moment(testing, 14, running=200, throughput=50, runtime=4.0, busy=0.9)
-    assert (state.ceiling, state.backoff_until) == (2 * DEFAULT.growth * 100, None), "growth still has its ceiling"
+    assert (state.ceiling, state.held_until) == (2 * 100, None), "growth still has its ceiling"
     assert state.base is not None
     assert state.base.concurrency == 100
 
 
-def test_after_a_backoff_growth_goes_on_by_half_and_doubles_the_next_backoff(backing_off: Downstream) -> None:
-    probing = moment(backing_off, 80, running=133, throughput=50, runtime=2.7)
-    assert probing.backoff_until is None
-    assert 134 < probing.threads(1) <= 202
+def test_a_probe_that_brings_nothing_steps_back_and_doubles_the_next_stop(holding: Downstream) -> None:
+    probing = moment(holding, 80, running=200, throughput=50, runtime=4.0)
+    assert (probing.held_until, probing.threads(1)) == (None, 300)
     for seconds in range(82, 100, 2):
-        probing = moment(probing, seconds, running=201, throughput=50, runtime=4.0)
-    assert probing.backoff_until is not None
-    assert probing.backoff_until - (NOW + 100) > DEFAULT.backoff_seconds
+        probing = moment(probing, seconds, running=300, throughput=50, runtime=6.0)
+    assert probing.held_until is not None
+    assert probing.held_until - (NOW + 100) > DEFAULT.backoff_seconds
+    assert probing.threads(1) < 200
 
 
-def test_a_retreat_that_costs_throughput_frees_growth(backing_off: Downstream) -> None:
-    kept = lost = backing_off
-    for seconds in range(16, 40, 2):
-        kept = moment(kept, seconds, running=120, throughput=50, runtime=2.4)
-        lost = moment(lost, seconds, running=120, throughput=30, runtime=4.0)
-    assert kept.holds_growth, "it kept its throughput: the downstream was full"
-    assert not lost.holds_growth, "the tasks themselves had become slower"
+def test_a_probe_without_room_for_green_threads_may_take_workers_in_the_end(holding: Downstream) -> None:
+    state = holding
+    for seconds in range(80, 240, 2):
+        state = moment(state, seconds, running=200, throughput=50, runtime=4.0)
+    assert state.more_workers
+    assert state.holds_growth
+
+
+def test_throughput_that_falls_while_growth_stops_is_asked_again_at_once(holding: Downstream) -> None:
+    """The tasks themselves became slower: with more green threads, throughput is back, and growth is free."""
+    kept = moment(holding, 20, running=200, throughput=45, runtime=4.0)
+    assert kept.held_until is not None
+    asked = moment(holding, 20, running=200, throughput=20, runtime=9.0)
+    assert (asked.held_until, asked.threads(1)) == (None, 300)
+    for seconds in range(22, 50, 2):
+        asked = moment(asked, seconds, running=300, throughput=20 if seconds < 32 else 30, runtime=10.0)
+    assert not asked.holds_growth
+
+
+def test_throughput_that_rises_while_growth_stops_frees_it(holding: Downstream) -> None:
+    """The downstream has recovered."""
+    early = moment(holding, 20, running=200, throughput=80, runtime=2.5)
+    assert early.holds_growth, "what ends now was started before"
+    assert not moment(holding, 60, running=200, throughput=80, runtime=2.5).holds_growth
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from greenfleet.autoscaling import Tuning
 
 PACKAGE = Path(greenfleet.autoscaling.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
-MOST_LINES = 2833
+MOST_LINES = 2823
 MOST_NUMBERS = 35
 PLAIN = {0, 1, 2}
 """Nothing, one, and two of something (a half, both, twice)."""
@@ -30,7 +30,7 @@ KNOWN = {
     "estimation/service.py": {5.0, 0.5, 0.1, 0.8, 0.2, 0.3, 3, 8, 90},
     "estimation/concurrency_limit.py": {0.5, 0.01},
     "estimation/counters.py": {9},
-    "estimation/downstream.py": {1e-9, 9, 10},
+    "estimation/downstream.py": {9, 10},
     "estimation/__init__.py": {0.5},
     "recommendation/workers.py": {1e-9, 1.5},
     "recommendation/__init__.py": {10},

@@ -16,12 +16,12 @@ def full_downstream(context: DecisionContext, recommended: int) -> Adjustment | 
     if recommended <= context.current or context.current == 0 or test.ceiling is None:
         return None
     most = context.current
-    if test.backoff_until is None and test.grown_at is None:  # a probe takes green threads first
+    if test.more_workers:  # a probe takes green threads first
         most = max(most, ceil(test.ceiling / context.spec.threads_max))
-    until = test.backoff_until if test.backoff_until is not None else test.judged_at
-    text = explain.downstream(*test.gain) if test.backoff_until is not None else explain.TESTING
+    held = test.held_until is not None
+    text = explain.downstream(*test.gain) if held else explain.TESTING
     return (
-        workers_adjustment(DecisionReason.SATURATED_DOWNSTREAM, recommended, most, text, until)
+        workers_adjustment(DecisionReason.SATURATED_DOWNSTREAM, recommended, most, text, test.held_until)
         if most < recommended
         else None
     )

@@ -93,14 +93,14 @@ def _full_downstream(context: DecisionContext, wanted: int) -> Adjustment | None
     if not context.observation.workers or not test.holds_growth or not context.tuning.uses("full-downstream"):
         return None
     most = max(context.spec.threads_min, test.threads(len(context.observation.serving)))
-    backoff = test.backoff_until is not None
     text = (
         "more green threads brought no more throughput: something downstream is saturated"
-        if backoff
+        if test.held_until is not None
         else explain.TESTING
     )
-    until = test.backoff_until if backoff else test.judged_at
-    return threads_adjustment(DecisionReason.SATURATED_DOWNSTREAM, wanted, most, text, until) if wanted > most else None
+    if wanted <= most:
+        return None
+    return threads_adjustment(DecisionReason.SATURATED_DOWNSTREAM, wanted, most, text, test.held_until)
 
 
 def threads_now(spec: ScalingSpec, sample: Sample) -> int:

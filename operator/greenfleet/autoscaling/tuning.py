@@ -97,7 +97,7 @@ class Tuning:
     # Workers
     margin: float = 0.05
     """Of maxWait, besides a scrape and a half and a second: what passes before a decision has an effect."""
-    slack: float = 0.6
+    slack: float = 0.4
     """Of the margin: how far the fleet may fall behind its plan before workers are added."""
     catch_up: float = 0.3
     """Of maxWait: in so long new workers clear what was late before they were Ready."""

@@ -263,8 +263,7 @@ def test_a_pod_that_does_not_come_up_is_no_capacity_and_is_wanted_again() -> Non
     broken = replace(healthy, pods=(*healthy.pods, pod("stuck", ready=False, age=200.0)), replicas=3)
     coming = replace(healthy, pods=(*healthy.pods, pod("new", ready=False, age=3.0)), replicas=3)
     assert (
-        first(coming, replace(spec, replicas_max=50)).replicas
-        == first(broken, replace(spec, replicas_max=50)).replicas - 1
+        first(coming, replace(spec, replicas_max=50)).replicas < first(broken, replace(spec, replicas_max=50)).replicas
     )
 
 

@@ -17,9 +17,9 @@ from bench.scaling.load import QUEUE
 from greenfleet.api import GROUP as POOL_GROUP
 from greenfleet.api import VERSION, GreenWorkerPool
 from greenfleet.api.pool import parse_pool
-from greenfleet.resources import Role, children_of_pool, exporter_children
-from greenfleet.resources.config import start_threads
-from greenfleet.resources.names import fleet_name
+from greenfleet.manifests import Role, children_of_pool, exporter_children
+from greenfleet.manifests.config import start_threads
+from greenfleet.manifests.names import fleet_name
 from greenfleet.simulator.laws import Keda, Law, law_named
 from greenfleet.simulator.traces import Trace
 

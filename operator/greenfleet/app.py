@@ -21,28 +21,28 @@ import kopf
 
 from greenfleet import __version__
 from greenfleet.api import duration_seconds
-from greenfleet.engine.actuator import Actuator
-from greenfleet.engine.applier import Applier
-from greenfleet.engine.booster import Booster
-from greenfleet.engine.controller import Controller
-from greenfleet.engine.exporters import ExporterReconciler
-from greenfleet.engine.fleet_view import FleetView
-from greenfleet.engine.monitors import PodMonitors
-from greenfleet.engine.reconciler import Reconciler
-from greenfleet.engine.recycler import Recycler
-from greenfleet.engine.registry import Registry
-from greenfleet.engine.scaling_loop import ScalingLoop
-from greenfleet.engine.status_writer import StatusWriter
-from greenfleet.engine.usable import misfit
-from greenfleet.engine.web import WebServer
+from greenfleet.controller.actuator import Actuator
+from greenfleet.controller.applier import Applier
+from greenfleet.controller.booster import Booster
+from greenfleet.controller.controller import Controller
+from greenfleet.controller.exporters import ExporterReconciler
+from greenfleet.controller.fleet_view import FleetView
+from greenfleet.controller.monitors import PodMonitors
+from greenfleet.controller.reconciler import Reconciler
+from greenfleet.controller.recycler import Recycler
+from greenfleet.controller.registry import Registry
+from greenfleet.controller.scaling_loop import ScalingLoop
+from greenfleet.controller.status_writer import StatusWriter
+from greenfleet.controller.usable import misfit
+from greenfleet.controller.web import WebServer
 from greenfleet.handlers import pools
-from greenfleet.kube.client import SILENCE_SECONDS, connect
-from greenfleet.kube.events import EventRecorder
-from greenfleet.kube.lease import Lease
-from greenfleet.metrics.own import OperatorMetrics
-from greenfleet.metrics.prometheus import PrometheusServer
+from greenfleet.k8s.client import SILENCE_SECONDS, connect
+from greenfleet.k8s.events import EventRecorder
+from greenfleet.k8s.lease import Lease
+from greenfleet.manifests import Monitoring
+from greenfleet.own_metrics import OperatorMetrics
+from greenfleet.prometheus.client import PrometheusServer
 from greenfleet.redaction import redacted
-from greenfleet.resources import Monitoring
 from greenfleet.settings import Settings
 
 _log = logging.getLogger(__name__)

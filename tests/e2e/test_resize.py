@@ -1,7 +1,7 @@
 """How fast green threads follow the operator: from its patch to the last of twenty workers, through kubelet and a file.
 
 The workers are plain pods of the worker image without an operator, so that nobody else patches them; they are patched as the
-operator does it (`greenfleet.engine.actuator`: once, touched again half a second later, repeated after five), and asked for
+operator does it (`greenfleet.controller.actuator`: once, touched again half a second later, repeated after five), and asked for
 `greenworker_threads_limit`.
 """
 
@@ -19,7 +19,7 @@ import pytest
 
 from demo import stage as demo_stage
 from demo.api import Api
-from greenfleet.engine.actuator import TOUCH_SECONDS, WRITE_INTERVAL_SECONDS
+from greenfleet.controller.actuator import TOUCH_SECONDS, WRITE_INTERVAL_SECONDS
 
 NAMESPACE = "resize-test"
 WORKERS = 20

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from greenfleet.api import GreenWorkerPool
-from greenfleet.resources import Monitoring, children_of_pool, exporter_children
-from greenfleet.resources.config import start_threads
+from greenfleet.manifests import Monitoring, children_of_pool, exporter_children
+from greenfleet.manifests.config import start_threads
 from tests.unit.operator.objects import pool_of_yaml
 
 HERE = Path(__file__).parent

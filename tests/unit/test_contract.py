@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from greenfleet.metrics import sources
-from greenfleet.resources import children_of_pool, exporter_children, names
-from greenfleet.resources.names import Role
+from greenfleet.manifests import children_of_pool, exporter_children, names
+from greenfleet.manifests.names import Role
+from greenfleet.prometheus import sources
 from tests.golden.test_golden import IMAGE, pools_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -206,7 +206,7 @@ def test_probe_paths_are_served_by_the_worker() -> None:
 
 
 def test_a_misconfigured_start_ends_with_status_78_and_four_parts_that_the_operator_understands(tmp_path: Path) -> None:
-    from greenfleet.engine.diagnosis import trouble
+    from greenfleet.controller.diagnosis import trouble
     from tests.unit.operator.objects import crashed
 
     log = tmp_path / "termination"

@@ -243,7 +243,7 @@ class Why:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the fleet should look like now. The engine writes it down; it never adds to it."""
+    """What the fleet should look like now. The controller writes it down; it never adds to it."""
 
     replicas: int
     """Eventlet workers wanted. Equal to `Sample.replicas` when the autoscaler holds."""

@@ -15,9 +15,9 @@ import yaml
 from greenfleet.api import GROUP, KIND, VERSION, parse_pool
 from greenfleet.api.pool import RESERVED_VARIABLE, InvalidPoolError, PoolSpec
 from greenfleet.cli.celery_command import CeleryCommand, UnreadableCommandError, parse
+from greenfleet.manifests.names import Role
+from greenfleet.manifests.worker import GRACE_MARGIN_SECONDS, fleet_deployment
 from greenfleet.redaction import redacted
-from greenfleet.resources.names import Role
-from greenfleet.resources.worker import GRACE_MARGIN_SECONDS, fleet_deployment
 
 Object = dict[str, Any]
 

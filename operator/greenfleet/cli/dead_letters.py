@@ -14,8 +14,8 @@ from typing import Any
 
 from greenfleet.cli import arguments
 from greenfleet.cli.kubectl import KubectlError, current_namespace, kubectl
-from greenfleet.resources import names
-from greenfleet.resources.worker import prefork_queue
+from greenfleet.manifests import names
+from greenfleet.manifests.worker import prefork_queue
 
 MODULE = "greenworker.queues.dead_letters"
 

@@ -131,7 +131,7 @@ def _operator(options: argparse.Namespace) -> int:
     import asyncio  # noqa: PLC0415
 
     from greenfleet import app, settings  # noqa: PLC0415
-    from greenfleet.kube.client import UnusableConfigError  # noqa: PLC0415
+    from greenfleet.k8s.client import UnusableConfigError  # noqa: PLC0415
     from greenfleet.redaction import redacted  # noqa: PLC0415
 
     try:

@@ -15,8 +15,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from greenfleet.cli.arguments import located
-from greenfleet.kube import paths
-from greenfleet.kube.client import (
+from greenfleet.k8s import paths
+from greenfleet.k8s.client import (
     ApiError,
     Client,
     ForbiddenError,

@@ -55,9 +55,9 @@ class Nursery:
 
 def _make_hasty() -> None:
     from greenfleet import app
-    from greenfleet.engine import controller
-    from greenfleet.kube import client
-    from greenfleet.resources import exporter
+    from greenfleet.controller import controller
+    from greenfleet.k8s import client
+    from greenfleet.manifests import exporter
 
     silence, compare, resync, overlap = HASTY.values()
     exporter.OVERLAP_SECONDS = overlap

@@ -21,7 +21,7 @@ from typing import Any
 import urllib3
 import yaml
 
-from greenfleet.resources import names
+from greenfleet.manifests import names
 from tests.faults.operator.nursery import Nursery
 from tests.integration.operator.faulty_api import FaultyApi, Seen
 from tests.integration.operator.harness import (

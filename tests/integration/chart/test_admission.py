@@ -13,7 +13,7 @@ import pytest
 import urllib3
 import yaml
 
-from greenfleet.resources import children_of_pool
+from greenfleet.manifests import children_of_pool
 from tests.integration.chart.conftest import CRD, Release
 from tests.integration.operator.harness import Api, Namespace, Object, Refused, cluster, eventually, fresh_name
 from tests.unit.operator.objects import pool

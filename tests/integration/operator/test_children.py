@@ -7,7 +7,7 @@ import urllib.request
 
 import pytest
 
-from greenfleet.resources import names
+from greenfleet.manifests import names
 from tests.integration.operator.conftest import World, WorldMaker
 from tests.integration.operator.harness import Object, Refused, RunningPod, eventually, only_exporters
 

@@ -15,13 +15,13 @@ from typing import Any, cast
 import pytest
 
 from greenfleet.autoscaling import MetricsIssue, Problem
-from greenfleet.engine.registry import Registry
-from greenfleet.engine.scaling_loop import Answers, ScalingLoop
-from greenfleet.metrics import prometheus as client
-from greenfleet.metrics.collect import Depths, Workers
-from greenfleet.metrics.prometheus import PrometheusServer
-from greenfleet.metrics.sources import DEPTH_PARTS, WORKER_PARTS
-from greenfleet.resources.names import Role
+from greenfleet.controller.registry import Registry
+from greenfleet.controller.scaling_loop import Answers, ScalingLoop
+from greenfleet.manifests.names import Role
+from greenfleet.prometheus import client
+from greenfleet.prometheus.client import PrometheusServer
+from greenfleet.prometheus.collect import Depths, Workers
+from greenfleet.prometheus.sources import DEPTH_PARTS, WORKER_PARTS
 from greenfleet.settings import Prometheus as Settings
 from greenfleet.settings import Server, Source
 from tests.integration.operator.harness import Prometheus, eventually

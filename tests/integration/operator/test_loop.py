@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from greenfleet.resources import names
+from greenfleet.manifests import names
 from tests.integration.operator.conftest import World, WorldMaker
 from tests.integration.operator.harness import Object, Prometheus, eventually, fresh_name
 

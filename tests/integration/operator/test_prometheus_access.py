@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from greenfleet.autoscaling import MetricsIssue
-from greenfleet.metrics.prometheus import PrometheusServer, QueryError, Series
+from greenfleet.prometheus.client import PrometheusServer, QueryError, Series
 from greenfleet.settings import Server
 from tests.integration.operator.harness import eventually, free_port, program
 

@@ -19,9 +19,9 @@ import pytest
 from celery import Celery
 
 from charts.gates.parts import python_tool
-from greenfleet.metrics.collect import Depths, read_depths
-from greenfleet.metrics.prometheus import PrometheusServer
-from greenfleet.metrics.sources import BUILT_IN, DepthQuery, greenfleet_depth, selected_depth
+from greenfleet.prometheus.client import PrometheusServer
+from greenfleet.prometheus.collect import Depths, read_depths
+from greenfleet.prometheus.sources import BUILT_IN, DepthQuery, greenfleet_depth, selected_depth
 from greenfleet.settings import Server
 from tests.integration.operator.harness import REPOSITORY, Prometheus, eventually, free_port, http_status
 from tests.integration.worker.harness import RabbitMQ, Redis

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from celery import Celery
 
-from greenfleet.resources import names
+from greenfleet.manifests import names
 from tests.integration.operator.conftest import World, WorldMaker
 from tests.integration.operator.harness import Kubelet, Namespace, Object, eventually, kubectl, only_exporters
 from tests.integration.operator.test_loop import Hub

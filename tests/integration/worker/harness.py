@@ -70,7 +70,7 @@ def answers(port: int) -> bool:
 
 
 PROBE_SECONDS = 3.0
-"""The time-out of the pods' probes: `greenfleet.resources.pods.http_probe`."""
+"""The time-out of the pods' probes: `greenfleet.manifests.pods.http_probe`."""
 
 
 @contextmanager

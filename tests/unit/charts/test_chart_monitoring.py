@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from charts import dashboard
-from greenfleet.metrics.own import OperatorMetrics
+from greenfleet.own_metrics import OperatorMetrics
 from tests.unit.charts.rendering import CHARTS, REPOSITORY, Render, of_kind
 
 ALERTS = CHARTS / "greenfleet" / "files" / "alerts.yaml"

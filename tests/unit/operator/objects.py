@@ -10,7 +10,7 @@ import yaml
 
 from greenfleet.api import GreenWorkerPool, parse_pool
 from greenfleet.api.crd import custom_resource_definition
-from greenfleet.engine.registry import Record, Registry
+from greenfleet.controller.registry import Record, Registry
 
 Object = dict[str, Any]
 

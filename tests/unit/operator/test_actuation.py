@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from greenfleet.autoscaling import Pod, WorkerSample
-from greenfleet.engine.actuator import WRITE_INTERVAL_SECONDS, Order, _needs_threads, worth_writing
-from greenfleet.engine.fleet_view import owns_replicas
-from greenfleet.engine.recycler import next_to_recycle
-from greenfleet.engine.registry import Fleet, Told
-from greenfleet.kube.reflector import slim
-from greenfleet.metrics.collect import Worker
-from greenfleet.resources.names import Role
+from greenfleet.controller.actuator import WRITE_INTERVAL_SECONDS, Order, _needs_threads, worth_writing
+from greenfleet.controller.fleet_view import owns_replicas
+from greenfleet.controller.recycler import next_to_recycle
+from greenfleet.controller.registry import Fleet, Told
+from greenfleet.k8s.reflector import slim
+from greenfleet.manifests.names import Role
+from greenfleet.prometheus.collect import Worker
 from tests.unit.operator.objects import pool, record
 from tests.unit.operator.test_status import decision
 

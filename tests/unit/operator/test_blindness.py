@@ -19,17 +19,17 @@ import pytest
 from aiohttp import web
 
 from greenfleet.autoscaling import MetricsIssue
-from greenfleet.engine import actuator, scaling_loop, status_writer
-from greenfleet.engine.actuator import Actuator
-from greenfleet.engine.booster import Booster
-from greenfleet.engine.reconciler import Reconciler
-from greenfleet.engine.registry import Record, Registry
-from greenfleet.engine.scaling_loop import ScalingLoop
-from greenfleet.engine.status_writer import StatusWriter
-from greenfleet.metrics import prometheus
-from greenfleet.metrics.crowded import LEFT_OUT_SECONDS
-from greenfleet.metrics.own import OperatorMetrics
-from greenfleet.metrics.prometheus import PrometheusServer
+from greenfleet.controller import actuator, scaling_loop, status_writer
+from greenfleet.controller.actuator import Actuator
+from greenfleet.controller.booster import Booster
+from greenfleet.controller.reconciler import Reconciler
+from greenfleet.controller.registry import Record, Registry
+from greenfleet.controller.scaling_loop import ScalingLoop
+from greenfleet.controller.status_writer import StatusWriter
+from greenfleet.own_metrics import OperatorMetrics
+from greenfleet.prometheus import client as prometheus
+from greenfleet.prometheus.client import PrometheusServer
+from greenfleet.prometheus.crowded import LEFT_OUT_SECONDS
 from greenfleet.settings import Prometheus, Server
 from tests.unit.operator.objects import Object, body
 from tests.unit.operator.test_prometheus_client import serving

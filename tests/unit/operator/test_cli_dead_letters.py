@@ -10,7 +10,7 @@ import pytest
 
 from greenfleet.cli import dead_letters as cli
 from greenfleet.cli.main import main
-from greenfleet.resources import names
+from greenfleet.manifests import names
 
 LETTER = {
     "queue": "feeds", "task": "proj.parse", "id": "7f3a", "reason": "worker_lost", "at": 1_800_000_000.0, "deliveries": 3,

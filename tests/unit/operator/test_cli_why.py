@@ -11,7 +11,7 @@ import pytest
 from greenfleet.autoscaling import Adjustment, DecisionReason, Why, decide, initial_state
 from greenfleet.cli import why as cli
 from greenfleet.cli.main import main
-from greenfleet.engine.web import _plain
+from greenfleet.controller.web import _plain
 from tests.unit.autoscaling.builders import KNOWN, NOW, SPEC, sample
 
 AT = 1_800_000_000.0

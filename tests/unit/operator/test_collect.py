@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from greenfleet.autoscaling import QueueSample
-from greenfleet.metrics import sources
-from greenfleet.metrics.collect import Depths, read_depths, read_waiting, read_workers
-from greenfleet.metrics.prometheus import Series
+from greenfleet.prometheus import sources
+from greenfleet.prometheus.client import Series
+from greenfleet.prometheus.collect import Depths, read_depths, read_waiting, read_workers
 from greenfleet.settings import Source
 
 BROKER = "shop/broker/url"

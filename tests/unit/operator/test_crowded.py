@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from greenfleet.metrics.crowded import to_leave_out
+from greenfleet.prometheus.crowded import to_leave_out
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from greenfleet.engine.diagnosis import PATIENCE_SECONDS, nothing_runs, shortage, trouble
-from greenfleet.engine.times import rfc3339
+from greenfleet.controller.diagnosis import PATIENCE_SECONDS, nothing_runs, shortage, trouble
+from greenfleet.controller.times import rfc3339
 from greenfleet.redaction import redacted
 from tests.unit.operator.objects import Object, crashed, waiting
 

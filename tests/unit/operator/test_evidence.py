@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from greenfleet.engine.evidence import (
+from greenfleet.controller.evidence import (
     MOMENT_SECONDS,
     MOMENTS,
     MOST_REMEMBERED,
@@ -12,7 +12,7 @@ from greenfleet.engine.evidence import (
     exempt_tasks,
     routes,
 )
-from greenfleet.resources.names import Role
+from greenfleet.manifests.names import Role
 
 
 def _caught(*times: float) -> tuple[float, ...]:

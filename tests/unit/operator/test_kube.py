@@ -12,9 +12,9 @@ import pytest
 from aiohttp import web
 from kubernetes.aio import client as kubernetes_client
 
-from greenfleet.kube.client import Client, NotLeaderError, TransientError
-from greenfleet.kube.lease import Lease
-from greenfleet.kube.reflector import Reflector
+from greenfleet.k8s.client import Client, NotLeaderError, TransientError
+from greenfleet.k8s.lease import Lease
+from greenfleet.k8s.reflector import Reflector
 from tests.unit.operator.objects import Object
 from tests.unit.operator.test_prometheus_client import serving
 

@@ -9,11 +9,11 @@ from unittest.mock import Mock
 
 import pytest
 
-from greenfleet.engine.exporters import ExporterReconciler
-from greenfleet.engine.ownership import is_exporters_own, is_pools_own
-from greenfleet.engine.reconciler import Reconciler
-from greenfleet.engine.registry import Registry
-from greenfleet.resources import Child, names
+from greenfleet.controller.exporters import ExporterReconciler
+from greenfleet.controller.ownership import is_exporters_own, is_pools_own
+from greenfleet.controller.reconciler import Reconciler
+from greenfleet.controller.registry import Registry
+from greenfleet.manifests import Child, names
 from tests.unit.operator.objects import Object, body
 
 EXPORTER = names.exporter_name("broker", "url")

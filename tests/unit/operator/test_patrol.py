@@ -6,14 +6,14 @@ from typing import Any, cast
 
 import pytest
 
-from greenfleet.engine.patrol import (
+from greenfleet.controller.patrol import (
     ROUND_SECONDS,
     SLEEPERS_PAUSE_SECONDS,
     SLEEPERS_ROUND_SECONDS,
     Patrol,
 )
-from greenfleet.engine.registry import Record
-from greenfleet.resources.names import Role
+from greenfleet.controller.registry import Record
+from greenfleet.manifests.names import Role
 from tests.unit.operator.objects import record
 from tests.unit.operator.test_status import decision
 

@@ -21,8 +21,8 @@ import pytest
 from aiohttp import web
 
 from greenfleet.autoscaling import MetricsIssue
-from greenfleet.metrics import prometheus
-from greenfleet.metrics.prometheus import AnswerTooLargeError, PrometheusServer, QueryError, Series
+from greenfleet.prometheus import client as prometheus
+from greenfleet.prometheus.client import AnswerTooLargeError, PrometheusServer, QueryError, Series
 from greenfleet.settings import Server
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

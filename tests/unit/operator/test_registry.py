@@ -9,13 +9,13 @@ from typing import Any, cast
 import pytest
 
 from greenfleet.autoscaling import Mode
-from greenfleet.engine.controller import Controller
-from greenfleet.engine.pods import is_finished, scaling_pod, scaling_spec
-from greenfleet.engine.registry import Registry, Stall
-from greenfleet.engine.usable import misfit
-from greenfleet.kube.client import Client
-from greenfleet.metrics.own import OperatorMetrics
-from greenfleet.resources.names import Role
+from greenfleet.controller.controller import Controller
+from greenfleet.controller.pods import is_finished, scaling_pod, scaling_spec
+from greenfleet.controller.registry import Registry, Stall
+from greenfleet.controller.usable import misfit
+from greenfleet.k8s.client import Client
+from greenfleet.manifests.names import Role
+from greenfleet.own_metrics import OperatorMetrics
 from greenfleet.settings import Prometheus, Source
 from tests.unit.operator.objects import Object, body, pool
 

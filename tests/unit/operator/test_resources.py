@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from greenfleet.api import GreenWorkerPool
-from greenfleet.resources import Monitoring, children_of_pool, exporter_children, names
-from greenfleet.resources.config import start_threads
-from greenfleet.resources.exporter import measured_broker, queue_list
-from greenfleet.resources.names import Role
-from greenfleet.resources.worker import hub_cores, memory_limit_bytes
+from greenfleet.manifests import Monitoring, children_of_pool, exporter_children, names
+from greenfleet.manifests.config import start_threads
+from greenfleet.manifests.exporter import measured_broker, queue_list
+from greenfleet.manifests.names import Role
+from greenfleet.manifests.worker import hub_cores, memory_limit_bytes
 from tests.unit.operator.objects import Object, pool
 
 IMAGE = "registry.example/greenfleet/worker:1.0"

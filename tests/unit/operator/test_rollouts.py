@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from greenfleet.api import GreenWorkerPool, parse_pool
-from greenfleet.engine.pods import scaling_spec
-from greenfleet.resources import children_of_pool, exporter_children
-from greenfleet.resources.names import Role
+from greenfleet.controller.pods import scaling_spec
+from greenfleet.manifests import children_of_pool, exporter_children
+from greenfleet.manifests.names import Role
 from tests.golden.test_golden import HERE as GOLDEN
 from tests.unit.operator.objects import Object, body, crd_schema
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from greenfleet.engine.registry import Stall
-from greenfleet.engine.scaling_loop import turn
-from greenfleet.resources.names import Role
+from greenfleet.controller.registry import Stall
+from greenfleet.controller.scaling_loop import turn
+from greenfleet.manifests.names import Role
 from tests.unit.operator.objects import body
 from tests.unit.operator.test_blindness import TICK, Cluster, World, play
 

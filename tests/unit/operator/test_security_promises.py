@@ -11,8 +11,8 @@ import yaml
 
 from greenfleet.api import parse_pool
 from greenfleet.api.crd import render
-from greenfleet.resources import children_of_pool, exporter_children
-from greenfleet.resources.names import AGENT_ANNOTATION
+from greenfleet.manifests import children_of_pool, exporter_children
+from greenfleet.manifests.names import AGENT_ANNOTATION
 from tests.golden.test_golden import IMAGE, pools_of
 
 SPEC = yaml.safe_load(render())["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-import greenfleet.engine
-from greenfleet.engine.evidence import Evidence
-from greenfleet.engine.registry import Actuation, ExporterState, Fleet, Reconciliation, Record, Report
+import greenfleet.controller
+from greenfleet.controller.evidence import Evidence
+from greenfleet.controller.registry import Actuation, ExporterState, Fleet, Reconciliation, Record, Report
 
-ENGINE = Path(greenfleet.engine.__file__).parent
+ENGINE = Path(greenfleet.controller.__file__).parent
 OWNERS = {
     Record: "registry",
     Reconciliation: "reconciler",

@@ -10,15 +10,15 @@ import pytest
 from greenfleet.api.pool import Prefork
 from greenfleet.api.status import CONDITION_TYPES, PoolStatus
 from greenfleet.autoscaling import Decision, DecisionReason, Learned, MetricsIssue, Problem, Why
-from greenfleet.engine.registry import Record, Stall
-from greenfleet.engine.status import (
+from greenfleet.controller.registry import Record, Stall
+from greenfleet.controller.status import (
     Observed,
     compute,
     learned_from_status,
     learned_status,
 )
-from greenfleet.engine.times import rfc3339, unix_time
-from greenfleet.resources.names import Role
+from greenfleet.controller.times import rfc3339, unix_time
+from greenfleet.manifests.names import Role
 from tests.unit.operator.objects import Object, record
 
 NOW = 1_800_000_000.0

@@ -10,10 +10,10 @@ import pytest
 
 from greenfleet.api.status import CONDITION_TYPES
 from greenfleet.autoscaling import MetricsIssue
-from greenfleet.engine.status import _LIMIT_TEXT
+from greenfleet.controller.status import _LIMIT_TEXT
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-DOCS, ENGINE = REPOSITORY / "docs", REPOSITORY / "operator" / "greenfleet" / "engine"
+DOCS, ENGINE = REPOSITORY / "docs", REPOSITORY / "operator" / "greenfleet" / "controller"
 WORD = re.compile(r"[A-Z][a-z]+([A-Z][a-z]*)*")
 OF_KUBERNETES = {
     *("ConfigMap", "Deployment", "PodMonitor", "Secret", "True", "False", "Unknown"),

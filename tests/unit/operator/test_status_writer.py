@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from greenfleet.engine.status import GUARD_MEMORY_SECONDS
+from greenfleet.controller.status import GUARD_MEMORY_SECONDS
 from tests.unit.operator.test_blindness import LONG, TICK, Cluster, World, play
 
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 from aiohttp import ClientSession
 
-from greenfleet.engine.registry import Registry
-from greenfleet.engine.web import WebServer
-from greenfleet.metrics.own import OperatorMetrics
+from greenfleet.controller.registry import Registry
+from greenfleet.controller.web import WebServer
+from greenfleet.own_metrics import OperatorMetrics
 from tests.integration.operator.harness import free_port
 
 

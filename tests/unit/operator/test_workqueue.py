@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from greenfleet.engine import workqueue
-from greenfleet.engine.workqueue import WorkQueue
-from greenfleet.kube.client import NotLeaderError, TransientError
+from greenfleet.controller import workqueue
+from greenfleet.controller.workqueue import WorkQueue
+from greenfleet.k8s.client import NotLeaderError, TransientError
 
 Work = Callable[[str], Awaitable[None]]
 

@@ -1,0 +1,227 @@
+"""Carries a decision out: green threads by an annotation of each running pod, workers by the Deployment's replicas.
+
+Threads go through `pods/status`, so that the operator's role cannot change an image. Nothing is written that is already
+so, small changes are not worth a write, and what a pod does not report back is written again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from greenfleet.api import GreenWorkerPool
+from greenfleet.autoscaling import Decision, Pod, WorkerSample
+from greenfleet.controller.fleet_view import FleetView, owns_replicas
+from greenfleet.controller.managers import AUTOSCALER
+from greenfleet.controller.registry import Fleet, Record, Told
+from greenfleet.k8s import paths
+from greenfleet.k8s.client import ApiError, Client, ConflictError, NotFoundError, NotLeaderError
+from greenfleet.k8s.events import EventRecorder
+from greenfleet.manifests import names
+from greenfleet.manifests.config import start_threads
+from greenfleet.manifests.names import Role
+from greenfleet.own_metrics import OperatorMetrics
+
+_log = logging.getLogger(__name__)
+
+WRITE_INTERVAL_SECONDS = 5.0
+"""At most one write of green threads per pod in so long. More of them do not wait for the time after fewer: the load that was just gone is back."""
+START_INTERVAL_SECONDS = 60.0
+"""A changed start value is written before a worker is added, and else so often: a new pod is told within a tick anyway."""
+WORTH_WRITING = 0.1
+"""Relative change of green threads that is worth a write."""
+TOUCH_SECONDS = 0.5
+"""When a pod that was told is touched again: of 1,000 patches some 25 did not reach the pod's file until the pod's next change
+(`tests/e2e/test_resize.py`; why kubelet passes over them was not found)."""
+_LEAVING_COST = -100
+_WRITTEN_ANNOTATION = f"{names.PREFIX}/threads-written-at"
+
+
+def worth_writing(current: int | None, wanted: int) -> bool:
+    """Whether a pod that has `current` green threads should be told to have `wanted`."""
+    if current is None:
+        return True
+    return abs(wanted - current) >= max(1.0, WORTH_WRITING * current)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A decision with everything that is needed to carry it out."""
+
+    record: Record
+    pool: GreenWorkerPool
+    fleet: Fleet
+    decision: Decision
+    pods: tuple[Pod, ...]
+    workers: Mapping[str, WorkerSample]
+    """By pod: what each worker says of itself."""
+
+
+class Configs(Protocol):
+    """Who knows the pools' ConfigMaps."""
+
+    async def config_uid(self, record: Record, pool: GreenWorkerPool) -> str | None:
+        """Of the pool's own ConfigMap, None where it has none."""
+
+    def config_is_gone(self, record: Record) -> None:
+        """A write has found another one, or none."""
+
+
+class Actuator:
+    """Writes decisions under the field manager `greenfleet-autoscaler`."""
+
+    def __init__(
+        self, client: Client, view: FleetView, events: EventRecorder, metrics: OperatorMetrics, configs: Configs
+    ) -> None:
+        self._client = client
+        self._view = view
+        self._events = events
+        self._metrics = metrics
+        self._configs = configs
+
+    async def carry_out(self, order: Order) -> None:
+        """Makes the cluster look like the decision. API errors are logged: the next tick decides and writes anew."""
+        try:
+            told = await self._write_threads(order) if order.fleet.role is Role.EVENTLET else []
+            await self._write_replicas(order)
+            if told:
+                await asyncio.sleep(TOUCH_SECONDS)
+                await asyncio.gather(*(self._touch(order.pool, pod) for pod in told))
+        except NotLeaderError:
+            return
+        except ApiError as error:
+            _log.warning("%s %s: not carried out, the next tick will: %s", order.record.key, order.fleet.role, error)
+
+    async def _write_threads(self, order: Order) -> list[Pod]:
+        """Tells the pods that need to be told, and the ConfigMap; returns those pods."""
+        state, threads, now = order.fleet.actuation, order.decision.threads, time.monotonic()
+        written = [pod for pod in order.pods if _needs_threads(order, pod, now)]
+        await asyncio.gather(*(self._patch_threads(order, pod, now) for pod in written))
+        before = next((pod.threads for pod in written if pod.threads not in (None, threads)), None)
+        if before is not None:
+            await self._say(order, "threads", before, threads)
+        for name in state.pods_told.keys() - {pod.name for pod in order.pods}:
+            del state.pods_told[name]
+        if not order.pods and order.decision.replicas == 0:
+            state.start_threads = None  # nobody reads it; it is written anew before the first worker is
+            return written
+        if self._needs_start(order, now):
+            await self._write_start(order, threads, now)
+        return written
+
+    async def _write_start(self, order: Order, threads: int, now: float) -> None:
+        """Writes into the ConfigMap that the reconciler made, and into no other: one that came to be here would have no owner."""
+        uid = await self._configs.config_uid(order.record, order.pool)
+        if uid is None:
+            return  # the reconciler makes it first
+        manifest = start_threads(order.pool, threads)
+        manifest["metadata"]["uid"] = uid
+        try:
+            await self._client.apply(paths.of(manifest), manifest, AUTOSCALER)
+        except ConflictError:
+            self._configs.config_is_gone(order.record)  # and with it perhaps the pool
+            return
+        order.fleet.actuation.start_threads, order.fleet.actuation.start_threads_written_at = threads, now
+
+    def _needs_start(self, order: Order, now: float) -> bool:
+        """Whether the ConfigMap has to say anew what a new pod starts with."""
+        state = order.fleet.actuation
+        if state.start_threads is None:
+            return True
+        applied_at, said = order.record.reconciliation.config_threads or (0.0, None)
+        if applied_at > state.start_threads_written_at and said != str(state.start_threads):
+            return True  # another hand has changed it, or made it anew
+        if not worth_writing(state.start_threads, order.decision.threads):
+            return False
+        live = self._view.deployment(order.pool.namespace, names.fleet_name(order.pool.name, order.fleet.role))
+        grows = live is not None and order.decision.replicas > live["spec"].get("replicas", 0)
+        return grows or now - state.start_threads_written_at >= START_INTERVAL_SECONDS
+
+    async def _patch_threads(self, order: Order, pod: Pod, now: float) -> None:
+        annotations = {names.THREADS_ANNOTATION: str(order.decision.threads), **_written_now()}
+        await self._patch_pod(order.pool, pod.name, annotations)
+        fewer = pod.threads is not None and order.decision.threads < pod.threads
+        order.fleet.actuation.pods_told[pod.name] = Told(now, fewer)
+
+    async def _touch(self, pool: GreenWorkerPool, pod: Pod) -> None:
+        """Has kubelet look at the pod once more: see `TOUCH_SECONDS`."""
+        await self._patch_pod(pool, pod.name, _written_now())
+
+    async def _patch_pod(self, pool: GreenWorkerPool, name: str, annotations: dict[str, str]) -> None:
+        patch = {"metadata": {"annotations": annotations}}
+        try:
+            await self._client.merge_patch(f"{paths.pod(pool.namespace, name)}/status", patch)
+        except NotFoundError:
+            return
+
+    async def _write_replicas(self, order: Order) -> None:
+        pool, wanted = order.pool, order.decision.replicas
+        name = names.fleet_name(pool.name, order.fleet.role)
+        deployment = self._view.deployment(pool.namespace, name)
+        if deployment is None:
+            return  # the reconciler makes it first
+        current = deployment["spec"].get("replicas", 1)
+        if current == wanted and owns_replicas(deployment, AUTOSCALER):
+            return
+        if wanted < current:
+            await self._mark_leaving(pool, order.decision.deletion_order[: current - wanted])
+        manifest = {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": name, "namespace": pool.namespace, "uid": deployment["metadata"]["uid"]},
+            "spec": {"replicas": wanted},
+        }
+        await self._client.apply(paths.of(manifest), manifest, AUTOSCALER)
+        if current != wanted:
+            await self._say(order, "workers", current, wanted)
+
+    async def _mark_leaving(self, pool: GreenWorkerPool, leaving: tuple[str, ...]) -> None:
+        """The most idle pods first: best effort, the drain is the guarantee."""
+        cost = {names.DELETION_COST_ANNOTATION: str(_LEAVING_COST)}
+        await asyncio.gather(*(self._patch_pod(pool, name, cost) for name in leaving))
+
+    async def _say(self, order: Order, dimension: str, before: int, after: int) -> None:
+        record, fleet, why = order.record, order.fleet, order.decision.why
+        up = after > before
+        what = "green threads per worker" if dimension == "threads" else f"{fleet.role} workers"
+        note = f"{what} {before} → {after}: {why.summary}"
+        fleet.actuation.last_scale = (time.time(), note[:1000])
+        self._metrics.decisions.labels(record.key, fleet.role, dimension, "out" if up else "in", why.binding).inc()
+        _log.info("%s: %s", record.key, note)
+        await self._events.normal(order.pool, _EVENT_REASONS[dimension, up], note)
+
+
+def _written_now() -> dict[str, str]:
+    """Makes every write a change: kubelet refreshes the file on changes only."""
+    return {_WRITTEN_ANNOTATION: f"{time.time():.3f}"}
+
+
+_EVENT_REASONS = {
+    ("workers", True): "ScaledOut",
+    ("workers", False): "ScaledIn",
+    ("threads", True): "ThreadsRaised",
+    ("threads", False): "ThreadsLowered",
+}
+
+
+def _needs_threads(order: Order, pod: Pod, now: float) -> bool:
+    """Whether a pod has to be told: something else is wanted of it, or it does not do what it was told."""
+    told = order.fleet.actuation.pods_told.get(pod.name)
+    more = pod.threads is not None and order.decision.threads > pod.threads
+    if pod.terminating:
+        return False
+    if told is not None and now - told.at < WRITE_INTERVAL_SECONDS and not (told.fewer and more):
+        return False
+    if order.decision.metrics_issues and pod.threads is not None:
+        return False  # what is not known changes nothing, in neither dimension
+    if worth_writing(pod.threads, order.decision.threads):
+        return True
+    worker = order.workers.get(pod.name)
+    settled = (
+        worker is not None and pod.ready_since is not None and worker.at > pod.ready_since + WRITE_INTERVAL_SECONDS
+    )
+    return settled and worker is not None and round(worker.threads_limit) != pod.threads

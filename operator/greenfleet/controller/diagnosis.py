@@ -1,0 +1,207 @@
+"""What is wrong with a pool's pods, as one sentence for the person who has to act. Pure.
+
+Everything comes from the pods' own status: the operator never reads a Secret, but kubelet says when one is missing.
+Names of pods are left out: text that changes makes a condition change, and that loops.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from greenfleet.controller.registry import Stall
+from greenfleet.controller.times import unix_time
+from greenfleet.manifests.names import AGENT_CONTAINER, EXPORTER_CONTAINER, ROLE_LABEL, Role
+from greenfleet.redaction import redacted
+
+_Object = dict[str, Any]
+
+PATIENCE_SECONDS = 60.0
+"""A pool that wants workers may have none ready for so long: an image is pulled, a node comes."""
+_IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+
+
+def trouble(pods: Iterable[_Object]) -> Stall | None:
+    """The first reason, if any, for which pods cannot start without a human."""
+    for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["name"])):
+        if not _stays(pod):
+            continue
+        status = pod.get("status") or {}
+        for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
+            found = _container_trouble(container)
+            if found is not None:
+                return found
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """Why a Deployment has fewer pods at work than it should. While others work, it is no stall: nodes and quotas change."""
+
+    cause: Stall
+    since: float = 0.0
+    """Unix time since which it is so; 0 where waiting helps nobody."""
+
+
+def shortage(deployment: _Object | None, pods: Iterable[_Object]) -> Shortage | None:
+    """Why pods of a Deployment find no node, or may not even be made."""
+    found = _unscheduled([pod for pod in pods if _stays(pod)])
+    if found is not None:
+        return found
+    refused = _refused_pods(deployment)
+    return None if refused is None else Shortage(refused)
+
+
+def nothing_runs(found: Shortage | None, pods: Iterable[_Object], now: float) -> Stall | None:
+    """The stall that a shortage is: no pod has a node, and waiting did not help."""
+    if found is None or now - found.since < PATIENCE_SECONDS:
+        return None
+    return None if any(_stays(pod) and pod["spec"].get("nodeName") for pod in pods) else found.cause
+
+
+def _stays(pod: _Object) -> bool:
+    ended = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")  # evicted pods linger
+    return not ended and not pod["metadata"].get("deletionTimestamp")
+
+
+def _unscheduled(pods: Iterable[_Object]) -> Shortage | None:
+    waiting = [
+        (unix_time(condition["lastTransitionTime"]), condition.get("message", ""), pod["metadata"])
+        for pod in pods
+        for condition in (pod.get("status") or {}).get("conditions", ())
+        if (condition["type"], condition["status"], condition.get("reason"))
+        == ("PodScheduled", "False", "Unschedulable")
+    ]
+    if not waiting:
+        return None
+    since, message, metadata = min(waiting, key=lambda one: one[:2])
+    reason, field, fix = _PLACEMENT[(metadata.get("labels") or {}).get(ROLE_LABEL, Role.EVENTLET)]
+    how_many = "1 pod waits" if len(waiting) == 1 else f"{len(waiting)} pods wait"
+    return Shortage(
+        Stall(reason, f"{field}: {how_many} for a node that can take them ({_stable(message)}): {fix}"), since
+    )
+
+
+_LESS = "ask for less, or add a node"
+_PLACEMENT = {
+    Role.EVENTLET: ("WorkersUnschedulable", "worker.resources, nodeSelector, tolerations or affinity", _LESS),
+    Role.PREFORK: ("WorkersUnschedulable", "prefork.resources, worker.nodeSelector, tolerations or affinity", _LESS),
+    Role.EXPORTER: ("ExporterUnschedulable", "the queue exporter", "add a node"),
+}
+"""By role: reason, what of the spec decides where its pods fit, and the fix."""
+
+
+def _refused_pods(deployment: _Object | None) -> Stall | None:
+    """Why the namespace does not let a Deployment have its pods: what no pod's status can say, because there is none."""
+    status = (deployment or {}).get("status") or {}
+    if deployment is None:
+        return None
+    said: _Object = next((one for one in status.get("conditions", ()) if one["type"] == "ReplicaFailure"), {})
+    if said.get("status") != "True":
+        return None
+    reason, message = "PodsRefused", _stable(said.get("message", ""))
+    pod = deployment["spec"]["template"]["spec"]
+    if "error looking up service account" in message:
+        return Stall(
+            reason,
+            f"worker.serviceAccountName is {pod.get('serviceAccountName', 'default')!r}, and this namespace has no such ServiceAccount: "
+            "create it, or correct the name",
+        )
+    if "no PriorityClass with name" in message:
+        return Stall(
+            reason,
+            f"worker.priorityClassName is {pod.get('priorityClassName', '')!r}, and the cluster has no such PriorityClass: "
+            "create it, or correct the name",
+        )
+    if "exceeded quota" in message or "failed quota" in message:
+        return Stall(
+            reason,
+            f"the namespace's quota has no room for a pod ({message}): ask for less in worker.resources, lower replicas.max, or "
+            "raise the quota",
+        )
+    return Stall(reason, f"worker: the namespace refuses the pods ({message}): correct the spec, or what refuses them")
+
+
+def _container_trouble(container: _Object) -> Stall | None:
+    state = container.get("state") or {}
+    waiting = state.get("waiting") or {}
+    reason, message = waiting.get("reason", ""), waiting.get("message", "")
+    what = _field(container["name"])
+    if reason in _IMAGE_REASONS:
+        return Stall(
+            "ImageUnavailable",
+            f"{what} is {container.get('image', '')!r}: the image cannot be pulled ({reason}): correct the name, or add imagePullSecrets",
+        )
+    if reason == "CreateContainerConfigError":
+        return _missing_reference(message)
+    if reason in ("CrashLoopBackOff", "CreateContainerError", "RunContainerError"):
+        terminated = (container.get("lastState") or {}).get("terminated") or {}
+        return _crash(what, reason, terminated, message)
+    terminated = state.get("terminated") or {}
+    if terminated.get("exitCode"):
+        return _crash(what, "Error", terminated, message)
+    return None
+
+
+def _field(container: str) -> str:
+    return {AGENT_CONTAINER: "the operator's worker.image", EXPORTER_CONTAINER: "the operator's worker.image"}.get(
+        container, "spec.image"
+    )
+
+
+def _missing_reference(message: str) -> Stall:
+    reason = "ReferenceMissing"
+    if match := re.search(r'(secret|configmap) "([^"]+)" not found', message):
+        kind, name = {"secret": "Secret", "configmap": "ConfigMap"}[match[1]], match[2]
+        return Stall(
+            reason,
+            f"{_reference_field(kind)} is {name!r}, and this namespace has no such {kind}: create it, or correct the name",
+        )
+    if match := re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) \S+?/(\S+)", message):
+        key, kind, name = match.groups()
+        return Stall(
+            reason,
+            f"{_reference_field(kind)} is {name!r} with key {key!r}, and the {kind} has no such key: add the key, or correct the reference",
+        )
+    return Stall(reason, f"the container cannot be configured: {_stable(message)}: correct the reference")
+
+
+def _reference_field(kind: str) -> str:
+    return (
+        "broker.secretRef, resultBackend.secretRef or worker.env"
+        if kind == "Secret"
+        else "worker.env or worker.envFrom"
+    )
+
+
+def _crash(what: str, reason: str, terminated: _Object, message: str) -> Stall:
+    text = terminated.get("message", "").strip()
+    try:
+        said = json.loads(text.splitlines()[-1]) if text else {}
+    except ValueError:
+        said = {}
+    if isinstance(said, dict) and {"field", "value", "reason", "fix"} <= said.keys():
+        return Stall(
+            "WorkerMisconfigured", redacted(f"{said['field']} is {said['value']!r}: {said['reason']}: {said['fix']}")
+        )
+    if terminated.get("reason") == "OOMKilled":
+        return Stall(
+            "OutOfMemory",
+            "worker.resources.limits.memory is too small: the worker was killed for it: raise it, or lower greenThreads.max",
+        )
+    tail = _stable(" ".join(text.splitlines()[-3:])) or _stable(message) or "it left no message: see its log"
+    code = terminated.get("exitCode")
+    return Stall("ContainerFails", f"{what}: the container ends with status {code} ({reason}): {tail}")
+
+
+def _stable(text: str) -> str:
+    """Without what differs from pod to pod and from minute to minute, and without passwords: redacted before it is cut."""
+    text = redacted(text)
+    text = re.sub(r"\b(back-off) [\d.a-z]+ ", r"\1 ", text)
+    text = re.sub(r"pod=\S+", "", text)
+    text = re.sub(r'\bpods "[^"]*"', "pods", text)
+    text = re.sub(r", used: .*?, limited: ", ", limited: ", text)
+    return text[:600].strip()

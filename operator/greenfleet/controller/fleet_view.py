@@ -1,0 +1,160 @@
+"""The cluster as the controller sees it: watched children and pods of ours, found by pool, role or broker."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+from greenfleet.k8s import paths
+from greenfleet.k8s.client import Client, Object
+from greenfleet.k8s.reflector import Reflector, slim
+from greenfleet.manifests import names
+from greenfleet.manifests.exporter import measured_broker
+from greenfleet.manifests.names import Role
+
+_SELECTOR = f"{names.MANAGED_BY}={names.MANAGER}"
+
+_ALWAYS_SERVED = {
+    "Deployment": "apps/v1",
+    "PodDisruptionBudget": "policy/v1",
+    "NetworkPolicy": "networking.k8s.io/v1",
+}
+"""Children that are watched, so that drift is repaired at once. ConfigMaps are not among them (controller.controller)."""
+
+
+class FleetView:
+    """Local copies of our children and pods in some namespaces (none named: in all).
+
+    `child_changed(namespace, pool or None)` is told when labels, owners or spec of a child changed (a Deployment's replicas
+    apart), or when it disappeared; None stands for an exporter's child. `pod_changed(old, new)` is told of every pod.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        namespaces: Sequence[str],
+        child_changed: Callable[[str, str | None], None],
+        pod_changed: Callable[[Object | None, Object | None], None],
+    ) -> None:
+        self._client = client
+        self._namespaces: Sequence[str | None] = namespaces or (None,)
+        self._notify = child_changed
+        self._notify_of_pod = pod_changed
+        self._pods_of: dict[tuple[str, str, str], dict[str, Object]] = defaultdict(dict)
+        self._children = {kind: self._reflect(version, kind) for kind, version in _ALWAYS_SERVED.items()}
+        self._pods = [
+            Reflector(client, paths.collection("v1", "Pod", namespace), _SELECTOR, self._on_pod)
+            for namespace in self._namespaces
+        ]
+        self.reflectors = [*(one for some in self._children.values() for one in some), *self._pods]
+        """What has to run, and is needed before anything is reconciled."""
+
+    def _reflect(self, api_version: str, kind: str) -> list[Reflector]:
+        kept = slim if kind == "Deployment" else _outline
+        return [
+            Reflector(
+                self._client, paths.collection(api_version, kind, namespace), _SELECTOR, self._on_child, kept=kept
+            )
+            for namespace in self._namespaces
+        ]
+
+    def add_kind(self, api_version: str, kind: str) -> list[Reflector]:
+        """Watches one more kind of child, which not every cluster serves. Returns what has to run for it."""
+        self._children[kind] = self._reflect(api_version, kind)
+        return self._children[kind]
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether every first list is complete."""
+        return all(reflector.synced.is_set() for reflector in self.reflectors)
+
+    def child(self, kind: str, namespace: str, name: str) -> Object | None:
+        """One child of a watched kind."""
+        key = f"{namespace}/{name}"
+        reflectors = self._children.get(kind, ())
+        return next((found for reflector in reflectors if (found := reflector.get(key)) is not None), None)
+
+    def deployment(self, namespace: str, name: str) -> Object | None:
+        """One Deployment of ours."""
+        return self.child("Deployment", namespace, name)
+
+    def pods(self, namespace: str, pool: str, role: Role) -> list[Object]:
+        """All pods of one fleet."""
+        return list(self._pods_of[namespace, pool, role].values())
+
+    def exporter_pods(self, namespace: str, name: str) -> list[Object]:
+        """All pods of one exporter."""
+        return list(self._pods_of[namespace, name, Role.EXPORTER].values())
+
+    def exporters(self, namespace: str | None) -> Iterator[str]:
+        """The brokers that there is an exporter for, in a namespace or (None) anywhere: whether a pool needs it or not."""
+        for reflector in self._children["Deployment"]:
+            for found in reflector.objects():
+                if namespace in (None, found["metadata"]["namespace"]) and (broker := measured_broker(found)):
+                    yield broker
+
+    def _on_pod(self, old: Object | None, new: Object | None) -> None:
+        for pod, present in ((old, False), (new, True)):
+            if pod is None:
+                continue
+            labels = pod["metadata"].get("labels") or {}
+            owner = labels.get(names.POOL_LABEL) or labels.get("app.kubernetes.io/instance", "")
+            group = (pod["metadata"]["namespace"], owner, labels.get(names.ROLE_LABEL, ""))
+            if present:
+                self._pods_of[group][pod["metadata"]["name"]] = pod
+            else:
+                self._pods_of[group].pop(pod["metadata"]["name"], None)
+                if not self._pods_of[group]:
+                    del self._pods_of[group]
+        self._notify_of_pod(old, new)
+
+    def _on_child(self, old: Object | None, new: Object | None) -> None:
+        if old is not None and new is not None and _ours(old) == _ours(new):
+            return
+        some = new or old or {}
+        # The old labels count: who takes our label off an object makes it disappear from this view.
+        labels = (old or some)["metadata"].get("labels") or {}
+        self._notify(some["metadata"]["namespace"], labels.get(names.POOL_LABEL))
+
+
+def _outline(child: Object) -> Object:
+    """Without status and managedFields, which make up most of an object and say nothing about its drift."""
+    metadata = {
+        name: child["metadata"].get(name)
+        for name in ("name", "namespace", "uid", "resourceVersion", "labels", "ownerReferences")
+    }
+    return {"metadata": metadata, "spec": child["spec"]}
+
+
+def _ours(child: Object) -> Object:
+    """What the reconciler decides about a child: not its status, not what the autoscaler writes."""
+    metadata = child["metadata"]
+    return {
+        "labels": metadata.get("labels"),
+        "ownerReferences": metadata.get("ownerReferences"),
+        "spec": {key: value for key, value in child["spec"].items() if key != "replicas"},
+    }
+
+
+def is_available(deployment: Object | None) -> bool:
+    """Whether at least one pod of the Deployment is ready."""
+    return bool(deployment and (deployment.get("status") or {}).get("readyReplicas"))
+
+
+def is_rolled_out(deployment: Object) -> bool:
+    """Whether all pods of the Deployment are of its current template, and available."""
+    spec, status = deployment["spec"], deployment.get("status") or {}
+    wanted = spec.get("replicas", 1)
+    return bool(
+        status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
+        and status.get("updatedReplicas", 0) == status.get("replicas", 0) == wanted
+        and status.get("availableReplicas", 0) == wanted
+    )
+
+
+def owns_replicas(deployment: Object, manager: str) -> bool:
+    """Whether `manager` owns `spec.replicas` in the Deployment's managedFields."""
+    return any(
+        entry.get("manager") == manager and "f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
+        for entry in deployment["metadata"].get("managedFields") or ()
+    )

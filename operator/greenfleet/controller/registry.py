@@ -1,0 +1,297 @@
+"""What this replica knows about every pool. Plain state, owned by one event loop; everything in it can be made anew."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from greenfleet.api import GreenWorkerPool
+from greenfleet.api.pool import InvalidPoolError, parse_pool
+from greenfleet.autoscaling import Decision, Sample, ScalingSpec, State, Why
+from greenfleet.controller.evidence import Evidence, exempt_tasks, routes
+from greenfleet.controller.waiting import WaitClock
+from greenfleet.manifests.names import Role
+from greenfleet.manifests.worker import prefork_queue
+
+HISTORY = 50
+"""Decisions that are remembered per fleet for `why`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """Why a pool cannot make progress without a human: reason for programs, field–value–reason–fix for people."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The last word to a pod about its green threads."""
+
+    at: float
+    """Monotonic seconds."""
+    fewer: bool
+    """Than it was told before."""
+
+
+@dataclass(slots=True)
+class Reconciliation:
+    """What became of a pool's objects. Written by `controller.reconciler` alone."""
+
+    conflict: Stall | None = None
+    """Another pool consumes one of its queues. It is not scaled meanwhile: its backlog is not its own."""
+    refused: Stall | None = None
+    """What the last reconciliation ran into: somebody else's object, or the API server's refusal. Workers that run go on being scaled."""
+    refusals: int = 0
+    """Of these in a row."""
+    generation: int | None = None
+    """Generation whose objects were all applied by this replica."""
+    drifted: bool = False
+    """A child changed since the last reconciliation, by somebody else's hand or our own."""
+    config_uid: str | None = None
+    """Of the pool's ConfigMap, which nobody watches, as the last apply found it."""
+    config_applied_at: float = float("-inf")
+    """Monotonic time at which the ConfigMap was last applied."""
+    config_threads: tuple[float, str | None] | None = None
+    """What the ConfigMap said then of green threads, with the monotonic time."""
+
+    @property
+    def stall(self) -> Stall | None:
+        """Why it cannot make progress without a human."""
+        return self.conflict or self.refused
+
+
+@dataclass(slots=True)
+class ExporterState:
+    """What became of a broker's exporter, which all pools of the broker share. Written by `controller.exporters` alone."""
+
+    refused: Stall | None = None
+    """What its last reconciliation ran into."""
+    refusals: int = 0
+    """Of these in a row."""
+
+
+@dataclass(slots=True)
+class Actuation:
+    """What the cluster was told of one role's decisions. Written by `controller.actuator` alone."""
+
+    start_threads: int | None = None
+    """What the ConfigMap says, None if we have not written it yet."""
+    start_threads_written_at: float = 0.0
+    """Monotonic seconds."""
+    pods_told: dict[str, Told] = field(default_factory=dict)
+    last_scale: tuple[float, str] | None = None
+    """Unix time and reason of the last change, for the status."""
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Autoscaling of one role of a pool. Written by `controller.scaling_loop` alone."""
+
+    role: Role
+    state: State | None = None
+    """None until the first tick under our leadership."""
+    decision: Decision | None = None
+    history: deque[Why] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    actuating: bool = False
+    scaling_spec: tuple[GreenWorkerPool, ScalingSpec] | None = None
+    """The autoscaler's view of the spec, with the pool that it was made from."""
+    rests_until: float = float("-inf")
+    """Unix time until which looks that show nothing new are skipped."""
+    skipped: tuple[Sample, float] | None = None
+    """The last look that was skipped, with its Unix time."""
+    wait_clock: WaitClock = field(default_factory=WaitClock)
+    """How long the oldest message waits."""
+    evicted_at: float = float("-inf")
+    """Unix time of the last eviction for recycling."""
+    actuation: Actuation = field(default_factory=Actuation)
+
+
+@dataclass(slots=True)
+class Report:
+    """What the status was computed from. Written by `controller.status_writer` alone."""
+
+    learned_written_at: float = float("-inf")
+    """Unix time."""
+    shown: tuple[dict[str, Any] | None, ...] | None = None
+    """The object and the Deployments that the status was last computed from."""
+
+
+@dataclass(slots=True)
+class Record:
+    """One pool. Its own fields are written here; each part has an owner that alone writes it."""
+
+    key: str
+    body: dict[str, Any]
+    """The object as the API server has it."""
+    pool: GreenWorkerPool | None = None
+    """None while the spec cannot be parsed."""
+    invalid: Stall | None = None
+    """Why the spec cannot be parsed."""
+    reconciliation: Reconciliation = field(default_factory=Reconciliation)
+    fleets: dict[Role, Fleet] = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=Evidence)
+    report: Report = field(default_factory=Report)
+
+    @property
+    def uid(self) -> str:
+        """The object's own: another one of its name has another."""
+        return str(self.body["metadata"]["uid"])
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """The status as the API server has it."""
+        return self.body.get("status") or {}
+
+    def routes(self, now: float) -> tuple[str, ...]:
+        """Tasks that evidence sends to prefork: kept in the status, which is where they survive a restart."""
+        if self.pool is None or self.pool.spec.prefork is None or not self.pool.spec.prefork.auto_route:
+            return ()
+        exempt = exempt_tasks(self.body["metadata"].get("annotations") or {})
+        return routes(self.status.get("blockingTasks") or (), self.evidence.caught, exempt, now)
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether it was decided that no worker is wanted, in either role."""
+        decisions = [fleet.decision for fleet in self.fleets.values()]
+        return bool(decisions) and all(decision is not None and decision.replicas == 0 for decision in decisions)
+
+    def rests(self, now: float) -> bool:
+        """Whether nothing waited and nothing ran when it was last looked at, in either role. *now* is Unix time."""
+        return bool(self.fleets) and all(fleet.rests_until > now for fleet in self.fleets.values())
+
+    def status_written(self, body: dict[str, Any]) -> None:
+        """Takes in the API server's answer to a status that was written."""
+        self.body = slim(body)
+
+    def fleet(self, role: Role) -> Fleet:
+        """The fleet of a role, made when first asked for."""
+        return self.fleets.setdefault(role, Fleet(role))
+
+
+def slim(body: dict[str, Any]) -> dict[str, Any]:
+    """An object without the bookkeeping of who wrote what: half of its memory."""
+    metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+    return {**body, "metadata": metadata}
+
+
+def _is_older(body: dict[str, Any], known: dict[str, Any]) -> bool:
+    """By resourceVersion: comparable between objects of one kind since Kubernetes 1.35 by promise, and before in fact."""
+    versions = [one["metadata"].get("resourceVersion", "") for one in (body, known)]
+    return all(version.isdecimal() for version in versions) and int(versions[0]) < int(versions[1])
+
+
+class Registry:
+    """All pools by `namespace/name`."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, Record] = {}
+        self._by_broker: dict[str, dict[str, GreenWorkerPool]] = defaultdict(dict)
+        self._exporters: dict[str, ExporterState] = {}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(list(self._records.values()))
+
+    def get(self, key: str) -> Record | None:
+        """The record of a pool, or None."""
+        return self._records.get(key)
+
+    def put(self, body: dict[str, Any], *, certain: bool = False) -> Record:
+        """Takes in an object from the API server. One that is older than what is known changes nothing: events of two objects of the same
+        name, the one deleted and the other created, may come in any order. *certain*: it was asked for just now, and is believed
+        whatever its version: a restored etcd goes back in time.
+        """
+        key = f"{body['metadata']['namespace']}/{body['metadata']['name']}"
+        body = slim(body)
+        record = self._records.get(key)
+        if record is not None and not certain and _is_older(body, record.body):
+            return record
+        if record is None or record.uid != body["metadata"]["uid"]:
+            self.remove(key)
+            record = self._records[key] = Record(key, body)
+        record.body = body
+        same = record.pool is not None and record.pool.generation == body["metadata"].get("generation")
+        if same and not certain:
+            return record  # its status or its annotations changed
+        self._forget_broker(record)
+        try:
+            record.pool, record.invalid = parse_pool(body), None
+            self._by_broker[record.pool.broker_key][key] = record.pool
+        except InvalidPoolError as error:
+            record.pool, record.invalid = None, Stall("InvalidSpec", str(error))
+        if record.pool is not None and record.pool.spec.prefork is None:
+            record.fleets.pop(Role.PREFORK, None)
+        return record
+
+    def remove(self, key: str, uid: str | None = None) -> Record | None:
+        """Forgets a pool and returns it; with a uid that one only, and not another one of its name."""
+        record = self._records.get(key)
+        if record is None or (uid is not None and uid != record.uid):
+            return None
+        del self._records[key]
+        self._forget_broker(record)
+        return record
+
+    def _forget_broker(self, record: Record) -> None:
+        if record.pool is not None:
+            pools = self._by_broker[record.pool.broker_key]
+            pools.pop(record.key, None)
+            if not pools:
+                del self._by_broker[record.pool.broker_key]
+
+    def forget_decisions(self) -> None:
+        """For a new leader: what another replica decided in between is not known, so begin anew."""
+        for record in self:
+            record.fleets.clear()
+            record.evidence.forget_counters()
+
+    def of_broker(self, broker_key: str) -> list[GreenWorkerPool]:
+        """All pools of one broker, those in conflict included."""
+        return list(self._by_broker.get(broker_key, {}).values())
+
+    def exporter(self, broker_key: str) -> ExporterState:
+        """The state of a broker's exporter, made when first asked for."""
+        return self._exporters.setdefault(broker_key, ExporterState())
+
+    def forget_exporter(self, broker_key: str) -> None:
+        """No pool needs it any more."""
+        self._exporters.pop(broker_key, None)
+
+    def exporter_refused(self, pool: GreenWorkerPool | None) -> Stall | None:
+        """Why the pool's exporter cannot be made, if that is so."""
+        state = None if pool is None else self._exporters.get(pool.broker_key)
+        return None if state is None else state.refused
+
+    def rivals(self, pool: GreenWorkerPool) -> list[GreenWorkerPool]:
+        """Other pools that consume one of this pool's queues from the same broker."""
+        mine = set(queues_of(pool))
+        others = self._by_broker.get(pool.broker_key, {}).values()
+        return [other for other in others if other.key != pool.key and not mine.isdisjoint(queues_of(other))]
+
+    def conflict(self, pool: GreenWorkerPool) -> Stall | None:
+        """Says whether another pool consumes one of this pool's queues from the same broker."""
+        other = min(self.rivals(pool), key=lambda other: other.name, default=None)
+        if other is None:
+            return None
+        shared = sorted(set(queues_of(pool)) & set(queues_of(other)))
+        return Stall(
+            "QueueConflict",
+            f"spec.queues has {_quoted(shared)}, which the pool {other.name} of the same broker consumes too, so that "
+            "neither could be scaled by its backlog: give each queue to one pool",
+        )
+
+
+def queues_of(pool: GreenWorkerPool) -> Iterable[str]:
+    """The queues that a pool's workers consume, the prefork companion's included."""
+    companions = [prefork_queue(queue) for queue in pool.spec.queues] if pool.spec.prefork is not None else []
+    return [*pool.spec.queues, *companions]
+
+
+def _quoted(queues: list[str]) -> str:
+    return ", ".join(repr(queue) for queue in queues)

@@ -1,0 +1,335 @@
+"""The status of a pool, computed anew from what is known, and written only when it says something new. Pure.
+
+Conditions follow kstatus: `Stalled` and `Reconciling` are true only while they hold, and `Ready` is what `kubectl wait`,
+Flux and Argo CD look at. `lastTransitionTime` moves only when a status does. No text holds a number that moves every tick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from greenfleet.autoscaling import Decision, DecisionReason, Learned, MetricsIssue, Mode
+from greenfleet.controller.diagnosis import PATIENCE_SECONDS
+from greenfleet.controller.registry import Record, Stall
+from greenfleet.controller.times import rfc3339, unix_time
+from greenfleet.manifests import names
+from greenfleet.manifests.names import Role
+from greenfleet.redaction import redacted
+
+_Object = dict[str, Any]
+_Said = tuple[str, str, str]
+"""Status, reason and message of a condition."""
+
+_MEASURED = frozenset(
+    {"MetricsAvailable", "ScalingActive", "ScalingLimited", "HubBlocked", "TasksAtRisk", "DeadLetters"}
+)
+"""Conditions that need samples: unknown between a start of the operator and its first decision."""
+_FIRST_SAMPLE_REASONS = frozenset({MetricsIssue.NO_SAMPLE, MetricsIssue.BROKER_DOWN})
+BLOCKED_MEMORY_SECONDS = 300.0
+"""How long `HubBlocked` stays true after a task blocked the hub."""
+
+GUARD_MEMORY_SECONDS = 60.0
+"""How long `TasksAtRisk` outlives the last sample that said so; workers themselves remember for ten minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the status is computed from, besides the record."""
+
+    deployment: _Object | None
+    pods: Sequence[_Object]
+    exporter_available: bool
+    exporter_refused: Stall | None
+    """Why the exporter cannot be made, which its pools share."""
+    misfit: Stall | None
+    """What the operator's configuration has no place for, or what it cannot evaluate; scaling goes on without it."""
+    trouble: Stall | None
+    shortage: Stall | None
+    """Why fewer pods work than should, which is no trouble as long as some do."""
+    generation: int
+    now: float
+
+
+def compute(record: Record, observed: Observed) -> _Object:
+    """The whole status as it should be now, ready to be compared with the one that was written."""
+    fleet = record.fleets.get(Role.EVENTLET)
+    decision = fleet.decision if fleet else None
+    counts = (observed.deployment or {}).get("status") or {}
+    status: _Object = {
+        "observedGeneration": observed.generation,
+        "replicas": counts.get("replicas", 0),
+        "readyReplicas": counts.get("readyReplicas", 0),
+        "conditions": _conditions(record, observed, decision),
+    }
+    if routes := record.routes(observed.now):
+        status["blockingTasks"] = list(routes)
+    if record.pool is not None:
+        status["selector"] = names.selector_text(names.fleet_selector(record.pool.name, Role.EVENTLET))
+    threads = decision.threads if decision else record.status.get("greenThreads")
+    if threads is not None:
+        status["greenThreads"] = threads
+    scaled = [one.actuation.last_scale for one in record.fleets.values() if one.actuation.last_scale is not None]
+    if scaled:
+        at, reason = max(scaled)
+        status["lastScale"] = {"time": rfc3339(at), "reason": redacted(reason)}
+    elif "lastScale" in record.status:
+        status["lastScale"] = record.status["lastScale"]
+    if "learned" in record.status:
+        status["learned"] = record.status["learned"]
+    return status
+
+
+def _conditions(record: Record, observed: Observed, decision: Decision | None) -> list[_Object]:
+    stalled = (
+        record.invalid
+        or record.reconciliation.stall
+        or observed.exporter_refused
+        or observed.misfit
+        or observed.trouble
+    )
+    rolling = _rolling(observed)
+    current = record.reconciliation.generation == observed.generation
+    ready = _stalled(stalled) if stalled else _ready(observed, decision, reconciled=current)
+    found = {
+        "Ready": ready,
+        "Stalled": ("True", stalled.reason, stalled.message)
+        if stalled
+        else ("False", "AsExpected", "Nothing needs a human."),
+        "Reconciling": _reconciling(stalled, observed.shortage, rolling, current=current),
+        "MetricsAvailable": _metrics_available(record, observed, decision),
+        "ScalingActive": _scaling_active(record, decision),
+        "ScalingLimited": _scaling_limited(decision),
+        "HubBlocked": _hub_blocked(record.evidence.blocked, observed.now),
+        "TasksAtRisk": _tasks_at_risk(record.evidence.guards, observed.now),
+        "DeadLetters": _dead_letters(record),
+    }
+    before = {condition["type"]: condition for condition in record.status.get("conditions") or ()}
+    if decision is None and not stalled:
+        for name in _MEASURED & before.keys():  # after a restart: what was true is true until we know better
+            found[name] = (before[name]["status"], before[name]["reason"], before[name]["message"])
+    return [_condition(name, said, before.get(name), observed) for name, said in found.items()]
+
+
+def _stalled(stall: Stall) -> _Said:
+    return "False", stall.reason, stall.message
+
+
+def _condition(name: str, said: _Said, before: _Object | None, observed: Observed) -> _Object:
+    status, reason, message = said
+    unchanged = before is not None and before["status"] == status
+    return {
+        "type": name,
+        "status": status,
+        "observedGeneration": observed.generation,
+        "lastTransitionTime": before["lastTransitionTime"] if unchanged and before else rfc3339(observed.now),
+        "reason": reason,
+        "message": redacted(message),
+    }
+
+
+def _ready(observed: Observed, decision: Decision | None, *, reconciled: bool) -> _Said:
+    if not reconciled or observed.deployment is None:
+        return "False", "Reconciling", "The pool's objects are being made."
+    if not observed.exporter_available:
+        return (
+            "False",
+            "ExporterNotReady",
+            "The queue exporter of the broker does not answer yet, or cannot reach the broker.",
+        )
+    wanted = (observed.deployment.get("spec") or {}).get("replicas", 0)
+    if wanted and not (observed.deployment.get("status") or {}).get("readyReplicas"):
+        ages = [observed.now - unix_time(pod["metadata"]["creationTimestamp"]) for pod in observed.pods]
+        if max(ages, default=0.0) > PATIENCE_SECONDS:
+            return "False", "NoWorkerReady", "Workers were started, and none became ready."
+    if not wanted:
+        return "True", "ScaledToZero", "Nothing waits; the first message brings a worker."
+    if decision is not None and decision.metrics_issues:
+        return "True", "Holding", "The workers run; their number is held because the load is not known."
+    return "True", "Running", "Workers consume the queues."
+
+
+def _rolling(observed: Observed) -> bool:
+    deployment = observed.deployment or {}
+    status, spec = deployment.get("status") or {}, deployment.get("spec") or {}
+    behind = status.get("observedGeneration", 0) < deployment.get("metadata", {}).get("generation", 0)
+    return bool(behind or status.get("updatedReplicas", 0) < min(spec.get("replicas", 0), status.get("replicas", 0)))
+
+
+def _reconciling(stalled: Stall | None, shortage: Stall | None, rolling: bool, *, current: bool) -> _Said:
+    if stalled is not None:
+        return "False", "Stalled", "Waits for a human, see Stalled."
+    if not current:
+        return "True", "Applying", "The pool's objects are being made."
+    if shortage is not None:
+        return "True", shortage.reason, shortage.message
+    if rolling:
+        return "True", "RollingUpdate", "Workers are being replaced by ones of the new spec."
+    return "False", "UpToDate", "Everything is as the spec says."
+
+
+def _metrics_available(record: Record, observed: Observed, decision: Decision | None) -> _Said:
+    if decision is None:
+        return "Unknown", "NotYetSampled", "The scaling loop has not looked at this pool yet."
+    age = observed.now - unix_time(record.body["metadata"]["creationTimestamp"])
+    if (
+        decision.metrics_issues
+        and decision.metrics_issues[0].reason in _FIRST_SAMPLE_REASONS
+        and age < PATIENCE_SECONDS
+    ):
+        return "Unknown", "FirstSamplePending", "The pool is new: its exporter starts, and Prometheus finds it."
+    if decision.metrics_issues:
+        return (
+            "False",
+            str(decision.metrics_issues[0].reason),
+            "; ".join(dict.fromkeys(problem.message for problem in decision.metrics_issues[:3])),
+        )
+    return "True", "Complete", "Every queue and every worker has a fresh sample."
+
+
+def _scaling_active(record: Record, decision: Decision | None) -> _Said:
+    if decision is None or record.pool is None:
+        return "Unknown", "NotYetDecided", "The scaling loop has not looked at this pool yet."
+    scaling = record.pool.spec.scaling
+    mode = Mode(scaling.mode)
+    if mode is Mode.DRY_RUN:
+        return "False", "DryRun", "scaling.mode is dry-run: decisions are reported, nothing is written."
+    if mode is Mode.MANUAL:
+        return "False", "Manual", "scaling.mode is manual: spec.manualReplicas sets the number of workers."
+    if scaling.pause.in_ or scaling.pause.out:
+        return "False", "Paused", "scaling.pause holds the number of workers in one direction or both."
+    if decision.metrics_issues:
+        return "False", "Blind", "The load is not known, see MetricsAvailable."
+    return "True", "Active", "The number of workers and green threads follows the load."
+
+
+_LIMIT_TEXT: Mapping[DecisionReason, str] = {
+    DecisionReason.MAX: "The load asks for more than replicas.max workers: raise it if waiting longer is not acceptable.",
+    DecisionReason.TOTAL: "The load asks for more green threads than greenThreads.total allows.",
+    DecisionReason.BEHAVIOR: "scaling.behavior slows the change down.",
+    DecisionReason.SATURATED_DOWNSTREAM: "More workers brought no more throughput: something behind the tasks is at its limit.",
+    DecisionReason.PAUSED: "scaling.pause holds the number of workers.",
+    DecisionReason.MANUAL: "spec.manualReplicas sets the number of workers.",
+}
+
+
+def _scaling_limited(decision: Decision | None) -> _Said:
+    if decision is None or decision.limited is DecisionReason.NONE:
+        return "False", "WithinLimits", "Nothing keeps the pool smaller than the load asks for."
+    text = _LIMIT_TEXT.get(
+        decision.limited, "Something keeps the pool smaller than the load asks for; `kubectl greenfleet why` says what."
+    )
+    return "True", str(decision.limited), text
+
+
+def _hub_blocked(blocked: Mapping[str, float], now: float) -> _Said:
+    tasks = sorted(task for task, at in blocked.items() if now - at < BLOCKED_MEMORY_SECONDS)
+    if not tasks:
+        return "False", "HubRuns", "No task blocked the hub lately."
+    listed = ", ".join(tasks[:5])
+    return (
+        "True",
+        "TaskBlocks",
+        f"Blocking calls halt all green threads of a worker: {listed}. The worker's log has the place; consider prefork.tasks.",
+    )
+
+
+_GUARDS: Mapping[str, tuple[str, str]] = {
+    "acks": (
+        "AcksFail",
+        "The broker did not take acknowledgements, and such tasks run twice: look at the broker and the network.",
+    ),
+    "consumer_timeout": (
+        "ConsumerTimeout",
+        "Tasks or ETAs exceed RabbitMQ's consumer_timeout, after which everything that their worker holds runs again: raise "
+        "it on the broker and in broker.consumerTimeout, or split the tasks.",
+    ),
+    "delivery_limit": (
+        "DeliveryLimit",
+        "Messages have used up half of their quorum queue's delivery limit, after which RabbitMQ drops or dead-letters them: look for "
+        "workers that die and connections that break, or raise x-delivery-limit.",
+    ),
+    "no_progress": (
+        "NothingEnds",
+        "Every thread of a worker is busy, and no task has ended for five minutes: look for calls without a time-out and for "
+        "libraries that were imported before patching, or set limits.hard. The worker's log names the tasks.",
+    ),
+    "prefork": (
+        "PreforkImpossible",
+        "Tasks that belong to the prefork companion run on the hub, because there is none or its queue cannot be had: the workers' log says why.",
+    ),
+    "prefetch": (
+        "PrefetchHoards",
+        "Workers hold messages that no other worker can take: lower worker.prefetchMultiplier, or the app's own prefetch setting.",
+    ),
+    "visibility_timeout": (
+        "VisibilityTimeout",
+        "Tasks or ETAs exceed Redis' visibility_timeout, and run twice wherever a worker does not renew it: raise it in "
+        "broker_transport_options of every worker of this broker.",
+    ),
+}
+"""What a worker says in `greenworker_guard{reason}`: reason of the condition, and what to do."""
+
+
+def _tasks_at_risk(guards: Mapping[tuple[str, str], float], now: float) -> _Said:
+    """The first reason in a stable order is the condition's; the message has them all, so that there is one Event."""
+    held = sorted(key for key, at in guards.items() if now - at < GUARD_MEMORY_SECONDS and key[0] in _GUARDS)
+    if not held:
+        return "False", "NothingFound", "No worker reports anything that could lose or double a task."
+    sentences = []
+    for reason in dict.fromkeys(reason for reason, _ in held):
+        tasks = [task for found, task in held if found == reason and task]
+        sentences.append(_GUARDS[reason][1] + (f" Tasks: {', '.join(tasks[:5])}." if tasks else ""))
+    return "True", _GUARDS[held[0][0]][0], " ".join(sentences)
+
+
+def _dead_letters(record: Record) -> _Said:
+    """How many, of which tasks, and the command."""
+    if not record.evidence.dead_letters:
+        return "False", "NoDeadLetters", "No message was taken out of the queues."
+    metadata = record.body["metadata"]
+    counts = ", ".join(f"{count} of queue {queue}" for queue, count in sorted(record.evidence.dead_letters.items()))
+    tasks = f" Tasks: {', '.join(sorted(record.evidence.dead_tasks)[:5])}." if record.evidence.dead_tasks else ""
+    return (
+        "True",
+        "TaskDeadLettered",
+        f"Messages that no worker can run were taken out of the queues: {counts}.{tasks} "
+        f"`kubectl greenfleet dead-letters {metadata['name']} -n {metadata['namespace']}` lists them with the reason: repair the task (or "
+        "raise the memory limit) and requeue them, or drop them.",
+    )
+
+
+def learned_status(learned: Learned) -> _Object:
+    """`status.learned` of what the autoscaler learned."""
+    found: _Object = {}
+    if learned.runtime_seconds is not None:
+        found["runtime"] = f"{learned.runtime_seconds * 1000:.3g}ms"
+    if learned.cpu_per_task_seconds is not None:
+        found["cpuPerTask"] = f"{learned.cpu_per_task_seconds * 1000:.3g}ms"
+    if learned.safe_threads is not None:
+        found["safeThreads"] = learned.safe_threads
+    if learned.startup_seconds is not None:
+        found["startup"] = f"{learned.startup_seconds:.1f}s"
+    return found
+
+
+def learned_from_status(status: _Object) -> Learned:
+    """The inverse of `learned_status`; nonsense in it counts as not learned."""
+    learned = status.get("learned") or {}
+
+    def seconds(field: str, unit: str, scale: float) -> float | None:
+        text = str(learned.get(field, ""))
+        try:
+            value = float(text.removesuffix(unit)) * scale
+        except ValueError:
+            return None
+        return value if 0 < value < float("inf") else None
+
+    threads = learned.get("safeThreads")
+    return Learned(
+        runtime_seconds=seconds("runtime", "ms", 0.001),
+        cpu_per_task_seconds=seconds("cpuPerTask", "ms", 0.001),
+        safe_threads=threads if isinstance(threads, int) and threads > 0 else None,
+        startup_seconds=seconds("startup", "s", 1.0),
+    )

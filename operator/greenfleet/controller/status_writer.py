@@ -1,0 +1,194 @@
+"""Writes a pool's status under the field manager `greenfleet-status`, and only when it says something new."""
+
+from __future__ import annotations
+
+import logging
+import operator
+import time
+from collections.abc import Callable
+from typing import Any
+
+from greenfleet.api import GreenWorkerPool
+from greenfleet.autoscaling import significant_change
+from greenfleet.controller.diagnosis import nothing_runs, shortage, trouble
+from greenfleet.controller.evidence import EXEMPT_ANNOTATION
+from greenfleet.controller.fleet_view import FleetView, is_available
+from greenfleet.controller.managers import STATUS
+from greenfleet.controller.registry import Record, Stall
+from greenfleet.controller.status import Observed, compute, learned_from_status, learned_status
+from greenfleet.k8s import paths
+from greenfleet.k8s.client import ApiError, Client, ConflictError, NotFoundError, NotLeaderError
+from greenfleet.k8s.events import EventRecorder
+from greenfleet.manifests import names
+from greenfleet.manifests.names import Role
+
+_log = logging.getLogger(__name__)
+
+LEARNED_INTERVAL_SECONDS = 300.0
+"""What was learned is written at most so often, so that a status does not move with the noise of a mean.
+
+What becomes known for the first time is written at once: a restart would lose it."""
+
+
+class StatusWriter:
+    """Computes and writes statuses; says what changed in Events."""
+
+    def __init__(
+        self,
+        client: Client,
+        view: FleetView,
+        events: EventRecorder,
+        routes_changed: Callable[[str], None],
+        *,
+        pool_doubtful: Callable[[Record], None] = lambda record: None,
+        exporter_refused: Callable[[GreenWorkerPool | None], Stall | None] = lambda pool: None,
+        misfit: Callable[[GreenWorkerPool], Stall | None] = lambda pool: None,
+    ) -> None:
+        self._client = client
+        self._view = view
+        self._events = events
+        self._routes_changed = routes_changed
+        self._pool_doubtful = pool_doubtful
+        self._exporter_refused = exporter_refused
+        self._misfit = misfit
+        self._writing: set[str] = set()
+
+    async def sync(self, record: Record) -> None:
+        """Writes the status of one pool if it differs from the one that the API server has."""
+        if record.key in self._writing:
+            return  # the next tick comes soon
+        self._writing.add(record.key)
+        try:
+            await self._sync(record)
+        finally:
+            self._writing.discard(record.key)
+
+    def is_of_now(self, record: Record) -> bool:
+        """Whether the status was last computed from the object and the Deployments as they still are."""
+        shown = record.report.shown
+        return shown is not None and all(map(operator.is_, shown, self._seen(record)))
+
+    def _seen(self, record: Record) -> tuple[dict[str, Any] | None, ...]:
+        pool = record.pool
+        if pool is None:
+            return (record.body,)
+        reference = pool.spec.broker.secret_ref
+        exporter = names.exporter_name(reference.name, reference.key)
+        deployments = (*(names.fleet_name(pool.name, role) for role in (Role.EVENTLET, Role.PREFORK)), exporter)
+        return (record.body, *(self._view.deployment(pool.namespace, name) for name in deployments))
+
+    async def _sync(self, record: Record) -> None:
+        now = time.time()
+        record.report.shown = self._seen(record)
+        status = compute(record, self._observe(record, now))
+        self._add_learned(record, status, now)
+        if _same(status, record.status):
+            return
+        metadata = record.body["metadata"]
+        body = {
+            "apiVersion": record.body["apiVersion"],
+            "kind": record.body["kind"],
+            # The uid makes it 409 where another pool of this name is there by now.
+            "metadata": {"name": metadata["name"], "namespace": metadata["namespace"], "uid": record.uid},
+            "status": status,
+        }
+        path = f"{paths.pool(metadata['namespace'], metadata['name'])}/status"
+        before = record.status
+        try:
+            record.status_written(await self._client.apply(path, body, STATUS))
+        except NotLeaderError:
+            return
+        except (NotFoundError, ConflictError):
+            self._pool_doubtful(record)
+            return
+        except ApiError as error:
+            _log.warning("the status of %s was not written: %s", record.key, error)
+            return
+        await self._announce(record, before, status)
+        await self._announce_routes(record, before, status)
+
+    def _observe(self, record: Record, now: float) -> Observed:
+        metadata = record.body["metadata"]
+        namespace, name = metadata["namespace"], metadata["name"]
+        pods = self._view.pods(namespace, name, Role.EVENTLET)
+        companions = self._view.pods(namespace, name, Role.PREFORK)
+        exporter, exporter_pods = None, []
+        if record.pool is not None:
+            reference = record.pool.spec.broker.secret_ref
+            exporter_name = names.exporter_name(reference.name, reference.key)
+            exporter = self._view.deployment(namespace, exporter_name)
+            exporter_pods = self._view.exporter_pods(namespace, exporter_name)
+        fleet = self._view.deployment(namespace, names.fleet_name(name, Role.EVENTLET))
+        companion = self._view.deployment(namespace, names.fleet_name(name, Role.PREFORK))
+        groups = ((exporter, exporter_pods), (fleet, pods), (companion, companions))
+        short = [shortage(deployment, some) for deployment, some in groups]
+        stalls = (trouble(some) or nothing_runs(lack, some, now) for (_, some), lack in zip(groups, short, strict=True))
+        return Observed(
+            deployment=fleet,
+            pods=pods,
+            exporter_available=is_available(exporter),
+            exporter_refused=self._exporter_refused(record.pool),
+            misfit=None if record.pool is None else self._misfit(record.pool),
+            trouble=next((stall for stall in stalls if stall is not None), None),
+            shortage=next((lack.cause for lack in short if lack is not None), None),
+            generation=metadata.get("generation", 1),
+            now=now,
+        )
+
+    def _add_learned(self, record: Record, status: dict[str, Any], now: float) -> None:
+        fleet = record.fleets.get(Role.EVENTLET)
+        if fleet is None or fleet.decision is None:
+            return
+        learned = fleet.decision.learned
+        news = learned_status(learned).keys() - (record.status.get("learned") or {}).keys()
+        due = bool(news) or now - record.report.learned_written_at >= LEARNED_INTERVAL_SECONDS
+        if due and significant_change(learned_from_status(record.status), learned):
+            status["learned"] = learned_status(learned)
+            record.report.learned_written_at = now
+
+    async def _announce(self, record: Record, before: dict[str, Any], after: dict[str, Any]) -> None:
+        """One Event for each condition that became bad, and one when it is good again."""
+        if record.pool is None:
+            return
+        old = {condition["type"]: condition for condition in before.get("conditions") or ()}
+        for condition in after["conditions"]:
+            name, reason, message = condition["type"], condition["reason"], condition["message"]
+            bad_status = {
+                "Stalled": "True",
+                "HubBlocked": "True",
+                "TasksAtRisk": "True",
+                "DeadLetters": "True",
+                "MetricsAvailable": "False",
+            }.get(name)
+            if bad_status is None:
+                continue
+            previous = old.get(name, {})
+            if condition["status"] == bad_status and (previous.get("status"), previous.get("reason")) != (
+                bad_status,
+                reason,
+            ):
+                await self._events.warning(record.pool, reason, message)
+            elif previous.get("status") == bad_status and condition["status"] != bad_status:
+                await self._events.normal(record.pool, reason, message)
+
+    async def _announce_routes(self, record: Record, before: dict[str, Any], after: dict[str, Any]) -> None:
+        """Evidence moved a task, or a human moved it back: say so, and have the workers' list of routes written."""
+        old, new = set(before.get("blockingTasks") or ()), set(after.get("blockingTasks") or ())
+        if old == new or record.pool is None:
+            return
+        self._routes_changed(record.key)
+        if moved := ", ".join(sorted(new - old)):
+            note = (
+                f"{moved} blocked the hub again and again, and runs in prefork workers from now on; to undo it, "
+                f"name it in the annotation {EXEMPT_ANNOTATION}"
+            )
+            await self._events.warning(record.pool, "TaskRouted", note)
+        if back := ", ".join(sorted(old - new)):
+            await self._events.normal(record.pool, "TaskRouteRemoved", f"{back} runs on green threads again")
+
+
+def _same(new: dict[str, Any], old: dict[str, Any]) -> bool:
+    """Whether nothing that people read differs. Empty lists may be absent in what the API server has."""
+    return {key: value for key, value in new.items() if value != []} == {
+        key: value for key, value in old.items() if value != []
+    }

@@ -1,0 +1,73 @@
+"""What only the operator can see to be wrong with a spec: references to the administrator's configuration, and schedules. Pure.
+
+The pool's workers stay as they are, and the loop goes on with what can be used; the condition `Stalled` asks a human.
+"""
+
+from __future__ import annotations
+
+from zoneinfo import ZoneInfo
+
+from greenfleet.api import GreenWorkerPool
+from greenfleet.api.pool import ScheduleWindow
+from greenfleet.autoscaling import parse_cron
+from greenfleet.controller.registry import Stall
+from greenfleet.prometheus import sources
+from greenfleet.settings import Prometheus
+
+
+def misfit(pool: GreenWorkerPool, settings: Prometheus) -> Stall | None:
+    """The first thing in the spec that the operator cannot use."""
+    found = unknown_server(pool, settings) or unknown_source(pool, settings)
+    if found is not None:
+        return found
+    for index, window in enumerate(pool.spec.scaling.schedules):
+        problem = schedule_problem(window)
+        if problem is not None:
+            return Stall("InvalidSchedule", f"scaling.schedules[{index}].{problem}")
+    return None
+
+
+def unknown_server(pool: GreenWorkerPool, settings: Prometheus) -> Stall | None:
+    """A Prometheus server that the administrator did not name."""
+    server = pool.spec.scaling.prometheus.server
+    if server is None or server in settings.servers:
+        return None
+    return Stall(
+        "UnknownPrometheusServer",
+        f"scaling.prometheus.server is {server!r}, which the operator's configuration does not name: "
+        "correct it, or ask the administrator to add it",
+    )
+
+
+def unknown_source(pool: GreenWorkerPool, settings: Prometheus) -> Stall | None:
+    """A source that the administrator did not name, or a query of one's own where those are not allowed."""
+    reference = pool.spec.scaling.prometheus
+    if reference.query is not None:
+        if settings.allow_query:
+            return None
+        return Stall(
+            "QueryNotAllowed",
+            "scaling.prometheus.query is set, and the administrator did not allow queries of one's own: remove it and name a "
+            "source, or ask for prometheus.allowQuery",
+        )
+    known = {sources.GREENFLEET, *sources.BUILT_IN, *settings.sources}
+    if reference.source in known:
+        return None
+    return Stall(
+        "UnknownSource",
+        f"scaling.prometheus.source is {reference.source!r}, which the operator's configuration does not name: "
+        f"use one of {', '.join(sorted(known))}, or ask the administrator to add it",
+    )
+
+
+def schedule_problem(window: ScheduleWindow) -> str | None:
+    """Field, value, reason and fix of a schedule that cannot be evaluated."""
+    try:
+        parse_cron(window.cron)
+    except ValueError as error:
+        return f"cron is {window.cron!r}: {error}: write it as in crontab(5), such as '0 8 * * 1-5'"
+    try:
+        ZoneInfo(window.timezone)
+    except (KeyError, ValueError, OSError):  # ZoneInfoNotFoundError is a KeyError; a directory's name is an OSError
+        return f"timezone is {window.timezone!r}, which is not in the IANA database: use a name such as Europe/Berlin"
+    return None

@@ -1,0 +1,96 @@
+"""Keys to work on: each at most once in the queue, never twice at a time, again later when it fails.
+
+The contract of client-go's workqueue. One broken key backs off by itself and never delays another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+
+from greenfleet.k8s.client import ApiError, NotLeaderError
+
+_log = logging.getLogger(__name__)
+
+_FIRST_DELAY_SECONDS = 0.5
+_LAST_DELAY_SECONDS = 60.0
+_BUG_DELAY_SECONDS = 300.0
+
+
+class WorkQueue:
+    """Runs `work(key)` for every key that was added, `workers` keys at a time."""
+
+    def __init__(self, work: Callable[[str], Awaitable[None]], *, workers: int = 8) -> None:
+        self._work = work
+        self._workers = workers
+        self._ready: asyncio.Queue[str] = asyncio.Queue()
+        self._queued: set[str] = set()
+        self._running: set[str] = set()
+        self._again: set[str] = set()
+        self._refused: set[str] = set()
+        """Keys that need a leader, and were worked on while this replica was none."""
+        self._failures: dict[str, int] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+
+    def add(self, key: str) -> None:
+        """Work on `key` soon."""
+        if (timer := self._timers.pop(key, None)) is not None:
+            timer.cancel()
+        if key in self._running:
+            self._again.add(key)
+        elif key not in self._queued:
+            self._queued.add(key)
+            self._ready.put_nowait(key)
+
+    def add_later(self, key: str, seconds: float) -> None:
+        """Work on `key` after a while, unless it is added before. Of two whiles the one that ends first counts."""
+        if key in self._queued:
+            return
+        loop = asyncio.get_running_loop()
+        before = self._timers.get(key)
+        if before is not None:
+            if before.when() <= loop.time() + seconds:
+                return
+            before.cancel()
+        self._timers[key] = loop.call_later(seconds, self.add, key)
+
+    def retry_refused(self) -> None:
+        """Work again on what was refused for want of the Lease: it may have lapsed for a second that nobody else noticed."""
+        refused, self._refused = self._refused, set()
+        for key in refused:
+            self.add(key)
+
+    async def run(self) -> None:
+        """Works until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._workers):
+                group.create_task(self._run_worker())
+
+    async def _run_worker(self) -> None:
+        while True:
+            key = await self._ready.get()
+            self._queued.discard(key)
+            self._running.add(key)
+            try:
+                await self._work(key)
+                self._failures.pop(key, None)
+            except NotLeaderError:
+                self._refused.add(key)
+            except ApiError as error:
+                delay = error.retry_after_seconds or self._backoff(key)
+                _log.warning("%s: again in %.1f s: %s", key, delay, error)
+                self.add_later(key, delay)
+            except Exception:
+                _log.exception("%s: a bug of ours; again in %.0f s", key, _BUG_DELAY_SECONDS)
+                self.add_later(key, _BUG_DELAY_SECONDS)
+            finally:
+                self._running.discard(key)
+                if key in self._again:
+                    self._again.discard(key)
+                    self.add(key)
+
+    def _backoff(self, key: str) -> float:
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        return min(_LAST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2.0 ** min(failures - 1, 10)) * random.uniform(0.75, 1.0)

@@ -1,0 +1,225 @@
+"""The queue-depth exporter: one small Deployment per (namespace, broker secret), shared by all pools of that broker.
+
+It is always built from the full list of its pools: a view from one pool would drop the others' queues.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool
+from greenfleet.manifests import names
+from greenfleet.manifests.children import Child, owner_reference
+from greenfleet.manifests.monitor import API_VERSION as MONITOR_API_VERSION
+from greenfleet.manifests.monitor import Monitoring, exporter_monitor
+from greenfleet.manifests.network import exporter_network_policy
+from greenfleet.manifests.pods import (
+    Manifest,
+    http_probe,
+    metrics_port,
+    plain,
+    pruned,
+    restricted_container,
+    restricted_pod,
+    secret_env,
+)
+from greenfleet.manifests.worker import prefork_queue
+
+NON_ROOT = 65532
+_BROKER_VARIABLE = "GREENWORKER_BROKER"
+OVERLAP_SECONDS = 30
+"""A new exporter's pod has to be ready for so long before the old one goes: Prometheus' default scrape interval for pods, and twice what it
+takes to find one.
+"""
+
+
+def exporter_children(
+    pools: Sequence[GreenWorkerPool],
+    image: str,
+    pull_policy: str,
+    pull_secrets: Sequence[str],
+    monitoring: Monitoring | None = None,
+) -> tuple[Child, ...]:
+    """What all pools of one broker, at least one, share: the exporter's Deployment and what goes with it."""
+    broker = pools[0].spec.broker
+    name = names.exporter_name(broker.secret_ref.name, broker.secret_ref.key)
+    found = [
+        _config(pools, name),  # before the pods that read it
+        exporter_network_policy(pools, name),
+        _deployment(pools, name, image, pull_policy, pull_secrets),
+    ]
+    if monitoring is not None:
+        found.append(exporter_monitor(name, pools[0].namespace, monitoring))
+    manifests = [manifest for manifest in found if manifest is not None]
+    owners = [owner_reference(pool, controller=False) for pool in sorted(pools, key=lambda pool: pool.name)]
+    for manifest in manifests:
+        manifest["metadata"]["ownerReferences"] = owners
+    return tuple(Child(manifest) for manifest in manifests)
+
+
+def same_for_exporter(before: GreenWorkerPool, after: GreenWorkerPool) -> bool:
+    """Whether a change of a pool leaves its exporter as it is. Whatever an exporter takes from a pool, the exporter of that pool alone shows."""
+    one, two = ([child.manifest for child in exporter_children([pool], "", "", ())] for pool in (before, after))
+    return one == two
+
+
+def optional_exporter_children(name: str) -> tuple[tuple[str, str, str], ...]:
+    """API version, kind and name of what an exporter may have had besides its Deployment and need not have now."""
+    return (("networking.k8s.io/v1", "NetworkPolicy", name), (MONITOR_API_VERSION, "PodMonitor", name))
+
+
+def config_of_gone_exporter(namespace: str, name: str) -> Child:
+    """The ConfigMap of an exporter that no pool needs any more, with an owner that does not exist: the garbage collector takes such an object."""
+    nobody = {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": KIND,
+        "name": name,
+        "uid": f"nobody-{name}",
+        "blockOwnerDeletion": False,
+    }
+    metadata = {
+        "name": name,
+        "namespace": namespace,
+        "labels": names.exporter_labels(name),
+        "ownerReferences": [nobody],
+    }
+    return Child({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
+
+
+def measured_broker(deployment: Mapping[str, Any]) -> str | None:
+    """The key of the broker (`namespace/secret/key`) that a Deployment is the queue exporter of; None: it is none of ours."""
+    metadata = deployment["metadata"]
+    if (metadata.get("labels") or {}).get(names.ROLE_LABEL) != names.Role.EXPORTER:
+        return None
+    for container in deployment["spec"]["template"]["spec"]["containers"]:
+        for variable in container.get("env") or ():
+            namespace, _, reference = str(variable.get("value", "")).partition("/")
+            secret, _, key = reference.partition("/")
+            if variable["name"] == _BROKER_VARIABLE and namespace == metadata["namespace"]:
+                return f"{namespace}/{reference}" if metadata["name"] == names.exporter_name(secret, key) else None
+    return None
+
+
+def _config(pools: Sequence[GreenWorkerPool], name: str) -> Manifest:
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": pools[0].namespace, "labels": names.exporter_labels(name)},
+        "data": {"queues": json.dumps(queue_list(pools), sort_keys=True)},
+    }
+
+
+def queues_digest(children: Sequence[Child]) -> str:
+    """Names the list of queues that the exporter's pods are to have read."""
+    text = next(child.manifest["data"]["queues"] for child in children if child.kind == "ConfigMap")
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _deployment(
+    pools: Sequence[GreenWorkerPool], name: str, image: str, pull_policy: str, pull_secrets: Sequence[str]
+) -> Manifest:
+    labels = names.exporter_labels(name)
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "namespace": pools[0].namespace, "labels": labels},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": names.exporter_selector(name)},
+            "revisionHistoryLimit": 3,
+            # The old exporter answers until the new one does, and for so long that every Prometheus has found it: no gap in the samples.
+            "minReadySeconds": OVERLAP_SECONDS,
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+            "template": {
+                "metadata": {"labels": names.pod_labels(labels)},
+                "spec": _pod(pools, name, image, pull_policy, pull_secrets),
+            },
+        },
+    }
+
+
+def _pod(
+    pools: Sequence[GreenWorkerPool], name: str, image: str, pull_policy: str, pull_secrets: Sequence[str]
+) -> Manifest:
+    broker = pools[0].spec.broker
+    secret = broker.secret_ref
+    authorities = [pool.spec.broker.ca_secret_ref for pool in pools if pool.spec.broker.ca_secret_ref is not None]
+    environment: list[Manifest] = [
+        {"name": _BROKER_VARIABLE, "value": pools[0].broker_key},
+        {"name": "GREENWORKER_BROKER_URL_FILE", "value": f"{names.BROKER_DIRECTORY}/url"},
+        {"name": "GREENWORKER_METRICS_PORT", "value": str(names.METRICS_PORT)},
+        {"name": "GREENWORKER_QUEUES_FILE", "value": f"{names.QUEUES_DIRECTORY}/queues"},
+        # Not read by the exporter: it makes kubelet name a missing Secret in the pod's status, which a volume does not.
+        secret_env("GREENWORKER_BROKER_URL_CHECK", secret.name, secret.key),
+    ]
+    volumes: list[Manifest] = [
+        {
+            "name": "broker",
+            "secret": {"secretName": secret.name, "optional": True, "items": [{"key": secret.key, "path": "url"}]},
+        },
+        {"name": "queues", "configMap": {"name": name}},
+        {"name": "tmp", "emptyDir": {}},
+    ]
+    mounts: list[Manifest] = [
+        {"name": "broker", "mountPath": names.BROKER_DIRECTORY, "readOnly": True},
+        {"name": "queues", "mountPath": names.QUEUES_DIRECTORY, "readOnly": True},
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+    ]
+    if metrics_ports := [pool.spec.broker.metrics_port for pool in pools if pool.spec.broker.metrics_port]:
+        environment.append({"name": "GREENWORKER_BROKER_METRICS_PORT", "value": str(metrics_ports[0])})
+    if authorities:
+        environment.append(
+            {"name": "GREENWORKER_BROKER_CA_FILE", "value": f"{names.BROKER_CA_DIRECTORY}/{names.CA_FILE}"}
+        )
+        items = [{"key": authorities[0].key, "path": names.CA_FILE}]
+        volumes.append({"name": "broker-ca", "secret": {"secretName": authorities[0].name, "items": items}})
+        mounts.append({"name": "broker-ca", "mountPath": names.BROKER_CA_DIRECTORY, "readOnly": True})
+    if all(pool.spec.broker.insecure_skip_verify for pool in pools):  # one that checks is enough
+        environment.append({"name": "GREENWORKER_BROKER_INSECURE_SKIP_VERIFY", "value": "true"})
+    return pruned(
+        {
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": 5,
+            "securityContext": restricted_pod(NON_ROOT, NON_ROOT, NON_ROOT),
+            "imagePullSecrets": [{"name": secret_name} for secret_name in pull_secrets],
+            "containers": [
+                {
+                    "name": names.EXPORTER_CONTAINER,
+                    "image": image,
+                    "imagePullPolicy": pull_policy,
+                    "command": ["python", "-m", "greenworker.queues"],
+                    "env": environment,
+                    "ports": [metrics_port()],
+                    "resources": {"requests": {"cpu": "10m", "memory": "48Mi"}, "limits": {"memory": "192Mi"}},
+                    "securityContext": restricted_container(read_only_root=True),
+                    "readinessProbe": http_probe("/readyz", period_seconds=2, failure_threshold=3),
+                    "livenessProbe": http_probe("/healthz", period_seconds=10, failure_threshold=3),
+                    "volumeMounts": mounts,
+                }
+            ],
+            "volumes": volumes,
+        }
+    )
+
+
+def queue_list(pools: Sequence[GreenWorkerPool]) -> list[Manifest]:
+    """What the exporter measures: every queue once, with the layout of its keys, in a stable order."""
+    queues: dict[str, Manifest] = {}
+    for pool in sorted(pools, key=lambda pool: pool.name):
+        layout = plain(pool.spec.broker)
+        for queue in pool.spec.queues:
+            companions = [prefork_queue(queue)] if pool.spec.prefork is not None else []
+            for measured in (queue, *companions):
+                queues.setdefault(
+                    measured,
+                    {
+                        "queue": measured,
+                        "keyPrefix": layout.get("keyPrefix", ""),
+                        "prioritySteps": layout["prioritySteps"],
+                    },
+                )
+    return [queues[name] for name in sorted(queues)]

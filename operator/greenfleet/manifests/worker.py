@@ -1,0 +1,302 @@
+"""The Deployment of one fleet of workers: Eventlet, or its prefork companion."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from greenfleet.api import GreenWorkerPool, duration_seconds, quantity
+from greenfleet.api.pool import APPARMOR_ANNOTATION, CaSecretRef, ResourceAmounts
+from greenfleet.manifests import names
+from greenfleet.manifests.names import Role
+from greenfleet.manifests.pods import (
+    Manifest,
+    http_probe,
+    metrics_port,
+    plain,
+    pruned,
+    restricted_container,
+    restricted_pod,
+    secret_env,
+    sparse,
+)
+
+GRACE_MARGIN_SECONDS = 15
+"""Grace beyond `drain.timeout`: giving back, flushing and leaving need some of it (EVENTLET.md)."""
+
+_COMMON_ARGUMENTS = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+"""Without them an Eventlet worker on AMQP does 17 tasks a second (EVENTLET.md, defect 1)."""
+
+
+def fleet_deployment(
+    pool: GreenWorkerPool, role: Role, agent_image: str, agent_pull_policy: str, agent_pull_secrets: Sequence[str] = ()
+) -> Manifest:
+    """The Deployment, without `replicas`: who owns that field is the reconciler's business.
+
+    `agent_pull_secrets` name the Secrets, in the pool's namespace, for the registry of `agent_image`.
+    """
+    labels = names.fleet_labels(pool.name, role)
+    drain = math.ceil(duration_seconds(pool.spec.drain.timeout))
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": names.fleet_name(pool.name, role), "namespace": pool.namespace, "labels": labels},
+        "spec": {
+            "selector": {"matchLabels": names.fleet_selector(pool.name, role)},
+            "revisionHistoryLimit": 3,
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+            "template": {
+                "metadata": {
+                    "labels": names.pod_labels(labels, pool.spec.worker.labels),
+                    "annotations": {**_users_annotations(pool), names.AGENT_ANNOTATION: agent_image},
+                },
+                "spec": _pod(pool, role, drain, _Agent(agent_image, agent_pull_policy, tuple(agent_pull_secrets))),
+            },
+        },
+    }
+
+
+def _users_annotations(pool: GreenWorkerPool) -> dict[str, str]:
+    """Without ours (`greenfleet.io/threads` on a pod is the operator's own word), and without what takes AppArmor away.
+
+    The API server refuses both; a pool may be older than its rules.
+    """
+    kept_out = (f"{names.PREFIX}/", APPARMOR_ANNOTATION)
+    return {name: value for name, value in pool.spec.worker.annotations.items() if not name.startswith(kept_out)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Agent:
+    """The image of the init container, and how it is pulled."""
+
+    image: str
+    pull_policy: str
+    pull_secrets: tuple[str, ...]
+
+
+def _pull_secrets(pool: GreenWorkerPool, agent: _Agent) -> list[Manifest]:
+    """The user's first, then the agent's, each once."""
+    users = [secret.name for secret in pool.spec.image_pull_secrets]
+    agents = agent.pull_secrets if pool.spec.agent == "inject" else ()
+    return [{"name": name} for name in dict.fromkeys([*users, *agents])]
+
+
+def _pod(pool: GreenWorkerPool, role: Role, drain_seconds: int, agent: _Agent) -> Manifest:
+    worker, security = pool.spec.worker, pool.spec.worker.security_context
+    inject = pool.spec.agent == "inject"
+    return pruned(
+        {
+            "terminationGracePeriodSeconds": drain_seconds + GRACE_MARGIN_SECONDS,
+            "automountServiceAccountToken": worker.service_account_name is not None,
+            "serviceAccountName": worker.service_account_name,
+            "enableServiceLinks": False,
+            "securityContext": restricted_pod(security.run_as_user, security.run_as_group, security.fs_group),
+            "priorityClassName": worker.priority_class_name,
+            "nodeSelector": worker.node_selector,
+            "tolerations": [sparse(toleration) for toleration in worker.tolerations],
+            "affinity": None if worker.affinity is None else sparse(worker.affinity),
+            "topologySpreadConstraints": [sparse(constraint) for constraint in worker.topology_spread_constraints],
+            "imagePullSecrets": _pull_secrets(pool, agent),
+            "initContainers": [_agent(agent.image, agent.pull_policy)] if inject else [],
+            "containers": [_container(pool, role, drain_seconds)],
+            "volumes": _volumes(pool, inject=inject),
+        }
+    )
+
+
+def _agent(image: str, pull_policy: str) -> Manifest:
+    return {
+        "name": names.AGENT_CONTAINER,
+        "image": image,
+        "imagePullPolicy": pull_policy,
+        "command": ["python", "-m", "greenworker.inject", names.AGENT_DIRECTORY],
+        "securityContext": restricted_container(read_only_root=True),
+        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
+        "volumeMounts": [{"name": "greenfleet-agent", "mountPath": names.AGENT_DIRECTORY}],
+    }
+
+
+def _container(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> Manifest:
+    spec, worker = pool.spec, pool.spec.worker
+    restart_after = math.ceil(duration_seconds(spec.blocking.restart_after))
+    return pruned(
+        {
+            "name": names.WORKER_CONTAINER,
+            "image": spec.image,
+            "imagePullPolicy": spec.image_pull_policy,
+            "command": [*_launcher(pool), *celery_arguments(pool, role)],
+            "env": [*_environment(pool, role, drain_seconds), *(plain(variable) for variable in worker.env)],
+            "envFrom": [plain(source) for source in worker.env_from],
+            "ports": [metrics_port()],
+            "resources": plain(resources_of(pool, role)),
+            "securityContext": restricted_container(read_only_root=worker.security_context.read_only_root_filesystem),
+            "terminationMessagePolicy": "File",  # an application's log is nothing for a status
+            "startupProbe": http_probe("/healthz", period_seconds=1, failure_threshold=300),
+            "readinessProbe": http_probe("/readyz", period_seconds=2, failure_threshold=3),
+            "livenessProbe": http_probe(
+                "/healthz",
+                period_seconds=max(5, min(30, restart_after // 4)),
+                failure_threshold=2,
+                terminationGracePeriodSeconds=GRACE_MARGIN_SECONDS,
+            ),
+            "volumeMounts": [*_mounts(pool), *(plain(mount) for mount in worker.volume_mounts)],
+        }
+    )
+
+
+def _launcher(pool: GreenWorkerPool) -> list[str]:
+    if pool.spec.agent == "inject":
+        return [pool.spec.worker.python, f"{names.AGENT_DIRECTORY}/bin/launch.py"]
+    return [pool.spec.worker.python, "-m", "greenworker"]
+
+
+def celery_arguments(pool: GreenWorkerPool, role: Role) -> list[str]:
+    """Celery's own arguments. The launcher adds the Eventlet pool's size, which it knows from a file."""
+    spec = pool.spec
+    if role is Role.PREFORK:
+        assert spec.prefork is not None
+        queues = [prefork_queue(queue) for queue in spec.queues]
+        kind = ["-P", "prefork", "-c", str(spec.prefork.processes)]
+    else:
+        queues, kind = list(spec.queues), ["-P", "eventlet"]
+    return [
+        "-A",
+        spec.app,
+        "worker",
+        *kind,
+        "-Q",
+        ",".join(queues),
+        "-n",
+        "worker@%h",
+        *_COMMON_ARGUMENTS,
+        "-l",
+        "WARNING",
+        *spec.worker.extra_args,
+    ]
+
+
+def prefork_queue(queue: str) -> str:
+    """The companion queue of a queue."""
+    return f"{queue}.prefork"
+
+
+def _environment(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> list[Manifest]:
+    spec, broker, results = pool.spec, pool.spec.broker, pool.spec.result_backend
+    values: dict[str, object | None] = {
+        "GREENWORKER_POOL": pool.key,
+        "GREENWORKER_ROLE": str(role),
+        "GREENWORKER_METRICS_PORT": names.METRICS_PORT,
+        "GREENWORKER_THREADS_FILE": f"{names.POD_INFO_DIRECTORY}/threads",
+        "GREENWORKER_START_FILE": f"{names.POOL_CONFIG_DIRECTORY}/threads",
+        "GREENWORKER_ROUTES_FILE": f"{names.POOL_CONFIG_DIRECTORY}/routes",
+        "GREENWORKER_DRAIN_SECONDS": drain_seconds,
+        "GREENWORKER_WARN_AFTER_SECONDS": _seconds(spec.blocking.warn_after),
+        "GREENWORKER_RESTART_AFTER_SECONDS": _seconds(spec.blocking.restart_after),
+        "GREENWORKER_SOFT_LIMIT_SECONDS": _seconds(spec.limits.soft),
+        "GREENWORKER_HARD_LIMIT_SECONDS": _seconds(spec.limits.hard),
+        "GREENWORKER_MAX_AGE_SECONDS": _seconds(spec.recycle.max_age),
+        "GREENWORKER_MAX_MEMORY_BYTES": spec.recycle.max_memory and round(quantity(spec.recycle.max_memory)),
+        "GREENWORKER_MAX_TASKS": spec.recycle.max_tasks,
+        "GREENWORKER_PREFETCH_MULTIPLIER": spec.worker.prefetch_multiplier,
+        "GREENWORKER_MAX_DELIVERIES": spec.dead_letter.max_deliveries,
+        "GREENWORKER_CONSUMER_TIMEOUT_SECONDS": _seconds(broker.consumer_timeout),
+        "GREENWORKER_ACCEPT_CONTENT": ",".join(spec.worker.accept_content),
+        "GREENWORKER_REMOTE_CONTROL": spec.worker.remote_control,
+        "GREENWORKER_KEY_PREFIX": broker.key_prefix or None,
+        "GREENWORKER_PRIORITY_STEPS": ",".join(str(step) for step in broker.priority_steps),
+        "GREENWORKER_BROKER_CA_FILE": broker.ca_secret_ref and f"{names.BROKER_CA_DIRECTORY}/{names.CA_FILE}",
+        "GREENWORKER_BROKER_INSECURE_SKIP_VERIFY": "true" if broker.insecure_skip_verify else None,
+        "GREENWORKER_RESULT_BACKEND_CA_FILE": results
+        and results.ca_secret_ref
+        and f"{names.RESULT_BACKEND_CA_DIRECTORY}/{names.CA_FILE}",
+        "GREENWORKER_RESULT_BACKEND_INSECURE_SKIP_VERIFY": "true" if results and results.insecure_skip_verify else None,
+        "GREENWORKER_PREFORK_TASKS": json.dumps(spec.prefork.tasks) if spec.prefork is not None else None,
+    }
+    environment = [
+        secret_env("CELERY_BROKER_URL", broker.secret_ref.name, broker.secret_ref.key),
+        {"name": "GREENWORKER_WORKER", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        *({"name": name, "value": str(value)} for name, value in values.items() if value is not None),
+    ]
+    if results is not None:
+        reference = results.secret_ref
+        environment.append(secret_env("CELERY_RESULT_BACKEND", reference.name, reference.key))
+    return environment
+
+
+def _seconds(duration: str | None) -> str | None:
+    return None if duration is None else f"{duration_seconds(duration):g}"
+
+
+def _volumes(pool: GreenWorkerPool, *, inject: bool) -> list[Manifest]:
+    spec = pool.spec
+    volumes: list[Manifest] = [
+        {
+            "name": "greenfleet-pod",
+            "downwardAPI": {
+                "items": [
+                    {
+                        "path": "threads",
+                        "fieldRef": {"fieldPath": f"metadata.annotations['{names.THREADS_ANNOTATION}']"},
+                    }
+                ]
+            },
+        },
+        {"name": "greenfleet-pool", "configMap": {"name": names.config_name(pool.name), "optional": True}},
+        {"name": "greenfleet-tmp", "emptyDir": {}},
+    ]
+    if inject:
+        volumes.append({"name": "greenfleet-agent", "emptyDir": {"sizeLimit": "64Mi"}})
+    for name, _, reference in _authorities(pool):
+        items = [{"key": reference.key, "path": names.CA_FILE}]
+        volumes.append({"name": name, "secret": {"secretName": reference.name, "items": items}})
+    return [*volumes, *(plain(volume) for volume in spec.worker.volumes)]
+
+
+def _authorities(pool: GreenWorkerPool) -> list[tuple[str, str, CaSecretRef]]:
+    """Volume, directory and Secret of each CA bundle."""
+    results = pool.spec.result_backend
+    found = (
+        ("greenfleet-broker-ca", names.BROKER_CA_DIRECTORY, pool.spec.broker.ca_secret_ref),
+        ("greenfleet-result-backend-ca", names.RESULT_BACKEND_CA_DIRECTORY, results.ca_secret_ref if results else None),
+    )
+    return [(volume, directory, reference) for volume, directory, reference in found if reference is not None]
+
+
+def _mounts(pool: GreenWorkerPool) -> list[Manifest]:
+    mounts: list[Manifest] = [
+        {"name": "greenfleet-pod", "mountPath": names.POD_INFO_DIRECTORY, "readOnly": True},
+        {"name": "greenfleet-pool", "mountPath": names.POOL_CONFIG_DIRECTORY, "readOnly": True},
+    ]
+    if not any(mount.mount_path == "/tmp" for mount in pool.spec.worker.volume_mounts):  # noqa: S108
+        mounts.append({"name": "greenfleet-tmp", "mountPath": "/tmp"})  # noqa: S108
+    if pool.spec.agent == "inject":
+        mounts.append({"name": "greenfleet-agent", "mountPath": names.AGENT_DIRECTORY, "readOnly": True})
+    for name, directory, _ in _authorities(pool):
+        mounts.append({"name": name, "mountPath": directory, "readOnly": True})
+    return mounts
+
+
+def resources_of(pool: GreenWorkerPool, role: Role) -> ResourceAmounts:
+    """What a worker of this role has: the prefork companion has its own."""
+    spec = pool.spec
+    return spec.prefork.resources if role is Role.PREFORK and spec.prefork else spec.worker.resources
+
+
+def cpu_limit_cores(resources: ResourceAmounts) -> float | None:
+    """The container's CPU limit in cores, None without one."""
+    limit = resources.limits.get("cpu")
+    return None if limit is None else quantity(str(limit))
+
+
+def hub_cores(resources: ResourceAmounts) -> float:
+    """What one worker's hub can use: its CPU limit, and never more than one core, because a hub is one thread."""
+    limit = cpu_limit_cores(resources)
+    return 1.0 if limit is None else min(1.0, limit)
+
+
+def memory_limit_bytes(resources: ResourceAmounts) -> float | None:
+    """The container's memory limit, None without one."""
+    limit = resources.limits.get("memory")
+    return None if limit is None else quantity(str(limit))

@@ -1,0 +1,327 @@
+"""From Prometheus' answers to what is known about each pool: series in, `QueueSample`s and `WorkerSample`s out.
+
+Pure. Whose sample is it: a series counts only if the target label `namespace`, which Prometheus itself attached, agrees
+with the namespace inside `pool` or `broker`, so that no tenant can speak for another's pool. Where series name no broker,
+they count for pools of their own namespace, or for all if the administrator named that namespace for the source.
+
+Numbers of one moment are those of one target. Targets are told apart by every label that is not a part of the number's
+name, so that series which are there twice make two samples that contradict each other, or none, and never a mixture.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from greenfleet.autoscaling.model import QueueSample, WorkerSample
+from greenfleet.prometheus.client import Series
+from greenfleet.prometheus.sources import DEAD, DEAD_TASK, DEPTH_PARTS, READY, UNACKED, UP, WORKER_PARTS, DepthQuery
+
+MOST_DEAD_LETTERS = 1e12
+"""More is not a number of messages."""
+
+_Target = tuple[tuple[str, str], ...]
+_NEEDED = frozenset({"threads_limit", "started", "finished"})
+"""Without these a worker has no sample: a count that is missing is not zero."""
+_OWN_LABELS = frozenset({"__name__", "task", "reason"})
+"""Labels of a worker's series that do not name the worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """One target's word on one queue."""
+
+    sample: QueueSample
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Depths:
+    """One answer about queues."""
+
+    queues: Mapping[tuple[str, str], tuple[Depth, ...]] = field(default_factory=dict)
+    """By (broker, queue). For sources that name no broker, by (namespace of the target, queue), and by ("", queue) if that
+    target may speak for every pool. More than one: several targets.
+    """
+    down: frozenset[str] = frozenset()
+    """Brokers that their exporter cannot reach."""
+    foreign: frozenset[str] = frozenset()
+    """Namespaces that a target of another one spoke for, and was not believed."""
+    unnamed: frozenset[str] = frozenset()
+    """Queues that targets spoke of which may speak for their own namespace only."""
+
+    def of(self, scopes: Iterable[str], queue: str) -> tuple[Depth, ...]:
+        """Everything said about a queue to whoever listens to these scopes: brokers or namespaces."""
+        return tuple(depth for scope in scopes for depth in self.queues.get((scope, queue), ()))
+
+    dead_letters: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """By (broker, queue), where our exporter says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One worker's numbers, and what else it said."""
+
+    sample: WorkerSample
+    blocked_seconds_by_task: Mapping[str, float]
+    recycle_reasons: tuple[str, ...] = ()
+    guards: tuple[tuple[str, str], ...] = ()
+    """What endangers tasks there: (reason, task or "")."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """One answer about workers: by (pool's key, role)."""
+
+    by_fleet: Mapping[tuple[str, str], tuple[Worker, ...]] = field(default_factory=dict)
+    foreign: frozenset[str] = frozenset()
+    """Namespaces that a target of another one spoke for."""
+    dead_tasks: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By pool's key: tasks that its living workers have moved to the dead letters."""
+
+
+@dataclass(slots=True)
+class _Queue:
+    """What one target says about one queue."""
+
+    labels: Mapping[str, str]
+    values: dict[str, float] = field(default_factory=dict)
+    at: float | None = None
+
+
+class DepthReader:
+    """Takes series of one answer about queues, in any order."""
+
+    def __init__(self, query: DepthQuery, *, verify_namespace: bool) -> None:
+        self._query = query
+        self._verify = verify_namespace
+        self._queues: dict[tuple[str, str, _Target], _Queue] = {}
+        self._up: dict[str, list[float]] = defaultdict(list)
+        self._foreign: set[str] = set()
+        self._unnamed: set[str] = set()
+        self._dead: dict[tuple[str, str], int] = {}
+
+    def take(self, series: Series) -> None:
+        """One series."""
+        query, labels = self._query, series.labels
+        part = DEPTH_PARTS.get(labels.get("__name__", "")) if query.names_broker else READY
+        if part is None:
+            return
+        scope = _scope(labels, query, verify_namespace=self._verify)
+        if scope is None:
+            self._foreign.add(_namespace_of(labels.get("broker", "")))
+            return
+        if part == UP:
+            self._up[scope].append(series.value)
+            return
+        name = labels.get(query.queue_label, "")
+        if part == DEAD:
+            if 0 <= series.value < MOST_DEAD_LETTERS:
+                self._dead[scope, name] = max(self._dead.get((scope, name), 0), int(series.value))
+            return
+        if scope and not query.names_broker:
+            self._unnamed.add(name)
+        said = self._queues.setdefault((scope, name, _target(labels, _NAME)), _Queue(labels))
+        said.values[part] = series.value
+        if part == READY:
+            said.at = series.at
+
+    def result(self) -> Depths:
+        """What all of them say together."""
+        found: dict[tuple[str, str], list[Depth]] = defaultdict(list)
+        for (scope, queue, _), said in self._queues.items():
+            if said.at is not None:
+                sample = QueueSample(queue, said.at, said.values[READY], said.values.get(UNACKED, 0.0))
+                found[scope, queue].append(Depth(sample, said.labels))
+        if self._query.names_broker:
+            # While an exporter rolls over, the old and the new one both answer: the younger sample is the better one.
+            found.update({key: _youngest(depths) for key, depths in found.items()})
+        return Depths(
+            {key: tuple(depths) for key, depths in found.items()},
+            frozenset(broker for broker, values in self._up.items() if not any(value == 1 for value in values)),
+            frozenset(self._foreign),
+            frozenset(self._unnamed),
+            self._dead,
+        )
+
+
+def _youngest(depths: list[Depth]) -> list[Depth]:
+    newest = max(depth.sample.at for depth in depths)
+    return [depth for depth in depths if depth.sample.at == newest]
+
+
+def read_depths(answer: Iterable[Series], query: DepthQuery, *, verify_namespace: bool) -> Depths:
+    """The depth of every queue in an answer."""
+    reader = DepthReader(query, verify_namespace=verify_namespace)
+    for series in answer:
+        reader.take(series)
+    return reader.result()
+
+
+class WaitingReader:
+    """Takes series of an answer about queues in which something waits."""
+
+    def __init__(self, query: DepthQuery, *, verify_namespace: bool) -> None:
+        self._query = query
+        self._verify = verify_namespace
+        self._found: set[tuple[str, str]] = set()
+
+    def take(self, series: Series) -> None:
+        """One series."""
+        scope = _scope(series.labels, self._query, verify_namespace=self._verify)
+        if scope is not None:
+            self._found.add((scope, series.labels.get(self._query.queue_label, "")))
+
+    def result(self) -> frozenset[tuple[str, str]]:
+        """(broker or namespace, queue) of everything that is to be believed, as in `Depths.queues`."""
+        return frozenset(self._found)
+
+
+def read_waiting(answer: Iterable[Series], query: DepthQuery, *, verify_namespace: bool) -> frozenset[tuple[str, str]]:
+    """(broker or namespace, queue) of everything in an answer that is to be believed."""
+    reader = WaitingReader(query, verify_namespace=verify_namespace)
+    for series in answer:
+        reader.take(series)
+    return reader.result()
+
+
+_NAME = frozenset({"__name__"})
+
+
+def _target(labels: Mapping[str, str], without: frozenset[str]) -> _Target:
+    return tuple(sorted(item for item in labels.items() if item[0] not in without))
+
+
+def _scope(labels: Mapping[str, str], query: DepthQuery, *, verify_namespace: bool) -> str | None:
+    """Whose queues a series speaks of: a broker; for sources that name none, the target's namespace, or "" for everybody's.
+    None: it must not speak of them.
+    """
+    if query.names_broker:
+        broker = labels.get("broker", "")
+        return None if verify_namespace and _is_foreign(labels, broker) else broker
+    namespace = labels.get("namespace", "")
+    if not verify_namespace or query.for_one_pool or namespace in query.namespaces:
+        return ""
+    return namespace or NOBODY
+
+
+NOBODY = "-"
+"""In the place of a namespace: of targets without one, which no pool can be in."""
+
+
+def _namespace_of(key: str) -> str:
+    return key.split("/", maxsplit=1)[0]
+
+
+def _is_foreign(labels: Mapping[str, str], key: str) -> bool:
+    """Whether a target speaks for a broker or a pool (`namespace/…`) of another namespace than its own."""
+    return labels.get("namespace") != _namespace_of(key)
+
+
+@dataclass(slots=True)
+class _Process:
+    """What one target says about one worker."""
+
+    values: dict[str, float] = field(default_factory=dict)
+    at: float = 0.0
+    blocked: dict[str, float] = field(default_factory=dict)
+    recycle: list[str] = field(default_factory=list)
+    guards: list[tuple[str, str]] = field(default_factory=list)
+
+
+class WorkerReader:
+    """Takes series of one answer about workers, in any order."""
+
+    def __init__(self, *, verify_namespace: bool) -> None:
+        self._verify = verify_namespace
+        self._processes: dict[_Target, _Process] = {}
+        self._workers: dict[tuple[str, str, str], list[_Process]] = defaultdict(list)
+        self._foreign: set[str] = set()
+        self._dead_tasks: dict[str, set[str]] = defaultdict(set)
+
+    def take(self, series: Series) -> None:
+        """One series."""
+        labels = series.labels
+        part = WORKER_PARTS.get(labels.get("__name__", ""))
+        if part is None:
+            return
+        pool = labels.get("pool", "")
+        if self._verify and _is_foreign(labels, pool):
+            self._foreign.add(_namespace_of(pool))
+            return
+        if part == DEAD_TASK:
+            if labels.get("task") and series.value > 0:
+                self._dead_tasks[pool].add(labels["task"])
+            return
+        target = _target(labels, _OWN_LABELS)
+        process = self._processes.get(target)
+        if process is None:
+            process = self._processes[target] = _Process()
+            self._workers[pool, labels.get("role", ""), labels.get("worker", "")].append(process)
+        match part:
+            case "hub_blocked":
+                process.blocked[labels.get("task", "")] = series.value
+            case "recycle":
+                if series.value > 0:
+                    process.recycle.append(labels.get("reason", ""))
+            case "guard":
+                if series.value > 0:
+                    process.guards.append((labels.get("reason", ""), labels.get("task", "")))
+            case _:
+                process.values[part] = series.value
+                if part == "threads_limit":
+                    process.at = series.at
+
+    def result(self) -> Workers:
+        """What all of them say together."""
+        fleets: dict[tuple[str, str], list[Worker]] = defaultdict(list)
+        for (pool, role, pod), processes in self._workers.items():
+            fleets[pool, role].extend(_workers(pod, processes))
+        return Workers(
+            {key: tuple(workers) for key, workers in fleets.items() if workers},
+            frozenset(self._foreign),
+            {key: frozenset(tasks) for key, tasks in self._dead_tasks.items()},
+        )
+
+
+def _workers(pod: str, processes: Iterable[_Process]) -> Iterator[Worker]:
+    """The newest numbers; several only if they are of the same moment."""
+    whole = [process for process in processes if process.values.keys() >= _NEEDED]
+    newest = max((process.at for process in whole), default=0.0)
+    for process in whole:
+        if process.at == newest:
+            sample = _worker_sample(pod, process.at, process.values, sum(process.blocked.values()))
+            yield Worker(sample, process.blocked, tuple(sorted(process.recycle)), tuple(sorted(process.guards)))
+
+
+def read_workers(answer: Iterable[Series], *, verify_namespace: bool) -> Workers:
+    """The numbers of every worker in an answer."""
+    reader = WorkerReader(verify_namespace=verify_namespace)
+    for series in answer:
+        reader.take(series)
+    return reader.result()
+
+
+def _worker_sample(pod: str, at: float, numbers: Mapping[str, float], blocked_seconds: float) -> WorkerSample:
+    def number(part: str) -> float:
+        return numbers.get(part, 0.0)
+
+    return WorkerSample(
+        pod=pod,
+        at=at,
+        threads_limit=numbers["threads_limit"],
+        threads_busy=number("threads_busy"),
+        reserved=number("reserved"),
+        scheduled=number("scheduled"),
+        started=number("started"),
+        finished=number("finished"),
+        runtime_sum_seconds=number("runtime_sum"),
+        runtime_count=number("runtime_count"),
+        cpu_seconds=number("cpu"),
+        hub_busy_seconds=number("hub_busy"),
+        hub_blocked_seconds=blocked_seconds,
+        hub_lag_sum_seconds=number("hub_lag_sum"),
+        hub_lag_count=number("hub_lag_count"),
+        memory_bytes=number("memory"),
+    )

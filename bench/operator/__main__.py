@@ -366,7 +366,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing of it is left running
     directory = Path(tempfile.mkdtemp(prefix="greenfleet-bench-"))
     sizes: list[dict[str, Any]] = []
-    rivals: list[dict[str, Any]] = []
+    conflicting_pools: list[dict[str, Any]] = []
     try:
         with control_plane(CLUSTER) as api:
             define_pools(api)
@@ -381,8 +381,8 @@ def main() -> int:
                     theirs = keda.Keda(api, directory)
                     try:
                         for size in map(int, (arguments.keda or arguments.sizes).split(",")):
-                            rivals.append(bench.measure_keda(theirs, size))
-                            say(json.dumps(rivals[-1]))
+                            conflicting_pools.append(bench.measure_keda(theirs, size))
+                            say(json.dumps(conflicting_pools[-1]))
                     finally:
                         theirs.stop()
             finally:
@@ -391,10 +391,10 @@ def main() -> int:
         shutil.rmtree(directory, ignore_errors=True)
     print(table(sizes))
     result: dict[str, Any] = {"tick_s": TICK_SECONDS, "scrape_s": SCRAPE_SECONDS, "sizes": sizes}
-    if rivals:
+    if conflicting_pools:
         print("\nKEDA's operator")
-        print(table(rivals))
-        result["keda"] = rivals
+        print(table(conflicting_pools))
+        result["keda"] = conflicting_pools
     print(json.dumps(result))
     return 0
 

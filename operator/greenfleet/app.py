@@ -24,16 +24,15 @@ from greenfleet.api import duration_seconds
 from greenfleet.controller.actuator import Actuator
 from greenfleet.controller.applier import Applier
 from greenfleet.controller.booster import Booster
+from greenfleet.controller.cluster_cache import ClusterCache
 from greenfleet.controller.controller import Controller
 from greenfleet.controller.exporters import ExporterReconciler
-from greenfleet.controller.fleet_view import FleetView
 from greenfleet.controller.monitors import PodMonitors
 from greenfleet.controller.reconciler import Reconciler
 from greenfleet.controller.recycler import Recycler
 from greenfleet.controller.registry import Registry
 from greenfleet.controller.scaling_loop import ScalingLoop
 from greenfleet.controller.status_writer import StatusWriter
-from greenfleet.controller.usable import misfit
 from greenfleet.controller.web import WebServer
 from greenfleet.handlers import pools
 from greenfleet.k8s.client import SILENCE_SECONDS, connect
@@ -44,6 +43,7 @@ from greenfleet.own_metrics import OperatorMetrics
 from greenfleet.prometheus.client import PrometheusServer
 from greenfleet.redaction import redacted
 from greenfleet.settings import Settings
+from greenfleet.status.spec_checks import config_error
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
     registry = Registry()
     controller = Controller(client, registry, metrics, settings.namespaces)
     booster = Booster(client, registry)
-    view = FleetView(client, settings.namespaces, controller.child_changed, booster.pod_changed)
+    view = ClusterCache(client, settings.namespaces, controller.child_changed, booster.pod_changed)
     events = EventRecorder(client, identity.name)
     status = StatusWriter(
         client,
@@ -101,7 +101,7 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
         controller.routes_changed,
         pool_doubtful=controller.pool_doubtful,
         exporter_refused=registry.exporter_refused,
-        misfit=lambda pool: misfit(pool, settings.prometheus),
+        config_error=lambda pool: config_error(pool, settings.prometheus),
     )
     monitors = PodMonitors(client, view, _monitoring(settings), controller.enqueue_all)
     applier = Applier(client, view)

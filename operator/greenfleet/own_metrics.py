@@ -1,4 +1,4 @@
-"""The operator's own metrics (DESIGN.md §7), in a registry of their own so that two apps in one process do not collide."""
+"""The operator's own metrics, in a registry of their own so that two apps in one process do not collide."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ def test_probe_paths_are_served_by_the_worker() -> None:
 
 
 def test_a_misconfigured_start_ends_with_status_78_and_four_parts_that_the_operator_understands(tmp_path: Path) -> None:
-    from greenfleet.controller.diagnosis import trouble
+    from greenfleet.status.diagnosis import pod_failure
     from tests.unit.operator.objects import crashed
 
     log = tmp_path / "termination"
@@ -227,7 +227,7 @@ def test_a_misconfigured_start_ends_with_status_78_and_four_parts_that_the_opera
     assert done.returncode == 78
     said = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
     assert set(said) == {"field", "value", "reason", "fix"}
-    found = trouble([crashed(message=log.read_text(encoding="utf-8"), exit_code=78)])
+    found = pod_failure([crashed(message=log.read_text(encoding="utf-8"), exit_code=78)])
     assert found is not None
     assert found.reason == "WorkerMisconfigured"
     assert "hunter2" not in found.message

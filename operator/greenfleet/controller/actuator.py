@@ -15,9 +15,9 @@ from typing import Protocol
 
 from greenfleet.api import GreenWorkerPool
 from greenfleet.autoscaling import Decision, Pod, WorkerSample
-from greenfleet.controller.fleet_view import FleetView, owns_replicas
-from greenfleet.controller.managers import AUTOSCALER
-from greenfleet.controller.registry import Fleet, Record, Told
+from greenfleet.controller.cluster_cache import ClusterCache, owns_replicas
+from greenfleet.controller.field_managers import AUTOSCALER
+from greenfleet.controller.registry import Fleet, LastThreadWrite, Record
 from greenfleet.k8s import paths
 from greenfleet.k8s.client import ApiError, Client, ConflictError, NotFoundError, NotLeaderError
 from greenfleet.k8s.events import EventRecorder
@@ -49,7 +49,7 @@ def worth_writing(current: int | None, wanted: int) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ScalePlan:
     """A decision with everything that is needed to carry it out."""
 
     record: Record
@@ -75,7 +75,7 @@ class Actuator:
     """Writes decisions under the field manager `greenfleet-autoscaler`."""
 
     def __init__(
-        self, client: Client, view: FleetView, events: EventRecorder, metrics: OperatorMetrics, configs: Configs
+        self, client: Client, view: ClusterCache, events: EventRecorder, metrics: OperatorMetrics, configs: Configs
     ) -> None:
         self._client = client
         self._view = view
@@ -83,69 +83,69 @@ class Actuator:
         self._metrics = metrics
         self._configs = configs
 
-    async def carry_out(self, order: Order) -> None:
+    async def apply(self, plan: ScalePlan) -> None:
         """Makes the cluster look like the decision. API errors are logged: the next tick decides and writes anew."""
         try:
-            told = await self._write_threads(order) if order.fleet.role is Role.EVENTLET else []
-            await self._write_replicas(order)
+            told = await self._write_threads(plan) if plan.fleet.role is Role.EVENTLET else []
+            await self._write_replicas(plan)
             if told:
                 await asyncio.sleep(TOUCH_SECONDS)
-                await asyncio.gather(*(self._touch(order.pool, pod) for pod in told))
+                await asyncio.gather(*(self._touch(plan.pool, pod) for pod in told))
         except NotLeaderError:
             return
         except ApiError as error:
-            _log.warning("%s %s: not carried out, the next tick will: %s", order.record.key, order.fleet.role, error)
+            _log.warning("%s %s: not carried out, the next tick will: %s", plan.record.key, plan.fleet.role, error)
 
-    async def _write_threads(self, order: Order) -> list[Pod]:
+    async def _write_threads(self, plan: ScalePlan) -> list[Pod]:
         """Tells the pods that need to be told, and the ConfigMap; returns those pods."""
-        state, threads, now = order.fleet.actuation, order.decision.threads, time.monotonic()
-        written = [pod for pod in order.pods if _needs_threads(order, pod, now)]
-        await asyncio.gather(*(self._patch_threads(order, pod, now) for pod in written))
+        state, threads, now = plan.fleet.actuation, plan.decision.threads, time.monotonic()
+        written = [pod for pod in plan.pods if _needs_threads(plan, pod, now)]
+        await asyncio.gather(*(self._patch_threads(plan, pod, now) for pod in written))
         before = next((pod.threads for pod in written if pod.threads not in (None, threads)), None)
         if before is not None:
-            await self._say(order, "threads", before, threads)
-        for name in state.pods_told.keys() - {pod.name for pod in order.pods}:
-            del state.pods_told[name]
-        if not order.pods and order.decision.replicas == 0:
+            await self._record_change(plan, "threads", before, threads)
+        for name in state.last_thread_writes.keys() - {pod.name for pod in plan.pods}:
+            del state.last_thread_writes[name]
+        if not plan.pods and plan.decision.replicas == 0:
             state.start_threads = None  # nobody reads it; it is written anew before the first worker is
             return written
-        if self._needs_start(order, now):
-            await self._write_start(order, threads, now)
+        if self._needs_start(plan, now):
+            await self._write_start(plan, threads, now)
         return written
 
-    async def _write_start(self, order: Order, threads: int, now: float) -> None:
+    async def _write_start(self, plan: ScalePlan, threads: int, now: float) -> None:
         """Writes into the ConfigMap that the reconciler made, and into no other: one that came to be here would have no owner."""
-        uid = await self._configs.config_uid(order.record, order.pool)
+        uid = await self._configs.config_uid(plan.record, plan.pool)
         if uid is None:
             return  # the reconciler makes it first
-        manifest = start_threads(order.pool, threads)
+        manifest = start_threads(plan.pool, threads)
         manifest["metadata"]["uid"] = uid
         try:
             await self._client.apply(paths.of(manifest), manifest, AUTOSCALER)
         except ConflictError:
-            self._configs.config_is_gone(order.record)  # and with it perhaps the pool
+            self._configs.config_is_gone(plan.record)  # and with it perhaps the pool
             return
-        order.fleet.actuation.start_threads, order.fleet.actuation.start_threads_written_at = threads, now
+        plan.fleet.actuation.start_threads, plan.fleet.actuation.start_threads_written_at = threads, now
 
-    def _needs_start(self, order: Order, now: float) -> bool:
+    def _needs_start(self, plan: ScalePlan, now: float) -> bool:
         """Whether the ConfigMap has to say anew what a new pod starts with."""
-        state = order.fleet.actuation
+        state = plan.fleet.actuation
         if state.start_threads is None:
             return True
-        applied_at, said = order.record.reconciliation.config_threads or (0.0, None)
+        applied_at, said = plan.record.reconciliation.config_threads or (0.0, None)
         if applied_at > state.start_threads_written_at and said != str(state.start_threads):
             return True  # another hand has changed it, or made it anew
-        if not worth_writing(state.start_threads, order.decision.threads):
+        if not worth_writing(state.start_threads, plan.decision.threads):
             return False
-        live = self._view.deployment(order.pool.namespace, names.fleet_name(order.pool.name, order.fleet.role))
-        grows = live is not None and order.decision.replicas > live["spec"].get("replicas", 0)
+        live = self._view.deployment(plan.pool.namespace, names.fleet_name(plan.pool.name, plan.fleet.role))
+        grows = live is not None and plan.decision.replicas > live["spec"].get("replicas", 0)
         return grows or now - state.start_threads_written_at >= START_INTERVAL_SECONDS
 
-    async def _patch_threads(self, order: Order, pod: Pod, now: float) -> None:
-        annotations = {names.THREADS_ANNOTATION: str(order.decision.threads), **_written_now()}
-        await self._patch_pod(order.pool, pod.name, annotations)
-        fewer = pod.threads is not None and order.decision.threads < pod.threads
-        order.fleet.actuation.pods_told[pod.name] = Told(now, fewer)
+    async def _patch_threads(self, plan: ScalePlan, pod: Pod, now: float) -> None:
+        annotations = {names.THREADS_ANNOTATION: str(plan.decision.threads), **_written_now()}
+        await self._patch_pod(plan.pool, pod.name, annotations)
+        fewer = pod.threads is not None and plan.decision.threads < pod.threads
+        plan.fleet.actuation.last_thread_writes[pod.name] = LastThreadWrite(now, fewer)
 
     async def _touch(self, pool: GreenWorkerPool, pod: Pod) -> None:
         """Has kubelet look at the pod once more: see `TOUCH_SECONDS`."""
@@ -158,9 +158,9 @@ class Actuator:
         except NotFoundError:
             return
 
-    async def _write_replicas(self, order: Order) -> None:
-        pool, wanted = order.pool, order.decision.replicas
-        name = names.fleet_name(pool.name, order.fleet.role)
+    async def _write_replicas(self, plan: ScalePlan) -> None:
+        pool, wanted = plan.pool, plan.decision.replicas
+        name = names.fleet_name(pool.name, plan.fleet.role)
         deployment = self._view.deployment(pool.namespace, name)
         if deployment is None:
             return  # the reconciler makes it first
@@ -168,7 +168,7 @@ class Actuator:
         if current == wanted and owns_replicas(deployment, AUTOSCALER):
             return
         if wanted < current:
-            await self._mark_leaving(pool, order.decision.deletion_order[: current - wanted])
+            await self._mark_leaving(pool, plan.decision.deletion_order[: current - wanted])
         manifest = {
             "apiVersion": "apps/v1",
             "kind": "Deployment",
@@ -177,22 +177,22 @@ class Actuator:
         }
         await self._client.apply(paths.of(manifest), manifest, AUTOSCALER)
         if current != wanted:
-            await self._say(order, "workers", current, wanted)
+            await self._record_change(plan, "workers", current, wanted)
 
     async def _mark_leaving(self, pool: GreenWorkerPool, leaving: tuple[str, ...]) -> None:
         """The most idle pods first: best effort, the drain is the guarantee."""
         cost = {names.DELETION_COST_ANNOTATION: str(_LEAVING_COST)}
         await asyncio.gather(*(self._patch_pod(pool, name, cost) for name in leaving))
 
-    async def _say(self, order: Order, dimension: str, before: int, after: int) -> None:
-        record, fleet, why = order.record, order.fleet, order.decision.why
+    async def _record_change(self, plan: ScalePlan, dimension: str, before: int, after: int) -> None:
+        record, fleet, why = plan.record, plan.fleet, plan.decision.why
         up = after > before
         what = "green threads per worker" if dimension == "threads" else f"{fleet.role} workers"
         note = f"{what} {before} → {after}: {why.summary}"
         fleet.actuation.last_scale = (time.time(), note[:1000])
         self._metrics.decisions.labels(record.key, fleet.role, dimension, "out" if up else "in", why.binding).inc()
         _log.info("%s: %s", record.key, note)
-        await self._events.normal(order.pool, _EVENT_REASONS[dimension, up], note)
+        await self._events.normal(plan.pool, _EVENT_REASONS[dimension, up], note)
 
 
 def _written_now() -> dict[str, str]:
@@ -208,19 +208,19 @@ _EVENT_REASONS = {
 }
 
 
-def _needs_threads(order: Order, pod: Pod, now: float) -> bool:
+def _needs_threads(plan: ScalePlan, pod: Pod, now: float) -> bool:
     """Whether a pod has to be told: something else is wanted of it, or it does not do what it was told."""
-    told = order.fleet.actuation.pods_told.get(pod.name)
-    more = pod.threads is not None and order.decision.threads > pod.threads
+    told = plan.fleet.actuation.last_thread_writes.get(pod.name)
+    more = pod.threads is not None and plan.decision.threads > pod.threads
     if pod.terminating:
         return False
     if told is not None and now - told.at < WRITE_INTERVAL_SECONDS and not (told.fewer and more):
         return False
-    if order.decision.metrics_issues and pod.threads is not None:
+    if plan.decision.metrics_issues and pod.threads is not None:
         return False  # what is not known changes nothing, in neither dimension
-    if worth_writing(pod.threads, order.decision.threads):
+    if worth_writing(pod.threads, plan.decision.threads):
         return True
-    worker = order.workers.get(pod.name)
+    worker = plan.workers.get(pod.name)
     settled = (
         worker is not None and pod.ready_since is not None and worker.at > pod.ready_since + WRITE_INTERVAL_SECONDS
     )

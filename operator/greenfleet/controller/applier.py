@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from greenfleet.controller.fleet_view import FleetView
-from greenfleet.controller.managers import RECONCILER
+from greenfleet.controller.cluster_cache import ClusterCache
+from greenfleet.controller.field_managers import RECONCILER
 from greenfleet.k8s import paths
 from greenfleet.k8s.client import Client, NotFoundError
 from greenfleet.manifests import Child
@@ -27,7 +27,7 @@ def taken_seconds(refusals: int) -> float:
 class Applier:
     """Writes under the field manager `greenfleet-reconciler`."""
 
-    def __init__(self, client: Client, view: FleetView) -> None:
+    def __init__(self, client: Client, view: ClusterCache) -> None:
         self._client = client
         self._view = view
 

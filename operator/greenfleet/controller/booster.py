@@ -20,12 +20,12 @@ from typing import Any
 
 from greenfleet.api import GreenWorkerPool, quantity
 from greenfleet.controller.registry import Registry
-from greenfleet.controller.times import unix_time
 from greenfleet.k8s import paths
 from greenfleet.k8s.client import ApiError, Client, NotFoundError, NotLeaderError
 from greenfleet.manifests import names
 from greenfleet.manifests.names import Role
 from greenfleet.manifests.worker import resources_of
+from greenfleet.status.times import unix_time
 
 _log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool
+from greenfleet.controller.cluster_cache import ClusterCache
+from greenfleet.controller.config_resync import ConfigResync
 from greenfleet.controller.exporters import ExporterReconciler
-from greenfleet.controller.fleet_view import FleetView
-from greenfleet.controller.patrol import Patrol
 from greenfleet.controller.reconciler import Reconciler
 from greenfleet.controller.registry import Record, Registry
 from greenfleet.controller.status_writer import StatusWriter
@@ -48,10 +48,10 @@ class Controller:
         self._reconciler: Reconciler | None = None
         self._exporters: ExporterReconciler | None = None
         self._status: StatusWriter | None = None
-        self._view: FleetView | None = None
+        self._view: ClusterCache | None = None
 
     def start_with(
-        self, reconciler: Reconciler, exporters: ExporterReconciler, status: StatusWriter, view: FleetView
+        self, reconciler: Reconciler, exporters: ExporterReconciler, status: StatusWriter, view: ClusterCache
     ) -> None:
         """The parts that need this controller to be made first."""
         self._reconciler, self._exporters, self._status, self._view = reconciler, exporters, status, view
@@ -125,10 +125,10 @@ class Controller:
         """Works while leading; as a standby it waits."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._queue.run())
-            await self._meet_all_pools()
+            await self._wait_for_initial_list()
             group.create_task(self._keep_comparing())
             if self._reconciler is not None:
-                group.create_task(Patrol(self._registry, self._repair_config).run(gained))
+                group.create_task(ConfigResync(self._registry, self._repair_config).run(gained))
             while True:
                 await gained.wait()
                 self.enqueue_all()
@@ -143,7 +143,7 @@ class Controller:
             except ConflictError:
                 self._queue.add(_POOL + record.key)
 
-    async def _meet_all_pools(self) -> None:
+    async def _wait_for_initial_list(self) -> None:
         """Until kopf has told of every pool that there is: an exporter made from half of them would drop the others' queues."""
         missing: set[str] | None = None
         deadline = time.monotonic() + _MEETING_SECONDS
@@ -237,7 +237,7 @@ class Controller:
     def _enqueue_rivals(self, pools: Iterable[GreenWorkerPool]) -> None:
         """Whoever is or was in conflict with one of these pools."""
         for pool in pools:
-            for rival in self._registry.rivals(pool):
+            for rival in self._registry.conflicting_pools(pool):
                 self._queue.add(_POOL + rival.key)
 
     async def _work(self, key: str) -> None:

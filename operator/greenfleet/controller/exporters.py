@@ -9,15 +9,16 @@ from typing import Any
 
 from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool
 from greenfleet.controller.applier import REFUSED_SECONDS, Applier, taken_seconds
-from greenfleet.controller.fleet_view import FleetView
+from greenfleet.controller.cluster_cache import ClusterCache
 from greenfleet.controller.monitors import PodMonitors
 from greenfleet.controller.ownership import is_exporters_own, taken_from_exporter
-from greenfleet.controller.registry import Registry, Stall
+from greenfleet.controller.registry import Registry
 from greenfleet.k8s import paths
 from greenfleet.k8s.client import Client, ConflictError, InvalidError, NotFoundError
 from greenfleet.manifests import Child, exporter_children, names
 from greenfleet.manifests.exporter import config_of_gone_exporter, optional_exporter_children, queues_digest
 from greenfleet.settings import WorkerImage
+from greenfleet.status.stalled import StalledReason
 
 _TOUCH_SECONDS = 0.5
 """Between the two times that an exporter's pods are touched after their list of queues has changed."""
@@ -30,7 +31,7 @@ class ExporterReconciler:
         self,
         client: Client,
         registry: Registry,
-        view: FleetView,
+        view: ClusterCache,
         applier: Applier,
         *,
         image: WorkerImage,
@@ -81,7 +82,7 @@ class ExporterReconciler:
                 await self._applier.apply(child)
         except InvalidError as error:
             text = f"the API server refused the queue exporter: {error}: correct the spec"
-            state.refused, state.refusals = Stall("Refused", text), state.refusals + 1
+            state.refused, state.refusals = StalledReason("Refused", text), state.refusals + 1
             return REFUSED_SECONDS, None
         state.refused, state.refusals = None, 0
         await self._applier.remove_unwanted(
@@ -133,7 +134,7 @@ class ExporterReconciler:
 
             await self._applier.remove_unwanted(namespace, optional_exporter_children(name), (), is_own)
             await self._leave_to_collector(config_of_gone_exporter(namespace, name), name)
-            # The last: as long as anything is left, it says so (`FleetView.exporters`), also to an operator that starts now.
+            # The last: as long as anything is left, it says so (`ClusterCache.exporters`), also to an operator that starts now.
             await self._applier.remove_unwanted(namespace, (("apps/v1", "Deployment", name),), (), is_own)
 
     async def _leave_to_collector(self, config: Child, exporter: str) -> None:

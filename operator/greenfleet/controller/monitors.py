@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from greenfleet.controller.fleet_view import FleetView
+from greenfleet.controller.cluster_cache import ClusterCache
 from greenfleet.k8s.client import ApiError, Client
 from greenfleet.manifests.monitor import API_VERSION, Monitoring
 
@@ -19,7 +19,7 @@ class PodMonitors:
     """Says what PodMonitors should look like, once the API is there; until then there are none."""
 
     def __init__(
-        self, client: Client, view: FleetView, monitoring: Monitoring | None, appeared: Callable[[], None]
+        self, client: Client, view: ClusterCache, monitoring: Monitoring | None, appeared: Callable[[], None]
     ) -> None:
         self._client = client
         self._view = view

@@ -13,9 +13,9 @@ from __future__ import annotations
 from typing import Any
 
 from greenfleet.api import GROUP, KIND, GreenWorkerPool
-from greenfleet.controller.registry import Stall
 from greenfleet.manifests import Child, names
 from greenfleet.manifests.names import Role
+from greenfleet.status.stalled import StalledReason
 
 _Object = dict[str, Any]
 
@@ -44,18 +44,18 @@ def is_exporters_own(found: _Object, exporter: str) -> bool:
     return any(map(_is_pool, owners)) or wanted.items() <= _labels(found).items()
 
 
-def taken_from_pool(child: Child, found: _Object, pool: GreenWorkerPool) -> Stall:
+def taken_from_pool(child: Child, found: _Object, pool: GreenWorkerPool) -> StalledReason:
     """Why a pool cannot be made: an object of somebody else has the name of one of its own."""
-    return Stall(
+    return StalledReason(
         NAME_TAKEN,
         f"metadata.name is {pool.name!r}, and the {child.kind} {child.name} that such a pool makes is there already and not its own "
         f"({_whose(found, names.POOL_LABEL, pool.name)}): give the pool another name, or remove that {child.kind}",
     )
 
 
-def taken_from_exporter(child: Child, found: _Object, pool: GreenWorkerPool) -> Stall:
+def taken_from_exporter(child: Child, found: _Object, pool: GreenWorkerPool) -> StalledReason:
     """The same for the queue exporter of a broker."""
-    return Stall(
+    return StalledReason(
         NAME_TAKEN,
         f"broker.secretRef is {pool.spec.broker.secret_ref.name!r}, and the {child.kind} {child.name} of its queue exporter is there already and "
         f"not Greenfleet's ({_whose(found, names.ROLE_LABEL, Role.EXPORTER)}): remove that {child.kind}, or name another Secret",

@@ -8,10 +8,10 @@ from greenfleet.api import GreenWorkerPool, duration_seconds
 from greenfleet.api.pool import ScalingRules
 from greenfleet.autoscaling import Mode, Pod, Policy, ScalingSpec, Schedule, prefork_spec
 from greenfleet.autoscaling import ScalingRules as Rules
-from greenfleet.controller.times import unix_time
-from greenfleet.controller.usable import schedule_problem
 from greenfleet.manifests.names import THREADS_ANNOTATION, Role
 from greenfleet.manifests.worker import cpu_limit_cores, hub_cores, memory_limit_bytes
+from greenfleet.status.spec_checks import schedule_problem
+from greenfleet.status.times import unix_time
 
 _Object = dict[str, Any]
 

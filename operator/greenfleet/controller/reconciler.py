@@ -10,12 +10,11 @@ from typing import Any
 
 from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool, PoolSpec
 from greenfleet.controller.applier import REFUSED_SECONDS, Applier, taken_seconds
-from greenfleet.controller.fleet_view import FleetView, is_rolled_out, owns_replicas
-from greenfleet.controller.managers import AUTOSCALER, RECONCILER
+from greenfleet.controller.cluster_cache import ClusterCache, is_rolled_out, owns_replicas
+from greenfleet.controller.field_managers import AUTOSCALER, RECONCILER
 from greenfleet.controller.monitors import PodMonitors
 from greenfleet.controller.ownership import is_owned_by, is_pools_own, taken_from_pool
-from greenfleet.controller.pinning import GENERATION_ANNOTATION, choose, template_digest
-from greenfleet.controller.registry import Reconciliation, Record, Registry, Stall
+from greenfleet.controller.registry import Reconciliation, Record, Registry
 from greenfleet.k8s import paths
 from greenfleet.k8s.client import Client, ConflictError, InvalidError
 from greenfleet.k8s.events import EventRecorder
@@ -24,6 +23,8 @@ from greenfleet.manifests.children import optional_children, pool_config_child
 from greenfleet.manifests.names import Role
 from greenfleet.manifests.worker import fleet_deployment
 from greenfleet.settings import WorkerImage
+from greenfleet.status.pinning import GENERATION_ANNOTATION, choose, template_digest
+from greenfleet.status.stalled import StalledReason
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Reconciler:
         self,
         client: Client,
         registry: Registry,
-        view: FleetView,
+        view: ClusterCache,
         events: EventRecorder,
         applier: Applier,
         *,
@@ -81,7 +82,7 @@ class Reconciler:
             return None
         state = record.reconciliation
         state.conflict = self._registry.conflict(pool)
-        if state.conflict is not None or await self._goes(record, pool):
+        if state.conflict is not None or await self._is_deleting(record, pool):
             return None
         image = self._image
         children = children_of_pool(
@@ -105,7 +106,7 @@ class Reconciler:
                     await self._applier.apply(child)
         except InvalidError as error:
             text = f"the API server refused an object of this pool: {error}: correct the spec"
-            state.refused, state.refusals = Stall("Refused", text), state.refusals + 1
+            state.refused, state.refusals = StalledReason("Refused", text), state.refusals + 1
             return REFUSED_SECONDS
         state.refused, state.refusals = None, 0
         await self._applier.remove_unwanted(
@@ -123,7 +124,7 @@ class Reconciler:
     def recognise(self, record: Record, pool: GreenWorkerPool) -> None:
         """After a restart: a pool whose Deployment was made from this very spec is as good as applied."""
         state = record.reconciliation
-        if state.generation is not None or state.stall is not None or self._registry.rivals(pool):
+        if state.generation is not None or state.stall is not None or self._registry.conflicting_pools(pool):
             return
         live = self._view.deployment(pool.namespace, names.fleet_name(pool.name, Role.EVENTLET))
         if live is None or not is_owned_by(live, pool):
@@ -131,7 +132,7 @@ class Reconciler:
         if (live["metadata"].get("annotations") or {}).get(GENERATION_ANNOTATION) == str(pool.generation):
             state.generation = pool.generation
 
-    async def _goes(self, record: Record, pool: GreenWorkerPool) -> bool:
+    async def _is_deleting(self, record: Record, pool: GreenWorkerPool) -> bool:
         """Whether the pool is gone or going. Asked of the API server itself, if a child changed since it was asked last.
 
         What the collector does to the children of a pool that goes looks like drift, and the operator may be told of it before it
@@ -192,7 +193,7 @@ class Reconciler:
     async def _apply_fleet(self, record: Record, pool: GreenWorkerPool, child: Child) -> bool:
         """Applies a fleet's Deployment. False if it has to wait until another fleet has taken an upgraded operator's template."""
         for _ in range(_ATTEMPTS):
-            if await self._goes(record, pool):
+            if await self._is_deleting(record, pool):
                 return True
             live = await self._applier.find(child)
             if record.reconciliation.drifted:

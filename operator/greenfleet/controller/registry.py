@@ -10,25 +10,18 @@ from typing import Any
 from greenfleet.api import GreenWorkerPool
 from greenfleet.api.pool import InvalidPoolError, parse_pool
 from greenfleet.autoscaling import Decision, Sample, ScalingSpec, State, Why
-from greenfleet.controller.evidence import Evidence, exempt_tasks, routes
-from greenfleet.controller.waiting import WaitClock
 from greenfleet.manifests.names import Role
 from greenfleet.manifests.worker import prefork_queue
+from greenfleet.status.evidence import Evidence, exempt_tasks, routes
+from greenfleet.status.stalled import StalledReason
+from greenfleet.status.waiting import WaitClock
 
 HISTORY = 50
 """Decisions that are remembered per fleet for `why`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stall:
-    """Why a pool cannot make progress without a human: reason for programs, field–value–reason–fix for people."""
-
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
+class LastThreadWrite:
     """The last word to a pod about its green threads."""
 
     at: float
@@ -41,9 +34,9 @@ class Told:
 class Reconciliation:
     """What became of a pool's objects. Written by `controller.reconciler` alone."""
 
-    conflict: Stall | None = None
+    conflict: StalledReason | None = None
     """Another pool consumes one of its queues. It is not scaled meanwhile: its backlog is not its own."""
-    refused: Stall | None = None
+    refused: StalledReason | None = None
     """What the last reconciliation ran into: somebody else's object, or the API server's refusal. Workers that run go on being scaled."""
     refusals: int = 0
     """Of these in a row."""
@@ -59,7 +52,7 @@ class Reconciliation:
     """What the ConfigMap said then of green threads, with the monotonic time."""
 
     @property
-    def stall(self) -> Stall | None:
+    def stall(self) -> StalledReason | None:
         """Why it cannot make progress without a human."""
         return self.conflict or self.refused
 
@@ -68,7 +61,7 @@ class Reconciliation:
 class ExporterState:
     """What became of a broker's exporter, which all pools of the broker share. Written by `controller.exporters` alone."""
 
-    refused: Stall | None = None
+    refused: StalledReason | None = None
     """What its last reconciliation ran into."""
     refusals: int = 0
     """Of these in a row."""
@@ -82,7 +75,7 @@ class Actuation:
     """What the ConfigMap says, None if we have not written it yet."""
     start_threads_written_at: float = 0.0
     """Monotonic seconds."""
-    pods_told: dict[str, Told] = field(default_factory=dict)
+    last_thread_writes: dict[str, LastThreadWrite] = field(default_factory=dict)
     last_scale: tuple[float, str] | None = None
     """Unix time and reason of the last change, for the status."""
 
@@ -129,7 +122,7 @@ class Record:
     """The object as the API server has it."""
     pool: GreenWorkerPool | None = None
     """None while the spec cannot be parsed."""
-    invalid: Stall | None = None
+    invalid: StalledReason | None = None
     """Why the spec cannot be parsed."""
     reconciliation: Reconciliation = field(default_factory=Reconciliation)
     fleets: dict[Role, Fleet] = field(default_factory=dict)
@@ -165,14 +158,14 @@ class Record:
 
     def status_written(self, body: dict[str, Any]) -> None:
         """Takes in the API server's answer to a status that was written."""
-        self.body = slim(body)
+        self.body = strip_managed_fields(body)
 
     def fleet(self, role: Role) -> Fleet:
         """The fleet of a role, made when first asked for."""
         return self.fleets.setdefault(role, Fleet(role))
 
 
-def slim(body: dict[str, Any]) -> dict[str, Any]:
+def strip_managed_fields(body: dict[str, Any]) -> dict[str, Any]:
     """An object without the bookkeeping of who wrote what: half of its memory."""
     metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
     return {**body, "metadata": metadata}
@@ -208,7 +201,7 @@ class Registry:
         whatever its version: a restored etcd goes back in time.
         """
         key = f"{body['metadata']['namespace']}/{body['metadata']['name']}"
-        body = slim(body)
+        body = strip_managed_fields(body)
         record = self._records.get(key)
         if record is not None and not certain and _is_older(body, record.body):
             return record
@@ -224,7 +217,7 @@ class Registry:
             record.pool, record.invalid = parse_pool(body), None
             self._by_broker[record.pool.broker_key][key] = record.pool
         except InvalidPoolError as error:
-            record.pool, record.invalid = None, Stall("InvalidSpec", str(error))
+            record.pool, record.invalid = None, StalledReason("InvalidSpec", str(error))
         if record.pool is not None and record.pool.spec.prefork is None:
             record.fleets.pop(Role.PREFORK, None)
         return record
@@ -263,24 +256,24 @@ class Registry:
         """No pool needs it any more."""
         self._exporters.pop(broker_key, None)
 
-    def exporter_refused(self, pool: GreenWorkerPool | None) -> Stall | None:
+    def exporter_refused(self, pool: GreenWorkerPool | None) -> StalledReason | None:
         """Why the pool's exporter cannot be made, if that is so."""
         state = None if pool is None else self._exporters.get(pool.broker_key)
         return None if state is None else state.refused
 
-    def rivals(self, pool: GreenWorkerPool) -> list[GreenWorkerPool]:
+    def conflicting_pools(self, pool: GreenWorkerPool) -> list[GreenWorkerPool]:
         """Other pools that consume one of this pool's queues from the same broker."""
         mine = set(queues_of(pool))
         others = self._by_broker.get(pool.broker_key, {}).values()
         return [other for other in others if other.key != pool.key and not mine.isdisjoint(queues_of(other))]
 
-    def conflict(self, pool: GreenWorkerPool) -> Stall | None:
+    def conflict(self, pool: GreenWorkerPool) -> StalledReason | None:
         """Says whether another pool consumes one of this pool's queues from the same broker."""
-        other = min(self.rivals(pool), key=lambda other: other.name, default=None)
+        other = min(self.conflicting_pools(pool), key=lambda other: other.name, default=None)
         if other is None:
             return None
         shared = sorted(set(queues_of(pool)) & set(queues_of(other)))
-        return Stall(
+        return StalledReason(
             "QueueConflict",
             f"spec.queues has {_quoted(shared)}, which the pool {other.name} of the same broker consumes too, so that "
             "neither could be scaled by its backlog: give each queue to one pool",

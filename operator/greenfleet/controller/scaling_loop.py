@@ -29,16 +29,15 @@ from greenfleet.autoscaling import (
     is_idle,
     stale_after_seconds,
 )
-from greenfleet.controller.actuator import Actuator, Order
+from greenfleet.controller.actuator import Actuator, ScalePlan
 from greenfleet.controller.booster import Booster
-from greenfleet.controller.fleet_view import FleetView
+from greenfleet.controller.cluster_cache import ClusterCache
 from greenfleet.controller.ownership import is_owned_by
 from greenfleet.controller.pods import is_finished, scaling_pod, scaling_spec
 from greenfleet.controller.recycler import PAUSE_SECONDS, Recycler, next_to_recycle
 from greenfleet.controller.registry import Fleet, Record, Registry
 from greenfleet.controller.status import learned_from_status
 from greenfleet.controller.status_writer import StatusWriter
-from greenfleet.controller.usable import unknown_source
 from greenfleet.manifests import names
 from greenfleet.manifests.names import Role
 from greenfleet.manifests.worker import prefork_queue
@@ -48,6 +47,7 @@ from greenfleet.prometheus.client import AnswerTooLargeError, PrometheusServer, 
 from greenfleet.prometheus.collect import DepthReader, Depths, WaitingReader, Worker, WorkerReader, Workers
 from greenfleet.prometheus.crowded import Crowded, to_leave_out
 from greenfleet.settings import Prometheus
+from greenfleet.status.spec_checks import unknown_source
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class ScalingLoop:
         self,
         *,
         registry: Registry,
-        view: FleetView,
+        view: ClusterCache,
         servers: Mapping[str, PrometheusServer],
         settings: Prometheus,
         actuator: Actuator,
@@ -135,7 +135,7 @@ class ScalingLoop:
                 _log.exception("a tick of the scaling loop failed: a bug of ours")
             due = max(due + self._tick_seconds, clock())
             await asyncio.sleep(due - clock() - self._tick_seconds / 2)
-            self.glance()
+            self.poll_idle_pools()
             await asyncio.sleep(due - clock())
 
     async def tick(self) -> None:
@@ -154,11 +154,11 @@ class ScalingLoop:
         for server in self._asked() - self._rounds:
             self._spawn(self._round(server))
 
-    def glance(self) -> None:
+    def poll_idle_pools(self) -> None:
         """Between two ticks: looks at the pools that sleep and for which something waits now, and at nobody else."""
         if self._led:
             for server in self._asked() - self._rounds:
-                self._spawn(self._wake(server))
+                self._spawn(self._activate(server))
 
     def _asked(self) -> set[str]:
         """Every server that some pool refers to."""
@@ -168,7 +168,7 @@ class ScalingLoop:
         """Asks one server and looks at its pools. A server that is slow to answer delays nobody else's pools."""
         self._rounds.add(server)
         try:
-            await asyncio.sleep(turn(server, self._servers, self._tick_seconds))
+            await asyncio.sleep(query_offset(server, self._servers, self._tick_seconds))
             with self._metrics.loop_seconds.time():
                 answers = await self._ask(server)
                 now = time.time()
@@ -177,8 +177,8 @@ class ScalingLoop:
         finally:
             self._rounds.discard(server)
 
-    async def _wake(self, server: str) -> None:
-        await asyncio.sleep(turn(server, self._servers, self._tick_seconds))
+    async def _activate(self, server: str) -> None:
+        await asyncio.sleep(query_offset(server, self._servers, self._tick_seconds))
         now = time.time()
         asleep = [(record, pool) for record, pool in self._pools(server) if record.rests(now)]
         waiting = await self._waiting(server, [pool for _, pool in asleep])
@@ -326,7 +326,7 @@ class ScalingLoop:
     def _depth_query(self, pool: GreenWorkerPool, without: frozenset[str] = frozenset()) -> sources.DepthQuery | None:
         reference = pool.spec.scaling.prometheus
         if reference.query:
-            return sources.own_depth(reference.query) if self._settings.allow_query else None
+            return sources.custom_query(reference.query) if self._settings.allow_query else None
         window_seconds = self._window_seconds(self._server_name(pool))
         if reference.source == sources.GREENFLEET:
             return sources.greenfleet_depth(window_seconds, without)
@@ -355,7 +355,7 @@ class ScalingLoop:
     def _is_scaled(self, record: Record, pool: GreenWorkerPool, role: Role) -> bool:
         """Whether the workers of a role are this pool's, and its backlog its own. What else the API server refuses of it stops no scaling."""
         state = record.reconciliation
-        if state.conflict is not None or self._registry.rivals(pool):
+        if state.conflict is not None or self._registry.conflicting_pools(pool):
             return False
         live = self._view.deployment(pool.namespace, names.fleet_name(pool.name, role))
         return live is not None and (state.generation is not None or is_owned_by(live, pool))
@@ -410,7 +410,7 @@ class ScalingLoop:
             self._metrics.observe_wait(record.key, fleet.role, waited, spec.max_wait_seconds)
         if spec.mode is not Mode.DRY_RUN:
             self._recycle(pool, fleet, workers, sample, now)
-            self._spawn(self._carry_out(record, pool, fleet, decision, sample))
+            self._spawn(self._apply(record, pool, fleet, decision, sample))
 
     def _recycle(
         self, pool: GreenWorkerPool, fleet: Fleet, workers: tuple[Worker, ...], sample: Sample, now: float
@@ -422,13 +422,13 @@ class ScalingLoop:
             fleet.evicted_at = now
             self._spawn(self._recycler.evict(pool, worker))
 
-    async def _carry_out(
+    async def _apply(
         self, record: Record, pool: GreenWorkerPool, fleet: Fleet, decision: Decision, sample: Sample
     ) -> None:
         fleet.actuating = True
         try:
             by_pod = {worker.pod: worker for worker in sample.workers}
-            await self._actuator.carry_out(Order(record, pool, fleet, decision, sample.pods, by_pod))
+            await self._actuator.apply(ScalePlan(record, pool, fleet, decision, sample.pods, by_pod))
         finally:
             fleet.actuating = False
 
@@ -505,10 +505,10 @@ class ScalingLoop:
             _log.error("a background task failed: a bug of ours", exc_info=error)
 
 
-def turn(server: str, servers: Collection[str], tick_seconds: float) -> float:
+def query_offset(server: str, servers: Collection[str], tick_seconds: float) -> float:
     """Seconds into a tick at which a server is asked: spread, so that several servers are not asked in the same moment."""
-    order = sorted(servers)
-    return tick_seconds * order.index(server) / len(order) if server in servers else 0.0
+    servers_in_order = sorted(servers)
+    return tick_seconds * servers_in_order.index(server) / len(servers_in_order) if server in servers else 0.0
 
 
 _SEVERAL_VHOSTS = (
@@ -527,7 +527,7 @@ def _crowded_problem(namespace: str, about: str) -> Problem:
 
 def _unheard(pool: GreenWorkerPool, expected: Iterable[str], answer: Depths) -> str:
     """Why samples of a pool's queues may not be believed although there are some; "" if there are none."""
-    if pool.namespace in answer.foreign:
+    if pool.namespace in answer.namespace_mismatch:
         return (
             "Samples arrive without the target label `namespace`, or with a foreign one, and are not believed: "
             "see the scrape configuration in the documentation."

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from greenfleet.autoscaling import Decision, DecisionReason, Learned, MetricsIssue, Mode
-from greenfleet.controller.diagnosis import PATIENCE_SECONDS
-from greenfleet.controller.registry import Record, Stall
-from greenfleet.controller.times import rfc3339, unix_time
+from greenfleet.controller.registry import Record
 from greenfleet.manifests import names
 from greenfleet.manifests.names import Role
 from greenfleet.redaction import redacted
+from greenfleet.status.diagnosis import PATIENCE_SECONDS
+from greenfleet.status.stalled import StalledReason
+from greenfleet.status.times import rfc3339, unix_time
 
 _Object = dict[str, Any]
 _Said = tuple[str, str, str]
@@ -41,12 +42,12 @@ class Observed:
     deployment: _Object | None
     pods: Sequence[_Object]
     exporter_available: bool
-    exporter_refused: Stall | None
+    exporter_refused: StalledReason | None
     """Why the exporter cannot be made, which its pools share."""
-    misfit: Stall | None
+    config_error: StalledReason | None
     """What the operator's configuration has no place for, or what it cannot evaluate; scaling goes on without it."""
-    trouble: Stall | None
-    shortage: Stall | None
+    trouble: StalledReason | None
+    shortage: StalledReason | None
     """Why fewer pods work than should, which is no trouble as long as some do."""
     generation: int
     now: float
@@ -86,7 +87,7 @@ def _conditions(record: Record, observed: Observed, decision: Decision | None) -
         record.invalid
         or record.reconciliation.stall
         or observed.exporter_refused
-        or observed.misfit
+        or observed.config_error
         or observed.trouble
     )
     rolling = _rolling(observed)
@@ -112,7 +113,7 @@ def _conditions(record: Record, observed: Observed, decision: Decision | None) -
     return [_condition(name, said, before.get(name), observed) for name, said in found.items()]
 
 
-def _stalled(stall: Stall) -> _Said:
+def _stalled(stall: StalledReason) -> _Said:
     return "False", stall.reason, stall.message
 
 
@@ -157,7 +158,9 @@ def _rolling(observed: Observed) -> bool:
     return bool(behind or status.get("updatedReplicas", 0) < min(spec.get("replicas", 0), status.get("replicas", 0)))
 
 
-def _reconciling(stalled: Stall | None, shortage: Stall | None, rolling: bool, *, current: bool) -> _Said:
+def _reconciling(
+    stalled: StalledReason | None, shortage: StalledReason | None, rolling: bool, *, current: bool
+) -> _Said:
     if stalled is not None:
         return "False", "Stalled", "Waits for a human, see Stalled."
     if not current:

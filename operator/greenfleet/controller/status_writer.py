@@ -10,17 +10,18 @@ from typing import Any
 
 from greenfleet.api import GreenWorkerPool
 from greenfleet.autoscaling import significant_change
-from greenfleet.controller.diagnosis import nothing_runs, shortage, trouble
-from greenfleet.controller.evidence import EXEMPT_ANNOTATION
-from greenfleet.controller.fleet_view import FleetView, is_available
-from greenfleet.controller.managers import STATUS
-from greenfleet.controller.registry import Record, Stall
+from greenfleet.controller.cluster_cache import ClusterCache, is_available
+from greenfleet.controller.field_managers import STATUS
+from greenfleet.controller.registry import Record
 from greenfleet.controller.status import Observed, compute, learned_from_status, learned_status
 from greenfleet.k8s import paths
 from greenfleet.k8s.client import ApiError, Client, ConflictError, NotFoundError, NotLeaderError
 from greenfleet.k8s.events import EventRecorder
 from greenfleet.manifests import names
 from greenfleet.manifests.names import Role
+from greenfleet.status.diagnosis import capacity_shortage, nothing_runs, pod_failure
+from greenfleet.status.evidence import EXEMPT_ANNOTATION
+from greenfleet.status.stalled import StalledReason
 
 _log = logging.getLogger(__name__)
 
@@ -36,13 +37,13 @@ class StatusWriter:
     def __init__(
         self,
         client: Client,
-        view: FleetView,
+        view: ClusterCache,
         events: EventRecorder,
         routes_changed: Callable[[str], None],
         *,
         pool_doubtful: Callable[[Record], None] = lambda record: None,
-        exporter_refused: Callable[[GreenWorkerPool | None], Stall | None] = lambda pool: None,
-        misfit: Callable[[GreenWorkerPool], Stall | None] = lambda pool: None,
+        exporter_refused: Callable[[GreenWorkerPool | None], StalledReason | None] = lambda pool: None,
+        config_error: Callable[[GreenWorkerPool], StalledReason | None] = lambda pool: None,
     ) -> None:
         self._client = client
         self._view = view
@@ -50,7 +51,7 @@ class StatusWriter:
         self._routes_changed = routes_changed
         self._pool_doubtful = pool_doubtful
         self._exporter_refused = exporter_refused
-        self._misfit = misfit
+        self._config_error = config_error
         self._writing: set[str] = set()
 
     async def sync(self, record: Record) -> None:
@@ -121,14 +122,16 @@ class StatusWriter:
         fleet = self._view.deployment(namespace, names.fleet_name(name, Role.EVENTLET))
         companion = self._view.deployment(namespace, names.fleet_name(name, Role.PREFORK))
         groups = ((exporter, exporter_pods), (fleet, pods), (companion, companions))
-        short = [shortage(deployment, some) for deployment, some in groups]
-        stalls = (trouble(some) or nothing_runs(lack, some, now) for (_, some), lack in zip(groups, short, strict=True))
+        short = [capacity_shortage(deployment, some) for deployment, some in groups]
+        stalls = (
+            pod_failure(some) or nothing_runs(lack, some, now) for (_, some), lack in zip(groups, short, strict=True)
+        )
         return Observed(
             deployment=fleet,
             pods=pods,
             exporter_available=is_available(exporter),
             exporter_refused=self._exporter_refused(record.pool),
-            misfit=None if record.pool is None else self._misfit(record.pool),
+            config_error=None if record.pool is None else self._config_error(record.pool),
             trouble=next((stall for stall in stalls if stall is not None), None),
             shortage=next((lack.cause for lack in short if lack is not None), None),
             generation=metadata.get("generation", 1),

@@ -21,7 +21,7 @@ _WORKED_SECONDS = 1.0
 """A watch that lasted so long has worked, even if nothing was to be told."""
 
 
-def slim(item: Object) -> Object:
+def strip_managed_fields(item: Object) -> Object:
     """An object without most of the bookkeeping of who wrote what, which is half of its memory: only who owns `replicas` stays."""
     owners = [
         {"manager": entry.get("manager", ""), "fieldsV1": {"f:spec": {"f:replicas": {}}}}
@@ -44,7 +44,7 @@ class Reflector:
         label_selector: str,
         changed: Callable[[Object | None, Object | None], None],
         *,
-        kept: Callable[[Object], Object] = slim,
+        kept: Callable[[Object], Object] = strip_managed_fields,
     ) -> None:
         self._client = client
         self._kept = kept

@@ -24,10 +24,10 @@ from greenfleet.manifests.pods import (
 )
 
 GRACE_MARGIN_SECONDS = 15
-"""Grace beyond `drain.timeout`: giving back, flushing and leaving need some of it (EVENTLET.md)."""
+"""Grace beyond `drain.timeout`: giving back, flushing and leaving need some of it."""
 
 _COMMON_ARGUMENTS = ("--without-gossip", "--without-mingle", "--without-heartbeat")
-"""Without them an Eventlet worker on AMQP does 17 tasks a second (EVENTLET.md, defect 1)."""
+"""Without them an Eventlet worker on AMQP does 17 tasks a second (tests/integration/worker/test_worker_defects.py)."""
 
 
 def fleet_deployment(

@@ -46,7 +46,7 @@ class Depths:
     """
     down: frozenset[str] = frozenset()
     """Brokers that their exporter cannot reach."""
-    foreign: frozenset[str] = frozenset()
+    namespace_mismatch: frozenset[str] = frozenset()
     """Namespaces that a target of another one spoke for, and was not believed."""
     unnamed: frozenset[str] = frozenset()
     """Queues that targets spoke of which may speak for their own namespace only."""
@@ -75,7 +75,7 @@ class Workers:
     """One answer about workers: by (pool's key, role)."""
 
     by_fleet: Mapping[tuple[str, str], tuple[Worker, ...]] = field(default_factory=dict)
-    foreign: frozenset[str] = frozenset()
+    namespace_mismatch: frozenset[str] = frozenset()
     """Namespaces that a target of another one spoke for."""
     dead_tasks: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """By pool's key: tasks that its living workers have moved to the dead letters."""
@@ -98,7 +98,7 @@ class DepthReader:
         self._verify = verify_namespace
         self._queues: dict[tuple[str, str, _Target], _Queue] = {}
         self._up: dict[str, list[float]] = defaultdict(list)
-        self._foreign: set[str] = set()
+        self._namespace_mismatch: set[str] = set()
         self._unnamed: set[str] = set()
         self._dead: dict[tuple[str, str], int] = {}
 
@@ -110,7 +110,7 @@ class DepthReader:
             return
         scope = _scope(labels, query, verify_namespace=self._verify)
         if scope is None:
-            self._foreign.add(_namespace_of(labels.get("broker", "")))
+            self._namespace_mismatch.add(_namespace_of(labels.get("broker", "")))
             return
         if part == UP:
             self._up[scope].append(series.value)
@@ -140,7 +140,7 @@ class DepthReader:
         return Depths(
             {key: tuple(depths) for key, depths in found.items()},
             frozenset(broker for broker, values in self._up.items() if not any(value == 1 for value in values)),
-            frozenset(self._foreign),
+            frozenset(self._namespace_mismatch),
             frozenset(self._unnamed),
             self._dead,
         )
@@ -199,7 +199,7 @@ def _scope(labels: Mapping[str, str], query: DepthQuery, *, verify_namespace: bo
     """
     if query.names_broker:
         broker = labels.get("broker", "")
-        return None if verify_namespace and _is_foreign(labels, broker) else broker
+        return None if verify_namespace and _is_namespace_mismatch(labels, broker) else broker
     namespace = labels.get("namespace", "")
     if not verify_namespace or query.for_one_pool or namespace in query.namespaces:
         return ""
@@ -214,7 +214,7 @@ def _namespace_of(key: str) -> str:
     return key.split("/", maxsplit=1)[0]
 
 
-def _is_foreign(labels: Mapping[str, str], key: str) -> bool:
+def _is_namespace_mismatch(labels: Mapping[str, str], key: str) -> bool:
     """Whether a target speaks for a broker or a pool (`namespace/…`) of another namespace than its own."""
     return labels.get("namespace") != _namespace_of(key)
 
@@ -237,7 +237,7 @@ class WorkerReader:
         self._verify = verify_namespace
         self._processes: dict[_Target, _Process] = {}
         self._workers: dict[tuple[str, str, str], list[_Process]] = defaultdict(list)
-        self._foreign: set[str] = set()
+        self._namespace_mismatch: set[str] = set()
         self._dead_tasks: dict[str, set[str]] = defaultdict(set)
 
     def take(self, series: Series) -> None:
@@ -247,8 +247,8 @@ class WorkerReader:
         if part is None:
             return
         pool = labels.get("pool", "")
-        if self._verify and _is_foreign(labels, pool):
-            self._foreign.add(_namespace_of(pool))
+        if self._verify and _is_namespace_mismatch(labels, pool):
+            self._namespace_mismatch.add(_namespace_of(pool))
             return
         if part == DEAD_TASK:
             if labels.get("task") and series.value > 0:
@@ -280,7 +280,7 @@ class WorkerReader:
             fleets[pool, role].extend(_workers(pod, processes))
         return Workers(
             {key: tuple(workers) for key, workers in fleets.items() if workers},
-            frozenset(self._foreign),
+            frozenset(self._namespace_mismatch),
             {key: frozenset(tasks) for key, tasks in self._dead_tasks.items()},
         )
 

@@ -105,7 +105,7 @@ def workers(window_seconds: float, without: Collection[str] = ()) -> str:
     return _range(_named(WORKER_PARTS, "pool!=''"), window_seconds, without)
 
 
-def own_depth(query: str) -> DepthQuery:
+def custom_query(query: str) -> DepthQuery:
     """A pool's own PromQL: its value now. Its age cannot be asked for, so that it counts as of the time of evaluation."""
     return DepthQuery(f"sum({query})", "queue", names_broker=False, for_one_pool=True)
 

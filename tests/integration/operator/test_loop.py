@@ -257,7 +257,7 @@ def test_green_threads_move_by_the_pods_and_the_config_map_is_written_before_a_n
     for threads in changes:
         change(threads)
         eventually(lambda threads=threads: hub.threads() == [threads], f"{threads} green threads", 20, hub.why)
-    # One for each change of the spec, and what a minute asks for: one start value, two rounds of the patrol.
+    # One for each change of the spec, and what a minute asks for: one start value, two rounds of the resync.
     assert (operator.metric(patches) or 0) - before <= len(changes) + 3
     change(160, workers=2)
     eventually(lambda: len(hub.shop.pods("moves")) == 2, "a second worker")

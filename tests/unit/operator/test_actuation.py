@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from greenfleet.autoscaling import Pod, WorkerSample
-from greenfleet.controller.actuator import WRITE_INTERVAL_SECONDS, Order, _needs_threads, worth_writing
-from greenfleet.controller.fleet_view import owns_replicas
+from greenfleet.controller.actuator import WRITE_INTERVAL_SECONDS, ScalePlan, _needs_threads, worth_writing
+from greenfleet.controller.cluster_cache import owns_replicas
 from greenfleet.controller.recycler import next_to_recycle
-from greenfleet.controller.registry import Fleet, Told
-from greenfleet.k8s.reflector import slim
+from greenfleet.controller.registry import Fleet, LastThreadWrite
+from greenfleet.k8s.reflector import strip_managed_fields
 from greenfleet.manifests.names import Role
 from greenfleet.prometheus.collect import Worker
 from tests.unit.operator.objects import pool, record
@@ -54,8 +54,8 @@ def needs(
     samples = {} if limit is None else {"feeds-1": _sample("feeds-1", at, limit)}
     fleet = Fleet(Role.EVENTLET)
     if written is not None:
-        fleet.actuation.pods_told["feeds-1"] = Told(written, fewer)
-    order = Order(record(), pool(), fleet, decision(threads=250), (one,), samples)
+        fleet.actuation.last_thread_writes["feeds-1"] = LastThreadWrite(written, fewer)
+    order = ScalePlan(record(), pool(), fleet, decision(threads=250), (one,), samples)
     return _needs_threads(order, one, NOW)
 
 
@@ -137,7 +137,7 @@ def test_of_who_wrote_what_only_the_owner_of_replicas_is_kept() -> None:
         entry("greenfleet-reconciler", **{"f:template": {}}),
     ]
     deployment: dict[str, Any] = {"metadata": {"name": "feeds", "managedFields": written}, "spec": {"replicas": 2}}
-    kept = slim(deployment)
+    kept = strip_managed_fields(deployment)
     assert owns_replicas(kept, "greenfleet-autoscaler")
     assert not owns_replicas(kept, "greenfleet-reconciler")
     assert len(kept["metadata"]["managedFields"]) == 1

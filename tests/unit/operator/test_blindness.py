@@ -80,7 +80,7 @@ class World:
     """What the operator knows about the pool."""
     sync_status: Callable[[], Awaitable[None]] = field(init=False)
     """Writes the status between two ticks, as the reconciling controller does."""
-    glance: Callable[[], Awaitable[None]] = field(init=False)
+    poll_idle_pools: Callable[[], Awaitable[None]] = field(init=False)
     """What the loop does between two ticks."""
     answer: Callable[[], web.StreamResponse] | None = None
     """Another answer to everything."""
@@ -286,11 +286,11 @@ def play(
                     await loop.tick()
                     await finish()
 
-            async def glance() -> None:
-                loop.glance()
+            async def poll_idle_pools() -> None:
+                loop.poll_idle_pools()
                 await finish()
 
-            world.glance = glance
+            world.poll_idle_pools = poll_idle_pools
             await scenario(world, cluster, pass_time)
             await server.close()
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from greenfleet.controller.booster import BOOST_SECONDS, Limits, limits_of, wanted
-from greenfleet.controller.times import rfc3339
 from greenfleet.manifests.names import Role
+from greenfleet.status.times import rfc3339
 from tests.unit.operator.objects import Object, pool
 
 NOW = 1_800_000_000.0

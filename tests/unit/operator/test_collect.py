@@ -47,7 +47,7 @@ def test_a_queue_has_its_depth_its_unacknowledged_messages_and_the_time_of_the_s
     [sample] = samples(found)
     assert (sample.ready, sample.unacked, sample.at) == (7, 3, 100.5)
     assert not found.down
-    assert not found.foreign
+    assert not found.namespace_mismatch
 
 
 def test_unacknowledged_messages_without_a_depth_are_no_sample() -> None:
@@ -57,13 +57,13 @@ def test_unacknowledged_messages_without_a_depth_are_no_sample() -> None:
 def test_another_namespaces_target_cannot_speak_for_a_broker() -> None:
     found = depths(depth("ready", 0, namespace="evil"))
     assert not found.queues
-    assert found.foreign == {"shop"}, "whoever it spoke for hears of it"
+    assert found.namespace_mismatch == {"shop"}, "whoever it spoke for hears of it"
 
 
 def test_a_target_without_a_namespace_label_is_not_believed() -> None:
     found = depths(depth("ready", 0, namespace=None))
     assert not found.queues
-    assert found.foreign == {"shop"}
+    assert found.namespace_mismatch == {"shop"}
 
 
 def test_a_namespace_is_compared_as_a_whole() -> None:
@@ -216,7 +216,7 @@ def test_a_worker_that_shows_numbers_twice_has_two_samples_of_one_moment() -> No
 def test_another_namespaces_pod_cannot_speak_for_a_pool() -> None:
     found = read_workers(alive(namespace="evil"), verify_namespace=True)
     assert not found.by_fleet
-    assert found.foreign == {"shop"}
+    assert found.namespace_mismatch == {"shop"}
 
 
 def test_eventlet_and_prefork_workers_are_kept_apart() -> None:

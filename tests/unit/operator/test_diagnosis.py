@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from greenfleet.controller.diagnosis import PATIENCE_SECONDS, nothing_runs, shortage, trouble
-from greenfleet.controller.times import rfc3339
 from greenfleet.redaction import redacted
+from greenfleet.status.diagnosis import PATIENCE_SECONDS, capacity_shortage, nothing_runs, pod_failure
+from greenfleet.status.times import rfc3339
 from tests.unit.operator.objects import Object, crashed, waiting
 
 SECRET = "hunter2"
@@ -48,12 +48,12 @@ def test_what_has_no_password_keeps_its_words(text: str) -> None:
 def test_nothing_is_wrong_with_pods_that_start_run_or_leave() -> None:
     creating = waiting("ContainerCreating")
     leaving = {**crashed(), "metadata": {"name": "x", "deletionTimestamp": "2026-01-01T00:00:00Z"}}
-    assert trouble([]) is None
-    assert trouble([{"metadata": {"name": "new"}}, creating, leaving]) is None
+    assert pod_failure([]) is None
+    assert pod_failure([{"metadata": {"name": "new"}}, creating, leaving]) is None
 
 
 def test_a_missing_secret_is_named_with_the_field_and_the_fix() -> None:
-    found = trouble([waiting("CreateContainerConfigError", 'secret "broker" not found')])
+    found = pod_failure([waiting("CreateContainerConfigError", 'secret "broker" not found')])
     assert found is not None
     assert found.reason == "ReferenceMissing"
     assert "broker.secretRef" in found.message
@@ -62,13 +62,13 @@ def test_a_missing_secret_is_named_with_the_field_and_the_fix() -> None:
 
 
 def test_a_missing_config_map_is_blamed_on_the_workers_environment() -> None:
-    found = trouble([waiting("CreateContainerConfigError", 'configmap "settings" not found')])
+    found = pod_failure([waiting("CreateContainerConfigError", 'configmap "settings" not found')])
     assert found is not None
     assert found.message.startswith("worker.env or worker.envFrom is 'settings'")
 
 
 def test_a_missing_key_is_named() -> None:
-    found = trouble([waiting("CreateContainerConfigError", "couldn't find key url in Secret shop/broker")])
+    found = pod_failure([waiting("CreateContainerConfigError", "couldn't find key url in Secret shop/broker")])
     assert found is not None
     assert "'broker' with key 'url'" in found.message
     assert "add the key" in found.message
@@ -76,7 +76,7 @@ def test_a_missing_key_is_named() -> None:
 
 @pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"])
 def test_an_image_that_cannot_be_pulled_is_named(reason: str) -> None:
-    found = trouble([waiting(reason, "x", image="registry.example/typo:1")])
+    found = pod_failure([waiting(reason, "x", image="registry.example/typo:1")])
     assert found is not None
     assert found.reason == "ImageUnavailable"
     assert "spec.image is 'registry.example/typo:1'" in found.message
@@ -84,14 +84,14 @@ def test_an_image_that_cannot_be_pulled_is_named(reason: str) -> None:
 
 def test_our_own_image_is_blamed_on_the_operators_configuration() -> None:
     for container in ("queues", "greenfleet-agent"):
-        found = trouble([waiting("ErrImagePull", container=container)])
+        found = pod_failure([waiting("ErrImagePull", container=container)])
         assert found is not None
         assert found.message.startswith("the operator's worker.image")
 
 
 def test_the_four_parts_that_the_worker_says_before_it_dies_are_shown() -> None:
     said = {"field": "image", "value": "no module eventlet", "reason": "green threads need it", "fix": "add eventlet"}
-    found = trouble([crashed(message=f"some log line\n{json.dumps(said)}\n", exit_code=78)])
+    found = pod_failure([crashed(message=f"some log line\n{json.dumps(said)}\n", exit_code=78)])
     assert found is not None
     assert found.reason == "WorkerMisconfigured"
     assert found.message == "image is 'no module eventlet': green threads need it: add eventlet"
@@ -100,14 +100,14 @@ def test_the_four_parts_that_the_worker_says_before_it_dies_are_shown() -> None:
 def test_a_broker_url_in_what_the_worker_says_is_redacted() -> None:
     said = {"field": "broker", "value": URLS_WITH_PASSWORDS[0], "reason": f"no {URLS_WITH_PASSWORDS[1]}", "fix": "x"}
     for message in (json.dumps(said), f"Traceback\nConnectionError: {URLS_WITH_PASSWORDS[0]}"):
-        found = trouble([crashed(message=message)])
+        found = pod_failure([crashed(message=message)])
         assert found is not None
         assert SECRET not in found.message
 
 
 @pytest.mark.parametrize("reason", ["CreateContainerConfigError", "RunContainerError", "CreateContainerError"])
 def test_a_broker_url_in_kubelets_words_is_redacted(reason: str) -> None:
-    found = trouble([waiting(reason, f"cannot use {URLS_WITH_PASSWORDS[0]}")])
+    found = pod_failure([waiting(reason, f"cannot use {URLS_WITH_PASSWORDS[0]}")])
     assert found is not None
     assert SECRET not in found.message
 
@@ -116,13 +116,13 @@ def test_a_broker_url_in_kubelets_words_is_redacted(reason: str) -> None:
     "message", ["{}", "[]", '"text"', '{"field": 1}', "{broken", "null", "\n\n", "\x00", "{" * 5000]
 )
 def test_a_termination_message_that_is_not_ours_is_shown_as_it_is(message: str) -> None:
-    found = trouble([crashed(message=message)])
+    found = pod_failure([crashed(message=message)])
     assert found is not None
     assert found.reason == "ContainerFails"
 
 
 def test_too_little_memory_is_said_as_such() -> None:
-    found = trouble([crashed(reason="OOMKilled", exit_code=137)])
+    found = pod_failure([crashed(reason="OOMKilled", exit_code=137)])
     assert found is not None
     assert found.reason == "OutOfMemory"
     assert "worker.resources.limits.memory" in found.message
@@ -159,7 +159,7 @@ def test_pods_that_no_node_can_take_are_a_stall_only_if_none_works(
     others: list[Object], seconds: float, stalled: bool
 ) -> None:
     pods = [unscheduled("a", seconds), unscheduled("b", 1), *others]
-    found = shortage({}, pods)
+    found = capacity_shortage({}, pods)
     assert found is not None
     assert found.cause.reason == "WorkersUnschedulable"
     for part in ("worker.resources", "2 pods wait", "3 Insufficient cpu", "ask for less, or add a node"):
@@ -176,14 +176,14 @@ def test_pods_that_no_node_can_take_are_a_stall_only_if_none_works(
     ],
 )
 def test_what_no_node_can_take_is_named_by_what_decides_where_it_fits(role: str, reason: str, field: str) -> None:
-    found = shortage({}, [unscheduled("a", 1, labels={"greenfleet.io/role": role})])
+    found = capacity_shortage({}, [unscheduled("a", 1, labels={"greenfleet.io/role": role})])
     assert found is not None
     assert found.cause.reason == reason
     assert found.cause.message.startswith(field)
 
 
 def test_a_pod_that_leaves_waits_for_no_node() -> None:
-    assert shortage({}, [unscheduled("x", 5, deletionTimestamp="2026-01-01T00:00:00Z")]) is None
+    assert capacity_shortage({}, [unscheduled("x", 5, deletionTimestamp="2026-01-01T00:00:00Z")]) is None
 
 
 @pytest.mark.parametrize(
@@ -197,11 +197,11 @@ def test_a_pod_that_leaves_waits_for_no_node() -> None:
     ],
 )
 def test_the_words_do_not_change_from_pod_to_pod_or_from_minute_to_minute(one: Any, two: Any) -> None:
-    assert trouble([one]) == trouble([two])
+    assert pod_failure([one]) == pod_failure([two])
 
 
 def test_a_long_message_is_cut() -> None:
-    found = trouble([crashed(message="x" * 100_000)])
+    found = pod_failure([crashed(message="x" * 100_000)])
     assert found is not None
     assert len(found.message) < 1000
 
@@ -235,7 +235,7 @@ def fleet_without_pods(message: str, **pod: Any) -> Object:
     ],
 )
 def test_pods_that_nobody_may_make_are_said_in_four_parts(message: str, pod: Any, parts: list[str]) -> None:
-    said = nothing_runs(shortage(fleet_without_pods(message, **pod), []), [], NOW)
+    said = nothing_runs(capacity_shortage(fleet_without_pods(message, **pod), []), [], NOW)
     assert said is not None
     assert said.reason == "PodsRefused"
     for part in parts:
@@ -245,12 +245,12 @@ def test_pods_that_nobody_may_make_are_said_in_four_parts(message: str, pod: Any
 
 
 def test_a_fleet_that_works_is_not_stalled_by_a_quota_that_keeps_it_small_and_says_what_does() -> None:
-    found = shortage(fleet_without_pods("exceeded quota: small"), [AT_WORK])
+    found = capacity_shortage(fleet_without_pods("exceeded quota: small"), [AT_WORK])
     assert found is not None
     assert "exceeded quota: small" in found.cause.message
     assert nothing_runs(found, [AT_WORK], NOW) is None
 
 
 def test_no_deployment_and_one_without_a_status_lack_nothing() -> None:
-    assert shortage(None, []) is None
-    assert shortage({"spec": {}, "status": {}}, []) is None
+    assert capacity_shortage(None, []) is None
+    assert capacity_shortage({"spec": {}, "status": {}}, []) is None

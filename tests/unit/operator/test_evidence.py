@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from greenfleet.controller.evidence import (
+from greenfleet.manifests.names import Role
+from greenfleet.status.evidence import (
     MOMENT_SECONDS,
     MOMENTS,
     MOST_REMEMBERED,
     WINDOW_SECONDS,
     Evidence,
-    caught_again,
+    block_detections,
     exempt_tasks,
     routes,
 )
-from greenfleet.manifests.names import Role
 
 
 def _caught(*times: float) -> tuple[float, ...]:
     moments: tuple[float, ...] = ()
     for at in times:
-        moments = caught_again(moments, at)
+        moments = block_detections(moments, at)
     return moments
 
 
@@ -63,7 +63,7 @@ def test_under_churn_of_workers_and_tasks_only_what_lives_and_is_recent_is_kept(
                 found.blocked_seconds[role, pod, f"task-{round_number}"] = 1.0
         found.blocked[f"task-{round_number}"] = now
         found.guards["acks", f"task-{round_number}"] = now
-        found.caught[f"task-{round_number}"] = caught_again((), now)
+        found.caught[f"task-{round_number}"] = block_detections((), now)
         found.forget_old(Role.EVENTLET, pods, now)
     assert {pod for role, pod, _ in found.blocked_seconds if role is Role.EVENTLET} == pods
     assert {pod for role, pod, _ in found.blocked_seconds if role is Role.PREFORK} > pods, "another role's are its own"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from greenfleet.controller.pinning import GENERATION_ANNOTATION, TEMPLATE_ANNOTATION, Choice, choose
 from greenfleet.manifests.names import AGENT_ANNOTATION, Role
 from greenfleet.manifests.worker import fleet_deployment
+from greenfleet.status.pinning import GENERATION_ANNOTATION, TEMPLATE_ANNOTATION, Choice, choose
 from tests.unit.operator.objects import Object, pool
 
 OLD, NEW = "greenfleet/worker:1", "greenfleet/worker:2"

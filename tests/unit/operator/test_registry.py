@@ -11,12 +11,13 @@ import pytest
 from greenfleet.autoscaling import Mode
 from greenfleet.controller.controller import Controller
 from greenfleet.controller.pods import is_finished, scaling_pod, scaling_spec
-from greenfleet.controller.registry import Registry, Stall
-from greenfleet.controller.usable import misfit
+from greenfleet.controller.registry import Registry
 from greenfleet.k8s.client import Client
 from greenfleet.manifests.names import Role
 from greenfleet.own_metrics import OperatorMetrics
 from greenfleet.settings import Prometheus, Source
+from greenfleet.status.spec_checks import config_error
+from greenfleet.status.stalled import StalledReason
 from tests.unit.operator.objects import Object, body, pool
 
 
@@ -175,7 +176,7 @@ GOOD_SCHEDULE = {"cron": "0 8 * * 1-5", "duration": "9h", "timezone": "Europe/Be
     ],
 )  # fmt: skip
 def test_what_only_the_operator_can_see_is_said_in_four_parts(scaling: Object, reason: str, parts: list[str]) -> None:
-    found = misfit(pool(scaling=scaling), Prometheus(sources={"mine": Source(selector="x")}))
+    found = config_error(pool(scaling=scaling), Prometheus(sources={"mine": Source(selector="x")}))
     assert found is not None
     assert found.reason == reason
     assert found.message.startswith("scaling.")
@@ -194,11 +195,11 @@ def test_what_only_the_operator_can_see_is_said_in_four_parts(scaling: Object, r
     ],
 )
 def test_what_the_operator_can_use_is_no_misfit(scaling: Object) -> None:
-    assert misfit(pool(scaling=scaling), Prometheus(sources={"mine": Source(selector="x")})) is None
+    assert config_error(pool(scaling=scaling), Prometheus(sources={"mine": Source(selector="x")})) is None
 
 
 def test_an_own_query_counts_where_the_administrator_allowed_it() -> None:
-    assert misfit(pool(scaling={"prometheus": {"query": "sum(up)"}}), Prometheus(allow_query=True)) is None
+    assert config_error(pool(scaling={"prometheus": {"query": "sum(up)"}}), Prometheus(allow_query=True)) is None
 
 
 def test_a_schedule_that_cannot_be_evaluated_is_left_out_and_the_law_goes_on() -> None:
@@ -370,7 +371,7 @@ def test_no_exporter_is_touched_before_every_pool_is_known() -> None:
     controller = Controller(Listing(body("a"), body("b"), leaving), found, OperatorMetrics())
 
     async def run() -> None:
-        meeting = asyncio.create_task(controller._meet_all_pools())
+        meeting = asyncio.create_task(controller._wait_for_initial_list())
         controller.pool_changed(body("a"))
         await asyncio.sleep(0.5)
         assert not meeting.done(), "b is missing: an exporter made now would drop its queue"
@@ -391,7 +392,7 @@ def test_the_resync_looks_at_what_runs_and_at_its_exporter(monkeypatch: pytest.M
 
 def test_a_refusal_of_the_exporter_outlives_a_change_of_its_only_pool() -> None:
     found = registry(body("a"))
-    refusal = Stall("Refused", "a policy says no")
+    refusal = StalledReason("Refused", "a policy says no")
     found.exporter("shop/broker/url").refused = refusal
     record = found.put(body("a", generation=2, image="registry.example/hub:2"))
     assert found.exporter_refused(record.pool) is refusal

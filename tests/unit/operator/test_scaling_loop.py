@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from greenfleet.controller.registry import Stall
-from greenfleet.controller.scaling_loop import turn
+from greenfleet.controller.scaling_loop import query_offset
 from greenfleet.manifests.names import Role
+from greenfleet.status.stalled import StalledReason
 from tests.unit.operator.objects import body
 from tests.unit.operator.test_blindness import TICK, Cluster, World, play
 
@@ -36,14 +36,14 @@ def test_one_query_for_each_source_and_one_for_all_workers_however_many_pools(mo
 @pytest.mark.parametrize("servers", [1, 2, 3, 8])
 def test_servers_are_asked_one_after_another_within_a_tick(servers: int) -> None:
     names = [f"server-{number}" for number in range(servers)]
-    turns = [turn(name, names, 2.0) for name in names]
+    turns = [query_offset(name, names, 2.0) for name in names]
     assert turns[0] == 0, "one server alone waits for nobody"
     assert len(set(turns)) == servers
     assert max(turns) < 2.0
 
 
 def test_a_server_that_the_configuration_does_not_name_has_no_turn_to_wait_for() -> None:
-    assert turn("typo", ["default"], 2.0) == 0
+    assert query_offset("typo", ["default"], 2.0) == 0
 
 
 @pytest.mark.parametrize("replicas", [0, 2])
@@ -150,14 +150,14 @@ def test_a_pool_that_sleeps_wakes_between_two_ticks(monkeypatch: pytest.MonkeyPa
     async def scenario(world: World, cluster: Cluster, pass_time: PassTime) -> None:
         await pass_time(3 * TICK)
         del world.asked[:]
-        await world.glance()
+        await world.poll_idle_pools()
         assert world.asked == ["greenfleet_queue_messages_ready > 0"], "one query, however many pools sleep"
         world.clock.now += TICK / 2
         world.depth = 5.0
-        await world.glance()
+        await world.poll_idle_pools()
         assert len(world.asked) == 4, "and when something waits, what every round asks"
         assert cluster.scaled == [1]
-        await world.glance()
+        await world.poll_idle_pools()
         assert len(world.asked) == 4, "it is awake"
 
     play(scenario, monkeypatch, replicas=0)
@@ -169,7 +169,7 @@ def test_nobody_glances_at_pools_that_work_or_wait_for_more(monkeypatch: pytest.
         world.depth = 4.0
         await pass_time(3 * TICK)
         del world.asked[:]
-        await world.glance()
+        await world.poll_idle_pools()
         assert world.asked == []
         assert cluster.scaled == []
 
@@ -181,7 +181,7 @@ def test_a_glance_that_fails_says_and_changes_nothing(monkeypatch: pytest.Monkey
     async def scenario(world: World, cluster: Cluster, pass_time: PassTime) -> None:
         await pass_time(3 * TICK)
         said, world.hangs_up = list(cluster.events), True
-        await world.glance()
+        await world.poll_idle_pools()
         assert cluster.scaled == []
         assert cluster.events == said
         world.hangs_up = False
@@ -214,7 +214,7 @@ def scales(stall: str, monkeypatch: pytest.MonkeyPatch, **state: Any) -> tuple[C
         reconciliation = world.record.reconciliation
         reconciliation.generation = reconciliation.config_uid = None
         if stall:
-            setattr(reconciliation, stall, Stall("Because", "field is value: reason: fix"))
+            setattr(reconciliation, stall, StalledReason("Because", "field is value: reason: fix"))
         for name, value in state.items():
             setattr(cluster, name, value)
         world.depth = 50_000.0

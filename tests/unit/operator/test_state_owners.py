@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import greenfleet.controller
-from greenfleet.controller.evidence import Evidence
 from greenfleet.controller.registry import Actuation, ExporterState, Fleet, Reconciliation, Record, Report
+from greenfleet.status.evidence import Evidence
 
 ENGINE = Path(greenfleet.controller.__file__).parent
 OWNERS = {

@@ -10,15 +10,16 @@ import pytest
 from greenfleet.api.pool import Prefork
 from greenfleet.api.status import CONDITION_TYPES, PoolStatus
 from greenfleet.autoscaling import Decision, DecisionReason, Learned, MetricsIssue, Problem, Why
-from greenfleet.controller.registry import Record, Stall
+from greenfleet.controller.registry import Record
 from greenfleet.controller.status import (
     Observed,
     compute,
     learned_from_status,
     learned_status,
 )
-from greenfleet.controller.times import rfc3339, unix_time
 from greenfleet.manifests.names import Role
+from greenfleet.status.stalled import StalledReason
+from greenfleet.status.times import rfc3339, unix_time
 from tests.unit.operator.objects import Object, record
 
 NOW = 1_800_000_000.0
@@ -32,7 +33,7 @@ WELL = Observed(
     pods=[],
     exporter_available=True,
     exporter_refused=None,
-    misfit=None,
+    config_error=None,
     trouble=None,
     shortage=None,
     generation=1,
@@ -110,7 +111,7 @@ def test_a_pool_at_zero_workers_is_ready_if_its_exporter_answers() -> None:
     [
         ({"exporter_available": False}, "ExporterNotReady"),
         ({"deployment": None}, "Reconciling"),
-        ({"trouble": Stall("ImageUnavailable", "x")}, "ImageUnavailable"),
+        ({"trouble": StalledReason("ImageUnavailable", "x")}, "ImageUnavailable"),
     ],
 )
 def test_a_pool_is_not_ready_while_something_is_missing(changes: dict[str, Any], reason: str) -> None:
@@ -130,7 +131,9 @@ def test_a_rolling_update_is_reconciling_and_ready() -> None:
 
 
 def test_a_pool_that_works_with_fewer_workers_than_it_wants_is_reconciling_and_ready() -> None:
-    short = dataclasses.replace(WELL, shortage=Stall("WorkersUnschedulable", "worker.resources: 1 pod waits: x: y"))
+    short = dataclasses.replace(
+        WELL, shortage=StalledReason("WorkersUnschedulable", "worker.resources: 1 pod waits: x: y")
+    )
     said = conditions(compute(reconciled(), short))
     assert (said["Ready"]["status"], said["Stalled"]["status"]) == ("True", "False")
     assert (said["Reconciling"]["status"], said["Reconciling"]["reason"]) == ("True", "WorkersUnschedulable")
@@ -145,9 +148,9 @@ def test_workers_that_never_become_ready_make_the_pool_not_ready_after_a_while()
         assert found["Ready"] == status
 
 
-@pytest.mark.parametrize("owner", ["the spec", "conflict", "refused", "exporter_refused", "misfit", "trouble"])
+@pytest.mark.parametrize("owner", ["the spec", "conflict", "refused", "exporter_refused", "config_error", "trouble"])
 def test_what_needs_a_human_is_stalled_and_not_reconciling(owner: str) -> None:
-    found, stall, observed = reconciled(), Stall("Because", "field is value: reason: fix"), WELL
+    found, stall, observed = reconciled(), StalledReason("Because", "field is value: reason: fix"), WELL
     if owner == "the spec":
         found.invalid = stall
     elif owner in ("conflict", "refused"):
@@ -162,7 +165,7 @@ def test_what_needs_a_human_is_stalled_and_not_reconciling(owner: str) -> None:
 
 def test_a_broker_url_never_gets_into_a_condition() -> None:
     found = reconciled(decision(metrics_issues=(Problem(MetricsIssue.STALE, "redis://:hunter2@h is old"),)))
-    found.reconciliation.refused = Stall("Refused", "env value redis://:hunter2@redis:6379/0 is wrong")
+    found.reconciliation.refused = StalledReason("Refused", "env value redis://:hunter2@redis:6379/0 is wrong")
     assert "hunter2" not in str(compute(found, WELL))
 
 

@@ -13,7 +13,7 @@ from greenfleet.autoscaling import MetricsIssue
 from greenfleet.controller.status import _LIMIT_TEXT
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-DOCS, ENGINE = REPOSITORY / "docs", REPOSITORY / "operator" / "greenfleet" / "controller"
+DOCS, OPERATOR = REPOSITORY / "docs", REPOSITORY / "operator" / "greenfleet"
 WORD = re.compile(r"[A-Z][a-z]+([A-Z][a-z]*)*")
 OF_KUBERNETES = {
     *("ConfigMap", "Deployment", "PodMonitor", "Secret", "True", "False", "Unknown"),
@@ -25,7 +25,7 @@ OF_AN_EVENT = {"ManualReplicasIgnored", "OutOfBounds", "TlsNotVerified"}
 
 
 def _words(module: str) -> set[str]:
-    tree = ast.parse((ENGINE / f"{module}.py").read_text(encoding="utf-8"))
+    tree = ast.parse((OPERATOR / f"{module}.py").read_text(encoding="utf-8"))
     texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     return {text for text in texts if WORD.fullmatch(text)}
 
@@ -34,7 +34,16 @@ def _said(page: str) -> set[str]:
     return set(re.findall(r"`(\w+)`", (DOCS / page).read_text(encoding="utf-8")))
 
 
-@pytest.mark.parametrize("module", ["diagnosis", "reconciler", "registry", "status", "usable"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "status/diagnosis",
+        "controller/reconciler",
+        "controller/registry",
+        "controller/status",
+        "status/spec_checks",
+    ],
+)
 def test_every_reason_that_a_condition_can_have_is_documented(module: str) -> None:
     reasons = _words(module) - OF_KUBERNETES - OF_AN_EVENT
     assert reasons

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from greenfleet.controller.waiting import MOST_ARRIVALS, WaitClock
+from greenfleet.status.waiting import MOST_ARRIVALS, WaitClock
 
 
 def test_while_nothing_starts_the_oldest_message_grows_older_whatever_arrives_behind_it() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from greenfleet.k8s import paths
 from greenfleet.k8s.client import Client, Object
-from greenfleet.k8s.reflector import Reflector, slim
+from greenfleet.k8s.reflector import Reflector, strip_managed_fields
 from greenfleet.manifests import names
 from greenfleet.manifests.exporter import measured_broker
 from greenfleet.manifests.names import Role
@@ -22,7 +22,7 @@ _ALWAYS_SERVED = {
 """Children that are watched, so that drift is repaired at once. ConfigMaps are not among them (controller.controller)."""
 
 
-class FleetView:
+class ClusterCache:
     """Local copies of our children and pods in some namespaces (none named: in all).
 
     `child_changed(namespace, pool or None)` is told when labels, owners or spec of a child changed (a Deployment's replicas
@@ -50,7 +50,7 @@ class FleetView:
         """What has to run, and is needed before anything is reconciled."""
 
     def _reflect(self, api_version: str, kind: str) -> list[Reflector]:
-        kept = slim if kind == "Deployment" else _outline
+        kept = strip_managed_fields if kind == "Deployment" else _outline
         return [
             Reflector(
                 self._client, paths.collection(api_version, kind, namespace), _SELECTOR, self._on_child, kept=kept

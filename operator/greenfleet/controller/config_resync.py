@@ -29,7 +29,7 @@ SLEEPERS_PAUSE_SECONDS = 30.0
 _LOOK_SECONDS = 1.0
 
 
-class Patrol:
+class ConfigResync:
     """`repair` applies the ConfigMap of one settled pool."""
 
     def __init__(self, registry: Registry, repair: Callable[[Record], Awaitable[None]]) -> None:

@@ -6,11 +6,11 @@ from typing import Any, cast
 
 import pytest
 
-from greenfleet.controller.patrol import (
+from greenfleet.controller.config_resync import (
     ROUND_SECONDS,
     SLEEPERS_PAUSE_SECONDS,
     SLEEPERS_ROUND_SECONDS,
-    Patrol,
+    ConfigResync,
 )
 from greenfleet.controller.registry import Record
 from greenfleet.manifests.names import Role
@@ -29,8 +29,8 @@ def pool_of(name: str, replicas: int, applied_at: float = 0.0) -> Record:
 
 def visits(records: list[Record], seconds: int) -> list[str]:
     """Whose ConfigMap is applied again in so long, looked at every second."""
-    patrol = Patrol(cast("Any", None), cast("Any", None))
-    found = [patrol.next_due(records, float(now)) for now in range(1, seconds + 1)]
+    resync = ConfigResync(cast("Any", None), cast("Any", None))
+    found = [resync.next_due(records, float(now)) for now in range(1, seconds + 1)]
     return [one.key for one in found if one is not None]
 
 
@@ -59,7 +59,7 @@ def test_every_sleeping_pool_has_its_turn() -> None:
 
 def test_a_pool_that_wakes_is_looked_at_at_once() -> None:
     sleeper = pool_of("sleeps", 0)
-    patrol = Patrol(cast("Any", None), cast("Any", None))
-    assert patrol.next_due([sleeper], ROUND_SECONDS + 1) is None
+    resync = ConfigResync(cast("Any", None), cast("Any", None))
+    assert resync.next_due([sleeper], ROUND_SECONDS + 1) is None
     sleeper.fleet(Role.EVENTLET).decision = decision(replicas=1)
-    assert patrol.next_due([sleeper], ROUND_SECONDS + 1) is sleeper
+    assert resync.next_due([sleeper], ROUND_SECONDS + 1) is sleeper

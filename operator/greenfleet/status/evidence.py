@@ -32,7 +32,7 @@ _BLOCKED_NOISE_SECONDS = 0.05
 _NOT_TASKS = frozenset({"", "unknown", "other"})
 
 
-def caught_again(moments: Sequence[float], now: float) -> tuple[float, ...]:
+def block_detections(moments: Sequence[float], now: float) -> tuple[float, ...]:
     """The moments at which a task was caught, with one at `now`."""
     recent = tuple(moment for moment in moments if now - moment <= WINDOW_SECONDS)
     if recent and now - recent[-1] < MOMENT_SECONDS:
@@ -93,7 +93,7 @@ class Evidence:
                 key = (role, worker.sample.pod, task)
                 if seconds - self.blocked_seconds.get(key, seconds) > _BLOCKED_NOISE_SECONDS:
                     self.blocked[task] = now
-                    self.caught[task] = caught_again(self.caught.get(task, ()), now)
+                    self.caught[task] = block_detections(self.caught.get(task, ()), now)
                 self.blocked_seconds[key] = seconds
 
     def hear_of_dead_letters(self, counts: Mapping[str, int | None], tasks: Iterable[str]) -> bool:

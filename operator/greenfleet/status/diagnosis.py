@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from greenfleet.controller.registry import Stall
-from greenfleet.controller.times import unix_time
 from greenfleet.manifests.names import AGENT_CONTAINER, EXPORTER_CONTAINER, ROLE_LABEL, Role
 from greenfleet.redaction import redacted
+from greenfleet.status.stalled import StalledReason
+from greenfleet.status.times import unix_time
 
 _Object = dict[str, Any]
 
@@ -24,38 +24,38 @@ PATIENCE_SECONDS = 60.0
 _IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 
 
-def trouble(pods: Iterable[_Object]) -> Stall | None:
+def pod_failure(pods: Iterable[_Object]) -> StalledReason | None:
     """The first reason, if any, for which pods cannot start without a human."""
     for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["name"])):
         if not _stays(pod):
             continue
         status = pod.get("status") or {}
         for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
-            found = _container_trouble(container)
+            found = _container_failure(container)
             if found is not None:
                 return found
     return None
 
 
 @dataclass(frozen=True, slots=True)
-class Shortage:
+class CapacityShortage:
     """Why a Deployment has fewer pods at work than it should. While others work, it is no stall: nodes and quotas change."""
 
-    cause: Stall
+    cause: StalledReason
     since: float = 0.0
     """Unix time since which it is so; 0 where waiting helps nobody."""
 
 
-def shortage(deployment: _Object | None, pods: Iterable[_Object]) -> Shortage | None:
+def capacity_shortage(deployment: _Object | None, pods: Iterable[_Object]) -> CapacityShortage | None:
     """Why pods of a Deployment find no node, or may not even be made."""
     found = _unscheduled([pod for pod in pods if _stays(pod)])
     if found is not None:
         return found
     refused = _refused_pods(deployment)
-    return None if refused is None else Shortage(refused)
+    return None if refused is None else CapacityShortage(refused)
 
 
-def nothing_runs(found: Shortage | None, pods: Iterable[_Object], now: float) -> Stall | None:
+def nothing_runs(found: CapacityShortage | None, pods: Iterable[_Object], now: float) -> StalledReason | None:
     """The stall that a shortage is: no pod has a node, and waiting did not help."""
     if found is None or now - found.since < PATIENCE_SECONDS:
         return None
@@ -67,7 +67,7 @@ def _stays(pod: _Object) -> bool:
     return not ended and not pod["metadata"].get("deletionTimestamp")
 
 
-def _unscheduled(pods: Iterable[_Object]) -> Shortage | None:
+def _unscheduled(pods: Iterable[_Object]) -> CapacityShortage | None:
     waiting = [
         (unix_time(condition["lastTransitionTime"]), condition.get("message", ""), pod["metadata"])
         for pod in pods
@@ -80,8 +80,8 @@ def _unscheduled(pods: Iterable[_Object]) -> Shortage | None:
     since, message, metadata = min(waiting, key=lambda one: one[:2])
     reason, field, fix = _PLACEMENT[(metadata.get("labels") or {}).get(ROLE_LABEL, Role.EVENTLET)]
     how_many = "1 pod waits" if len(waiting) == 1 else f"{len(waiting)} pods wait"
-    return Shortage(
-        Stall(reason, f"{field}: {how_many} for a node that can take them ({_stable(message)}): {fix}"), since
+    return CapacityShortage(
+        StalledReason(reason, f"{field}: {how_many} for a node that can take them ({_stable(message)}): {fix}"), since
     )
 
 
@@ -94,7 +94,7 @@ _PLACEMENT = {
 """By role: reason, what of the spec decides where its pods fit, and the fix."""
 
 
-def _refused_pods(deployment: _Object | None) -> Stall | None:
+def _refused_pods(deployment: _Object | None) -> StalledReason | None:
     """Why the namespace does not let a Deployment have its pods: what no pod's status can say, because there is none."""
     status = (deployment or {}).get("status") or {}
     if deployment is None:
@@ -105,33 +105,35 @@ def _refused_pods(deployment: _Object | None) -> Stall | None:
     reason, message = "PodsRefused", _stable(said.get("message", ""))
     pod = deployment["spec"]["template"]["spec"]
     if "error looking up service account" in message:
-        return Stall(
+        return StalledReason(
             reason,
             f"worker.serviceAccountName is {pod.get('serviceAccountName', 'default')!r}, and this namespace has no such ServiceAccount: "
             "create it, or correct the name",
         )
     if "no PriorityClass with name" in message:
-        return Stall(
+        return StalledReason(
             reason,
             f"worker.priorityClassName is {pod.get('priorityClassName', '')!r}, and the cluster has no such PriorityClass: "
             "create it, or correct the name",
         )
     if "exceeded quota" in message or "failed quota" in message:
-        return Stall(
+        return StalledReason(
             reason,
             f"the namespace's quota has no room for a pod ({message}): ask for less in worker.resources, lower replicas.max, or "
             "raise the quota",
         )
-    return Stall(reason, f"worker: the namespace refuses the pods ({message}): correct the spec, or what refuses them")
+    return StalledReason(
+        reason, f"worker: the namespace refuses the pods ({message}): correct the spec, or what refuses them"
+    )
 
 
-def _container_trouble(container: _Object) -> Stall | None:
+def _container_failure(container: _Object) -> StalledReason | None:
     state = container.get("state") or {}
     waiting = state.get("waiting") or {}
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
     what = _field(container["name"])
     if reason in _IMAGE_REASONS:
-        return Stall(
+        return StalledReason(
             "ImageUnavailable",
             f"{what} is {container.get('image', '')!r}: the image cannot be pulled ({reason}): correct the name, or add imagePullSecrets",
         )
@@ -152,21 +154,21 @@ def _field(container: str) -> str:
     )
 
 
-def _missing_reference(message: str) -> Stall:
+def _missing_reference(message: str) -> StalledReason:
     reason = "ReferenceMissing"
     if match := re.search(r'(secret|configmap) "([^"]+)" not found', message):
         kind, name = {"secret": "Secret", "configmap": "ConfigMap"}[match[1]], match[2]
-        return Stall(
+        return StalledReason(
             reason,
             f"{_reference_field(kind)} is {name!r}, and this namespace has no such {kind}: create it, or correct the name",
         )
     if match := re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) \S+?/(\S+)", message):
         key, kind, name = match.groups()
-        return Stall(
+        return StalledReason(
             reason,
             f"{_reference_field(kind)} is {name!r} with key {key!r}, and the {kind} has no such key: add the key, or correct the reference",
         )
-    return Stall(reason, f"the container cannot be configured: {_stable(message)}: correct the reference")
+    return StalledReason(reason, f"the container cannot be configured: {_stable(message)}: correct the reference")
 
 
 def _reference_field(kind: str) -> str:
@@ -177,24 +179,24 @@ def _reference_field(kind: str) -> str:
     )
 
 
-def _crash(what: str, reason: str, terminated: _Object, message: str) -> Stall:
+def _crash(what: str, reason: str, terminated: _Object, message: str) -> StalledReason:
     text = terminated.get("message", "").strip()
     try:
         said = json.loads(text.splitlines()[-1]) if text else {}
     except ValueError:
         said = {}
     if isinstance(said, dict) and {"field", "value", "reason", "fix"} <= said.keys():
-        return Stall(
+        return StalledReason(
             "WorkerMisconfigured", redacted(f"{said['field']} is {said['value']!r}: {said['reason']}: {said['fix']}")
         )
     if terminated.get("reason") == "OOMKilled":
-        return Stall(
+        return StalledReason(
             "OutOfMemory",
             "worker.resources.limits.memory is too small: the worker was killed for it: raise it, or lower greenThreads.max",
         )
     tail = _stable(" ".join(text.splitlines()[-3:])) or _stable(message) or "it left no message: see its log"
     code = terminated.get("exitCode")
-    return Stall("ContainerFails", f"{what}: the container ends with status {code} ({reason}): {tail}")
+    return StalledReason("ContainerFails", f"{what}: the container ends with status {code} ({reason}): {tail}")
 
 
 def _stable(text: str) -> str:

@@ -10,12 +10,12 @@ from zoneinfo import ZoneInfo
 from greenfleet.api import GreenWorkerPool
 from greenfleet.api.pool import ScheduleWindow
 from greenfleet.autoscaling import parse_cron
-from greenfleet.controller.registry import Stall
 from greenfleet.prometheus import sources
 from greenfleet.settings import Prometheus
+from greenfleet.status.stalled import StalledReason
 
 
-def misfit(pool: GreenWorkerPool, settings: Prometheus) -> Stall | None:
+def config_error(pool: GreenWorkerPool, settings: Prometheus) -> StalledReason | None:
     """The first thing in the spec that the operator cannot use."""
     found = unknown_server(pool, settings) or unknown_source(pool, settings)
     if found is not None:
@@ -23,29 +23,29 @@ def misfit(pool: GreenWorkerPool, settings: Prometheus) -> Stall | None:
     for index, window in enumerate(pool.spec.scaling.schedules):
         problem = schedule_problem(window)
         if problem is not None:
-            return Stall("InvalidSchedule", f"scaling.schedules[{index}].{problem}")
+            return StalledReason("InvalidSchedule", f"scaling.schedules[{index}].{problem}")
     return None
 
 
-def unknown_server(pool: GreenWorkerPool, settings: Prometheus) -> Stall | None:
+def unknown_server(pool: GreenWorkerPool, settings: Prometheus) -> StalledReason | None:
     """A Prometheus server that the administrator did not name."""
     server = pool.spec.scaling.prometheus.server
     if server is None or server in settings.servers:
         return None
-    return Stall(
+    return StalledReason(
         "UnknownPrometheusServer",
         f"scaling.prometheus.server is {server!r}, which the operator's configuration does not name: "
         "correct it, or ask the administrator to add it",
     )
 
 
-def unknown_source(pool: GreenWorkerPool, settings: Prometheus) -> Stall | None:
+def unknown_source(pool: GreenWorkerPool, settings: Prometheus) -> StalledReason | None:
     """A source that the administrator did not name, or a query of one's own where those are not allowed."""
     reference = pool.spec.scaling.prometheus
     if reference.query is not None:
         if settings.allow_query:
             return None
-        return Stall(
+        return StalledReason(
             "QueryNotAllowed",
             "scaling.prometheus.query is set, and the administrator did not allow queries of one's own: remove it and name a "
             "source, or ask for prometheus.allowQuery",
@@ -53,7 +53,7 @@ def unknown_source(pool: GreenWorkerPool, settings: Prometheus) -> Stall | None:
     known = {sources.GREENFLEET, *sources.BUILT_IN, *settings.sources}
     if reference.source in known:
         return None
-    return Stall(
+    return StalledReason(
         "UnknownSource",
         f"scaling.prometheus.source is {reference.source!r}, which the operator's configuration does not name: "
         f"use one of {', '.join(sorted(known))}, or ask the administrator to add it",

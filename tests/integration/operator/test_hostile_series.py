@@ -106,12 +106,13 @@ def pool(namespace: str, source: str = GREENFLEET) -> dict[str, Any]:
 
 
 def loop_of(server: PrometheusServer, known: Registry, sources: dict[str, Source]) -> ScalingLoop:
-    """A scaling loop that can ask and read, and has nothing to act with."""
+    """A scaling loop that can ask and read, in a cluster without pods, and has nothing to act with."""
     nothing = cast("Any", SimpleNamespace())
+    cluster = cast("Any", SimpleNamespace(pods=lambda namespace, name, role: ()))
     return ScalingLoop(
-        registry=known, view=nothing, servers={"default": server}, settings=Settings(sources=sources),
+        registry=known, view=cluster, servers={"default": server}, settings=Settings(sources=sources),
         actuator=nothing, status=nothing, recycler=nothing, booster=nothing, metrics=nothing,
-        leads=lambda: True, tick_seconds=1.0,
+        recognise=nothing, leads=lambda: True, tick_seconds=1.0,
     )  # fmt: skip
 
 

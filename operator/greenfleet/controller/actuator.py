@@ -169,12 +169,10 @@ class Actuator:
             return
         if wanted < current:
             await self._mark_leaving(pool, plan.decision.deletion_order[: current - wanted])
-        manifest = {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": {"name": name, "namespace": pool.namespace, "uid": deployment["metadata"]["uid"]},
-            "spec": {"replicas": wanted},
-        }
+        metadata = {"name": name, "namespace": pool.namespace, "uid": deployment["metadata"]["uid"]}
+        if current == wanted:  # only to own the field: never over what somebody has scaled since it was looked at
+            metadata["resourceVersion"] = deployment["metadata"]["resourceVersion"]
+        manifest = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": {"replicas": wanted}}
         await self._client.apply(paths.of(manifest), manifest, AUTOSCALER)
         if current != wanted:
             await self._record_change(plan, "workers", current, wanted)

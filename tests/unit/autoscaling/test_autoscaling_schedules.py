@@ -98,6 +98,12 @@ def test_a_bad_expression_is_refused_with_a_sentence(bad: str) -> None:
         parse_cron(bad)
 
 
+@pytest.mark.parametrize("never", ["0 0 31 2 *", "0 0 30 2 *", "0 0 31 4,6 *"])
+def test_days_that_no_month_of_the_expression_has_are_said_to_be_that(never: str) -> None:
+    with pytest.raises(ValueError, match="never opens"):
+        schedules.parse(never)
+
+
 @pytest.mark.parametrize("cron", ["* * */31 4 sun", "0 0 29 2 *", "0 0 */30 2 mon", "* * * * *", "59 23 29 2 *"])
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin"])
 def test_the_work_of_an_evaluation_has_a_bound_whatever_the_spec_says(cron: str, zone: str) -> None:

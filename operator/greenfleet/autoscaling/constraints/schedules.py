@@ -43,11 +43,23 @@ def parse(expression: str) -> CronSim:
         return CronSim(" ".join(fields), datetime(2000, 1, 1, tzinfo=UTC))
     except CronSimError as error:
         name = str(error).removeprefix("Bad ")
+        if name == "day-of-month" and fields[3] != "*" and _is_cron([*fields[:3], "*", fields[4]]):
+            raise ValueError(
+                f"cron {expression!r} never opens: no month of {fields[3]!r} has a day of {fields[2]!r}; choose days that it has"
+            ) from None
         index = list(_BOUNDS).index(name) if name in _BOUNDS else 0
         raise ValueError(
             f"cron field {name} {fields[index]!r} is outside {_BOUNDS.get(name, 'its bounds')}, or no number, range, list or step; "
             f"write for example */2 or 1-5"
         ) from None
+
+
+def _is_cron(fields: list[str]) -> bool:
+    try:
+        CronSim(" ".join(fields), datetime(2000, 1, 1, tzinfo=UTC))
+    except CronSimError:
+        return False
+    return True
 
 
 def opened_at(schedule: Schedule, now: float) -> float | None:

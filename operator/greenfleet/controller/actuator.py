@@ -83,8 +83,8 @@ class Actuator:
         self._metrics = metrics
         self._configs = configs
 
-    async def apply(self, plan: ScalePlan) -> None:
-        """Makes the cluster look like the decision. API errors are logged: the next tick decides and writes anew."""
+    async def apply(self, plan: ScalePlan) -> bool:
+        """Makes the cluster look like the decision. False where the API server refused something: the next tick decides and writes anew."""
         try:
             told = await self._write_threads(plan) if plan.fleet.role is Role.EVENTLET else []
             await self._write_replicas(plan)
@@ -92,9 +92,11 @@ class Actuator:
                 await asyncio.sleep(TOUCH_SECONDS)
                 await asyncio.gather(*(self._touch(plan.pool, pod) for pod in told))
         except NotLeaderError:
-            return
+            return False
         except ApiError as error:
             _log.warning("%s %s: not carried out, the next tick will: %s", plan.record.key, plan.fleet.role, error)
+            return False
+        return True
 
     async def _write_threads(self, plan: ScalePlan) -> list[Pod]:
         """Tells the pods that need to be told, and the ConfigMap; returns those pods."""

@@ -428,7 +428,8 @@ class ScalingLoop:
         fleet.actuating = True
         try:
             by_pod = {worker.pod: worker for worker in sample.workers}
-            await self._actuator.apply(ScalePlan(record, pool, fleet, decision, sample.pods, by_pod))
+            if not await self._actuator.apply(ScalePlan(record, pool, fleet, decision, sample.pods, by_pod)):
+                fleet.rests_until = -math.inf  # also an idle pool is decided on at the next tick
         finally:
             fleet.actuating = False
 

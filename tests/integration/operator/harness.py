@@ -599,7 +599,11 @@ class Kubelet:
         config = self.namespace.find("configmaps", name)
         if config is not None and running.shown_for != annotations:
             running.shown_for = annotations
-            self._write(running.directory / "queues", config["data"]["queues"])
+            queues = (config.get("data") or {}).get("queues")
+            if (
+                queues is not None
+            ):  # None: an exporter that goes; its ConfigMap is emptied before the collector takes it
+                self._write(running.directory / "queues", queues)
 
     @staticmethod
     def _write(path: Path, text: str) -> None:

@@ -17,7 +17,9 @@ COMMANDS = "+@connection +@read +@write +@scripting +@transaction +@pubsub -@dan
 
 
 def rules(prefix: str) -> str:
-    return f"~{prefix}feeds* ~{prefix}_kombu.* ~{prefix}unacked* ~{prefix}greenworker.* ~{prefix}*.pidbox* &* {COMMANDS}"
+    return (
+        f"~{prefix}feeds* ~{prefix}_kombu.* ~{prefix}unacked* ~{prefix}greenworker.* ~{prefix}*.pidbox* &* {COMMANDS}"
+    )
 
 
 def user(server: Redis, rights: str) -> str:
@@ -27,7 +29,9 @@ def user(server: Redis, rights: str) -> str:
 
 
 @pytest.mark.parametrize("prefix", ["", "shop:"])
-def test_the_documented_rights_are_enough_for_tasks_and_remote_control(own_redis: Redis, start_worker: Start, client_app: Any, prefix: str) -> None:
+def test_the_documented_rights_are_enough_for_tasks_and_remote_control(
+    own_redis: Redis, start_worker: Start, client_app: Any, prefix: str
+) -> None:
     tasks = client_app(own_redis.url, broker_transport_options={"global_keyprefix": prefix} if prefix else {})
     environment = {"GREENWORKER_KEY_PREFIX": prefix}
     victim = start_worker(user(own_redis, rules(prefix)), environment=environment).ready()

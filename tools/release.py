@@ -59,6 +59,11 @@ class Release:
     def directory(self) -> Path:
         return ROOT / "out" / "release" / self.version
 
+    @property
+    def plain(self) -> list[str]:
+        """What `helm` and `cluster/kube image push` are told of a registry without TLS."""
+        return ["--plain-http"] if self.plain_http else []
+
     def image(self, name: str) -> str:
         return f"{self.registry}/{name}"
 
@@ -132,25 +137,22 @@ def publish(release: Release) -> dict[str, object]:
 def published(release: Release) -> bool:
     """Whether the registry has a chart of this version."""
     (helm,) = programs("helm")
-    plain = ["--plain-http"] if release.plain_http else []
     chart = f"oci://{release.registry}/charts/greenfleet"
-    command = [str(helm), "show", "chart", chart, "--version", release.version, *plain]
+    command = [str(helm), "show", "chart", chart, "--version", release.version, *release.plain]
     return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
 def push_image(release: Release, name: str) -> str:
     """Digest of one image in the registry (`sha256:…`)."""
-    plain = ["--plain-http"] if release.plain_http else []
     labels = {"version": release.version, "revision": run(["git", "rev-parse", "HEAD"]).strip()}
     told = [f"--label=org.opencontainers.image.{key}={value}" for key, value in labels.items()]
     reference = f"{release.image(name)}:{release.version}"
-    return run([ROOT / "cluster" / "kube", "image", "push", name, reference, *told, *plain]).strip()
+    return run([ROOT / "cluster" / "kube", "image", "push", name, reference, *told, *release.plain]).strip()
 
 
 def push_chart(release: Release, digests: Mapping[str, str]) -> dict[str, str]:
     """Name → digest of the chart in the registry, whose values name the images by digest."""
     (helm,) = programs("helm")
-    plain = ["--plain-http"] if release.plain_http else []
     with tempfile.TemporaryDirectory() as place:
         chart = Path(place) / "greenfleet"
         shutil.copytree(ROOT / "charts" / "greenfleet", chart)
@@ -160,7 +162,7 @@ def push_chart(release: Release, digests: Mapping[str, str]) -> dict[str, str]:
         run([helm, "package", chart, *version, "--destination", release.directory])
         archive = release.directory / f"greenfleet-{release.version}.tgz"
         done = subprocess.run(
-            [str(helm), "push", str(archive), f"oci://{release.registry}/charts", *plain],
+            [str(helm), "push", str(archive), f"oci://{release.registry}/charts", *release.plain],
             check=False, capture_output=True, text=True,
         )  # fmt: skip
     found = re.search(r"^Digest: (sha256:[0-9a-f]{64})$", done.stdout + done.stderr, re.MULTILINE)

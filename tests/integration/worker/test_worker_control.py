@@ -93,23 +93,16 @@ def test_task_events_reach_celerys_own_receiver(any_lane: Lane, start_worker: St
     """As Flower and `celery events` see it: every task, and how it ended; worker heartbeats where they are on."""
     producer = any_lane.producer()
     seen: Counter[str] = Counter()
-    done = False
 
     def note(event: dict[str, Any]) -> None:
         state.event(event)
         seen[event["type"]] += 1
 
-    def capture() -> None:
-        with producer.app.connection_for_read() as connection:
-            receiver = producer.app.events.Receiver(connection, handlers={"*": note})
-            while not done:
-                try:
-                    receiver.capture(limit=None, timeout=0.5, wakeup=False)
-                except TimeoutError:
-                    continue
-
     state = producer.app.events.State()
-    thread = Thread(target=capture, daemon=True)
+    connection = producer.app.connection_for_read()
+    receiver = producer.app.events.Receiver(connection, handlers={"*": note})
+    # One capture, as `celery events` does: each new one subscribes anew, and pub/sub keeps nothing for who is away.
+    thread = Thread(target=receiver.capture, kwargs={"limit": None, "timeout": None, "wakeup": False}, daemon=True)
     thread.start()
     try:
         worker = start_on(start_worker, any_lane, threads=20, lean=False, arguments=["-E"])
@@ -117,10 +110,11 @@ def test_task_events_reach_celerys_own_receiver(any_lane: Lane, start_worker: St
         for number in range(50):
             producer.noop.delay(number)
         producer.fail.delay(50)
-        eventually(lambda: seen["task-succeeded"] >= 50 and seen["task-failed"] >= 1, f"all are heard; {seen}")
+        eventually(lambda: seen["task-succeeded"] >= 50 and seen["task-failed"] >= 1, "all are heard")
     finally:
-        done = True
+        receiver.should_stop = True
         thread.join(10)
+        connection.release()
     assert worker.ledger.done() == 50
     assert (seen["task-received"], seen["task-started"]) == (51, 51)
     states = Counter(task.state for task in state.tasks.values())

@@ -109,6 +109,10 @@ PRIVATE = (
     Private("celery.worker.request:Request.on_timeout", "hard time limits on green threads", ("soft", "timeout")),
     Private("celery.concurrency.base:BasePool._get_info", "`inspect stats` of the green pool", ()),
     Private("celery.concurrency.prefork:TaskPool._pool", "tasks that Celery has discarded are forgotten"),
+    Private("celery.worker.pidbox:gPidbox._do_reset", "remote control outlives an error", ("c", "connection")),
+    Private("celery.worker.pidbox:gPidbox._node_shutdown", "the same"),
+    Private("celery.worker.pidbox:gPidbox._node_stopped", "the same"),
+    Private("celery.worker.pidbox:gPidbox._resets", "the same"),
     Private("celery.worker.control:Panel.meta", "which remote commands only read"),
     Private(
         "celery.app.task:Task.retry", "RETRY is stored before the retry is published",

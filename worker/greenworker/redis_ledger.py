@@ -86,6 +86,21 @@ class Keys:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """What Celery's remote control uses, without prefixes."""
+
+    exchange: str
+    keys: tuple[str, ...]
+
+    @classmethod
+    def of(cls, mailbox: Any, hostname: str) -> Mailbox:
+        """*mailbox*: kombu's, of the app."""
+        queue, answers = mailbox.get_queue(hostname), mailbox.get_reply_queue()
+        bindings = [f"_kombu.binding.{each.exchange.name}" for each in (queue, answers)]
+        return cls(queue.exchange.name, (queue.name, answers.name, *bindings))
+
+
 class Ledger:
     """One per process. Methods belong to the hub's thread, except `_beat_for_ever`."""
 
@@ -95,6 +110,8 @@ class Ledger:
         """Whether *worker* names a pod: another process of that name has ended."""
         self.held: dict[str, Held] = {}
         self.keys: Keys | None = None
+        self.mailbox: Mailbox | None = None
+        """Of remote control, unless it is off."""
         self.doorbell: Doorbell | None = None
         self.reaped = 0
         self.flushes_failed = 0
@@ -156,12 +173,16 @@ class Ledger:
 
     def _check_rights(self) -> None:
         """Before anything is popped. Ends the worker if a right is missing."""
-        from greenworker.redis_rights import check_rights  # noqa: PLC0415
+        from greenworker.redis_rights import check_mailbox, check_rights  # noqa: PLC0415
 
         assert self.keys is not None
         keys = self.keys
         probe = keys.held_prefix.removesuffix("held.") + "probe"
         or_die(check_rights, self._client, probe, [keys.unacked, keys.index, keys.workers, keys.held])
+        if self.mailbox is not None:
+            topic, names = self._channel.keyprefix_fanout + self.mailbox.exchange, self.mailbox.keys
+            prefix = self._channel.global_keyprefix
+            or_die(check_mailbox, self._client, probe, [prefix + name for name in names], prefix + topic)
 
     def _hang_doorbell(self, pool: Any) -> None:
         if self.doorbell is not None:

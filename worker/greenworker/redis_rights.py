@@ -15,8 +15,8 @@ import redis
 
 from greenworker.fatal import MisconfiguredError, or_die
 
-COMMANDS = """
--- Which of the commands that our scripts use are refused to this user.   KEYS: one of ours, which does not exist
+ATTEMPT = """
+-- Which of the commands below are refused to this user.   KEYS: one of ours, which does not exist
 local refused = {}
 local function attempt(...)
   local answer = redis.pcall(...)
@@ -26,6 +26,11 @@ local function attempt(...)
   end
 end
 local key = KEYS[1]
+"""
+
+COMMANDS = (
+    ATTEMPT
+    + """
 attempt('TIME')
 attempt('EXISTS', key)
 attempt('RPUSH', key, 'x')
@@ -43,9 +48,33 @@ attempt('ZRANGEBYSCORE', key, 0, 0)
 attempt('ZREM', key, 'x')
 return refused
 """
+)
+"""Those that our scripts use."""
+
+MAILBOX_COMMANDS = (
+    ATTEMPT
+    + """
+attempt('SADD', key, 'x')
+attempt('SMEMBERS', key)
+attempt('SREM', key, 'x')
+attempt('LLEN', key)
+return refused
+"""
+)
+"""Those that remote control needs beside them."""
 
 TOUCH = "return #KEYS"
 """A script that asks for its keys and does nothing with them."""
+
+NO_MAILBOX = "NOPERM: its Redis user may not use Celery's remote control (inspect, revoke)"
+
+ANSWER_SECONDS = 5.0
+"""For the answer to a subscription; one that comes later is left to whoever listens there."""
+
+MAILBOX_FIX = (
+    "give the user the keys, channels and commands for remote control that docs/worker.md lists under Rights on Redis (ACL SETUSER), "
+    "or set spec.worker.remoteControl to Disabled"
+)
 
 FIX = "give the user the commands and keys that docs/worker.md lists under Rights on Redis (ACL SETUSER), with the broker's key prefix"
 
@@ -57,10 +86,10 @@ def check_rights(client: Any, probe: str, keys: Iterable[str]) -> None:
     problem = "its Redis user may not run scripts"
     command = "evalsha"
     try:
-        refused = client.register_script(COMMANDS)(keys=[probe])
-        if refused:
-            names = ", ".join(sorted({name.decode() if isinstance(name, bytes) else name for name in refused}))
-            raise misconfigured(client, f"NOPERM: its Redis user may not run {names}, which the worker's scripts need")
+        if refused := _refused(client, COMMANDS, probe):
+            raise misconfigured(
+                client, f"NOPERM: its Redis user may not run {refused}, which the worker's scripts need"
+            )
         problem, command = "its Redis user may not use a key", ""
         client.register_script(TOUCH)(keys=list(keys))
     except redis.exceptions.NoPermissionError as error:
@@ -69,10 +98,37 @@ def check_rights(client: Any, probe: str, keys: Iterable[str]) -> None:
         ) from error
 
 
-def misconfigured(client: Any, reason: str) -> MisconfiguredError:
+def check_mailbox(client: Any, probe: str, keys: Iterable[str], topic: str) -> None:
+    """As `check_rights`, for Celery's remote control: without one of these rights revoking a task would have no effect. *topic*: the
+    channel that the worker subscribes to.
+    """
+    keys = list(keys)
+    problem = ""
+    subscriber = client.pubsub()
+    try:
+        if refused := _refused(client, MAILBOX_COMMANDS, probe):
+            raise misconfigured(client, f"{NO_MAILBOX}: it may not run {refused}", MAILBOX_FIX)
+        client.register_script(TOUCH)(keys=keys)
+        problem = f"channel {topic!r}: "
+        subscriber.psubscribe(topic)
+        subscriber.parse_response(block=False, timeout=ANSWER_SECONDS)
+    except redis.exceptions.NoPermissionError as error:
+        which = problem or f"{_which(client, keys)}: "
+        raise misconfigured(client, f"{NO_MAILBOX}: {which}{error}", MAILBOX_FIX) from error
+    finally:
+        subscriber.close()
+
+
+def _refused(client: Any, script: str, probe: str) -> str:
+    """The commands of *script* that are refused, in words; empty if none is."""
+    refused = client.register_script(script)(keys=[probe])
+    return ", ".join(sorted({name.decode() if isinstance(name, bytes) else name for name in refused}))
+
+
+def misconfigured(client: Any, reason: str, fix: str = FIX) -> MisconfiguredError:
     """In four parts."""
     user = client.connection_pool.connection_kwargs.get("username") or "default"
-    return MisconfiguredError("broker.secretRef", f"user {user}", reason, FIX)
+    return MisconfiguredError("broker.secretRef", f"user {user}", reason, fix)
 
 
 def _which(client: Any, keys: Iterable[str]) -> str:

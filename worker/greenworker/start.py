@@ -201,6 +201,12 @@ def _connect_signals(runtime: Any) -> None:
     def tasks_are_loaded(sender: Any = None, **_: Any) -> None:
         store_retries_first(sender.app)
         remote_control.restrict(runtime.environment.remote_control, runtime.environment.role)
+        if runtime.environment.role == "eventlet":
+            remote_control.keep_listening()
+        if runtime.ledger is not None and sender.app.conf.worker_enable_remote_control:
+            from greenworker.redis_ledger import Mailbox  # noqa: PLC0415
+
+            runtime.ledger.mailbox = Mailbox.of(sender.app.control.mailbox, sender.hostname)
 
     signals.worker_init.connect(tasks_are_loaded, weak=False)
     signals.task_revoked.connect(revoked, weak=False)

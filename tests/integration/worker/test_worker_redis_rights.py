@@ -51,9 +51,13 @@ def test_the_documented_rights_are_enough_for_tasks_and_remote_control(
         (f"~feeds* ~_kombu.* ~unacked* &* {COMMANDS}", "key 'greenworker."),
         (f"~* &* {COMMANDS} -@scripting", "evalsha"),
         (f"~* &* {COMMANDS} -hsetnx", "hsetnx"),
-        (f"~other* ~_kombu.* ~unacked* ~greenworker.* &* {COMMANDS}", "key 'feeds"),
+        (f"~other* ~_kombu.* ~unacked* ~greenworker.* ~*.pidbox* &* {COMMANDS}", "key 'feeds"),
+        (f"~feeds* ~_kombu.* ~unacked* ~greenworker.* &* {COMMANDS}", ".celery.pidbox'"),
+        (f"~feeds* ~_kombu.* ~unacked* ~greenworker.* ~w1*.pidbox &* {COMMANDS}", ".reply.celery.pidbox'"),
+        (f"~feeds* ~_kombu.* ~unacked* ~greenworker.* ~*.pidbox* {COMMANDS}", "channel '/0.celery.pidbox'"),
+        (f"~* &* {COMMANDS} -psubscribe", "psubscribe"),
     ],
-    ids=["keys", "scripts", "command", "queue"],
+    ids=["keys", "scripts", "command", "queue", "mailbox", "answers", "channel", "subscribe"],
 )
 def test_a_missing_right_is_refused_before_a_message_is_taken(
     own_redis: Redis, start_worker: Start, client_app: Any, rights_without: tuple[str, str], pool: str

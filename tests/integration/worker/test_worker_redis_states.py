@@ -81,6 +81,37 @@ def test_empties_a_redis_that_is_full(own_redis: Redis, start_worker: Start, cli
 
 
 @POOLS
+def test_remote_control_comes_back_once_a_redis_that_was_full_has_room(
+    own_redis: Redis, start_worker: Start, client_app: Any, pool: str
+) -> None:
+    """Full from the start, so that the mailbox could not be declared."""
+    tasks, client = client_app(own_redis.url), own_redis.client()
+    client.config_set("maxmemory-policy", "noeviction")
+    client.config_set("maxmemory", 500_000)
+    worker = start_as(pool, start_worker, own_redis.url, threads=4).ready()
+    if pool == "eventlet":
+        eventually(lambda: "Remote control" in worker.log.read_text(), "the worker says that it hears nothing")
+    client.config_set("maxmemory", 0)
+    assert eventually(lambda: tasks.app.control.ping(timeout=1), "remote control answers")
+    assert "Traceback" not in worker.log.read_text()
+    assert not worker.gone(), worker.tail()
+
+
+@POOLS
+def test_remote_control_outlives_its_connection(
+    own_redis: Redis, start_worker: Start, client_app: Any, pool: str
+) -> None:
+    """Redis drops subscribers that read too slowly, and them alone."""
+    tasks, client = client_app(own_redis.url), own_redis.client()
+    worker = start_as(pool, start_worker, own_redis.url, threads=4).ready()
+    eventually(lambda: tasks.app.control.ping(timeout=1), "remote control answers")
+    killed = client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    assert killed, "there was a subscriber"
+    assert eventually(lambda: tasks.app.control.ping(timeout=1), "remote control answers again")
+    assert not worker.gone(), worker.tail()
+
+
+@POOLS
 def test_the_second_of_two_urls_is_as_safe_as_the_first(
     redis_broker: Redis, start_worker: Start, client_app: Any, pool: str
 ) -> None:

@@ -17,6 +17,16 @@ class KubectlError(Exception):
         return "(NotFound)" in str(self)
 
     @property
+    def is_conflict(self) -> bool:
+        """The one that answers is not the one to ask."""
+        return "(Conflict)" in str(self)
+
+    @property
+    def is_unavailable(self) -> bool:
+        """Nobody is there who could answer."""
+        return "(ServiceUnavailable)" in str(self)
+
+    @property
     def is_forbidden(self) -> bool:
         """The user lacks a right."""
         return "(Forbidden)" in str(self)

@@ -1,7 +1,8 @@
 """`kubectl greenfleet why POOL`: the reasons of the last decisions, in plain sentences or as JSON.
 
-They live in the leader's memory. The way there is kubectl itself, with the user's own rights: the Lease names the leader's
-pod, and the API server's proxy reaches its port.
+They live in the leader's memory. kubectl fetches them with the user's own rights: the API server's proxy reaches a Service in front of
+the operator's pods. A Role can name a Service; it cannot name pods. The Service picks any replica, a standby answers 409, and the
+command asks again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from greenfleet.redaction import redacted
 
 _ROLE = "greenfleet-why"
 """What the chart calls its Role for this command, in a release named greenfleet."""
+_SERVICE = "greenfleet-why"
+"""What the chart calls its Service for this command in every release: a namespace has one operator, because it has one Lease."""
+_ATTEMPTS = 20
+"""Two replicas: all attempts meet the standby once in a million commands."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -38,22 +43,37 @@ def run(options: argparse.Namespace) -> int:
 def fetch(namespace: str, pool: str, operator_namespace: str) -> dict[str, Any]:
     """What the leader says about one pool. Raises KubectlError."""
     try:
-        holder = _holder(operator_namespace)
-        path = f"/api/v1/namespaces/{operator_namespace}/pods/{holder}:9541/proxy/api/v1/pools/{namespace}/{pool}/why"
-        return kubectl_json("get", "--raw", path)
+        _check_that_one_leads(operator_namespace)
+        service = f"/api/v1/namespaces/{operator_namespace}/services/{_SERVICE}:metrics/proxy"
+        return _of_the_leader(f"{service}/api/v1/pools/{namespace}/{pool}/why")
     except KubectlError as error:
         if error.is_forbidden:
             raise KubectlError(
                 f"{error}\n`greenfleet why` needs the rights of the Role {_ROLE} in namespace {operator_namespace}, which the chart "
                 f"brings: ask for kubectl -n {operator_namespace} create rolebinding NAME --role={_ROLE} --user=YOU"
             ) from None
+        if error.is_unavailable:
+            raise KubectlError(
+                f"no replica of the operator in namespace {operator_namespace} is ready: kubectl -n {operator_namespace} get pods"
+            ) from None
         if not error.is_not_found:
             raise
-    raise KubectlError(_unknown(namespace, pool, operator_namespace))
+        reason = _unknown(namespace, pool, operator_namespace, lacks_service=f'"{_SERVICE}"' in str(error))
+    raise KubectlError(reason)
 
 
-def _holder(operator_namespace: str) -> str:
-    """The pod that leads."""
+def _of_the_leader(path: str) -> dict[str, Any]:
+    """The answer of the replica that leads. Raises KubectlError."""
+    for _ in range(_ATTEMPTS):
+        try:
+            return kubectl_json("get", "--raw", path)
+        except KubectlError as error:
+            if not error.is_conflict:
+                raise
+    raise KubectlError("no replica of the operator leads at this moment: ask again in a few seconds")
+
+
+def _check_that_one_leads(operator_namespace: str) -> None:
     try:
         lease = kubectl_json(
             "get", "--raw", f"/apis/coordination.k8s.io/v1/namespaces/{operator_namespace}/leases/greenfleet"
@@ -64,19 +84,22 @@ def _holder(operator_namespace: str) -> str:
         raise KubectlError(
             f"no operator has ever led in namespace {operator_namespace}: install it, or say where it runs with --operator-namespace"
         ) from None
-    holder = (lease.get("spec") or {}).get("holderIdentity")
-    if not holder:
+    if not (lease.get("spec") or {}).get("holderIdentity"):
         raise KubectlError(f"no operator leads in namespace {operator_namespace}: look at its pods")
-    return str(holder)
 
 
-def _unknown(namespace: str, pool: str, operator_namespace: str) -> str:
-    """Why the leader has no answer: there is no such pool, or it is none of its own."""
+def _unknown(namespace: str, pool: str, operator_namespace: str, *, lacks_service: bool) -> str:
+    """Why nobody has an answer: there is no such pool, no way to the operator, or the pool is not one of its own."""
     if not kubectl("-n", namespace, "get", "greenworkerpools", pool, "-o", "name", "--ignore-not-found").strip():
         return f"there is no pool {namespace}/{pool}: look for it with kubectl get gwp -A, and say NAMESPACE/NAME or -n"
+    if lacks_service:
+        return (
+            f"there is no Service {_SERVICE} in namespace {operator_namespace}, through which this command asks: install the chart of "
+            "this version, or say where the operator runs with --operator-namespace"
+        )
     return (
         f"the operator in namespace {operator_namespace} does not know the pool {namespace}/{pool}: either it has just started, or "
-        f"{namespace} is not in the chart's scope.namespaces, or its leader's pod is gone (kubectl -n {operator_namespace} get pods)"
+        f"{namespace} is not in the chart's scope.namespaces"
     )
 
 

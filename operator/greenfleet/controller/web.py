@@ -78,10 +78,10 @@ class WebServer:
     async def _serve_why(self, request: web.Request) -> web.Response:
         key = f"{request.match_info['namespace']}/{request.match_info['name']}"
         record = self._registry.get(key)
+        if not self._leads():  # first: a standby that has just started may not know every pool yet
+            return web.json_response({"error": "this replica does not lead: ask the holder of the Lease"}, status=409)
         if record is None:
             return web.json_response({"error": f"there is no pool {key}"}, status=404)
-        if not self._leads():
-            return web.json_response({"error": "this replica does not lead: ask the holder of the Lease"}, status=409)
         fleets = {
             str(role): {
                 "replicas": fleet.decision.replicas if fleet.decision else None,

@@ -553,6 +553,8 @@ class Kubelet:
             if self.binds and "deletionTimestamp" not in metadata:
                 self._bind(metadata["name"])
             return
+        if self.binds and pod["spec"]["nodeName"] != STAND_IN:
+            return  # another node's
         if running is None:
             if "deletionTimestamp" in metadata:
                 self._remove(metadata["name"])

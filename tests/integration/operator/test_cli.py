@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -64,8 +65,8 @@ def test_a_pool_is_named_in_one_way_everywhere(world: World, form: str) -> None:
         done = greenfleet(command, *words, kubeconfig=kubeconfig, namespace=place)
         if command == "wait":
             assert (done.returncode, done.stdout) == (0, f"ready: {shop}/feeds\n")
-        elif command == "why":  # the pod that leads is a process here, so that the API server cannot reach it
-            assert f"does not know the pool {shop}/feeds" in done.stderr
+        elif command == "why":  # it came as far as the Service
+            assert "there is no Service greenfleet-why" in done.stderr
         else:
             assert 'deployments.apps "nobody" not found' in done.stderr
 
@@ -107,9 +108,73 @@ def test_who_lacks_a_right_hears_which_role_to_ask_for_and_the_role_is_enough(wo
     shop.api.create(f"{RBAC}/{shop.name}/roles", _reads_pools())
     shop.api.create(f"{RBAC}/{shop.name}/rolebindings", _binding("reads-pools", user))
     why = greenfleet("why", f"{shop.name}/feeds", kubeconfig=somebody, namespace=shop.name)
-    assert "does not know the pool" in why.stderr, "it came as far as the leader's pod, which is no pod here"
+    assert "there is no Service greenfleet-why" in why.stderr, "the Role was enough to come as far as that"
     ready = greenfleet("wait", f"{shop.name}/feeds", kubeconfig=somebody, namespace=shop.name)
     assert ready.returncode == 0, ready.stderr
+
+
+def test_why_reaches_the_leader_among_all_replicas_and_its_role_reaches_nothing_else(
+    world: World, tmp_path: Path
+) -> None:
+    shop = world.namespace
+    world.operator("operator-2").start()
+    chart = {(one["kind"], one["metadata"]["name"]): one for one in rendered("greenfleet", shop.name, {}, tmp_path)}
+    services = f"/api/v1/namespaces/{shop.name}"
+    service = chart["Service", "greenfleet-why"]
+    del service["spec"]["selector"]  # the replicas are processes here, and no pods
+    shop.api.apply(f"{services}/services/greenfleet-why", service)
+    subsets = [_behind_the_service(shop, replica.name, replica.port) for replica in world.operators]
+    endpoints = {"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "greenfleet-why"}, "subsets": subsets}
+    shop.api.apply(f"{services}/endpoints/greenfleet-why", endpoints)
+    asker = account(shop, "asker", tmp_path)
+    shop.api.apply(f"{RBAC}/{shop.name}/roles/greenfleet-why", chart["Role", "greenfleet-why"])
+    binding = _binding("greenfleet-why", f"system:serviceaccount:{shop.name}:asker")
+    shop.api.create(f"{RBAC}/{shop.name}/rolebindings", {**binding, "metadata": {"name": "asker"}})
+
+    assert [replica.leads() for replica in world.operators].count(True) == 1
+    for _ in range(6):  # each meets the standby first with one half: all six meet the leader at once in 1 of 64 runs
+        done = greenfleet("why", f"{shop.name}/feeds", kubeconfig=asker, namespace=shop.name)
+        assert done.returncode == 0, done.stderr
+        assert f"{shop.name}/feeds (eventlet)" in done.stdout
+    for kind, name in (("pods", "any:9541"), ("services", "any:metrics")):
+        command = [
+            program("kubectl"),
+            f"--kubeconfig={asker}",
+            "get",
+            "--raw",
+            f"{services}/{kind}/{name}/proxy/metrics",
+        ]
+        refused = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert "(Forbidden)" in refused.stderr
+
+
+def _behind_the_service(shop: Namespace, name: str, port: int) -> Object:
+    """An Endpoints subset for one replica, and a pod for it: the API server's proxy passes nothing to an address that is no pod's."""
+    address = _own_address()
+    container = {"name": "operator", "image": "registry.example/operator:1", "securityContext": _RESTRICTED}
+    spec = {
+        "nodeName": "elsewhere",
+        "containers": [container],
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+    }
+    shop.api.create(shop.path("pods"), {"metadata": {"name": name}, "spec": spec})
+    status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
+    shop.api.merge(f"{shop.path('pods', name)}/status", {"status": status})
+    target = {"kind": "Pod", "namespace": shop.name, "name": name}
+    return {
+        "addresses": [{"ip": address, "targetRef": target}],
+        "ports": [{"name": "metrics", "port": port, "protocol": "TCP"}],
+    }
+
+
+_RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+def _own_address() -> str:
+    """An address of this machine that is not its loopback one, which no Service may have behind it. Nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))
+        return str(probe.getsockname()[0])
 
 
 def _reads_pools() -> Object:

@@ -124,6 +124,23 @@ def test_the_lease_is_named_except_where_it_has_no_name_yet(defaults: Manifests)
     assert len(leases) == 3
 
 
+@pytest.mark.parametrize("release", ["greenfleet", "fleets"])
+def test_people_may_reach_the_operators_port_and_no_other_through_a_proxy(render: Render, release: str) -> None:
+    manifests = render("greenfleet", {"fullnameOverride": release, "metrics": {"serviceMonitor": {"enabled": True}}})
+    (proxied,) = [rule for rule in _rules(manifests) if any("proxy" in resource for resource in rule["resources"])]
+    assert (proxied["resources"], proxied["verbs"]) == (["services/proxy"], ["get"])
+    (reached,) = proxied["resourceNames"]
+    name, _, port = reached.partition(":")
+    services = {service["metadata"]["name"]: service for service in of_kind(manifests, "Service")}
+    assert [one["targetPort"] for one in services[name]["spec"]["ports"] if one["name"] == port] == ["metrics"]
+    template = _operator(manifests)
+    assert services[name]["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+    assert "metrics" in [one["name"] for one in template["spec"]["containers"][0]["ports"]]
+    (monitor,) = of_kind(manifests, "ServiceMonitor")
+    scraped = monitor["spec"]["selector"]["matchLabels"].items()
+    assert [one for one, service in services.items() if scraped <= service["metadata"]["labels"].items()] == [release]
+
+
 @pytest.mark.parametrize(
     ("values", "field"),
     [
@@ -379,5 +396,7 @@ def test_nothing_is_rendered_that_was_switched_off(render: Render) -> None:
             "operatorPolicy": {"enabled": False},
         },
     )
-    assert {manifest["kind"] for manifest in manifests} == {"ConfigMap", "Deployment"}
+    kept = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests if manifest["kind"] == "Service"}
+    assert kept == {("Service", "greenfleet-why")}, "for people, and not for metrics"
+    assert {manifest["kind"] for manifest in manifests} == {"ConfigMap", "Deployment", "Service"}
     assert _operator(manifests)["spec"]["serviceAccountName"] == "given"

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from . import explain
-from .constraints import CONSTRAINTS, stabilization
-from .constraints.hpa import remember
+from . import explain, metrics_missing
+from .constraints import CONSTRAINTS, hpa
+from .constraints.stabilization import remember
 from .context import DecisionContext
-from .metrics_missing import decide_without_metrics
-from .model import Adjustment, Decision, Mode, Sample, ScalingSpec, Why
+from .model import Adjustment, Decision, DecisionReason, Mode, Sample, ScalingSpec, Why
 from .recommendation import context_of, manual, recommend
 from .recommendation.green_threads import threads_for
 from .state import State
@@ -26,39 +25,39 @@ def decide(
     """What the fleet should look like now, and what to remember. Pure: the same arguments give the same answer."""
     state = _meet(spec, state, sample, now, tuning)
     observation, issues = validate(spec, state.estimates.workers, sample, now, tuning)
+    workers = manual(spec, sample) if spec.mode is Mode.MANUAL else ()
+    limited = DecisionReason.NONE
     if observation is None:
-        return decide_without_metrics(spec, state, sample, issues, now, tuning)
-    estimates, delta = state.estimates.update(spec, sample, observation, now, tuning)
-    idle = observation.empty and observation.scheduled == 0 and delta.started == 0
-    state = replace(
-        state,
-        estimates=estimates,
-        complete_since=now if state.complete_since is None else state.complete_since,
-        idle_since=(now if state.idle_since is None else state.idle_since) if idle else None,
-    )
-    context = context_of(spec, state, sample, observation, now, tuning)
-    state = context.state
-    workers = manual(spec, sample) if spec.mode is Mode.MANUAL else _constrain(context, recommend(context))
-    threads = threads_for(context, workers[-1].after)
-    state = replace(
-        state,
-        threads=threads[-1].after,
-        high_threads=stabilization.with_high(state.high_threads, now, threads[0].after, tuning.thread_window_seconds),
-    )
+        workers = workers or metrics_missing.held_workers(spec, state, sample, issues, now, tuning)
+        state = metrics_missing.since_now(spec, state, sample, workers[-1].after, now)
+        threads = metrics_missing.held_threads(spec, state, sample, workers[-1].after)
+        inputs = explain.inputs_without_metrics(sample, threads[-1].after)
+    else:
+        estimates, delta = state.estimates.update(spec, sample, observation, tuning)
+        idle = observation.empty and observation.scheduled == 0 and delta.started == 0
+        idle_since = (now if state.idle_since is None else state.idle_since) if idle else None
+        state = replace(state, estimates=estimates, idle_since=idle_since)
+        context = context_of(spec, state, sample, observation, now, tuning)
+        workers = workers or _constrain(context, recommend(context))
+        threads = threads_for(context, workers[-1].after)
+        limited, inputs = explain.limited(context, workers), explain.inputs(context, delta)
+        high_threads = remember(state.high_threads, now, threads[0].after, tuning.thread_window_seconds)
+        state = replace(context.state, threads=threads[-1].after, high_threads=high_threads)
+    replicas, green_threads = workers[-1].after, threads[-1].after
     decision = Decision(
-        replicas=workers[-1].after,
-        threads=threads[-1].after,
-        metrics_issues=(),
-        active=spec.mode is not Mode.MANUAL and not (spec.pause_in and spec.pause_out),
-        limited=explain.limited(context, workers),
-        learned=estimates.learned(spec, tuning),
+        replicas=replicas,
+        threads=green_threads,
+        metrics_issues=issues,
+        active=not issues and spec.mode is not Mode.MANUAL and not (spec.pause_in and spec.pause_out),
+        limited=limited,
+        learned=state.estimates.learned(spec, tuning),
         deletion_order=explain.deletion_order(sample),
         why=Why(
             at=now,
-            inputs=explain.inputs(context, delta),
+            inputs=inputs,
             adjustments=(*workers, *threads),
             binding=workers[-1].reason,
-            summary=explain.summary(workers[-1].after, threads[-1].after, workers[-1].text),
+            summary=explain.summary(replicas, green_threads, workers[-1].text),
         ),
     )
     return decision, state
@@ -66,9 +65,11 @@ def decide(
 
 def _meet(spec: ScalingSpec, state: State, sample: Sample, now: float, tuning: Tuning) -> State:
     """What the API server tells, whatever Prometheus says."""
+    if state.replicas is None:
+        state = metrics_missing.since_now(spec, state, sample, sample.replicas, now)
     delta = 0 if state.replicas is None else sample.replicas - state.replicas
-    changes = remember(state.changes, delta, now, spec.scale_up, spec.scale_down)
-    estimates = state.estimates.meet(spec, sample, tuning)
+    changes = hpa.remember(state.changes, delta, now, spec.scale_up, spec.scale_down)
+    estimates = state.estimates.meet(sample, tuning)
     if (sample.replicas, changes) == (state.replicas, state.changes) and estimates is state.estimates:
         return state  # a thousand idle pools every two seconds: what does not change is not copied
     return replace(state, replicas=sample.replicas, changes=changes, estimates=estimates)

@@ -100,7 +100,7 @@ def inputs(context: DecisionContext, delta: CounterDelta) -> tuple[tuple[str, fl
         ("cores", worker.cores),
         ("efficiency", worker.efficiency),
         ("safe_threads", float(worker.safe_threads)),
-        ("worker_rate", context.worker_rate),
+        ("worker_rate", worker.rate),
         ("startup_seconds", worker.startup_seconds),
         ("hub_utilisation", delta.hub_utilisation),
         ("hub_lag_seconds", delta.hub_lag_seconds),
@@ -111,6 +111,11 @@ def inputs(context: DecisionContext, delta: CounterDelta) -> tuple[tuple[str, fl
         ("workers_for_rate", float(context.rate_workers)),
         ("workers_for_deadline", float(context.demand.workers if context.demand is not None else 0)),
     )
+
+
+def inputs_without_metrics(sample: Sample, threads: int) -> tuple[tuple[str, float], ...]:
+    """What the API server tells."""
+    return (("replicas", float(sample.replicas)), ("threads", float(threads)))
 
 
 def significant_change(old: Learned, new: Learned) -> bool:

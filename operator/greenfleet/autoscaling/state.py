@@ -7,9 +7,11 @@ A restart begins with `initial_state`, so nothing in here may be needed for safe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
-from .estimation import Estimates
+from .estimation import ConcurrencyLimit, Estimates, Service
 from .model import Learned
+from .tuning import DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +35,6 @@ class State:
     """Everything that is remembered about one pool."""
 
     estimates: Estimates
-    complete_since: float | None = None
-    """Since when the metrics have been complete without a gap; None while they are not."""
     idle_since: float | None = None
     high_needs: tuple[Need, ...] = ()
     """Workers that the load asked for, as a falling sequence: enough to know the maximum of any recent window."""
@@ -51,4 +51,6 @@ class State:
 
 def initial_state(learned: Learned, now: float) -> State:
     """The memory of a pool that has just been met, with what an earlier life had learned."""
-    return State(Estimates.restored(learned, now))
+    ceiling = inf if learned.safe_threads is None else learned.safe_threads / DEFAULT.decrease
+    limit = ConcurrencyLimit(ceiling=ceiling, moved_at=now)
+    return State(Estimates(now, service=Service.restored(learned), limit=limit))

@@ -16,18 +16,14 @@ PARTS: Mapping[str, str] = {
     "deadline-slack": "Lets the fleet fall behind its deadline plan by a part of the margin before workers are added.",
     "catch-up": "Gives messages that are already late the workers that clear them within seconds of readiness.",
     "full-downstream": "Stops growth in both dimensions while more running tasks bring no more throughput.",
-    "first-window": "Takes no worker away within one window after a start of the operator or after missing metrics.",
     "backlog": "Takes no worker away while more than two seconds of work wait.",
-    "young-burst": "Takes no worker away within ten seconds of a burst.",
     "long-tasks": "Takes no worker away that runs tasks which outlast a drain.",
-    "stabilization": "Scales in to the most workers that were needed within one start-up time.",
+    "stabilization": "Scales in to the most workers of one start-up time; what is there when metrics begin counts as needed.",
     "thread-stabilization": "Lowers green threads to the most that were needed within the last minute.",
     "unbatched-cost": "Plans with the CPU per task of busy workers, not of messages that come one by one.",
     "efficiency": "Learns what saturated workers reach of the rate that run time and CPU promise.",
-    "idle-cores": "Learns the CPU that a worker uses without any task.",
     "own-wait": "Learns no longer run time from saturated hubs: there, tasks wait for their worker's own core.",
     "raised-limit": "Raises the green threads where all are taken and the core idles while messages wait.",
-    "hub-lag": "Lowers the green threads while the hub of a saturated worker lags.",
     "memory": "Lowers the green threads before the memory of a worker is full.",
     "falling-rate": "Sees within twelve seconds that the arrival rate has fallen.",
     "capped-intervals": "Keeps a burst out of the arrival rate: no interval counts for more than chance explains.",
@@ -62,11 +58,11 @@ class Tuning:
     half_life_seconds: float = 15.0
     """Of run time and CPU per task: a change shows within a minute, the noise of a scrape does not."""
     throughput_half_life_seconds: float = 4.0
-    """Of throughput and hub lag: two scrapes of the default interval."""
+    """Of throughput: two scrapes of the default interval."""
     cpu_believed_seconds: float = 2.0
     """Of a whole CPU limit: less CPU than this says nothing of the CPU per task (bench: fetching looks three times as dear)."""
     idle_cores: float = 0.01
-    """CPU of a worker without tasks, before it is learned; twice as much, or a tenth of the limit, is a job of the user's (measured)."""
+    """CPU of a worker without tasks (measured)."""
     busy: float = 0.75
     """Of the hub's time: it takes what came meanwhile all at once, and its CPU per task is that of many tasks (measured)."""
     unbatched: float = 0.4
@@ -78,15 +74,21 @@ class Tuning:
     runtime_seconds: float = 1.0
     """Before any task has ended."""
     startup_seconds: float = 10.0
-    """Creation of a pod to Ready, before one was seen; 90 times as much is no start-up but a restart."""
+    """Creation of a pod to Ready, before one was seen."""
+    longest_startup_seconds: float = 900.0
+    """What takes longer is no start-up but a restart."""
+    restored_tasks: float = 5.0
+    """What an earlier life had learned weighs as much as so many tasks of today."""
+    least_efficiency: float = 0.3
+    """Workers that reach less than that are ill; more of them would not help."""
+    most_arrivals: int = 96
+    """Intervals that are remembered: enough for three minutes of 2 s; older ones in pairs."""
 
     # Green threads
     overcommit: float = 1.05
     """Green threads over S/k, at which tasks in flight need just the core (square-root staffing for small n: Halfin and Whitt, 1981)."""
     utilisation: float = 0.8
     """Of the green threads at which a steady rate is staffed."""
-    lag_seconds: float = 0.3
-    """Mean lateness of the hub's timer at which tasks begin to feel it."""
     memory: float = 0.85
     """Of the memory limit: the green threads go no further (the kernel kills at 1)."""
     decrease: float = 0.8
@@ -114,7 +116,9 @@ class Tuning:
     gain: float = 0.15
     """The least part of the growth that must come back as throughput (Universal Scalability Law: below it, contention wins)."""
     backoff_seconds: float = 60.0
-    """How long growth stops after it brought nothing; doubled each time, as in TCP's retransmission, up to ten times."""
+    """How long growth stops after it brought nothing; doubled each time, as in TCP's retransmission."""
+    longest_backoff_seconds: float = 600.0
+    """The longest such stop."""
 
     def __post_init__(self) -> None:
         if unknown := sorted(self.disabled - PARTS.keys()):

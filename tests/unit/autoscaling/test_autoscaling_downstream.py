@@ -120,7 +120,7 @@ def test_a_probe_without_room_for_green_threads_may_take_workers_in_the_end(hold
     for seconds in range(80, 240, 2):
         state = moment(state, seconds, running=200, throughput=50, runtime=4.0)
     assert state.more_workers
-    assert state.holds_growth
+    assert state.ceiling is not None
 
 
 def test_throughput_that_falls_while_growth_stops_is_asked_again_at_once(holding: Downstream) -> None:
@@ -131,14 +131,14 @@ def test_throughput_that_falls_while_growth_stops_is_asked_again_at_once(holding
     assert (asked.held_until, asked.threads(1)) == (None, 300)
     for seconds in range(22, 50, 2):
         asked = moment(asked, seconds, running=300, throughput=20 if seconds < 32 else 30, runtime=10.0)
-    assert not asked.holds_growth
+    assert asked.ceiling is None
 
 
 def test_throughput_that_rises_while_growth_stops_frees_it(holding: Downstream) -> None:
     """The downstream has recovered."""
     early = moment(holding, 20, running=200, throughput=80, runtime=2.5)
-    assert early.holds_growth, "what ends now was started before"
-    assert not moment(holding, 60, running=200, throughput=80, runtime=2.5).holds_growth
+    assert early.ceiling is not None, "what ends now was started before"
+    assert moment(holding, 60, running=200, throughput=80, runtime=2.5).ceiling is None
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,8 @@ def test_the_autoscaler_decides_without_any_one_part(part: str) -> None:
 def test_a_constraint_that_is_switched_off_does_not_adjust() -> None:
     state, idle = initial_state(KNOWN, NOW), sample(0, workers=4)
     held, _ = decide(SPEC, state, idle, NOW)
-    free, _ = decide(SPEC, state, idle, NOW, Tuning(disabled=frozenset({"first-window"})))
-    assert (held.replicas, held.why.binding) == (4, DecisionReason.FIRST_WINDOW)
+    free, _ = decide(SPEC, state, idle, NOW, Tuning(disabled=frozenset({"stabilization"})))
+    assert (held.replicas, held.why.binding) == (4, DecisionReason.STABILIZATION)
     assert free.replicas < 4
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..context import Constraint
-from . import limits, scaling_in, scaling_out
+from . import lasting, limits
 
 
 def _of_user(limit: limits.UserLimit) -> Constraint:
@@ -11,13 +11,11 @@ def _of_user(limit: limits.UserLimit) -> Constraint:
 
 
 CONSTRAINTS: tuple[tuple[str, Constraint], ...] = (
-    ("full-downstream", scaling_out.full_downstream),
-    ("", scaling_out.lasting_need),
-    ("first-window", scaling_in.first_window),
-    ("backlog", scaling_in.backlog),
-    ("young-burst", scaling_in.young_burst),
-    ("long-tasks", scaling_in.long_tasks),
-    ("stabilization", scaling_in.recent_need),
+    ("full-downstream", lasting.full_downstream),
+    ("", lasting.lasting_need),
+    ("backlog", lasting.backlog),
+    ("long-tasks", lasting.long_tasks),
+    ("stabilization", lasting.recent_need),
     ("", limits.behavior),
     *(("", _of_user(limit)) for limit in limits.USER_LIMITS),
 )

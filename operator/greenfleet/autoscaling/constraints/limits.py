@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .. import explain
-from ..context import DecisionContext, threads_adjustment, workers_adjustment
+from ..context import DecisionContext
 from ..model import Adjustment, DecisionReason, Pod, Sample, ScalingSpec, WorkerSample
 from . import hpa, schedules
 
@@ -20,12 +20,12 @@ def behavior(context: DecisionContext, recommended: int) -> Adjustment | None:
         most = hpa.highest_allowed(spec.scale_up, current, changes, context.now)
         if recommended > most:
             text = f"behavior.scaleUp allows {explain.count(most, 'worker')} now"
-            return workers_adjustment(DecisionReason.BEHAVIOR, recommended, int(most), text)
+            return Adjustment(DecisionReason.BEHAVIOR, "workers", recommended, int(most), text)
     if recommended < current:
         least = hpa.lowest_allowed(spec.scale_down, current, changes, context.now)
         if recommended < least:
             text = f"behavior.scaleDown allows no fewer than {explain.count(least, 'worker')} now"
-            return workers_adjustment(DecisionReason.BEHAVIOR, recommended, least, text)
+            return Adjustment(DecisionReason.BEHAVIOR, "workers", recommended, least, text)
     return None
 
 
@@ -40,7 +40,7 @@ def scheduled(spec: ScalingSpec, _sample: Sample, now: float, recommended: int) 
     if recommended >= least:
         return None
     text = f"a schedule asks for at least {explain.count(least, 'worker')}"
-    return workers_adjustment(DecisionReason.SCHEDULE, recommended, least, text, until)
+    return Adjustment(DecisionReason.SCHEDULE, "workers", recommended, least, text, until)
 
 
 def paused(spec: ScalingSpec, sample: Sample, _now: float, recommended: int) -> Adjustment | None:
@@ -48,23 +48,23 @@ def paused(spec: ScalingSpec, sample: Sample, _now: float, recommended: int) -> 
     current = sample.replicas
     if recommended > current and spec.pause_out:
         text = "scaling out is paused (scaling.pause.out)"
-        return workers_adjustment(DecisionReason.PAUSED, recommended, current, text)
+        return Adjustment(DecisionReason.PAUSED, "workers", recommended, current, text)
     if recommended < current and spec.pause_in:
         text = "scaling in is paused (scaling.pause.in)"
-        return workers_adjustment(DecisionReason.PAUSED, recommended, current, text)
+        return Adjustment(DecisionReason.PAUSED, "workers", recommended, current, text)
     return None
 
 
 def minimum(spec: ScalingSpec, _sample: Sample, _now: float, recommended: int) -> Adjustment | None:
     """`replicas.min`."""
     least, text = spec.replicas_min, f"replicas.min is {spec.replicas_min}"
-    return workers_adjustment(DecisionReason.MIN, recommended, least, text) if recommended < least else None
+    return Adjustment(DecisionReason.MIN, "workers", recommended, least, text) if recommended < least else None
 
 
 def maximum(spec: ScalingSpec, _sample: Sample, _now: float, recommended: int) -> Adjustment | None:
     """`replicas.max`."""
     most, text = spec.replicas_max, f"replicas.max is {spec.replicas_max}"
-    return workers_adjustment(DecisionReason.MAX, recommended, most, text) if recommended > most else None
+    return Adjustment(DecisionReason.MAX, "workers", recommended, most, text) if recommended > most else None
 
 
 def total_of_workers(spec: ScalingSpec, sample: Sample, _now: float, recommended: int) -> Adjustment | None:
@@ -83,7 +83,7 @@ def total_of_workers(spec: ScalingSpec, sample: Sample, _now: float, recommended
         f"greenThreads.total of {spec.threads_total} leaves {spec.threads_min} green threads to "
         f"{explain.count(allowed, 'worker')} at most, draining ones counted"
     )
-    return workers_adjustment(DecisionReason.TOTAL, recommended, allowed, text)
+    return Adjustment(DecisionReason.TOTAL, "workers", recommended, allowed, text)
 
 
 USER_LIMITS: tuple[UserLimit, ...] = (scheduled, paused, minimum, maximum, total_of_workers)
@@ -99,7 +99,7 @@ def total_of_threads(spec: ScalingSpec, sample: Sample, replicas: int, threads: 
     if threads <= allowed:
         return None
     text = f"greenThreads.total of {spec.threads_total} is shared by {explain.count(sharing, 'worker')}"
-    return threads_adjustment(DecisionReason.TOTAL, threads, allowed, text)
+    return Adjustment(DecisionReason.TOTAL, "threads", threads, allowed, text)
 
 
 def held_by_leaving(spec: ScalingSpec, sample: Sample) -> int:

@@ -7,18 +7,12 @@ from ..state import Need
 from ..tuning import DEFAULT, Tuning
 
 
-def with_high(needs: tuple[Need, ...], at: float, value: int, keep_seconds: float) -> tuple[Need, ...]:
-    """The falling sequence after one more need: what an equal or higher later need covers is gone."""
+def remember(
+    needs: tuple[Need, ...], at: float, value: int, keep_seconds: float, *, lowest: bool = False
+) -> tuple[Need, ...]:
+    """The falling (or rising) sequence after one more need: those that a later one covers are gone."""
     kept = [need for need in needs if need.at > at - keep_seconds]
-    while kept and kept[-1].value <= value:
-        kept.pop()
-    return (*kept, Need(at, value))
-
-
-def with_low(needs: tuple[Need, ...], at: float, value: int, keep_seconds: float) -> tuple[Need, ...]:
-    """The rising sequence after one more need."""
-    kept = [need for need in needs if need.at > at - keep_seconds]
-    while kept and kept[-1].value >= value:
+    while kept and (kept[-1].value >= value if lowest else kept[-1].value <= value):
         kept.pop()
     return (*kept, Need(at, value))
 

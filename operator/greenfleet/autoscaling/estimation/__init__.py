@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from ..model import Learned, Sample, ScalingSpec, WorkerSample
 from ..tuning import Tuning
 from ..validation import Observation
-from .arrivals import Arrivals, rate_per_second
+from .arrivals import Arrivals, rate_per_second, window_seconds
 from .concurrency_limit import ConcurrencyLimit, capacity
 from .counters import CounterDelta, subtract
 from .downstream import Downstream
-from .service import Capacity, Service
+from .service import Capacity, Service, kept
 
 __all__ = ["Arrivals", "Capacity", "ConcurrencyLimit", "CounterDelta", "Downstream", "Estimates", "Service"]
 
@@ -28,18 +28,11 @@ class Estimates:
     """Ready and reserved messages in that sample."""
     workers: tuple[WorkerSample, ...] = ()
     arrivals: Arrivals = field(default_factory=Arrivals)
+    throughput: float = 0.0
+    """Tasks finished per second over the last few scrapes."""
     service: Service = field(default_factory=Service)
     limit: ConcurrencyLimit = field(default_factory=ConcurrencyLimit)
     downstream: Downstream = field(default_factory=Downstream)
-    throughput: float = 0.0
-    """Tasks finished per second over the last few scrapes."""
-
-    @classmethod
-    def restored(cls, learned: Learned, now: float) -> Estimates:
-        """The estimates of a pool that has just been met, with what an earlier life had learned."""
-        safe = float(learned.safe_threads) if learned.safe_threads is not None else None
-        limit = ConcurrencyLimit(limit=safe, moved_at=now, restored=safe is not None)
-        return cls(now, service=Service.restored(learned), limit=limit)
 
     def worker(self, spec: ScalingSpec, tuning: Tuning) -> Capacity:
         """The model of one worker."""
@@ -51,41 +44,36 @@ class Estimates:
         safe = self.worker(spec, tuning).safe_threads if service.runtime_seconds is not None else None
         return Learned(service.runtime_seconds, service.cpu_per_task_seconds, safe, service.startup_seconds)
 
-    def meet(self, spec: ScalingSpec, sample: Sample, tuning: Tuning) -> Estimates:
+    def meet(self, sample: Sample, tuning: Tuning) -> Estimates:
         """What the API server's pods tell, also where Prometheus is silent."""
         service = self.service.learn_startup(sample.pods, self.since, tuning)
-        limit = self.limit.restore(spec, self.service, tuning)
-        if service is self.service and limit is self.limit:
-            return self  # a thousand idle pools every two seconds: what does not change is not copied
-        return replace(self, service=service, limit=limit)
+        return self if service is self.service else replace(self, service=service)
 
     def update(
-        self, spec: ScalingSpec, sample: Sample, observation: Observation, now: float, tuning: Tuning
+        self, spec: ScalingSpec, sample: Sample, observation: Observation, tuning: Tuning
     ) -> tuple[Estimates, CounterDelta]:
         """After one more observation. One that was seen before teaches nothing."""
         if self.seen_at is not None and observation.at <= self.seen_at:
             return self, CounterDelta()
         delta, workers = subtract(self.workers, observation, sample.pods, self.since, self.seen_at)
         delta = replace(delta, unstarted_before=self.unstarted)
-        if self.seen_at is None:
-            arrivals = self.arrivals.first(observation.at, observation.unstarted)
-        else:
-            balance = delta.started + observation.unstarted - self.unstarted
-            keep = now, spec.scrape_interval_seconds, spec.max_wait_seconds
-            arrivals = self.arrivals.update(self.seen_at, observation.at, balance, observation.unstarted, keep)
+        balance = delta.started + observation.unstarted - self.unstarted
+        scrape = spec.scrape_interval_seconds
+        keep = window_seconds(scrape, tuning), tuning.lasting_scrapes * scrape
+        arrivals = self.arrivals.update(self.seen_at, observation.at, balance, observation.unstarted, keep)
+        rate = rate_per_second(arrivals.history, scrape, tuning)
         worker, throughput = self.worker(spec, tuning), self.throughput
         if delta.seconds > 0:
-            kept: float = 0.5 ** (delta.seconds / tuning.throughput_half_life_seconds)
-            throughput = throughput * kept + (1 - kept) * delta.finished / delta.seconds
-        rate = rate_per_second(arrivals.history, now, spec.scrape_interval_seconds, tuning=tuning)
+            old = kept(delta.seconds, tuning.throughput_half_life_seconds)
+            throughput = throughput * old + (1 - old) * delta.finished / delta.seconds
         return replace(
             self,
             seen_at=observation.at,
             unstarted=observation.unstarted,
             workers=workers,
             arrivals=arrivals,
+            throughput=throughput,
             service=self.service.update(spec, observation, delta, tuning),
             limit=self.limit.update(spec, observation, delta, worker, tuning),
             downstream=self.downstream.update(observation, delta, worker, (rate, throughput), tuning),
-            throughput=throughput,
         ), delta

@@ -6,16 +6,10 @@ arrivals are what was started plus the growth of what waits: `Δstarted + Δ(rea
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 from ..tuning import DEFAULT, Tuning
-
-_SLICES = 16
-_GRAINS = 32
-_FINE_SECONDS = 60.0
-"""Resolution of the memory: it bounds its size, not the decisions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,119 +38,94 @@ class Arrivals:
     """Negative arrivals that are still to be set off: queue and workers are scraped at different moments."""
     deficit_at: float = 0.0
 
-    def first(self, at: float, unstarted: float) -> Arrivals:
-        """What waited when the memory began."""
-        found = (Arrival(at, at, unstarted),) if unstarted > 0 else ()
-        return Arrivals(found, 0.0, at)
-
     def update(
-        self, since: float, until: float, change: float, unstarted: float, keep: tuple[float, float, float]
+        self, since: float | None, until: float, change: float, unstarted: float, keep: tuple[float, float]
     ) -> Arrivals:
-        """After one more interval with a balance of `change` messages; `keep` is (now, scrape, maxWait) in seconds."""
-        now, scrape_seconds, max_wait_seconds = keep
-        amount, deficit, at = measure(since, until, change, self.deficit, self.deficit_at, 3 * scrape_seconds)
-        new = spread(since, until, amount, 2 * scrape_seconds)
-        return Arrivals(remember(self.history, new, unstarted, now, max_wait_seconds), deficit, at)
+        """After one more interval, in which started and waiting messages became `change` more. Without `since` the memory begins.
+
+        A negative balance evens out within a scrape or two; one that lasts longer is a purge, and is forgotten.
+        `keep` is for how many seconds the rate looks back, and after how many a negative balance is forgotten.
+        """
+        if since is None:
+            return Arrivals((Arrival(until, until, unstarted),) if unstarted > 0 else (), 0.0, until)
+        window_seconds, balance_seconds = keep
+        forgotten = until - self.deficit_at > balance_seconds + (until - since)
+        deficit = 0.0 if forgotten else self.deficit
+        amount = change + deficit
+        deficit_at = self.deficit_at if deficit < 0 else until
+        new = Arrival(since, until, max(0.0, amount))
+        history = remember(self.history, new, unstarted, window_seconds)
+        return Arrivals(history, min(0.0, amount), deficit_at if amount < 0 else until)
 
 
-def measure(  # noqa: PLR0917
-    since: float, until: float, change: float, deficit: float, deficit_at: float, forgotten_seconds: float = 6.0
-) -> tuple[float, float, float]:
-    """Arrivals in `(since, until]`, and the negative balance that is carried on with the time at which it arose.
-
-    Such a balance evens out within a scrape or two; one that lasts longer is a purge or an expiry and is forgotten.
-    """
-    if until - deficit_at > forgotten_seconds + (until - since):
-        deficit = 0.0
-    amount = change + deficit
-    if amount >= 0:
-        return amount, 0.0, until
-    return 0.0, amount, deficit_at if deficit < 0 else until
-
-
-def spread(since: float, until: float, amount: float, slice_seconds: float) -> tuple[Arrival, ...]:
-    """One interval as several of about `slice_seconds`: after a gap nobody knows when in it the messages came."""
-    count = max(1, min(_SLICES, round((until - since) / max(slice_seconds, 0.001))))
-    step = (until - since) / count
-    return tuple(Arrival(since + step * i, since + step * (i + 1), amount / count) for i in range(count))
+def window_seconds(scrape_seconds: float, tuning: Tuning = DEFAULT) -> float:
+    """Over which the rate is taken: long enough for three scrapes."""
+    return max(tuning.rate_window_seconds, tuning.lasting_scrapes * scrape_seconds)
 
 
 def remember(
-    history: tuple[Arrival, ...], new: Iterable[Arrival], unstarted: float, now: float, max_wait_seconds: float
+    history: tuple[Arrival, ...],
+    new: Arrival,
+    unstarted: float,
+    window_seconds: float,
+    most: int = DEFAULT.most_arrivals,
 ) -> tuple[Arrival, ...]:
-    """History with the new intervals, without what neither the rate nor a deadline can need any more.
+    """History with one more interval, without what neither the rate nor a deadline can need any more.
 
-    Bounded: intervals older than a minute are merged to 1/32 of the objective, those older than the objective to one.
+    Bounded: an idle pool remembers one silence, and where there are too many intervals, the older half of them is kept in pairs.
     """
+    last = history[-1] if history else None
+    if last is not None and new.amount == 0 == last.amount and last.since < last.until == new.since:
+        history, new = history[:-1], replace(last, until=new.until)
     kept: list[Arrival] = []
     newer = 0.0
-    for arrival in reversed((*history, *new)):
-        if newer >= unstarted and arrival.until <= now - _FINE_SECONDS:
+    for arrival in (new, *reversed(history)):
+        if newer >= unstarted and arrival.until <= new.until - 2 * window_seconds:
             break
         newer += arrival.amount
         kept.append(arrival)
     kept.reverse()
-    return _merged(kept, now, max_wait_seconds)
+    if len(kept) > most:
+        old = kept[: most // 2]
+        pairs = zip(old[::2], old[1::2], strict=True)
+        kept[: most // 2] = [Arrival(one.since, two.until, one.amount + two.amount) for one, two in pairs]
+    return tuple(kept)
 
 
-def _merged(arrivals: list[Arrival], now: float, max_wait_seconds: float) -> tuple[Arrival, ...]:
-    merged: list[Arrival] = []
-    for arrival in arrivals:
-        last = merged[-1] if merged else None
-        if last is not None and arrival.amount == 0 == last.amount and last.since < last.until == arrival.since:
-            merged[-1] = Arrival(last.since, arrival.until, 0.0)  # an idle pool remembers one silence, not thirty
-            continue
-        if last is not None and arrival.until < now - _FINE_SECONDS:
-            late = arrival.until < now - max_wait_seconds
-            if late or arrival.until - last.since <= max_wait_seconds / _GRAINS:
-                merged[-1] = Arrival(last.since, arrival.until, last.amount + arrival.amount)
-                continue
-        merged.append(arrival)
-    return tuple(merged)
-
-
-def present_rate(history: tuple[Arrival, ...], now: float, scrape_seconds: float, tuning: Tuning = DEFAULT) -> float:
+def present_rate(history: tuple[Arrival, ...], scrape_seconds: float, tuning: Tuning = DEFAULT) -> float:
     """Arrivals per second now: the rate of the window, unless the last seconds say by more than chance that it has fallen.
 
     A rise needs no such haste: what comes on top waits, and waiting messages have a deadline.
     """
-    usual = rate_per_second(history, now, scrape_seconds, tuning.rate_window_seconds, tuning)
+    usual = rate_per_second(history, scrape_seconds, tuning)
     if usual <= 0 or not tuning.uses("falling-rate"):
         return usual
     seconds = max(tuning.rate_least_seconds, tuning.lasting_scrapes * scrape_seconds)
-    recent = rate_per_second(history, now, scrape_seconds, seconds, tuning)
+    recent = rate_per_second(history, scrape_seconds, tuning, seconds)
     return min(usual, recent + tuning.deviations * sqrt(max(recent, 1 / seconds) / seconds))
 
 
 def rate_per_second(
-    history: tuple[Arrival, ...],
-    now: float,
-    scrape_seconds: float,
-    window_seconds: float = DEFAULT.rate_window_seconds,
-    tuning: Tuning = DEFAULT,
+    history: tuple[Arrival, ...], scrape_seconds: float, tuning: Tuning = DEFAULT, window: float | None = None
 ) -> float:
-    """Arrivals per second over the window (three scrapes if that is longer), without the excess of single intervals.
+    """Arrivals per second over the window, without the excess of single intervals: the deadline takes care of bursts.
 
-    Each interval counts for no more than chance around the median explains (winsorised): the deadline takes care of bursts.
+    Each interval counts for no more than chance around the median explains (winsorised). What came after the last scrape is unknown.
     """
-    window_seconds = max(window_seconds, tuning.lasting_scrapes * scrape_seconds)
-    flows = [arrival for arrival in history if arrival.until > arrival.since and arrival.until > now - window_seconds]
+    flows = [arrival for arrival in history if arrival.until > arrival.since]
+    end = flows[-1].until if flows else 0.0
+    start = end - (window_seconds(scrape_seconds, tuning) if window is None else window)
+    flows = [flow for flow in flows if flow.until > start]
     if not any(flow.amount for flow in flows):
         return 0.0
-    end = flows[-1].until  # what came after the last scrape is unknown, not nothing
-    start, total = end - window_seconds, 0.0
-    median = _weighted_median(flows, start)
+    total, median = 0.0, _weighted_median(flows, start)
     for flow in flows:
         length = flow.until - flow.since
-        most = by_chance(median * length, tuning) if tuning.uses("capped-intervals") else flow.amount
-        total += min(flow.amount, most) * min(1.0, (flow.until - start) / length)
+        most = median * length + 2 * tuning.deviations * sqrt(median * length + 1)
+        amount = min(flow.amount, most) if tuning.uses("capped-intervals") else flow.amount
+        total += amount * min(1.0, (flow.until - start) / length)
     least = max(tuning.rate_least_seconds, tuning.lasting_scrapes * scrape_seconds)
-    return total / max(min(window_seconds, end - flows[0].since), least)
-
-
-def by_chance(usual: float, tuning: Tuning) -> float:
-    """The most messages that chance explains where `usual` are expected."""
-    return usual + 2 * tuning.deviations * sqrt(usual + 1)
+    return total / max(end - max(start, flows[0].since), least)
 
 
 def _weighted_median(flows: list[Arrival], start: float) -> float:
@@ -187,11 +156,3 @@ def waiting(history: tuple[Arrival, ...], unstarted: float) -> tuple[Waiting, ..
     if left > 0 and history:
         found.append(Waiting(history[0].since, left))
     return tuple(reversed(found))
-
-
-def burst(history: tuple[Arrival, ...], now: float, young_seconds: float, tuning: Tuning = DEFAULT) -> float:
-    """Messages of the last `young_seconds` beyond what the time before explains: the size of a burst that is still young."""
-    before = tuple(arrival for arrival in history if arrival.until <= now - young_seconds)
-    rate = rate_per_second(before, now - young_seconds, young_seconds, tuning=tuning)
-    young = history[len(before) :]
-    return sum(max(0.0, each.amount - by_chance(rate * (each.until - each.since), tuning)) for each in young)

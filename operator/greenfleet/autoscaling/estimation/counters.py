@@ -62,7 +62,7 @@ class CounterDelta:
         return self.worker_seconds > 0 and self.hub_blocked_seconds > tuning.blocked * self.worker_seconds
 
 
-_COUNTERS = tuple(field.name for field in fields(CounterDelta))[:9]
+_COUNTERS = {field.name for field in fields(CounterDelta)} & {field.name for field in fields(WorkerSample)}
 
 
 def subtract(

@@ -51,14 +51,9 @@ class Downstream:
     gain: tuple[float, float] = (1.0, 1.0)
     """(concurrency, throughput) after over before, of the growth that brought nothing."""
 
-    @property
-    def holds_growth(self) -> bool:
-        """Whether growth has to prove itself first, or has just not paid."""
-        return self.ceiling is not None
-
     def threads(self, serving: int) -> int:
-        """The most green threads of each of `serving` workers."""
-        return ceil(self.ceiling / max(1, serving)) if self.ceiling is not None else 10**9
+        """The most green threads of each of `serving` workers; only where there is a ceiling."""
+        return ceil((self.ceiling or 0.0) / max(1, serving))
 
     def update(
         self, observation: Observation, delta: CounterDelta, worker: Capacity, flow: tuple[float, float], tuning: Tuning
@@ -132,7 +127,7 @@ class Downstream:
         if gained < 1 / tuning.growth and not self.excused:  # slower tasks lose throughput, a full downstream keeps it
             return replace(self._free(replace(point, throughput=base.throughput)), excused=True)
         most = base.concurrency / tuning.growth if self.probing else point.concurrency
-        backoff = min(10 * tuning.backoff_seconds, max(tuning.backoff_seconds, 2 * self.backoff_seconds))
+        backoff = min(tuning.longest_backoff_seconds, max(tuning.backoff_seconds, 2 * self.backoff_seconds))
         return Downstream(
             base=Point(most, best.throughput, most / best.throughput),
             ceiling=most,

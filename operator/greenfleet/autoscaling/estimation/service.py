@@ -13,9 +13,6 @@ from ..tuning import DEFAULT, Tuning
 from ..validation import Observation
 from .counters import CounterDelta
 
-_OLD_TASKS = 5.0
-"""A restored estimate weighs as much as so many tasks of today; more than any of them alone, less than a second's."""
-
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
@@ -29,7 +26,7 @@ class Ratio:
         """Only where something is remembered."""
         return self.total / self.weight
 
-    def add(self, total: float, weight: float, keep: float) -> Ratio:
+    def add(self, total: float, weight: float, keep: float = 1.0) -> Ratio:
         return Ratio(self.total * keep + total, self.weight * keep + weight)
 
 
@@ -43,12 +40,10 @@ class Service:
     runtime_measured: bool = False
     """Whether a hub with time to spare has shown it."""
     cpu_per_task_seconds: float | None = None
-    """k: CPU seconds per task where there are many."""
+    """k: CPU seconds per task."""
     cpu: Ratio = Ratio()
     cpu_busy: Ratio = Ratio()
     """The same as `cpu` while the hubs were busy; it does not age while they are not."""
-    idle_cores: float = DEFAULT.idle_cores
-    """What a worker that starts nothing uses."""
     efficiency: float = 1.0
     """Measured rate of saturated workers over the rate that `min(c/S, cores/k)` promises."""
     startup_seconds: float | None = None
@@ -56,13 +51,13 @@ class Service:
     """Pods whose start-up was taken, so that a container that restarts does not count twice."""
 
     @classmethod
-    def restored(cls, learned: Learned) -> Service:
-        """What an earlier life of the operator had learned."""
-        runtime, cpu = learned.runtime_seconds, learned.cpu_per_task_seconds
-        old_cpu = Ratio(_OLD_TASKS * cpu, _OLD_TASKS) if cpu else Ratio()
+    def restored(cls, learned: Learned, tuning: Tuning = DEFAULT) -> Service:
+        """What an earlier life of the operator had learned: it weighs as much as a few tasks of today."""
+        runtime, cpu, tasks = learned.runtime_seconds, learned.cpu_per_task_seconds, tuning.restored_tasks
+        old_cpu = Ratio(tasks * cpu, tasks) if cpu else Ratio()
         return cls(
             runtime_seconds=runtime,
-            runtime=Ratio(_OLD_TASKS * runtime, _OLD_TASKS) if runtime else Ratio(),
+            runtime=Ratio(tasks * runtime, tasks) if runtime else Ratio(),
             cpu_per_task_seconds=cpu,
             cpu=old_cpu,
             cpu_busy=old_cpu,
@@ -75,11 +70,10 @@ class Service:
         """After one more interval."""
         if delta.seconds <= 0:
             return self
-        keep = 0.5 ** (delta.seconds / tuning.half_life_seconds)
-        learned = self._learn_runtime(spec, delta, keep, tuning)._learn_cpu(spec, observation, delta, keep, tuning)
+        learned = self._learn_runtime(spec, delta, tuning)._learn_cpu(spec, delta, tuning)
         return learned._learn_efficiency(spec, observation, delta, tuning) if tuning.uses("efficiency") else learned
 
-    def _learn_runtime(self, spec: ScalingSpec, delta: CounterDelta, keep: float, tuning: Tuning) -> Service:
+    def _learn_runtime(self, spec: ScalingSpec, delta: CounterDelta, tuning: Tuning) -> Service:
         """Green threads must not grow on run time that they inflated themselves: while hubs are saturated, tasks wait for their own core,
         and S may fall, but not rise. Until it was measured on a hub with time to spare, it falls by itself.
         """
@@ -93,7 +87,7 @@ class Service:
                 shrink = tuning.decrease ** (delta.seconds / tuning.throughput_half_life_seconds)
             runtime = Ratio(runtime.total * shrink, runtime.weight)
             total = min(total, known * shrink * delta.runtime_count)
-        runtime = runtime.add(total, delta.runtime_count, keep)
+        runtime = runtime.add(total, delta.runtime_count, kept(delta.seconds, tuning.half_life_seconds))
         believed = runtime.weight >= 1 and runtime.total > 0
         return replace(
             self,
@@ -102,27 +96,18 @@ class Service:
             runtime_measured=self.runtime_measured or not full,
         )
 
-    def _learn_cpu(
-        self, spec: ScalingSpec, observation: Observation, delta: CounterDelta, keep: float, tuning: Tuning
-    ) -> Service:
+    def _learn_cpu(self, spec: ScalingSpec, delta: CounterDelta, tuning: Tuning) -> Service:
         """CPU over the mean of started and finished tasks, for a task burns some before its I/O and some after it.
 
         A message that comes alone costs a wake-up and a round trip of its own, so k is that of busy hubs, unless tasks have become cheaper.
         """
-        if delta.cpu_worker_seconds <= 0:
+        if delta.cpu_tasks <= 0 or delta.started == 0:
             return self
-        if delta.started == 0:
-            if observation.busy > 0 or delta.finished > 0 or not tuning.uses("idle-cores"):
-                return self
-            most = max(2 * tuning.idle_cores, 0.1 * spec.cpu_limit_cores)
-            return replace(self, idle_cores=min(0.8 * self.idle_cores + 0.2 * delta.cores_per_worker, most))
-        if delta.cpu_tasks <= 0:
-            return self
-        used = max(0.0, delta.cpu_seconds - self.idle_cores * delta.cpu_worker_seconds)
-        cpu, busy = self.cpu.add(used, delta.cpu_tasks, keep), self.cpu_busy
+        used = max(0.0, delta.cpu_seconds - tuning.idle_cores * delta.cpu_worker_seconds)
+        old, known, busy = kept(delta.seconds, tuning.half_life_seconds), self.cpu_per_task_seconds, self.cpu_busy
+        cpu = self.cpu.add(used, delta.cpu_tasks, old)
         if delta.hub_utilisation >= tuning.busy and not delta.blocked(tuning):
-            busy = busy.add(used, delta.cpu_tasks, keep)
-        known = self.cpu_per_task_seconds
+            busy = busy.add(used, delta.cpu_tasks, old)
         if cpu.total >= tuning.cpu_believed_seconds * spec.cpu_limit_cores:
             known = cpu.mean
             if busy.weight > 0 and tuning.uses("unbatched-cost"):
@@ -137,34 +122,33 @@ class Service:
         serving = {pod.name for pod in observation.serving}
         samples = [worker for worker in observation.workers if worker.pod in serving]
         limit = sum(worker.threads_limit for worker in samples)
-        if runtime is None or cpu is None or not serving or limit <= 0 or delta.cpu_worker_seconds <= 0:
+        if runtime is None or cpu is None or limit <= 0 or delta.cpu_worker_seconds <= 0:
             return self
         if any(worker.threads_busy > worker.threads_limit for worker in samples):
             return self  # their limit was lowered; they start nothing until enough tasks have ended
-        cores = cores_for_tasks(spec.cpu_limit_cores, self.idle_cores)
-        promised = min(limit / len(serving) / runtime, cores / cpu if cpu > 0 else inf)
+        cpu_rate = cores_for_tasks(spec.cpu_limit_cores, tuning.idle_cores) / cpu if cpu > 0 else inf
+        promised = min(limit / len(serving) / runtime, cpu_rate)
         waited = min(observation.ready, delta.unstarted_before)
         saturated = waited > tuning.backlog_seconds * promised * len(serving) and not delta.blocked(tuning)
-        seen = min(1.0, max(0.3, delta.serving_started / delta.cpu_worker_seconds / promised))
-        if saturated and runtime < tuning.half_life_seconds / 3:
-            weight = 1 - 0.5 ** (delta.seconds / tuning.half_life_seconds * 2)
-            return replace(self, efficiency=self.efficiency + weight * (seen - self.efficiency))
-        recovered = (1 - self.efficiency) * (1 - 0.5 ** (delta.seconds / tuning.half_life_seconds / 8))
-        return replace(self, efficiency=self.efficiency + recovered)
+        seen = delta.serving_started / delta.cpu_worker_seconds / promised
+        target, half_life = min(1.0, max(tuning.least_efficiency, seen)), tuning.half_life_seconds / 2
+        if not saturated or runtime > half_life:
+            target, half_life = 1.0, tuning.half_life_seconds * 8
+        weight = 1 - kept(delta.seconds, half_life)
+        return replace(self, efficiency=self.efficiency + weight * (target - self.efficiency))
 
     def learn_startup(self, pods: tuple[Pod, ...], since: float, tuning: Tuning) -> Service:
         """Creation to Ready of every pod whose first Ready we could see."""
-        learned, counted = self, set(self.counted_pods)
+        startup, counted = self.startup_seconds, set(self.counted_pods)
         for pod in pods:
             if pod.ready_since is None or pod.name in counted:
                 continue
             counted.add(pod.name)
-            took, known = pod.ready_since - pod.created_at, learned.startup_seconds
-            witnessed = pod.created_at >= since or known is None
-            if witnessed and 0 <= took <= 90 * tuning.startup_seconds:
-                learned = replace(learned, startup_seconds=took if known is None else (known + took) / 2)
+            took, witnessed = pod.ready_since - pod.created_at, pod.created_at >= since or startup is None
+            if witnessed and 0 <= took <= tuning.longest_startup_seconds:
+                startup = took if startup is None else (startup + took) / 2
         names = tuple(pod.name for pod in pods if pod.name in counted)
-        return learned if names == learned.counted_pods else replace(learned, counted_pods=names)
+        return self if names == self.counted_pods else replace(self, startup_seconds=startup, counted_pods=names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,20 +167,23 @@ class Capacity:
     @property
     def cpu_rate(self) -> float:
         """Tasks per second that the core allows."""
-        return (
-            cores_for_tasks(self.cores, self.idle_cores) / self.cpu_per_task_seconds
-            if self.cpu_per_task_seconds > 0
-            else inf
-        )
+        cpu = self.cpu_per_task_seconds
+        return cores_for_tasks(self.cores, self.idle_cores) / cpu if cpu > 0 else inf
 
-    def rate(self, threads: float) -> float:
-        """Tasks per second of one worker with so many green threads: μ = min(c/S, cores/k), as far as it was reached."""
-        return self.efficiency * min(threads / self.runtime_seconds, self.cpu_rate)
+    @property
+    def rate(self) -> float:
+        """Tasks per second of one worker with all its green threads: μ = min(c/S, cores/k), as far as it was reached."""
+        return self.efficiency * min(self.safe_threads / self.runtime_seconds, self.cpu_rate)
+
+
+def kept(seconds: float, half_life_seconds: float) -> float:
+    """The share of a sum that is not yet forgotten."""
+    return float(0.5 ** (seconds / half_life_seconds))
 
 
 def cores_for_tasks(cores: float, idle_cores: float) -> float:
     """What is left when the worker has looked after itself: in a pod of a tenth of a core, a tenth less."""
-    return max(0.5 * cores, cores - idle_cores)
+    return max(cores / 2, cores - idle_cores)
 
 
 def cpu_threads(runtime: float, cpu: float, cores: float, tuning: Tuning = DEFAULT) -> float:

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from .. import explain
 from ..constraints import limits, stabilization
-from ..context import DecisionContext, workers_adjustment
-from ..estimation.arrivals import burst, present_rate, waiting
+from ..context import DecisionContext
+from ..estimation.arrivals import present_rate, waiting
 from ..model import Adjustment, DecisionReason, Sample, ScalingSpec
 from ..state import State
 from ..tuning import Tuning
@@ -21,11 +21,11 @@ def context_of(  # noqa: PLR0917
     """What a complete observation and the estimates amount to: rates, needs, and the model of one worker."""
     estimates = state.estimates
     worker, history = estimates.worker(spec, tuning), estimates.arrivals.history
+    rate = present_rate(history, spec.scrape_interval_seconds, tuning)
     worker = replace(worker, safe_threads=_shared(spec, sample, worker.safe_threads))
-    rate = present_rate(history, now, spec.scrape_interval_seconds, tuning)
     fleet = existing(observation, sample.replicas, worker, now, tuning)
-    demand = for_deadline(spec, waiting(history, observation.unstarted), fleet, worker, tuning)
-    demand = demand if tuning.uses("deadline") else None
+    batches = waiting(history, observation.unstarted) if tuning.uses("deadline") else ()
+    demand = for_deadline(spec, batches, fleet, worker, tuning)
     at_once = for_rate_at_once(rate, fleet, worker) if tuning.uses("rate") else 0
     rate_workers = min(at_once, for_rate(spec, rate, observation.unstarted, fleet, worker, tuning))
     need = min(max(rate_workers, demand.workers if demand is not None else 0), 10 * max(1, spec.replicas_max))
@@ -33,9 +33,11 @@ def context_of(  # noqa: PLR0917
     above_one = need if need > 1 else 0  # the last worker goes by the cooldown alone
     state = replace(
         state,
-        high_needs=stabilization.with_high(state.high_needs, now, above_one, window),
-        low_needs=stabilization.with_low(state.low_needs, now, need, stabilization.up_window_seconds(spec)),
-        deferred_need=0 if estimates.downstream.holds_growth else at_once,
+        high_needs=stabilization.remember(state.high_needs, now, above_one, window),
+        low_needs=stabilization.remember(
+            state.low_needs, now, need, stabilization.up_window_seconds(spec), lowest=True
+        ),
+        deferred_need=at_once if estimates.downstream.ceiling is None else 0,
     )
     return DecisionContext(
         spec=spec,
@@ -46,7 +48,6 @@ def context_of(  # noqa: PLR0917
         tuning=tuning,
         worker=worker,
         rate=rate,
-        burst=burst(history, now, tuning.scale_in_seconds, tuning),
         demand=demand,
         rate_workers=rate_workers,
         need=need,
@@ -68,7 +69,7 @@ def recommend(context: DecisionContext) -> Adjustment:
     spec, demand = context.spec, context.demand
     if context.current == 0 and not context.sample.pods and (idle := _from_zero(context)) is not None:
         return idle
-    one_does = f"one worker does {explain.rate(context.worker_rate)}"
+    one_does = f"one worker does {explain.rate(context.worker.rate)}"
     if demand is not None and demand.workers > max(context.rate_workers, 1):
         able = (
             f"{explain.count(demand.workers, 'worker')} can start them within {explain.seconds(demand.within_seconds)}"
@@ -79,10 +80,10 @@ def recommend(context: DecisionContext) -> Adjustment:
             else f"as maxWait of {explain.seconds(spec.max_wait_seconds)} asks"
         )
         text = f"{explain.waits(demand.messages)}; {one_does}; {able}, {promise}"
-        return workers_adjustment(DecisionReason.DEADLINE, context.current, context.need, text)
+        return Adjustment(DecisionReason.DEADLINE, "workers", context.current, context.need, text)
     if context.need > 1:
         text = f"{explain.rate(context.rate)} arrive; {one_does}{_deferred(context)}"
-        return workers_adjustment(DecisionReason.RATE, context.current, context.need, text)
+        return Adjustment(DecisionReason.RATE, "workers", context.current, context.need, text)
     return _last_worker(context, one_does)
 
 
@@ -93,8 +94,8 @@ def _from_zero(context: DecisionContext) -> Adjustment | None:
         return None
     if ready > 0:
         text = f"{explain.waits(ready)}, not more than the activation of {activation}"
-        return workers_adjustment(DecisionReason.ACTIVATION, context.current, 0, text)
-    return workers_adjustment(DecisionReason.IDLE, context.current, 0, "nothing waits, nothing runs")
+        return Adjustment(DecisionReason.ACTIVATION, "workers", context.current, 0, text)
+    return Adjustment(DecisionReason.IDLE, "workers", context.current, 0, "nothing waits, nothing runs")
 
 
 def _deferred(context: DecisionContext) -> str:
@@ -114,7 +115,7 @@ def _last_worker(context: DecisionContext, one_does: str) -> Adjustment:
     reason, until = DecisionReason.COOLDOWN, None
     if idle_since is not None and context.now >= idle_since + cooldown:
         text = f"nothing has waited or run for {explain.seconds(cooldown)}"
-        return workers_adjustment(DecisionReason.IDLE, context.current, 0, text)
+        return Adjustment(DecisionReason.IDLE, "workers", context.current, 0, text)
     if idle_since is not None:
         until = idle_since + cooldown
         text = f"nothing waits and nothing runs; one worker stays for the cooldown of {explain.seconds(cooldown)}"
@@ -128,13 +129,13 @@ def _last_worker(context: DecisionContext, one_does: str) -> Adjustment:
         text = "tasks came and went since the last scrape"
     else:
         text = f"one worker stays, to end or restore {explain.count(seen.unacked, 'unacked message')}"
-    return workers_adjustment(reason, context.current, 1, text, until)
+    return Adjustment(reason, "workers", context.current, 1, text, until)
 
 
 def manual(spec: ScalingSpec, sample: Sample) -> tuple[Adjustment, ...]:
     """The user's number, within the bounds that are not about load. A human may ask for fewer than `replicas.min`."""
     text = "mode is manual: spec.manualReplicas decides"
-    steps = [workers_adjustment(DecisionReason.MANUAL, sample.replicas, spec.manual_replicas, text)]
+    steps = [Adjustment(DecisionReason.MANUAL, "workers", sample.replicas, spec.manual_replicas, text)]
     for limit in (limits.maximum, limits.total_of_workers):
         if (step := limit(spec, sample, 0.0, steps[-1].after)) is not None:
             steps.append(step)

@@ -9,7 +9,7 @@ from math import ceil, sqrt
 
 from .. import explain
 from ..constraints import limits, stabilization
-from ..context import DecisionContext, threads_adjustment
+from ..context import DecisionContext
 from ..estimation import Capacity
 from ..model import Adjustment, DecisionReason, Sample, ScalingSpec
 from ..tuning import Tuning
@@ -22,15 +22,15 @@ def threads_for(context: DecisionContext, replicas: int) -> tuple[Adjustment, ..
     if replicas == 0 and not context.sample.pods:
         start = max(spec.threads_min, min(safe, spec.threads_start))
         text = "no worker runs; a new one starts with this many"
-        steps = [threads_adjustment(DecisionReason.IDLE, before, start, text)]
+        steps = [Adjustment(DecisionReason.IDLE, "threads", before, start, text)]
     elif _anything_waits(context) or (context.sample.replicas == 0 and replicas > 0):
-        limit = context.state.estimates.limit
-        because = f" ({limit.cause})" if limit.limit is not None and limit.cause else ""
+        because = "so many it bore before a restart" if spec.memory_limit_bytes is None else "memory is nearly full"
+        because = f" ({because})" if safe >= context.state.estimates.limit.ceiling - 1 else ""
         text = (
             f"{explain.waits(seen.unstarted)} and {explain.count(seen.busy, 'task')} run; "
             f"a worker bears {explain.count(safe, 'green thread')}{because}"
         )
-        steps = [threads_adjustment(DecisionReason.SAFE_THREADS, before, safe, text)]
+        steps = [Adjustment(DecisionReason.SAFE_THREADS, "threads", before, safe, text)]
     else:
         steps = [_steady(context, before, max(1, min(replicas, len(seen.serving) or replicas)))]
     held = _full_downstream(context, steps[-1].after) or _lowered_slowly(context, before, steps[-1].after)
@@ -65,42 +65,31 @@ def _steady(context: DecisionContext, before: int, workers: int) -> Adjustment:
         else f"{explain.count(busy, 'task')} run"
     )
     wanted = max(context.spec.threads_min, min(worker.safe_threads, max(for_rate, running)))
-    return threads_adjustment(DecisionReason.RATE, before, wanted, text)
+    return Adjustment(DecisionReason.RATE, "threads", before, wanted, text)
 
 
 def _lowered_slowly(context: DecisionContext, before: int, wanted: int) -> Adjustment | None:
     """An idle green thread costs little; one that is missed costs a second."""
-    window, uses = context.tuning.thread_window_seconds, context.tuning.uses
-    if wanted >= before:
+    window = context.tuning.thread_window_seconds
+    most = stabilization.first_within(context.state.high_threads, context.now, window)
+    if wanted >= before or most is None or not context.tuning.uses("thread-stabilization"):
         return None
-    if context.now < context.first_window_ends_at and uses("first-window"):
-        held = max(wanted, min(before, context.worker.safe_threads))
-        text = "metrics have been complete for too short a time to take green threads away"
-        reason, until = DecisionReason.FIRST_WINDOW, context.first_window_ends_at
-    else:
-        most = stabilization.first_within(context.state.high_threads, context.now, window)
-        if most is None or not uses("thread-stabilization"):
-            return None
-        held = min(before, most.value, context.worker.safe_threads)
-        text = f"{explain.count(held, 'green thread')} were needed within the last {explain.seconds(window)}"
-        reason, until = DecisionReason.STABILIZATION, most.at + window
-    return threads_adjustment(reason, wanted, held, text, until) if held > wanted else None
+    held = min(before, most.value, context.worker.safe_threads)
+    text = f"{explain.count(held, 'green thread')} were needed within the last {explain.seconds(window)}"
+    if held <= wanted:
+        return None
+    return Adjustment(DecisionReason.STABILIZATION, "threads", wanted, held, text, most.at + window)
 
 
 def _full_downstream(context: DecisionContext, wanted: int) -> Adjustment | None:
     """The most green threads that the comparison of throughput allows."""
-    test = context.state.estimates.downstream
-    if not context.observation.workers or not test.holds_growth or not context.tuning.uses("full-downstream"):
+    test, serving = context.state.estimates.downstream, len(context.observation.serving)
+    most = max(context.spec.threads_min, test.threads(serving))
+    if not context.observation.workers or test.ceiling is None or wanted <= most:
         return None
-    most = max(context.spec.threads_min, test.threads(len(context.observation.serving)))
-    text = (
-        "more green threads brought no more throughput: something downstream is saturated"
-        if test.held_until is not None
-        else explain.TESTING
-    )
-    if wanted <= most:
-        return None
-    return threads_adjustment(DecisionReason.SATURATED_DOWNSTREAM, wanted, most, text, test.held_until)
+    text = "more green threads brought no more throughput: something downstream is saturated"
+    text = explain.TESTING if test.held_until is None else text
+    return Adjustment(DecisionReason.SATURATED_DOWNSTREAM, "threads", wanted, most, text, test.held_until)
 
 
 def threads_now(spec: ScalingSpec, sample: Sample) -> int:

@@ -70,13 +70,13 @@ def for_rate(  # noqa: PLR0917
         return enough
     not_yet = (then - fleet.replicas) * worker.startup_seconds + sum(fleet.pending)
     bearable = then * (spec.max_wait_seconds - margin_seconds(spec, tuning)) - not_yet
-    late = unstarted >= bearable * worker.rate(worker.safe_threads)
+    late = unstarted >= bearable * worker.rate
     return enough if late else fleet.replicas + fleet.overdue
 
 
 def for_rate_at_once(rate: float, fleet: Existing, worker: Capacity) -> int:
     """The same without deferral: nothing piles up."""
-    per_worker = worker.rate(worker.safe_threads)
+    per_worker = worker.rate
     enough = ceil(rate / per_worker - 1e-9) if per_worker > 0 else 0
     return enough + (fleet.overdue if enough else 0)
 

@@ -639,8 +639,8 @@ def test_light_tasks_get_the_green_threads_that_make_them_light() -> None:
         service = service.update(spec, seen, did)
         limit = limit.update(spec, seen, did, capacity(spec, service, limit), DEFAULT)
         threads = safe_threads(spec, service, limit)
-    assert 64 <= threads <= 110
-    assert capacity(spec, service, limit).rate == pytest.approx(200, rel=0.15)
+    assert 64 <= threads <= 105
+    assert capacity(spec, service, limit).rate == pytest.approx(200, rel=0.1)
 
 
 def test_no_worker_leaves_on_a_guess() -> None:

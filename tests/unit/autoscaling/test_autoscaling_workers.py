@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from greenfleet.autoscaling import ScalingSpec
+from greenfleet.autoscaling import DEFAULT, ScalingSpec, Tuning
 from greenfleet.autoscaling.estimation.arrivals import Waiting
 from greenfleet.autoscaling.estimation.service import Capacity, cpu_threads
 from greenfleet.autoscaling.recommendation.workers import Existing, for_deadline, for_rate
@@ -85,6 +85,23 @@ def test_what_new_workers_can_save_is_saved(startup: float) -> None:
     able = 20 * (2 * left + (due.workers - 2) * (left - startup))
     assert able >= 2000.0 or due.late
     assert due.workers < 25
+
+
+@pytest.mark.parametrize(("scrape", "seldom"), [(2.0, False), (15.0, True), (30.0, True)])
+def test_a_fleet_that_is_seen_seldom_keeps_all_of_its_margin(scrape: float, seldom: bool) -> None:
+    """When it is next seen to be behind its plan, there is no time left in which more workers could start."""
+    spec = replace(SPEC, scrape_interval_seconds=scrape, max_wait_seconds=120.0)
+    without = Tuning(disabled=frozenset({"deadline-slack"}))
+    for messages in range(2000, 9000, 100):
+        found, plan = (
+            for_deadline(spec, [Waiting(0.0, messages)], TWO, WORKER, tuning) for tuning in (DEFAULT, without)
+        )
+        assert found is not None
+        if found != plan:
+            assert not seldom
+            break
+    else:
+        assert seldom
 
 
 def test_an_empty_fleet_does_not_wait() -> None:

@@ -105,7 +105,8 @@ def for_deadline(
         late = running < batch.amount and left < worker.startup_seconds
         within = max(left, worker.startup_seconds + catch_up) if late and tuning.uses("catch-up") else left
         count = _fewest(batch.amount, within, worker, fleet)
-        if count > fleet.replicas and tuning.uses("deadline-slack"):
+        seldom = tuning.lasting_scrapes * spec.scrape_interval_seconds > tuning.rate_window_seconds
+        if count > fleet.replicas and not seldom and tuning.uses("deadline-slack"):
             within += tuning.slack * margin
             count = max(fleet.replicas, _fewest(batch.amount, within, worker, fleet))
         if worst is None or count > worst.workers:

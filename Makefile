@@ -53,8 +53,8 @@ test-full: venv packages cluster ## every tier of tests, slow ones included
 	$(PYTEST)
 
 .PHONY: test-fast
-test-fast: venv ## unit, property and golden tests: no cluster, no broker
-	$(PYTEST) tests/unit tests/property tests/golden
+test-fast: venv ## unit, property and golden tests on all cores: no cluster, no broker
+	$(PYTEST) -n auto tests/unit tests/property tests/golden
 
 .PHONY: test-faults
 test-faults: venv packages ## every kind of fault once, on Redis and on quorum queues: nothing lost (4 min; SEED=… repeats a run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from time import time
 from typing import Any
 
@@ -118,14 +119,15 @@ def seconds_waited(request: Any, now: float) -> float | None:
     published = published_at(request)
     if published is None:
         return None
-    eta = request.eta
-    if eta is not None:
-        published = max(published, eta.timestamp())
-    return max(0.0, now - published)
+    try:
+        due = request.eta.timestamp() if request.eta is not None else published
+    except (ValueError, OverflowError, OSError):  # a date that the system's clock has no number for
+        return None
+    return max(0.0, now - max(published, due))
 
 
 def published_at(request: Any) -> float | None:
-    """Unix seconds from our header, else from the AMQP timestamp."""
+    """Unix seconds from our header, else from the AMQP timestamp; None for what is no time. Anybody may have written it."""
     said = request.request_dict
     stamp = said.get(PUBLISHED_AT)
     if stamp is None and isinstance(said.get("headers"), dict):
@@ -133,7 +135,10 @@ def published_at(request: Any) -> float | None:
     if stamp is None:
         properties = said.get("properties") or {}
         stamp = properties.get("timestamp")
-    try:
-        return float(stamp.timestamp() if hasattr(stamp, "timestamp") else stamp) if stamp is not None else None
-    except (TypeError, ValueError):
+    if stamp is None:
         return None
+    try:
+        seconds = float(stamp.timestamp() if hasattr(stamp, "timestamp") else stamp)
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None
+    return seconds if isfinite(seconds) else None

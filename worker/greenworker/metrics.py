@@ -13,6 +13,7 @@ import resource
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from math import isfinite, isnan
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -27,6 +28,9 @@ LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 1
 OTHER = "other"
 """Where label values go once there are too many of them."""
 
+LABEL_LENGTH = 256
+"""Characters of a label value. The name of a task comes from a message."""
+
 Key = tuple[str, ...]
 
 
@@ -35,8 +39,16 @@ def escape(value: str) -> str:
     return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 
+def legible(value: str) -> str:
+    """A label value that came with a message: no half characters, which UTF-8 does not have, and not longer than people read."""
+    value = value.encode("utf-8", "backslashreplace").decode()
+    return value if len(value) <= LABEL_LENGTH else value[: LABEL_LENGTH - 1] + "…"
+
+
 def number(value: float) -> str:
     """A sample value as the text format wants it."""
+    if not isfinite(value):
+        return "NaN" if isnan(value) else "+Inf" if value > 0 else "-Inf"
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))
 
 
@@ -132,11 +144,13 @@ class Labelled(Family, Generic[ChildT]):
         """The child of these label values, made on first use."""
         found = self.children.get(key)
         if found is None:
+            key = tuple(map(legible, key))
             if key and key[0] not in self.known and len(self.known) >= self.limit:
                 key = (OTHER, *key[1:])
                 found = self.children.get(key)
             else:
                 self.known.update(key[:1])
+                found = self.children.get(key)
             if found is None:
                 found = self.children[key] = self.make()
         return found
@@ -227,7 +241,9 @@ class Registry:
 
     def render(self) -> bytes:
         """The whole exposition."""
-        return "".join(line for family in self.families for line in family.lines(self.common)).encode()
+        return "".join(line for family in self.families for line in family.lines(self.common)).encode(
+            "utf-8", "backslashreplace"
+        )
 
 
 _TICKS = os.sysconf("SC_CLK_TCK")

@@ -241,8 +241,8 @@ class TaskPool(BasePool):  # type: ignore[misc]
             return
         job.started = monotonic()
         state = KILLED
-        accounting.task_started(job.name, request)
         try:
+            accounting.task_started(job.name, request)
             if job.accept is not None:
                 job.accept(id(job.thread), job.started)
             if job.killed:  # it was terminated while it waited; Celery announces that once it is accepted

@@ -31,6 +31,12 @@ MEMORY_SECONDS = 3600
 TOGETHER = 10
 """Suspects that run beside each other at their first attempt, so that a hundred innocent ones are not run one by one."""
 
+MOST = 1000
+"""Of deaths, attempts and survivals; a record with more was not written by a worker: no cap is above 100."""
+
+LATEST = 2**40
+"""Unix seconds that a clock can have."""
+
 
 @dataclass(frozen=True)
 class Suspicion:
@@ -84,7 +90,11 @@ def read(headers: Any) -> Suspicion:
         numbers = [max(0, int(word)) for word in str(text).split()]
     except ValueError:
         return NONE
-    return Suspicion(*numbers) if len(numbers) in {3, 4} else NONE
+    if len(numbers) not in {3, 4}:
+        return NONE
+    found = Suspicion(*numbers)
+    forged = max(found.deaths, found.attempts, found.survived) > MOST or found.seen > LATEST
+    return NONE if forged else found
 
 
 def may_have_started(headers: Any, now: float) -> bool:
@@ -94,7 +104,7 @@ def may_have_started(headers: Any, now: float) -> bool:
         return True
     try:
         return datetime.fromisoformat(str(eta).replace("Z", "+00:00")).timestamp() <= now
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, OSError):
         return True
 
 

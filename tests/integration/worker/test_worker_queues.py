@@ -221,6 +221,7 @@ def test_survives_a_rotation_of_its_credentials_on_a_live_broker(
         assert not any(secret in text for text in shown)
 
 
+DEAD_LETTERS = "greenfleet_queue_dead_letters"
 UNACKED = "greenfleet_queue_messages_unacked"
 
 
@@ -250,6 +251,21 @@ def test_a_plugin_that_does_not_answer_costs_only_its_own_number(
     assert watched.up() == 1
     assert watched.depth("feeds", UNACKED) is None
     assert watched.tail().count("Prometheus plugin") == 1
+
+
+def test_rabbitmq_dead_letters_are_counted_for_each_queue(
+    rabbit_server: RabbitMQ, exporter: Callable[..., Exporter]
+) -> None:
+    names = [f"letters-{number}" for number in range(3)]
+    with Connection(rabbit_server.url) as connection:
+        channel = connection.channel()
+        producer = connection.Producer(channel)
+        for name in names:
+            channel.queue_declare(name, durable=True, auto_delete=False)
+            channel.queue_declare(f"{name}.dead", durable=True, auto_delete=False)
+            producer.publish("x", routing_key=f"{name}.dead", confirm=True)
+    watched = exporter(rabbit_server.url, queues=",".join(names)).ready()
+    eventually(lambda: [watched.depth(name, DEAD_LETTERS) for name in names] == [1, 1, 1], "all have one")
 
 
 def test_rabbitmq_unknown_queue_is_empty(rabbit_server: RabbitMQ, exporter: Callable[..., Exporter]) -> None:

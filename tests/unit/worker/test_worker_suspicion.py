@@ -49,7 +49,10 @@ def test_only_runs_alone_prove_anything() -> None:
     assert suspect.begun(alone=True).begun(alone=True).deaths_alone == 2
 
 
-@pytest.mark.parametrize("text", ["", "x", "1", "1 2", "1 2 3 4 5", "1,2,3", None, 7, ["1", "2", "3"]])
+FORGED = ["1 0 " + "9" * 400, "0 1000000000 0", "1000000000 0 0", "2 0 0 1000000000"]
+
+
+@pytest.mark.parametrize("text", ["", "x", "1", "1 2", "1 2 3 4 5", "1,2,3", None, 7, ["1", "2", "3"], *FORGED])
 def test_a_strange_header_says_nothing(text: Any) -> None:
     assert read({HEADER: text}) == NONE
     assert read(None) == NONE

@@ -163,6 +163,7 @@ class Exporter:
                 found = self._broker.depths(queues[first : first + self._broker.at_once])
                 self._known.update({name: (depth, asked) for name, depth in found.items()})
                 self.last_answer = monotonic()
+                self._broker.count_dead_letters(queues[first : first + self._broker.at_once])
         except Exception as error:
             self._disconnect()
             self._known = {}

@@ -72,6 +72,9 @@ class Failover:
             raise self._error
         return {queue.name: total([depths[queue.name] for depths in found.values()]) for queue in queues}
 
+    def count_dead_letters(self, queues: tuple[Queue, ...]) -> None:
+        """See `Broker.count_dead_letters`: `depths` has asked."""
+
     def dead_letters(self, queue: Queue) -> Any:
         """See `Broker.dead_letters`: those of every master that answers."""
         from greenworker.queues.dead_letters import SeveralLetters  # noqa: PLC0415 - the command needs it, the exporter does not

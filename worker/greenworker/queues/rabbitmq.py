@@ -43,8 +43,9 @@ class RabbitBroker:
         )
         self.connection.connect()
         self.channel: Any = self.connection.channel()
-        self._dead: dict[str, int] = {}
-        self._dead_at = 0.0
+        self._dead: dict[str, tuple[float, int]] = {}
+        """Queue → when it was asked for its dead letters, and how many there were."""
+        self._next_dead_at = 0.0
         client = self.connection
         self.plugin = (
             Plugin(client.hostname or "localhost", metrics_port, client.virtual_host or "/") if metrics_port else None
@@ -53,33 +54,39 @@ class RabbitBroker:
     def depths(self, queues: tuple[Queue, ...]) -> dict[str, Depth]:
         """See `Broker.depths`."""
         found: dict[str, Depth] = {}
-        self._ask_dead(queues)
         unacked = self.plugin.unacked() if self.plugin is not None else {}
         for queue in queues:
+            dead = self._dead.get(queue.name, (0.0, None))[1]
             try:
                 answer = self.channel.queue_declare(queue=queue.name, passive=True)
                 found[queue.name] = Depth(
                     answer.message_count,
                     unacked.get(queue.name),
                     consumers=answer.consumer_count,
-                    dead=self._dead.get(queue.name),
+                    dead=dead,
                 )
             except NotFound:
-                found[queue.name] = Depth(0, dead=self._dead.get(queue.name))
+                found[queue.name] = Depth(0, dead=dead)
                 self.channel = self.connection.channel()
         return found
 
-    def _ask_dead(self, queues: tuple[Queue, ...]) -> None:
-        if self._dead_at and monotonic() - self._dead_at < DEAD_EVERY_SECONDS:
-            return
-        self._dead_at = monotonic()
+    def count_dead_letters(self, queues: tuple[Queue, ...]) -> None:
+        """See `Broker.count_dead_letters`. These questions take a tenth of the time, so that depths are not older for them."""
         for queue in queues:
+            asked = monotonic()
+            if (
+                asked < self._next_dead_at
+                or asked - self._dead.get(queue.name, (-DEAD_EVERY_SECONDS, 0))[0] < DEAD_EVERY_SECONDS
+            ):
+                continue
             try:
-                answer = self.channel.queue_declare(queue=rabbit_queue(queue.name), passive=True)
-                self._dead[queue.name] = answer.message_count
+                dead = int(self.channel.queue_declare(queue=rabbit_queue(queue.name), passive=True).message_count)
             except NotFound:
-                self._dead[queue.name] = 0
+                dead = 0
                 self.channel = self.connection.channel()
+            self._dead[queue.name] = asked, dead
+            now = monotonic()
+            self._next_dead_at = now + 9 * (now - asked)
 
     def dead_letters(self, queue: Queue) -> Any:
         """See `Broker.dead_letters`."""

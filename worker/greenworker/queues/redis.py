@@ -104,6 +104,9 @@ class RedisBroker:
                 return counts
         return {name: round(count * max(1.0, total / seen)) for name, count in counts.items()}
 
+    def count_dead_letters(self, queues: tuple[Queue, ...]) -> None:
+        """See `Broker.count_dead_letters`: `depths` has asked."""
+
     def dead_letters(self, queue: Queue) -> Any:
         """See `Broker.dead_letters`."""
         from greenworker.queues.dead_letters import RedisLetters  # noqa: PLC0415 - the command needs it, the exporter does not

@@ -42,7 +42,8 @@ share of `maxWait` and the best scale-down window are picked afterwards, for the
 ## The traces
 
 - **tuning**: 200 generated traces, seeds 1 to 200. The autoscaler may be tuned with them.
-- **holdout**: 200 generated traces, seeds 1001 to 1200. Nobody tuned on them; they were run twice: when the autoscaler was rebuilt (294 violated s), and for this page.
+- **holdout**: 200 generated traces, seeds 1001 to 1200. Nobody tuned on them. They were run twice: for the
+  rebuilt autoscaler (294 violated s), and for this page.
 - **known**: the 13 traces of `bench/traces`, two seeds each, which tuned the first autoscaler.
 
 A generated trace draws run time (0.05 to 60 s), CPU per task (0.3 to 80 ms), cores (0.1 to 1), start-up (2 to 40 s), prefetch, `maxWait`

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from greenworker.dead_letters import DeadLetter
+from greenworker.dead_letters import AT, DELIVERIES, DeadLetter
 from greenworker.isolation import Isolation, store_failure, take_header
-from greenworker.queues.dead_letters import renewed
+from greenworker.queues.dead_letters import letter_of, renewed
 from greenworker.suspicion import (
     HEADER,
     MEMORY_SECONDS,
@@ -202,6 +202,15 @@ def test_a_requeued_message_is_as_new_and_goes_to_the_list_of_its_priority() -> 
     }
     assert priority == 7
     assert renewed(b"nonsense") == (b"nonsense", 0)
+
+
+@pytest.mark.parametrize("forged", [10**400, "inf", "nan", [], "x", None])
+def test_a_dead_letter_with_forged_headers_is_shown(forged: Any) -> None:
+    message = SimpleNamespace(body=b"x", headers={AT: forged, DELIVERIES: forged, "id": "1"}, properties={})
+    letter = letter_of(message, "feeds")
+    assert (letter.id, letter.at, letter.deliveries) == ("1", 0.0, 0)
+    payload = json.dumps({"properties": {"priority": float("inf")}, "headers": {}}).encode()
+    assert renewed(payload) == (payload, 0)
 
 
 def test_what_is_taken_back_while_its_attempt_is_written_down_does_not_start() -> None:

@@ -15,6 +15,7 @@ import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from math import isfinite
 from typing import Any, Protocol
 
 from greenworker.dead_letters import AT, DELIVERIES, OURS, QUEUE, REASON, DeadLetter, key, rabbit_queue
@@ -94,7 +95,7 @@ def renewed(payload: bytes) -> tuple[bytes, int]:
             headers.pop(HEADER, None)
             headers.pop("redelivered", None)
         return json.dumps(message).encode(), int(properties.get("priority") or 0)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return payload, 0
 
 
@@ -181,9 +182,10 @@ def letter_of(message: Any, queue: str) -> DeadLetter:
 
 def _number(text: Any) -> float:
     try:
-        return float(text or 0)
-    except (TypeError, ValueError):
+        number = float(text or 0)
+    except (TypeError, ValueError, OverflowError):
         return 0.0
+    return number if isfinite(number) else 0.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -354,7 +354,12 @@ class WhenBlind(Model):
                 "self.policy != 'floor' || has(self.floor)",
                 "scaling.whenBlind.policy is floor, and floor is not set: say how many workers to keep at least",
                 at=".floor",
-            )
+            ),
+            rule(
+                "self.policy == 'floor' || !has(self.floor)",
+                "scaling.whenBlind.floor is set, and policy is hold, with which it has no effect: set policy to floor, or remove floor",
+                at=".floor",
+            ),
         )
     )
 

@@ -40,6 +40,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"greenThreads": {"min": 100, "total": 50}},
         ["greenThreads.total is 50", "not one worker could run"],
     ),
+    "floor without its policy": (
+        {"scaling": {"whenBlind": {"floor": 3}}},
+        ["scaling.whenBlind.floor is set", "no effect", "set policy to floor, or remove floor"],
+    ),
     "floor without a number": (
         {"scaling": {"whenBlind": {"policy": "floor"}}},
         ["scaling.whenBlind.policy is floor", "say how many"],

@@ -146,8 +146,9 @@ def _explanation(
         done = [*done, Event("done", sent.identity, "", min(event.at for event in begun if event.worker))]
     last = max(event.at for event in done)
     for one in disruptions:
-        # What is on its way to a companion's process when its connection is lost may run twice (docs/guarantees.md).
-        may_repeat = one.may_repeat or (sent is not None and sent.kind == "forwarded" and not one.target)
+        # What is on its way to a companion's process when its connection is lost may run twice, and so may a retry that is published
+        # while the broker takes no message (docs/guarantees.md).
+        may_repeat = one.may_repeat or (sent is not None and sent.kind in ("forwarded", "retry") and not one.target)
         if may_repeat and one.start <= last and _ran_during(one, begun, done):
             return f"{one.kind} {one.target}".strip()
     if sent is not None:

@@ -20,6 +20,9 @@ from greenfleet.manifests.exporter import config_of_gone_exporter, optional_expo
 from greenfleet.settings import WorkerImage
 from greenfleet.status.stalled import StalledReason
 
+_GONE_SECONDS = 0.5
+"""Until an exporter is looked at again of whose pools some are gone, and the watch has not said so."""
+
 _TOUCH_SECONDS = 0.5
 """Between the two times that an exporter's pods are touched after their list of queues has changed."""
 
@@ -63,11 +66,7 @@ class ExporterReconciler:
             self._registry.forget_exporter(broker_key)
             await self._remove(broker_key)
             return None, None
-        namespace, secret, key = broker_key.split("/", 2)
-        if self._view.deployment(namespace, names.exporter_name(secret, key)) is None:
-            pools = await self._there(pools, namespace)
-            if not pools:
-                return None, None  # they are gone, and their exporter with them: the watch will tell
+        namespace = pools[0].namespace
         image = self._image
         children = exporter_children(
             pools, image.image, image.image_pull_policy, image.image_pull_secrets, self._monitors.monitoring
@@ -78,6 +77,10 @@ class ExporterReconciler:
             if (taken := await self._applier.taken(children, lambda found: is_exporters_own(found, name))) is not None:
                 state.refused, state.refusals = taken_from_exporter(*taken, pools[0]), state.refusals + 1
                 return taken_seconds(state.refusals), None
+            if any("uid" not in child.manifest["metadata"] for child in children if child.kind != "PodMonitor"):
+                there = await self._there(pools, namespace)
+                if len(there) < len(pools):
+                    return (_GONE_SECONDS if there else None), None  # who is gone, the watch will tell
             for child in children:
                 await self._applier.apply(child)
         except InvalidError as error:

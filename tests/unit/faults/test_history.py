@@ -66,6 +66,16 @@ def test_a_lost_connection_of_the_companion_explains_only_what_was_forwarded() -
     assert judge([sent("a")], parse(TWICE), [cut]).unexplained == ("a",)
 
 
+def test_a_broker_that_takes_no_message_explains_a_retry_only_while_it_lasts() -> None:
+    unreachable = Disruption("unreachable", "", 2.0, 7.0, may_repeat=False)
+    twice = parse(log("begun a w1 2.1", "begun a w1 8.0", "done a w1 8.0", "begun a w2 8.4", "done a w2 8.4"))
+    assert judge([sent("a", kind="retry")], twice, [unreachable]).kept
+    assert not judge([sent("a")], twice, [unreachable]).kept
+    assert not judge(
+        [sent("a", kind="retry")], parse(TWICE), [Disruption("unreachable", "", 20.0, 25.0, may_repeat=False)]
+    ).kept
+
+
 def test_what_was_sent_twice_by_its_parent_is_explained() -> None:
     lines = log(*TWICE, "begun b w1 3.0", "done b w1 3.1", "begun b w2 11.0", "done b w2 11.1")
     killed = Disruption("sigkill", "w1", 2.4, 2.4, True)

@@ -66,7 +66,6 @@ class ExporterReconciler:
             self._registry.forget_exporter(broker_key)
             await self._remove(broker_key)
             return None, None
-        namespace = pools[0].namespace
         image = self._image
         children = exporter_children(
             pools, image.image, image.image_pull_policy, image.image_pull_secrets, self._monitors.monitoring
@@ -78,7 +77,7 @@ class ExporterReconciler:
                 state.refused, state.refusals = taken_from_exporter(*taken, pools[0]), state.refusals + 1
                 return taken_seconds(state.refusals), None
             if any("uid" not in child.manifest["metadata"] for child in children if child.kind != "PodMonitor"):
-                there = await self._there(pools, namespace)
+                there = await self._there(pools, pools[0].namespace)
                 if len(there) < len(pools):
                     return (_GONE_SECONDS if there else None), None  # who is gone, the watch will tell
             for child in children:

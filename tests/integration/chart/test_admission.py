@@ -15,7 +15,16 @@ import yaml
 
 from greenfleet.manifests import children_of_pool
 from tests.integration.chart.conftest import CRD, Release
-from tests.integration.operator.harness import Api, Namespace, Object, Refused, cluster, eventually, fresh_name
+from tests.integration.operator.harness import (
+    RESTRICTED,
+    Api,
+    Namespace,
+    Object,
+    Refused,
+    cluster,
+    eventually,
+    fresh_name,
+)
 from tests.unit.operator.objects import pool
 
 RULES = {
@@ -240,7 +249,7 @@ def _pod(name: str, labels: dict[str, str]) -> Object:
         "name": "worker",
         "image": "x",
         "resources": {"requests": {"cpu": "100m"}, "limits": {"cpu": "200m"}},
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "securityContext": RESTRICTED,
     }
     security = {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}}
     return {

@@ -58,6 +58,10 @@ def eventually(condition: Callable[[], Any], what: str, seconds: float = 20.0, m
         sleep(0.05)
 
 
+RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+"""The security context of a container in a namespace with the profile of that name."""
+
+
 def program(name: str) -> str:
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
     if found is None:

@@ -12,7 +12,7 @@ import yaml
 from celery import Celery
 
 from tests.integration.operator.conftest import World, WorldMaker
-from tests.integration.operator.harness import Object, eventually
+from tests.integration.operator.harness import RESTRICTED, Object, eventually
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def by_hand(world: World, queue: str, ledger: str) -> Object:
             {"name": "CELERY_BROKER_URL", "valueFrom": {"secretKeyRef": {"name": "broker", "key": "url"}}},
             {"name": "LEDGER", "value": ledger},
         ],
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "securityContext": RESTRICTED,
     }
     security = {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}}
     return {

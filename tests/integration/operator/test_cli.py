@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.operator.conftest import World, WorldMaker
-from tests.integration.operator.harness import Namespace, Object, only_exporters, program
+from tests.integration.operator.harness import RESTRICTED, Namespace, Object, only_exporters, program
 from tests.integration.operator.rights import kubeconfig_with, rendered
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1/namespaces"
@@ -151,7 +151,7 @@ def test_why_reaches_the_leader_among_all_replicas_and_its_role_reaches_nothing_
 def _behind_the_service(shop: Namespace, name: str, port: int) -> Object:
     """An Endpoints subset for one replica, and a pod for it: the API server's proxy passes nothing to an address that is no pod's."""
     address = _own_address()
-    container = {"name": "operator", "image": "registry.example/operator:1", "securityContext": _RESTRICTED}
+    container = {"name": "operator", "image": "registry.example/operator:1", "securityContext": RESTRICTED}
     spec = {
         "nodeName": "elsewhere",
         "containers": [container],
@@ -165,9 +165,6 @@ def _behind_the_service(shop: Namespace, name: str, port: int) -> Object:
         "addresses": [{"ip": address, "targetRef": target}],
         "ports": [{"name": "metrics", "port": port, "protocol": "TCP"}],
     }
-
-
-_RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
 def _own_address() -> str:

@@ -15,9 +15,8 @@ def full_downstream(context: DecisionContext, recommended: int) -> Adjustment | 
     test = context.state.estimates.downstream
     if recommended <= context.current or context.current == 0 or test.ceiling is None:
         return None
-    probed = (
-        ceil(test.ceiling / context.spec.threads_max) if test.more_workers else 0
-    )  # a probe takes green threads first
+    # a probe takes green threads first
+    probed = ceil(test.ceiling / context.spec.threads_max) if test.more_workers else 0
     most = max(context.current, probed)
     if most >= recommended:
         return None

@@ -51,10 +51,8 @@ class ConcurrencyLimit:
 
     def _lower(self, spec: ScalingSpec, observation: Observation, tuning: Tuning) -> ConcurrencyLimit:
         """By a fifth at a time while the memory of a worker is nearly full; back by a twentieth."""
-        now, settling = (
-            observation.at,
-            max(tuning.scale_in_seconds, tuning.lasting_scrapes * spec.scrape_interval_seconds),
-        )
+        now = observation.at
+        settling = max(tuning.scale_in_seconds, tuning.lasting_scrapes * spec.scrape_interval_seconds)
         if now - self.moved_at < settling:
             return self
         fullest = max(sample.memory_bytes for sample in observation.workers)

@@ -24,8 +24,8 @@ def threads_for(context: DecisionContext, replicas: int) -> tuple[Adjustment, ..
         text = "no worker runs; a new one starts with this many"
         steps = [Adjustment(DecisionReason.IDLE, "threads", before, start, text)]
     elif _anything_waits(context) or (context.sample.replicas == 0 and replicas > 0):
-        because = "so many it bore before a restart" if spec.memory_limit_bytes is None else "memory is nearly full"
-        because = f" ({because})" if safe >= context.state.estimates.limit.ceiling - 1 else ""
+        limited = safe >= context.state.estimates.limit.ceiling - 1
+        because = " (memory was nearly full, or it bore so many before a restart)" if limited else ""
         text = (
             f"{explain.waits(seen.unstarted)} and {explain.count(seen.busy, 'task')} run; "
             f"a worker bears {explain.count(safe, 'green thread')}{because}"
@@ -87,8 +87,8 @@ def _full_downstream(context: DecisionContext, wanted: int) -> Adjustment | None
     most = max(context.spec.threads_min, test.threads(serving))
     if not context.observation.workers or test.ceiling is None or wanted <= most:
         return None
-    text = "more green threads brought no more throughput: something downstream is saturated"
-    text = explain.TESTING if test.held_until is None else text
+    saturated = "more green threads brought no more throughput: something downstream is saturated"
+    text = saturated if test.held_until is not None else explain.TESTING
     return Adjustment(DecisionReason.SATURATED_DOWNSTREAM, "threads", wanted, most, text, test.held_until)
 
 

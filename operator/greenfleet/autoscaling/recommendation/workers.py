@@ -98,6 +98,10 @@ def for_deadline(
     """
     catch_up = max(tuning.scale_in_seconds, tuning.catch_up * spec.max_wait_seconds)
     margin = margin_seconds(spec, tuning)
+    seldom = (
+        tuning.lasting_scrapes * spec.scrape_interval_seconds > tuning.rate_window_seconds
+    )  # it would be seen too late
+    slack = 0.0 if seldom or not tuning.uses("deadline-slack") else tuning.slack * margin
     worst: DeadlineDemand | None = None
     for batch in waiting:
         left = spec.max_wait_seconds - margin - (fleet.now - batch.since)
@@ -105,9 +109,8 @@ def for_deadline(
         late = running < batch.amount and left < worker.startup_seconds
         within = max(left, worker.startup_seconds + catch_up) if late and tuning.uses("catch-up") else left
         count = _fewest(batch.amount, within, worker, fleet)
-        seldom = tuning.lasting_scrapes * spec.scrape_interval_seconds > tuning.rate_window_seconds
-        if count > fleet.replicas and not seldom and tuning.uses("deadline-slack"):
-            within += tuning.slack * margin
+        if count > fleet.replicas and slack > 0:
+            within += slack
             count = max(fleet.replicas, _fewest(batch.amount, within, worker, fleet))
         if worst is None or count > worst.workers:
             worst = DeadlineDemand(batch.amount, within, count, late)

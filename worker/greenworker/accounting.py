@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from time import time
 from typing import Any
 
@@ -19,6 +18,7 @@ from greenworker.metrics import (
     Summary,
     process_families,
 )
+from greenworker.protocol import number_of
 from greenworker.router import PUBLISHED_AT
 
 TASK_NAMES = 100
@@ -119,15 +119,12 @@ def seconds_waited(request: Any, now: float) -> float | None:
     published = published_at(request)
     if published is None:
         return None
-    try:
-        due = request.eta.timestamp() if request.eta is not None else published
-    except (ValueError, OverflowError, OSError):  # a date that the system's clock has no number for
-        return None
-    return max(0.0, now - max(published, due))
+    due = published if request.eta is None else number_of(request.eta)
+    return None if due is None else max(0.0, now - max(published, due))
 
 
 def published_at(request: Any) -> float | None:
-    """Unix seconds from our header, else from the AMQP timestamp; None for what is no time. Anybody may have written it."""
+    """Unix seconds from our header, else from the AMQP timestamp; None for what is no time."""
     said = request.request_dict
     stamp = said.get(PUBLISHED_AT)
     if stamp is None and isinstance(said.get("headers"), dict):
@@ -135,10 +132,4 @@ def published_at(request: Any) -> float | None:
     if stamp is None:
         properties = said.get("properties") or {}
         stamp = properties.get("timestamp")
-    if stamp is None:
-        return None
-    try:
-        seconds = float(stamp.timestamp() if hasattr(stamp, "timestamp") else stamp)
-    except (TypeError, ValueError, OverflowError, OSError):
-        return None
-    return seconds if isfinite(seconds) else None
+    return number_of(stamp)

@@ -12,7 +12,7 @@ from datetime import datetime
 from time import monotonic, time
 from typing import Any
 
-from greenworker.metrics import OTHER, CounterFunction, GaugeSet, Registry
+from greenworker.metrics import OTHER, CounterFunction, GaugeSet, Registry, legible
 from greenworker.unpatched import say
 
 CHECK_SECONDS = 5.0
@@ -98,7 +98,7 @@ class Hazards:
 
     def found(self, reason: str, task: str, sentence: str) -> None:
         """A hazard was seen now; *sentence* is for people and is said once for each reason."""
-        key = (reason, task)
+        key = (reason, legible(task))
         if key not in self._seen and len(self._seen) >= TASKS_NAMED:
             key = (reason, OTHER)
         self._seen[key] = monotonic()

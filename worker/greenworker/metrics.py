@@ -147,10 +147,9 @@ class Labelled(Family, Generic[ChildT]):
             key = tuple(map(legible, key))
             if key and key[0] not in self.known and len(self.known) >= self.limit:
                 key = (OTHER, *key[1:])
-                found = self.children.get(key)
             else:
                 self.known.update(key[:1])
-                found = self.children.get(key)
+            found = self.children.get(key)
             if found is None:
                 found = self.children[key] = self.make()
         return found
@@ -241,9 +240,7 @@ class Registry:
 
     def render(self) -> bytes:
         """The whole exposition."""
-        return "".join(line for family in self.families for line in family.lines(self.common)).encode(
-            "utf-8", "backslashreplace"
-        )
+        return "".join(line for family in self.families for line in family.lines(self.common)).encode()
 
 
 _TICKS = os.sysconf("SC_CLK_TCK")

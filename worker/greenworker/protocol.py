@@ -1,12 +1,13 @@
 """What a message says of its task, in either of Celery's protocols.
 
 Protocol 2 has the task's name in the headers. Protocol 1, which old producers and several clients in other languages write, has it in the
-body; kombu keeps what it has decoded, so that Celery does not decode it again. Imports nothing.
+body; kombu keeps what it has decoded, so that Celery does not decode it again. Standard library only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any, NamedTuple
 
 UNKNOWN = "unknown"
@@ -34,3 +35,12 @@ def head_of(message: Any) -> Head:
         return Head("", None)
     task = said.get("task")
     return Head(task if isinstance(task, str) else "", said.get("eta"))
+
+
+def number_of(said: Any) -> float | None:
+    """A finite number that a message says, or the Unix seconds of a date; None for anything else. Anybody may have written it."""
+    try:
+        number = float(said.timestamp() if hasattr(said, "timestamp") else said)
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None
+    return number if isfinite(number) else None

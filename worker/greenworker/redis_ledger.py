@@ -87,14 +87,14 @@ class Keys:
 
 
 @dataclass(frozen=True, slots=True)
-class Mailbox:
+class MailboxKeys:
     """What Celery's remote control uses, without prefixes."""
 
     exchange: str
     keys: tuple[str, ...]
 
     @classmethod
-    def of(cls, mailbox: Any, hostname: str) -> Mailbox:
+    def of(cls, mailbox: Any, hostname: str) -> MailboxKeys:
         """*mailbox*: kombu's, of the app."""
         queue, answers = mailbox.get_queue(hostname), mailbox.get_reply_queue()
         bindings = [f"_kombu.binding.{each.exchange.name}" for each in (queue, answers)]
@@ -110,7 +110,7 @@ class Ledger:
         """Whether *worker* names a pod: another process of that name has ended."""
         self.held: dict[str, Held] = {}
         self.keys: Keys | None = None
-        self.mailbox: Mailbox | None = None
+        self.mailbox: MailboxKeys | None = None
         """Of remote control, unless it is off."""
         self.doorbell: Doorbell | None = None
         self.reaped = 0

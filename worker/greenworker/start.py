@@ -204,9 +204,9 @@ def _connect_signals(runtime: Any) -> None:
         if runtime.environment.role == "eventlet":
             remote_control.keep_listening()
         if runtime.ledger is not None and sender.app.conf.worker_enable_remote_control:
-            from greenworker.redis_ledger import Mailbox  # noqa: PLC0415
+            from greenworker.redis_ledger import MailboxKeys  # noqa: PLC0415
 
-            runtime.ledger.mailbox = Mailbox.of(sender.app.control.mailbox, sender.hostname)
+            runtime.ledger.mailbox = MailboxKeys.of(sender.app.control.mailbox, sender.hostname)
 
     signals.worker_init.connect(tasks_are_loaded, weak=False)
     signals.task_revoked.connect(revoked, weak=False)

@@ -566,6 +566,11 @@ class Producer:
     def __getattr__(self, name: str) -> Task:
         return Task(self, f"green_app.{name}")
 
+    def remote_control_answers(self) -> list[Any]:
+        """The workers that answer a ping; an AssertionError if none does in time."""
+        found: list[Any] = eventually(lambda: self.app.control.ping(timeout=1), "remote control answers")
+        return found
+
 
 @dataclass
 class Task:

@@ -5,7 +5,6 @@ Whoever may publish may write them. They cost that message its record or its wai
 
 from __future__ import annotations
 
-import base64
 import json
 import signal
 import uuid
@@ -13,12 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import redis
 from kombu import Connection
 
 from tests.integration.worker.harness import Redis, Worker, eventually
 from tests.integration.worker.lanes import Lane
-from tests.integration.worker.test_worker_odd_messages import message
+from tests.integration.worker.test_worker_odd_messages import body_of, message
 
 Start = Callable[..., Worker]
 
@@ -27,12 +25,12 @@ FORGED = "1 0 " + "9" * 400
 
 
 def push(broker: Redis, *messages: dict[str, Any]) -> None:
-    redis.Redis(port=broker.port).lpush("feeds", *map(json.dumps, messages))
+    broker.client().lpush("feeds", *map(json.dumps, messages))
 
 
-def naps(seconds: float, number: int) -> dict[str, Any]:
-    body = base64.b64encode(json.dumps([[number, seconds], {}, {}]).encode()).decode()
-    return {"headers__task": "green_app.nap", "body": body}
+def nap(number: int, **changes: Any) -> dict[str, Any]:
+    """A message for a task that takes a minute."""
+    return message(number, headers__task="green_app.nap", body=body_of(number, 60), **changes)
 
 
 def test_a_time_of_publishing_that_is_no_number_keeps_no_green_thread(redis_broker: Redis, start_worker: Start) -> None:
@@ -64,9 +62,9 @@ def test_a_name_that_is_no_text_and_a_very_long_one_leave_the_metrics_alone(
 
 def test_what_a_dead_worker_held_comes_back_beside_a_forged_record(redis_broker: Redis, start_worker: Start) -> None:
     victim = start_worker(redis_broker.url, name="victim").ready()
-    client = redis.Redis(port=redis_broker.port)
-    push(redis_broker, message(0, **naps(60, 0), **{"headers__greenfleet-suspicion": FORGED}))
-    push(redis_broker, *(message(n, **naps(60, n)) for n in range(1, 4)))
+    client = redis_broker.client()
+    push(redis_broker, nap(0, **{"headers__greenfleet-suspicion": FORGED}))
+    push(redis_broker, *map(nap, range(1, 4)))
     eventually(lambda: client.hlen("unacked") == 4, "all are held")
     victim.signal(signal.SIGKILL)
     victim.wait()
@@ -78,22 +76,23 @@ def test_what_a_dead_worker_held_comes_back_beside_a_forged_record(redis_broker:
 def test_a_forged_record_of_a_redelivered_message_ends_no_worker(
     rabbit_lane: Lane, start_worker: Start, pool: str
 ) -> None:
-    lane: Any = rabbit_lane
 
     def send(number: int, **headers: str) -> None:
         said = {"lang": "py", "task": "green_app.noop", "id": str(uuid.uuid4()), "retries": 0, **headers}
-        with Connection(lane.url) as connection:
+        with Connection(rabbit_lane.url) as connection:
             connection.Producer(serializer="json", auto_declare=False).publish(
-                [[number], {}, {}], exchange="", routing_key=lane.queue, headers=said, correlation_id=said["id"]
+                [[number], {}, {}], exchange="", routing_key=rabbit_lane.queue, headers=said, correlation_id=said["id"]
             )
 
-    with Connection(lane.url) as connection:
+    with Connection(rabbit_lane.url) as connection:
         channel = connection.channel()
         send(1, **{"greenfleet-suspicion": FORGED})
-        taken = eventually(lambda: channel.basic_get(lane.queue), "it is there")
+        taken = eventually(lambda: channel.basic_get(rabbit_lane.queue), "it is there")
         channel.basic_reject(taken.delivery_tag, requeue=True)
     send(2)
     arguments = ["-c", "1"] if pool == "prefork" else []
-    worker = start_worker(lane.url, queues=lane.queue, environment=lane.environment(), pool=pool, arguments=arguments)
+    worker = start_worker(
+        rabbit_lane.url, queues=rabbit_lane.queue, environment=rabbit_lane.environment(), pool=pool, arguments=arguments
+    )
     eventually(lambda: worker.ledger.done() == 2, "both are done", 60)
     assert not worker.gone()

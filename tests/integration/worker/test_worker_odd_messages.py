@@ -27,9 +27,13 @@ Start = Callable[..., Worker]
 DEAD = "greenworker.dead.feeds"
 
 
+def body_of(*arguments: Any) -> str:
+    """The body of a message for a task with these arguments."""
+    return base64.b64encode(json.dumps([arguments, {}, {"callbacks": None}]).encode()).decode()
+
+
 def message(number: int | str = 0, **changes: Any) -> dict[str, Any]:
     """A message of protocol 2, as Celery 5 writes it, for the task that notes *number*."""
-    body = base64.b64encode(json.dumps([[number], {}, {"callbacks": None}]).encode()).decode()
     headers = {
         "lang": "py", "task": "green_app.noop", "id": f"id-{number}", "root_id": None, "parent_id": None, "group": None,
         "argsrepr": f"({number},)", "kwargsrepr": "{}", "retries": 0, "eta": None, "expires": None,
@@ -40,7 +44,7 @@ def message(number: int | str = 0, **changes: Any) -> dict[str, Any]:
         "delivery_info": {"exchange": "", "routing_key": "feeds"}, "delivery_tag": f"tag-{number}",
     }  # fmt: skip
     whole = {
-        "body": body, "content-encoding": "utf-8", "content-type": "application/json", "headers": headers,
+        "body": body_of(number), "content-encoding": "utf-8", "content-type": "application/json", "headers": headers,
         "properties": properties,
     }  # fmt: skip
     for path, value in changes.items():

@@ -92,7 +92,7 @@ def test_remote_control_comes_back_once_a_redis_that_was_full_has_room(
     if pool == "eventlet":
         eventually(lambda: "Remote control" in worker.log.read_text(), "the worker says that it hears nothing")
     client.config_set("maxmemory", 0)
-    assert eventually(lambda: tasks.app.control.ping(timeout=1), "remote control answers")
+    assert tasks.remote_control_answers()
     assert "Traceback" not in worker.log.read_text()
     assert not worker.gone(), worker.tail()
 
@@ -104,10 +104,10 @@ def test_remote_control_outlives_its_connection(
     """Redis drops subscribers that read too slowly, and them alone."""
     tasks, client = client_app(own_redis.url), own_redis.client()
     worker = start_as(pool, start_worker, own_redis.url, threads=4).ready()
-    eventually(lambda: tasks.app.control.ping(timeout=1), "remote control answers")
+    assert tasks.remote_control_answers()
     killed = client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
     assert killed, "there was a subscriber"
-    assert eventually(lambda: tasks.app.control.ping(timeout=1), "remote control answers again")
+    assert tasks.remote_control_answers(), "again"
     assert not worker.gone(), worker.tail()
 
 

@@ -157,3 +157,10 @@ def test_a_worker_whose_threads_are_all_busy_and_finish_nothing_says_so(
     now[0] += hazards.MEMORY_SECONDS + 1
     found.check(stuck, 0, 2, 8)
     assert shown(found) == set(), "it goes on"
+
+
+def test_a_task_whose_name_came_with_a_message_is_shown_as_text_of_a_sane_length() -> None:
+    registry = Registry()
+    for name in ("feeds.\ud83d", "x" * 100_000):
+        Hazards(registry).found("eta", name, "said once")
+    assert len(registry.render()) < 5_000

@@ -15,10 +15,10 @@ import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from math import isfinite
 from typing import Any, Protocol
 
 from greenworker.dead_letters import AT, DELIVERIES, OURS, QUEUE, REASON, DeadLetter, key, rabbit_queue
+from greenworker.protocol import number_of
 from greenworker.queues.broker import TIMEOUT_SECONDS, Queue, connect
 from greenworker.queues.exporter import Options, parse_queues
 from greenworker.redaction import redacted
@@ -181,11 +181,7 @@ def letter_of(message: Any, queue: str) -> DeadLetter:
 
 
 def _number(text: Any) -> float:
-    try:
-        number = float(text or 0)
-    except (TypeError, ValueError, OverflowError):
-        return 0.0
-    return number if isfinite(number) else 0.0
+    return number_of(text) or 0.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,6 +21,7 @@ from greenfleet.autoscaling import (
     decide,
     initial_state,
 )
+from greenfleet.deletion_order import deletion_order
 
 TICK = 2.0
 START = 1_800_000_000.0
@@ -69,13 +70,13 @@ class World:
 
     # --- the fleet ------------------------------------------------------------------------------------------------------
 
-    def _obey(self, replicas: int, deletion_order: tuple[str, ...] = ()) -> None:
+    def _obey(self, replicas: int, first: tuple[str, ...] = ()) -> None:
         self.replicas = replicas
         alive = [pod for pod in self.pods if pod.leaving_until is None]
         for _ in range(replicas - len(alive)):
             self._names += 1
             self.pods.append(FluidPod(f"pod-{self._names}", self.now, self.threads))
-        order = {name: index for index, name in enumerate(deletion_order)}
+        order = {name: index for index, name in enumerate(first)}
         alive.sort(key=lambda pod: order.get(pod.name, 0))
         for pod in alive[: max(0, len(alive) - replicas)]:
             if pod.ready_at is None:
@@ -150,7 +151,7 @@ class World:
         for pod in self.pods:
             if pod.leaving_until is None:
                 pod.limit = decision.threads
-        self._obey(decision.replicas, decision.deletion_order)
+        self._obey(decision.replicas, deletion_order(sample.pods, sample.workers))
         return decision
 
     def tick(self, rate: float, burst: float = 0.0, fault: Callable[[Sample, float], Sample] | None = None) -> Decision:

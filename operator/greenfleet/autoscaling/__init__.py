@@ -1,8 +1,6 @@
 """The autoscaler: pure, immutable values in, one immutable decision out. It imports nothing that does I/O."""
 
-from .autoscaler import decide, prefork_spec
-from .constraints.schedules import parse as parse_cron
-from .explain import significant_change
+from .autoscaler import decide
 from .idle import can_skip, is_idle
 from .model import (
     Adjustment,
@@ -51,8 +49,5 @@ __all__ = [
     "decide",
     "initial_state",
     "is_idle",
-    "parse_cron",
-    "prefork_spec",
-    "significant_change",
     "stale_after_seconds",
 ]

@@ -51,7 +51,6 @@ def decide(
         active=not issues and spec.mode is not Mode.MANUAL and not (spec.pause_in and spec.pause_out),
         limited=limited,
         learned=state.estimates.learned(spec, tuning),
-        deletion_order=explain.deletion_order(sample),
         why=Why(
             at=now,
             inputs=inputs,
@@ -82,32 +81,3 @@ def _constrain(context: DecisionContext, first: Adjustment) -> tuple[Adjustment,
         if adjustment is not None:
             adjustments.append(adjustment)
     return tuple(adjustments)
-
-
-def prefork_spec(
-    spec: ScalingSpec,
-    *,
-    processes: int,
-    replicas_min: int,
-    replicas_max: int,
-    cpu_limit_cores: float | None,
-    memory_limit_bytes: float | None = None,
-) -> ScalingSpec:
-    """The prefork companion: its processes are its green threads, and only the workers scale.
-
-    What speaks of the Eventlet fleet alone does not apply: `greenThreads.total`, the schedules' `minReplicas`, and
-    `manualReplicas` (the companion stays automatic). `cpu_limit_cores` is the container's, None without one.
-    """
-    return replace(
-        spec,
-        mode=Mode.AUTO if spec.mode is Mode.MANUAL else spec.mode,
-        threads_min=processes,
-        threads_max=processes,
-        threads_start=processes,
-        threads_total=None,
-        replicas_min=replicas_min,
-        replicas_max=replicas_max,
-        schedules=(),
-        cpu_limit_cores=float(processes) if cpu_limit_cores is None else min(cpu_limit_cores, float(processes)),
-        memory_limit_bytes=memory_limit_bytes,
-    )

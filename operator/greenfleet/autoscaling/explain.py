@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from typing import TYPE_CHECKING
 
-from .model import Adjustment, DecisionReason, Learned, Mode, Sample
+from .model import Adjustment, DecisionReason, Mode, Sample
 
 if TYPE_CHECKING:
     from .context import DecisionContext
@@ -67,22 +66,6 @@ def limited(context: DecisionContext, adjustments: tuple[Adjustment, ...]) -> De
     return smaller[-1] if smaller else DecisionReason.NONE
 
 
-def deletion_order(sample: Sample) -> tuple[str, ...]:
-    """Pods in the order in which a scale-in should take them: never Ready, then the least busy, then the youngest."""
-    held = {
-        worker.pod: worker.threads_busy + worker.reserved
-        for worker in sample.workers
-        if isfinite(worker.threads_busy) and isfinite(worker.reserved)
-    }
-
-    def regret(name: str, ready: bool, created_at: float) -> tuple[bool, float, float, str]:
-        return ready, held.get(name, float("inf") if ready else 0.0), -created_at, name
-
-    staying = [pod for pod in sample.pods if not pod.terminating]
-    staying.sort(key=lambda pod: regret(pod.name, pod.ready_since is not None, pod.created_at))
-    return tuple(pod.name for pod in staying)
-
-
 def inputs(context: DecisionContext, delta: CounterDelta) -> tuple[tuple[str, float], ...]:
     """Name and value of what was seen and derived; the unit is in the name where it is not a count."""
     seen, worker = context.observation, context.worker
@@ -116,23 +99,6 @@ def inputs(context: DecisionContext, delta: CounterDelta) -> tuple[tuple[str, fl
 def inputs_without_metrics(sample: Sample, threads: int) -> tuple[tuple[str, float], ...]:
     """What the API server tells."""
     return (("replicas", float(sample.replicas)), ("threads", float(threads)))
-
-
-def significant_change(old: Learned, new: Learned) -> bool:
-    """Whether `status.learned` is worth a write: something became known, or moved by more than 20 %."""
-    pairs = (
-        (old.runtime_seconds, new.runtime_seconds),
-        (old.cpu_per_task_seconds, new.cpu_per_task_seconds),
-        (old.safe_threads, new.safe_threads),
-        (old.startup_seconds, new.startup_seconds),
-    )
-    return any(_moved(one, two) for one, two in pairs)
-
-
-def _moved(old: float | None, new: float | None) -> bool:
-    if old is None or new is None:
-        return new is not None and old is None
-    return abs(new - old) > 0.2 * abs(old)
 
 
 TESTING = "tasks become slower as more of them run, as if something downstream were full; first this growth has to pay"

@@ -254,6 +254,4 @@ class Decision:
     limited: DecisionReason
     """`DecisionReason.NONE`, or what keeps the pool smaller than the load asks for."""
     learned: Learned
-    deletion_order: tuple[str, ...]
-    """Names of the pods, the most idle first: the order in which a scale-in should take them."""
     why: Why

@@ -18,6 +18,7 @@ from greenfleet.autoscaling import Decision, Pod, WorkerSample
 from greenfleet.controller.cluster_cache import ClusterCache, owns_replicas
 from greenfleet.controller.field_managers import AUTOSCALER
 from greenfleet.controller.registry import Fleet, LastThreadWrite, Record
+from greenfleet.deletion_order import deletion_order
 from greenfleet.k8s import paths
 from greenfleet.k8s.client import ApiError, Client, ConflictError, NotFoundError, NotLeaderError
 from greenfleet.k8s.events import EventRecorder
@@ -170,7 +171,8 @@ class Actuator:
         if current == wanted and owns_replicas(deployment, AUTOSCALER):
             return
         if wanted < current:
-            await self._mark_leaving(pool, plan.decision.deletion_order[: current - wanted])
+            leaving = deletion_order(plan.pods, plan.workers.values())
+            await self._mark_leaving(pool, leaving[: current - wanted])
         metadata = {"name": name, "namespace": pool.namespace, "uid": deployment["metadata"]["uid"]}
         if current == wanted:  # only to own the field: never over what somebody has scaled since it was looked at
             metadata["resourceVersion"] = deployment["metadata"]["resourceVersion"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from greenfleet.api import GreenWorkerPool, duration_seconds
-from greenfleet.api.pool import ScalingRules
-from greenfleet.autoscaling import Mode, Pod, Policy, ScalingSpec, Schedule, prefork_spec
+from greenfleet.api.pool import Prefork, ScalingRules
+from greenfleet.autoscaling import Mode, Pod, Policy, ScalingSpec, Schedule
 from greenfleet.autoscaling import ScalingRules as Rules
 from greenfleet.manifests.names import THREADS_ANNOTATION, Role
 from greenfleet.manifests.worker import cpu_limit_cores, hub_cores, memory_limit_bytes
@@ -74,13 +75,28 @@ def scaling_spec(pool: GreenWorkerPool, role: Role, scrape_interval_seconds: flo
     )
     if role is Role.EVENTLET or spec.prefork is None:
         return eventlet
-    return prefork_spec(
+    return _prefork(eventlet, spec.prefork)
+
+
+def _prefork(eventlet: ScalingSpec, prefork: Prefork) -> ScalingSpec:
+    """The companion: its processes are its green threads, and only its workers scale.
+
+    What speaks of the Eventlet fleet alone does not apply: `greenThreads.total`, the schedules' `minReplicas`, and
+    `manualReplicas` (the companion stays automatic).
+    """
+    processes, cores = prefork.processes, cpu_limit_cores(prefork.resources)
+    return replace(
         eventlet,
-        processes=spec.prefork.processes,
-        replicas_min=spec.prefork.replicas.min,
-        replicas_max=spec.prefork.replicas.max,
-        cpu_limit_cores=cpu_limit_cores(spec.prefork.resources),
-        memory_limit_bytes=memory_limit_bytes(spec.prefork.resources),
+        mode=Mode.AUTO if eventlet.mode is Mode.MANUAL else eventlet.mode,
+        threads_min=processes,
+        threads_max=processes,
+        threads_start=processes,
+        threads_total=None,
+        replicas_min=prefork.replicas.min,
+        replicas_max=prefork.replicas.max,
+        schedules=(),
+        cpu_limit_cores=float(processes) if cores is None else min(cores, float(processes)),
+        memory_limit_bytes=memory_limit_bytes(prefork.resources),
     )
 
 

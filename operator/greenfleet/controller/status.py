@@ -7,7 +7,7 @@ Flux and Argo CD look at. `lastTransitionTime` moves only when a status does. No
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from greenfleet.autoscaling import Decision, DecisionReason, Learned, MetricsIssue, Mode
@@ -315,6 +315,12 @@ def learned_status(learned: Learned) -> _Object:
     if learned.startup_seconds is not None:
         found["startup"] = f"{learned.startup_seconds:.1f}s"
     return found
+
+
+def significant_change(old: Learned, new: Learned) -> bool:
+    """Whether `status.learned` is worth a write: something became known, or moved by more than 20 %."""
+    pairs = [(getattr(old, field.name), getattr(new, field.name)) for field in fields(Learned)]
+    return any(two is not None and (one is None or abs(two - one) > 0.2 * abs(one)) for one, two in pairs)
 
 
 def learned_from_status(status: _Object) -> Learned:

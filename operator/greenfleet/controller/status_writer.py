@@ -9,11 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from greenfleet.api import GreenWorkerPool
-from greenfleet.autoscaling import significant_change
 from greenfleet.controller.cluster_cache import ClusterCache, is_available
 from greenfleet.controller.field_managers import STATUS
 from greenfleet.controller.registry import Record
-from greenfleet.controller.status import Observed, compute, learned_from_status, learned_status
+from greenfleet.controller.status import Observed, compute, learned_from_status, learned_status, significant_change
 from greenfleet.k8s import paths
 from greenfleet.k8s.client import ApiError, Client, ConflictError, NotFoundError, NotLeaderError
 from greenfleet.k8s.events import EventRecorder

@@ -10,6 +10,7 @@ from typing import Protocol
 from greenfleet.autoscaling import Decision, Learned, Policy, ScalingRules, ScalingSpec, Tuning, decide, initial_state
 from greenfleet.autoscaling.constraints.hpa import highest_allowed, lowest_allowed
 from greenfleet.autoscaling.state import Change
+from greenfleet.deletion_order import deletion_order
 
 from .fleet import Fleet, task_cores
 from .formula import Formula
@@ -58,10 +59,11 @@ class Greenfleet:
 
     def act(self, fleet: Fleet, seen: Observatory) -> None:
         self._spec = replace(self._spec, scrape_interval_seconds=seen.interval)
-        decision, self._state = decide(self._spec, self._state, seen.sample(), fleet.now, self.tuning)
+        sample = seen.sample()
+        decision, self._state = decide(self._spec, self._state, sample, fleet.now, self.tuning)
         self.decisions.append(decision)
         if decision.replicas != fleet.replicas:
-            fleet.scale(decision.replicas, decision.deletion_order)
+            fleet.scale(decision.replicas, deletion_order(sample.pods, sample.workers))
         if abs(decision.threads - fleet.threads) >= 0.1 * fleet.threads:
             fleet.call_at(fleet.now + self.actuation_seconds, lambda: fleet.set_threads(decision.threads))
 

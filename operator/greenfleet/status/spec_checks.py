@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from zoneinfo import ZoneInfo
 
+from greenfleet import cron
 from greenfleet.api import GreenWorkerPool
 from greenfleet.api.pool import ScheduleWindow
-from greenfleet.autoscaling import parse_cron
 from greenfleet.prometheus import sources
 from greenfleet.settings import Prometheus
 from greenfleet.status.stalled import StalledReason
@@ -63,7 +63,7 @@ def unknown_source(pool: GreenWorkerPool, settings: Prometheus) -> StalledReason
 def schedule_problem(window: ScheduleWindow) -> str | None:
     """Field, value, reason and fix of a schedule that cannot be evaluated."""
     try:
-        parse_cron(window.cron)
+        cron.parse(window.cron)
     except ValueError as error:
         return f"cron is {window.cron!r}: {error}: write it as in crontab(5), such as '0 8 * * 1-5'"
     try:

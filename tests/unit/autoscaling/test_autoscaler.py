@@ -24,8 +24,6 @@ from greenfleet.autoscaling import (
     WorkerSample,
     decide,
     initial_state,
-    prefork_spec,
-    significant_change,
 )
 from greenfleet.autoscaling.constraints import stabilization
 from greenfleet.autoscaling.estimation import ConcurrencyLimit, CounterDelta, Service
@@ -665,39 +663,7 @@ def test_a_pod_that_became_ready_again_after_hours_did_not_take_hours_to_start()
     assert first(given).learned.startup_seconds == KNOWN.startup_seconds
 
 
-def test_learned_values_are_worth_a_write_when_they_move_by_a_fifth() -> None:
-    assert not significant_change(KNOWN, replace(KNOWN, runtime_seconds=0.35))
-    assert significant_change(KNOWN, replace(KNOWN, runtime_seconds=0.37))
-    assert significant_change(Learned(), KNOWN)
-    assert not significant_change(KNOWN, KNOWN)
-
-
-def test_the_prefork_companion_scales_in_workers_only() -> None:
-    spec = prefork_spec(SPEC, processes=4, replicas_min=0, replicas_max=3, cpu_limit_cores=2.0)
-    decision = first(sample(500, busy=4, limit=4), spec, Learned(2.0, 1.9, 4, 5.0))
-    assert decision.threads == 4
-    assert decision.replicas == 3
-
-
 # --- the answer ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_most_idle_pods_leave_first_and_pods_that_never_started_before_them() -> None:
-    pods = (
-        pod("busy"),
-        pod("idle"),
-        pod("starting", ready=False),
-        pod("going", terminating=True),
-        pod("silent", age=8.0),
-    )
-    given = Sample(
-        queues=sample().queues,
-        workers=(worker("busy", busy=9), worker("idle", busy=1), worker("going")),
-        pods=pods,
-        replicas=4,
-        expected_queues=("q",),
-    )
-    assert first(given).deletion_order == ("starting", "idle", "busy", "silent")
 
 
 def test_why_tells_what_was_seen_what_was_wanted_and_what_held_it_back() -> None:

@@ -9,8 +9,10 @@ import pytest
 from greenfleet.autoscaling import Pod, WorkerSample
 from greenfleet.controller.actuator import WRITE_INTERVAL_SECONDS, ScalePlan, _needs_threads, worth_writing
 from greenfleet.controller.cluster_cache import owns_replicas
+from greenfleet.controller.pods import scaling_spec
 from greenfleet.controller.recycler import next_to_recycle
 from greenfleet.controller.registry import Fleet, LastThreadWrite
+from greenfleet.deletion_order import deletion_order
 from greenfleet.k8s.reflector import strip_managed_fields
 from greenfleet.manifests.names import Role
 from greenfleet.prometheus.collect import Worker
@@ -143,3 +145,20 @@ def test_of_who_wrote_what_only_the_owner_of_replicas_is_kept() -> None:
     assert len(kept["metadata"]["managedFields"]) == 1
     assert kept["spec"] == {"replicas": 2}
     assert len(deployment["metadata"]["managedFields"]) == 2, "the API server's answer itself is left alone"
+
+
+def test_the_most_idle_pods_leave_first_and_pods_that_never_started_before_them() -> None:
+    pods = [Pod(name, created_at=0, ready_since=10.0) for name in ("busy", "idle", "silent")]
+    pods += [Pod("starting", created_at=0, ready_since=None), Pod("going", 0, 10.0, terminating=True)]
+    workers = [
+        WorkerSample(name, NOW, threads_limit=20, threads_busy=busy, reserved=0)
+        for name, busy in (("busy", 9), ("idle", 1), ("going", 0), ("silent", float("nan")))
+    ]
+    assert deletion_order(pods, workers) == ("starting", "idle", "busy", "silent")
+
+
+def test_the_prefork_companion_scales_in_workers_only() -> None:
+    prefork = {"processes": 4, "replicas": {"min": 1, "max": 3}, "resources": {"limits": {"cpu": 2}}}
+    spec = scaling_spec(pool(prefork=prefork, greenThreads={"total": 500}), Role.PREFORK, 2.0)
+    assert (spec.threads_min, spec.threads_max, spec.threads_start, spec.threads_total) == (4, 4, 4, None)
+    assert (spec.replicas_min, spec.replicas_max, spec.cpu_limit_cores) == (1, 3, 2.0)

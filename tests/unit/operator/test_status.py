@@ -16,6 +16,7 @@ from greenfleet.controller.status import (
     compute,
     learned_from_status,
     learned_status,
+    significant_change,
 )
 from greenfleet.manifests.names import Role
 from greenfleet.status.stalled import StalledReason
@@ -53,7 +54,6 @@ def decision(**changes: Any) -> Decision:
         active=True,
         limited=DecisionReason.NONE,
         learned=Learned(),
-        deletion_order=(),
         why=why,
     )
     return dataclasses.replace(plain, **changes)
@@ -328,3 +328,12 @@ def test_nonsense_in_what_was_learned_counts_as_not_learned(value: Object) -> No
     found = learned_from_status({"learned": value})
     assert found.safe_threads is None
     assert found.runtime_seconds is None or found.runtime_seconds > 0
+
+
+def test_learned_values_are_worth_a_write_when_they_move_by_a_fifth() -> None:
+    known = Learned(0.3, 0.003, 80, 5.0)
+    assert not significant_change(known, dataclasses.replace(known, runtime_seconds=0.35))
+    assert significant_change(known, dataclasses.replace(known, runtime_seconds=0.37))
+    assert significant_change(Learned(), known)
+    assert not significant_change(known, Learned())
+    assert not significant_change(known, known)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from greenfleet import cron
+
 from .. import explain
 from ..context import DecisionContext
 from ..model import Adjustment, DecisionReason, Pod, Sample, ScalingSpec, WorkerSample
-from . import hpa, schedules
+from . import hpa
 
 UserLimit = Callable[[ScalingSpec, Sample, float, int], Adjustment | None]
 """From (spec, sample, now, workers recommended so far). They hold also while metrics are missing."""
@@ -33,7 +35,7 @@ def scheduled(spec: ScalingSpec, _sample: Sample, now: float, recommended: int) 
     """Schedules raise the minimum, never above `replicas.max`; they never lower anything."""
     best, until = 0, None
     for schedule in spec.schedules:
-        opened = schedules.opened_at(schedule, now)
+        opened = cron.opened_at(schedule.cron, schedule.timezone, schedule.duration_seconds, now)
         if opened is not None and schedule.min_replicas > best:
             best, until = schedule.min_replicas, opened + schedule.duration_seconds
     least = min(best, spec.replicas_max)

@@ -1,4 +1,4 @@
-"""Schedules: windows that open at the times of a cron expression in a time zone and stay open for a duration.
+"""Cron: windows that open at the times of an expression in a time zone and stay open for a duration. Pure.
 
 cronsim reads the expression and knows its days. The search for the last opening is ours, because every pool shares one event loop and
 the work needs a bound whatever a spec says: cronsim's own search goes on for fifty years, this one looks at the days of the longest
@@ -14,8 +14,6 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
-
-from ..model import Schedule
 
 LONGEST_SECONDS = 31 * 86_400
 """A window closes after so long at the latest, whatever its duration says."""
@@ -62,16 +60,11 @@ def _is_cron(fields: list[str]) -> bool:
     return True
 
 
-def opened_at(schedule: Schedule, now: float) -> float | None:
+def opened_at(expression: str, timezone: str, duration_seconds: int, now: float) -> float | None:
     """When the window that is open now was opened; None when none is open."""
-    duration_seconds = min(schedule.duration_seconds, LONGEST_SECONDS)
-    latest = _latest(schedule.cron, schedule.timezone, duration_seconds, int(now // 60))
+    duration_seconds = min(duration_seconds, LONGEST_SECONDS)
+    latest = _latest(expression, timezone, duration_seconds, int(now // 60))
     return latest if latest is not None and latest <= now < latest + duration_seconds else None
-
-
-def is_open(schedule: Schedule, now: float) -> bool:
-    """Whether the schedule raises the minimum now."""
-    return opened_at(schedule, now) is not None
 
 
 @lru_cache(maxsize=8192)

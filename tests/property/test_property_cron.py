@@ -9,8 +9,7 @@ from cronsim import CronSim
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greenfleet.autoscaling import Schedule, parse_cron
-from greenfleet.autoscaling.constraints import schedules
+from greenfleet.cron import LONGEST_SECONDS, opened_at, openings, parse
 
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu"]
 moments = st.datetimes(datetime(2025, 1, 1), datetime(2028, 1, 1)).map(lambda moment: moment.replace(tzinfo=UTC))
@@ -28,7 +27,7 @@ def fires(cron: CronSim, day: date) -> bool:
 
 
 def wall_clock_matches(expression: str, local: datetime) -> bool:
-    cron = parse_cron(expression)
+    cron = parse(expression)
     return local.minute in cron.minutes and local.hour in cron.hours and fires(cron, local.date())
 
 
@@ -41,13 +40,13 @@ def test_a_window_is_open_exactly_after_a_matching_minute(cron: str, zone: str, 
         return
     whole = moment.replace(second=0, microsecond=0)
     fired = any(wall_clock_matches(cron, (whole - timedelta(minutes=back)).astimezone(tz)) for back in range(minutes))
-    assert schedules.is_open(Schedule(cron, minutes * 60, zone, 1), moment.timestamp()) is fired
+    assert (opened_at(cron, zone, minutes * 60, moment.timestamp()) is not None) is fired
 
 
 @given(crons, st.sampled_from(ZONES), moments, st.integers(60, 200_000))
 def test_an_open_window_was_opened_within_its_duration(cron: str, zone: str, moment: datetime, seconds: int) -> None:
     now = moment.timestamp()
-    opened = schedules.opened_at(Schedule(cron, seconds, zone, 1), now)
+    opened = opened_at(cron, zone, seconds, now)
     assert opened is None or now - seconds < opened <= now
 
 
@@ -63,9 +62,9 @@ changes = st.builds(
 @given(crons, st.sampled_from(ZONES), moments | changes)
 def test_the_last_opening_is_the_last_of_all_that_were_until_now(cron: str, zone: str, moment: datetime) -> None:
     """Also where clocks change: every opening of the last 33 days, one by one, against the shorter way there."""
-    now, tz, parsed = moment.timestamp(), ZoneInfo(zone), parse_cron(cron)
+    now, tz, parsed = moment.timestamp(), ZoneInfo(zone), parse(cron)
     days = [moment.astimezone(tz).date() - timedelta(days=back) for back in range(33)]
-    openings = [at for day in days if fires(parsed, day) for at in schedules.openings(parsed, tz, day) if at <= now]
-    last = max(openings, default=None)
-    held = last is not None and now < last + schedules.LONGEST_SECONDS
-    assert schedules.opened_at(Schedule(cron, schedules.LONGEST_SECONDS, zone, 1), now) == (last if held else None)
+    every = [at for day in days if fires(parsed, day) for at in openings(parsed, tz, day) if at <= now]
+    last = max(every, default=None)
+    held = last is not None and now < last + LONGEST_SECONDS
+    assert opened_at(cron, zone, LONGEST_SECONDS, now) == (last if held else None)

@@ -8,8 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from greenfleet.autoscaling import Schedule, parse_cron
-from greenfleet.autoscaling.constraints import schedules
+from greenfleet.cron import LONGEST_SECONDS, opened_at, parse
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -19,7 +18,7 @@ def at(text: str, zone: str = "Europe/Berlin", fold: int = 0) -> float:
 
 
 def open_at(cron: str, hours: float, moment: float, zone: str = "Europe/Berlin") -> bool:
-    return schedules.is_open(Schedule(cron, int(hours * 3600), zone, 1), moment)
+    return opened_at(cron, zone, int(hours * 3600), moment) is not None
 
 
 def test_office_hours_open_on_weekdays_only() -> None:
@@ -68,10 +67,10 @@ def test_sunday_is_zero_and_seven_and_sun() -> None:
 
 
 def test_steps_lists_ranges_and_nicknames() -> None:
-    assert parse_cron("*/15 8-10,20 * jan,dec *").minutes == {0, 15, 30, 45}
-    assert parse_cron("*/15 8-10,20 * jan,dec *").hours == {8, 9, 10, 20}
-    assert parse_cron("5/20 * * * *").minutes == {5, 25, 45}
-    assert parse_cron("@daily").parts == parse_cron("0 0 * * *").parts
+    assert parse("*/15 8-10,20 * jan,dec *").minutes == {0, 15, 30, 45}
+    assert parse("*/15 8-10,20 * jan,dec *").hours == {8, 9, 10, 20}
+    assert parse("5/20 * * * *").minutes == {5, 25, 45}
+    assert parse("@daily").parts == parse("0 0 * * *").parts
 
 
 @pytest.mark.parametrize(
@@ -95,13 +94,13 @@ def test_steps_lists_ranges_and_nicknames() -> None:
 )
 def test_a_bad_expression_is_refused_with_a_sentence(bad: str) -> None:
     with pytest.raises(ValueError, match="cron"):
-        parse_cron(bad)
+        parse(bad)
 
 
 @pytest.mark.parametrize("never", ["0 0 31 2 *", "0 0 30 2 *", "0 0 31 4,6 *"])
 def test_days_that_no_month_of_the_expression_has_are_said_to_be_that(never: str) -> None:
     with pytest.raises(ValueError, match="never opens"):
-        schedules.parse(never)
+        parse(never)
 
 
 @pytest.mark.parametrize("cron", ["* * */31 4 sun", "0 0 29 2 *", "0 0 */30 2 mon", "* * * * *", "59 23 29 2 *"])
@@ -114,11 +113,11 @@ def test_the_work_of_an_evaluation_has_a_bound_whatever_the_spec_says(cron: str,
         nonlocal calls
         calls += event in ("call", "c_call")
 
-    longest = Schedule(cron, 166_000 * 86_400, zone, 1)
-    schedules.is_open(longest, at("2026-04-20T12:00", zone))  # the time zone and the expression are read
+    longest = cron, zone, 166_000 * 86_400
+    opened_at(*longest, at("2026-04-20T12:00", zone))  # the time zone and the expression are read
     sys.setprofile(count)
     try:
-        schedules.is_open(longest, at("2026-11-20T12:00", zone))
+        opened_at(*longest, at("2026-11-20T12:00", zone))
     finally:
         sys.setprofile(None)
     assert calls < 34 * 20
@@ -126,6 +125,6 @@ def test_the_work_of_an_evaluation_has_a_bound_whatever_the_spec_says(cron: str,
 
 def test_a_window_is_never_longer_than_31_days() -> None:
     opened = at("2026-01-01T00:00", "UTC")
-    schedule = Schedule("0 0 1 1 *", 166_000 * 86_400, "UTC", 1)
-    assert schedules.is_open(schedule, opened + schedules.LONGEST_SECONDS - 1)
-    assert not schedules.is_open(schedule, opened + schedules.LONGEST_SECONDS)
+    schedule = "0 0 1 1 *", "UTC", 166_000 * 86_400
+    assert opened_at(*schedule, opened + LONGEST_SECONDS - 1) is not None
+    assert opened_at(*schedule, opened + LONGEST_SECONDS) is None

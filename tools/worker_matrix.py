@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "worker")]
 
-from greenworker.requirements import CELERIES, PYTHONS  # noqa: E402
+from greenworker.bootstrap.requirements import CELERIES, PYTHONS  # noqa: E402
 from tools.interpreters import find_or_make  # noqa: E402
 
 OUT = ROOT / "out" / "matrix"

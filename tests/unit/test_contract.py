@@ -125,7 +125,7 @@ def test_the_worker_serves_every_metric_of_the_contract_and_no_other() -> None:
 
 
 def test_the_exporter_serves_every_metric_of_the_contract_and_no_other() -> None:
-    queues = "\n".join(text for path, text in WORKER.items() if "/queues/" in path)
+    queues = "\n".join(text for path, text in WORKER.items() if "/exporter/" in path)
     assert set(re.findall(r'"(greenfleet_[a-z_]+)"', queues)) == EXPORTER_METRICS
 
 
@@ -135,7 +135,7 @@ def test_names_of_celery_exporter_are_those_of_the_contract() -> None:
     said = {name.removesuffix("_total") for name in re.findall(r"`(celery_[a-z_]+)", section("Metrics"))}
     queues = {"celery_queue_length", "celery_active_consumer_count"}
     assert said == {*CELERY_EXPORTER, *queues, "celery_task_sent"}
-    assert queues == set(re.findall(r'"(celery_[a-z_]+)"', WORKER["greenworker/queues/exporter.py"]))
+    assert queues == set(re.findall(r'"(celery_[a-z_]+)"', WORKER["greenworker/exporter/exporter.py"]))
 
 
 def test_the_depth_that_our_exporter_serves_for_dashboards_is_not_taken_for_celery_exporters() -> None:
@@ -185,15 +185,19 @@ def test_commands_are_those_of_the_contract_and_exist_in_the_worker() -> None:
             "--without-heartbeat",
         ]
         if not installed:
-            assert spec["initContainers"][0]["command"][1:] == ["-m", "greenworker.inject", names.AGENT_DIRECTORY]
+            assert spec["initContainers"][0]["command"][1:] == [
+                "-m",
+                "greenworker.bootstrap.inject",
+                names.AGENT_DIRECTORY,
+            ]
     for deployment in exporters():
-        assert deployment["spec"]["template"]["spec"]["containers"][0]["command"][1:] == ["-m", "greenworker.queues"]
-    for module in ("greenworker/__main__.py", "greenworker/inject.py", "greenworker/queues/__main__.py"):
+        assert deployment["spec"]["template"]["spec"]["containers"][0]["command"][1:] == ["-m", "greenworker.exporter"]
+    for module in ("greenworker/__main__.py", "greenworker/bootstrap/inject.py", "greenworker/exporter/__main__.py"):
         assert module in WORKER, module
 
 
 def test_the_agent_lands_where_the_worker_is_started_from(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "greenworker.inject", str(tmp_path)], check=True)
+    subprocess.run([sys.executable, "-m", "greenworker.bootstrap.inject", str(tmp_path)], check=True)
     assert (tmp_path / "bin" / "launch.py").is_file()
 
 
@@ -202,7 +206,7 @@ def test_probe_paths_are_served_by_the_worker() -> None:
         container = deployment["spec"]["template"]["spec"]["containers"][0]
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             if probe in container:
-                assert f'"{container[probe]["httpGet"]["path"]}"' in WORKER["greenworker/exposition.py"]
+                assert f'"{container[probe]["httpGet"]["path"]}"' in WORKER["greenworker/monitoring/exposition.py"]
 
 
 def test_a_misconfigured_start_ends_with_status_78_and_four_parts_that_the_operator_understands(tmp_path: Path) -> None:

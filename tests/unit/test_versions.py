@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from greenworker.requirements import CELERIES, OLDEST, PYTHONS
+from greenworker.bootstrap.requirements import CELERIES, OLDEST, PYTHONS
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -35,7 +35,7 @@ def test_the_package_installs_on_the_oldest_python() -> None:
 
 
 def test_the_launcher_refuses_what_is_older() -> None:
-    source = (ROOT / "worker" / "greenworker" / "launch.py").read_text()
+    source = (ROOT / "worker" / "greenworker" / "bootstrap" / "launch.py").read_text()
     assert f"sys.version_info >= ({PYTHONS[0].replace('.', ', ')})" in source
     assert set(re.findall(r"Python (3\.\d+)", source)) == {PYTHONS[0]}
 

@@ -1,6 +1,6 @@
 """``python -m greenworker``: agent ``installed``."""
 
-from greenworker.launch import main
+from greenworker.bootstrap.launch import main
 
 if __name__ == "__main__":
     main()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from greenworker.fatal import MisconfiguredError
+from greenworker.misconfigured import MisconfiguredError
 from greenworker.tls import Trust
 
 GREEN_THREADS_CEILING = 65_000

@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from greenworker import hub, unpatched
-from greenworker.accounting import Accounting
+from greenworker import hub, native
 from greenworker.environment import Environment, read_threads
-from greenworker.hazards import Hazards
+from greenworker.monitoring.accounting import Accounting
+from greenworker.monitoring.task_risks import Hazards
 from greenworker.protocol import UNKNOWN, head_of
 
 if TYPE_CHECKING:
-    from greenworker.drain import Drain
-    from greenworker.redis_ledger import Ledger
-    from greenworker.routing import Routes
+    from greenworker.brokers.forwarding import Routes
+    from greenworker.brokers.redis.unacked_store import Ledger
+    from greenworker.pool.drain import Drain
 
 DEFAULT_THREADS = 100
 """Green threads while neither the operator nor the ConfigMap has spoken (greenThreads.start)."""
@@ -96,7 +96,7 @@ class Runtime:
         """`unhealthy`, for probes: a worker that comes up while it is asked says yes and not, until a second later, no."""
         patient_until = monotonic() + PROBE_PATIENCE_SECONDS
         while (problem := self.unhealthy()) == COMING_UP and monotonic() < patient_until:
-            unpatched.sleep(0.02)
+            native.sleep(0.02)
         return problem
 
     def unready(self) -> str:
@@ -132,4 +132,4 @@ class Runtime:
 
     def say(self, message: str) -> None:
         """One line on stderr, from any thread."""
-        unpatched.say(message)
+        native.say(message)

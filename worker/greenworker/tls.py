@@ -80,7 +80,7 @@ def check_host_names() -> None:
     """
     from kombu.transport import TRANSPORT_ALIASES  # noqa: PLC0415 - not before patching
 
-    TRANSPORT_ALIASES["amqps"] = "greenworker.amqp_tls:SSLTransport"
+    TRANSPORT_ALIASES["amqps"] = "greenworker.brokers.amqp.tls:SSLTransport"
 
 
 def warning(what: str, because: str) -> str:

@@ -17,7 +17,7 @@ from greenfleet.cli.kubectl import KubectlError, current_namespace, kubectl
 from greenfleet.manifests import names
 from greenfleet.manifests.worker import prefork_queue
 
-MODULE = "greenworker.queues.dead_letters"
+MODULE = "greenworker.exporter.dead_letters"
 
 
 def main(argv: Sequence[str]) -> int:

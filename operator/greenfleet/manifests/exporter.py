@@ -191,7 +191,7 @@ def _pod(
                     "name": names.EXPORTER_CONTAINER,
                     "image": image,
                     "imagePullPolicy": pull_policy,
-                    "command": ["python", "-m", "greenworker.queues"],
+                    "command": ["python", "-m", "greenworker.exporter"],
                     "env": environment,
                     "ports": [metrics_port()],
                     "resources": {"requests": {"cpu": "10m", "memory": "48Mi"}, "limits": {"memory": "192Mi"}},

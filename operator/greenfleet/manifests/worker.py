@@ -111,7 +111,7 @@ def _agent(image: str, pull_policy: str) -> Manifest:
         "name": names.AGENT_CONTAINER,
         "image": image,
         "imagePullPolicy": pull_policy,
-        "command": ["python", "-m", "greenworker.inject", names.AGENT_DIRECTORY],
+        "command": ["python", "-m", "greenworker.bootstrap.inject", names.AGENT_DIRECTORY],
         "securityContext": restricted_container(read_only_root=True),
         "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
         "volumeMounts": [{"name": "greenfleet-agent", "mountPath": names.AGENT_DIRECTORY}],

@@ -661,7 +661,7 @@ class Kubelet:
         if self._agent is None:
             agent = self.directory / "agent"
             agent.mkdir(exist_ok=True)
-            subprocess.run([sys.executable, "-m", "greenworker.inject", str(agent)], check=True)
+            subprocess.run([sys.executable, "-m", "greenworker.bootstrap.inject", str(agent)], check=True)
             self._agent = agent
         return self._agent
 

@@ -113,7 +113,7 @@ def test_our_own_exporter_tells_depth_and_that_the_broker_is_up(
     port = free_port()
     start(
         port,
-        *(sys.executable, "-m", "greenworker.queues"),
+        *(sys.executable, "-m", "greenworker.exporter"),
         GREENWORKER_BROKER=BROKER,
         GREENWORKER_BROKER_URL_FILE=str(url),
         GREENWORKER_QUEUES=json.dumps([{"queue": "own-feeds"}, {"queue": "own-none"}]),

@@ -11,9 +11,9 @@ import redis
 from celery.worker import state
 from kombu import Connection, Queue
 
-from greenworker.drain import Drain
 from greenworker.environment import Environment
-from greenworker.prefork_redis import ThreadLedger
+from greenworker.pool.drain import Drain
+from greenworker.prefork.redis import ThreadLedger
 from greenworker.runtime import Runtime
 from tests.integration.worker.harness import Redis, Relay
 
@@ -29,7 +29,7 @@ class Consumer:
         self.redis = redis.Redis(port=broker.port)
         self.take: Callable[[Any], None] = lambda message: None
         self.connection = Connection(
-            f"redis://127.0.0.1:{relay.port}/0", transport="greenworker.prefork_redis:Transport",
+            f"redis://127.0.0.1:{relay.port}/0", transport="greenworker.prefork.redis:Transport",
             transport_options={"socket_timeout": 3.0, "priority_steps": [0, 3, 6, 9], **options},
         )  # fmt: skip
         self.channel = self.connection.default_channel

@@ -13,7 +13,7 @@ import pytest
 from kombu import Exchange, Queue
 from kombu.connection import Connection
 
-from greenworker.returns import COUNT, EARLIER, nack
+from greenworker.brokers.amqp.returns import COUNT, EARLIER, nack
 from tests.integration.worker.harness import Producer, RabbitMQ, Worker, eventually
 
 Start = Callable[..., Worker]

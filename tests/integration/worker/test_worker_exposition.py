@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from greenworker.exposition import ANSWERS, OPEN_REQUESTS
+from greenworker.monitoring.exposition import ANSWERS, OPEN_REQUESTS
 from tests.integration.worker.harness import APPS, PROBE_SECONDS, Redis, Worker, eventually, slow_clients
 
 Start = Callable[..., Worker]

@@ -78,7 +78,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for parent in (image, *image.parents):
         if str(parent).startswith("/tmp/"):
             parent.chmod(0o755)
-    subprocess.run([sys.executable, "-m", "greenworker.inject", str(image / "greenfleet")], check=True)
+    subprocess.run([sys.executable, "-m", "greenworker.bootstrap.inject", str(image / "greenfleet")], check=True)
     return image
 
 

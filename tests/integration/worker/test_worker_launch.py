@@ -83,8 +83,8 @@ def test_injected_agent_runs_as_any_user_from_a_read_only_directory(
     start_worker: Start, redis_broker: Redis, client_app: Any, tmp_path: Path
 ) -> None:
     target = tmp_path / "greenfleet"
-    subprocess.run([sys.executable, "-m", "greenworker.inject", str(target)], check=True)
-    subprocess.run([sys.executable, "-m", "greenworker.inject", str(target)], check=True)
+    subprocess.run([sys.executable, "-m", "greenworker.bootstrap.inject", str(target)], check=True)
+    subprocess.run([sys.executable, "-m", "greenworker.bootstrap.inject", str(target)], check=True)
     for path in [target, *target.rglob("*")]:
         path.chmod(path.stat().st_mode & ~0o222)
     bare = tmp_path / "bare"

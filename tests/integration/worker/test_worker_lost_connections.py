@@ -15,10 +15,10 @@ import pytest
 from celery import Celery
 from kombu import Connection
 
-from greenworker import amqp_record
-from greenworker.amqp_record import AmqpRecord
-from greenworker.prefork import without_reconnect
-from greenworker.suspicion import NONE, Suspicion
+from greenworker.brokers.amqp import attempts
+from greenworker.brokers.amqp.attempts import AmqpRecord
+from greenworker.brokers.suspicion import NONE, Suspicion
+from greenworker.prefork.companion import without_reconnect
 from tests.integration.worker.harness import RabbitMQ, Relay, Worker, eventually
 from tests.integration.worker.lanes import Lane, RabbitLane
 
@@ -94,7 +94,7 @@ def test_a_copy_whose_confirmation_is_late_is_published_once(
     taken: tuple[Taken, Relay], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, relay = taken
-    monkeypatch.setattr(amqp_record, "ANSWER_SECONDS", 2.0)
+    monkeypatch.setattr(attempts, "ANSWER_SECONDS", 2.0)
     assert one.record.send_back(one.message(), NONE.after_death(time()))
     message = one.message()  # the first one's copy
     relay.delay()
@@ -107,7 +107,7 @@ def test_a_copy_finds_its_way_when_the_connection_was_closed_meanwhile(
     taken: tuple[Taken, Relay], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, relay = taken
-    monkeypatch.setattr(amqp_record, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(attempts, "IDLE_SECONDS", 0.0)
     message = one.message()
     one.record._using(lambda channel: channel.basic_qos(0, 1, False))
     relay.cut()
@@ -153,7 +153,7 @@ def test_two_readers_at_once_both_read_all(taken: tuple[Taken, Relay]) -> None:
             channel.close()
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(amqp_record, "sleep", end_the_other)
+            patch.setattr(attempts, "sleep", end_the_other)
             found = one.record._survivals_of(one.lane.queue)
     assert pauses, "it has waited for the other reader"
     assert found == {message.headers["id"]: 1}

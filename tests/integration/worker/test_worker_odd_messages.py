@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kombu import Connection
 
-from greenworker.redis_ledger import redelivered
+from greenworker.brokers.redis.unacked_store import redelivered
 from tests.integration.worker.harness import Redis, Worker, eventually
 from tests.integration.worker.redis_consumer import Consumer
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from greenworker.dead_letters import key, rabbit_queue
-from greenworker.queues.broker import Queue, connect
-from greenworker.suspicion import HEADER, Suspicion
+from greenworker.brokers.dead_letters import key, rabbit_queue
+from greenworker.brokers.suspicion import HEADER, Suspicion
+from greenworker.exporter.broker import Queue, connect
 from greenworker.tls import Trust
 from tests.integration.worker.harness import PYTHON, RabbitMQ, Redis, Worker, eventually
 from tests.integration.worker.lanes import Lane, RabbitLane, RedisLane
@@ -84,7 +84,7 @@ def command(lane: Lane, directory: Path, *arguments: str) -> Any:
     """As `kubectl greenfleet dead-letters` runs it in the exporter's pod."""
     (directory / "url").write_text(lane.url)
     finished = subprocess.run(
-        [PYTHON, "-m", "greenworker.queues.dead_letters", *arguments, "--queue", lane.queue],
+        [PYTHON, "-m", "greenworker.exporter.dead_letters", *arguments, "--queue", lane.queue],
         env={**os.environ, "GREENWORKER_BROKER": "shop/broker/url", "GREENWORKER_BROKER_URL_FILE": str(directory / "url")},
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip

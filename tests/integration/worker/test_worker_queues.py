@@ -18,7 +18,7 @@ from urllib.parse import quote
 import pytest
 from kombu.connection import Connection
 
-from greenworker.queues.exporter import FRESH_SECONDS, OLD_SECONDS, PATIENCE_SECONDS
+from greenworker.exporter.exporter import FRESH_SECONDS, OLD_SECONDS, PATIENCE_SECONDS
 from tests.integration.worker.harness import (
     RabbitMQ,
     Redis,
@@ -49,7 +49,7 @@ class Exporter(Worker):
             **self.environment,
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "greenworker.queues"],
+            [sys.executable, "-m", "greenworker.exporter"],
             env=environment, stdout=self.log.open("ab"), stderr=subprocess.STDOUT,
         )  # fmt: skip
         return self

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from kombu.connection import Connection
 
-from greenworker.redis_client import UnavailableError
-from greenworker.redis_ledger import Ledger
+from greenworker.brokers.redis.client import UnavailableError
+from greenworker.brokers.redis.unacked_store import Ledger
 from tests.integration.worker.harness import Redis, Worker, eventually
 
 Start = Callable[..., Worker]

@@ -60,8 +60,8 @@ def test_an_import_that_never_ends_is_named(tmp_path: Path) -> None:
     log = tmp_path / "termination"
     code = """
         import importlib
-        from greenworker import unpatched
-        from greenworker.imports import Imports
+        from greenworker import native
+        from greenworker.bootstrap.imports import Imports
         with Imports("waits", ".", patience_seconds=1.0):
             importlib.import_module("waits")
     """

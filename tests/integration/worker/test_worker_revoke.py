@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from greenworker.suspicion import HEADER, Suspicion
+from greenworker.brokers.suspicion import HEADER, Suspicion
 from tests.integration.worker.harness import Worker, eventually
 from tests.integration.worker.lanes import Lane
 

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 import redis
 
-from greenworker.queues.broker import Queue
-from greenworker.queues.rabbitmq import RabbitBroker
-from greenworker.queues.redis import RedisBroker
+from greenworker.exporter.broker import Queue
+from greenworker.exporter.rabbitmq import RabbitBroker
+from greenworker.exporter.redis import RedisBroker
 from greenworker.tls import Trust
 from tests.integration.worker.harness import Producer, RabbitMQ, Redis, Worker, eventually, free_port
 

@@ -193,12 +193,12 @@ def test_a_wait_that_does_not_end_restarts_the_worker(
 
 COST = """
 import json, sys, time
-from greenworker import unpatched, hub
+from greenworker import native, hub
 hub.patch()
 from types import SimpleNamespace
 from greenworker.environment import Environment
 from greenworker.runtime import Runtime
-from greenworker.watchdog import Watchdog
+from greenworker.monitoring.hub_monitor import Watchdog
 import eventlet
 runtime = Runtime(Environment.read({"GREENWORKER_POOL": "a/b"}))
 if sys.argv[1] == "watched":

@@ -158,7 +158,7 @@ def test_injected_the_users_image_runs_our_launcher_from_an_empty_dir() -> None:
     resource = pool(worker={"python": "/opt/venv/bin/python"})
     init = pod(resource)["initContainers"][0]
     assert (init["name"], init["image"]) == ("greenfleet-agent", IMAGE)
-    assert init["command"] == ["python", "-m", "greenworker.inject", "/greenfleet"]
+    assert init["command"] == ["python", "-m", "greenworker.bootstrap.inject", "/greenfleet"]
     container = worker(resource)
     assert container["image"] == "registry.example/proj:1.4"
     assert container["command"][:2] == ["/opt/venv/bin/python", "/greenfleet/bin/launch.py"]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from greenworker.monitoring.hub_monitor import Sight, Watchdog
 from greenworker.runtime import Runtime
-from greenworker.watchdog import Sight, Watchdog
 
 WARN_AFTER = 0.1
 

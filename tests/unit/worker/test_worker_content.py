@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from greenworker.content import restrict, restrict_tasks
-from greenworker.fatal import MisconfiguredError
+from greenworker.brokers.serializers import restrict, restrict_tasks
+from greenworker.misconfigured import MisconfiguredError
 
 
 def app(**conf: Any) -> Celery:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from greenworker.accounting import EXCEPTION_NAMES, TASK_NAMES, Accounting
 from greenworker.environment import Environment
-from greenworker.familiar import families
+from greenworker.monitoring.accounting import EXCEPTION_NAMES, TASK_NAMES, Accounting
+from greenworker.monitoring.celery_exporter_metrics import families
 
 EVENTS = ("received", "started", "succeeded", "failed", "rejected", "revoked", "retried")
 CELERY_EXPORTER = {

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from greenworker import hazards
-from greenworker.hazards import Hazards, acknowledge, look_at_tasks, patience_of
-from greenworker.metrics import Registry
+from greenworker.monitoring import task_risks
+from greenworker.monitoring.metrics import Registry
+from greenworker.monitoring.task_risks import Hazards, acknowledge, look_at_tasks, patience_of
 
 
 def app(url: str, **options: Any) -> Celery:
@@ -24,7 +24,7 @@ def app(url: str, **options: Any) -> Celery:
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr(hazards, "say", lines.append)
+    monkeypatch.setattr(task_risks, "say", lines.append)
     return lines
 
 
@@ -131,9 +131,9 @@ def test_a_hazard_is_forgotten_and_names_are_bounded(said: list[str], monkeypatc
     found = on_redis()
     for number in range(50):
         found.found("visibility_timeout", f"proj.t{number}", "once")
-    assert len(shown(found)) == hazards.TASKS_NAMED + 1
+    assert len(shown(found)) == task_risks.TASKS_NAMED + 1
     assert ("visibility_timeout", "other") in shown(found)
-    monkeypatch.setattr(hazards, "MEMORY_SECONDS", -1.0)
+    monkeypatch.setattr(task_risks, "MEMORY_SECONDS", -1.0)
     found.check([], 0, 10)
     assert not shown(found)
 
@@ -142,7 +142,7 @@ def test_a_worker_whose_threads_are_all_busy_and_finish_nothing_says_so(
     said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(hazards, "monotonic", lambda: now[0])
+    monkeypatch.setattr(task_risks, "monotonic", lambda: now[0])
     found = on_redis(3600)
     stuck = [running("proj.stuck", 10), running("proj.stuck", 10)]
     for finished, busy, seconds in ((5, stuck, 400), (6, stuck, 400), (6, stuck[:1], 200), (6, stuck, 99)):
@@ -154,7 +154,7 @@ def test_a_worker_whose_threads_are_all_busy_and_finish_nothing_says_so(
     assert ("no_progress", "") in shown(found)
     assert "proj.stuck" in said[0]
     found.check(stuck, 0, 2, 7)
-    now[0] += hazards.MEMORY_SECONDS + 1
+    now[0] += task_risks.MEMORY_SECONDS + 1
     found.check(stuck, 0, 2, 8)
     assert shown(found) == set(), "it goes on"
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from greenworker.metrics import (
+from greenworker.monitoring.metrics import (
     OTHER,
     Counter,
     Distribution,

@@ -15,14 +15,14 @@ import pytest
 
 import greenworker
 from greenworker import tls
-from greenworker.accounting import seconds_waited
-from greenworker.fatal import MisconfiguredError
-from greenworker.queues.broker import Queue, connect
-from greenworker.queues.exporter import parse_queues
-from greenworker.queues.plugin import addresses, parse
-from greenworker.queues.redis import list_key, tls_options
-from greenworker.redis_ledger import redelivered
-from greenworker.settings import without_master_name
+from greenworker.bootstrap.settings import without_master_name
+from greenworker.brokers.redis.unacked_store import redelivered
+from greenworker.exporter.broker import Queue, connect
+from greenworker.exporter.exporter import parse_queues
+from greenworker.exporter.rabbitmq_plugin import addresses, parse
+from greenworker.exporter.redis import list_key, tls_options
+from greenworker.misconfigured import MisconfiguredError
+from greenworker.monitoring.accounting import seconds_waited
 from greenworker.tls import Trust
 
 
@@ -157,7 +157,7 @@ def test_a_url_that_says_something_about_tls_is_completed_and_no_other() -> None
 
 
 def test_the_watchdog_finds_the_task_on_a_stack() -> None:
-    from greenworker.watchdog import place_of, tasks_on
+    from greenworker.monitoring.hub_monitor import place_of, tasks_on
 
     seen: list[Any] = []
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greenworker import prefetch
-from greenworker.prefetch import CONSUMERS, Credits, Unsettled, shares
+from greenworker.brokers.amqp import prefetch
+from greenworker.brokers.amqp.prefetch import CONSUMERS, Credits, Unsettled, shares
 
 MODEL_TAGS = itertools.count(1)
 

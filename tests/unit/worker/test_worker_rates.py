@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greenworker.rates import StartRate
+from greenworker.pool.rate_limits import StartRate
 
 
 @given(st.floats(0.1, 100), st.lists(st.floats(0, 1), max_size=200))

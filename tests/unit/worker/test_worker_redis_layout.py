@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from celery import Celery
 
+from greenworker.bootstrap.settings import merge_broker_options
 from greenworker.environment import Environment
-from greenworker.fatal import MisconfiguredError
-from greenworker.settings import merge_broker_options
+from greenworker.misconfigured import MisconfiguredError
 
 
 def merged(options: dict[str, Any], **environ: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from celery.worker.control import Panel
 
-from greenworker.remote_control import reason
+from greenworker.bootstrap.remote_control import reason
 
 READS = {
     "report", "conf", "query_task", "clock", "hello", "ping", "stats", "scheduled", "reserved", "active", "revoked", "registered",

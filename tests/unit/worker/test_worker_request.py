@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 
-from greenworker.request import was_not_published
-from greenworker.retries import UNPUBLISHED
+from greenworker.pool.request import was_not_published
+from greenworker.pool.retries import UNPUBLISHED
 
 
 def ended_with(error: Exception, *, internal: bool = False) -> SimpleNamespace:

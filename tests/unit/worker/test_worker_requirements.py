@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from greenworker.fatal import MisconfiguredError
-from greenworker.requirements import CELERIES, OLDEST, check_versions
+from greenworker.bootstrap.requirements import CELERIES, OLDEST, check_versions
+from greenworker.misconfigured import MisconfiguredError
 
 REDIS = "redis://redis:6379/0"
 ENOUGH = {name: f"{oldest[0]}.{oldest[1]}.0" for name, oldest in OLDEST.items()}

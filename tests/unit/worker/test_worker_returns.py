@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
-from greenworker.declarations import refused_declaration
-from greenworker.returns import limit_of, nack_is_free
+from greenworker.brokers.amqp.returns import limit_of, nack_is_free
+from greenworker.brokers.declarations import refused_declaration
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import greenworker
+from greenworker.bootstrap.inject import inject
+from greenworker.bootstrap.startup_checks import Arguments, check
 from greenworker.environment import GREEN_THREADS_CEILING, Environment, read_threads
-from greenworker.fatal import TERMINATION_LOG_LIMIT_BYTES, MisconfiguredError
-from greenworker.guards import Arguments, check
-from greenworker.inject import inject
+from greenworker.misconfigured import TERMINATION_LOG_LIMIT_BYTES, MisconfiguredError
 
 GOOD = ["-A", "proj", "worker", "-P", "eventlet", "-Q", "feeds", "-l", "WARNING"]
 
@@ -246,8 +246,8 @@ def test_no_threads_file_means_nobody_has_spoken(tmp_path: Path) -> None:
 
 
 def test_router_and_routes_agree(tmp_path: Path) -> None:
+    from greenworker.brokers.forwarding import Routes
     from greenworker.router import PreforkRouter
-    from greenworker.routing import Routes
 
     router = PreforkRouter("proj.parse", "proj.render_*", queue="feeds")
     routes = Routes(["proj.parse", "proj.render_*"], tmp_path / "routes")
@@ -259,7 +259,7 @@ def test_router_and_routes_agree(tmp_path: Path) -> None:
 
 
 def test_evidence_comes_and_goes_with_its_file(tmp_path: Path) -> None:
-    from greenworker.routing import Routes
+    from greenworker.brokers.forwarding import Routes
 
     path = tmp_path / "routes"
     routes = Routes([], path)
@@ -280,8 +280,8 @@ def test_a_worker_does_not_import_a_shell() -> None:
     """`celery amqp` is the only command that has one; who wants click_repl later gets the real one."""
     code = (
         "import sys\n"
-        "from greenworker import lean\n"
-        "with lean.without_shell():\n"
+        "from greenworker.bootstrap import import_stubs\n"
+        "with import_stubs.without_shell():\n"
         "    from celery.bin.celery import celery\n"
         "assert 'worker' in celery.commands and 'prompt_toolkit' not in sys.modules\n"
         "from click_repl import repl\n"
@@ -299,7 +299,7 @@ def test_an_interpreter_of_the_same_version_finds_the_injected_agent_compiled(
     assert compileall.compile_dir(package, quiet=1)
     monkeypatch.setattr(greenworker, "__file__", str(package / "__init__.py"))
     inject(tmp_path / "greenfleet")
-    run = [sys.executable, "-v", "-c", "import greenworker.launch"]
+    run = [sys.executable, "-v", "-c", "import greenworker.bootstrap.launch"]
     environment = {"PYTHONPATH": str(tmp_path / "greenfleet" / "lib"), "PATH": os.environ["PATH"]}
     told = subprocess.run(run, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert f"code object from '{tmp_path}/greenfleet/lib/greenworker/__pycache__/launch" in told.stderr
+    assert f"code object from '{tmp_path}/greenfleet/lib/greenworker/bootstrap/__pycache__/launch" in told.stderr

@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 
-from greenworker.dead_letters import AT, DELIVERIES, DeadLetter
-from greenworker.isolation import Isolation, store_failure, take_header
-from greenworker.queues.dead_letters import letter_of, renewed
-from greenworker.suspicion import (
+from greenworker.brokers.dead_letters import AT, DELIVERIES, DeadLetter
+from greenworker.brokers.suspicion import (
     HEADER,
     MEMORY_SECONDS,
     NONE,
@@ -21,6 +19,8 @@ from greenworker.suspicion import (
     may_have_started,
     read,
 )
+from greenworker.exporter.dead_letters import letter_of, renewed
+from greenworker.pool.isolation import Isolation, store_failure, take_header
 
 NOW = 1_800_000_000.0
 

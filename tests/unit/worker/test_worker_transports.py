@@ -12,7 +12,9 @@ from amqp.serialization import dumps
 from hypothesis import given
 from hypothesis import strategies as st
 
-from greenworker import amqp_transport, redis_ledger, settings
+from greenworker.bootstrap import settings
+from greenworker.brokers.amqp import transport
+from greenworker.brokers.redis import unacked_store
 
 
 class Wire:
@@ -42,7 +44,7 @@ def test_frames_come_out_as_they_went_in_however_the_stream_is_cut(
 ) -> None:
     stream = b"".join(frame(*parts) for parts in frames)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
-    buffer, found = amqp_transport.Frames(), []
+    buffer, found = transport.Frames(), []
     for begin, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         buffer.add(stream[begin:end])
         while (parts := buffer.next()) is not None:
@@ -51,7 +53,7 @@ def test_frames_come_out_as_they_went_in_however_the_stream_is_cut(
 
 
 def test_a_stream_that_is_not_amqp_is_refused() -> None:
-    buffer = amqp_transport.Frames()
+    buffer = transport.Frames()
     buffer.add(frame(1, 1, b"abc")[:-1] + b"\x00")
     with pytest.raises(UnexpectedFrame):
         buffer.next()
@@ -61,7 +63,7 @@ def test_a_stream_that_is_not_amqp_is_refused() -> None:
 def test_an_acknowledgement_is_py_amqps_own_frame(tag: int, channel: int) -> None:
     wire: Any = Wire()
     frame_writer(wire, wire)(1, channel, (60, 80), dumps("Lb", (tag, False)), None)
-    assert amqp_transport.acknowledgements(channel, [tag]) == wire.written
+    assert transport.acknowledgements(channel, [tag]) == wire.written
 
 
 def test_json_is_decoded_as_kombu_decodes_it() -> None:
@@ -82,8 +84,8 @@ def test_json_is_decoded_as_kombu_decodes_it() -> None:
 
 
 def test_acknowledgements_that_did_not_arrive_are_sent_again_and_count_as_ours_meanwhile() -> None:
-    ledger = redis_ledger.Ledger("w")
-    ledger.held = {tag: redis_ledger.Held("q", b"", 0.0) for tag in ("a", "b", "c")}
+    ledger = unacked_store.Ledger("w")
+    ledger.held = {tag: unacked_store.Held("q", b"", 0.0) for tag in ("a", "b", "c")}
     ledger.ack("a")
     ledger.ack("b")
     with pytest.raises(OSError, match="gone"), ledger._sending_acks() as tags:

@@ -1,0 +1,62 @@
+"""Which versions of what the image has to bring. Asked of the installed packages' metadata, before any of them is imported. Standard library only."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+
+from greenworker.misconfigured import MisconfiguredError
+
+PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
+"""On which the worker is tested. The launcher refuses older ones before anything else is imported."""
+
+CELERIES = ("5.3", "5.4", "5.5", "5.6", "5.7")
+"""With which the worker is tested, each with the kombu of the same number."""
+
+OLDEST = {"celery": (5, 3), "kombu": (5, 3), "eventlet": (0, 40), "redis": (4, 5)}
+"""Major and minor; what is tested with the oldest Celery. pyproject.toml has the same, and a test holds them together."""
+
+REASONS = {
+    "celery": "the worker is a Celery worker",
+    "kombu": "Celery speaks to the broker through it",
+    "eventlet": "green threads need it",
+    "redis": "the broker is Redis",
+}
+
+
+def check_versions(version_of: Callable[[str], str | None], role: str, broker_url: str) -> None:
+    """Raises `MisconfiguredError` for what is missing or too old. *version_of*: a package's version, None if it is not there."""
+    wanted = ["eventlet"] if role == "eventlet" else []
+    wanted += ["celery", "kombu"]
+    if broker_url.startswith(("redis://", "rediss://", "sentinel://")):
+        wanted.append("redis")
+    for package in wanted:
+        found = version_of(package)
+        oldest = OLDEST[package]
+        needed = f"{package} {oldest[0]}.{oldest[1]} or newer"
+        if found is None:
+            raise MisconfiguredError(
+                "image", f"no {package}", f"{REASONS[package]}, and needs {needed}", f"install {needed} in the image"
+            )
+        parts = re.match(r"(\d+)\.(\d+)", found)
+        if parts is not None and (int(parts[1]), int(parts[2])) < oldest:
+            raise MisconfiguredError(
+                "image",
+                f"{package} {found}",
+                f"{REASONS[package]}, and needs {needed}",
+                f"install {needed} in the image",
+            )
+
+
+def installed(package: str) -> str | None:
+    """The installed version. Code without metadata, as in a vendored directory, counts as new enough."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - Celery imports it anyway
+    from importlib.util import find_spec  # noqa: PLC0415
+
+    if package not in sys.modules and find_spec(package) is None:
+        return None
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

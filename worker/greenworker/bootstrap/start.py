@@ -1,0 +1,221 @@
+"""From the command line to Celery's own ``main``. Called by the launcher, which has done what must come first."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from greenworker import native
+from greenworker.bootstrap import import_stubs
+from greenworker.bootstrap.imports import Imports
+from greenworker.bootstrap.patching import check_app, patch_first
+from greenworker.bootstrap.requirements import check_versions, installed
+from greenworker.bootstrap.startup_checks import Arguments, check
+from greenworker.environment import Environment
+from greenworker.misconfigured import DEFAULT_TERMINATION_LOG, MisconfiguredError, die, last_words, or_die
+from greenworker.monitoring.exposition import Exposition, listen
+
+
+def start(argv: Sequence[str]) -> NoReturn:
+    """Run the worker; *argv* is Celery's, without the program's name."""
+    _leave_at_once_on_sigterm()
+    try:
+        environment = Environment.read()
+        listener = listen(environment.metrics_port)
+        arguments = Arguments.parse(argv)
+        check(arguments, environment.role, os.environ)
+        check_versions(installed, environment.role, os.environ.get("CELERY_BROKER_URL", ""))
+        if environment.role == "eventlet":
+            patch_first()
+        _require("celery", "the worker is a Celery worker", "install celery[redis] or celery in the image")
+        command = _prepare(environment, listener, arguments, list(argv))
+    except MisconfiguredError as error:
+        die(error, os.environ.get("GREENWORKER_TERMINATION_LOG") or DEFAULT_TERMINATION_LOG)
+    with import_stubs.without_shell():
+        from celery.bin.celery import main  # noqa: PLC0415 - not before patching
+
+    sys.argv = ["celery", *command]
+    try:
+        sys.exit(main())
+    except Exception as error:
+        last_words(f"{type(error).__name__}: {error}", environment.termination_log)
+        raise
+
+
+def _leave_at_once_on_sigterm() -> None:
+    """As process 1 of a container Python would ignore SIGTERM until Celery installs its handler."""
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+def _require(module: str, reason: str, fix: str) -> None:
+    if module not in sys.modules and find_spec(module) is None:
+        raise MisconfiguredError("image", f"no module {module} for {sys.executable}", reason, fix)
+    try:
+        import_module(module)
+    except ImportError as error:
+        raise MisconfiguredError("image", f"module {module} does not import: {error}", reason, fix) from error
+
+
+def _prepare(environment: Environment, listener: native.Socket, arguments: Arguments, argv: list[str]) -> list[str]:
+    """Everything between patching and Celery; the command line for Celery."""
+    from greenworker.bootstrap import log_lines, settings  # noqa: PLC0415
+    from greenworker.brokers import serializers  # noqa: PLC0415
+    from greenworker.brokers.forwarding import Routes, declared_queue  # noqa: PLC0415
+    from greenworker.monitoring.task_risks import patience_of  # noqa: PLC0415
+    from greenworker.pool import request, steps  # noqa: PLC0415
+    from greenworker.pool.drain import Drain  # noqa: PLC0415
+    from greenworker.runtime import Runtime  # noqa: PLC0415
+
+    runtime = Runtime(environment)
+    runtime.drain = Drain(runtime)
+    runtime.routes = Routes.of(environment)
+    Exposition(listener, runtime.accounting.registry.render, runtime.health, runtime.unready, runtime.woke).start()
+    master_name = settings.set_defaults(environment)
+    app = _load_app(arguments, green=environment.role == "eventlet")
+    serializers.restrict(app, environment.accept_content)
+    for queue in (arguments.options.get("-Q") or "").split(","):
+        if queue:
+            declared_queue(app, queue.strip())
+    warnings = [*settings.secure_broker(app, environment), *settings.secure_result_backend(app, environment)]
+    log_lines.follow_the_application(warnings)
+    settings.merge_broker_options(app, environment, master_name)
+    settings.own_rpc_backends(app)
+    request.install(app)
+    if environment.remote_control == "Disabled":
+        app.conf.worker_enable_remote_control = False
+    runtime.hazards.patience = patience_of(app, environment.consumer_timeout_seconds)
+    _connect_signals(runtime)
+    _keep_last_words(environment.termination_log)
+    steps.add_gauges(runtime)
+    steps.add_familiar(runtime, arguments.options.get("-Q") or app.conf.task_default_queue)
+    if environment.role == "prefork":
+        from greenworker.prefork import companion  # noqa: PLC0415
+
+        runtime.drain = companion.ProcessDrain(runtime)
+        companion.install(runtime, app)
+        return argv
+    return [*argv, *_green(runtime, app)]
+
+
+def _green(runtime: Any, app: Any) -> list[str]:
+    """What only the Eventlet role has; more arguments for Celery."""
+    from celery import signals  # noqa: PLC0415
+
+    from greenworker.bootstrap import settings  # noqa: PLC0415
+    from greenworker.pool import steps  # noqa: PLC0415
+    from greenworker.pool.task_pool import TaskPool  # noqa: PLC0415
+
+    def use_our_pool(sender: Any, **_: Any) -> None:
+        sender.pool_cls = TaskPool
+
+    signals.worker_init.connect(use_our_pool, weak=False)
+    app.steps["worker"].add(steps.Agent)
+    steps.add_green_gauges(runtime)
+    if settings.redis_transport(app) is not None:
+        for module in ("redis", "kombu.transport.redis"):
+            _require(module, "the broker is Redis", "add celery[redis] to the image's requirements")
+        from greenworker.brokers.redis.unacked_store import Ledger  # noqa: PLC0415
+
+        ledger = runtime.ledger = Ledger(runtime.environment.worker)
+        ledger.restarts_in_place = bool(os.environ.get("GREENWORKER_WORKER"))
+        runtime.hazards.ledger_failures = lambda: ledger.flushes_failed
+    return ["-c", str(runtime.start_threads())]
+
+
+def _load_app(arguments: Arguments, *, green: bool) -> Any:
+    """The app as Celery's own ``-A`` finds it, so that what is wrong with it can be said in four parts."""
+    from celery.app.utils import find_app  # noqa: PLC0415
+
+    name = arguments.options.get("-A") or os.environ.get("CELERY_APP") or ""
+    if not name:
+        raise MisconfiguredError(
+            "app", "", "a worker needs to know its Celery app", "set spec.app, as in celery -A <app>"
+        )
+    workdir = arguments.options.get("--workdir")
+    if workdir:
+        os.chdir(workdir)
+    directory = str(Path.cwd())
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+    imports = Imports(name, directory)
+    with imports:
+        try:
+            app = find_app(name)
+            str(app.conf.task_default_queue)  # the configuration is read now; it may be a module of its own
+        except BaseException:
+            if green:
+                check_app(sys.modules)  # it may be the reason
+            raise
+    if green:
+        check_app(sys.modules)
+    import_tasks = app.loader.import_default_modules
+
+    def import_tasks_or_die() -> Any:
+        def all_of_them() -> None:
+            with imports:
+                import_tasks()
+            if green:
+                check_app(sys.modules)
+
+        return or_die(all_of_them)
+
+    app.loader.import_default_modules = import_tasks_or_die
+    return app
+
+
+def _keep_last_words(termination_log: str) -> None:
+    """Celery logs what ends a worker, and leaves with nothing but a status."""
+    import logging  # noqa: PLC0415 - not before patching
+
+    class LastWords(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            last_words(record.getMessage(), termination_log)
+
+    logging.getLogger("celery.worker").addHandler(LastWords(logging.CRITICAL))
+
+
+def _connect_signals(runtime: Any) -> None:
+    from celery import signals  # noqa: PLC0415
+
+    from greenworker.bootstrap import remote_control  # noqa: PLC0415
+    from greenworker.pool.retries import store_retries_first  # noqa: PLC0415
+    from greenworker.router import stamp_publish_time  # noqa: PLC0415
+
+    def shutting_down(**_: Any) -> None:
+        runtime.drain.begin()
+
+    def ended(**_: Any) -> None:
+        if runtime.drain.draining:
+            runtime.say(runtime.drain.summary())
+
+    def revoked(request: Any = None, **_: Any) -> None:
+        runtime.accounting.revoked.add(1, str(getattr(request, "name", "unknown")))
+
+    def tasks_are_loaded(sender: Any = None, **_: Any) -> None:
+        store_retries_first(sender.app)
+        remote_control.restrict(runtime.environment.remote_control, runtime.environment.role)
+        if runtime.environment.role == "eventlet":
+            remote_control.keep_listening()
+        if runtime.ledger is not None and sender.app.conf.worker_enable_remote_control:
+            from greenworker.brokers.redis.unacked_store import MailboxKeys  # noqa: PLC0415
+
+            runtime.ledger.mailbox = MailboxKeys.of(sender.app.control.mailbox, sender.hostname)
+
+    signals.worker_init.connect(tasks_are_loaded, weak=False)
+    signals.task_revoked.connect(revoked, weak=False)
+    stamp_publish_time()
+    # A signal may interrupt the handler of another one: a green lock that it holds would be waited for inside the hub.
+    signals.worker_shutting_down.lock = native.ReentrantLock()
+    signals.worker_shutting_down.connect(shutting_down, weak=False)
+    signals.worker_shutdown.connect(ended, weak=False)

@@ -1,0 +1,384 @@
+"""kombu's Redis transport with atomic fetching and batched acknowledgements; for the worker's own consumer only.
+
+Everything that is not fetching (declaring, binding, publishing, fanout, TLS, Sentinel, key prefix) stays kombu's.
+"""
+
+# mypy: disable-error-code="no-untyped-call"
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from queue import Empty
+from time import monotonic
+from typing import Any
+
+from celery.utils.log import get_logger
+from celery.worker import state
+from kombu.transport import redis as stock
+from kombu.transport import virtual
+from kombu.utils.json import loads
+from kombu.utils.scheduling import priority_cycle
+
+from greenworker import hub
+from greenworker.brokers import dead_letters
+from greenworker.brokers.redis.client import Client, UnavailableError, client_class, is_full, unavailable
+from greenworker.brokers.redis.notifier import ASK_ANYWAY_SECONDS, Doorbell
+from greenworker.brokers.redis.rights import refusing
+from greenworker.brokers.redis.unacked_store import FETCH_AT_ONCE
+from greenworker.runtime import Runtime
+
+logger = get_logger(__name__)
+
+FETCH_GAP_SECONDS = 0.004
+"""Two fetches are at least so far apart, so that slots which become free together are filled together."""
+
+IDLE_WAIT_SECONDS = (0.005, 0.1)
+"""Without a doorbell an empty queue is asked again after the first, doubling up to the second: 10 questions a second at rest.
+With one, so long is the pause before listening again where others took what it had rung for: a hundred idle workers are not
+to run for each message.
+"""
+
+FLOW_SECONDS = 0.03
+"""Where messages come closer together than this, they are asked for together."""
+
+REASON_CHARACTERS = 500
+"""Of an error that a dead letter quotes: it may quote the message."""
+
+FANOUT_WAIT_SECONDS = 0.05
+"""With a fanout subscription on this very connection (gossip), which is not how we start workers."""
+
+
+class QoS(stock.QoS):
+    """Keeps count locally; what Redis knows is the ledger's business."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """The fetch has booked the message already; one that came by ``basic_get`` has not been."""
+        if delivery_tag in self.channel.ledger.held:
+            virtual.QoS.append(self, message, delivery_tag)
+        else:
+            self.channel.by_get.add(delivery_tag)
+            super().append(message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        if delivery_tag in self.channel.ledger.held:
+            self.channel.ledger.ack(delivery_tag)
+            virtual.QoS.ack(self, delivery_tag)
+        elif delivery_tag in self.channel.by_get:
+            self.channel.by_get.discard(delivery_tag)
+            super().ack(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """A task's own requeue goes to the tail, as in kombu: at the head it would starve all others."""
+        ledger = self.channel.ledger
+        if delivery_tag not in ledger.held:
+            if delivery_tag in self.channel.by_get:
+                super().reject(delivery_tag, requeue=requeue)
+        elif requeue:
+            try:
+                ledger.give_back([delivery_tag], started=True, head=False)
+            except Exception:
+                ledger.return_later([delivery_tag])
+                raise
+            finally:
+                virtual.QoS.ack(self, delivery_tag)
+        else:
+            self.ack(delivery_tag)
+
+    def restore_unacked(self, client: Any = None) -> None:
+        """Called when a channel closes. What runs goes on running and is acknowledged later, over the next connection;
+        what has not started was given back by the consumer, and is another worker's by now. What is left came by ``basic_get``.
+        """
+        got = [tag for tag in self._delivered if tag in self.channel.by_get]
+        with self.channel.conn_or_acquire(client) as connection:
+            for tag in got:
+                self.restore_by_tag(tag, client=connection)
+        self._delivered.clear()
+
+
+class Channel(stock.Channel):
+    """Fetches as many messages at once as can start now."""
+
+    QoS = QoS
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        runtime = Runtime.current()
+        assert runtime.ledger is not None
+        self.runtime = runtime
+        self.ledger = runtime.ledger
+        self.by_get: set[str] = set()
+        self.emptied = False
+        """The last fetch took all that its queues had."""
+        super().__init__(*args, **kwargs)
+        if not self.ack_emulation:
+            self.QoS = virtual.QoS  # type: ignore[assignment]
+
+    def _get_client(self) -> Any:
+        super()._get_client()  # checks the version
+        return client_class(self.global_keyprefix)
+
+    def _size(self, queue: str) -> int:
+        """kombu asks in a transaction, which a full Redis refuses, and with it the declaration of the queue."""
+        with refusing(self._plain(), self.lists([queue])), self.conn_or_acquire() as client:
+            return sum(client.llen(self._q_for_pri(queue, step)) for step in self.priority_steps)
+
+    def _plain(self) -> Client:
+        """A client that adds no prefix."""
+        return Client(connection_pool=self.pool)
+
+    def _queue_bind(self, *args: Any, **kwargs: Any) -> None:
+        """A full Redis refuses the binding, which only producers need, and has one already where they have sent anything: the
+        worker goes on, for nobody else empties it.
+        """
+        try:
+            with unavailable(), refusing(self._plain(), ()):
+                super()._queue_bind(*args, **kwargs)
+        except UnavailableError as error:
+            if not is_full(error):
+                raise
+            logger.warning("Redis is full, a binding could not be written: %r", error)
+
+    def room(self) -> int:
+        """Messages that may be fetched now: prefetch allows them, and the pool can start them or hold them ready."""
+        allowed = self.qos.can_consume_max_estimate()
+        pool, multiplier = self.runtime.pool, self.runtime.consumer.prefetch_multiplier
+        if pool.isolation.active:
+            return 0
+        if not multiplier:  # the app wants all that there is
+            return FETCH_AT_ONCE if allowed is None else int(allowed)
+        startable = max(0, pool.limit * multiplier - len(pool.jobs) - len(pool.line))
+        return int(startable if allowed is None else min(allowed, startable))
+
+    def lists(self, queues: Sequence[str]) -> list[str]:
+        """Redis keys of *queues*, highest priority first."""
+        prefix = self.global_keyprefix
+        return [prefix + self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
+
+    def fetch(self) -> int:
+        """Fetch and deliver; how many."""
+        queues = self.active_queues
+        room = self.room() if queues and not self.runtime.drain.draining else 0
+        self.emptied = False
+        if not room:
+            return 0
+        order = self._queue_cycle.consume(len(queues))
+        lists = self.lists(order)
+        with refusing(self._plain(), lists):
+            fetched = self.ledger.fetch(lists, order * len(self.priority_steps), self._width(order), room)
+        self.emptied = len(fetched) < min(room, FETCH_AT_ONCE)
+        if fetched:
+            self._queue_cycle.rotate(order[fetched[-1][0] % len(order)])
+        for position, (index, tag, payload) in enumerate(fetched):
+            if self.runtime.drain.draining:
+                # It may have begun while the one before was delivered, and have given all back itself.
+                self.ledger.give_back([later for _, later, _ in fetched[position:]], started=False)
+                return position
+            self._hand_over(tag, payload, order[index % len(order)])
+        return len(fetched)
+
+    def _width(self, order: Sequence[str]) -> int:
+        """How many queues the script takes from in turn. The orders ``priority`` and ``sorted`` empty one before the next."""
+        return 1 if isinstance(self._queue_cycle, priority_cycle) else len(order)
+
+    def _hand_over(self, tag: str, payload: bytes, queue: str) -> None:
+        """Give the message to Celery, as kombu does. What nobody can read or take ends among the dead letters: a worker that
+        ended with it would only hand it on to the next one. Raises what is not the message's fault.
+        """
+        reason = dead_letters.UNDECODABLE
+        try:
+            message = loads(payload.decode())
+            message["properties"]["delivery_tag"] = tag
+            reason = dead_letters.REFUSED
+            self.connection._deliver(message, queue)
+        except MemoryError:
+            raise
+        except Exception as error:
+            if reason == dead_letters.REFUSED and self._lost_connection(error):
+                raise
+            self._refuse(tag, queue, reason, error)
+
+    def _runs(self, tag: str) -> bool:
+        pool = self.runtime.pool
+        apart = getattr(getattr(pool, "isolation", None), "waiting", ())
+        jobs = [*getattr(pool, "jobs", {}).values(), *getattr(pool, "line", ()), *apart]
+        requests = [*state.active_requests, *(job.request for job in jobs if job.request is not None)]
+        return any(request.message.delivery_tag == tag for request in requests)
+
+    def give_up(self, request: Any) -> None:
+        """Celery had reserved *request*, and its pool would not have it."""
+
+    def _lost_connection(self, error: Exception) -> bool:
+        """kombu counts KeyError among the errors of its connection; here it is a header that is missing."""
+        return isinstance(error, self.connection_errors) and not isinstance(error, KeyError)
+
+    def _refuse(self, tag: str, queue: str, reason: str, error: Exception) -> None:
+        if tag not in self.ledger.held or self._runs(tag):
+            logger.error("A message of %s is settled or runs, and Celery raised: %r", queue, error, exc_info=error)
+            return
+        for request in list(state.reserved_requests):
+            if request.message.delivery_tag == tag:
+                state.task_ready(request)
+                self.give_up(request)
+        text = f"{reason}: {type(error).__name__}: {error}"[:REASON_CHARACTERS]
+        if self.ledger.dead_letter(tag, queue, text):
+            self.runtime.accounting.dead_letters.add(1, queue, "", reason)
+        if tag in self.qos._delivered:
+            virtual.QoS.ack(self.qos, tag)
+        logger.error(
+            "A message of %s cannot be taken and is among its dead letters now (Redis list %s): %s",
+            queue, dead_letters.key(self.global_keyprefix, queue), text, exc_info=error,
+        )  # fmt: skip
+
+
+class Poller(stock.MultiChannelPoller):
+    """Waits for messages with a doorbell or by asking, not by blocking in BRPOP, which pops before anything is booked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wakeup = Runtime.current().capacity
+        self.pause = IDLE_WAIT_SECONDS[0]
+        self.asked_at = 0.0
+        self.found_at = 0.0
+        self.known_empty = False
+        """The last question emptied the queues, and Redis is to say when that has changed."""
+        self.in_vain = False
+        """It had rung, and others were faster."""
+        self.in_flow = False
+        """The next message is near, and asking is cheaper than being told."""
+
+    def _refresh_bindings(self) -> None:
+        refresh = getattr(super(), "maybe_refresh_binding_expiry", None)  # kombu 5.7
+        if refresh is not None:
+            refresh()
+
+    def _register_BRPOP(self, channel: Any) -> None:  # noqa: N802 - kombu's name
+        """Never."""
+
+    def get(self, callback: Any, timeout: float | None = None) -> None:
+        """Deliver what there is, or wait for at most *timeout* seconds and raise Empty."""
+        deadline = monotonic() + (1.0 if timeout is None else timeout)
+        self._in_protected_read = True
+        try:
+            while True:
+                self._refresh_bindings()
+                if self._fetch():
+                    return
+                left = deadline - monotonic()
+                if left <= 0 or not any(channel.active_queues for channel in self._channels):
+                    self._fanout(min(max(left, 0.0), 0.2))
+                    raise Empty
+                if any(channel.active_fanout_queues for channel in self._channels):
+                    if self._fanout(min(left, FANOUT_WAIT_SECONDS)):
+                        return
+                    continue
+                self._rest(left)
+        finally:
+            self._in_protected_read = False
+            while self.after_read:
+                self.after_read.pop()()
+
+    def _fetch(self) -> bool:
+        """Ask, unless Redis would have rung."""
+        anyway = self.known_empty
+        if anyway and monotonic() - self.asked_at < ASK_ANYWAY_SECONDS:
+            return False
+        gap = self.asked_at + FETCH_GAP_SECONDS - monotonic()
+        if gap > 0:
+            hub.sleep(gap)
+        self.asked_at = monotonic()
+        consuming, doorbell = self._consuming(), self._doorbell()
+        count = sum(channel.fetch() for channel in consuming)
+        self.known_empty = doorbell is not None and all(channel.emptied for channel in consuming)
+        self.in_vain = doorbell is not None and doorbell.hangs and not (count or anyway or self.in_flow)
+        if count:
+            self.pause = IDLE_WAIT_SECONDS[0]
+            self.in_flow = self.asked_at - self.found_at < FLOW_SECONDS
+            self.found_at = self.asked_at
+            if anyway and doorbell is not None and doorbell.quiet:
+                doorbell.distrust()
+        return bool(count)
+
+    def _consuming(self) -> list[Channel]:
+        return [channel for channel in self._channels if channel.active_queues]
+
+    def _doorbell(self) -> Doorbell | None:
+        return next((channel.ledger.doorbell for channel in self._consuming()), None)
+
+    def _rest(self, left: float) -> None:
+        """Full: until a slot becomes free. Empty: until the doorbell rings; without one, a little longer each time."""
+        hungry = [channel for channel in self._consuming() if channel.room()]
+        if not hungry:
+            self.wakeup.wait(min(left, 0.5))
+        elif self.in_flow:
+            self.known_empty = False
+            self.in_flow = self.pause < FLOW_SECONDS / 2
+            self._nap(left)
+        elif self.in_vain:
+            self.in_vain = False
+            self._nap(left)
+        else:
+            self._listen(hungry, left)
+
+    def _listen(self, hungry: list[Channel], left: float) -> None:
+        doorbell = self._doorbell()
+        lists = [name for channel in hungry for name in channel.lists(sorted(channel.active_queues))]
+        empty = doorbell.listen(lists) if doorbell is not None else None
+        if doorbell is None or empty is None:
+            self._nap(left)
+        elif empty:
+            doorbell.wait(left)
+        self.known_empty = doorbell is not None and doorbell.quiet
+
+    def _nap(self, left: float) -> None:
+        hub.sleep(min(self.pause, left))
+        self.pause = min(self.pause * 2, IDLE_WAIT_SECONDS[1])
+
+    def _fanout(self, seconds: float) -> bool:
+        if not any(channel.active_fanout_queues for channel in self._channels):
+            hub.sleep(seconds)
+            return False
+        for channel in self._channels:
+            if channel.active_fanout_queues:
+                self._register_LISTEN(channel)
+        return bool([self.handle_event(descriptor, event) for descriptor, event in self.poller.poll(seconds) or ()])
+
+    def maybe_restore_messages(self) -> None:
+        """The ledger's part, on a clock of its own."""
+
+
+def attach(channels: list[Any]) -> None:
+    """Have the ledger use the last of *channels*, which has just connected. Raises the broker's connection errors."""
+    channel = channels[-1]
+    try:
+        channel.ledger.attach(channel)
+    except Exception:
+        channels.remove(channel)
+        with suppress(Exception):
+            channel.close()
+        raise
+
+
+class Transport(stock.Transport):
+    """What the worker's consumer connects with when the broker is Redis."""
+
+    Channel = Channel
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cycle = Poller()  # type: ignore[assignment]
+
+    def establish_connection(self) -> Any:
+        connection = super().establish_connection()
+        attach(self._avail_channels)
+        return connection
+
+
+class SentinelChannel(Channel, stock.SentinelChannel):
+    """The same through Redis Sentinel."""
+
+
+class SentinelTransport(Transport):
+    """The same through Redis Sentinel."""
+
+    default_port = 26379  # type: ignore[assignment]
+    Channel = SentinelChannel

@@ -1,1 +1,0 @@
-"""A directory for PYTHONPATH: Python imports `sitecustomize` from it before anything of the image. See `greenworker.patching`."""

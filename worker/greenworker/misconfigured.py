@@ -1,0 +1,77 @@
+"""A start that cannot succeed, said in four parts: field, value, reason, fix.
+
+The operator shows what is in the termination log in the resource's condition ``Stalled``. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+from greenworker.native import say
+from greenworker.redaction import redacted
+
+DEFAULT_TERMINATION_LOG = "/dev/termination-log"
+
+LAST_WORDS_CHARACTERS = 600
+
+EXIT_MISCONFIGURED = 78
+"""EX_CONFIG of BSD's sysexits.h; docs/contract.md."""
+
+TERMINATION_LOG_LIMIT_BYTES = 4096
+"""Kubernetes keeps the first 4096 bytes of a container's termination message."""
+
+
+class MisconfiguredError(Exception):
+    """Something that only the user can repair. ``field`` is a path in the GreenWorkerPool where there is one."""
+
+    def __init__(self, field: str, value: object, reason: str, fix: str) -> None:
+        super().__init__(f"{field}={value!r}: {reason}. {fix}")
+        self.field = field
+        self.value = value
+        self.reason = reason
+        self.fix = fix
+
+    def as_json(self) -> str:
+        """One line of JSON that fits into a termination message, without passwords."""
+        value, reason, fix = redacted(str(self.value)), redacted(self.reason), redacted(self.fix)
+        while True:
+            text = json.dumps({"field": self.field, "value": value[:300], "reason": reason, "fix": fix})
+            if len(text.encode()) <= TERMINATION_LOG_LIMIT_BYTES or not reason:
+                return text
+            reason = reason[: len(reason) * 3 // 4]
+
+
+def or_die(check: Callable[..., object], *args: object) -> None:
+    """For checks that are possible only once Celery runs, where an exception would be Celery's."""
+    try:
+        check(*args)
+    except MisconfiguredError as error:
+        refuse(error)
+
+
+def refuse(error: MisconfiguredError) -> NoReturn:
+    """`die`, with the termination log that the environment names."""
+    die(error, os.environ.get("GREENWORKER_TERMINATION_LOG") or DEFAULT_TERMINATION_LOG)
+
+
+def last_words(text: str, termination_log: str) -> None:
+    """Leave what went wrong in the termination log, in one line without passwords. The container's log is not shown by Kubernetes'
+    API in its place: nobody knows what an application writes there.
+    """
+    with suppress(OSError):
+        Path(termination_log).write_text(" ".join(redacted(text).split())[:LAST_WORDS_CHARACTERS] + "\n")
+
+
+def die(error: MisconfiguredError, termination_log: str) -> NoReturn:
+    """Say what is wrong on stderr and in the termination log, then leave with status 78."""
+    say(f"cannot start: {error}")
+    try:
+        Path(termination_log).write_text(error.as_json() + "\n")
+    except OSError as problem:
+        say(f"could not write {termination_log}: {problem}")
+    os._exit(EXIT_MISCONFIGURED)

@@ -1,0 +1,204 @@
+"""What endangers the promise while a worker runs: said once in the log, and as a metric for as long as it holds.
+
+`guards` refuses what would break the pool before it starts; this looks at what only shows at work. Nothing here changes
+what the worker does. The operator reads the metric and says it in the condition ``TasksAtRisk``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from time import monotonic, time
+from typing import Any
+
+from greenworker.monitoring.metrics import OTHER, CounterFunction, GaugeSet, Registry, legible
+from greenworker.native import say
+
+CHECK_SECONDS = 5.0
+
+MEMORY_SECONDS = 600.0
+"""A hazard counts for so long after it was last seen: tasks come and go, what they need of the broker does not."""
+
+TASKS_NAMED = 20
+"""Tasks with a series of their own; more fold into ``other``."""
+
+HOARD_FACTOR = 2
+"""Prefetched and not started, as a multiple of the threads, from which on a worker hoards."""
+
+VISIBILITY, CONSUMER, PREFETCH, ACKS = "visibility_timeout", "consumer_timeout", "prefetch", "acks"
+PREFORK = "prefork"
+DELIVERY_LIMIT = "delivery_limit"
+NO_PROGRESS = "no_progress"
+
+NO_PROGRESS_SECONDS = 300.0
+"""All threads are busy and no task has ended for so long: tasks that are meant to run longer, or something that waits for ever."""
+
+REDIS_VISIBILITY_SECONDS = 3600.0
+"""kombu's default (``Channel.visibility_timeout``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a broker leaves a message with a worker that has not acknowledged it."""
+
+    reason: str
+    seconds: float
+    consequence: str
+    fix: str
+
+
+def patience_of(app: Any, consumer_timeout_seconds: float) -> Patience | None:
+    """What the broker of *app* is known for; None for brokers that we know nothing of."""
+    url = app.conf.broker_read_url
+    scheme = str(url[0] if isinstance(url, (list, tuple)) and url else url).split("://", maxsplit=1)[0]
+    scheme = scheme.split("+", maxsplit=1)[0]
+    if scheme in ("redis", "rediss", "sentinel"):
+        options = app.conf.broker_transport_options or {}
+        return Patience(
+            VISIBILITY, float(options.get("visibility_timeout") or REDIS_VISIBILITY_SECONDS),
+            "this worker renews it as long as it reaches Redis, and a stock worker does not: there the task runs twice",
+            "raise visibility_timeout in broker_transport_options of every worker of this broker",
+        )  # fmt: skip
+    if scheme in ("amqp", "amqps", "pyamqp"):
+        return Patience(
+            CONSUMER, consumer_timeout_seconds,
+            "RabbitMQ then closes the channel, and every task of this worker runs again",
+            "raise consumer_timeout on the broker (and say so in broker.consumerTimeout), or split the task",
+        )  # fmt: skip
+    return None
+
+
+class Hazards:
+    """One per process. Belongs to the thread that runs the consumer; a scrape only reads."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.patience: Patience | None = None
+        self.acks_failed = 0
+        self.ledger_failures: Callable[[], int] = lambda: 0
+        self._acks_seen = 0
+        self._hoarding = False
+        self._finished = 0
+        self._progressed_at = monotonic()
+        self._seen: dict[tuple[str, str], float] = {}
+        self._said: set[str] = set()
+        self._gauge = GaugeSet(
+            "greenworker_guard", "1: this endangers tasks, by reason and task.", ["reason", "task"]
+        )  # fmt: skip
+        registry.add(self._gauge)
+        registry.add(
+            CounterFunction(
+                "greenworker_acks_failed_total", "Acknowledgements that the broker did not take.", self.failures
+            )
+        )
+
+    def failures(self) -> int:
+        """Acknowledgements that failed, on any broker."""
+        return self.acks_failed + self.ledger_failures()
+
+    def found(self, reason: str, task: str, sentence: str) -> None:
+        """A hazard was seen now; *sentence* is for people and is said once for each reason."""
+        key = (reason, legible(task))
+        if key not in self._seen and len(self._seen) >= TASKS_NAMED:
+            key = (reason, OTHER)
+        self._seen[key] = monotonic()
+        self._gauge.values[key] = 1
+        if reason not in self._said:
+            self._said.add(reason)
+            say(sentence)
+
+    # what is looked at
+
+    def scheduled(self, task: str, eta: str) -> None:
+        """A message with an ETA has arrived; it stays unacknowledged until then. Nonsense is Celery's to report."""
+        patience = self.patience
+        if patience is None:
+            return
+        try:
+            due = datetime.fromisoformat(eta)
+            seconds = due.timestamp() - time()
+        except (ValueError, TypeError, OverflowError):
+            return
+        if seconds > patience.seconds:
+            self._too_long(patience, task, f"waits {seconds:.0f} s for its ETA or countdown")
+
+    def limited(self, task: str, hard_seconds: float | None) -> None:
+        """A task that is acknowledged late may run for so long."""
+        patience = self.patience
+        if patience is not None and hard_seconds is not None and hard_seconds > patience.seconds:
+            self._too_long(patience, task, f"may run for {hard_seconds:g} s, its time limit")
+
+    def check(self, running: Sequence[Any], reserved: int, threads: int, finished: int = 0) -> None:
+        """Look at the requests that run and at what waits inside the worker; every `CHECK_SECONDS`. *finished*: tasks so far."""
+        patience, now = self.patience, time()
+        self._check_progress(running, threads, finished)
+        if patience is not None:
+            for request in running:
+                if request.time_start and request.task.acks_late and now - request.time_start > patience.seconds:
+                    self._too_long(patience, request.name, f"has run for {now - request.time_start:.0f} s")
+        self._check_prefetch(reserved, threads)
+        failures = self.failures()
+        if failures > self._acks_seen:
+            self._acks_seen = failures
+            self.found(
+                ACKS, "",
+                "the broker did not take acknowledgements of finished tasks: those that cannot be sent again run twice; "
+                "look at the broker's log, its connection limit and the network",
+            )  # fmt: skip
+        self._forget()
+
+    def _check_prefetch(self, reserved: int, threads: int) -> None:
+        """Twice in a row: a burst of arrivals between two looks is no hoard."""
+        hoarding = reserved > HOARD_FACTOR * max(1, threads)
+        if hoarding and self._hoarding:
+            self.found(
+                PREFETCH, "",
+                f"{reserved} messages wait inside this worker for {threads} threads, where no other worker can take them: "
+                "lower worker.prefetchMultiplier (1 holds none back) or the app's own prefetch setting",
+            )  # fmt: skip
+        self._hoarding = hoarding
+
+    def _check_progress(self, running: Sequence[Any], threads: int, finished: int) -> None:
+        """A worker that looks well, holds a task on every thread, and finishes none."""
+        if finished != self._finished or len(running) < max(1, threads):
+            self._finished, self._progressed_at = finished, monotonic()
+        elif monotonic() - self._progressed_at > NO_PROGRESS_SECONDS:
+            names = ", ".join(sorted({str(request.name) for request in running})[:5])
+            self.found(
+                NO_PROGRESS, "",
+                f"all {threads} threads of this worker are busy, and no task has ended for {NO_PROGRESS_SECONDS:.0f} s ({names}): "
+                "look for calls without a time-out and for libraries that were imported before patching, or set limits.hard",
+            )  # fmt: skip
+
+    def _too_long(self, patience: Patience, task: str, what: str) -> None:
+        self.found(
+            patience.reason, task,
+            f"{task} {what}, and the broker's {patience.reason} is {patience.seconds:g} s: {patience.consequence}; "
+            f"{patience.fix}",
+        )  # fmt: skip
+
+    def _forget(self) -> None:
+        now = monotonic()
+        for key in [key for key, seen in self._seen.items() if now - seen > MEMORY_SECONDS]:
+            del self._seen[key]
+            self._gauge.values.pop(key, None)
+
+
+def look_at_tasks(hazards: Hazards, app: Any, default_hard_seconds: float | None) -> None:
+    """The time limits that tasks are allowed, once at the start."""
+    for name, task in app.tasks.items():
+        if not name.startswith("celery.") and task.acks_late:
+            hazards.limited(name, task.time_limit or default_hard_seconds)
+
+
+def settles(call: object) -> bool:
+    """Whether Celery's consumer is about to acknowledge or reject a message."""
+    return getattr(call, "__name__", "") in ("ack_log_error", "reject_log_error")
+
+
+def acknowledge(hazards: Hazards, settle: Callable[..., object], *args: object) -> None:
+    """Run Celery's ``ack_log_error`` or ``reject_log_error``, which logs a broken connection and goes on; count it."""
+    settle(*args)
+    message = getattr(settle, "__self__", None)
+    if message is not None and not message.acknowledged:
+        hazards.acks_failed += 1

@@ -1,0 +1,240 @@
+"""Suspects run apart, so that the death of the process blames them alone; a proven culprit becomes a dead letter.
+
+While a worker has suspects, nothing else starts in it: what ran before ends first, then a few suspects run together, and
+whoever was among those when a process died runs all alone. See `suspicion` for what makes a suspect.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from celery import signals
+from celery.exceptions import WorkerLostError
+from celery.utils.log import get_logger
+from celery.worker import state
+
+from greenworker.bootstrap.settings import consumer_transport
+from greenworker.brokers.dead_letters import WORKER_LOST, sentence
+from greenworker.brokers.suspicion import HEADER, NONE, TOGETHER, Suspicion, read
+
+logger = get_logger(__name__)
+
+AGAIN_SECONDS = 30.0
+"""After the broker did not take a dead letter. Its message is held meanwhile: to run it would end this process, too."""
+
+
+class Record(Protocol):
+    """Where the attempts of a message are written, so that they survive this process. One for each kind of broker."""
+
+    def attempts(self, message: Any, known: Suspicion) -> Suspicion:
+        """*known* with the attempts that were begun and never ended. Raises the broker's errors."""
+
+    def begin(self, message: Any, after: Suspicion) -> None:
+        """An attempt begins. Returns when the broker has it. Raises the broker's errors."""
+
+    def end(self, message: Any) -> None:
+        """The process lives: the attempts are forgotten. Raises the broker's errors."""
+
+    def requeue(self, message: Any, suspicion: Suspicion) -> bool:
+        """After a child of the companion died of it: back to its queue with this record; False if the caller is to requeue it."""
+
+    def bury(self, message: Any, task: str, task_id: str, deaths: int) -> str:
+        """Make the message a dead letter, in one step or in two that lose nothing; the queue that it came from. Raises the
+        broker's errors.
+        """
+
+
+def take_header(message: Any) -> None:
+    """Note what *message* says, for this delivery only: Celery copies headers into a task's retries."""
+    suspicion = read(message.headers)
+    if suspicion != NONE:
+        message.suspicion = suspicion
+        message.headers.pop(HEADER, None)
+
+
+def suspicion_of(request: Any) -> Suspicion:
+    """What is known about a request's message."""
+    found: Suspicion = getattr(getattr(request, "message", None), "suspicion", NONE)
+    return found
+
+
+def sent_back(record: Any, message: Any) -> bool:
+    """In a drain, before any other way back: whoever gets a message that RabbitMQ has requeued counts a death, so one that has a record
+    goes back as a copy with it as it was. False if the caller is to requeue it.
+    """
+    known = getattr(message, "suspicion", NONE)
+    suspicion = known if known != NONE else read(message.headers)
+    send_back = getattr(record, "send_back", None)
+    return suspicion != NONE and send_back is not None and bool(send_back(message, suspicion))
+
+
+class Isolation:
+    """The suspects of one worker, and their turns. An item is whatever the pool can start."""
+
+    def __init__(
+        self, start: Callable[[Any], None], request_of: Callable[[Any], Any], stopped: Callable[[], bool],
+        settle: Callable[[Any], object],
+    ) -> None:  # fmt: skip
+        """*stopped*: nothing starts any more. *settle*: makes the item's message a dead letter, or tries again later."""
+        self.record: Record | None = None
+        self.max_deaths = 0
+        self.waiting: deque[Any] = deque()
+        self.running: list[Any] = []
+        self._advancing = False
+        self._taken = 0
+        """How often all were taken back: what waited for the broker meanwhile must not start."""
+        self._start = start
+        self._request_of = request_of
+        self._stopped = stopped
+        self._settle = settle
+
+    def wants(self, request: Any) -> bool:
+        """Whether this request has to run apart."""
+        return self.record is not None and suspicion_of(request).suspect
+
+    @property
+    def active(self) -> bool:
+        """Nothing else may start."""
+        return bool(self.waiting or self.running or self._advancing)
+
+    def add(self, item: Any) -> None:
+        """It waits for its turn."""
+        self.waiting.append(item)
+
+    def take_waiting(self) -> list[Any]:
+        """Those that have not started: they go back."""
+        self._taken += 1
+        items = list(self.waiting)
+        self.waiting.clear()
+        return items
+
+    def ended(self, item: Any) -> bool:
+        """An item has ended, and the process lives; True if it ran apart and is to be forgiven."""
+        if item not in self.running:
+            return False
+        self.running.remove(item)
+        return True
+
+    def forgive(self, item: Any) -> None:
+        """The attempt did not end the process. May wait for the broker."""
+        request = self._request_of(item)
+        try:
+            assert self.record is not None
+            self.record.end(request.message)
+        except Exception as error:
+            logger.warning("Could not forget the attempts of %s: %r", request.name, error)
+
+    def advance(self) -> None:
+        """To be called while nothing runs: start those whose turn it is. May wait for the broker."""
+        self._advancing = True
+        try:
+            taken = self._taken
+            batch = self._next_batch()
+            if self._stopped() or taken != self._taken:
+                return  # all of them go back, or have gone back
+            if len(batch) == 1 and self._is_proven(batch[0]):
+                self._settle(batch[0])
+                return
+            for item in batch:
+                self._begin(self._request_of(item), alone=len(batch) == 1)
+            if self._stopped() or taken != self._taken:
+                for item in batch:
+                    self.forgive(item)
+                return
+            self.running += batch
+            for item in batch:
+                self._start(item)
+        finally:
+            self._advancing = False
+
+    def _next_batch(self) -> list[Any]:
+        """Those that were never tried come first: they are mostly innocent, and must not wait for the next death."""
+        batch: list[Any] = []
+        graver: list[Any] = []
+        taken = self._taken
+        while self.waiting and len(batch) < TOGETHER:
+            item = self.waiting.popleft()
+            (graver if self._known(self._request_of(item)).attempts else batch).append(item)
+        if not batch and graver:
+            batch.append(graver.pop(0))
+        if taken == self._taken:
+            self.waiting.extendleft(reversed(graver))
+        return batch
+
+    def _is_proven(self, item: Any) -> bool:
+        return suspicion_of(self._request_of(item)).deaths_alone >= self.max_deaths
+
+    def _known(self, request: Any) -> Suspicion:
+        """Asked once: what comes after it is written by this process."""
+        message = request.message
+        if not getattr(message, "suspicion_asked", False):
+            try:
+                assert self.record is not None
+                message.suspicion = self.record.attempts(message, suspicion_of(request))
+                message.suspicion_asked = True
+            except Exception as error:
+                logger.warning("Could not ask for the attempts of %s: %r", request.name, error)
+        return suspicion_of(request)
+
+    def _begin(self, request: Any, *, alone: bool) -> None:
+        try:
+            assert self.record is not None
+            self.record.begin(request.message, suspicion_of(request).begun(alone=alone))
+        except Exception as error:
+            logger.warning("Could not write down that %s is tried: %r", request.name, error)
+
+
+def bury(record: Record | None, accounting: Any, request: Any) -> bool:
+    """Make a request's message a dead letter, count it and store its failure; False if that is to be tried again."""
+    deaths = suspicion_of(request).deaths_alone
+    try:
+        assert record is not None
+        queue = record.bury(request.message, request.name, request.id, deaths)
+    except LookupError as error:
+        logger.info("%s[%s] is another worker's by now: %s", request.name, request.id, error)
+        state.task_ready(request)
+        return True
+    except Exception as error:
+        logger.error("Could not move %s[%s] to the dead letters: %r", request.name, request.id, error)
+        return False
+    why = sentence(queue, deaths)
+    logger.error("Task %s[%s] is a dead letter: %s", request.name, request.id, why)
+    accounting.dead_letters.add(1, queue, request.name, WORKER_LOST)
+    request.acknowledged = True
+    state.task_ready(request)
+    store_failure(request, WorkerLostError(why))
+    return True
+
+
+def store_failure(request: Any, error: Exception) -> None:
+    """As Celery does for a task whose worker is lost and that will not run again."""
+    try:
+        request.task.backend.mark_as_failure(
+            request.id, error, request=request._context, store_result=request.store_errors
+        )
+        signals.task_failure.send(
+            sender=request.task, task_id=request.id, exception=error, args=request.args, kwargs=request.kwargs,
+            traceback=None, einfo=None,
+        )  # fmt: skip
+    except Exception as problem:
+        logger.error("Could not store the failure of %s[%s]: %r", request.name, request.id, problem)
+
+
+def record_for(
+    runtime: Any, app: Any, queue_of: Callable[[Any], str], connection_errors: Callable[[], Any],
+    within: Callable[[float, Callable[[], Any]], Any],
+) -> Record | None:  # fmt: skip
+    """The record for the app's broker; None without a cap, or where the broker is neither Redis nor RabbitMQ."""
+    if not runtime.environment.max_deliveries:
+        return None
+    if runtime.ledger is not None:
+        from greenworker.brokers.redis.attempts import RedisRecord  # noqa: PLC0415 - needs redis
+
+        return RedisRecord(runtime.ledger)
+    if consumer_transport(app) is not None:
+        from greenworker.brokers.amqp.attempts import AmqpRecord  # noqa: PLC0415 - needs amqp
+
+        return AmqpRecord(app, queue_of, connection_errors, within)
+    return None

@@ -1,0 +1,184 @@
+"""Redis for the prefork companion: the same atomic fetching and the same ledger as the green worker has.
+
+kombu's own way is a BRPOP that pops a message and books it afterwards: a worker that is killed in between has lost it.
+What differs from the green side is only who waits: Celery's event loop asks and acknowledges in each of its rounds, and an
+ordinary thread says that this worker lives.
+"""
+
+# mypy: disable-error-code="no-untyped-call"
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from time import monotonic, sleep
+from typing import Any
+
+from kombu.transport import redis as stock
+
+from greenworker import native
+from greenworker.brokers.redis import transport
+from greenworker.brokers.redis.transport import IDLE_WAIT_SECONDS
+from greenworker.brokers.redis.unacked_store import DEAD_AFTER_SECONDS, FETCH_AT_ONCE, Ledger
+
+
+class ThreadLedger(Ledger):
+    """What is held belongs to the event loop's thread; an ordinary thread says that this worker lives, and reaps."""
+
+    def __init__(self, worker: str) -> None:
+        super().__init__(worker)
+        self.ticking: Any = None
+        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        """Readable while the event loop is to ask for messages."""
+
+    def ring(self) -> None:
+        """The loop has an event to see to."""
+        os.eventfd_write(self.bell, 1)
+
+    def hear(self) -> None:
+        """It is seen to."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self.bell)
+
+    def start_background(self) -> None:
+        """At the first connection: the beat in one thread, the reaper in another, which may have to wait for an answer."""
+        native.start_thread(self._beat_for_ever, ())
+        native.start_thread(self._reap_in_thread, ())
+
+    def _hang_doorbell(self, pool: Any) -> None:
+        """None: it is made of green threads. The loop asks ten times a second at rest."""
+
+    def _reap_in_thread(self) -> None:
+        try:
+            self.reap_predecessors()
+        except Exception as error:
+            native.say(f"could not look for messages of an earlier process: {error!r}")
+        while not self._closing:
+            sleep(DEAD_AFTER_SECONDS / 4)
+            try:
+                self._reap_strangers()
+                self._reap_own_strays()
+            except Exception as error:
+                native.say(f"could not look for messages of dead workers: {error!r}")
+
+    def leave(self, **_: Any) -> None:
+        """The worker ends: whatever it still holds goes back; what had started is marked as redelivered."""
+        try:
+            if self.keys is not None:
+                self.give_back(list(self.held), started=True)
+        except self._errors as error:
+            native.say(f"{len(self.held)} messages come back when this worker counts as dead: {error!r}")
+        self.close()
+
+
+class QoS(transport.QoS):
+    """Acknowledges in the loop's next round, together with whatever else ended in this one; in a drain, whose loop may have
+    made its last round, at once.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        super().ack(delivery_tag)
+        if self.channel.runtime.drain.draining:
+            self.channel.ledger.send()
+
+
+class Channel(transport.Channel):
+    """Fetches what prefetch allows, the tasks that outlived an earlier connection included."""
+
+    QoS = QoS
+    ledger: ThreadLedger
+
+    def room(self) -> int:
+        prefetch = self.qos.prefetch_count
+        return max(0, prefetch - len(self.ledger.held)) if prefetch else FETCH_AT_ONCE
+
+    def give_up(self, request: Any) -> None:
+        """Celery had taken one of its processes for it, and forgets to let go if the pipe to it would not have the task."""
+        semaphore = getattr(self.runtime.pool, "semaphore", None)
+        if semaphore is not None:
+            semaphore.release()
+
+
+class Poller(stock.MultiChannelPoller):
+    """Asks for messages as an event of Celery's loop instead of blocking in BRPOP.
+
+    Every event is followed by a round, and whatever makes room is an event. So a round that finds room rings the ledger's
+    bell, and the loop asks when it comes to its events: what it then hands to the pool is written in the very next round.
+    Only an empty queue says nothing when it fills; a timer asks that one again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pause = IDLE_WAIT_SECONDS[0]
+        self.ask_at = 0.0
+
+    def _register_BRPOP(self, channel: Any) -> None:  # noqa: N802 - kombu's name
+        """Never."""
+
+    def on_poll_init(self, poller: Any) -> None:
+        """Without kombu's look at the visibility time-outs, which has a timer of its own as well."""
+        self.poller = poller
+
+    def on_poll_start(self) -> None:
+        """Once in every round. Raises the broker's connection errors, which end this life of the consumer."""
+        super().on_poll_start()
+        hungry = monotonic() >= self.ask_at
+        for channel in self._consuming():
+            if hungry and channel.room():
+                channel.ledger.ring()  # the acknowledgements travel with the question
+            else:
+                channel.ledger.flush()
+
+    def _consuming(self) -> list[Channel]:
+        return [channel for channel in self._channels if channel.active_queues]
+
+    def ask(self, loop: Any) -> None:
+        """Fetch what there is room for. A queue that could not fill it is asked again after a pause."""
+        for channel in self._consuming():
+            channel.ledger.hear()
+            room = min(channel.room(), FETCH_AT_ONCE)
+            fetched = channel.fetch()
+            if fetched < room:
+                self.pause = IDLE_WAIT_SECONDS[0] if fetched else min(self.pause * 2, IDLE_WAIT_SECONDS[1])
+                self.ask_at = monotonic() + self.pause
+                loop.call_later(self.pause, _round)
+
+
+class Transport(stock.Transport):
+    """What the companion's consumer connects with when the broker is Redis."""
+
+    Channel = Channel
+    cycle: Poller  # type: ignore[assignment]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cycle = Poller()
+
+    def establish_connection(self) -> Any:
+        connection = super().establish_connection()
+        transport.attach(self._avail_channels)
+        return connection
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """kombu's, and a timer that does nothing: the loop makes a round at least so often."""
+        super().register_with_event_loop(connection, loop)
+        ledger = self._avail_channels[-1].ledger if self._avail_channels else connection.channels[0].ledger
+        loop.add_reader(ledger.bell, self.cycle.ask, loop)
+        if ledger.ticking is not None:
+            ledger.ticking.cancel()
+        ledger.ticking = loop.call_repeatedly(IDLE_WAIT_SECONDS[1], _round)
+
+
+def _round() -> None:
+    """Nothing: a timer that has gone off has begun a round."""
+
+
+class SentinelChannel(Channel, stock.SentinelChannel):
+    """The same through Redis Sentinel."""
+
+
+class SentinelTransport(Transport):
+    """The same through Redis Sentinel."""
+
+    default_port = 26379  # type: ignore[assignment]
+    Channel = SentinelChannel

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from greenworker import tls
+from greenworker.brokers.transports import first_url, redis_transport
 from greenworker.environment import Environment
 from greenworker.misconfigured import MisconfiguredError
 
@@ -185,52 +186,10 @@ REDIS_TIMES: dict[str, Any] = {"socket_timeout": 15.0, "socket_connect_timeout":
 TCP itself gives up, which takes a quarter of an hour. None of our commands blocks, so an answer that late will not come.
 """
 
-REDIS_TRANSPORTS = {
-    "redis": "greenworker.brokers.redis.transport:Transport",
-    "rediss": "greenworker.brokers.redis.transport:Transport",
-    "sentinel": "greenworker.brokers.redis.transport:SentinelTransport",
-}
-AMQP_TRANSPORTS = {
-    "amqp": "greenworker.brokers.amqp.transport:Transport",
-    "pyamqp": "greenworker.brokers.amqp.transport:Transport",
-    "amqps": "greenworker.brokers.amqp.transport:SSLTransport",
-}
-"""Which transport replaces kombu's, by the scheme of the broker's URL."""
-
-
-def broker_scheme(app: Any) -> str:
-    """Of the broker that the worker consumes from."""
-    url = _first_url(app.conf.broker_read_url)
-    return str((url.split("://")[0] if "://" in url else app.conf.broker_transport) or "")
-
-
-def redis_transport(app: Any) -> str | None:
-    """Our transport for the app's broker if that is Redis, else None."""
-    return REDIS_TRANSPORTS.get(broker_scheme(app))
-
-
-def consumer_transport(app: Any) -> str | None:
-    """Our transport for the worker's own consumer; None for a broker that is neither Redis nor AMQP."""
-    return redis_transport(app) or AMQP_TRANSPORTS.get(broker_scheme(app))
-
-
-def keep_transport(connection: Any, ours: Mapping[str, str]) -> Any:
-    """*connection*, which stays with our transports when kombu goes to the next of several URLs: there it takes the URL's own scheme.
-    *ours*: transports by scheme.
-    """
-    switch = connection.switch
-
-    def switch_and_keep(url: str) -> None:
-        switch(url)
-        connection.transport_cls = ours.get(str(connection.transport_cls), connection.transport_cls)
-
-    connection.switch = switch_and_keep
-    return connection
-
 
 def secure_broker(app: Any, environment: Environment) -> list[str]:
     """Have the broker's certificate and host name checked, unless the app or the URL has its own wishes. Returns warnings for the log."""
-    url, trust, own = _first_url(app.conf.broker_read_url), environment.broker_trust, app.conf.broker_use_ssl
+    url, trust, own = first_url(app.conf.broker_read_url), environment.broker_trust, app.conf.broker_use_ssl
     scheme = url.split("://")[0]
     if scheme not in ("rediss", "amqps"):
         return [tls.warning("broker", "broker_use_ssl of the app")] if own and not tls.checks(own) else []
@@ -258,9 +217,3 @@ def secure_result_backend(app: Any, environment: Environment) -> list[str]:
     if said := tls.wishes(url):
         options, because = said, "ssl_cert_reqs in its URL"
     return [] if tls.checks(options) else [tls.warning("resultBackend", because)]
-
-
-def _first_url(urls: Any) -> str:
-    if isinstance(urls, (list, tuple)):
-        urls = urls[0] if urls else ""
-    return str(urls or "")

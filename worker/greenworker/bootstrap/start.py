@@ -18,6 +18,7 @@ from greenworker.bootstrap.imports import Imports
 from greenworker.bootstrap.patching import check_app, patch_first
 from greenworker.bootstrap.requirements import check_versions, installed
 from greenworker.bootstrap.startup_checks import Arguments, check
+from greenworker.brokers.transports import redis_transport
 from greenworker.environment import Environment
 from greenworker.misconfigured import DEFAULT_TERMINATION_LOG, MisconfiguredError, die, last_words, or_die
 from greenworker.monitoring.exposition import Exposition, listen
@@ -112,7 +113,6 @@ def _green(runtime: Any, app: Any) -> list[str]:
     """What only the Eventlet role has; more arguments for Celery."""
     from celery import signals  # noqa: PLC0415
 
-    from greenworker.bootstrap import settings  # noqa: PLC0415
     from greenworker.pool import steps  # noqa: PLC0415
     from greenworker.pool.task_pool import TaskPool  # noqa: PLC0415
 
@@ -122,7 +122,7 @@ def _green(runtime: Any, app: Any) -> list[str]:
     signals.worker_init.connect(use_our_pool, weak=False)
     app.steps["worker"].add(steps.Agent)
     steps.add_green_gauges(runtime)
-    if settings.redis_transport(app) is not None:
+    if redis_transport(app) is not None:
         for module in ("redis", "kombu.transport.redis"):
             _require(module, "the broker is Redis", "add celery[redis] to the image's requirements")
         from greenworker.brokers.redis.unacked_store import Ledger  # noqa: PLC0415

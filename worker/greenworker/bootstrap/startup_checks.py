@@ -185,13 +185,3 @@ def _check_urls(environ: Mapping[str, str]) -> None:
         raise MisconfiguredError("broker.secretRef", "(not shown)", UNREADABLE, FIX)
     if not is_readable_backend(environ.get("CELERY_RESULT_BACKEND", "")):
         raise MisconfiguredError("resultBackend.secretRef", "(not shown)", UNREADABLE, FIX)
-
-
-def check_hub(blocking_detection: bool) -> None:
-    """Once the app is imported: refuse what it switched on in the hub itself."""
-    if blocking_detection:
-        raise MisconfiguredError(
-            "app", "eventlet.debug.hub_blocking_detection(True)",
-            "it raises into whatever task runs when the hub was blocked, so that tasks fail and acknowledgements can break",
-            "remove the call; blocking.warnAfter names the task that blocks, and only looks",
-        )  # fmt: skip

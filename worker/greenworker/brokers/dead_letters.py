@@ -17,8 +17,6 @@ from greenworker.brokers.suspicion import HEADER
 SUFFIX = ".dead"
 """Of the queue on RabbitMQ."""
 
-METRIC = "greenworker_dead_letters_total"
-HELP = "Messages that no worker can run, moved to the dead letters of their queue."
 
 WORKER_LOST = "worker_lost"
 """Reason: processes ended while they ran nothing but this task."""

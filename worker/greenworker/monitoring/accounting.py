@@ -5,7 +5,6 @@ from __future__ import annotations
 from time import time
 from typing import Any
 
-from greenworker.brokers import dead_letters
 from greenworker.environment import Environment
 from greenworker.monitoring.metrics import (
     LAG_BUCKETS,
@@ -46,7 +45,11 @@ class Accounting:
         self.forwarded = Counter(
             "greenworker_tasks_forwarded_total", "Tasks sent on to the prefork companion.", ["task"], TASK_NAMES
         )
-        self.dead_letters = Counter(dead_letters.METRIC, dead_letters.HELP, ["queue", "task", "reason"], QUEUE_NAMES)
+        self.dead_letters = Counter(
+            "greenworker_dead_letters_total",
+            "Messages that no worker can run, moved to the dead letters of their queue.",
+            ["queue", "task", "reason"], QUEUE_NAMES,
+        )  # fmt: skip
         self.early_ack_killed = Counter(
             "greenworker_tasks_early_ack_killed_total",
             "Tasks acknowledged before they ran, and killed: outside of the promise.", [], 1,

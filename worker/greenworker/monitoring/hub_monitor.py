@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from greenworker import hub, native
 from greenworker.monitoring.metrics import CounterFunction, Family
-from greenworker.runtime import Runtime
+
+if TYPE_CHECKING:
+    from greenworker.runtime import Runtime
 
 BEAT_SECONDS = 0.05
 """20 beats a second cost 0.04 % of a core."""

@@ -19,11 +19,11 @@ from celery.worker import state
 from celery.worker.consumer import Consumer as StockConsumer
 
 from greenworker import compat, hub
-from greenworker.bootstrap.settings import AMQP_TRANSPORTS, REDIS_TRANSPORTS, consumer_transport, keep_transport
 from greenworker.brokers.amqp.prefetch import Credits
 from greenworker.brokers.amqp.returns import COUNT, Returns
 from greenworker.brokers.declarations import refuse_declarations
 from greenworker.brokers.forwarding import Forwarder
+from greenworker.brokers.transports import AMQP_TRANSPORTS, REDIS_TRANSPORTS, consumer_transport, keep_transport
 from greenworker.misconfigured import or_die
 from greenworker.monitoring.task_risks import acknowledge, settles
 from greenworker.pool.isolation import record_for, sent_back, take_header

@@ -15,9 +15,9 @@ from celery.exceptions import WorkerLostError
 from celery.utils.log import get_logger
 from celery.worker import state
 
-from greenworker.bootstrap.settings import consumer_transport
 from greenworker.brokers.dead_letters import WORKER_LOST, sentence
 from greenworker.brokers.suspicion import HEADER, NONE, TOGETHER, Suspicion, read
+from greenworker.brokers.transports import consumer_transport
 
 logger = get_logger(__name__)
 

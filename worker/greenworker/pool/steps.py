@@ -10,9 +10,8 @@ from celery import bootsteps
 from celery.utils.log import get_logger
 
 from greenworker import hub
-from greenworker.bootstrap.startup_checks import check_hub
 from greenworker.brokers.serializers import restrict_tasks
-from greenworker.misconfigured import or_die
+from greenworker.misconfigured import MisconfiguredError, or_die
 from greenworker.monitoring.celery_exporter_metrics import families
 from greenworker.monitoring.hub_monitor import Watchdog, hub_cpu_wait
 from greenworker.monitoring.metrics import CounterFunction, Gauge, GaugeSet, resident_bytes
@@ -128,6 +127,16 @@ class Agent(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def stop(self, worker: Any) -> None:
         """The process ends; so do they."""
+
+
+def check_hub(blocking_detection: bool) -> None:
+    """Once the app is imported: refuse what it switched on in the hub itself."""
+    if blocking_detection:
+        raise MisconfiguredError(
+            "app", "eventlet.debug.hub_blocking_detection(True)",
+            "it raises into whatever task runs when the hub was blocked, so that tasks fail and acknowledgements can break",
+            "remove the call; blocking.warnAfter names the task that blocks, and only looks",
+        )  # fmt: skip
 
 
 def reserved(runtime: Runtime) -> int:

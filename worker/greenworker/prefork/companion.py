@@ -21,15 +21,15 @@ from celery.worker import state
 from celery.worker.consumer import Consumer as StockConsumer
 
 from greenworker import compat, native
-from greenworker.bootstrap.settings import (
+from greenworker.brokers.declarations import refuse_declarations
+from greenworker.brokers.serializers import restrict_tasks
+from greenworker.brokers.transports import (
     AMQP_TRANSPORTS,
-    REDIS_TRANSPORTS,
+    COMPANION_REDIS_TRANSPORTS,
     broker_scheme,
     keep_transport,
     redis_transport,
 )
-from greenworker.brokers.declarations import refuse_declarations
-from greenworker.brokers.serializers import restrict_tasks
 from greenworker.misconfigured import or_die
 from greenworker.monitoring.metrics import Gauge
 from greenworker.monitoring.task_risks import CHECK_SECONDS, acknowledge, look_at_tasks, settles
@@ -237,7 +237,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         if transport is None:
             connection = compat.with_static_prefetch(self.app, super().connection_for_read(heartbeat=heartbeat))
             return without_reconnect(connection) if self.returns is not None else connection
-        ours = {scheme: name.replace("redis_transport", "prefork_redis") for scheme, name in REDIS_TRANSPORTS.items()}
+        ours = COMPANION_REDIS_TRANSPORTS
         connection = self.app.connection_for_read(heartbeat=heartbeat, transport=ours[broker_scheme(self.app)])
         return self.ensure_connected(keep_transport(connection, ours))
 

@@ -119,34 +119,34 @@ def timer_class() -> Any:
 
 
 class Wakeup:
-    """A flag that one green thread waits for and others raise. Raising it twice is raising it once."""
+    """A flag that one green thread waits for and others set. Setting it twice is setting it once."""
 
     def __init__(self) -> None:
-        self._raised = False
+        self._set = False
         self._waiter: Any = None
 
-    def raise_(self) -> None:
+    def set(self) -> None:
         """Wake the waiter, or the next one to come."""
-        self._raised = True
+        self._set = True
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.ready():
             waiter.send(None)
 
-    def lower(self) -> None:
-        """Forget that it was raised."""
-        self._raised = False
+    def clear(self) -> None:
+        """Forget that it was set."""
+        self._set = False
 
     def wait(self, seconds: float) -> bool:
-        """Wait until raised, at most *seconds*; lower the flag. True if it was raised."""
-        if not self._raised:
+        """Wait until it is set, at most *seconds*, and clear it. True if it was set."""
+        if not self._set:
             from eventlet import event, timeout  # noqa: PLC0415
 
             self._waiter = waiter = event.Event()
             with timeout.Timeout(seconds, False):
                 waiter.wait()
             self._waiter = None
-        raised, self._raised = self._raised, False
-        return raised
+        was_set, self._set = self._set, False
+        return was_set
 
 
 class IdleClock:

@@ -46,7 +46,7 @@ class MisconfiguredError(Exception):
             reason = reason[: len(reason) * 3 // 4]
 
 
-def or_die(check: Callable[..., object], *args: object) -> None:
+def or_exit(check: Callable[..., object], *args: object) -> None:
     """For checks that are possible only once Celery runs, where an exception would be Celery's."""
     try:
         check(*args)
@@ -55,8 +55,8 @@ def or_die(check: Callable[..., object], *args: object) -> None:
 
 
 def refuse(error: MisconfiguredError) -> NoReturn:
-    """`die`, with the termination log that the environment names."""
-    die(error, os.environ.get("GREENWORKER_TERMINATION_LOG") or DEFAULT_TERMINATION_LOG)
+    """`exit_misconfigured`, with the termination log that the environment names."""
+    exit_misconfigured(error, os.environ.get("GREENWORKER_TERMINATION_LOG") or DEFAULT_TERMINATION_LOG)
 
 
 def last_words(text: str, termination_log: str) -> None:
@@ -67,7 +67,7 @@ def last_words(text: str, termination_log: str) -> None:
         Path(termination_log).write_text(" ".join(redacted(text).split())[:LAST_WORDS_CHARACTERS] + "\n")
 
 
-def die(error: MisconfiguredError, termination_log: str) -> NoReturn:
+def exit_misconfigured(error: MisconfiguredError, termination_log: str) -> NoReturn:
     """Say what is wrong on stderr and in the termination log, then leave with status 78."""
     say(f"cannot start: {error}")
     try:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from greenworker import hub, native
 from greenworker.environment import Environment, read_threads
 from greenworker.monitoring.accounting import Accounting
-from greenworker.monitoring.task_risks import Hazards
+from greenworker.monitoring.task_risks import TaskRisks
 from greenworker.protocol import UNKNOWN, head_of
 
 if TYPE_CHECKING:
     from greenworker.brokers.forwarding import Routes
-    from greenworker.brokers.redis.unacked_store import Ledger
+    from greenworker.brokers.redis.unacked_store import UnackedStore
     from greenworker.pool.drain import Drain
 
 DEFAULT_THREADS = 100
@@ -40,7 +40,7 @@ class Runtime:
         self.accounting = Accounting(environment)
         self.idle_clock = hub.IdleClock()
         self.capacity = hub.Wakeup()
-        self.hazards = Hazards(self.accounting.registry)
+        self.task_risks = TaskRisks(self.accounting.registry)
         self.born = monotonic()
         self.own_silence: Callable[[float], float] | None = None
         """Seconds since a beat for which the hub did not tick by its own fault; None while nobody watches."""
@@ -49,12 +49,12 @@ class Runtime:
         self.consumer: Any = None
         self.task_buckets: Mapping[str, Any] = {}
         """Celery's, by task: what waits there for its rate limit."""
-        self.ledger: Ledger | None = None
+        self.store: UnackedStore | None = None
         self.drain: Drain
         self.routes: Routes
         self._consuming = self._has_consumed = False
         self.glance: Callable[[], None] | None = None
-        self.ended_late: tuple[float, Any] | None = None
+        self.late_task: tuple[float, Any] | None = None
         Runtime._current = self
 
     @classmethod
@@ -109,13 +109,13 @@ class Runtime:
         """In the hub: was it this task that kept the hub from ticking? Who keeps the interpreter leaves no other trace. Those that
         end after it and before the hub ticks again only had to wait.
         """
-        beat, late = self.last_beat, self.ended_late
+        beat, late = self.last_beat, self.late_task
         if beat is None or (late is not None and late[0] == beat):
             return
         if monotonic() - beat <= self.environment.warn_after_seconds:
             return
         if self.own_silence is None or self.own_silence(beat) > self.environment.warn_after_seconds:
-            self.ended_late = (beat, task)
+            self.late_task = (beat, task)
 
     def woke(self) -> None:
         """To be called by our real threads when they get to run again: the watchdog may want to know what they see."""
@@ -128,7 +128,7 @@ class Runtime:
         name = task or UNKNOWN
         self.accounting.received.child(name).value += 1
         if eta is not None:
-            self.hazards.scheduled(name, eta)
+            self.task_risks.scheduled(name, eta)
 
     def say(self, message: str) -> None:
         """One line on stderr, from any thread."""

@@ -422,7 +422,7 @@ class Worker:
         self.start_file = self.directory / "start"
         self.termination_log = self.directory / f"{self.name}-termination"
         self.log = self.directory / f"{self.name}.log"
-        self.ledger = Ledger(self.directory / "ledger")
+        self.ledger = UnackedStore(self.directory / "ledger")
         self.start_file.write_text(str(self.threads))
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -534,7 +534,7 @@ class Worker:
             self.process.wait(10)
 
 
-class Ledger:
+class UnackedStore:
     """What tasks did: one line each, appended in one write."""
 
     def __init__(self, path: Path) -> None:

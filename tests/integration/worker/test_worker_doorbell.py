@@ -40,7 +40,7 @@ def test_a_worker_at_rest_hardly_asks(own_redis: Redis, start_worker: Start, cli
     worker = start_worker(own_redis.url).ready()
     tasks.noop.delay(0)
     eventually(lambda: worker.ledger.done() == 1, "the worker is up")
-    eventually(lambda: len(listeners(own_redis)) == 2, "two connections of the doorbell")
+    eventually(lambda: len(listeners(own_redis)) == 2, "two connections of the notifier")
     sleep(1)
     before = questions(own_redis)
     sleep(REST_SECONDS)
@@ -73,7 +73,7 @@ def test_lost_listeners_come_back(own_redis: Redis, start_worker: Start, client_
     for _ in range(2):
         tasks.noop.delay(done)
         done += 1
-        eventually(lambda: len(listeners(own_redis)) == 2, "two connections of the doorbell", 15)
+        eventually(lambda: len(listeners(own_redis)) == 2, "two connections of the notifier", 15)
         for each in listeners(own_redis):
             if lost in ("both", "hears" if each["sub"] == "1" else "asks"):
                 own_redis.client().client_kill_filter(_id=each["id"])

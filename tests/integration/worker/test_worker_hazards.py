@@ -32,9 +32,9 @@ def test_warns_of_tasks_and_etas_beyond_the_visibility_timeout(
 def test_warns_beyond_the_consumer_timeout_and_of_hoards_and_of_lost_acknowledgements(
     rabbit_server: RabbitMQ, start_worker: Start, client_app: Any
 ) -> None:
-    tasks = client_app(rabbit_server.url, queue="hazards")
+    tasks = client_app(rabbit_server.url, queue="task_risks")
     worker = start_worker(
-        rabbit_server.url, queues="hazards", threads=3, pool="eventlet",
+        rabbit_server.url, queues="task_risks", threads=3, pool="eventlet",
         environment={"GREENWORKER_CONSUMER_TIMEOUT_SECONDS": "4", "GREENWORKER_PREFETCH_MULTIPLIER": "6"},
     ).ready()  # fmt: skip
     for number in range(30):

@@ -251,7 +251,7 @@ def test_what_a_late_answer_brings_is_not_given_back_meanwhile(consumer: Consume
             lambda: consumer.booked() == 1 and consumer.relay.waiting, "it is booked, and the answer is on its way"
         )
         for _ in range(3):
-            consumer.ledger._reap_own_strays()
+            consumer.ledger._recover_lost_deliveries()
         consumer.relay.answers.set()
         assert fetched.result(10) == 1
     assert len(taken) == 1

@@ -13,7 +13,7 @@ import pytest
 from kombu.connection import Connection
 
 from greenworker.brokers.redis.client import UnavailableError
-from greenworker.brokers.redis.unacked_store import Ledger
+from greenworker.brokers.redis.unacked_store import UnackedStore
 from tests.integration.worker.harness import Redis, Worker, eventually
 
 Start = Callable[..., Worker]
@@ -207,7 +207,7 @@ def test_shares_a_queue_with_stock_workers_and_prefix(
 def test_a_worker_whose_first_heartbeat_was_refused_is_known_to_the_others_later(own_redis: Redis) -> None:
     """Else nobody gives back what it fetches, should it die: its heartbeat began with its first connection or never."""
     client = own_redis.client()
-    ledger, connection = Ledger("w"), Connection(own_redis.url)
+    ledger, connection = UnackedStore("w"), Connection(own_redis.url)
     client.replicaof("127.0.0.1", "1")
     with pytest.raises(UnavailableError):
         ledger.attach(connection.channel())
@@ -220,7 +220,7 @@ def test_a_worker_whose_first_heartbeat_was_refused_is_known_to_the_others_later
 def test_who_fetches_is_known_to_the_others_by_the_same_step(own_redis: Redis) -> None:
     """A worker that dies before its next heartbeat can be found by what it holds."""
     client = own_redis.client()
-    ledger, connection = Ledger("w"), Connection(own_redis.url)
+    ledger, connection = UnackedStore("w"), Connection(own_redis.url)
     ledger.attach(connection.channel())
     client.delete("greenworker.workers")
     client.lpush("feeds", json.dumps({"body": "", "headers": {}, "properties": {}}))

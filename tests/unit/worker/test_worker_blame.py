@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from greenworker.monitoring.hub_monitor import Sight, Watchdog
+from greenworker.monitoring.hub_monitor import StackSample, Watchdog
 from greenworker.runtime import Runtime
 
 WARN_AFTER = 0.1
@@ -21,7 +21,7 @@ class Process:
         self.environment = SimpleNamespace(warn_after_seconds=WARN_AFTER)
         self.last_beat = last_beat
         self.own_silence = None
-        self.ended_late: tuple[float, Any] | None = None
+        self.late_task: tuple[float, Any] | None = None
 
     def task_ended(self, name: str) -> None:
         Runtime.task_ended(self, SimpleNamespace(name=name))  # type: ignore[arg-type]
@@ -36,7 +36,7 @@ def blocked_since() -> float:
 def blamed(process: Process, *, seen_before: float) -> str | None:
     """By a thread that saw *seen_before* as the last beat before it waited for the interpreter, and gets it now."""
     watchdog = Watchdog(process)  # type: ignore[arg-type]
-    sight = watchdog._confirm_held(Sight(process.last_beat), seen_before)
+    sight = watchdog._confirm_held(StackSample(process.last_beat), seen_before)
     return sight.task if sight is not None else None
 
 
@@ -72,4 +72,4 @@ def test_nobody_for_a_block_that_was_over_before(blocked_since: float) -> None:
 def test_nobody_who_was_not_late() -> None:
     process = Process(monotonic())
     process.task_ended("quick")
-    assert process.ended_late is None
+    assert process.late_task is None

@@ -12,11 +12,11 @@ from celery import Celery
 
 from greenworker.monitoring import task_risks
 from greenworker.monitoring.metrics import Registry
-from greenworker.monitoring.task_risks import Hazards, acknowledge, look_at_tasks, patience_of
+from greenworker.monitoring.task_risks import TaskRisks, ack_timeout_of, acknowledge, check_tasks
 
 
 def app(url: str, **options: Any) -> Celery:
-    made = Celery("hazards", broker=url, set_as_current=False)
+    made = Celery("task_risks", broker=url, set_as_current=False)
     made.conf.broker_transport_options = options
     return made
 
@@ -28,13 +28,13 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return lines
 
 
-def on_redis(seconds: float = 60) -> Hazards:
-    made = Hazards(Registry())
-    made.patience = patience_of(app("redis://h/0", visibility_timeout=seconds), 1800)
+def on_redis(seconds: float = 60) -> TaskRisks:
+    made = TaskRisks(Registry())
+    made.patience = ack_timeout_of(app("redis://h/0", visibility_timeout=seconds), 1800)
     return made
 
 
-def shown(found: Hazards) -> set[tuple[str, str]]:
+def shown(found: TaskRisks) -> set[tuple[str, str]]:
     return {(key[0], key[1]) for key in found._gauge.values}
 
 
@@ -54,7 +54,7 @@ def running(name: str, seconds: float, *, late: bool = True) -> Any:
     ],
 )
 def test_knows_how_long_the_broker_waits(url: str, options: dict[str, Any], expected: tuple[str, float] | None) -> None:
-    found = patience_of(app(url, **options), 1800)
+    found = ack_timeout_of(app(url, **options), 1800)
     assert (None if found is None else (found.reason, found.seconds)) == expected
 
 
@@ -89,7 +89,7 @@ def test_a_time_limit_beyond_it_is_a_hazard(said: list[str]) -> None:
     for name, limit in (("proj.short", 30), ("proj.long", 600)):
         tasks.task(name=name, time_limit=limit)(nothing)
     tasks.task(name="proj.early", time_limit=600, acks_late=False)(nothing)
-    look_at_tasks(found, tasks, None)
+    check_tasks(found, tasks, None)
     assert shown(found) == {("visibility_timeout", "proj.long")}
 
 
@@ -120,7 +120,7 @@ def test_acknowledgements_that_fail_are_counted(said: list[str]) -> None:
     found = on_redis()
     for taken in (True, False, False):
         acknowledge(found, Message(taken).ack_log_error)
-    found.ledger_failures = lambda: 1
+    found.store_failures = lambda: 1
     assert found.failures() == 3
     found.check([], 0, 10)
     assert shown(found) == {("acks", "")}
@@ -162,5 +162,5 @@ def test_a_worker_whose_threads_are_all_busy_and_finish_nothing_says_so(
 def test_a_task_whose_name_came_with_a_message_is_shown_as_text_of_a_sane_length() -> None:
     registry = Registry()
     for name in ("feeds.\ud83d", "x" * 100_000):
-        Hazards(registry).found("eta", name, "said once")
+        TaskRisks(registry).found("eta", name, "said once")
     assert len(registry.render()) < 5_000

@@ -1,4 +1,4 @@
-"""Arguments, environment, guards and errors: pure functions of the launcher."""
+"""Arguments, environment, startup_checks and errors: pure functions of the launcher."""
 
 from __future__ import annotations
 

@@ -84,8 +84,8 @@ def test_json_is_decoded_as_kombu_decodes_it() -> None:
 
 
 def test_acknowledgements_that_did_not_arrive_are_sent_again_and_count_as_ours_meanwhile() -> None:
-    ledger = unacked_store.Ledger("w")
-    ledger.held = {tag: unacked_store.Held("q", b"", 0.0) for tag in ("a", "b", "c")}
+    ledger = unacked_store.UnackedStore("w")
+    ledger.held = {tag: unacked_store.Delivery("q", b"", 0.0) for tag in ("a", "b", "c")}
     ledger.ack("a")
     ledger.ack("b")
     with pytest.raises(OSError, match="gone"), ledger._sending_acks() as tags:

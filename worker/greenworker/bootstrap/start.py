@@ -20,7 +20,13 @@ from greenworker.bootstrap.requirements import check_versions, installed
 from greenworker.bootstrap.startup_checks import Arguments, check
 from greenworker.brokers.transports import redis_transport
 from greenworker.environment import Environment
-from greenworker.misconfigured import DEFAULT_TERMINATION_LOG, MisconfiguredError, die, last_words, or_die
+from greenworker.misconfigured import (
+    DEFAULT_TERMINATION_LOG,
+    MisconfiguredError,
+    exit_misconfigured,
+    last_words,
+    or_exit,
+)
 from greenworker.monitoring.exposition import Exposition, listen
 
 
@@ -38,7 +44,7 @@ def start(argv: Sequence[str]) -> NoReturn:
         _require("celery", "the worker is a Celery worker", "install celery[redis] or celery in the image")
         command = _prepare(environment, listener, arguments, list(argv))
     except MisconfiguredError as error:
-        die(error, os.environ.get("GREENWORKER_TERMINATION_LOG") or DEFAULT_TERMINATION_LOG)
+        exit_misconfigured(error, os.environ.get("GREENWORKER_TERMINATION_LOG") or DEFAULT_TERMINATION_LOG)
     with import_stubs.without_shell():
         from celery.bin.celery import main  # noqa: PLC0415 - not before patching
 
@@ -73,7 +79,7 @@ def _prepare(environment: Environment, listener: native.Socket, arguments: Argum
     from greenworker.bootstrap import log_lines, settings  # noqa: PLC0415
     from greenworker.brokers import serializers  # noqa: PLC0415
     from greenworker.brokers.forwarding import Routes, declared_queue  # noqa: PLC0415
-    from greenworker.monitoring.task_risks import patience_of  # noqa: PLC0415
+    from greenworker.monitoring.task_risks import ack_timeout_of  # noqa: PLC0415
     from greenworker.pool import request, steps  # noqa: PLC0415
     from greenworker.pool.drain import Drain  # noqa: PLC0415
     from greenworker.runtime import Runtime  # noqa: PLC0415
@@ -95,11 +101,11 @@ def _prepare(environment: Environment, listener: native.Socket, arguments: Argum
     request.install(app)
     if environment.remote_control == "Disabled":
         app.conf.worker_enable_remote_control = False
-    runtime.hazards.patience = patience_of(app, environment.consumer_timeout_seconds)
+    runtime.task_risks.patience = ack_timeout_of(app, environment.consumer_timeout_seconds)
     _connect_signals(runtime)
     _keep_last_words(environment.termination_log)
     steps.add_gauges(runtime)
-    steps.add_familiar(runtime, arguments.options.get("-Q") or app.conf.task_default_queue)
+    steps.add_celery_exporter_metrics(runtime, arguments.options.get("-Q") or app.conf.task_default_queue)
     if environment.role == "prefork":
         from greenworker.prefork import companion  # noqa: PLC0415
 
@@ -120,16 +126,16 @@ def _green(runtime: Any, app: Any) -> list[str]:
         sender.pool_cls = TaskPool
 
     signals.worker_init.connect(use_our_pool, weak=False)
-    app.steps["worker"].add(steps.Agent)
+    app.steps["worker"].add(steps.WorkerStep)
     steps.add_green_gauges(runtime)
     if redis_transport(app) is not None:
         for module in ("redis", "kombu.transport.redis"):
             _require(module, "the broker is Redis", "add celery[redis] to the image's requirements")
-        from greenworker.brokers.redis.unacked_store import Ledger  # noqa: PLC0415
+        from greenworker.brokers.redis.unacked_store import UnackedStore  # noqa: PLC0415
 
-        ledger = runtime.ledger = Ledger(runtime.environment.worker)
-        ledger.restarts_in_place = bool(os.environ.get("GREENWORKER_WORKER"))
-        runtime.hazards.ledger_failures = lambda: ledger.flushes_failed
+        store = runtime.store = UnackedStore(runtime.environment.worker)
+        store.restarts_in_place = bool(os.environ.get("GREENWORKER_WORKER"))
+        runtime.task_risks.store_failures = lambda: store.flushes_failed
     return ["-c", str(runtime.start_threads())]
 
 
@@ -161,16 +167,16 @@ def _load_app(arguments: Arguments, *, green: bool) -> Any:
         check_app(sys.modules)
     import_tasks = app.loader.import_default_modules
 
-    def import_tasks_or_die() -> Any:
+    def import_tasks_or_exit() -> Any:
         def all_of_them() -> None:
             with imports:
                 import_tasks()
             if green:
                 check_app(sys.modules)
 
-        return or_die(all_of_them)
+        return or_exit(all_of_them)
 
-    app.loader.import_default_modules = import_tasks_or_die
+    app.loader.import_default_modules = import_tasks_or_exit
     return app
 
 
@@ -207,10 +213,10 @@ def _connect_signals(runtime: Any) -> None:
         remote_control.restrict(runtime.environment.remote_control, runtime.environment.role)
         if runtime.environment.role == "eventlet":
             remote_control.keep_listening()
-        if runtime.ledger is not None and sender.app.conf.worker_enable_remote_control:
+        if runtime.store is not None and sender.app.conf.worker_enable_remote_control:
             from greenworker.brokers.redis.unacked_store import MailboxKeys  # noqa: PLC0415
 
-            runtime.ledger.mailbox = MailboxKeys.of(sender.app.control.mailbox, sender.hostname)
+            runtime.store.mailbox = MailboxKeys.of(sender.app.control.mailbox, sender.hostname)
 
     signals.worker_init.connect(tasks_are_loaded, weak=False)
     signals.task_revoked.connect(revoked, weak=False)

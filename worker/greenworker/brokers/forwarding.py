@@ -125,12 +125,12 @@ class Forwarder:
         queue = self.queue_of(message)
         target = queue + SUFFIX
         if not self.runtime.routes.has_companion:
-            self.runtime.hazards.found(PREFORK, task, ALONE.format(task=task, queue=queue))
+            self.runtime.task_risks.found(PREFORK, task, ALONE.format(task=task, queue=queue))
             return False
         if queue.endswith(SUFFIX) or not self._is_possible(target, task):
             return False
-        ledger = self.runtime.ledger
-        if ledger is not None and message.delivery_tag in ledger.held:
+        store = self.runtime.store
+        if store is not None and message.delivery_tag in store.held:
             self._move(message, task, target)
         else:
             self._waiting.append((message, task, target))
@@ -177,7 +177,7 @@ class Forwarder:
     def _prepare(self, target: str) -> None:
         """Declare *target* as the application would. Raises `MisconfiguredError` if it cannot be had, or the connection's errors."""
         queue = declared_queue(self.consumer.app, target)
-        if self.runtime.ledger is None and not self._ready.get(target):
+        if self.runtime.store is None and not self._ready.get(target):
             try:
                 self._published_by().declare(queue)
             except Exception as error:
@@ -191,7 +191,7 @@ class Forwarder:
         """What the operator's evidence sends there runs here, as it did before, and somebody has to know."""
         self._ready[target] = False
         sentence = f"{task} and others are not forwarded to {target} and run on the hub: {error}"
-        self.runtime.hazards.found(PREFORK, task, sentence)
+        self.runtime.task_risks.found(PREFORK, task, sentence)
 
     def _published_by(self) -> Any:
         if self._republisher is None:
@@ -205,24 +205,24 @@ class Forwarder:
         consumed = self.consumer.queue_of(message)
         if consumed:
             return str(consumed)
-        ledger, channel = self.runtime.ledger, message.channel
-        held = ledger.held.get(message.delivery_tag) if ledger is not None else None
+        store, channel = self.runtime.store, message.channel
+        held = store.held.get(message.delivery_tag) if store is not None else None
         if held is not None:
             name = held.key.removeprefix(channel.global_keyprefix)
             return str(name.rsplit(channel.sep, 1)[0])
         return str((message.delivery_info or {}).get("routing_key") or "")
 
     def _move(self, message: Any, task: str, target: str) -> None:
-        ledger, channel = self.runtime.ledger, message.channel
-        payload = loads(ledger.held[message.delivery_tag].payload)
+        store, channel = self.runtime.store, message.channel
+        payload = loads(store.held[message.delivery_tag].payload)
         # Whoever restores it later must put it back there, not here.
         payload["properties"]["delivery_info"] = {"exchange": "", "routing_key": target}
         priority = channel._get_message_priority(payload, reverse=False)
         key = channel.global_keyprefix + channel._q_for_pri(target, priority)
         try:
-            ledger.move(message.delivery_tag, key, dumps(payload))
+            store.move(message.delivery_tag, key, dumps(payload))
         except Exception:
-            ledger.return_later([message.delivery_tag])
+            store.return_later([message.delivery_tag])
             raise
         channel.qos._quick_ack(message.delivery_tag)
         message._state = "ACK"

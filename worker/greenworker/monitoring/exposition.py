@@ -1,6 +1,6 @@
 """/metrics, /healthz and /readyz from a real operating-system thread.
 
-Nothing here touches the hub: a scrape and a probe answer while it is blocked. Sockets are the unpatched C ones.
+Nothing here touches the hub: a scrape and a probe answer while it is blocked. Sockets are the native C ones.
 Standard library only.
 """
 

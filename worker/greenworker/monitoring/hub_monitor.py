@@ -20,10 +20,10 @@ from greenworker.monitoring.metrics import CounterFunction, Family
 if TYPE_CHECKING:
     from greenworker.runtime import Runtime
 
-BEAT_SECONDS = 0.05
+TICK_SECONDS = 0.05
 """20 beats a second cost 0.04 % of a core."""
 
-PLACES_LOGGED = 50
+CALL_SITES_LOGGED = 50
 """Stacks are logged once per function, and for so many functions."""
 
 MAIN_THREAD = Path(f"/proc/self/task/{os.getpid()}/schedstat")
@@ -39,7 +39,7 @@ UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class StackSample:
     """What the hub's thread was doing when somebody looked: file, line and name of its frames, innermost first. The frames
     themselves would keep the task's objects alive.
     """
@@ -59,8 +59,8 @@ class Watchdog:
         self.runtime = runtime
         self.warn_after = runtime.environment.warn_after_seconds
         self._places: set[tuple[str, str, str]] = set()
-        self._silence = Silence()
-        self._glance: Sight | None = None
+        self._silence = HubStall()
+        self._glance: StackSample | None = None
         self._charged_until = 0.0
         self._charged_beat = 0.0
         self._charged = 0.0
@@ -82,7 +82,7 @@ class Watchdog:
         beat, last = self.runtime.last_beat, self._glance
         if (
             beat is None
-            or monotonic() - beat < BEAT_SECONDS + self.warn_after
+            or monotonic() - beat < TICK_SECONDS + self.warn_after
             or (last is not None and last.beat == beat)
         ):
             return
@@ -93,8 +93,8 @@ class Watchdog:
     def _beat(self) -> None:
         lag = self.runtime.accounting.hub_lag.child()
         while True:
-            due = monotonic() + BEAT_SECONDS
-            hub.sleep(BEAT_SECONDS)
+            due = monotonic() + TICK_SECONDS
+            hub.sleep(TICK_SECONDS)
             now = monotonic()
             lag.observe(max(0.0, now - due))
             self._silence.beat(now)
@@ -120,7 +120,7 @@ class Watchdog:
             if sight is not None:
                 self._charge(sight)
 
-    def _confirm(self, beat: float) -> Sight | None:
+    def _confirm(self, beat: float) -> StackSample | None:
         """What blocks the hub now. Where both threads waited for the CPU, the hub may only be about to get it: look again."""
         if not self._is_silent(beat):
             return None
@@ -130,12 +130,12 @@ class Watchdog:
             return None
         return self._look(beat)
 
-    def _confirm_held(self, sight: Sight, before: float | None) -> Sight | None:
+    def _confirm_held(self, sight: StackSample, before: float | None) -> StackSample | None:
         """What kept this thread from the interpreter, and with it the hub. *sight* was taken as soon as possible; a second look
         would come too late. If the hub has ticked again meanwhile, the block began with *before*, the last beat that this
         thread has seen, or with a later one.
         """
-        silent, glance, ended = self._is_silent(sight.beat), self._glance, self.runtime.ended_late
+        silent, glance, ended = self._is_silent(sight.beat), self._glance, self.runtime.late_task
         if silent and sight.task != UNKNOWN:
             return sight
         since = sight.beat if silent else before
@@ -146,25 +146,25 @@ class Watchdog:
         return sight if silent else None
 
     def _is_silent(self, beat: float) -> bool:
-        return self._silence.seconds(beat) >= BEAT_SECONDS + self.warn_after
+        return self._silence.seconds(beat) >= TICK_SECONDS + self.warn_after
 
-    def _look(self, beat: float) -> Sight:
+    def _look(self, beat: float) -> StackSample:
         """Without letting go of the interpreter."""
         frame = hub.frame_of_running_task(native.main_thread_id)
         task = next(tasks_on(frame), None)
-        return Sight(beat) if task is None else sight_of(beat, task, frame)
+        return StackSample(beat) if task is None else sight_of(beat, task, frame)
 
-    def _charge(self, sight: Sight) -> None:
+    def _charge(self, sight: StackSample) -> None:
         now = monotonic()
-        since, self._charged_until = max(sight.beat + BEAT_SECONDS, self._charged_until), now
+        since, self._charged_until = max(sight.beat + TICK_SECONDS, self._charged_until), now
         if sight.beat != self._charged_beat:
             self._charged_beat, self._charged = sight.beat, 0.0
-        blocked = self._silence.seconds(sight.beat) - BEAT_SECONDS - self._charged
+        blocked = self._silence.seconds(sight.beat) - TICK_SECONDS - self._charged
         blocked = max(0.0, min(blocked, now - since))
         self._charged += blocked
         self.runtime.accounting.hub_blocked.child(sight.task).value += blocked
         key = (sight.task, sight.file, sight.function)
-        if sight.task == UNKNOWN or key in self._places or len(self._places) >= PLACES_LOGGED:
+        if sight.task == UNKNOWN or key in self._places or len(self._places) >= CALL_SITES_LOGGED:
             return
         self._places.add(key)
         stack = [traceback.FrameSummary(file, line, name) for file, line, name in reversed(sight.stack)]
@@ -179,20 +179,22 @@ def qualified_name(code: Any) -> str:
     return str(getattr(code, "co_qualname", code.co_name))
 
 
-def sight_of(beat: float, task: Any, frame: FrameType | None) -> Sight:
+def sight_of(beat: float, task: Any, frame: FrameType | None) -> StackSample:
     """*task* is Celery's Task, or a name; without a line of its own on the stack, it is the line that defines it."""
     name = str(getattr(task, "name", task))
     place = place_of(frame)
     stack = tuple((step.f_code.co_filename, step.f_lineno or 0, step.f_code.co_name) for step in frames(frame))[:12]
     if place is not None:
-        return Sight(beat, name, place.f_code.co_filename, place.f_lineno or 0, qualified_name(place.f_code), stack)
+        return StackSample(
+            beat, name, place.f_code.co_filename, place.f_lineno or 0, qualified_name(place.f_code), stack
+        )
     code = getattr(getattr(task, "run", None), "__code__", None)
     if code is None:
-        return Sight(beat, name, "an unknown place", 0, "", stack)
-    return Sight(beat, name, code.co_filename, code.co_firstlineno, qualified_name(code), stack)
+        return StackSample(beat, name, "an unknown place", 0, "", stack)
+    return StackSample(beat, name, code.co_filename, code.co_firstlineno, qualified_name(code), stack)
 
 
-class Silence:
+class HubStall:
     """How long the hub has been silent by its own fault: without the time in which it wanted to run and did not get the CPU.
 
     A CPU limit freezes a process for most of each 100 ms, and a crowded node is no better; no task is to blame for that.

@@ -1,6 +1,6 @@
 """What endangers the promise while a worker runs: said once in the log, and as a metric for as long as it holds.
 
-`guards` refuses what would break the pool before it starts; this looks at what only shows at work. Nothing here changes
+`startup_checks` refuses what would break the pool before it starts; this looks at what only shows at work. Nothing here changes
 what the worker does. The operator reads the metric and says it in the condition ``TasksAtRisk``.
 """
 
@@ -39,7 +39,7 @@ REDIS_VISIBILITY_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class AckTimeout:
     """How long a broker leaves a message with a worker that has not acknowledged it."""
 
     reason: str
@@ -48,20 +48,20 @@ class Patience:
     fix: str
 
 
-def patience_of(app: Any, consumer_timeout_seconds: float) -> Patience | None:
+def ack_timeout_of(app: Any, consumer_timeout_seconds: float) -> AckTimeout | None:
     """What the broker of *app* is known for; None for brokers that we know nothing of."""
     url = app.conf.broker_read_url
     scheme = str(url[0] if isinstance(url, (list, tuple)) and url else url).split("://", maxsplit=1)[0]
     scheme = scheme.split("+", maxsplit=1)[0]
     if scheme in ("redis", "rediss", "sentinel"):
         options = app.conf.broker_transport_options or {}
-        return Patience(
+        return AckTimeout(
             VISIBILITY, float(options.get("visibility_timeout") or REDIS_VISIBILITY_SECONDS),
             "this worker renews it as long as it reaches Redis, and a stock worker does not: there the task runs twice",
             "raise visibility_timeout in broker_transport_options of every worker of this broker",
         )  # fmt: skip
     if scheme in ("amqp", "amqps", "pyamqp"):
-        return Patience(
+        return AckTimeout(
             CONSUMER, consumer_timeout_seconds,
             "RabbitMQ then closes the channel, and every task of this worker runs again",
             "raise consumer_timeout on the broker (and say so in broker.consumerTimeout), or split the task",
@@ -69,13 +69,13 @@ def patience_of(app: Any, consumer_timeout_seconds: float) -> Patience | None:
     return None
 
 
-class Hazards:
+class TaskRisks:
     """One per process. Belongs to the thread that runs the consumer; a scrape only reads."""
 
     def __init__(self, registry: Registry) -> None:
-        self.patience: Patience | None = None
+        self.patience: AckTimeout | None = None
         self.acks_failed = 0
-        self.ledger_failures: Callable[[], int] = lambda: 0
+        self.store_failures: Callable[[], int] = lambda: 0
         self._acks_seen = 0
         self._hoarding = False
         self._finished = 0
@@ -94,7 +94,7 @@ class Hazards:
 
     def failures(self) -> int:
         """Acknowledgements that failed, on any broker."""
-        return self.acks_failed + self.ledger_failures()
+        return self.acks_failed + self.store_failures()
 
     def found(self, reason: str, task: str, sentence: str) -> None:
         """A hazard was seen now; *sentence* is for people and is said once for each reason."""
@@ -170,7 +170,7 @@ class Hazards:
                 "look for calls without a time-out and for libraries that were imported before patching, or set limits.hard",
             )  # fmt: skip
 
-    def _too_long(self, patience: Patience, task: str, what: str) -> None:
+    def _too_long(self, patience: AckTimeout, task: str, what: str) -> None:
         self.found(
             patience.reason, task,
             f"{task} {what}, and the broker's {patience.reason} is {patience.seconds:g} s: {patience.consequence}; "
@@ -184,11 +184,11 @@ class Hazards:
             self._gauge.values.pop(key, None)
 
 
-def look_at_tasks(hazards: Hazards, app: Any, default_hard_seconds: float | None) -> None:
+def check_tasks(task_risks: TaskRisks, app: Any, default_hard_seconds: float | None) -> None:
     """The time limits that tasks are allowed, once at the start."""
     for name, task in app.tasks.items():
         if not name.startswith("celery.") and task.acks_late:
-            hazards.limited(name, task.time_limit or default_hard_seconds)
+            task_risks.limited(name, task.time_limit or default_hard_seconds)
 
 
 def settles(call: object) -> bool:
@@ -196,9 +196,9 @@ def settles(call: object) -> bool:
     return getattr(call, "__name__", "") in ("ack_log_error", "reject_log_error")
 
 
-def acknowledge(hazards: Hazards, settle: Callable[..., object], *args: object) -> None:
+def acknowledge(task_risks: TaskRisks, settle: Callable[..., object], *args: object) -> None:
     """Run Celery's ``ack_log_error`` or ``reject_log_error``, which logs a broken connection and goes on; count it."""
     settle(*args)
     message = getattr(settle, "__self__", None)
     if message is not None and not message.acknowledged:
-        hazards.acks_failed += 1
+        task_risks.acks_failed += 1

@@ -24,7 +24,7 @@ from greenworker.brokers.amqp.returns import COUNT, Returns
 from greenworker.brokers.declarations import refuse_declarations
 from greenworker.brokers.forwarding import Forwarder
 from greenworker.brokers.transports import AMQP_TRANSPORTS, REDIS_TRANSPORTS, consumer_transport, keep_transport
-from greenworker.misconfigured import or_die
+from greenworker.misconfigured import or_exit
 from greenworker.monitoring.task_risks import acknowledge, settles
 from greenworker.pool.isolation import record_for, sent_back, take_header
 from greenworker.pool.rate_limits import StartRate
@@ -160,7 +160,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         """Queues of the consumers that the drain has cancelled, by tag."""
         self.returns: Returns | None = None
         super().__init__(*args, **kwargs)
-        if self.runtime.ledger is None and consumer_transport(self.app) is not None:
+        if self.runtime.store is None and consumer_transport(self.app) is not None:
             self.returns = Returns(self.app, self.queue_of)
         refuse_declarations(self)
         self.pool.may_start = self.may_start
@@ -270,7 +270,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
             take_header(message)
             received(message)
             if returns is not None and message.headers.get(COUNT):
-                returns.look_at(message, self.runtime.hazards)
+                returns.look_at(message, self.runtime.task_risks)
             handle(message)
 
         self.forwarder.run_here = run_here
@@ -285,9 +285,9 @@ class Consumer(StockConsumer):  # type: ignore[misc]
     def call_soon_ack(self, p: Any, *args: Any, **_: Any) -> Any:
         """Acknowledge or reject now; Celery logs what the broker does not take, we also count it."""
         try:
-            acknowledge(self.runtime.hazards, p, *args)
+            acknowledge(self.runtime.task_risks, p, *args)
         except Exception:
-            self.runtime.hazards.acks_failed += 1
+            self.runtime.task_risks.acks_failed += 1
             logger.exception("Could not acknowledge")
         return p
 
@@ -295,19 +295,19 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         """An early acknowledgement reaches the broker before its task begins: a task that takes its process along at once does
         not come again. Late ones travel together. What the broker does not take is logged, as by Celery.
         """
-        ledger = self.runtime.ledger
+        store = self.runtime.store
         try:
-            if ledger is not None:
-                ledger.send_ack(message.delivery_tag)
+            if store is not None:
+                store.send_ack(message.delivery_tag)
             elif hasattr(message.channel, "flush"):
                 message.channel.flush()
         except Exception:
-            self.runtime.hazards.acks_failed += 1
+            self.runtime.task_risks.acks_failed += 1
             logger.exception("Could not acknowledge")
 
     def begin_consuming(self) -> None:
         """A new connection: all credits at once, once it is sure that what is not ours can be sent on."""
-        or_die(self.forwarder.check, [queue.name for queue in self.task_consumer.queues])
+        or_exit(self.forwarder.check, [queue.name for queue in self.task_consumer.queues])
         channel = self.task_consumer.channel
         if self.qos.value and self.prefetch_is_static() and hasattr(channel, "unsettled"):
             self.credits = Credits(self.task_consumer, lambda: self.runtime.drain.draining)
@@ -355,7 +355,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
 
     def give_back_unstarted(self) -> int:
         """Return what is prefetched, held for an ETA or waits for a rate limit; how many."""
-        self.pool.take_line()
+        self.pool.take_pending()
         requests = unstarted_requests(self)
         for request in requests:
             entry = getattr(request, "_eta_timer_entry", None)
@@ -371,23 +371,23 @@ class Consumer(StockConsumer):  # type: ignore[misc]
                 request.revoked()
 
     def _give_back(self, requests: list[Any], kept: list[Any]) -> int:
-        ledger = self.runtime.ledger
-        if ledger is not None:
+        store = self.runtime.store
+        if store is not None:
             settled_here = {request.message.delivery_tag for request in kept}
             tags = [tag for tag in self.held_unstarted() if tag not in settled_here]
             try:
-                return ledger.give_back(tags, started=False)
+                return store.give_back(tags, started=False)
             except Exception:
-                ledger.return_later(tags)
+                store.return_later(tags)
                 raise
         messages = [request.message for request in requests if not request.message.acknowledged]
         self.give_back(messages)
         return len(messages)
 
     def held_unstarted(self) -> list[str]:
-        """On Redis the ledger knows all of it, in its order."""
-        assert self.runtime.ledger is not None
-        held = self.runtime.ledger.held
+        """On Redis the store knows all of it, in its order."""
+        assert self.runtime.store is not None
+        held = self.runtime.store.held
         jobs = list(self.pool.running())
         if any(job.request is None for job in jobs):
             # A strategy of the app's own runs what nobody else knows of: its messages stay until it has ended.
@@ -404,10 +404,10 @@ class Consumer(StockConsumer):  # type: ignore[misc]
 
     def requeue_started(self, requests: list[Any]) -> int:
         """Tasks that the drain is about to kill: back to the head of their queue, marked as redelivered; how many."""
-        ledger = self.runtime.ledger
-        held = [request for request in requests if ledger is not None and request.message.delivery_tag in ledger.held]
-        if ledger is not None and held:
-            ledger.give_back([request.message.delivery_tag for request in held], started=True)
+        store = self.runtime.store
+        held = [request for request in requests if store is not None and request.message.delivery_tag in store.held]
+        if store is not None and held:
+            store.give_back([request.message.delivery_tag for request in held], started=True)
         for request in held:
             message = request.message
             message.channel.qos._quick_ack(message.delivery_tag)
@@ -431,11 +431,11 @@ class Consumer(StockConsumer):  # type: ignore[misc]
 
     def give_back(self, messages: list[Any]) -> None:
         """For messages that did not start here, in a drain: to the broker, which hands them out again; returns when it has them."""
-        ledger = self.runtime.ledger
-        if ledger is not None:
-            held = [message for message in messages if message.delivery_tag in ledger.held]
+        store = self.runtime.store
+        if store is not None:
+            held = [message for message in messages if message.delivery_tag in store.held]
             for message in held:
-                ledger.give_back([message.delivery_tag], started=False)
+                store.give_back([message.delivery_tag], started=False)
                 message.channel.qos._quick_ack(message.delivery_tag)
             messages = [message for message in messages if message not in held]
         messages = [message for message in messages if not sent_back(self.record, message)]
@@ -466,9 +466,9 @@ class Consumer(StockConsumer):  # type: ignore[misc]
     def on_close(self) -> None:
         """The connection is lost. On Redis what runs stays ours; what has not started goes back as soon as Redis answers."""
         self.runtime.consuming = False
-        ledger = self.runtime.ledger
-        if ledger is not None and ledger.keys is not None:
-            ledger.return_later(self.held_unstarted())
+        store = self.runtime.store
+        if store is not None and store.keys is not None:
+            store.return_later(self.held_unstarted())
         if (connection_lost := getattr(self.record, "connection_lost", None)) is not None:
             connection_lost(self.held_messages())
         if isinstance(state.scheduled_requests, ScheduledRequests):
@@ -477,8 +477,8 @@ class Consumer(StockConsumer):  # type: ignore[misc]
 
     def shutdown(self) -> None:
         """The end: the last acknowledgements, then Celery's."""
-        if self.runtime.ledger is not None:
-            self.runtime.ledger.close()
+        if self.runtime.store is not None:
+            self.runtime.store.close()
         super().shutdown()
 
 

@@ -229,10 +229,10 @@ def record_for(
     """The record for the app's broker; None without a cap, or where the broker is neither Redis nor RabbitMQ."""
     if not runtime.environment.max_deliveries:
         return None
-    if runtime.ledger is not None:
+    if runtime.store is not None:
         from greenworker.brokers.redis.attempts import RedisRecord  # noqa: PLC0415 - needs redis
 
-        return RedisRecord(runtime.ledger)
+        return RedisRecord(runtime.store)
     if consumer_transport(app) is not None:
         from greenworker.brokers.amqp.attempts import AmqpRecord  # noqa: PLC0415 - needs amqp
 

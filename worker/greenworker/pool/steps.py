@@ -11,11 +11,11 @@ from celery.utils.log import get_logger
 
 from greenworker import hub
 from greenworker.brokers.serializers import restrict_tasks
-from greenworker.misconfigured import MisconfiguredError, or_die
+from greenworker.misconfigured import MisconfiguredError, or_exit
 from greenworker.monitoring.celery_exporter_metrics import families
 from greenworker.monitoring.hub_monitor import Watchdog, hub_cpu_wait
 from greenworker.monitoring.metrics import CounterFunction, Gauge, GaugeSet, resident_bytes
-from greenworker.monitoring.task_risks import CHECK_SECONDS, look_at_tasks
+from greenworker.monitoring.task_risks import CHECK_SECONDS, check_tasks
 from greenworker.runtime import Runtime
 
 logger = get_logger(__name__)
@@ -53,7 +53,7 @@ class Resize:
             consumer._update_prefetch_count(change)
         else:
             consumer.initial_prefetch_count = wanted * consumer.prefetch_multiplier
-        self.runtime.capacity.raise_()
+        self.runtime.capacity.set()
 
 
 class Recycle:
@@ -81,8 +81,8 @@ class Recycle:
             hub.sleep(RECYCLE_POLL_SECONDS)
 
 
-class Lookout:
-    """Asks for hazards from time to time."""
+class RiskChecker:
+    """Asks for task_risks from time to time."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
@@ -94,17 +94,17 @@ class Lookout:
         while True:
             hub.sleep(CHECK_SECONDS)
             try:
-                self.runtime.hazards.check(
+                self.runtime.task_risks.check(
                     list(state.active_requests),
                     reserved(self.runtime),
                     self.runtime.pool.limit,
                     self.runtime.accounting.finished_count,
                 )
             except Exception as error:
-                logger.warning("Could not look for hazards: %r", error)
+                logger.warning("Could not look for task_risks: %r", error)
 
 
-class Agent(bootsteps.StartStopStep):  # type: ignore[misc]
+class WorkerStep(bootsteps.StartStopStep):  # type: ignore[misc]
     """Starts with the worker, after its pool."""
 
     requires = ("celery.worker.components:Pool",)
@@ -112,16 +112,16 @@ class Agent(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, worker: Any) -> None:
         """Called once; the threads live as long as the process."""
         runtime = Runtime.current()
-        or_die(restrict_tasks, worker.app, runtime.environment.accept_content)
-        or_die(check_hub, hub.blocking_detection())
+        or_exit(restrict_tasks, worker.app, runtime.environment.accept_content)
+        or_exit(check_hub, hub.blocking_detection())
         # Celery's cold shutdown runs inside the hub and loses tasks: every signal that asks for an end drains.
         for number in (signal.SIGQUIT, signal.SIGINT):
             signal.signal(number, signal.getsignal(signal.SIGTERM))
         Watchdog(runtime).start()
         hub.spawn(Resize(runtime).run)
         hub.spawn(Recycle(runtime).run)
-        look_at_tasks(runtime.hazards, worker.app, runtime.pool.default_hard)
-        hub.spawn(Lookout(runtime).run)
+        check_tasks(runtime.task_risks, worker.app, runtime.pool.default_hard)
+        hub.spawn(RiskChecker(runtime).run)
         runtime.routes.mark(worker.app)
         hub.spawn(runtime.routes.watch)
 
@@ -165,7 +165,7 @@ def add_gauges(runtime: Runtime) -> None:
         runtime.accounting.registry.add(family)
 
 
-def add_familiar(runtime: Runtime, queues: str) -> None:
+def add_celery_exporter_metrics(runtime: Runtime, queues: str) -> None:
     """Under the names of celery-exporter."""
     from celery.worker import state  # noqa: PLC0415 - not before patching
 

@@ -99,20 +99,20 @@ class TaskPool(BasePool):  # type: ignore[misc]
     def on_stop(self) -> None:
         """Wait for the tasks that run. What never started is not acknowledged, so the broker keeps it."""
         signals.eventlet_pool_preshutdown.send(sender=self)
-        self.take_line()
+        self.take_pending()
         while self.jobs:
             self.idle.wait(1.0)
         signals.eventlet_pool_postshutdown.send(sender=self)
 
     def on_terminate(self) -> None:
         """Kill what runs."""
-        self.take_line()
+        self.take_pending()
         for job in list(self.jobs.values()):
             self.kill(job)
 
     def flush(self) -> None:
         """The connection is lost: what has not started will be delivered again."""
-        self.take_line()
+        self.take_pending()
 
     def apply_async(  # noqa: PLR0917 - Celery's signature
         self, target: Any, args: Any = None, kwargs: Any = None, callback: Any = None, accept_callback: Any = None,
@@ -170,7 +170,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
         """Set the limit. Growing starts what waits; shrinking lets what runs finish."""
         self.limit = max(1, threads)
         self._advance()
-        self.runtime.capacity.raise_()
+        self.runtime.capacity.set()
 
     def free(self) -> int:
         """Tasks that could start now; not negative."""
@@ -182,7 +182,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
         """A snapshot of the jobs that have started."""
         return iter(list(self.jobs.values()))
 
-    def take_line(self) -> list[Job]:
+    def take_pending(self) -> list[Job]:
         """Take everything that has not started, oldest first."""
         jobs = [*self.isolation.take_waiting(), *self.line]
         self.line.clear()
@@ -219,7 +219,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
             self._isolating = False
         if not self.jobs and not self.runtime.drain.draining:
             self._advance()
-            self.runtime.capacity.raise_()
+            self.runtime.capacity.set()
 
     def _bury(self, job: Job) -> None:
         if not bury(self.isolation.record, self.runtime.accounting, job.request):
@@ -282,9 +282,9 @@ class TaskPool(BasePool):  # type: ignore[misc]
         if self.isolation.ended(job):
             hub.spawn(self.isolation.forgive, job)
         self._advance()
-        self.runtime.capacity.raise_()
+        self.runtime.capacity.set()
         if not self.jobs:
-            self.idle.raise_()
+            self.idle.set()
 
     def _limited(self, job: Job) -> Any:
         if job.soft is None and job.hard is None:

@@ -30,9 +30,9 @@ from greenworker.brokers.transports import (
     keep_transport,
     redis_transport,
 )
-from greenworker.misconfigured import or_die
+from greenworker.misconfigured import or_exit
 from greenworker.monitoring.metrics import Gauge
-from greenworker.monitoring.task_risks import CHECK_SECONDS, acknowledge, look_at_tasks, settles
+from greenworker.monitoring.task_risks import CHECK_SECONDS, acknowledge, check_tasks, settles
 from greenworker.pool.drain import LAST_RESORT_SECONDS, Drain
 from greenworker.pool.isolation import AGAIN_SECONDS, Isolation, bury, record_for, sent_back, suspicion_of, take_header
 from greenworker.pool.outcome import FAILURE, exception_name, outcome, outcome_of_error
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-BEAT_SECONDS = 1.0
+HEARTBEAT_SECONDS = 1.0
 
 LOST = "the connection to the broker is lost"
 
@@ -90,7 +90,7 @@ class TaskPool(StockPool):  # type: ignore[misc]
         if accept is None or request is None:
             return super().apply_async(target, args, kwargs, **options)
         item = Item(target, args, kwargs, options, request)
-        count = Count(self.runtime, request, lambda: self._ended(item), self.lost)
+        count = TaskTimer(self.runtime, request, lambda: self._ended(item), self.lost)
         options["accept_callback"] = count.before(accept)
         for name in ("callback", "error_callback"):
             if options.get(name) is not None:
@@ -268,12 +268,12 @@ class Consumer(StockConsumer):  # type: ignore[misc]
 
     def on_close(self) -> None:
         """The connection is lost. On Redis what runs stays ours; what has not started goes back as soon as Redis answers."""
-        pool, ledger = self.pool, Runtime.current().ledger
+        pool, store = self.pool, Runtime.current().store
         if (connection_lost := getattr(self.record, "connection_lost", None)) is not None:
             connection_lost(list(self._received.values()))
         pool.line.clear()
         pool.isolation.take_waiting()
-        if ledger is None or ledger.keys is None:
+        if store is None or store.keys is None:
             super().on_close()
             pool.forget_discarded()
             return
@@ -283,7 +283,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         for request in kept:
             state.task_reserved(request)
         running = {request.message.delivery_tag for request in kept}
-        ledger.return_later([tag for tag in ledger.held if tag not in running])
+        store.return_later([tag for tag in store.held if tag not in running])
 
     def raise_if_lost(self) -> None:
         """To be asked by a timer of the event loop: the error ends the loop, and Celery connects anew. Celery reads the connection as its
@@ -309,7 +309,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
             if returns is not None:
                 self._remember(message)
                 if message.headers.get("x-delivery-count"):
-                    returns.look_at(message, runtime.hazards)
+                    returns.look_at(message, runtime.task_risks)
             handle(message)
 
         return on_message
@@ -335,12 +335,12 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         """Celery acknowledges in the next round of its event loop; count what the broker does not take."""
         if not settles(p):
             return super().call_soon(p, *args, **kwargs)
-        return super().call_soon(acknowledge, Runtime.current().hazards, p, *args)
+        return super().call_soon(acknowledge, Runtime.current().task_risks, p, *args)
 
     call_soon_ack = call_soon
 
 
-class Count:
+class TaskTimer:
     """One task's way through the counters."""
 
     def __init__(self, runtime: Runtime, request: Any, ended: Callable[[], None], lost: Callable[[Any], bool]) -> None:
@@ -437,19 +437,19 @@ class ParentAgent(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, worker: Any) -> None:
         """The pool's processes exist now."""
-        or_die(restrict_tasks, worker.app, self.runtime.environment.accept_content)
+        or_exit(restrict_tasks, worker.app, self.runtime.environment.accept_content)
         self.runtime.last_beat = monotonic()
-        look_at_tasks(self.runtime.hazards, worker.app, worker.time_limit)
+        check_tasks(self.runtime.task_risks, worker.app, worker.time_limit)
 
     def register_with_event_loop(self, worker: Any, loop: Any) -> None:
         """Called at every (re)connection; timers of the last one are gone."""
-        loop.call_repeatedly(BEAT_SECONDS, self._beat)
+        loop.call_repeatedly(HEARTBEAT_SECONDS, self._beat)
         loop.call_repeatedly(CHECK_SECONDS, self._check)
 
     def _check(self) -> None:
         pool = getattr(self.runtime.pool, "pool", None)
         threads = pool.num_processes if pool is not None else 1
-        self.runtime.hazards.check(
+        self.runtime.task_risks.check(
             list(state.active_requests), reserved(self.runtime), threads, self.runtime.accounting.finished_count
         )
 
@@ -476,8 +476,8 @@ class Consuming(bootsteps.StartStopStep):  # type: ignore[misc]
         """The connection is lost, or the worker ends: then no further round of the loop sends what was acknowledged last."""
         runtime = Runtime.current()
         runtime.consuming = False
-        if runtime.drain.draining and runtime.ledger is not None:
-            runtime.ledger.send()
+        if runtime.drain.draining and runtime.store is not None:
+            runtime.store.send()
 
 
 def install(runtime: Runtime, app: Any) -> None:
@@ -493,12 +493,12 @@ def install(runtime: Runtime, app: Any) -> None:
         return float(pool.num_processes) if pool is not None else 0.0
 
     if redis_transport(app) is not None:
-        from greenworker.prefork.redis import ThreadLedger  # noqa: PLC0415 - needs redis
+        from greenworker.prefork.redis import ThreadUnackedStore  # noqa: PLC0415 - needs redis
 
-        ledger = runtime.ledger = ThreadLedger(runtime.environment.worker)
-        ledger.restarts_in_place = bool(os.environ.get("GREENWORKER_WORKER"))
-        runtime.hazards.ledger_failures = lambda: ledger.flushes_failed
-        signals.worker_shutdown.connect(ledger.leave, weak=False)
+        store = runtime.store = ThreadUnackedStore(runtime.environment.worker)
+        store.restarts_in_place = bool(os.environ.get("GREENWORKER_WORKER"))
+        runtime.task_risks.store_failures = lambda: store.flushes_failed
+        signals.worker_shutdown.connect(store.leave, weak=False)
     signals.worker_init.connect(use_our_pool, weak=False)
     app.steps["worker"].add(ParentAgent)
     app.steps["consumer"].add(Consuming)

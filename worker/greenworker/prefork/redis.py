@@ -1,4 +1,4 @@
-"""Redis for the prefork companion: the same atomic fetching and the same ledger as the green worker has.
+"""Redis for the prefork companion: the same atomic fetching and the same store as the green worker has.
 
 kombu's own way is a BRPOP that pops a message and books it afterwards: a worker that is killed in between has lost it.
 What differs from the green side is only who waits: Celery's event loop asks and acknowledges in each of its rounds, and an
@@ -19,45 +19,45 @@ from kombu.transport import redis as stock
 from greenworker import native
 from greenworker.brokers.redis import transport
 from greenworker.brokers.redis.transport import IDLE_WAIT_SECONDS
-from greenworker.brokers.redis.unacked_store import DEAD_AFTER_SECONDS, FETCH_AT_ONCE, Ledger
+from greenworker.brokers.redis.unacked_store import DEAD_AFTER_SECONDS, FETCH_AT_ONCE, UnackedStore
 
 
-class ThreadLedger(Ledger):
-    """What is held belongs to the event loop's thread; an ordinary thread says that this worker lives, and reaps."""
+class ThreadUnackedStore(UnackedStore):
+    """What is held belongs to the event loop's thread; an ordinary thread sends its heartbeat and recovers what dead workers held."""
 
     def __init__(self, worker: str) -> None:
         super().__init__(worker)
         self.ticking: Any = None
-        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.wakeup_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         """Readable while the event loop is to ask for messages."""
 
-    def ring(self) -> None:
-        """The loop has an event to see to."""
-        os.eventfd_write(self.bell, 1)
+    def wake_loop(self) -> None:
+        """The loop is to ask for messages."""
+        os.eventfd_write(self.wakeup_fd, 1)
 
-    def hear(self) -> None:
-        """It is seen to."""
+    def clear_wakeup(self) -> None:
+        """The loop has asked."""
         with suppress(BlockingIOError):
-            os.eventfd_read(self.bell)
+            os.eventfd_read(self.wakeup_fd)
 
     def start_background(self) -> None:
-        """At the first connection: the beat in one thread, the reaper in another, which may have to wait for an answer."""
+        """At the first connection: the heartbeat in one thread, the recovery in another, which may have to wait for an answer."""
         native.start_thread(self._beat_for_ever, ())
-        native.start_thread(self._reap_in_thread, ())
+        native.start_thread(self._recover_in_thread, ())
 
-    def _hang_doorbell(self, pool: Any) -> None:
+    def _make_notifier(self, pool: Any) -> None:
         """None: it is made of green threads. The loop asks ten times a second at rest."""
 
-    def _reap_in_thread(self) -> None:
+    def _recover_in_thread(self) -> None:
         try:
-            self.reap_predecessors()
+            self.recover_predecessors()
         except Exception as error:
             native.say(f"could not look for messages of an earlier process: {error!r}")
         while not self._closing:
             sleep(DEAD_AFTER_SECONDS / 4)
             try:
-                self._reap_strangers()
-                self._reap_own_strays()
+                self._recover_dead_workers()
+                self._recover_lost_deliveries()
             except Exception as error:
                 native.say(f"could not look for messages of dead workers: {error!r}")
 
@@ -79,18 +79,18 @@ class QoS(transport.QoS):
     def ack(self, delivery_tag: str) -> None:
         super().ack(delivery_tag)
         if self.channel.runtime.drain.draining:
-            self.channel.ledger.send()
+            self.channel.store.send()
 
 
 class Channel(transport.Channel):
     """Fetches what prefetch allows, the tasks that outlived an earlier connection included."""
 
     QoS = QoS
-    ledger: ThreadLedger
+    store: ThreadUnackedStore
 
     def room(self) -> int:
         prefetch = self.qos.prefetch_count
-        return max(0, prefetch - len(self.ledger.held)) if prefetch else FETCH_AT_ONCE
+        return max(0, prefetch - len(self.store.held)) if prefetch else FETCH_AT_ONCE
 
     def give_up(self, request: Any) -> None:
         """Celery had taken one of its processes for it, and forgets to let go if the pipe to it would not have the task."""
@@ -102,8 +102,8 @@ class Channel(transport.Channel):
 class Poller(stock.MultiChannelPoller):
     """Asks for messages as an event of Celery's loop instead of blocking in BRPOP.
 
-    Every event is followed by a round, and whatever makes room is an event. So a round that finds room rings the ledger's
-    bell, and the loop asks when it comes to its events: what it then hands to the pool is written in the very next round.
+    Every event is followed by a round, and whatever makes room is an event. So a round that finds room wakes the
+    loop, and it asks when it comes to its events: what it then hands to the pool is written in the very next round.
     Only an empty queue says nothing when it fills; a timer asks that one again.
     """
 
@@ -122,12 +122,12 @@ class Poller(stock.MultiChannelPoller):
     def on_poll_start(self) -> None:
         """Once in every round. Raises the broker's connection errors, which end this life of the consumer."""
         super().on_poll_start()
-        hungry = monotonic() >= self.ask_at
+        with_capacity = monotonic() >= self.ask_at
         for channel in self._consuming():
-            if hungry and channel.room():
-                channel.ledger.ring()  # the acknowledgements travel with the question
+            if with_capacity and channel.room():
+                channel.store.wake_loop()  # the acknowledgements travel with the question
             else:
-                channel.ledger.flush()
+                channel.store.flush()
 
     def _consuming(self) -> list[Channel]:
         return [channel for channel in self._channels if channel.active_queues]
@@ -135,7 +135,7 @@ class Poller(stock.MultiChannelPoller):
     def ask(self, loop: Any) -> None:
         """Fetch what there is room for. A queue that could not fill it is asked again after a pause."""
         for channel in self._consuming():
-            channel.ledger.hear()
+            channel.store.clear_wakeup()
             room = min(channel.room(), FETCH_AT_ONCE)
             fetched = channel.fetch()
             if fetched < room:
@@ -162,11 +162,11 @@ class Transport(stock.Transport):
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """kombu's, and a timer that does nothing: the loop makes a round at least so often."""
         super().register_with_event_loop(connection, loop)
-        ledger = self._avail_channels[-1].ledger if self._avail_channels else connection.channels[0].ledger
-        loop.add_reader(ledger.bell, self.cycle.ask, loop)
-        if ledger.ticking is not None:
-            ledger.ticking.cancel()
-        ledger.ticking = loop.call_repeatedly(IDLE_WAIT_SECONDS[1], _round)
+        store = self._avail_channels[-1].store if self._avail_channels else connection.channels[0].store
+        loop.add_reader(store.wakeup_fd, self.cycle.ask, loop)
+        if store.ticking is not None:
+            store.ticking.cancel()
+        store.ticking = loop.call_repeatedly(IDLE_WAIT_SECONDS[1], _round)
 
 
 def _round() -> None:

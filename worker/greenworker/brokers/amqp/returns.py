@@ -20,7 +20,7 @@ from amqp import spec
 from celery.utils.log import get_logger
 
 from greenworker.brokers.amqp.republish import Copy, Republisher
-from greenworker.monitoring.task_risks import DELIVERY_LIMIT, Hazards
+from greenworker.monitoring.task_risks import DELIVERY_LIMIT, TaskRisks
 from greenworker.protocol import head_of
 
 logger = get_logger(__name__)
@@ -80,7 +80,7 @@ class Returns:
         self.busy = 0
         """Messages that are being given back now."""
 
-    def look_at(self, message: Any, hazards: Hazards) -> None:
+    def look_at(self, message: Any, task_risks: TaskRisks) -> None:
         """*message*, which was delivered before, has arrived. Its queue counts, though the app may not say so (a vhost has a default type)."""
         queue = self._queue_of(message)
         self._counting.add(queue)
@@ -89,7 +89,7 @@ class Returns:
         if limit is None or not isinstance(used, int) or used * WARN_SHARE < limit:
             return
         task = head_of(message).task
-        hazards.found(
+        task_risks.found(
             DELIVERY_LIMIT, task,
             f"a message of {task} was delivered {used} times in vain, and queue {queue} drops it (or dead-letters it) after {limit}: "
             "look for workers that die while they run it and for connections that break, or raise x-delivery-limit",

@@ -132,12 +132,12 @@ class Channel(pyamqp.Channel):
         try:
             self.flush()
         except Exception as error:
-            Runtime.current().hazards.acks_failed += count
+            Runtime.current().task_risks.acks_failed += count
             logger.warning("%d acknowledgements could not be sent, the tasks will run again: %r", count, error)
 
     def _do_revive(self) -> None:
         """The broker has closed the channel and py-amqp opens a new one by the same number: old tags mean nothing there."""
-        Runtime.current().hazards.acks_failed += len(self._acks)
+        Runtime.current().task_risks.acks_failed += len(self._acks)
         self._acks.clear()
         self.unsettled.clear()
         super()._do_revive()

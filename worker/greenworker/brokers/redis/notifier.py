@@ -1,12 +1,11 @@
-"""A Redis that rings when a message comes to an empty queue, so that nobody has to ask again and again.
+"""Redis notifies a worker when a message comes to an empty queue, so that the worker need not poll.
 
-A list that is empty says nothing when it fills, unless one blocks in a command that pops, and whoever pops before he has
-booked loses the message with his life. But Redis tells a client that keeps a cache when a key that it has read is changed
-(https://redis.io/docs/latest/develop/reference/client-side-caching/, since 6.0): here nothing is cached, the message alone is
-wanted. It costs a question and a line for each time that the queue was empty and is not; asking ten times a second cost a
-worker at rest 1 % of a core, one with six tasks a second as much as half of the tasks' own CPU, and each message up to 0.1 s.
+A blocking pop can lose a message: it is popped before it is booked. But Redis tells a client that tracks keys when one of them
+changes (https://redis.io/docs/latest/develop/reference/client-side-caching/, since 6.0). Nothing is cached here; only the
+notification is used. It costs one question for each time that the queue was empty and is not. Polling ten times a second costs
+an idle worker 1 % of a core, and each message up to 0.1 s.
 
-Whatever goes wrong in here, the worker asks: without a doorbell ten times a second, with one every `ASK_ANYWAY_SECONDS`.
+Without a notifier the worker polls ten times a second; with one it still asks every `ASK_ANYWAY_SECONDS`.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -27,89 +26,89 @@ ANSWER_SECONDS = 2.0
 """How long Redis may take to connect or to answer here."""
 
 ASK_ANYWAY_SECONDS = 1.0
-"""A bell may be torn off without a sound: a proxy, a firewall, a failover."""
+"""A connection may be lost without a sign: a proxy, a firewall, a failover."""
 
 RETRY_SECONDS = 5.0
-"""After a connection was lost, and after a message was found that nobody had rung for."""
+"""After a connection was lost, and after a message was found without a notification."""
 
 _CHANNEL = b"__redis__:invalidate"
 
 
-class Doorbell:
-    """Two connections of one worker's own: one asks and is remembered by Redis, the other hears. Of the hub's thread."""
+class EmptyQueueNotifier:
+    """Two connections of one worker's own: one asks and is tracked by Redis, the other receives. Of the hub's thread."""
 
     def __init__(self, pool: Any) -> None:
         """*pool*: a connection pool of redis-py for this broker, which nobody else uses."""
         self._pool = pool
         self._question: Any = None
-        self._hearer: Any = None
+        self._receiver: Any = None
         self._lists: tuple[str, ...] = ()
-        self._rung = hub.Wakeup()
+        self._notified = hub.Wakeup()
         self._retry_at = 0.0
         self._refused = False
 
     @property
-    def hangs(self) -> bool:
+    def connected(self) -> bool:
         """Whether it is connected."""
         return self._question is not None
 
     @property
     def quiet(self) -> bool:
-        """Redis would have rung if a message had come since `listen`."""
+        """Redis would have notified us if a message had come since `listen`."""
         return bool(self._lists)
 
     def listen(self, lists: Sequence[str]) -> bool | None:
-        """True: *lists* are empty, and Redis rings as soon as one is not. False: a message waits. None: there is no doorbell."""
-        if not self.hangs and not self._hang():
+        """True: *lists* are empty, and Redis notifies us as soon as one is not. False: a message waits. None: no notifier is connected."""
+        if not self.connected and not self._connect():
             return None
         if self._lists == tuple(lists):
             return True
         try:
             self._lists = tuple(lists)
-            self._rung.lower()
+            self._notified.clear()
             self._question.send_command("EXISTS", *lists)
             if self._question.read_response():
                 self._lists = ()
         except Exception as error:
-            self._tear_off(error)
+            self._disconnect(error)
             return None
-        return self.quiet  # it may have rung, or been torn off, while Redis answered
+        return self.quiet  # Redis may have notified us, or the connection was lost, while Redis answered
 
     def wait(self, seconds: float) -> None:
-        """Until it rings, at most *seconds*."""
+        """Until Redis notifies us, at most *seconds*."""
         if self.quiet:
-            self._rung.wait(seconds)
+            self._notified.wait(seconds)
 
-    def distrust(self) -> None:
-        """A message was there and it had not rung: hang it up anew, by and by."""
-        self._tear_off(None)
+    def reconnect_later(self) -> None:
+        """A message was there without a notification: connect anew, after `RETRY_SECONDS`."""
+        self._disconnect(None)
 
     def close(self) -> None:
         """For good."""
         self._refused = True
-        self._tear_off(None)
+        self._disconnect(None)
 
-    def _hang(self) -> bool:
+    def _connect(self) -> bool:
         """Connect. False while that is not possible."""
         if self._refused or monotonic() < self._retry_at:
             return False
-        ear = None
+        subscriber = None
         try:
-            ear = self._connection()
-            ear.send_command("CLIENT", "ID")
-            number = ear.read_response()
-            ear.send_command("SUBSCRIBE", _CHANNEL)
-            ear.read_response()
+            subscriber = self._connection()
+            subscriber.send_command("CLIENT", "ID")
+            number = subscriber.read_response()
+            subscriber.send_command("SUBSCRIBE", _CHANNEL)
+            subscriber.read_response()
             self._question = self._connection()
             self._question.send_command("CLIENT", "TRACKING", "ON", "REDIRECT", number)
             self._question.read_response()
         except Exception as error:
-            if ear is not None:
-                ear.disconnect()
+            if subscriber is not None:
+                subscriber.disconnect()
             self._refused = not isinstance(error, self._lost())
-            self._tear_off(error)
+            self._disconnect(error)
             return False
-        self._hearer = hub.spawn(self._hear, ear)
+        self._receiver = hub.spawn(self._receive, subscriber)
         return True
 
     def _connection(self) -> Any:
@@ -130,35 +129,35 @@ class Doorbell:
         connection.connect()
         return connection
 
-    def _hear(self, ear: Any) -> None:
+    def _receive(self, subscriber: Any) -> None:
         """For as long as the connection lives. Nobody else touches it: a green thread may wait for a descriptor of its own only."""
         try:
             while True:
-                if ear.can_read(timeout=60):
-                    ear.read_response()
-                    self._ring()
+                if subscriber.can_read(timeout=60):
+                    subscriber.read_response()
+                    self._notify()
         except Exception as error:
-            self._tear_off(error)
+            self._disconnect(error)
         finally:
-            ear.disconnect()
+            subscriber.disconnect()
 
-    def _ring(self) -> None:
+    def _notify(self) -> None:
         self._lists = ()
-        self._rung.raise_()
+        self._notified.set()
 
-    def _tear_off(self, error: Exception | None) -> None:
-        """It hangs no more, and whoever waited for it asks."""
-        question, hearer = self._question, self._hearer
-        self._question = self._hearer = None
+    def _disconnect(self, error: Exception | None) -> None:
+        """Whoever waits for a notification polls again."""
+        question, receiver = self._question, self._receiver
+        self._question = self._receiver = None
         self._retry_at = monotonic() + RETRY_SECONDS
         if error is not None:
             how = "every 0.1 s from now on" if self._refused else "every 0.1 s until it is back"
             logger.info("Redis does not tell when a message comes; it is asked %s: %r", how, error)
         if question is not None:
             question.disconnect()
-        if hearer is not None and hearer is not hub.current():
-            hub.kill(hearer)
-        self._ring()
+        if receiver is not None and receiver is not hub.current():
+            hub.kill(receiver)
+        self._notify()
 
     @staticmethod
     def _lost() -> tuple[type[Exception], ...]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import redis
 
-from greenworker.misconfigured import MisconfiguredError, or_die
+from greenworker.misconfigured import MisconfiguredError, or_exit
 
 ATTEMPT = """
 -- Which of the commands below are refused to this user.   KEYS: one of ours, which does not exist
@@ -147,7 +147,7 @@ def refusing(client: Any, keys: Iterable[str]) -> Iterator[None]:
     try:
         yield
     except redis.exceptions.NoPermissionError as error:
-        or_die(_refuse, client, list(keys), error)
+        or_exit(_refuse, client, list(keys), error)
 
 
 def _refuse(client: Any, keys: list[str], error: Exception) -> None:

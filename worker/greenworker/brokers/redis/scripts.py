@@ -2,7 +2,7 @@
 
 Keys and payloads are kombu's (``unacked``, ``unacked_index``, JSON), so stock producers and stock workers share the same
 Redis; ours are added beside them under ``greenworker.``. Times come from the Redis server: no clock skew. Each works in a Redis
-that is full (see BEAT).
+that is full (see HEARTBEAT).
 """
 
 FETCH = """
@@ -66,7 +66,7 @@ end
 return #ARGV
 """
 
-GIVE_BACK = """
+REQUEUE = """
 -- Put messages back where they came from, in the order given; each only if this very delivery is still booked: the answer of an
 -- earlier attempt may be lost, and the message another delivery's by now.
 -- KEYS: unacked, unacked_index, held   ARGV: side ('head' or 'tail'), then tag, list, payload …
@@ -96,7 +96,7 @@ redis.call('HSET', KEYS[2], ARGV[1], #ARGV[2] .. ':' .. list)
 return 1
 """
 
-BEAT = """
+HEARTBEAT = """
 -- This worker lives, and with it what it holds: the visibility time-out counts from now.
 -- A full Redis refuses what could need memory, unless the script has written already: hence the ZREM of nobody, and it is the order
 -- in the other scripts too. They free what they take, and are the only way to empty a full Redis.
@@ -115,13 +115,13 @@ end
 return -1
 """
 
-DEAD = """
+EXPIRED_WORKERS = """
 -- Workers that have not beaten for so long.   KEYS: workers   ARGV: seconds
 local now = redis.call('TIME')
 return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', tonumber(now[1]) - tonumber(ARGV[1]))
 """
 
-BURY = """
+REMOVE_WORKER = """
 -- Forget a worker that holds nothing and still does not beat.   KEYS: workers, held   ARGV: worker, seconds
 local now = redis.call('TIME')
 local seen = redis.call('ZSCORE', KEYS[1], ARGV[1])

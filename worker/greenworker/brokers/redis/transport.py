@@ -23,7 +23,7 @@ from kombu.utils.scheduling import priority_cycle
 from greenworker import hub
 from greenworker.brokers import dead_letters
 from greenworker.brokers.redis.client import Client, UnavailableError, client_class, is_full, unavailable
-from greenworker.brokers.redis.notifier import ASK_ANYWAY_SECONDS, Doorbell
+from greenworker.brokers.redis.notifier import ASK_ANYWAY_SECONDS, EmptyQueueNotifier
 from greenworker.brokers.redis.rights import refusing
 from greenworker.brokers.redis.unacked_store import FETCH_AT_ONCE
 from greenworker.runtime import Runtime
@@ -34,8 +34,8 @@ FETCH_GAP_SECONDS = 0.004
 """Two fetches are at least so far apart, so that slots which become free together are filled together."""
 
 IDLE_WAIT_SECONDS = (0.005, 0.1)
-"""Without a doorbell an empty queue is asked again after the first, doubling up to the second: 10 questions a second at rest.
-With one, so long is the pause before listening again where others took what it had rung for: a hundred idle workers are not
+"""Without a notifier an empty queue is asked again after the first, doubling up to the second: 10 questions a second at rest.
+With one, so long is the pause before listening again where other workers took the message first: a hundred idle workers are not
 to run for each message.
 """
 
@@ -50,19 +50,19 @@ FANOUT_WAIT_SECONDS = 0.05
 
 
 class QoS(stock.QoS):
-    """Keeps count locally; what Redis knows is the ledger's business."""
+    """Keeps count locally; what Redis knows is the store's business."""
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """The fetch has booked the message already; one that came by ``basic_get`` has not been."""
-        if delivery_tag in self.channel.ledger.held:
+        if delivery_tag in self.channel.store.held:
             virtual.QoS.append(self, message, delivery_tag)
         else:
             self.channel.by_get.add(delivery_tag)
             super().append(message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
-        if delivery_tag in self.channel.ledger.held:
-            self.channel.ledger.ack(delivery_tag)
+        if delivery_tag in self.channel.store.held:
+            self.channel.store.ack(delivery_tag)
             virtual.QoS.ack(self, delivery_tag)
         elif delivery_tag in self.channel.by_get:
             self.channel.by_get.discard(delivery_tag)
@@ -70,15 +70,15 @@ class QoS(stock.QoS):
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """A task's own requeue goes to the tail, as in kombu: at the head it would starve all others."""
-        ledger = self.channel.ledger
-        if delivery_tag not in ledger.held:
+        store = self.channel.store
+        if delivery_tag not in store.held:
             if delivery_tag in self.channel.by_get:
                 super().reject(delivery_tag, requeue=requeue)
         elif requeue:
             try:
-                ledger.give_back([delivery_tag], started=True, head=False)
+                store.give_back([delivery_tag], started=True, head=False)
             except Exception:
-                ledger.return_later([delivery_tag])
+                store.return_later([delivery_tag])
                 raise
             finally:
                 virtual.QoS.ack(self, delivery_tag)
@@ -103,9 +103,9 @@ class Channel(stock.Channel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         runtime = Runtime.current()
-        assert runtime.ledger is not None
+        assert runtime.store is not None
         self.runtime = runtime
-        self.ledger = runtime.ledger
+        self.store = runtime.store
         self.by_get: set[str] = set()
         self.emptied = False
         """The last fetch took all that its queues had."""
@@ -164,14 +164,14 @@ class Channel(stock.Channel):
         order = self._queue_cycle.consume(len(queues))
         lists = self.lists(order)
         with refusing(self._plain(), lists):
-            fetched = self.ledger.fetch(lists, order * len(self.priority_steps), self._width(order), room)
+            fetched = self.store.fetch(lists, order * len(self.priority_steps), self._width(order), room)
         self.emptied = len(fetched) < min(room, FETCH_AT_ONCE)
         if fetched:
             self._queue_cycle.rotate(order[fetched[-1][0] % len(order)])
         for position, (index, tag, payload) in enumerate(fetched):
             if self.runtime.drain.draining:
                 # It may have begun while the one before was delivered, and have given all back itself.
-                self.ledger.give_back([later for _, later, _ in fetched[position:]], started=False)
+                self.store.give_back([later for _, later, _ in fetched[position:]], started=False)
                 return position
             self._hand_over(tag, payload, order[index % len(order)])
         return len(fetched)
@@ -212,7 +212,7 @@ class Channel(stock.Channel):
         return isinstance(error, self.connection_errors) and not isinstance(error, KeyError)
 
     def _refuse(self, tag: str, queue: str, reason: str, error: Exception) -> None:
-        if tag not in self.ledger.held or self._runs(tag):
+        if tag not in self.store.held or self._runs(tag):
             logger.error("A message of %s is settled or runs, and Celery raised: %r", queue, error, exc_info=error)
             return
         for request in list(state.reserved_requests):
@@ -220,7 +220,7 @@ class Channel(stock.Channel):
                 state.task_ready(request)
                 self.give_up(request)
         text = f"{reason}: {type(error).__name__}: {error}"[:REASON_CHARACTERS]
-        if self.ledger.dead_letter(tag, queue, text):
+        if self.store.dead_letter(tag, queue, text):
             self.runtime.accounting.dead_letters.add(1, queue, "", reason)
         if tag in self.qos._delivered:
             virtual.QoS.ack(self.qos, tag)
@@ -231,7 +231,7 @@ class Channel(stock.Channel):
 
 
 class Poller(stock.MultiChannelPoller):
-    """Waits for messages with a doorbell or by asking, not by blocking in BRPOP, which pops before anything is booked."""
+    """Waits for messages with a notifier or by asking, not by blocking in BRPOP, which pops before anything is booked."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -241,8 +241,8 @@ class Poller(stock.MultiChannelPoller):
         self.found_at = 0.0
         self.known_empty = False
         """The last question emptied the queues, and Redis is to say when that has changed."""
-        self.in_vain = False
-        """It had rung, and others were faster."""
+        self.lost_race = False
+        """Redis had notified us, and other workers were faster."""
         self.in_flow = False
         """The next message is near, and asking is cheaper than being told."""
 
@@ -271,14 +271,14 @@ class Poller(stock.MultiChannelPoller):
                     if self._fanout(min(left, FANOUT_WAIT_SECONDS)):
                         return
                     continue
-                self._rest(left)
+                self._wait(left)
         finally:
             self._in_protected_read = False
             while self.after_read:
                 self.after_read.pop()()
 
     def _fetch(self) -> bool:
-        """Ask, unless Redis would have rung."""
+        """Ask, unless Redis would have notified us."""
         anyway = self.known_empty
         if anyway and monotonic() - self.asked_at < ASK_ANYWAY_SECONDS:
             return False
@@ -286,50 +286,50 @@ class Poller(stock.MultiChannelPoller):
         if gap > 0:
             hub.sleep(gap)
         self.asked_at = monotonic()
-        consuming, doorbell = self._consuming(), self._doorbell()
+        consuming, notifier = self._consuming(), self._notifier()
         count = sum(channel.fetch() for channel in consuming)
-        self.known_empty = doorbell is not None and all(channel.emptied for channel in consuming)
-        self.in_vain = doorbell is not None and doorbell.hangs and not (count or anyway or self.in_flow)
+        self.known_empty = notifier is not None and all(channel.emptied for channel in consuming)
+        self.lost_race = notifier is not None and notifier.connected and not (count or anyway or self.in_flow)
         if count:
             self.pause = IDLE_WAIT_SECONDS[0]
             self.in_flow = self.asked_at - self.found_at < FLOW_SECONDS
             self.found_at = self.asked_at
-            if anyway and doorbell is not None and doorbell.quiet:
-                doorbell.distrust()
+            if anyway and notifier is not None and notifier.quiet:
+                notifier.reconnect_later()
         return bool(count)
 
     def _consuming(self) -> list[Channel]:
         return [channel for channel in self._channels if channel.active_queues]
 
-    def _doorbell(self) -> Doorbell | None:
-        return next((channel.ledger.doorbell for channel in self._consuming()), None)
+    def _notifier(self) -> EmptyQueueNotifier | None:
+        return next((channel.store.notifier for channel in self._consuming()), None)
 
-    def _rest(self, left: float) -> None:
-        """Full: until a slot becomes free. Empty: until the doorbell rings; without one, a little longer each time."""
-        hungry = [channel for channel in self._consuming() if channel.room()]
-        if not hungry:
+    def _wait(self, left: float) -> None:
+        """Full: until a slot becomes free. Empty: until the notifier reports a message; without one, a little longer each time."""
+        with_capacity = [channel for channel in self._consuming() if channel.room()]
+        if not with_capacity:
             self.wakeup.wait(min(left, 0.5))
         elif self.in_flow:
             self.known_empty = False
             self.in_flow = self.pause < FLOW_SECONDS / 2
-            self._nap(left)
-        elif self.in_vain:
-            self.in_vain = False
-            self._nap(left)
+            self._back_off(left)
+        elif self.lost_race:
+            self.lost_race = False
+            self._back_off(left)
         else:
-            self._listen(hungry, left)
+            self._listen(with_capacity, left)
 
-    def _listen(self, hungry: list[Channel], left: float) -> None:
-        doorbell = self._doorbell()
-        lists = [name for channel in hungry for name in channel.lists(sorted(channel.active_queues))]
-        empty = doorbell.listen(lists) if doorbell is not None else None
-        if doorbell is None or empty is None:
-            self._nap(left)
+    def _listen(self, with_capacity: list[Channel], left: float) -> None:
+        notifier = self._notifier()
+        lists = [name for channel in with_capacity for name in channel.lists(sorted(channel.active_queues))]
+        empty = notifier.listen(lists) if notifier is not None else None
+        if notifier is None or empty is None:
+            self._back_off(left)
         elif empty:
-            doorbell.wait(left)
-        self.known_empty = doorbell is not None and doorbell.quiet
+            notifier.wait(left)
+        self.known_empty = notifier is not None and notifier.quiet
 
-    def _nap(self, left: float) -> None:
+    def _back_off(self, left: float) -> None:
         hub.sleep(min(self.pause, left))
         self.pause = min(self.pause * 2, IDLE_WAIT_SECONDS[1])
 
@@ -343,14 +343,14 @@ class Poller(stock.MultiChannelPoller):
         return bool([self.handle_event(descriptor, event) for descriptor, event in self.poller.poll(seconds) or ()])
 
     def maybe_restore_messages(self) -> None:
-        """The ledger's part, on a clock of its own."""
+        """The store's part, on a clock of its own."""
 
 
 def attach(channels: list[Any]) -> None:
-    """Have the ledger use the last of *channels*, which has just connected. Raises the broker's connection errors."""
+    """Have the store use the last of *channels*, which has just connected. Raises the broker's connection errors."""
     channel = channels[-1]
     try:
-        channel.ledger.attach(channel)
+        channel.store.attach(channel)
     except Exception:
         channels.remove(channel)
         with suppress(Exception):

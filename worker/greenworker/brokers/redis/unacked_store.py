@@ -1,11 +1,11 @@
 """What this worker holds of a Redis broker, and everything it owes it.
 
-The ledger outlives connections: a tag on Redis stays valid through a reconnect (unlike AMQP's), so acknowledgements that
+The store outlives connections: a tag on Redis stays valid through a reconnect (unlike AMQP's), so acknowledgements that
 could not be sent are sent later, tasks that run through a broker restart are not delivered a second time, and nothing is
 given back while it runs. All acknowledgements of a few milliseconds travel together.
 
 Every message is also booked under its worker (``greenworker.held.<worker>``), and a real thread says every few seconds
-that the worker lives, also while the hub is blocked. Another worker's reaper gives back what a dead one held: after
+that the worker lives, also while the hub is blocked. Another worker gives back what a dead one held: after
 `DEAD_AFTER_SECONDS`, where kombu waits for the visibility time-out, an hour. As long as a worker lives, the visibility
 time-out of what it holds is renewed, so long tasks and far ETAs do not run twice.
 """
@@ -25,10 +25,10 @@ from celery.utils.log import get_logger
 
 from greenworker import hub, native
 from greenworker.brokers import dead_letters
-from greenworker.brokers.redis.notifier import Doorbell
-from greenworker.brokers.redis.scripts import ACK, BEAT, BURY, DEAD, FETCH, GIVE_BACK, MARK
+from greenworker.brokers.redis.notifier import EmptyQueueNotifier
+from greenworker.brokers.redis.scripts import ACK, EXPIRED_WORKERS, FETCH, HEARTBEAT, MARK, REMOVE_WORKER, REQUEUE
 from greenworker.brokers.suspicion import after_death
-from greenworker.misconfigured import or_die
+from greenworker.misconfigured import or_exit
 
 logger = get_logger(__name__)
 
@@ -38,8 +38,8 @@ ACK_DELAY_SECONDS = 0.005
 FETCH_AT_ONCE = 100
 """Messages a script takes at most, so that it never holds Redis for long."""
 
-BEAT_SECONDS = 4.0
-BEAT_AGAIN_SECONDS = 0.5
+HEARTBEAT_SECONDS = 4.0
+HEARTBEAT_AGAIN_SECONDS = 0.5
 """After a heartbeat that failed, over a new connection."""
 DEAD_AFTER_SECONDS = 20.0
 """Five missed beats."""
@@ -55,7 +55,7 @@ RETRY_SECONDS = 1.0
 
 
 @dataclass(slots=True)
-class Held:
+class Delivery:
     """A message that was fetched and is not settled. *key* is the list it came from."""
 
     key: str
@@ -102,19 +102,19 @@ class MailboxKeys:
         return cls(queue.exchange.name, (queue.name, answers.name, *bindings))
 
 
-class Ledger:
+class UnackedStore:
     """One per process. Methods belong to the hub's thread, except `_beat_for_ever`."""
 
     def __init__(self, worker: str) -> None:
         self.worker = f"{worker}.{uuid.uuid4().hex[:8]}"
         self.restarts_in_place = False
         """Whether *worker* names a pod: another process of that name has ended."""
-        self.held: dict[str, Held] = {}
+        self.held: dict[str, Delivery] = {}
         self.keys: Keys | None = None
         self.mailbox: MailboxKeys | None = None
         """Of remote control, unless it is off."""
-        self.doorbell: Doorbell | None = None
-        self.reaped = 0
+        self.notifier: EmptyQueueNotifier | None = None
+        self.recovered = 0
         self.flushes_failed = 0
         self._tag_stem = f"{uuid.uuid4().hex}."
         self._next_tag = 0
@@ -149,13 +149,13 @@ class Ledger:
         if not self._started:
             self._started = True
             self.start_background()
-        self._due.raise_()
+        self._due.set()
 
     def start_background(self) -> None:
         """At the first connection: the beat in a real thread, the rest in the hub."""
         native.start_thread(self._beat_for_ever, ())
         hub.spawn(self._flush_for_ever)
-        hub.spawn(self._reap_for_ever)
+        hub.spawn(self._recover_for_ever)
 
     def _make_clients(self, channel: Any) -> None:
         """Clients of our own, which reconnect by themselves; new ones only if the broker is another one now."""
@@ -167,10 +167,10 @@ class Ledger:
             return
         self._address = address
         self._client = Client(connection_pool=pool)
-        for text in (FETCH, ACK, GIVE_BACK, DEAD, BURY, MARK):
+        for text in (FETCH, ACK, REQUEUE, EXPIRED_WORKERS, REMOVE_WORKER, MARK):
             self._scripts[text] = self._client.register_script(text)
         self._beat_client = Client(connection_pool=impatient(channel._get_pool()))
-        self._hang_doorbell(channel._get_pool())
+        self._make_notifier(channel._get_pool())
 
     def _check_rights(self) -> None:
         """Before anything is popped. Ends the worker if a right is missing."""
@@ -179,16 +179,16 @@ class Ledger:
         assert self.keys is not None
         keys = self.keys
         probe = keys.held_prefix.removesuffix("held.") + "probe"
-        or_die(check_rights, self._client, probe, [keys.unacked, keys.index, keys.workers, keys.held])
+        or_exit(check_rights, self._client, probe, [keys.unacked, keys.index, keys.workers, keys.held])
         if self.mailbox is not None:
             topic, names = self._channel.keyprefix_fanout + self.mailbox.exchange, self.mailbox.keys
             prefix = self._channel.global_keyprefix
-            or_die(check_mailbox, self._client, probe, [prefix + name for name in names], prefix + topic)
+            or_exit(check_mailbox, self._client, probe, [prefix + name for name in names], prefix + topic)
 
-    def _hang_doorbell(self, pool: Any) -> None:
-        if self.doorbell is not None:
-            self.doorbell.close()
-        self.doorbell = Doorbell(pool)
+    def _make_notifier(self, pool: Any) -> None:
+        if self.notifier is not None:
+            self.notifier.close()
+        self.notifier = EmptyQueueNotifier(pool)
 
     # the consumer's side
 
@@ -212,7 +212,7 @@ class Ledger:
             out = []
             for position in range(0, len(flat), 3):
                 index, tag, payload = int(flat[position]), flat[position + 1].decode(), flat[position + 2]
-                self.held[tag] = Held(lists[index], payload, now)
+                self.held[tag] = Delivery(lists[index], payload, now)
                 out.append((index, tag, payload))
             return out
         finally:
@@ -238,7 +238,7 @@ class Ledger:
         """The message is done; Redis learns it within a few milliseconds, or as soon as it answers again."""
         if self.held.pop(tag, None) is not None:
             self._acks.append(tag)
-            self._due.raise_()
+            self._due.set()
 
     def give_back(self, tags: list[str], *, started: bool, head: bool = True) -> int:
         """While Redis answers (a drain, a kill at its deadline): return messages to the list they came from, at once: to its head in
@@ -255,7 +255,7 @@ class Ledger:
         if len(arguments) == 1:
             return 0
         try:
-            count: int = self._scripts[GIVE_BACK](
+            count: int = self._scripts[REQUEUE](
                 keys=[self.keys.unacked, self.keys.index, self.keys.held], args=arguments
             )
         except BaseException:
@@ -268,7 +268,7 @@ class Ledger:
     def move(self, tag: str, key: str, payload: str, *, head: bool = False) -> bool:
         """Take a message from its queue to another list, in one step; False if it was no longer booked here."""
         assert self.keys is not None
-        count: int = self._scripts[GIVE_BACK](
+        count: int = self._scripts[REQUEUE](
             keys=[self.keys.unacked, self.keys.index, self.keys.held],
             args=["head" if head else "tail", tag, key, payload],
         )
@@ -283,7 +283,7 @@ class Ledger:
     def return_later(self, tags: list[str]) -> None:
         """When Redis may not answer (a lost connection, a failed script): `give_back`, unstarted, as soon as it does."""
         self._returns += [tag for tag in tags if tag in self.held]
-        self._due.raise_()
+        self._due.set()
 
     def flush(self) -> None:
         """Send what is acknowledged and what is to go back. Raises the broker's connection errors; nothing is forgotten
@@ -323,7 +323,7 @@ class Ledger:
             yield tags
         except BaseException:
             self._acks[:0] = tags
-            self._due.raise_()
+            self._due.set()
             raise
         finally:
             self._on_the_way.difference_update(tags)
@@ -353,23 +353,23 @@ class Ledger:
                 self.flushes_failed += 1
                 logger.warning("%d acknowledgements wait for the broker: %r", len(self._acks), error)
                 hub.sleep(RETRY_SECONDS)
-                self._due.raise_()
+                self._due.set()
 
-    def _reap_for_ever(self) -> None:
+    def _recover_for_ever(self) -> None:
         try:
-            self.reap_predecessors()
+            self.recover_predecessors()
         except Exception as error:
             logger.warning("Could not look for messages of an earlier process: %r", error)
         while not self._closing:
             hub.sleep(DEAD_AFTER_SECONDS / 4)
             try:
-                self._reap_strangers()
-                self._reap_own_strays()
+                self._recover_dead_workers()
+                self._recover_lost_deliveries()
                 self._restore_visible()
             except Exception as error:
                 logger.warning("Could not look for messages of dead workers: %r", error)
 
-    def _reap_strangers(self) -> None:
+    def _recover_dead_workers(self) -> None:
         """Give back what dead workers hold. After a restart of Redis everybody looks dead: wait until the living have had
         the time to say so.
         """
@@ -379,45 +379,45 @@ class Ledger:
             or not self._beat_connected_at
         ):
             return
-        for raw in self._scripts[DEAD](keys=[self.keys.workers], args=[DEAD_AFTER_SECONDS]):
+        for raw in self._scripts[EXPIRED_WORKERS](keys=[self.keys.workers], args=[DEAD_AFTER_SECONDS]):
             if raw.decode(errors="replace") != self.worker:
-                self._reap(raw.decode(errors="replace"), DEAD_AFTER_SECONDS)
+                self._recover(raw.decode(errors="replace"), DEAD_AFTER_SECONDS)
 
-    def reap_predecessors(self) -> None:
+    def recover_predecessors(self) -> None:
         """What ended processes of this pod hold: kubelet starts a container again only after it has ended."""
         if self.keys is None or not self.restarts_in_place:
             return
         pod = self.worker.rpartition(".")[0]
-        for raw in self._scripts[DEAD](keys=[self.keys.workers], args=[-EVERYBODY_SECONDS]):
+        for raw in self._scripts[EXPIRED_WORKERS](keys=[self.keys.workers], args=[-EVERYBODY_SECONDS]):
             name = raw.decode(errors="replace")
             if name != self.worker and name.rpartition(".")[0] == pod:
-                self._reap(name, 0.0)
+                self._recover(name, 0.0)
 
-    def _reap(self, name: str, silent_seconds: float) -> None:
+    def _recover(self, name: str, silent_seconds: float) -> None:
         assert self.keys is not None
         key = self.keys.held_prefix + name
-        count = self._return_strays(key, self._client.hgetall(key), died=True)
-        self._scripts[BURY](keys=[self.keys.workers, key], args=[name, silent_seconds])
+        count = self._return_lost(key, self._client.hgetall(key), died=True)
+        self._scripts[REMOVE_WORKER](keys=[self.keys.workers, key], args=[name, silent_seconds])
         if count:
-            self.reaped += count
+            self.recovered += count
             logger.warning("Gave back %d messages that the dead worker %s held", count, name)
 
-    def _reap_own_strays(self) -> None:
+    def _recover_lost_deliveries(self) -> None:
         """A fetch whose answer was lost with its connection has booked messages that nobody knows here. Seen twice: back."""
         if self.keys is None or self._client.hlen(self.keys.held) == len(self.held) + len(self._unsettled()):
             self._suspects.clear()
             return
         entries = self._client.hgetall(self.keys.held)
         pending = self._unsettled()
-        strange = {
+        unknown = {
             tag
             for tag in map(bytes.decode, entries)
             if tag not in self.held and tag not in pending and not self._is_expected(tag)
         }
-        confirmed = strange & self._suspects
-        self._suspects = strange - confirmed
+        confirmed = unknown & self._suspects
+        self._suspects = unknown - confirmed
         if confirmed:
-            count = self._return_strays(
+            count = self._return_lost(
                 self.keys.held, {tag: value for tag, value in entries.items() if tag.decode() in confirmed}
             )
             logger.warning("Gave back %d messages whose delivery was lost with a connection", count)
@@ -433,7 +433,7 @@ class Ledger:
         if not self._channel.closed:
             self._channel.qos.restore_visible(num=self._channel.unacked_restore_limit, interval=1)
 
-    def _return_strays(self, held_key: str, entries: dict[bytes, bytes], *, died: bool = False) -> int:
+    def _return_lost(self, held_key: str, entries: dict[bytes, bytes], *, died: bool = False) -> int:
         """*entries*: delivery tag to length and list of each. *died*: whoever held them ended with them, and one of them may be
         why. Returns how many were still booked.
         """
@@ -446,19 +446,19 @@ class Ledger:
                 length, _, key = entries[tag].partition(b":")
                 payload = booked[1 : 1 + int(length)] if booked else b""
                 arguments += [tag, key, redelivered(after_death(payload) if died else payload) if booked else b""]
-            count += self._scripts[GIVE_BACK](keys=[self.keys.unacked, self.keys.index, held_key], args=arguments)
+            count += self._scripts[REQUEUE](keys=[self.keys.unacked, self.keys.index, held_key], args=arguments)
         return count
 
     def _beat(self, *, renew: bool) -> None:
         assert self.keys is not None
         keys = self.keys
-        self._beat_client.eval(BEAT, 3, keys.workers, keys.held, keys.index, self.worker, int(renew))
+        self._beat_client.eval(HEARTBEAT, 3, keys.workers, keys.held, keys.index, self.worker, int(renew))
 
     def _beat_for_ever(self) -> None:
         """In a real thread: a task that blocks the hub must not make its worker look dead."""
         renewed = self._beat_connected_at = monotonic()
         while not self._closing:
-            native.sleep(BEAT_SECONDS if self._beat_connected_at else BEAT_AGAIN_SECONDS)
+            native.sleep(HEARTBEAT_SECONDS if self._beat_connected_at else HEARTBEAT_AGAIN_SECONDS)
             renew_every = min(RENEW_SECONDS, self._visibility_seconds / 4)
             renew = monotonic() - renewed >= renew_every
             client = self._beat_client

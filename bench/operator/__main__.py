@@ -185,7 +185,7 @@ class Bench:
             "spec": {
                 "app": "proj",
                 "image": "registry.example/proj:1",
-                "broker": {"secretRef": {"name": "broker", "key": "url"}},
+                "broker": {"urlFrom": {"secretKeyRef": {"name": "broker", "key": "url"}}},
                 "queues": [name],
                 "scaling": {"cooldown": "4s"},
             },

@@ -99,7 +99,7 @@ def pool_body(fleet: Fleet, trace: Trace) -> dict[str, Any]:
             "app": "bench_tasks",
             "image": IMAGE,
             "agent": "installed",
-            "broker": {"secretRef": {"name": "broker", "key": "url"}},
+            "broker": {"urlFrom": {"secretKeyRef": {"name": "broker", "key": "url"}}},
             "queues": [QUEUE],
             "replicas": {"min": 0, "max": trace.replicas_max},
             "scaling": {"maxWait": f"{trace.max_wait:g}s"},

@@ -26,7 +26,7 @@ def _stalled(cluster: Cluster, name: str, word: str) -> dict[str, str]:
 def test_a_missing_secret_is_named_and_its_creation_repairs_the_pool(cluster: Cluster, pool_name: str) -> None:
     secret = f"{pool_name}-broker"
     cluster.kubectl("delete", "secret", secret, "-n", NAMESPACE, "--ignore-not-found")
-    cluster.apply(pool_name, broker={"secretRef": {"name": secret, "key": "url"}})
+    cluster.apply(pool_name, broker={"urlFrom": {"secretKeyRef": {"name": secret, "key": "url"}}})
     condition = _stalled(cluster, pool_name, secret)
     assert condition["reason"] == "ReferenceMissing"
     assert "create it" in condition["message"]
@@ -136,7 +136,11 @@ def test_a_password_in_a_broker_url_appears_nowhere(cluster: Cluster, pool_name:
     cluster.kubectl("delete", "secret", secret, "-n", NAMESPACE, "--ignore-not-found")
     cluster.kubectl("create", "secret", "generic", secret, "-n", NAMESPACE, f"--from-literal=url={url}")
     try:
-        cluster.apply(pool_name, broker={"secretRef": {"name": secret, "key": "url"}}, replicas={"min": 1, "max": 1})
+        cluster.apply(
+            pool_name,
+            broker={"urlFrom": {"secretKeyRef": {"name": secret, "key": "url"}}},
+            replicas={"min": 1, "max": 1},
+        )
         await_condition(
             "the broker's refusal is noticed",
             lambda: _exporter_metrics(cluster, secret).find("greenfleet_queue_up{") > 0,

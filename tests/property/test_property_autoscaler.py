@@ -35,7 +35,7 @@ def specs(draw: st.DrawFn) -> ScalingSpec:
         replicas_max=draw(st.integers(max(1, replicas_min), 12)),
         max_wait_seconds=draw(st.sampled_from([5.0, 30.0, 120.0, 900.0])),
         cooldown_seconds=draw(st.sampled_from([0.0, 20.0, 300.0])),
-        activation=draw(st.sampled_from([0, 0, 20])),
+        activation_threshold=draw(st.sampled_from([0, 0, 20])),
         cpu_limit_cores=draw(st.sampled_from([0.1, 0.25, 1.0])),
         missing_metrics_floor=draw(st.none() | st.integers(0, 5)),
         pause_in=draw(st.booleans()) if draw(st.booleans()) else False,

@@ -118,11 +118,17 @@ class CaSecretRef(Model):
     key: SecretKey = Field(default="ca.crt", description="Key that holds the PEM bundle.")
 
 
+class UrlSource(Model):
+    """Where a URL comes from."""
+
+    secret_key_ref: SecretKeyRef = Field(description="Secret key that holds the URL.")
+
+
 class Broker(Model):
     """Where the tasks wait."""
 
-    secret_ref: SecretKeyRef = Field(
-        description="Secret key that holds the broker URL (redis://…, rediss://…, sentinel://…, amqp://… or amqps://…). The worker gets "
+    url_from: UrlSource = Field(
+        description="Where the broker URL comes from (redis://…, rediss://…, sentinel://…, amqp://… or amqps://…). The worker gets "
         "it as CELERY_BROKER_URL, which overrides the app's own configuration. The operator itself never reads it."
     )
     key_prefix: str = Field(
@@ -166,12 +172,17 @@ class Broker(Model):
         "password. For a test only; caSecretRef is the remedy for a CA of one's own.",
     )
 
+    @property
+    def secret(self) -> SecretKeyRef:
+        """The Secret that names this broker: pools with the same one share a queue exporter."""
+        return self.url_from.secret_key_ref
+
 
 class ResultBackend(Model):
     """Where results go."""
 
-    secret_ref: SecretKeyRef = Field(
-        description="Secret key that holds the URL of the result backend; the worker gets it as CELERY_RESULT_BACKEND."
+    url_from: UrlSource = Field(
+        description="Where the URL of the result backend comes from; the worker gets it as CELERY_RESULT_BACKEND."
     )
     ca_secret_ref: CaSecretRef | None = Field(
         default=None,
@@ -182,6 +193,11 @@ class ResultBackend(Model):
         default=False,
         description="True: check neither the certificate nor the host name of a result backend at rediss://. For a test only.",
     )
+
+    @property
+    def secret(self) -> SecretKeyRef:
+        """The Secret that holds the URL."""
+        return self.url_from.secret_key_ref
 
 
 class GreenThreads(Model):
@@ -266,13 +282,6 @@ class PreforkReplicas(Model):
     max: int = Field(default=2, ge=1, le=1000, description="Most prefork workers.")
 
 
-class Pause(Model):
-    """Stops automatic scaling in one direction or both."""
-
-    in_: bool = Field(default=False, alias="in", description="True: never scale in (fewer workers).")
-    out: bool = Field(default=False, description="True: never scale out (more workers).")
-
-
 class PrometheusRef(Model):
     """Where the depth of the queues is read."""
 
@@ -345,19 +354,19 @@ class ScheduleWindow(Model):
     )
 
 
-class WhenBlind(Model):
+class OnMissingMetrics(Model):
     """What to do while the depth of the queues is not known."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
                 "self.policy != 'floor' || has(self.floor)",
-                "scaling.whenBlind.policy is floor, and floor is not set: say how many workers to keep at least",
+                "scaling.onMissingMetrics.policy is floor, and floor is not set: say how many workers to keep at least",
                 at=".floor",
             ),
             rule(
                 "self.policy == 'floor' || !has(self.floor)",
-                "scaling.whenBlind.floor is set, and policy is hold, with which it has no effect: set policy to floor, or remove floor",
+                "scaling.onMissingMetrics.floor is set, and policy is hold, with which it has no effect: set policy to floor, or remove floor",
                 at=".floor",
             ),
         )
@@ -379,12 +388,15 @@ class Scaling(Model):
         description="auto: the operator scales. manual: spec.manualReplicas sets the workers (kubectl scale, an HPA), green "
         "threads stay automatic. dry-run: decide and report only.",
     )
-    pause: Pause = Field(default=Pause(), description="Stops scaling in or out for a while.")
+    pause: Literal["None", "In", "Out", "All"] = Field(
+        default="None",
+        description="Stops automatic scaling for a while. In: never fewer workers. Out: never more. All: neither. None: no pause.",
+    )
     max_wait: Annotated[Duration, Within("scaling.maxWait", "1s")] = Field(
         default="30s", description="The objective: the longest that a message should wait for a green thread."
     )
     prometheus: PrometheusRef = Field(default=PrometheusRef(), description="Where the depth of the queues is read.")
-    activation: int = Field(
+    activation_threshold: int = Field(
         default=0, ge=0, le=1_000_000_000, description="Ready messages above which the pool leaves zero workers."
     )
     cooldown: Annotated[Duration, Within("scaling.cooldown")] = Field(
@@ -394,8 +406,9 @@ class Scaling(Model):
     schedules: list[ScheduleWindow] = Field(
         default=[], max_length=20, description="Windows in which more workers are kept at least."
     )
-    when_blind: WhenBlind = Field(
-        default=WhenBlind(), description="What to do while the depth of the queues is not known. It never scales in."
+    on_missing_metrics: OnMissingMetrics = Field(
+        default=OnMissingMetrics(),
+        description="What to do while the depth of the queues is not known. It never scales in.",
     )
 
 
@@ -452,14 +465,14 @@ class Prefork(Model):
     resources: ResourceAmounts = Field(default=ResourceAmounts(), description="Compute resources of a prefork worker.")
 
 
-class Blocking(Model):
-    """What counts as blocking the hub."""
+class HubWatchdog(Model):
+    """What happens when a task blocks the hub."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
                 "duration(self.warnAfter) < duration(self.restartAfter)",
-                "blocking.warnAfter is %s, not less than blocking.restartAfter (%s), so that a worker would restart without a "
+                "hubWatchdog.warnAfter is %s, not less than hubWatchdog.restartAfter (%s), so that a worker would restart without a "
                 "warning: lower warnAfter or raise restartAfter",
                 "self.warnAfter",
                 "self.restartAfter",
@@ -468,22 +481,22 @@ class Blocking(Model):
         )
     )
 
-    warn_after: Annotated[Duration, Within("blocking.warnAfter", "1ms")] = Field(
+    warn_after: Annotated[Duration, Within("hubWatchdog.warnAfter", "1ms")] = Field(
         default="100ms", description="The hub stood still for so long: name the task, count it."
     )
-    restart_after: Annotated[Duration, Within("blocking.restartAfter", "1s")] = Field(
+    restart_after: Annotated[Duration, Within("hubWatchdog.restartAfter", "1s")] = Field(
         default="60s", description="The hub stood still for so long: restart the worker."
     )
 
 
-class Limits(Model):
+class TaskTimeLimits(Model):
     """Time limits per task, which Celery's Eventlet pool lacks."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
                 "!has(self.soft) || !has(self.hard) || duration(self.soft) < duration(self.hard)",
-                "limits.soft is %s, not less than limits.hard (%s), so that tasks are killed before they are told: lower soft or "
+                "taskTimeLimits.soft is %s, not less than taskTimeLimits.hard (%s), so that tasks are killed before they are told: lower soft or "
                 "raise hard",
                 "self.soft",
                 "self.hard",
@@ -492,11 +505,11 @@ class Limits(Model):
         )
     )
 
-    soft: Annotated[Duration, Within("limits.soft", "1ms")] | None = Field(
+    soft: Annotated[Duration, Within("taskTimeLimits.soft", "1ms")] | None = Field(
         default=None,
         description="SoftTimeLimitExceeded is raised in the task after so long, such as 30s. Absent: never.",
     )
-    hard: Annotated[Duration, Within("limits.hard", "1ms")] | None = Field(
+    hard: Annotated[Duration, Within("taskTimeLimits.hard", "1ms")] | None = Field(
         default=None, description="The task is killed after so long, such as 45s. Absent: never."
     )
 
@@ -589,8 +602,8 @@ ExtraArgument = Annotated[
     str,
     Field(min_length=1, max_length=500),
     _argument("A", "app", "which the field app says", "set app"),
-    _argument("b", "broker", "which broker.secretRef says", "put the URL into that Secret"),
-    _argument("", "result-backend", "which resultBackend says", "set resultBackend.secretRef"),
+    _argument("b", "broker", "which broker.urlFrom says", "put the URL into that Secret"),
+    _argument("", "result-backend", "which resultBackend says", "set resultBackend.urlFrom"),
     _argument("QX", "queues|exclude-queues", "and the field queues says what is consumed", "set queues"),
     _argument("P", "pool", "and workers run the Eventlet pool", "list tasks that block in prefork.tasks"),
     _argument(
@@ -598,7 +611,12 @@ ExtraArgument = Annotated[
     ),
     _argument("n", "hostname", "and a worker is named after its pod", "use worker.labels to tell pods apart"),
     _argument("", "prefetch-multiplier", "which worker.prefetchMultiplier says", "set that"),
-    _argument("", "time-limit|soft-time-limit", "which the field limits says", "set limits.hard and limits.soft"),
+    _argument(
+        "",
+        "time-limit|soft-time-limit",
+        "which the field taskTimeLimits says",
+        "set taskTimeLimits.hard and taskTimeLimits.soft",
+    ),
     _argument("", "max-(tasks|memory)-per-child", "which the field recycle says", "set recycle.maxTasks or maxMemory"),
     _argument("", "uid|gid", "which worker.securityContext says", "set runAsUser and runAsGroup there"),
     _argument("D", "detach", "and a detached worker ends its container", "leave it running in the foreground"),
@@ -988,8 +1006,8 @@ class PoolSpec(Model):
     )
     scaling: Scaling = Field(default=Scaling(), description="How the pool follows its load.")
     prefork: Prefork | None = Field(default=None, description="A companion fleet for tasks that block. Absent: none.")
-    blocking: Blocking = Field(default=Blocking(), description="What counts as blocking the hub.")
-    limits: Limits = Field(default=Limits(), description="Time limits per task.")
+    hub_watchdog: HubWatchdog = Field(default=HubWatchdog(), description="What happens when a task blocks the hub.")
+    task_time_limits: TaskTimeLimits = Field(default=TaskTimeLimits(), description="Time limits per task.")
     recycle: Recycle = Field(default=Recycle(), description="When a worker is replaced.")
     drain: Drain = Field(default=Drain(), description="How a worker leaves.")
     dead_letter: DeadLetter = Field(
@@ -1022,7 +1040,7 @@ class GreenWorkerPool(Model):
     @property
     def broker_key(self) -> str:
         """`namespace/secret/key`: the identity of the broker, and the label `broker` of its metrics."""
-        reference = self.spec.broker.secret_ref
+        reference = self.spec.broker.secret
         return f"{self.namespace}/{reference.name}/{reference.key}"
 
 

@@ -42,7 +42,7 @@ def held_workers(  # noqa: PLR0917
         )
         held.append(Adjustment(DecisionReason.RATE, "workers", current, need, text))
     if spec.missing_metrics_floor is not None and spec.missing_metrics_floor > held[-1].after:
-        text = f"whenBlind asks for at least {explain.count(spec.missing_metrics_floor, 'worker')} while {issues[0].message}"
+        text = f"onMissingMetrics asks for at least {explain.count(spec.missing_metrics_floor, 'worker')} while {issues[0].message}"
         held.append(Adjustment(DecisionReason.FLOOR, "workers", held[-1].after, spec.missing_metrics_floor, text))
     for bound in limits.USER_LIMITS:
         step = bound(spec, sample, now, held[-1].after)

@@ -69,7 +69,7 @@ class ScalingSpec:
     pause_out: bool = False
     max_wait_seconds: float = 30.0
     """The objective: the longest that a message should wait for a green thread."""
-    activation: int = 0
+    activation_threshold: int = 0
     """Ready messages above which a pool leaves zero workers."""
     cooldown_seconds: float = 300.0
     """How long nothing may be waiting or running before the last worker goes."""
@@ -77,7 +77,7 @@ class ScalingSpec:
     scale_down: ScalingRules = field(default_factory=ScalingRules)
     schedules: tuple[Schedule, ...] = ()
     missing_metrics_floor: int | None = None
-    """`whenBlind: {floor: N}`; None is `hold`."""
+    """`onMissingMetrics: {floor: N}`; None is `hold`."""
     scrape_interval_seconds: float = 2.0
     cpu_limit_cores: float = 1.0
     """What one worker may use: min(1, the container's CPU limit), because a hub is one thread."""

@@ -268,12 +268,12 @@ def _broker(variables: list[Object]) -> Object | None:
 
 def _secret_of(variable: Object) -> Object | None:
     reference = (variable.get("valueFrom") or {}).get("secretKeyRef")
-    return reference and {"secretRef": {"name": reference["name"], "key": reference["key"]}}
+    return reference and {"urlFrom": {"secretKeyRef": {"name": reference["name"], "key": reference["key"]}}}
 
 
 def _reference(text: str | None) -> Object | None:
     name, _, key = (text or "").partition("/")
-    return {"secretRef": {"name": name, "key": key or "url"}} if name else None
+    return {"urlFrom": {"secretKeyRef": {"name": name, "key": key or "url"}}} if name else None
 
 
 def _size(deployment: Object, command: CeleryCommand, wishes: Wishes, found: Adoption) -> Object:
@@ -313,7 +313,7 @@ def _limits(pod: Object, command: CeleryCommand, found: Adoption) -> Object:
         f"in all, the pool's have {GRACE_MARGIN_SECONDS} s more)"
     )
     options = command.options
-    spec["limits"] = {
+    spec["taskTimeLimits"] = {
         name: f"{round(1000 * float(options[name]))}ms" if "." in options[name] else f"{options[name]}s"
         for name in ("soft", "hard")
         if name in options

@@ -64,7 +64,7 @@ def _misuse(options: argparse.Namespace) -> str:
 def ask(namespace: str, pool: str, action: str, identity: str) -> list[dict[str, Any]]:
     """What the exporter's pod answers. Raises KubectlError."""
     spec = json.loads(kubectl("get", "greenworkerpool", pool, "-n", namespace, "-o", "json"))["spec"]
-    secret = spec["broker"]["secretRef"]
+    secret = spec["broker"]["urlFrom"]["secretKeyRef"]
     queues = [name for queue in spec["queues"] for name in (queue, prefork_queue(queue))]
     words = [action, *([identity] if identity else [])]
     for queue in queues:

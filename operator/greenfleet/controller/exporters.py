@@ -70,7 +70,7 @@ class ExporterReconciler:
         children = exporter_children(
             pools, image.image, image.image_pull_policy, image.image_pull_secrets, self._monitors.monitoring
         )
-        name = names.exporter_name(pools[0].spec.broker.secret_ref.name, pools[0].spec.broker.secret_ref.key)
+        name = names.exporter_name(pools[0].spec.broker.secret.name, pools[0].spec.broker.secret.key)
         state = self._registry.exporter(broker_key)
         try:
             if (taken := await self._applier.taken(children, lambda found: is_exporters_own(found, name))) is not None:

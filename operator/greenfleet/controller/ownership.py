@@ -57,7 +57,7 @@ def taken_from_exporter(child: Child, found: _Object, pool: GreenWorkerPool) -> 
     """The same for the queue exporter of a broker."""
     return StalledReason(
         NAME_TAKEN,
-        f"broker.secretRef is {pool.spec.broker.secret_ref.name!r}, and the {child.kind} {child.name} of its queue exporter is there already and "
+        f"broker.urlFrom is {pool.spec.broker.secret.name!r}, and the {child.kind} {child.name} of its queue exporter is there already and "
         f"not Greenfleet's ({_whose(found, names.ROLE_LABEL, Role.EXPORTER)}): remove that {child.kind}, or name another Secret",
     )
 

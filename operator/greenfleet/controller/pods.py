@@ -48,15 +48,17 @@ def scaling_spec(pool: GreenWorkerPool, role: Role, scrape_interval_seconds: flo
     spec, scaling = pool.spec, pool.spec.scaling
     eventlet = ScalingSpec(
         mode=Mode(scaling.mode),
-        pause_in=scaling.pause.in_,
-        pause_out=scaling.pause.out,
+        pause_in=scaling.pause in ("In", "All"),
+        pause_out=scaling.pause in ("Out", "All"),
         max_wait_seconds=duration_seconds(scaling.max_wait),
-        activation=scaling.activation,
+        activation_threshold=scaling.activation_threshold,
         drain_seconds=duration_seconds(spec.drain.timeout),
         cooldown_seconds=duration_seconds(scaling.cooldown),
         scale_up=_rules(scaling.behavior.scale_up),
         scale_down=_rules(scaling.behavior.scale_down),
-        missing_metrics_floor=scaling.when_blind.floor if scaling.when_blind.policy == "floor" else None,
+        missing_metrics_floor=scaling.on_missing_metrics.floor
+        if scaling.on_missing_metrics.policy == "floor"
+        else None,
         scrape_interval_seconds=scrape_interval_seconds,
         threads_min=spec.green_threads.min,
         threads_max=spec.green_threads.max,

@@ -200,12 +200,18 @@ def _scaling_active(record: Record, decision: Decision | None) -> _Said:
         return "False", "DryRun", "scaling.mode is dry-run: decisions are reported, nothing is written."
     if mode is Mode.MANUAL:
         return "False", "Manual", "scaling.mode is manual: spec.manualReplicas sets the number of workers."
-    if scaling.pause.in_ or scaling.pause.out:
-        return "False", "Paused", "scaling.pause holds the number of workers in one direction or both."
+    if (text := _PAUSE_TEXT.get(scaling.pause)) is not None:
+        return "False", "Paused", f"scaling.pause is {scaling.pause}: {text}."
     if decision.metrics_issues:
         return "False", "Blind", "The load is not known, see MetricsAvailable."
     return "True", "Active", "The number of workers and green threads follows the load."
 
+
+_PAUSE_TEXT: Mapping[str, str] = {
+    "In": "no worker is taken away",
+    "Out": "no worker is added",
+    "All": "the number of workers stays",
+}
 
 _LIMIT_TEXT: Mapping[DecisionReason, str] = {
     DecisionReason.MAX: "The load asks for more than replicas.max workers: raise it if waiting longer is not acceptable.",
@@ -256,7 +262,7 @@ _GUARDS: Mapping[str, tuple[str, str]] = {
     "no_progress": (
         "NothingEnds",
         "Every thread of a worker is busy, and no task has ended for five minutes: look for calls without a time-out and for "
-        "libraries that were imported before patching, or set limits.hard. The worker's log names the tasks.",
+        "libraries that were imported before patching, or set taskTimeLimits.hard. The worker's log names the tasks.",
     ),
     "prefork": (
         "PreforkImpossible",

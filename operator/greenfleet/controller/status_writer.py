@@ -72,7 +72,7 @@ class StatusWriter:
         pool = record.pool
         if pool is None:
             return (record.body,)
-        reference = pool.spec.broker.secret_ref
+        reference = pool.spec.broker.secret
         exporter = names.exporter_name(reference.name, reference.key)
         deployments = (*(names.fleet_name(pool.name, role) for role in (Role.EVENTLET, Role.PREFORK)), exporter)
         return (record.body, *(self._view.deployment(pool.namespace, name) for name in deployments))
@@ -114,7 +114,7 @@ class StatusWriter:
         companions = self._view.pods(namespace, name, Role.PREFORK)
         exporter, exporter_pods = None, []
         if record.pool is not None:
-            reference = record.pool.spec.broker.secret_ref
+            reference = record.pool.spec.broker.secret
             exporter_name = names.exporter_name(reference.name, reference.key)
             exporter = self._view.deployment(namespace, exporter_name)
             exporter_pods = self._view.exporter_pods(namespace, exporter_name)

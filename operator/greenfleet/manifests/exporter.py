@@ -45,7 +45,7 @@ def exporter_children(
 ) -> tuple[Child, ...]:
     """What all pools of one broker, at least one, share: the exporter's Deployment and what goes with it."""
     broker = pools[0].spec.broker
-    name = names.exporter_name(broker.secret_ref.name, broker.secret_ref.key)
+    name = names.exporter_name(broker.secret.name, broker.secret.key)
     found = [
         _config(pools, name),  # before the pods that read it
         exporter_network_policy(pools, name),
@@ -145,7 +145,7 @@ def _pod(
     pools: Sequence[GreenWorkerPool], name: str, image: str, pull_policy: str, pull_secrets: Sequence[str]
 ) -> Manifest:
     broker = pools[0].spec.broker
-    secret = broker.secret_ref
+    secret = broker.secret
     authorities = [pool.spec.broker.ca_secret_ref for pool in pools if pool.spec.broker.ca_secret_ref is not None]
     environment: list[Manifest] = [
         {"name": _BROKER_VARIABLE, "value": pools[0].broker_key},

@@ -120,7 +120,7 @@ def _agent(image: str, pull_policy: str) -> Manifest:
 
 def _container(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> Manifest:
     spec, worker = pool.spec, pool.spec.worker
-    restart_after = math.ceil(duration_seconds(spec.blocking.restart_after))
+    restart_after = math.ceil(duration_seconds(spec.hub_watchdog.restart_after))
     return pruned(
         {
             "name": names.WORKER_CONTAINER,
@@ -192,10 +192,10 @@ def _environment(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> list[
         "GREENWORKER_START_FILE": f"{names.POOL_CONFIG_DIRECTORY}/threads",
         "GREENWORKER_ROUTES_FILE": f"{names.POOL_CONFIG_DIRECTORY}/routes",
         "GREENWORKER_DRAIN_SECONDS": drain_seconds,
-        "GREENWORKER_WARN_AFTER_SECONDS": _seconds(spec.blocking.warn_after),
-        "GREENWORKER_RESTART_AFTER_SECONDS": _seconds(spec.blocking.restart_after),
-        "GREENWORKER_SOFT_LIMIT_SECONDS": _seconds(spec.limits.soft),
-        "GREENWORKER_HARD_LIMIT_SECONDS": _seconds(spec.limits.hard),
+        "GREENWORKER_WARN_AFTER_SECONDS": _seconds(spec.hub_watchdog.warn_after),
+        "GREENWORKER_RESTART_AFTER_SECONDS": _seconds(spec.hub_watchdog.restart_after),
+        "GREENWORKER_SOFT_LIMIT_SECONDS": _seconds(spec.task_time_limits.soft),
+        "GREENWORKER_HARD_LIMIT_SECONDS": _seconds(spec.task_time_limits.hard),
         "GREENWORKER_MAX_AGE_SECONDS": _seconds(spec.recycle.max_age),
         "GREENWORKER_MAX_MEMORY_BYTES": spec.recycle.max_memory and round(quantity(spec.recycle.max_memory)),
         "GREENWORKER_MAX_TASKS": spec.recycle.max_tasks,
@@ -215,12 +215,12 @@ def _environment(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> list[
         "GREENWORKER_PREFORK_TASKS": json.dumps(spec.prefork.tasks) if spec.prefork is not None else None,
     }
     environment = [
-        secret_env("CELERY_BROKER_URL", broker.secret_ref.name, broker.secret_ref.key),
+        secret_env("CELERY_BROKER_URL", broker.secret.name, broker.secret.key),
         {"name": "GREENWORKER_WORKER", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         *({"name": name, "value": str(value)} for name, value in values.items() if value is not None),
     ]
     if results is not None:
-        reference = results.secret_ref
+        reference = results.secret
         environment.append(secret_env("CELERY_RESULT_BACKEND", reference.name, reference.key))
     return environment
 

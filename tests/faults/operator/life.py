@@ -409,7 +409,7 @@ class Life:
 
     def _move(self) -> Callable[[], bool]:
         """To another broker: its exporter is made, the other one stays for the other pool."""
-        self.apply("feeds", broker={"secretRef": {"name": "broker-2", "key": "url"}})
+        self.apply("feeds", broker={"urlFrom": {"secretKeyRef": {"name": "broker-2", "key": "url"}}})
         self._brokers += "mails" in self._specs
         return self._as_applied
 

@@ -197,13 +197,13 @@ def right_spec(pool: str) -> Object:
     """A spec with nearly everything in it. No worker runs: what is compared is what the operator makes, and no rollout delays it."""
     [found] = yaml.safe_load_all((REPOSITORY / "tests" / "golden" / "everything.pools.yaml").read_text())
     spec: Object = json.loads(json.dumps(found["spec"]))
-    spec["broker"]["secretRef"] = {"name": f"broker-{pool}", "key": "url"}
+    spec["broker"]["urlFrom"] = {"secretKeyRef": {"name": f"broker-{pool}", "key": "url"}}
     spec["queues"] = [f"{pool}-{queue}" for queue in ("feeds", "feeds:low", "a/b.c")]
     spec["scaling"]["prometheus"] = {}
     spec["scaling"]["mode"] = next(mode for mode in ("manual", "Manual") if mode in _modes())
     spec["manualReplicas"] = 0
     spec["replicas"] = {"min": 0, "max": 20}
-    for field_ in ("pause", "schedules", "whenBlind", "onMissingMetrics"):
+    for field_ in ("pause", "schedules", "onMissingMetrics"):
         spec["scaling"].pop(field_, None)
     for field_ in ("serviceAccountName", "priorityClassName"):
         spec["worker"].pop(field_, None)

@@ -219,7 +219,7 @@ class Namespace:
         minimal = {
             "app": "hub_app",
             "image": "registry.example/hub:1",
-            "broker": {"secretRef": {"name": "broker", "key": "url"}},
+            "broker": {"urlFrom": {"secretKeyRef": {"name": "broker", "key": "url"}}},
             "queues": [name],
         }
         body = {

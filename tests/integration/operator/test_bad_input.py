@@ -41,12 +41,12 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["greenThreads.total is 50", "not one worker could run"],
     ),
     "floor without its policy": (
-        {"scaling": {"whenBlind": {"floor": 3}}},
-        ["scaling.whenBlind.floor is set", "no effect", "set policy to floor, or remove floor"],
+        {"scaling": {"onMissingMetrics": {"floor": 3}}},
+        ["scaling.onMissingMetrics.floor is set", "no effect", "set policy to floor, or remove floor"],
     ),
     "floor without a number": (
-        {"scaling": {"whenBlind": {"policy": "floor"}}},
-        ["scaling.whenBlind.policy is floor", "say how many"],
+        {"scaling": {"onMissingMetrics": {"policy": "floor"}}},
+        ["scaling.onMissingMetrics.policy is floor", "say how many"],
     ),
     # unknown and missing fields
     "unknown field": ({"threads": 5}, ["threads", "unknown field"]),
@@ -65,13 +65,13 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["projected", "unknown field"],
     ),
     "a Secret of another namespace": (
-        {"broker": {"secretRef": {**SECRET, "namespace": "kube-system"}}},
+        {"broker": {"urlFrom": {"secretKeyRef": {**SECRET, "namespace": "kube-system"}}}},
         ["namespace", "unknown field"],
     ),
     "no app": ({"app": None}, ["spec.app", "Required value"]),
     "no broker": ({"broker": None}, ["spec.broker", "Required value"]),
     "no queues": ({"queues": None}, ["spec.queues", "Required value"]),
-    "no key of the Secret": ({"broker": {"secretRef": {"name": "broker"}}}, ["spec.broker.secretRef.key", "Required"]),
+    "no key of the Secret": ({"broker": {"urlFrom": {"secretKeyRef": {"name": "broker"}}}}, ["spec.broker.urlFrom.secretKeyRef.key", "Required"]),
     # queue names
     "no queue at all": ({"queues": []}, ["spec.queues", "at least 1"]),
     "an empty queue": ({"queues": [""]}, ["spec.queues[0]"]),
@@ -98,10 +98,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "an app that no import finds": ({"app": "proj..celery"}, ["spec.app", "proj..celery"]),
     "an empty image": ({"image": ""}, ["spec.image"]),
     "an enormous image": ({"image": "a" * 513}, ["spec.image", "512"]),
-    "a path as a Secret": ({"broker": {"secretRef": {"name": "../x", "key": "url"}}}, ["spec.broker.secretRef.name"]),
-    "a path as a key": ({"broker": {"secretRef": {"name": "b", "key": "../url"}}}, ["spec.broker.secretRef.key"]),
+    "a path as a Secret": ({"broker": {"urlFrom": {"secretKeyRef": {"name": "../x", "key": "url"}}}}, ["spec.broker.urlFrom.secretKeyRef.name"]),
+    "a path as a key": ({"broker": {"urlFrom": {"secretKeyRef": {"name": "b", "key": "../url"}}}}, ["spec.broker.urlFrom.secretKeyRef.key"]),
     "a Lua injection in the key prefix": (
-        {"broker": {"secretRef": SECRET, "keyPrefix": "a'b"}},
+        {"broker": {"urlFrom": {"secretKeyRef": SECRET}, "keyPrefix": "a'b"}},
         ["spec.broker.keyPrefix"],
     ),
     "an address as a Prometheus server": (
@@ -117,10 +117,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a fraction of a worker": ({"replicas": {"max": 2.5}}, ["spec.replicas.max", "must be of type integer"]),
     "a map as a list": ({"queues": {"a": "b"}}, ["queues"]),
     "a string as a list": ({"queues": "feeds"}, ["queues"]),
-    "a string as a boolean": ({"scaling": {"pause": {"in": "yes"}}}, ["in"]),
+    "a string as a boolean": ({"worker": {"securityContext": {"readOnlyRootFilesystem": "yes"}}}, ["readOnlyRootFilesystem"]),
     "an unknown mode": ({"scaling": {"mode": "turbo"}}, ["spec.scaling.mode", "turbo", '"manual"']),
     "an unknown agent": ({"agent": "remote"}, ["spec.agent", "remote", '"installed"']),
-    "an unknown policy": ({"scaling": {"whenBlind": {"policy": "panic"}}}, ["spec.scaling.whenBlind.policy", "panic"]),
+    "an unknown policy": ({"scaling": {"onMissingMetrics": {"policy": "panic"}}}, ["spec.scaling.onMissingMetrics.policy", "panic"]),
     # durations and amounts
     "a number as a duration": ({"scaling": {"maxWait": 30}}, ["maxWait"]),
     "a duration without a unit": ({"scaling": {"maxWait": "30"}}, ["spec.scaling.maxWait", "30"]),
@@ -145,33 +145,33 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a cooldown of years": ({"scaling": {"cooldown": "99999h"}}, ["scaling.cooldown is 99999h", "between 0s and 744h"]),
     "a drain of years": ({"drain": {"timeout": "999999h"}}, ["drain.timeout is 999999h", "between 0s and 744h"]),
     "a consumer timeout of nothing": (
-        {"broker": {"secretRef": SECRET, "consumerTimeout": "0s"}},
+        {"broker": {"urlFrom": {"secretKeyRef": SECRET}, "consumerTimeout": "0s"}},
         ["broker.consumerTimeout is 0s", "between 1s and 744h"],
     ),
-    "a blocked hub of no time": ({"blocking": {"warnAfter": "0ms"}}, ["blocking.warnAfter is 0ms", "1ms and 744h"]),
-    "a restart for nothing": ({"blocking": {"restartAfter": "0s"}}, ["blocking.restartAfter is 0s", "1s and 744h"]),
+    "a blocked hub of no time": ({"hubWatchdog": {"warnAfter": "0ms"}}, ["hubWatchdog.warnAfter is 0ms", "1ms and 744h"]),
+    "a restart for nothing": ({"hubWatchdog": {"restartAfter": "0s"}}, ["hubWatchdog.restartAfter is 0s", "1s and 744h"]),
     "a worker of no age": ({"recycle": {"maxAge": "0s"}}, ["recycle.maxAge is 0s", "between 1s and 744h"]),
-    "a soft limit of nothing": ({"limits": {"soft": "0s"}}, ["limits.soft is 0s", "between 1ms and 744h"]),
-    "a hard limit of years": ({"limits": {"hard": "9999h"}}, ["limits.hard is 9999h", "between 1ms and 744h"]),
+    "a soft limit of nothing": ({"taskTimeLimits": {"soft": "0s"}}, ["taskTimeLimits.soft is 0s", "between 1ms and 744h"]),
+    "a hard limit of years": ({"taskTimeLimits": {"hard": "9999h"}}, ["taskTimeLimits.hard is 9999h", "between 1ms and 744h"]),
     "a warning after the restart": (
-        {"blocking": {"warnAfter": "2m", "restartAfter": "60s"}},
-        ["spec.blocking.warnAfter", "blocking.warnAfter is 2m", "restartAfter (60s)", "lower warnAfter"],
+        {"hubWatchdog": {"warnAfter": "2m", "restartAfter": "60s"}},
+        ["spec.hubWatchdog.warnAfter", "hubWatchdog.warnAfter is 2m", "restartAfter (60s)", "lower warnAfter"],
     ),
     "a soft limit above the hard one": (
-        {"limits": {"soft": "1m", "hard": "45s"}},
-        ["spec.limits.soft", "limits.soft is 1m", "limits.hard (45s)", "lower soft or raise hard"],
+        {"taskTimeLimits": {"soft": "1m", "hard": "45s"}},
+        ["spec.taskTimeLimits.soft", "taskTimeLimits.soft is 1m", "taskTimeLimits.hard (45s)", "lower soft or raise hard"],
     ),
-    "a soft limit at the hard one": ({"limits": {"soft": "1m", "hard": "60s"}}, ["limits.soft is 1m"]),
+    "a soft limit at the hard one": ({"taskTimeLimits": {"soft": "1m", "hard": "60s"}}, ["taskTimeLimits.soft is 1m"]),
     "less memory than Python needs": (
         {"recycle": {"maxMemory": "1"}},
         ["spec.recycle.maxMemory", "recycle.maxMemory is 1,", "write 16Mi or more"],
     ),
     "priority steps out of order": (
-        {"broker": {"secretRef": SECRET, "prioritySteps": [0, 6, 3]}},
+        {"broker": {"urlFrom": {"secretKeyRef": SECRET}, "prioritySteps": [0, 6, 3]}},
         ["spec.broker.prioritySteps", "is [0, 6, 3]", "ascending order"],
     ),
     "a priority step twice": (
-        {"broker": {"secretRef": SECRET, "prioritySteps": [0, 3, 3]}},
+        {"broker": {"urlFrom": {"secretKeyRef": SECRET}, "prioritySteps": [0, 3, 3]}},
         ["is [0, 3, 3]", "each step once"],
     ),
     "requests above limits": (
@@ -206,7 +206,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a negative CPU limit": ({"worker": {"resources": {"limits": {"cpu": -1}}}}, ["spec.worker.resources.limits"]),
     "a wrong CPU limit": ({"worker": {"resources": {"limits": {"cpu": "fast"}}}}, ["spec.worker.resources.limits"]),
     "a priority step above 255": (
-        {"broker": {"secretRef": SECRET, "prioritySteps": [256]}},
+        {"broker": {"urlFrom": {"secretKeyRef": SECRET}, "prioritySteps": [256]}},
         ["spec.broker.prioritySteps[0]"],
     ),
     "a schedule without five fields": (
@@ -355,18 +355,26 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         )
         for argument, fix in {
             "-A other": "set app", "--app=other": "set app", "-b redis://evil": "that Secret", "--broker=redis://evil": "that Secret",
-            "--result-backend redis://evil": "resultBackend.secretRef",
+            "--result-backend redis://evil": "resultBackend.urlFrom",
             "-Q x": "set queues", "-Qx": "set queues", "-EQx": "set queues", "--queues=x": "set queues", "--queues x": "set queues",
             "-X x": "set queues", "--exclude-queues=x": "set queues", "-P solo": "prefork.tasks", "--pool=solo": "prefork.tasks",
             "-c 5": "greenThreads", "-c5": "greenThreads", "--concurrency=5": "greenThreads", "--autoscale=9,1": "replicas",
             "-n me": "worker.labels", "--hostname=me": "worker.labels", "--prefetch-multiplier 9": "set that",
-            "--time-limit=9": "limits.hard", "--soft-time-limit 9": "limits.soft", "--max-tasks-per-child=9": "recycle.maxTasks",
+            "--time-limit=9": "taskTimeLimits.hard", "--soft-time-limit 9": "taskTimeLimits.soft", "--max-tasks-per-child=9": "recycle.maxTasks",
             "--max-memory-per-child=9": "recycle.maxTasks or maxMemory", "--uid=0": "runAsUser", "--gid=0": "runAsGroup",
             "-D": "foreground", "--detach": "foreground", "-B": "celery beat", "-EB": "celery beat", "--beat": "celery beat",
             "--purge": "celery purge", "--discard": "celery purge", "--workdir=/": "PYTHONPATH", "--config=x": "CELERY_CONFIG_MODULE",
             "--loader=x": "CELERY_LOADER", "broker_url=redis://evil": "configure the app", ".queues=x": "configure the app",
         }.items()
     },
+    # fields that had another name before
+    "a Secret by its old name": ({"broker": {"secretRef": SECRET}}, ["spec.broker.urlFrom", "Required value"]),
+    "time limits by their old name": ({"limits": {"hard": "45s"}}, ['unknown field "spec.limits"']),
+    "a watchdog by its old name": ({"blocking": {"warnAfter": "1s"}}, ['unknown field "spec.blocking"']),
+    "an activation by its old name": ({"scaling": {"activation": 5}}, ['unknown field "spec.scaling.activation"']),
+    "missing metrics by their old name": ({"scaling": {"whenBlind": {}}}, ['unknown field "spec.scaling.whenBlind"']),
+    "a pause in its old form": ({"scaling": {"pause": {"in": True}}}, ["spec.scaling.pause", "must be of type string"]),
+    "an unknown pause": ({"scaling": {"pause": "in"}}, ['spec.scaling.pause: Unsupported value: "in"', '"In"', '"Out"', '"All"']),
     # the network
     "a network without a way out": ({"network": {"egress": []}}, ["spec.network.egress", "at least 1"]),
     "a host as an address": (
@@ -415,7 +423,7 @@ def quiet(make_world: WorldMaker) -> Namespace:
 
 
 def refusal(namespace: Namespace, name: str, spec: dict[str, Any]) -> str:
-    minimal = {"app": "proj", "image": "proj:1", "broker": {"secretRef": SECRET}, "queues": ["feeds"]}
+    minimal = {"app": "proj", "image": "proj:1", "broker": {"urlFrom": {"secretKeyRef": SECRET}}, "queues": ["feeds"]}
     body = {
         "apiVersion": "greenfleet.io/v1alpha1",
         "kind": "GreenWorkerPool",
@@ -576,7 +584,9 @@ def test_one_queue_name_on_two_brokers_is_two_queues(world: World) -> None:
     shop = world.namespace
     shop.secret("broker-of-its-own", url=world.redis.url)
     shop.apply_pool("here", queues=["both"])
-    shop.apply_pool("there", queues=["both"], broker={"secretRef": {"name": "broker-of-its-own", "key": "url"}})
+    shop.apply_pool(
+        "there", queues=["both"], broker={"urlFrom": {"secretKeyRef": {"name": "broker-of-its-own", "key": "url"}}}
+    )
     for name in ("here", "there"):
         shop.await_condition(name, "Ready", "True")
         assert shop.condition(name, "Stalled")["status"] == "False"
@@ -600,7 +610,7 @@ def test_a_quota_that_leaves_no_room_is_stalled_and_more_room_heals_the_pool(mak
 
 def test_a_missing_secret_is_stalled_and_its_arrival_heals_the_pool(world: World, pool: str) -> None:
     shop = world.namespace
-    shop.apply_pool(pool, broker={"secretRef": {"name": f"{pool}-late", "key": "url"}})
+    shop.apply_pool(pool, broker={"urlFrom": {"secretKeyRef": {"name": f"{pool}-late", "key": "url"}}})
     said = shop.await_condition(pool, "Stalled", "True", "ReferenceMissing")
     assert f"'{pool}-late'" in said["message"]
     assert "create it" in said["message"]
@@ -612,7 +622,9 @@ def test_a_missing_secret_is_stalled_and_its_arrival_heals_the_pool(world: World
 def test_a_broker_url_is_in_no_log_event_status_or_metric(world: World, pool: str) -> None:
     shop = world.namespace
     shop.secret(f"{pool}-url", url="redis://user:hunter2@127.0.0.1:1/0")
-    shop.apply_pool(pool, broker={"secretRef": {"name": f"{pool}-url", "key": "url"}}, replicas={"min": 1, "max": 1})
+    shop.apply_pool(
+        pool, broker={"urlFrom": {"secretKeyRef": {"name": f"{pool}-url", "key": "url"}}}, replicas={"min": 1, "max": 1}
+    )
     shop.await_condition(pool, "Ready", "False", "ExporterNotReady")
     operator = world.operators[0]
     seen = [operator.text(), operator.get("/metrics"), str(shop.events(pool)), str(shop.pool(pool).get("status"))]

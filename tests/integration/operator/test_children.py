@@ -62,7 +62,7 @@ def test_the_children_appear_and_are_owned(world: World) -> None:
 def test_a_pool_that_has_its_broker_not_checked_is_warned_once_and_its_neighbours_stay_checked(world: World) -> None:
     shop = world.namespace
     shop.secret("unchecked", url=world.redis.url)
-    broker = {"secretRef": {"name": "unchecked", "key": "url"}}
+    broker = {"urlFrom": {"secretKeyRef": {"name": "unchecked", "key": "url"}}}
 
     def skips() -> bool:
         return "INSECURE_SKIP_VERIFY" in str(shop.find("deployments", names.exporter_name("unchecked", "url")))
@@ -86,7 +86,7 @@ def test_a_pool_that_joins_a_broker_is_measured_without_a_restart_of_the_exporte
     world.redis.client().rpush("early", "x")
     world.redis.client().rpush("late.prefork", "x", "x")
     shop.secret("joined", url=world.redis.url)
-    broker = {"secretRef": {"name": "joined", "key": "url"}}
+    broker = {"urlFrom": {"secretKeyRef": {"name": "joined", "key": "url"}}}
     name = names.exporter_name("joined", "url")
     shop.apply_pool("early", queues=["early"], broker=broker)
     shop.await_condition("early", "Ready", "True")
@@ -179,9 +179,9 @@ def test_an_exporter_that_no_pool_uses_any_more_goes_even_while_its_pool_stays(w
     shop = world.namespace
     for secret in ("broker-1", "broker-2"):
         shop.secret(secret, url=world.redis.url)
-    shop.apply_pool("moves", broker={"secretRef": {"name": "broker-1", "key": "url"}})
+    shop.apply_pool("moves", broker={"urlFrom": {"secretKeyRef": {"name": "broker-1", "key": "url"}}})
     eventually(lambda: "moves" in owners_of_exporter(world, "broker-1"), "the first exporter")
-    shop.apply_pool("moves", broker={"secretRef": {"name": "broker-2", "key": "url"}})
+    shop.apply_pool("moves", broker={"urlFrom": {"secretKeyRef": {"name": "broker-2", "key": "url"}}})
     eventually(lambda: owners_of_exporter(world, "broker-2") == ["moves"], "the new exporter")
     old = names.exporter_name("broker-1", "url")
     eventually(lambda: not shop.find("deployments", old), "the old exporter is gone")

@@ -103,7 +103,17 @@ def test_the_columns_of_kubectl_get(world: World) -> None:
 
 @pytest.mark.parametrize(
     "group",
-    ["", ".broker", ".greenThreads", ".replicas", ".scaling", ".scaling.schedules", ".prefork", ".limits", ".worker"],
+    [
+        "",
+        ".broker",
+        ".greenThreads",
+        ".replicas",
+        ".scaling",
+        ".scaling.schedules",
+        ".prefork",
+        ".taskTimeLimits",
+        ".worker",
+    ],
 )
 def test_explain_reads_like_documentation(group: str, world: World) -> None:
     """Every field of a group is there, with all of its description: what it is, in which unit, and its default."""
@@ -126,7 +136,7 @@ def test_a_server_side_dry_run_shows_the_defaults(world: World) -> None:
         "spec": {
             "app": "proj",
             "image": "proj:1",
-            "broker": {"secretRef": {"name": "broker", "key": "url"}},
+            "broker": {"urlFrom": {"secretKeyRef": {"name": "broker", "key": "url"}}},
             "queues": ["dry"],
         },
     }

@@ -159,7 +159,7 @@ def test_blind_pools_hold_or_rise_to_their_floor_say_so_once_and_recover(
     operator = world.operator().start()
     scaling = {**FLEET["scaling"], "cooldown": "3s"}
     held = Hub(world, "held", scaling=scaling)
-    floor = Hub(world, "floor", scaling={**scaling, "whenBlind": {"policy": "floor", "floor": 1}})
+    floor = Hub(world, "floor", scaling={**scaling, "onMissingMetrics": {"policy": "floor", "floor": 1}})
     held.await_seen()
     floor.await_seen()
     held.publish(5, 0.1)
@@ -196,7 +196,7 @@ def test_a_sample_without_the_pools_own_namespace_label_is_not_believed(
     operator, prometheus = calm_world.operators[0], calm_world.prometheus
     name = fresh_name("label")
     calm_world.namespace.secret(name, url=calm_world.redis.url)  # so that its exporter is its own
-    hub = Hub(calm_world, name, broker={"secretRef": {"name": name, "key": "url"}})
+    hub = Hub(calm_world, name, broker={"urlFrom": {"secretKeyRef": {"name": name, "key": "url"}}})
     hub.await_seen()
     deployment = names.exporter_name(name, "url")
     [exporter] = [target for target in prometheus.names() if target.startswith(deployment)]
@@ -277,7 +277,7 @@ def test_dry_run_decides_and_writes_nothing(calm_world: World) -> None:
 
 def test_pausing_out_holds_and_unpausing_lets_go(calm_world: World) -> None:
     operator = calm_world.operators[0]
-    hub = Hub(calm_world, "pause", scaling={**FLEET["scaling"], "pause": {"out": True}})
+    hub = Hub(calm_world, "pause", scaling={**FLEET["scaling"], "pause": "Out"})
     hub.await_seen()
     hub.publish(5, 0.1)
     hub.shop.await_condition("pause", "ScalingLimited", "True", "Paused")

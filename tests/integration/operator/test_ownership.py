@@ -104,7 +104,7 @@ def test_an_exporter_of_somebody_else_is_left_alone(make_world: WorldMaker) -> N
     world.operator().start()
     shop.apply_pool("web")
     stalled = shop.await_condition("web", "Stalled", "True", "NameTaken")
-    assert "broker.secretRef is 'broker'" in stalled["message"]
+    assert "broker.urlFrom is 'broker'" in stalled["message"]
     assert said(shop.find("deployments", EXPORTER)) == before
     world.close()
 

@@ -77,7 +77,8 @@ def _use_every_right(world: World, tmp_path: Path) -> None:
     eventually(lambda: not shop.api.items(shop.path("networkpolicies")), "the policies are removed")
     shop.secret("other", url=world.redis.url)
     shop.api.merge(
-        shop.path("greenworkerpools", "feeds"), {"spec": {"broker": {"secretRef": {"name": "other", "key": "url"}}}}
+        shop.path("greenworkerpools", "feeds"),
+        {"spec": {"broker": {"urlFrom": {"secretKeyRef": {"name": "other", "key": "url"}}}}},
     )
     eventually(lambda: len(_exporters(shop.api.items(shop.path("deployments")))) == 1, "the old exporter is removed")
     _never_forbidden(operator)
@@ -209,7 +210,9 @@ def test_helm_tests_own_rights_suffice_to_wait_for_pools_and_it_says_what_it_wai
     assert nobody.returncode == 1
     assert "waiting" in nobody.stdout
     world.operator().start()
-    shop.apply_pool("feeds", replicas={"min": 1, "max": 1}, broker={"secretRef": {"name": "late", "key": "url"}})
+    shop.apply_pool(
+        "feeds", replicas={"min": 1, "max": 1}, broker={"urlFrom": {"secretKeyRef": {"name": "late", "key": "url"}}}
+    )
     shop.await_condition("feeds", "Stalled", "True", "ReferenceMissing")
     stalled = _wait(shop, identity, "1s")
     assert stalled.returncode == 1

@@ -96,10 +96,13 @@ def _await_ticks(operator: Operator, count: int) -> None:
 
 FORBIDDEN: dict[str, tuple[Object, str]] = {
     "a Secret of another namespace": (
-        {"broker": {"secretRef": {"name": "broker", "key": "url", "namespace": "kube-system"}}},
-        "secretRef.namespace",
+        {"broker": {"urlFrom": {"secretKeyRef": {"name": "broker", "key": "url", "namespace": "kube-system"}}}},
+        "secretKeyRef.namespace",
     ),
-    "a Secret by a path": ({"broker": {"secretRef": {"name": "../kube-system/token", "key": "url"}}}, "secretRef.name"),
+    "a Secret by a path": (
+        {"broker": {"urlFrom": {"secretKeyRef": {"name": "../kube-system/token", "key": "url"}}}},
+        "secretKeyRef.name",
+    ),
     "a Prometheus by its address": (
         {"scaling": {"prometheus": {"server": "http://evil.example:9090"}}},
         "prometheus.server",
@@ -144,7 +147,7 @@ def test_an_unknown_field_that_a_client_forces_in_is_dropped_and_not_obeyed(worl
         "app": "hub_app",
         "image": "registry.example/hub:1",
         "queues": [pool],
-        "broker": {"secretRef": {"name": "broker", "key": "url", "namespace": "kube-system"}},
+        "broker": {"urlFrom": {"secretKeyRef": {"name": "broker", "key": "url", "namespace": "kube-system"}}},
         "worker": {"hostNetwork": True, "securityContext": {"privileged": True}},
     }
     body = {
@@ -155,7 +158,7 @@ def test_an_unknown_field_that_a_client_forces_in_is_dropped_and_not_obeyed(worl
     }
     shop.api.ask("POST", shop.path("greenworkerpools"), body, fieldValidation="Ignore")
     deployment = eventually(lambda: shop.deployment(pool), "the workers' Deployment")
-    assert "namespace" not in shop.pool(pool)["spec"]["broker"]["secretRef"]
+    assert "namespace" not in shop.pool(pool)["spec"]["broker"]["urlFrom"]["secretKeyRef"]
     assert deployment["metadata"]["namespace"] == shop.name
     text = json.dumps(deployment["spec"])
     assert "hostNetwork" not in text
@@ -171,8 +174,8 @@ def test_the_operator_reaches_no_address_that_a_pool_brings(world: World, pool: 
         pool,
         app="hub_app",
         image=f"{listener.address}/hub:1",
-        broker={"secretRef": {"name": f"{pool}-url", "key": "url"}, "keyPrefix": "x"},
-        resultBackend={"secretRef": {"name": f"{pool}-url", "key": "url"}},
+        broker={"urlFrom": {"secretKeyRef": {"name": f"{pool}-url", "key": "url"}}, "keyPrefix": "x"},
+        resultBackend={"urlFrom": {"secretKeyRef": {"name": f"{pool}-url", "key": "url"}}},
         scaling={"prometheus": {"query": f'up{{instance="{listener.address}"}}'}},
         worker={"env": [{"name": "HTTP_PROXY", "value": address}], "annotations": {"prometheus.io/path": address}},
     )
@@ -194,7 +197,7 @@ def test_queries_are_the_same_whatever_pools_say(make_world: WorldMaker, listene
     shop.apply_pool(
         "strange",
         queues=["a.b:c/d-e", "sum", "or"],
-        broker={"secretRef": {"name": "broker", "key": "url"}, "keyPrefix": "{x}:"},
+        broker={"urlFrom": {"secretKeyRef": {"name": "broker", "key": "url"}}, "keyPrefix": "{x}:"},
     )
     eventually(lambda: shop.deployment("strange"), "the operator looks after it")
     _await_ticks(operator, 8)

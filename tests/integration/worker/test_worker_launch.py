@@ -26,7 +26,7 @@ Start = Callable[..., Worker]
         ({"arguments": ["-B"]}, "worker.extraArgs", "beat"),
         ({"arguments": ["-c", "7"]}, "worker.extraArgs", "green threads"),
         ({"arguments": ["-Q", "foreign"]}, "worker.extraArgs", "use queues"),
-        ({"environment": {"BROKER_URL": "redis://:hunter2@127.0.0.1:1"}}, "worker.env", "broker.secretRef"),
+        ({"environment": {"BROKER_URL": "redis://:hunter2@127.0.0.1:1"}}, "worker.env", "broker.urlFrom"),
         ({"environment": {"REMAP_SIGTERM": "SIGQUIT"}}, "worker.env", "cold shutdown"),
         ({"app": "no_such_app"}, "app", "no_such_app"),
         ({"environment": {"GREENWORKER_PREFORK_TASKS": "parse"}}, "GREENWORKER_PREFORK_TASKS", "JSON"),
@@ -163,7 +163,7 @@ def test_a_result_backend_that_cannot_be_read_leaves_no_part_of_its_password(
     )
     assert worker.wait(30) == 78
     said = json.loads(worker.termination_log.read_text())
-    assert said["field"] == "resultBackend.secretRef"
+    assert said["field"] == "resultBackend.urlFrom"
     for text in (worker.termination_log.read_text(), worker.log.read_text()):
         assert "hunter2" not in text
         assert "s3cret" not in text

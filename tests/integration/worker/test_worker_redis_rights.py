@@ -67,7 +67,7 @@ def test_a_missing_right_is_refused_before_a_message_is_taken(
     worker = start_worker(user(own_redis, rights), pool=pool)
     assert worker.wait(30) == 78, worker.tail()
     said = json.loads(worker.termination_log.read_text())
-    assert said["field"] == "broker.secretRef"
+    assert said["field"] == "broker.urlFrom"
     assert said["value"] == "user shop"
     assert "NOPERM" in said["reason"]
     assert missing in said["reason"]

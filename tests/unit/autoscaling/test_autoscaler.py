@@ -323,13 +323,13 @@ def test_tasks_held_for_an_eta_keep_one_worker_and_are_not_backlog() -> None:
 
 def test_unacked_messages_without_a_worker_get_one_to_restore_them() -> None:
     assert first(sample(workers=0, unacked=7)).replicas == 1
-    assert first(sample(workers=0, unacked=7), replace(SPEC, activation=100)).replicas == 1
+    assert first(sample(workers=0, unacked=7), replace(SPEC, activation_threshold=100)).replicas == 1
     for unacked, said in ((1, "to end or restore 1 unacked message"), (7, "to end or restore 7 unacked messages")):
         assert first(sample(workers=0, unacked=unacked)).why.summary.endswith(said)
 
 
 def test_activation_keeps_a_pool_at_zero_until_enough_waits() -> None:
-    spec = replace(SPEC, activation=10)
+    spec = replace(SPEC, activation_threshold=10)
     asleep = first(sample(10, workers=0), spec)
     assert (asleep.replicas, asleep.limited) == (0, DecisionReason.ACTIVATION)
     assert first(sample(11, workers=0), spec).replicas >= 1

@@ -195,7 +195,7 @@ def test_the_tasks_change_as_the_simulators_do(app: ModuleType, monkeypatch: pyt
 def test_greenfleet_is_told_max_wait_and_nothing_else() -> None:
     spec = pool_body(Fleet("greenfleet", "greenfleet", 0), load(TRACES / "burst.json"))["spec"]
     assert spec["scaling"] == {"maxWait": "30s"}
-    assert not {"greenThreads", "drain", "blocking", "limits"} & set(spec)
+    assert not {"greenThreads", "drain", "hubWatchdog", "taskTimeLimits"} & set(spec)
 
 
 def test_kedas_pods_are_greenfleets_with_fixed_threads() -> None:

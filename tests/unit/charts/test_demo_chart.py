@@ -61,7 +61,7 @@ def test_prometheus_says_itself_whose_sample_it_is(render: Render) -> None:
 def test_the_broker_secret_is_the_one_that_the_example_pool_names(manifests: Manifests) -> None:
     (secret,) = of_kind(manifests, "Secret")
     pool = yaml.safe_load((REPOSITORY / "examples" / "feedhub.yaml").read_text(encoding="utf-8"))
-    reference = pool["spec"]["broker"]["secretRef"]
+    reference = pool["spec"]["broker"]["urlFrom"]["secretKeyRef"]
     assert secret["metadata"]["name"] == reference["name"]
     assert secret["stringData"] == {reference["key"]: "redis://redis.demo:6379/0"}
 

@@ -17,7 +17,7 @@ Object = dict[str, Any]
 MINIMAL = {
     "app": "proj",
     "image": "registry.example/proj:1.4",
-    "broker": {"secretRef": {"name": "broker", "key": "url"}},
+    "broker": {"urlFrom": {"secretKeyRef": {"name": "broker", "key": "url"}}},
     "queues": ["feeds"],
 }
 

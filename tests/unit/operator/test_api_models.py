@@ -24,8 +24,12 @@ def test_the_twelve_line_resource_gets_the_documented_defaults() -> None:
         "30s",
         "5m",
     )
-    assert (spec.scaling.when_blind.policy, spec.scaling.prometheus.source) == ("hold", "greenfleet")
-    assert (spec.blocking.warn_after, spec.blocking.restart_after, spec.drain.timeout) == ("100ms", "60s", "60s")
+    assert (spec.scaling.on_missing_metrics.policy, spec.scaling.prometheus.source) == ("hold", "greenfleet")
+    assert (spec.hub_watchdog.warn_after, spec.hub_watchdog.restart_after, spec.drain.timeout) == (
+        "100ms",
+        "60s",
+        "60s",
+    )
     assert spec.prefork is None
     assert spec.worker.security_context.run_as_user == 65532
 
@@ -64,7 +68,7 @@ def test_a_spec_is_a_value_and_cannot_be_changed() -> None:
         ({"queues": ['a"b']}, "spec.queues.0", "'a\"b'"),
         ({"scaling": {"maxWait": "soon"}}, "spec.scaling.maxWait", "'soon'"),
         ({"threads": 5}, "spec.threads", "'5'"),
-        ({"broker": {"secretRef": {"name": "b"}}}, "spec.broker.secretRef.key", ""),
+        ({"broker": {"urlFrom": {"secretKeyRef": {"name": "b"}}}}, "spec.broker.urlFrom.secretKeyRef.key", ""),
         ({"worker": {"resources": {"limits": {"cpu": -1}}}}, "spec.worker.resources.limits.cpu", "'-1'"),
         ({"worker": {"resources": {"limits": {"cpu": "fast"}}}}, "spec.worker.resources.limits.cpu", "'fast'"),
         ({"app": "os; rm -rf /"}, "spec.app", "'os; rm -rf /'"),
@@ -81,14 +85,14 @@ def test_an_invalid_spec_is_said_with_field_value_reason_and_fix(spec: dict[str,
 
 WITHIN = json.dumps(custom_resource_definition()).count("choose a duration between them")
 OLDER = {
-    "broker": {"secretRef": {"name": "broker", "key": "url"}, "consumerTimeout": "0s"},
+    "broker": {"urlFrom": {"secretKeyRef": {"name": "broker", "key": "url"}}, "consumerTimeout": "0s"},
     "scaling": {
         "maxWait": "0s",
         "cooldown": "99999h",
         "schedules": [{"cron": "0 8 * * *", "duration": "166000h", "minReplicas": 1}],
     },
-    "blocking": {"warnAfter": "0ms", "restartAfter": "0s"},
-    "limits": {"soft": "0s", "hard": "9999h"},
+    "hubWatchdog": {"warnAfter": "0ms", "restartAfter": "0s"},
+    "taskTimeLimits": {"soft": "0s", "hard": "9999h"},
     "recycle": {"maxAge": "0s"},
     "drain": {"timeout": "999999h"},
 }

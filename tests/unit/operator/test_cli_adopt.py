@@ -58,7 +58,7 @@ def test_a_plain_deployment_becomes_a_pool_that_says_the_same() -> None:
         "spec": {
             "app": "proj",
             "image": "registry.example/proj:1.4",
-            "broker": {"secretRef": {"name": "broker", "key": "url"}},
+            "broker": {"urlFrom": {"secretKeyRef": {"name": "broker", "key": "url"}}},
             "queues": ["feeds", "slow"],
             "replicas": {"min": 1, "max": 10},
             "greenThreads": {"start": 200, "max": 1000},
@@ -101,7 +101,7 @@ def test_everything_that_has_a_counterpart_is_carried_over() -> None:
     }
     spec = adopted(deployment(pod, {"annotations": {"team": "news"}}, **container))
     assert spec["drain"] == {"timeout": "300s"}
-    assert spec["limits"] == {"soft": "30s", "hard": "45s"}
+    assert spec["taskTimeLimits"] == {"soft": "30s", "hard": "45s"}
     assert spec["recycle"] == {"maxTasks": 1000, "maxMemory": "524288Ki"}
     assert spec["imagePullPolicy"] == "Always"
     assert spec["imagePullSecrets"] == [{"name": "registry"}]

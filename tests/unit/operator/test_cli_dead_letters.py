@@ -20,7 +20,9 @@ LETTER = {
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A kubectl that notes its arguments and answers as the API server and the exporter's pod do."""
-    pool = {"spec": {"broker": {"secretRef": {"name": "broker", "key": "url"}}, "queues": ["feeds", "slow"]}}
+    pool = {
+        "spec": {"broker": {"urlFrom": {"secretKeyRef": {"name": "broker", "key": "url"}}}, "queues": ["feeds", "slow"]}
+    }
     (tmp_path / "pool.json").write_text(json.dumps(pool))
     (tmp_path / "letters.json").write_text(json.dumps([LETTER]))
     program = tmp_path / "kubectl"

@@ -46,7 +46,7 @@ def test_two_pools_on_one_queue_of_one_broker_are_both_in_conflict_and_a_third_i
 
 
 def test_the_same_queue_of_another_broker_or_namespace_is_another_queue() -> None:
-    other = {"secretRef": {"name": "broker-2", "key": "url"}}
+    other = {"urlFrom": {"secretKeyRef": {"name": "broker-2", "key": "url"}}}
     assert not conflicts(registry(body("a"), body("b", broker=other), body("a", namespace="other")))
 
 
@@ -220,9 +220,9 @@ def test_the_law_is_told_what_the_user_wrote_in_its_own_units() -> None:
                 "mode": "manual",
                 "maxWait": "1m30s",
                 "cooldown": "10m",
-                "activation": 5,
-                "pause": {"in": True},
-                "whenBlind": {"policy": "floor", "floor": 2},
+                "activationThreshold": 5,
+                "pause": "In",
+                "onMissingMetrics": {"policy": "floor", "floor": 2},
                 "behavior": {
                     "scaleUp": {"policies": [{"type": "Pods", "value": 2, "periodSeconds": 60}]},
                     "scaleDown": {"selectPolicy": "Disabled", "stabilizationWindowSeconds": 300},
@@ -234,14 +234,14 @@ def test_the_law_is_told_what_the_user_wrote_in_its_own_units() -> None:
     )
     assert (spec.threads_min, spec.threads_max, spec.threads_start, spec.threads_total) == (5, 50, 20, 400)
     assert (spec.replicas_min, spec.replicas_max, spec.manual_replicas, spec.mode) == (1, 4, 3, Mode.MANUAL)
-    assert (spec.max_wait_seconds, spec.cooldown_seconds, spec.activation) == (90, 600, 5)
+    assert (spec.max_wait_seconds, spec.cooldown_seconds, spec.activation_threshold) == (90, 600, 5)
     assert (spec.pause_in, spec.pause_out, spec.missing_metrics_floor, spec.drain_seconds) == (True, False, 2, 120)
     assert (spec.cpu_limit_cores, spec.memory_limit_bytes, spec.scrape_interval_seconds) == (0.5, 2**30, 15)
     assert (spec.scale_up.policies[0].value, spec.scale_down.select_policy) == (2, "Disabled")
 
 
 def test_a_floor_counts_with_the_policy_floor_only() -> None:
-    spec = scaling_spec(pool(scaling={"whenBlind": {"policy": "hold", "floor": 5}}), Role.EVENTLET, 15)
+    spec = scaling_spec(pool(scaling={"onMissingMetrics": {"policy": "hold", "floor": 5}}), Role.EVENTLET, 15)
     assert spec.missing_metrics_floor is None
 
 
@@ -333,7 +333,7 @@ def test_only_pools_that_share_a_queue_are_looked_at_when_one_comes_or_goes() ->
         ({"queues": ["feeds", "more"]}, True),
         ({"prefork": {}}, True),
         ({"network": {"egress": [{}]}}, True),
-        ({"broker": {"secretRef": {"name": "broker", "key": "url"}, "metricsPort": 15693}}, True),
+        ({"broker": {"urlFrom": {"secretKeyRef": {"name": "broker", "key": "url"}}, "metricsPort": 15693}}, True),
     ],
 )
 def test_the_exporter_is_looked_at_only_when_a_change_concerns_it(change: Object, concerned: bool) -> None:
@@ -344,7 +344,7 @@ def test_the_exporter_is_looked_at_only_when_a_change_concerns_it(change: Object
 
 def test_a_pool_that_moves_to_another_broker_is_found_there_only() -> None:
     found = registry(body("a"), body("b"))
-    found.put(body("a", generation=2, broker={"secretRef": {"name": "broker-2", "key": "url"}}))
+    found.put(body("a", generation=2, broker={"urlFrom": {"secretKeyRef": {"name": "broker-2", "key": "url"}}}))
     assert [pool.name for pool in found.of_broker("shop/broker/url")] == ["b"]
     assert [pool.name for pool in found.of_broker("shop/broker-2/url")] == ["a"]
 

@@ -96,7 +96,7 @@ def test_every_pod_has_a_writable_tmp_and_a_mount_of_the_users_there_wins() -> N
 
 
 def test_secrets_reach_the_pod_by_reference_only() -> None:
-    found = environment(worker(pool(resultBackend={"secretRef": {"name": "results", "key": "url"}})))
+    found = environment(worker(pool(resultBackend={"urlFrom": {"secretKeyRef": {"name": "results", "key": "url"}}})))
     assert found["CELERY_BROKER_URL"] == {"secretKeyRef": {"name": "broker", "key": "url"}}
     assert found["CELERY_RESULT_BACKEND"] == {"secretKeyRef": {"name": "results", "key": "url"}}
     assert "CELERY_RESULT_BACKEND" not in environment(worker(pool()))
@@ -106,13 +106,13 @@ def test_the_environment_says_everything_that_the_spec_says() -> None:
     found = environment(
         worker(
             pool(
-                limits={"soft": "30s", "hard": "1m"},
+                taskTimeLimits={"soft": "30s", "hard": "1m"},
                 recycle={"maxAge": "2h", "maxMemory": "512Mi", "maxTasks": 1000},
-                blocking={"warnAfter": "250ms", "restartAfter": "2m"},
+                hubWatchdog={"warnAfter": "250ms", "restartAfter": "2m"},
                 drain={"timeout": "90s"},
                 worker={"prefetchMultiplier": 4},
                 broker={
-                    "secretRef": {"name": "broker", "key": "url"},
+                    "urlFrom": {"secretKeyRef": {"name": "broker", "key": "url"}},
                     "keyPrefix": "app:",
                     "prioritySteps": [0, 5],
                 },
@@ -223,7 +223,7 @@ def test_the_grace_period_outlasts_the_drain_and_a_blocked_hub_gets_fifteen_seco
 
 
 def test_a_long_blocking_task_that_the_user_allows_does_not_fail_the_liveness_probe() -> None:
-    probe = worker(pool(blocking={"restartAfter": "10m"}))["livenessProbe"]
+    probe = worker(pool(hubWatchdog={"restartAfter": "10m"}))["livenessProbe"]
     assert probe["httpGet"]["path"] == "/healthz"
     assert probe["periodSeconds"] <= 30
 
@@ -242,7 +242,7 @@ def test_a_change_of_thread_bounds_scaling_or_routes_never_rolls_the_workers_out
             greenThreads={"min": 50, "max": 500, "start": 60, "total": 5000},
             replicas={"min": 2, "max": 50},
             manualReplicas=7,
-            scaling={"mode": "manual", "maxWait": "5s", "pause": {"in": True}},
+            scaling={"mode": "manual", "maxWait": "5s", "pause": "In"},
         )
     )
     assert before["spec"]["template"] == after["spec"]["template"]
@@ -285,7 +285,9 @@ def test_the_exporter_is_owned_by_every_pool_of_its_broker_and_controlled_by_non
 
 def test_the_exporter_measures_every_queue_of_every_pool_once_whatever_the_order() -> None:
     one = pool("one", queues=["z", "a"], prefork={})
-    two = pool("two", queues=["m"], broker={"secretRef": {"name": "broker", "key": "url"}, "keyPrefix": "p:"})
+    two = pool(
+        "two", queues=["m"], broker={"urlFrom": {"secretKeyRef": {"name": "broker", "key": "url"}}, "keyPrefix": "p:"}
+    )
     forward, backward = exporter(one, two), exporter(two, one)
     assert forward["spec"] == backward["spec"]
     [config, *_] = exporter_children([one, two], IMAGE, "IfNotPresent", [])
@@ -310,7 +312,10 @@ def test_the_exporter_reads_the_broker_url_from_a_file_that_kubelet_keeps_up_to_
 
 def test_a_private_authority_reaches_worker_and_exporter() -> None:
     resource = pool(
-        broker={"secretRef": {"name": "broker", "key": "url"}, "caSecretRef": {"name": "broker-ca", "key": "tls.crt"}}
+        broker={
+            "urlFrom": {"secretKeyRef": {"name": "broker", "key": "url"}},
+            "caSecretRef": {"name": "broker-ca", "key": "tls.crt"},
+        }
     )
     expected = {"secretName": "broker-ca", "items": [{"key": "tls.crt", "path": "ca.crt"}]}
     for spec in (pod(resource), exporter(resource)["spec"]["template"]["spec"]):

@@ -65,7 +65,7 @@ def test_dry_run_decides_says_so_and_writes_nothing_but_the_status(
     assert metrics.registry.get_sample_value("greenfleet_desired_workers", labels) is not None
 
 
-@pytest.mark.parametrize(("pause", "depth", "replicas"), [("out", 50_000.0, 1), ("in", 0.0, 2)])
+@pytest.mark.parametrize(("pause", "depth", "replicas"), [("Out", 50_000.0, 1), ("In", 0.0, 2), ("All", 0.0, 2)])
 def test_a_pause_in_one_direction_holds_that_direction(
     pause: str, depth: float, replicas: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,7 +76,7 @@ def test_a_pause_in_one_direction_holds_that_direction(
         assert cluster.scaled == []
         assert cluster.condition("ScalingActive")["reason"] == "Paused"
 
-    play(scenario, monkeypatch, replicas=replicas, pause={pause: True})
+    play(scenario, monkeypatch, replicas=replicas, pause=pause)
 
 
 def test_a_pause_in_the_other_direction_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,7 @@ def test_a_pause_in_the_other_direction_does_not(monkeypatch: pytest.MonkeyPatch
         await pass_time(5 * TICK)
         assert cluster.scaled
 
-    play(scenario, monkeypatch, replicas=1, pause={"in": True})
+    play(scenario, monkeypatch, replicas=1, pause="In")
 
 
 def test_the_most_idle_pods_are_marked_to_leave_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,9 +104,9 @@ def test_several_queues_are_one_backlog(monkeypatch: pytest.MonkeyPatch) -> None
         await pass_time(2 * TICK)
         world.depth = 5.0  # in each of both
         await pass_time(TICK)
-        assert cluster.scaled == [1], "ten are more than the activation of nine; five are not"
+        assert cluster.scaled == [1], "ten are more than the threshold of nine; five are not"
 
-    play(scenario, monkeypatch, replicas=0, activation=9)
+    play(scenario, monkeypatch, replicas=0, activationThreshold=9)
 
 
 def test_the_last_fifty_reasons_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +173,7 @@ def test_nobody_glances_at_pools_that_work_or_wait_for_more(monkeypatch: pytest.
         assert world.asked == []
         assert cluster.scaled == []
 
-    play(scenario, monkeypatch, replicas=0, activation=9)
+    play(scenario, monkeypatch, replicas=0, activationThreshold=9)
     play(scenario, monkeypatch, replicas=1)
 
 

@@ -219,8 +219,8 @@ def test_an_unreachable_prometheus_is_said_at_once_even_of_a_new_pool() -> None:
     [
         ({"mode": "manual"}, "Manual"),
         ({"mode": "dry-run"}, "DryRun"),
-        ({"pause": {"in": True}}, "Paused"),
-        ({"pause": {"out": True}}, "Paused"),
+        ({"pause": "In"}, "Paused"),
+        ({"pause": "All"}, "Paused"),
         ({}, "Active"),
     ],
 )

@@ -63,7 +63,7 @@ def test_accepts_what_the_operator_sends() -> None:
 def test_an_unreadable_result_backend_is_refused_without_a_part_of_its_password(url: str) -> None:
     with pytest.raises(MisconfiguredError) as refused:
         check(Arguments.parse(GOOD), "eventlet", {"CELERY_BROKER_URL": "redis://h", "CELERY_RESULT_BACKEND": url})
-    assert refused.value.field == "resultBackend.secretRef"
+    assert refused.value.field == "resultBackend.urlFrom"
     for said in (str(refused.value), refused.value.as_json()):
         assert "hun" not in said
         assert "s3cret" not in said
@@ -87,7 +87,7 @@ def test_a_result_backend_of_another_kind_has_its_own_address(url: str) -> None:
 def test_an_unreadable_broker_url_is_refused_without_a_part_of_its_password(url: str) -> None:
     with pytest.raises(MisconfiguredError) as refused:
         check(Arguments.parse(GOOD), "eventlet", {"CELERY_BROKER_URL": url})
-    assert refused.value.field == "broker.secretRef"
+    assert refused.value.field == "broker.urlFrom"
     for said in (str(refused.value), refused.value.as_json()):
         assert "top" not in said
         assert "secret@" not in said
@@ -128,10 +128,10 @@ def test_refuses_what_breaks_the_pool(more: list[str], environ: dict[str, str]) 
         (["--queues", "foreign"], "queues"), (["-X", "feeds"], "queues"), (["--exclude-queues=feeds"], "queues"),
         (["-A", "other"], "app"), (["-n", "me@%h"], "worker.labels"), (["--hostname=me"], "worker.labels"),
         (["-P", "eventlet"], "prefork.tasks"), (["--prefetch-multiplier=9"], "worker.prefetchMultiplier"),
-        (["--time-limit=9"], "limits.hard"), (["--soft-time-limit", "9"], "limits.soft"), (["--purge"], "celery purge"),
+        (["--time-limit=9"], "taskTimeLimits.hard"), (["--soft-time-limit", "9"], "taskTimeLimits.soft"), (["--purge"], "celery purge"),
         (["--discard"], "celery purge"), (["--uid=0"], "runAsUser"), (["broker_url=redis://:hunter2@evil"], "configuration"),
-        (["--", "task.always_eager=1"], "configuration"), (["-b", "redis://:hunter2@evil"], "broker.secretRef"),
-        (["--broker=redis://:hunter2@evil"], "broker.secretRef"), (["--result-backend=redis://:hunter2@evil"], "resultBackend"),
+        (["--", "task.always_eager=1"], "configuration"), (["-b", "redis://:hunter2@evil"], "broker.urlFrom"),
+        (["--broker=redis://:hunter2@evil"], "broker.urlFrom"), (["--result-backend=redis://:hunter2@evil"], "resultBackend"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("role", ["eventlet", "prefork"])
@@ -150,10 +150,10 @@ URL = "redis://:hunter2@ours"
 @pytest.mark.parametrize(
     ("environ", "needle"),
     [
-        ({"CELERY_BROKER_READ_URL": "redis://:hunter2@evil"}, "broker.secretRef"),
-        ({"CELERY_BROKER_WRITE_URL": "redis://:hunter2@evil"}, "broker.secretRef"),
-        ({"BROKER_URL": "redis://:hunter2@evil"}, "broker.secretRef"),
-        ({"RESULT_BACKEND": "redis://:hunter2@evil", "CELERY_RESULT_BACKEND": URL}, "resultBackend.secretRef"),
+        ({"CELERY_BROKER_READ_URL": "redis://:hunter2@evil"}, "broker.urlFrom"),
+        ({"CELERY_BROKER_WRITE_URL": "redis://:hunter2@evil"}, "broker.urlFrom"),
+        ({"BROKER_URL": "redis://:hunter2@evil"}, "broker.urlFrom"),
+        ({"RESULT_BACKEND": "redis://:hunter2@evil", "CELERY_RESULT_BACKEND": URL}, "resultBackend.urlFrom"),
         ({"CELERY_WORKER_EXCLUDE_QUEUES": "feeds"}, "queues"),
         ({"CELERY_WORKER_PURGE": "1"}, "remove the variable"),
     ],

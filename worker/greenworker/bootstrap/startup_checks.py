@@ -20,8 +20,8 @@ _LONG_FLAGS = frozenset({
 
 
 _HAS_A_FIELD = {
-    "-b": "broker.secretRef", "--result-backend": "resultBackend.secretRef", "-X": "queues",
-    "--prefetch-multiplier": "worker.prefetchMultiplier", "--time-limit": "limits.hard", "--soft-time-limit": "limits.soft",
+    "-b": "broker.urlFrom", "--result-backend": "resultBackend.urlFrom", "-X": "queues",
+    "--prefetch-multiplier": "worker.prefetchMultiplier", "--time-limit": "taskTimeLimits.hard", "--soft-time-limit": "taskTimeLimits.soft",
     "--uid": "worker.securityContext.runAsUser", "--gid": "worker.securityContext.runAsGroup",
 }  # fmt: skip
 """Options that say anew what the resource says, and the field to use."""
@@ -36,9 +36,10 @@ _GIVEN = {
 """Options that the operator gives itself: the last one counts in Celery, so a second one would go around the field."""
 
 _VARIABLES = {
-    "CELERY_BROKER_READ_URL": "broker.secretRef", "CELERY_BROKER_WRITE_URL": "broker.secretRef",
+    "CELERY_BROKER_READ_URL": "broker.urlFrom", "CELERY_BROKER_WRITE_URL": "broker.urlFrom",
     "CELERY_WORKER_EXCLUDE_QUEUES": "queues", "CELERY_WORKER_PURGE": "", "CELERY_WORKER_BEAT": "", "CELERY_WORKER_DETACH": "",
-    "CELERY_WORKER_AUTOSCALE": "greenThreads", "CELERY_WORKER_TIME_LIMIT": "limits.hard", "CELERY_WORKER_SOFT_TIME_LIMIT": "limits.soft",
+    "CELERY_WORKER_AUTOSCALE": "greenThreads", "CELERY_WORKER_TIME_LIMIT": "taskTimeLimits.hard",
+    "CELERY_WORKER_SOFT_TIME_LIMIT": "taskTimeLimits.soft",
     "CELERY_WORKER_MAX_TASKS_PER_CHILD": "recycle.maxTasks", "CELERY_WORKER_MAX_MEMORY_PER_CHILD": "recycle.maxMemory",
     "CELERY_WORKER_UID": "worker.securityContext.runAsUser", "CELERY_WORKER_GID": "worker.securityContext.runAsGroup",
 }  # fmt: skip
@@ -150,7 +151,7 @@ def _check_fields(arguments: Arguments, environ: Mapping[str, str]) -> None:
     reason = "the resource has a field for it, and rules on that field must hold"
     for option, name in _HAS_A_FIELD.items():
         if option in arguments.options:
-            shown = option if name.endswith("secretRef") else f"{option} {arguments.options[option]}"
+            shown = option if name.endswith("urlFrom") else f"{option} {arguments.options[option]}"
             raise MisconfiguredError("worker.extraArgs", shown, reason, f"remove the option and use {name}")
     for option, name in _GIVEN.items():
         if option in arguments.repeated:
@@ -175,13 +176,13 @@ def _check_fields(arguments: Arguments, environ: Mapping[str, str]) -> None:
         if environ.get(ours) and environ.get(variable, environ[ours]) != environ[ours]:
             field = "broker" if ours == "CELERY_BROKER_URL" else "resultBackend"
             raise MisconfiguredError(
-                "worker.env", variable, f"Celery's command line takes it for its own option and prefers it to {field}.secretRef",
-                f"give the variable another name, or the same value as {field}.secretRef",
+                "worker.env", variable, f"Celery's command line takes it for its own option and prefers it to {field}.urlFrom",
+                f"give the variable another name, or the same value as {field}.urlFrom",
             )  # fmt: skip
 
 
 def _check_urls(environ: Mapping[str, str]) -> None:
     if environ.get("CELERY_BROKER_URL") and not is_readable(environ["CELERY_BROKER_URL"]):
-        raise MisconfiguredError("broker.secretRef", "(not shown)", UNREADABLE, FIX)
+        raise MisconfiguredError("broker.urlFrom", "(not shown)", UNREADABLE, FIX)
     if not is_readable_backend(environ.get("CELERY_RESULT_BACKEND", "")):
-        raise MisconfiguredError("resultBackend.secretRef", "(not shown)", UNREADABLE, FIX)
+        raise MisconfiguredError("resultBackend.urlFrom", "(not shown)", UNREADABLE, FIX)

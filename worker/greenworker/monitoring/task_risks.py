@@ -167,7 +167,7 @@ class TaskRisks:
             self.found(
                 NO_PROGRESS, "",
                 f"all {threads} threads of this worker are busy, and no task has ended for {NO_PROGRESS_SECONDS:.0f} s ({names}): "
-                "look for calls without a time-out and for libraries that were imported before patching, or set limits.hard",
+                "look for calls without a time-out and for libraries that were imported before patching, or set taskTimeLimits.hard",
             )  # fmt: skip
 
     def _too_long(self, patience: AckTimeout, task: str, what: str) -> None:

@@ -135,7 +135,7 @@ def check_hub(blocking_detection: bool) -> None:
         raise MisconfiguredError(
             "app", "eventlet.debug.hub_blocking_detection(True)",
             "it raises into whatever task runs when the hub was blocked, so that tasks fail and acknowledgements can break",
-            "remove the call; blocking.warnAfter names the task that blocks, and only looks",
+            "remove the call; hubWatchdog.warnAfter names the task that blocks, and only looks",
         )  # fmt: skip
 
 

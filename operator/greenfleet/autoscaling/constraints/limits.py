@@ -49,10 +49,10 @@ def paused(spec: ScalingSpec, sample: Sample, _now: float, recommended: int) -> 
     """`scaling.pause` holds one direction or both."""
     current = sample.replicas
     if recommended > current and spec.pause_out:
-        text = "scaling out is paused (scaling.pause.out)"
+        text = "scaling out is paused (scaling.pause)"
         return Adjustment(DecisionReason.PAUSED, "workers", recommended, current, text)
     if recommended < current and spec.pause_in:
-        text = "scaling in is paused (scaling.pause.in)"
+        text = "scaling in is paused (scaling.pause)"
         return Adjustment(DecisionReason.PAUSED, "workers", recommended, current, text)
     return None
 

@@ -89,11 +89,11 @@ def recommend(context: DecisionContext) -> Adjustment:
 
 def _from_zero(context: DecisionContext) -> Adjustment | None:
     """At zero workers: the reason to stay there, or None when there is something to do."""
-    ready, activation = context.observation.ready, context.spec.activation
-    if ready > activation or context.observation.unacked > 0:
+    ready, threshold = context.observation.ready, context.spec.activation_threshold
+    if ready > threshold or context.observation.unacked > 0:
         return None
     if ready > 0:
-        text = f"{explain.waits(ready)}, not more than the activation of {activation}"
+        text = f"{explain.waits(ready)}, not more than scaling.activationThreshold ({threshold})"
         return Adjustment(DecisionReason.ACTIVATION, "workers", context.current, 0, text)
     return Adjustment(DecisionReason.IDLE, "workers", context.current, 0, "nothing waits, nothing runs")
 

@@ -128,7 +128,7 @@ def _refused(client: Any, script: str, probe: str) -> str:
 def misconfigured(client: Any, reason: str, fix: str = FIX) -> MisconfiguredError:
     """In four parts."""
     user = client.connection_pool.connection_kwargs.get("username") or "default"
-    return MisconfiguredError("broker.secretRef", f"user {user}", reason, fix)
+    return MisconfiguredError("broker.urlFrom", f"user {user}", reason, fix)
 
 
 def _which(client: Any, keys: Iterable[str]) -> str:

@@ -98,7 +98,7 @@ def pool_body(fleet: Fleet, trace: Trace) -> dict[str, Any]:
         "spec": {
             "app": "bench_tasks",
             "image": IMAGE,
-            "agent": "installed",
+            "agent": "Installed",
             "broker": {"urlFrom": {"secretKeyRef": {"name": "broker", "key": "url"}}},
             "queues": [QUEUE],
             "replicas": {"min": 0, "max": trace.replicas_max},

@@ -112,7 +112,7 @@ def prepare(cluster: Cluster, fleets: Sequence[Fleet], trace: Trace) -> None:
         if fleet.ours:
             body = pool_body(fleet, trace)
             # Held at the first workers until the trace begins; from then on it is the user's configuration, untouched.
-            body["spec"]["scaling"]["mode"] = "manual"
+            body["spec"]["scaling"]["mode"] = "Manual"
             body["spec"]["manualReplicas"] = trace.start_replicas
             api.apply(pool_path(fleet.namespace, POOL), body)
         else:

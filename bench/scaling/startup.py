@@ -67,7 +67,7 @@ def _measure(fleets: list[Fleet], trace: Trace, starts: int) -> dict[str, list[f
 def _scale(api: Api, fleet: Fleet, trace: Trace, workers: int) -> None:
     body = pool_body(fleet, trace)
     body["spec"]["worker"]["startupBoost"] = {"cpu": BOOSTS[fleet.label]}
-    body["spec"]["scaling"]["mode"] = "manual"
+    body["spec"]["scaling"]["mode"] = "Manual"
     body["spec"]["manualReplicas"] = workers
     api.apply(pool_path(fleet.namespace, POOL), body)
 

@@ -66,7 +66,7 @@ def test_two_pools_on_one_queue_are_both_stalled_until_one_goes(cluster: Cluster
 
 
 def test_kubectl_scale_sets_the_workers_of_a_manual_pool(cluster: Cluster, pool_name: str) -> None:
-    cluster.apply(pool_name, scaling={"mode": "manual"}, manualReplicas=0)
+    cluster.apply(pool_name, scaling={"mode": "Manual"}, manualReplicas=0)
     cluster.kubectl("wait", "gwp", pool_name, "-n", NAMESPACE, "--for=condition=Ready", "--timeout=120s")
     cluster.kubectl("scale", "gwp", pool_name, "-n", NAMESPACE, "--replicas=1")
     await_condition(
@@ -78,7 +78,7 @@ def test_kubectl_scale_sets_the_workers_of_a_manual_pool(cluster: Cluster, pool_
 
 def test_a_worker_has_a_core_until_it_has_started(cluster: Cluster, pool_name: str) -> None:
     tenth = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"cpu": "100m", "memory": "256Mi"}}
-    cluster.apply(pool_name, scaling={"mode": "manual"}, manualReplicas=1, worker={"resources": tenth})
+    cluster.apply(pool_name, scaling={"mode": "Manual"}, manualReplicas=1, worker={"resources": tenth})
     seen: set[tuple[bool, str]] = set()
 
     def given() -> tuple[bool, str]:

@@ -360,33 +360,36 @@ class OnMissingMetrics(Model):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "self.policy != 'floor' || has(self.floor)",
-                "scaling.onMissingMetrics.policy is floor, and floor is not set: say how many workers to keep at least",
+                "self.policy != 'Floor' || has(self.floor)",
+                "scaling.onMissingMetrics.policy is Floor, and floor is not set: say how many workers to keep at least",
                 at=".floor",
             ),
             rule(
-                "self.policy == 'floor' || !has(self.floor)",
-                "scaling.onMissingMetrics.floor is set, and policy is hold, with which it has no effect: set policy to floor, or remove floor",
+                "self.policy == 'Floor' || !has(self.floor)",
+                "scaling.onMissingMetrics.floor is set, and policy is Hold, with which it has no effect: set policy to Floor, or remove floor",
                 at=".floor",
             ),
         )
     )
 
-    policy: Literal["hold", "floor"] = Field(
-        default="hold", description="hold keeps the workers as they are; floor also raises them to the number in floor."
+    policy: Literal["Hold", "Floor"] = Field(
+        default="Hold", description="Hold keeps the workers as they are; Floor also raises them to the number in floor."
     )
     floor: int | None = Field(
-        default=None, ge=0, le=1000, description="Workers to have at least while blind, with policy floor."
+        default=None,
+        ge=0,
+        le=1000,
+        description="Workers to have at least while the metrics are missing, with policy Floor.",
     )
 
 
 class Scaling(Model):
     """How the pool follows its load."""
 
-    mode: Literal["auto", "manual", "dry-run"] = Field(
-        default="auto",
-        description="auto: the operator scales. manual: spec.manualReplicas sets the workers (kubectl scale, an HPA), green "
-        "threads stay automatic. dry-run: decide and report only.",
+    mode: Literal["Auto", "Manual", "DryRun"] = Field(
+        default="Auto",
+        description="Auto: the operator scales. Manual: spec.manualReplicas sets the workers (kubectl scale, an HPA), green "
+        "threads stay automatic. DryRun: decide and report only.",
     )
     pause: Literal["None", "In", "Out", "All"] = Field(
         default="None",
@@ -950,9 +953,9 @@ class PoolSpec(Model):
                 at=".greenThreads",
             ),
             rule(
-                "self.manualReplicas == oldSelf.manualReplicas || self.scaling.mode == 'manual' || oldSelf.scaling.mode == 'manual'",
+                "self.manualReplicas == oldSelf.manualReplicas || self.scaling.mode == 'Manual' || oldSelf.scaling.mode == 'Manual'",
                 "manualReplicas becomes %d, which scaling.mode %s does not read, so that no worker would come or go: set replicas.min and "
-                "replicas.max, or scaling.mode to manual in the same change",
+                "replicas.max, or scaling.mode to Manual in the same change",
                 "self.manualReplicas",
                 "self.scaling.mode",
                 at=".manualReplicas",
@@ -992,9 +995,9 @@ class PoolSpec(Model):
         description="Queues that the workers consume. A queue belongs to one pool.",
         json_schema_extra={"x-kubernetes-list-type": "set"},
     )
-    agent: Literal["inject", "installed"] = Field(
-        default="inject",
-        description="inject: an init container brings the worker runtime. installed: the image has greenfleet[worker].",
+    agent: Literal["Inject", "Installed"] = Field(
+        default="Inject",
+        description="Inject: an init container brings the worker runtime. Installed: the image has greenfleet[worker].",
     )
     green_threads: GreenThreads = Field(default=GreenThreads(), description="Bounds on green threads per worker.")
     replicas: Replicas = Field(default=Replicas(), description="Bounds on the number of workers.")
@@ -1002,7 +1005,7 @@ class PoolSpec(Model):
         default=1,
         ge=0,
         le=1000,
-        description="Number of workers in scaling.mode manual; what kubectl scale and an HPA set. In another mode it cannot be changed.",
+        description="Number of workers with scaling.mode Manual; what kubectl scale and an HPA set. In another mode it cannot be changed.",
     )
     scaling: Scaling = Field(default=Scaling(), description="How the pool follows its load.")
     prefork: Prefork | None = Field(default=None, description="A companion fleet for tasks that block. Absent: none.")

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 class Mode(enum.StrEnum):
     """Who decides the number of workers."""
 
-    AUTO = "auto"
-    MANUAL = "manual"
+    AUTO = "Auto"
+    MANUAL = "Manual"
     """`spec.manualReplicas` decides the workers; the green threads stay automatic."""
-    DRY_RUN = "dry-run"
+    DRY_RUN = "DryRun"
     """Decide and report, write nothing."""
 
 
@@ -77,7 +77,7 @@ class ScalingSpec:
     scale_down: ScalingRules = field(default_factory=ScalingRules)
     schedules: tuple[Schedule, ...] = ()
     missing_metrics_floor: int | None = None
-    """`onMissingMetrics: {floor: N}`; None is `hold`."""
+    """`onMissingMetrics: {floor: N}`; None is `Hold`."""
     scrape_interval_seconds: float = 2.0
     cpu_limit_cores: float = 1.0
     """What one worker may use: min(1, the container's CPU limit), because a hub is one thread."""

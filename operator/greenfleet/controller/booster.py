@@ -152,7 +152,7 @@ class Booster:
         task.add_done_callback(self._background.discard)
 
     def _may_raise(self, pool: GreenWorkerPool, now: float) -> bool:
-        return pool.spec.scaling.mode != "dry-run" and now >= self._refused_until.get(pool.key, now)
+        return pool.spec.scaling.mode != "DryRun" and now >= self._refused_until.get(pool.key, now)
 
     async def _resize(self, pod: _Object, pool: GreenWorkerPool, cpu: str) -> None:
         name = pod["metadata"]["name"]

@@ -57,7 +57,7 @@ def scaling_spec(pool: GreenWorkerPool, role: Role, scrape_interval_seconds: flo
         scale_up=_rules(scaling.behavior.scale_up),
         scale_down=_rules(scaling.behavior.scale_down),
         missing_metrics_floor=scaling.on_missing_metrics.floor
-        if scaling.on_missing_metrics.policy == "floor"
+        if scaling.on_missing_metrics.policy == "Floor"
         else None,
         scrape_interval_seconds=scrape_interval_seconds,
         threads_min=spec.green_threads.min,

@@ -252,11 +252,11 @@ class Reconciler:
         """What the spec says and what does not count, or not as it is written."""
         if (
             pool.spec.manual_replicas != PoolSpec.model_fields["manual_replicas"].default
-            and pool.spec.scaling.mode != "manual"
+            and pool.spec.scaling.mode != "Manual"
         ):
             note = (
                 f"spec.manualReplicas is {pool.spec.manual_replicas}, and scaling.mode is {pool.spec.scaling.mode}, in which it "
-                "counts for nothing: set scaling.mode to manual, or leave the number of workers to the operator"
+                "counts for nothing: set scaling.mode to Manual, or leave the number of workers to the operator"
             )
             await self._events.warning(pool, "ManualReplicasIgnored", note)
         for note in pool.out_of_bounds:

@@ -197,9 +197,9 @@ def _scaling_active(record: Record, decision: Decision | None) -> _Said:
     scaling = record.pool.spec.scaling
     mode = Mode(scaling.mode)
     if mode is Mode.DRY_RUN:
-        return "False", "DryRun", "scaling.mode is dry-run: decisions are reported, nothing is written."
+        return "False", "DryRun", "scaling.mode is DryRun: decisions are reported, nothing is written."
     if mode is Mode.MANUAL:
-        return "False", "Manual", "scaling.mode is manual: spec.manualReplicas sets the number of workers."
+        return "False", "Manual", "scaling.mode is Manual: spec.manualReplicas sets the number of workers."
     if (text := _PAUSE_TEXT.get(scaling.pause)) is not None:
         return "False", "Paused", f"scaling.pause is {scaling.pause}: {text}."
     if decision.metrics_issues:

@@ -79,13 +79,13 @@ class _Agent:
 def _pull_secrets(pool: GreenWorkerPool, agent: _Agent) -> list[Manifest]:
     """The user's first, then the agent's, each once."""
     users = [secret.name for secret in pool.spec.image_pull_secrets]
-    agents = agent.pull_secrets if pool.spec.agent == "inject" else ()
+    agents = agent.pull_secrets if pool.spec.agent == "Inject" else ()
     return [{"name": name} for name in dict.fromkeys([*users, *agents])]
 
 
 def _pod(pool: GreenWorkerPool, role: Role, drain_seconds: int, agent: _Agent) -> Manifest:
     worker, security = pool.spec.worker, pool.spec.worker.security_context
-    inject = pool.spec.agent == "inject"
+    inject = pool.spec.agent == "Inject"
     return pruned(
         {
             "terminationGracePeriodSeconds": drain_seconds + GRACE_MARGIN_SECONDS,
@@ -147,7 +147,7 @@ def _container(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> Manifes
 
 
 def _launcher(pool: GreenWorkerPool) -> list[str]:
-    if pool.spec.agent == "inject":
+    if pool.spec.agent == "Inject":
         return [pool.spec.worker.python, f"{names.AGENT_DIRECTORY}/bin/launch.py"]
     return [pool.spec.worker.python, "-m", "greenworker"]
 
@@ -271,7 +271,7 @@ def _mounts(pool: GreenWorkerPool) -> list[Manifest]:
     ]
     if not any(mount.mount_path == "/tmp" for mount in pool.spec.worker.volume_mounts):  # noqa: S108
         mounts.append({"name": "greenfleet-tmp", "mountPath": "/tmp"})  # noqa: S108
-    if pool.spec.agent == "inject":
+    if pool.spec.agent == "Inject":
         mounts.append({"name": "greenfleet-agent", "mountPath": names.AGENT_DIRECTORY, "readOnly": True})
     for name, directory, _ in _authorities(pool):
         mounts.append({"name": name, "mountPath": directory, "readOnly": True})

@@ -200,7 +200,7 @@ def right_spec(pool: str) -> Object:
     spec["broker"]["urlFrom"] = {"secretKeyRef": {"name": f"broker-{pool}", "key": "url"}}
     spec["queues"] = [f"{pool}-{queue}" for queue in ("feeds", "feeds:low", "a/b.c")]
     spec["scaling"]["prometheus"] = {}
-    spec["scaling"]["mode"] = next(mode for mode in ("manual", "Manual") if mode in _modes())
+    spec["scaling"]["mode"] = "Manual"
     spec["manualReplicas"] = 0
     spec["replicas"] = {"min": 0, "max": 20}
     for field_ in ("pause", "schedules", "onMissingMetrics"):
@@ -208,12 +208,6 @@ def right_spec(pool: str) -> Object:
     for field_ in ("serviceAccountName", "priorityClassName"):
         spec["worker"].pop(field_, None)
     return spec
-
-
-def _modes() -> Sequence[str]:
-    schema = custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
-    modes: Sequence[str] = schema["properties"]["scaling"]["properties"]["mode"]["enum"]
-    return modes
 
 
 @dataclass

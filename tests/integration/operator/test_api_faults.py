@@ -139,7 +139,7 @@ def test_a_refused_exporter_marks_every_pool_of_its_broker_until_it_is_made(worl
 def test_a_pool_whose_network_policy_is_denied_says_so_and_goes_on_being_scaled(
     world: World, faulty: FaultyApi
 ) -> None:
-    shop, manual = world.namespace, {"scaling": {"mode": "manual"}}
+    shop, manual = world.namespace, {"scaling": {"mode": "Manual"}}
     world.operator().start(faulty.kubeconfig)
     shop.apply_pool("feeds", manualReplicas=1, **manual)
     eventually(lambda: shop.replicas("feeds") == 1, "one worker")

@@ -42,11 +42,11 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "floor without its policy": (
         {"scaling": {"onMissingMetrics": {"floor": 3}}},
-        ["scaling.onMissingMetrics.floor is set", "no effect", "set policy to floor, or remove floor"],
+        ["scaling.onMissingMetrics.floor is set", "no effect", "set policy to Floor, or remove floor"],
     ),
     "floor without a number": (
-        {"scaling": {"onMissingMetrics": {"policy": "floor"}}},
-        ["scaling.onMissingMetrics.policy is floor", "say how many"],
+        {"scaling": {"onMissingMetrics": {"policy": "Floor"}}},
+        ["scaling.onMissingMetrics.policy is Floor", "say how many"],
     ),
     # unknown and missing fields
     "unknown field": ({"threads": 5}, ["threads", "unknown field"]),
@@ -118,8 +118,8 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a map as a list": ({"queues": {"a": "b"}}, ["queues"]),
     "a string as a list": ({"queues": "feeds"}, ["queues"]),
     "a string as a boolean": ({"worker": {"securityContext": {"readOnlyRootFilesystem": "yes"}}}, ["readOnlyRootFilesystem"]),
-    "an unknown mode": ({"scaling": {"mode": "turbo"}}, ["spec.scaling.mode", "turbo", '"manual"']),
-    "an unknown agent": ({"agent": "remote"}, ["spec.agent", "remote", '"installed"']),
+    "an unknown mode": ({"scaling": {"mode": "turbo"}}, ["spec.scaling.mode", "turbo", '"Manual"']),
+    "an unknown agent": ({"agent": "remote"}, ["spec.agent", "remote", '"Installed"']),
     "an unknown policy": ({"scaling": {"onMissingMetrics": {"policy": "panic"}}}, ["spec.scaling.onMissingMetrics.policy", "panic"]),
     # durations and amounts
     "a number as a duration": ({"scaling": {"maxWait": 30}}, ["maxWait"]),
@@ -368,12 +368,14 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         }.items()
     },
     # fields that had another name before
-    "a Secret by its old name": ({"broker": {"secretRef": SECRET}}, ["spec.broker.urlFrom", "Required value"]),
+    "a Secret by its old name": ({"broker": {"secretRef": SECRET}}, ['unknown field "spec.broker.secretRef"']),
     "time limits by their old name": ({"limits": {"hard": "45s"}}, ['unknown field "spec.limits"']),
     "a watchdog by its old name": ({"blocking": {"warnAfter": "1s"}}, ['unknown field "spec.blocking"']),
     "an activation by its old name": ({"scaling": {"activation": 5}}, ['unknown field "spec.scaling.activation"']),
     "missing metrics by their old name": ({"scaling": {"whenBlind": {}}}, ['unknown field "spec.scaling.whenBlind"']),
-    "a pause in its old form": ({"scaling": {"pause": {"in": True}}}, ["spec.scaling.pause", "must be of type string"]),
+    "a mode in lower case": ({"scaling": {"mode": "auto"}}, ['spec.scaling.mode: Unsupported value: "auto"', '"Auto"', '"DryRun"']),
+    "an agent in lower case": ({"agent": "inject"}, ['spec.agent: Unsupported value: "inject"', '"Inject"', '"Installed"']),
+    "a pause in its old form": ({"scaling": {"pause": {"in": True}}}, ['unknown field "spec.scaling.pause.in"']),
     "an unknown pause": ({"scaling": {"pause": "in"}}, ['spec.scaling.pause: Unsupported value: "in"', '"In"', '"Out"', '"All"']),
     # the network
     "a network without a way out": ({"network": {"egress": []}}, ["spec.network.egress", "at least 1"]),

@@ -28,7 +28,7 @@ def metrics(world: World) -> Iterator[ExternalMetrics]:
 @pytest.mark.slow  # the controller manager looks every 15 s
 def test_an_hpa_takes_the_place_of_our_own_loop_in_manual_mode(world: World, metrics: ExternalMetrics) -> None:
     shop = world.namespace
-    shop.apply_pool("scaled", scaling={"mode": "manual"})  # manualReplicas is the HPA's: not applied by the user
+    shop.apply_pool("scaled", scaling={"mode": "Manual"})  # manualReplicas is the HPA's: not applied by the user
     eventually(lambda: shop.replicas("scaled") == 1, "one worker, the default")
     metrics.values["feeds-waiting"] = 35
     path = f"/apis/autoscaling/v2/namespaces/{shop.name}/horizontalpodautoscalers"

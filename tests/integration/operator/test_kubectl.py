@@ -32,7 +32,7 @@ def test_kubectl_wait_waits_for_ready(world: World) -> None:
 
 def test_kubectl_scale_sets_the_workers_of_a_manual_pool_and_nothing_else_does(world: World) -> None:
     shop = world.namespace
-    shop.apply_pool("manual", scaling={"mode": "manual"}, manualReplicas=2)
+    shop.apply_pool("manual", scaling={"mode": "Manual"}, manualReplicas=2)
     eventually(lambda: shop.replicas("manual") == 2, "two workers by hand")
     run(world, "scale", "gwp/manual", "--replicas=4")
     assert shop.pool("manual")["spec"]["manualReplicas"] == 4
@@ -42,7 +42,7 @@ def test_kubectl_scale_sets_the_workers_of_a_manual_pool_and_nothing_else_does(w
     shop.delete_pool("manual", wait=False)
 
 
-@pytest.mark.parametrize("mode", ["auto", "dry-run"])
+@pytest.mark.parametrize("mode", ["Auto", "DryRun"])
 def test_kubectl_scale_of_a_pool_that_is_not_manual_is_refused_and_says_what_to_do(world: World, mode: str) -> None:
     shop = world.namespace
     shop.apply_pool("refused", scaling={"mode": mode}, replicas={"min": 1, "max": 3})
@@ -59,23 +59,23 @@ def test_a_pool_goes_into_manual_mode_and_back_in_one_change(world: World) -> No
     """Both at once, created with both, and the way back by a manifest that names neither: what GitOps does."""
     shop = world.namespace
     shop.apply_pool("turned", manualReplicas=2)  # made so: what counts for nothing is an Event, not a refusal
-    shop.apply_pool("turned", scaling={"mode": "manual"}, manualReplicas=3)
+    shop.apply_pool("turned", scaling={"mode": "Manual"}, manualReplicas=3)
     run(world, "scale", "gwp/turned", "--replicas=4")
-    shop.apply_pool("turned", scaling={"mode": "manual"})
+    shop.apply_pool("turned", scaling={"mode": "Manual"})
     assert shop.pool("turned")["spec"]["manualReplicas"] == 4, "kubectl's, and the manifest names none"
     shop.apply_pool("turned", replicas={"min": 1, "max": 3})
-    assert shop.pool("turned")["spec"]["scaling"]["mode"] == "auto"
+    assert shop.pool("turned")["spec"]["scaling"]["mode"] == "Auto"
     shop.apply_pool("turned", replicas={"min": 1, "max": 4})
-    run(world, "patch", "gwp/turned", "--type=merge", "-p", '{"spec":{"scaling":{"mode":"manual"},"manualReplicas":0}}')
+    run(world, "patch", "gwp/turned", "--type=merge", "-p", '{"spec":{"scaling":{"mode":"Manual"},"manualReplicas":0}}')
     run(
-        world, "patch", "gwp/turned", "--type=merge", "-p", '{"spec":{"scaling":{"mode":"auto"},"manualReplicas":null}}'
+        world, "patch", "gwp/turned", "--type=merge", "-p", '{"spec":{"scaling":{"mode":"Auto"},"manualReplicas":null}}'
     )
     shop.delete_pool("turned", wait=False)
 
 
 def test_the_scale_subresource_shows_an_hpa_what_it_needs(world: World) -> None:
     shop = world.namespace
-    shop.apply_pool("scaled", scaling={"mode": "manual"}, manualReplicas=2, prefork={"replicas": {"min": 1}})
+    shop.apply_pool("scaled", scaling={"mode": "Manual"}, manualReplicas=2, prefork={"replicas": {"min": 1}})
     path = f"{shop.path('greenworkerpools', 'scaled')}/scale"
     eventually(lambda: shop.api.get(path)["status"].get("replicas") == 2, "the Eventlet workers only")
     scale = shop.api.get(path)
@@ -149,7 +149,7 @@ def test_a_server_side_dry_run_shows_the_defaults(world: World) -> None:
 
 def test_a_status_is_written_once_and_then_left_alone_while_nothing_changes(world: World) -> None:
     shop = world.namespace
-    shop.apply_pool("quiet", scaling={"mode": "manual"}, manualReplicas=0)
+    shop.apply_pool("quiet", scaling={"mode": "Manual"}, manualReplicas=0)
     shop.await_condition("quiet", "Ready", "True")
     operator = world.operators[0]
     series = "greenfleet_loop_duration_seconds_count"
@@ -163,7 +163,7 @@ def test_a_status_is_written_once_and_then_left_alone_while_nothing_changes(worl
 
 def test_a_change_of_the_status_by_hand_is_put_right(world: World) -> None:
     shop = world.namespace
-    shop.apply_pool("status", scaling={"mode": "manual"}, manualReplicas=0)
+    shop.apply_pool("status", scaling={"mode": "Manual"}, manualReplicas=0)
     shop.await_condition("status", "Ready", "True")
     shop.api.merge(f"{shop.path('greenworkerpools', 'status')}/status", {"status": {"replicas": 99}})
     eventually(lambda: shop.pool("status")["status"]["replicas"] == 0, "the operator's word counts")

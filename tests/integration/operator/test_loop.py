@@ -63,7 +63,7 @@ class Hub:
         self.producer = Celery("producer", broker=world.redis.url, set_as_current=False)
         environment = [{"name": "LEDGER", "value": str(self.ledger)}]
         self.shop.apply_pool(
-            name, **{**FLEET, **spec}, queues=[self.queue], worker={"env": environment}, agent="installed"
+            name, **{**FLEET, **spec}, queues=[self.queue], worker={"env": environment}, agent="Installed"
         )
 
     def publish(self, count: int, seconds: float) -> None:
@@ -159,7 +159,7 @@ def test_blind_pools_hold_or_rise_to_their_floor_say_so_once_and_recover(
     operator = world.operator().start()
     scaling = {**FLEET["scaling"], "cooldown": "3s"}
     held = Hub(world, "held", scaling=scaling)
-    floor = Hub(world, "floor", scaling={**scaling, "onMissingMetrics": {"policy": "floor", "floor": 1}})
+    floor = Hub(world, "floor", scaling={**scaling, "onMissingMetrics": {"policy": "Floor", "floor": 1}})
     held.await_seen()
     floor.await_seen()
     held.publish(5, 0.1)
@@ -266,7 +266,7 @@ def test_green_threads_move_by_the_pods_and_the_config_map_is_written_before_a_n
 
 def test_dry_run_decides_and_writes_nothing(calm_world: World) -> None:
     operator = calm_world.operators[0]
-    hub = Hub(calm_world, "dry", scaling={**FLEET["scaling"], "mode": "dry-run"})
+    hub = Hub(calm_world, "dry", scaling={**FLEET["scaling"], "mode": "DryRun"})
     hub.await_seen()
     hub.publish(5, 0.1)
     series = f'greenfleet_desired_workers{{pool="{hub.shop.name}/dry",role="eventlet"}}'
@@ -287,7 +287,7 @@ def test_pausing_out_holds_and_unpausing_lets_go(calm_world: World) -> None:
         **FLEET,
         queues=[hub.queue],
         worker={"env": [{"name": "LEDGER", "value": str(hub.ledger)}]},
-        agent="installed",
+        agent="Installed",
     )
     hub.await_replicas(1)
     hub.await_done()
@@ -296,7 +296,7 @@ def test_pausing_out_holds_and_unpausing_lets_go(calm_world: World) -> None:
 
 def test_a_worker_that_cannot_start_says_why_in_the_pools_own_words(calm_world: World) -> None:
     shop = calm_world.namespace
-    shop.apply_pool("broken", app="no_such_app", agent="installed", replicas={"min": 1, "max": 1})
+    shop.apply_pool("broken", app="no_such_app", agent="Installed", replicas={"min": 1, "max": 1})
     said = shop.await_condition("broken", "Stalled", "True", "WorkerMisconfigured", 40)
     assert "no_such_app" in said["message"]
     assert shop.condition("broken", "Ready")["status"] == "False"

@@ -64,7 +64,7 @@ def _use_every_right(world: World, tmp_path: Path) -> None:
         recycle={"maxAge": "3s"},
         worker={"resources": {"limits": {"cpu": "900m"}, "requests": {"cpu": "100m"}}},
         network={"egress": [{"to": [{"podSelector": {}}]}]},
-        agent="installed",
+        agent="Installed",
         queues=[f"{shop.name}-feeds"],
     )
     shop.await_condition("feeds", "Ready", "True")

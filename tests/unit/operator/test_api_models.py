@@ -19,12 +19,12 @@ def test_the_twelve_line_resource_gets_the_documented_defaults() -> None:
     assert spec.green_threads.total is None
     assert (spec.replicas.min, spec.replicas.max, spec.manual_replicas) == (0, 10, 1)
     assert (spec.agent, spec.scaling.mode, spec.scaling.max_wait, spec.scaling.cooldown) == (
-        "inject",
-        "auto",
+        "Inject",
+        "Auto",
         "30s",
         "5m",
     )
-    assert (spec.scaling.on_missing_metrics.policy, spec.scaling.prometheus.source) == ("hold", "greenfleet")
+    assert (spec.scaling.on_missing_metrics.policy, spec.scaling.prometheus.source) == ("Hold", "greenfleet")
     assert (spec.hub_watchdog.warn_after, spec.hub_watchdog.restart_after, spec.drain.timeout) == (
         "100ms",
         "60s",

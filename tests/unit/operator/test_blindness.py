@@ -401,7 +401,7 @@ def test_a_floor_is_reached_from_zero_workers_and_left_after_recovery(
         await pass_time(LONG)
         assert world.replicas == 0
 
-    play(scenario, monkeypatch, replicas=0, onMissingMetrics={"policy": "floor", "floor": 3})
+    play(scenario, monkeypatch, replicas=0, onMissingMetrics={"policy": "Floor", "floor": 3})
 
 
 def test_a_namespace_that_exports_too_much_is_left_out_holds_says_why_and_is_asked_about_again(

@@ -217,12 +217,12 @@ def test_the_law_is_told_what_the_user_wrote_in_its_own_units() -> None:
             drain={"timeout": "2m"},
             worker={"resources": {"limits": {"cpu": "500m", "memory": "1Gi"}}},
             scaling={
-                "mode": "manual",
+                "mode": "Manual",
                 "maxWait": "1m30s",
                 "cooldown": "10m",
                 "activationThreshold": 5,
                 "pause": "In",
-                "onMissingMetrics": {"policy": "floor", "floor": 2},
+                "onMissingMetrics": {"policy": "Floor", "floor": 2},
                 "behavior": {
                     "scaleUp": {"policies": [{"type": "Pods", "value": 2, "periodSeconds": 60}]},
                     "scaleDown": {"selectPolicy": "Disabled", "stabilizationWindowSeconds": 300},
@@ -241,14 +241,14 @@ def test_the_law_is_told_what_the_user_wrote_in_its_own_units() -> None:
 
 
 def test_a_floor_counts_with_the_policy_floor_only() -> None:
-    spec = scaling_spec(pool(scaling={"onMissingMetrics": {"policy": "hold", "floor": 5}}), Role.EVENTLET, 15)
+    spec = scaling_spec(pool(scaling={"onMissingMetrics": {"policy": "Hold", "floor": 5}}), Role.EVENTLET, 15)
     assert spec.missing_metrics_floor is None
 
 
 def test_the_companions_processes_are_its_threads_and_it_stays_automatic() -> None:
     spec = scaling_spec(
         pool(
-            scaling={"mode": "manual"},
+            scaling={"mode": "Manual"},
             greenThreads={"total": 5000},
             prefork={"processes": 4, "replicas": {"min": 1, "max": 3}},
         ),

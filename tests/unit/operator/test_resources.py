@@ -50,7 +50,7 @@ def environment(container: Object) -> dict[str, Any]:
 EVERY_POD = {
     "eventlet": lambda: pod(pool(prefork={})),
     "prefork": lambda: pod(pool(prefork={}), Role.PREFORK),
-    "installed": lambda: pod(pool(agent="installed")),
+    "installed": lambda: pod(pool(agent="Installed")),
     "exporter": lambda: exporter(pool())["spec"]["template"]["spec"],
 }
 
@@ -167,7 +167,7 @@ def test_injected_the_users_image_runs_our_launcher_from_an_empty_dir() -> None:
 
 
 def test_installed_there_is_no_init_container_and_no_shared_directory() -> None:
-    resource = pool(agent="installed")
+    resource = pool(agent="Installed")
     spec = pod(resource)
     assert "initContainers" not in spec
     assert worker(resource)["command"][:3] == ["python3", "-m", "greenworker"]
@@ -242,7 +242,7 @@ def test_a_change_of_thread_bounds_scaling_or_routes_never_rolls_the_workers_out
             greenThreads={"min": 50, "max": 500, "start": 60, "total": 5000},
             replicas={"min": 2, "max": 50},
             manualReplicas=7,
-            scaling={"mode": "manual", "maxWait": "5s", "pause": "In"},
+            scaling={"mode": "Manual", "maxWait": "5s", "pause": "In"},
         )
     )
     assert before["spec"]["template"] == after["spec"]["template"]
@@ -488,7 +488,7 @@ def test_the_agents_pull_secrets_reach_the_workers_pods_after_the_users_own_and_
         return [one["name"] for one in found[0]]
 
     assert secrets() == ["own", "both", "agents"]
-    assert secrets(agent="installed") == ["own", "both"], "no image of ours is pulled"
+    assert secrets(agent="Installed") == ["own", "both"], "no image of ours is pulled"
 
 
 def test_an_exporter_says_which_broker_it_measures_and_only_one_of_its_own_namespace() -> None:

@@ -60,7 +60,7 @@ def test_dry_run_decides_says_so_and_writes_nothing_but_the_status(
         assert cluster.patched == []
         assert cluster.condition("ScalingActive")["reason"] == "DryRun"
 
-    metrics = play(scenario, monkeypatch, replicas=replicas, mode="dry-run")
+    metrics = play(scenario, monkeypatch, replicas=replicas, mode="DryRun")
     labels = {"pool": "shop/feeds", "role": "eventlet"}
     assert metrics.registry.get_sample_value("greenfleet_desired_workers", labels) is not None
 

@@ -217,8 +217,8 @@ def test_an_unreachable_prometheus_is_said_at_once_even_of_a_new_pool() -> None:
 @pytest.mark.parametrize(
     ("scaling", "reason"),
     [
-        ({"mode": "manual"}, "Manual"),
-        ({"mode": "dry-run"}, "DryRun"),
+        ({"mode": "Manual"}, "Manual"),
+        ({"mode": "DryRun"}, "DryRun"),
         ({"pause": "In"}, "Paused"),
         ({"pause": "All"}, "Paused"),
         ({}, "Active"),

@@ -134,7 +134,7 @@ def _last_worker(context: DecisionContext, one_does: str) -> Adjustment:
 
 def manual(spec: ScalingSpec, sample: Sample) -> tuple[Adjustment, ...]:
     """The user's number, within the bounds that are not about load. A human may ask for fewer than `replicas.min`."""
-    text = "mode is manual: spec.manualReplicas decides"
+    text = "mode is Manual: spec.manualReplicas decides"
     steps = [Adjustment(DecisionReason.MANUAL, "workers", sample.replicas, spec.manual_replicas, text)]
     for limit in (limits.maximum, limits.total_of_workers):
         if (step := limit(spec, sample, 0.0, steps[-1].after)) is not None:

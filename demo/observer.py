@@ -145,11 +145,11 @@ class Observer:
     def _last_scale(self, pool: Mapping[str, Any]) -> list[Reason]:
         last = (pool.get("status") or {}).get("lastScale") or {}
         at = unix_time(str(last.get("time") or ""))
-        key = f"{last.get('time')} {last.get('reason')}"
+        key = f"{last.get('time')} {last.get('message')}"
         if at < self._began - 1 or key in self._told:
             return []
         self._told.add(key)
-        return [Reason(at, "lastScale", str(last.get("reason", "")))]
+        return [Reason(at, "lastScale", str(last.get("message", "")))]
 
     @staticmethod
     def _try(ask: Callable[[], T]) -> T | None:
@@ -228,7 +228,7 @@ def _summary(answer: Any) -> str:
 
 
 def _last_scale_text(pool: Mapping[str, Any]) -> str:
-    return str(((pool.get("status") or {}).get("lastScale") or {}).get("reason") or "")
+    return str(((pool.get("status") or {}).get("lastScale") or {}).get("message") or "")
 
 
 def _event_time(event: Mapping[str, Any]) -> float:

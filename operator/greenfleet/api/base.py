@@ -81,6 +81,14 @@ def _with_rule(schema: JsonSchema, entry: JsonSchema) -> JsonSchema:
     return {**schema, key: [*schema.get(key, ()), entry]}
 
 
+def keyed(*keys: str) -> JsonSchema:
+    """For a list whose entries have a key: server-side apply merges them by it, and the API server refuses two of the same."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
+
+
+UNIQUE: JsonSchema = {"x-kubernetes-list-type": "set"}
+"""For a list without an order in which nothing stands twice."""
+
 Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=32)]
 ObjectName = Annotated[str, Field(pattern=DNS_SUBDOMAIN, min_length=1, max_length=253)]
 SecretKey = Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", min_length=1, max_length=253)]

@@ -64,12 +64,21 @@ def _version() -> JsonObject:
         "additionalPrinterColumns": [
             _column("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
             _column("Workers", "integer", ".status.replicas"),
+            _column("Desired", "integer", ".status.desiredReplicas", "Workers that the load asks for."),
             _column("Threads", "integer", ".status.greenThreads", "Green threads per worker."),
+            _column("Backlog", "integer", ".status.backlog", "Messages that wait, rounded."),
             _column("Min", "integer", ".spec.replicas.min"),
             _column("Max", "integer", ".spec.replicas.max"),
+            _column(
+                "Limited",
+                "string",
+                '.status.conditions[?(@.type=="ScalingLimited")].status',
+                "Whether the load asks for more workers than there may be.",
+            ),
             _column("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason'),
             _column("Age", "date", ".metadata.creationTimestamp"),
             _column("Queues", "string", ".spec.queues", priority=1),
+            _column("Oldest", "string", ".status.oldestMessageAge", "How long the oldest message waits.", priority=1),
             _column("Last-Scale", "string", ".status.lastScale.reason", priority=1),
         ],
         "schema": {

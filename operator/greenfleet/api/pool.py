@@ -11,7 +11,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 
-from greenfleet.api.base import DNS_LABEL, Duration, LabelMap, Model, ObjectName, Rule, SecretKey, StringMap, Within
+from greenfleet.api.base import (
+    DNS_LABEL,
+    UNIQUE,
+    Duration,
+    LabelMap,
+    Model,
+    ObjectName,
+    Rule,
+    SecretKey,
+    StringMap,
+    Within,
+    keyed,
+)
 from greenfleet.api.network import Network
 from greenfleet.api.placement import Affinity, Toleration, TopologySpreadConstraint
 from greenfleet.api.rules import JsonSchema, rule, rules
@@ -340,6 +352,9 @@ class Behavior(Model):
 class ScheduleWindow(Model):
     """A recurring window with more workers at least."""
 
+    name: str = Field(
+        pattern=DNS_LABEL, min_length=1, max_length=63, description="Name of the window, such as office-hours."
+    )
     cron: Cron = Field(
         description="When the window opens: minute, hour, day of month, month, day of week (crontab notation).",
     )
@@ -407,7 +422,10 @@ class Scaling(Model):
     )
     behavior: Behavior = Field(default=Behavior(), description="Rate limits in the HPA's own schema.")
     schedules: list[ScheduleWindow] = Field(
-        default=[], max_length=20, description="Windows in which more workers are kept at least."
+        default=[],
+        max_length=20,
+        description="Windows in which more workers are kept at least.",
+        json_schema_extra=keyed("name"),
     )
     on_missing_metrics: OnMissingMetrics = Field(
         default=OnMissingMetrics(),
@@ -459,7 +477,10 @@ class Prefork(Model):
     processes: int = Field(default=2, ge=1, le=64, description="Processes per prefork worker.")
     replicas: PreforkReplicas = Field(default=PreforkReplicas(), description="Bounds on the number of prefork workers.")
     tasks: list[TaskGlob] = Field(
-        default=[], max_length=200, description="Names or globs of tasks that run in prefork workers."
+        default=[],
+        max_length=200,
+        description="Names or globs of tasks that run in prefork workers.",
+        json_schema_extra=UNIQUE,
     )
     auto_route: bool = Field(
         default=False,
@@ -839,7 +860,12 @@ class Worker(Model):
         )
     )
 
-    env: list[EnvVar] = Field(default=[], max_length=200, description="Environment variables of the worker.")
+    env: list[EnvVar] = Field(
+        default=[],
+        max_length=200,
+        description="Environment variables of the worker.",
+        json_schema_extra=keyed("name"),
+    )
     env_from: list[EnvFrom] = Field(
         default=[], max_length=20, description="Objects whose keys become environment variables."
     )
@@ -857,11 +883,19 @@ class Worker(Model):
     )
     affinity: Affinity | None = Field(default=None, description="Affinity rules, as in a pod. Absent: none.")
     topology_spread_constraints: list[TopologySpreadConstraint] = Field(
-        default=[], max_length=10, description="How the pods spread over the nodes, as in a pod."
+        default=[],
+        max_length=10,
+        description="How the pods spread over the nodes, as in a pod.",
+        json_schema_extra=keyed("topologyKey", "whenUnsatisfiable"),
     )
-    volumes: list[Volume] = Field(default=[], max_length=30, description="Volumes of the pods.")
+    volumes: list[Volume] = Field(
+        default=[], max_length=30, description="Volumes of the pods.", json_schema_extra=keyed("name")
+    )
     volume_mounts: list[VolumeMount] = Field(
-        default=[], max_length=60, description="Where the volumes appear in the worker."
+        default=[],
+        max_length=60,
+        description="Where the volumes appear in the worker.",
+        json_schema_extra=keyed("mountPath"),
     )
     service_account_name: ObjectName | None = Field(
         default=None,
@@ -895,7 +929,7 @@ class Worker(Model):
         description="Serializers that messages and results may have, by kombu's names: json, yaml, msgpack, auth, pickle, or "
         "one that the app registers. A worker whose app wants more refuses to start. pickle lets everybody who can write to "
         "the broker run code in the worker.",
-        json_schema_extra={"x-kubernetes-list-type": "set"},
+        json_schema_extra=UNIQUE,
     )
     remote_control: Literal["Disabled", "ReadOnly", "Full"] = Field(
         default="ReadOnly",
@@ -983,7 +1017,10 @@ class PoolSpec(Model):
         default=None, description="When the image is pulled. Absent: Kubernetes' own default."
     )
     image_pull_secrets: list[ImagePullSecret] = Field(
-        default=[], max_length=10, description="Credentials for the image's registry."
+        default=[],
+        max_length=10,
+        description="Credentials for the image's registry.",
+        json_schema_extra=keyed("name"),
     )
     broker: Broker = Field(description="Where the tasks wait.")
     result_backend: ResultBackend | None = Field(
@@ -993,7 +1030,7 @@ class PoolSpec(Model):
         min_length=1,
         max_length=20,
         description="Queues that the workers consume. A queue belongs to one pool.",
-        json_schema_extra={"x-kubernetes-list-type": "set"},
+        json_schema_extra=UNIQUE,
     )
     agent: Literal["Inject", "Installed"] = Field(
         default="Inject",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from greenfleet.api.base import Model
+from greenfleet.api.base import Model, keyed
 
 MAX_INTEGER = 2**53
 """Bounds in a schema are floating-point numbers: the API server refuses one that is beyond what they count exactly."""
@@ -50,7 +50,13 @@ class LastScale(Model):
     """The last change of the number of workers or green threads."""
 
     time: str = Field(description="When.", max_length=64, json_schema_extra={"format": "date-time"})
-    reason: str = Field(max_length=1024, description="Why, in one sentence.")
+    reason: str = Field(
+        min_length=1,
+        max_length=64,
+        pattern=r"^[A-Z][A-Za-z0-9]*$",
+        description="Why, as one word for programs, such as ArrivalRate or Deadline.",
+    )
+    message: str = Field(max_length=1024, description="Why, as a sentence for people.")
 
 
 class LearnedStatus(Model):
@@ -76,12 +82,30 @@ class PoolStatus(Model):
         default=[],
         max_length=32,
         description="Ready, Reconciling, Stalled (kstatus), MetricsAvailable, ScalingActive, ScalingLimited, HubBlocked, TasksAtRisk, DeadLetters.",
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        json_schema_extra=keyed("type"),
     )
     replicas: int | None = Field(default=None, ge=0, le=MAX_COUNT, description="Eventlet workers that exist.")
     ready_replicas: int | None = Field(default=None, ge=0, le=MAX_COUNT, description="Eventlet workers that are ready.")
     selector: str | None = Field(
         default=None, max_length=1024, description="Label selector of the Eventlet workers, for kubectl scale and HPAs."
+    )
+    desired_replicas: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_COUNT,
+        description="Eventlet workers that the load asks for. With DryRun: what would be.",
+    )
+    backlog: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_INTEGER,
+        description="Messages that wait in the queues and have not started, rounded to 1, 2 or 5 times a power of ten and refreshed "
+        "at most once a minute. Absent while it is not known.",
+    )
+    oldest_message_age: str | None = Field(
+        default=None,
+        max_length=32,
+        description="How long the oldest of them has waited, such as 50s, rounded and refreshed as backlog. Absent while it is not known.",
     )
     green_threads: int | None = Field(
         default=None, ge=0, le=MAX_COUNT, description="Green threads wanted per worker now."

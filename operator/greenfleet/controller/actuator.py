@@ -191,7 +191,8 @@ class Actuator:
         up = after > before
         what = "green threads per worker" if dimension == "threads" else f"{fleet.role} workers"
         note = f"{what} {before} → {after}: {why.summary}"
-        fleet.actuation.last_scale = (time.time(), note[:1000])
+        reasons = [each.reason for each in why.adjustments if each.dimension == dimension]
+        fleet.actuation.last_scale = (time.time(), str(reasons[-1] if reasons else why.binding), note[:1000])
         self._metrics.decisions.labels(record.key, fleet.role, dimension, "out" if up else "in", why.binding).inc()
         _log.info("%s: %s", record.key, note)
         await self._events.normal(plan.pool, _EVENT_REASONS[dimension, up], note)

@@ -13,6 +13,7 @@ from greenfleet.autoscaling import Decision, Sample, ScalingSpec, State, Why
 from greenfleet.manifests.names import Role
 from greenfleet.manifests.worker import prefork_queue
 from greenfleet.status.evidence import Evidence, exempt_tasks, routes
+from greenfleet.status.load import Load
 from greenfleet.status.stalled import StalledReason
 from greenfleet.status.waiting import WaitClock
 
@@ -76,8 +77,8 @@ class Actuation:
     start_threads_written_at: float = 0.0
     """Monotonic seconds."""
     last_thread_writes: dict[str, LastThreadWrite] = field(default_factory=dict)
-    last_scale: tuple[float, str] | None = None
-    """Unix time and reason of the last change, for the status."""
+    last_scale: tuple[float, str, str] | None = None
+    """Unix time, reason and message of the last change, for the status."""
 
 
 @dataclass(slots=True)
@@ -98,6 +99,8 @@ class Fleet:
     """The last look that was skipped, with its Unix time."""
     wait_clock: WaitClock = field(default_factory=WaitClock)
     """How long the oldest message waits."""
+    load: Load | None = None
+    """What waits; None while it is not known."""
     evicted_at: float = float("-inf")
     """Unix time of the last eviction for recycling."""
     actuation: Actuation = field(default_factory=Actuation)
@@ -108,6 +111,8 @@ class Report:
     """What the status was computed from. Written by `controller.status_writer` alone."""
 
     learned_written_at: float = float("-inf")
+    """Unix time."""
+    load_written_at: float = float("-inf")
     """Unix time."""
     shown: tuple[dict[str, Any] | None, ...] | None = None
     """The object and the Deployments that the status was last computed from."""

@@ -47,6 +47,7 @@ from greenfleet.prometheus.client import AnswerTooLargeError, PrometheusServer, 
 from greenfleet.prometheus.collect import DepthReader, Depths, WaitingReader, Worker, WorkerReader, Workers
 from greenfleet.prometheus.crowded import Crowded, to_leave_out
 from greenfleet.settings import Prometheus
+from greenfleet.status.load import Load
 from greenfleet.status.spec_checks import unknown_source
 
 _log = logging.getLogger(__name__)
@@ -405,8 +406,11 @@ class ScalingLoop:
         record.evidence.forget_old(fleet.role, {pod.name for pod in sample.pods}, now)
         ready = sum(pod.ready_since is not None and not pod.terminating for pod in sample.pods)
         self._metrics.observe_decision(record.key, fleet.role, decision, ready, now)
+        fleet.load = None
         if not decision.metrics_issues:
-            waited = fleet.wait_clock.update(_waiting(sample), {one.pod: one.started for one in sample.workers}, now)
+            waiting = _waiting(sample)
+            waited = fleet.wait_clock.update(waiting, {one.pod: one.started for one in sample.workers}, now)
+            fleet.load = Load(waiting, waited)
             self._metrics.observe_wait(record.key, fleet.role, waited, spec.max_wait_seconds)
         if spec.mode is not Mode.DRY_RUN:
             self._recycle(pool, fleet, workers, sample, now)

@@ -16,6 +16,7 @@ from greenfleet.manifests import names
 from greenfleet.manifests.names import Role
 from greenfleet.redaction import redacted
 from greenfleet.status.diagnosis import PATIENCE_SECONDS
+from greenfleet.status.load import FIELDS, load_status
 from greenfleet.status.stalled import StalledReason
 from greenfleet.status.times import rfc3339, unix_time
 
@@ -68,14 +69,20 @@ def compute(record: Record, observed: Observed) -> _Object:
         status["blockingTasks"] = list(routes)
     if record.pool is not None:
         status["selector"] = names.selector_text(names.fleet_selector(record.pool.name, Role.EVENTLET))
+    if fleet is None or decision is None:
+        status |= {name: record.status[name] for name in ("desiredReplicas", *FIELDS) if name in record.status}
+    else:
+        status["desiredReplicas"] = decision.replicas
+        if fleet.load is not None:
+            status |= load_status(fleet.load)
     threads = decision.threads if decision else record.status.get("greenThreads")
     if threads is not None:
         status["greenThreads"] = threads
     scaled = [one.actuation.last_scale for one in record.fleets.values() if one.actuation.last_scale is not None]
     if scaled:
-        at, reason = max(scaled)
-        status["lastScale"] = {"time": rfc3339(at), "reason": redacted(reason)}
-    elif "lastScale" in record.status:
+        at, reason, message = max(scaled)
+        status["lastScale"] = {"time": rfc3339(at), "reason": reason, "message": redacted(message)}
+    elif "message" in record.status.get("lastScale", {}):
         status["lastScale"] = record.status["lastScale"]
     if "learned" in record.status:
         status["learned"] = record.status["learned"]

@@ -20,6 +20,7 @@ from greenfleet.manifests import names
 from greenfleet.manifests.names import Role
 from greenfleet.status.diagnosis import capacity_shortage, nothing_runs, pod_failure
 from greenfleet.status.evidence import EXEMPT_ANNOTATION
+from greenfleet.status.load import FIELDS
 from greenfleet.status.stalled import StalledReason
 
 _log = logging.getLogger(__name__)
@@ -28,6 +29,9 @@ LEARNED_INTERVAL_SECONDS = 300.0
 """What was learned is written at most so often, so that a status does not move with the noise of a mean.
 
 What becomes known for the first time is written at once: a restart would lose it."""
+
+LOAD_INTERVAL_SECONDS = 60.0
+"""Backlog and age of the oldest message are written at most so often, unless something else changes: they move with every sample."""
 
 
 class StatusWriter:
@@ -82,7 +86,7 @@ class StatusWriter:
         record.report.shown = self._seen(record)
         status = compute(record, self._observe(record, now))
         self._add_learned(record, status, now)
-        if _same(status, record.status):
+        if _same(status, record.status) or not self._is_news(record, status, now):
             return
         metadata = record.body["metadata"]
         body = {
@@ -96,6 +100,7 @@ class StatusWriter:
         before = record.status
         try:
             record.status_written(await self._client.apply(path, body, STATUS))
+            record.report.load_written_at = now
         except NotLeaderError:
             return
         except (NotFoundError, ConflictError):
@@ -106,6 +111,13 @@ class StatusWriter:
             return
         await self._announce(record, before, status)
         await self._announce_routes(record, before, status)
+
+    def _is_news(self, record: Record, status: dict[str, Any], now: float) -> bool:
+        """Whether more than the load has changed, or the load was not written for a while."""
+        if now - record.report.load_written_at >= LOAD_INTERVAL_SECONDS:
+            return True
+        steady = [{key: value for key, value in one.items() if key not in FIELDS} for one in (status, record.status)]
+        return not _same(*steady)
 
     def _observe(self, record: Record, now: float) -> Observed:
         metadata = record.body["metadata"]

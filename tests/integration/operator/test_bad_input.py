@@ -12,7 +12,7 @@ from tests.integration.operator.harness import Namespace, Refused, eventually, f
 
 SECRET = {"name": "broker", "key": "url"}
 VOLUME = {"name": "v", "emptyDir": {}}
-CRON = {"cron": "0 8 * * *", "duration": "1h", "minReplicas": 1}
+CRON = {"name": "office-hours", "cron": "0 8 * * *", "duration": "1h", "minReplicas": 1}
 
 REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     # cross-field rules
@@ -210,7 +210,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["spec.broker.prioritySteps[0]"],
     ),
     "a schedule without five fields": (
-        {"scaling": {"schedules": [{**CRON, "cron": "every day at noon please"}, {**CRON, "cron": "@daily"}]}},
+        {"scaling": {"schedules": [{**CRON, "cron": "every day at noon please"}, {**CRON, "name": "nights", "cron": "@daily"}]}},
         ["spec.scaling.schedules[1].cron"],
     ),
     "minute 61": (
@@ -367,6 +367,29 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
             "--loader=x": "CELERY_LOADER", "broker_url=redis://evil": "configure the app", ".queues=x": "configure the app",
         }.items()
     },
+    # entries of a list that share a key
+    "a volume twice": (
+        {"worker": {"volumes": [{"name": "v", "emptyDir": {}}, {"name": "v", "emptyDir": {}}]}},
+        ["spec.worker.volumes[1]: Duplicate value", '"name":"v"'],
+    ),
+    "a variable twice": (
+        {"worker": {"env": [{"name": "LEVEL", "value": "1"}, {"name": "LEVEL", "value": "2"}]}},
+        ["spec.worker.env[1]: Duplicate value", '"name":"LEVEL"'],
+    ),
+    "two volumes at one place": (
+        {"worker": {"volumes": [{"name": "a", "emptyDir": {}}, {"name": "b", "emptyDir": {}}],
+                    "volumeMounts": [{"name": "a", "mountPath": "/data"}, {"name": "b", "mountPath": "/data"}]}},
+        ["spec.worker.volumeMounts[1]: Duplicate value", '"mountPath":"/data"'],
+    ),
+    "two schedules of one name": (
+        {"scaling": {"schedules": [CRON, {**CRON, "cron": "0 20 * * *"}]}},
+        ["spec.scaling.schedules[1]: Duplicate value", '"name":"office-hours"'],
+    ),
+    "a schedule without a name": (
+        {"scaling": {"schedules": [{key: value for key, value in CRON.items() if key != "name"}]}},
+        ["spec.scaling.schedules[0].name", "Required value"],
+    ),
+    "a task twice": ({"prefork": {"tasks": ["proj.resize", "proj.resize"]}}, ["spec.prefork.tasks[1]: Duplicate value"]),
     # fields that had another name before
     "a Secret by its old name": ({"broker": {"secretRef": SECRET}}, ['unknown field "spec.broker.secretRef"']),
     "time limits by their old name": ({"limits": {"hard": "45s"}}, ['unknown field "spec.limits"']),
@@ -500,11 +523,6 @@ STALLED: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         {"scaling": {"schedules": [{**CRON, "cron": "0 0 31 2 *"}]}},
         "InvalidSchedule",
         ["scaling.schedules[0].cron is '0 0 31 2 *'", "never opens"],
-    ),
-    "a volume twice": (
-        {"worker": {"volumes": [{"name": "v", "emptyDir": {}}, {"name": "v", "emptyDir": {}}]}},
-        "Refused",
-        ["correct the spec"],
     ),
     "a time zone that is none": (
         {"scaling": {"schedules": [{**CRON, "timezone": "Mars/Olympus"}]}},

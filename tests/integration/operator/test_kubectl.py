@@ -88,14 +88,17 @@ def test_the_scale_subresource_shows_an_hpa_what_it_needs(world: World) -> None:
 
 def test_the_columns_of_kubectl_get(world: World) -> None:
     shop = world.namespace
-    shop.apply_pool("listed", replicas={"min": 1, "max": 7})
+    shop.apply_pool("listed", replicas={"min": 0, "max": 7})
     shop.await_condition("listed", "Ready", "True")
-    eventually(lambda: (shop.pool("listed")["status"]).get("readyReplicas") == 1, "a worker is ready")
+    eventually(lambda: shop.pool("listed")["status"].get("backlog") == 0, "its load is known", 40)
     header, line = run(world, "get", "gwp", "listed").splitlines()
-    assert header.split() == ["NAME", "READY", "WORKERS", "THREADS", "MIN", "MAX", "REASON", "AGE"]
-    assert line.split()[:7] == ["listed", "True", "1", "100", "1", "7", shop.condition("listed", "Ready")["reason"]]
+    assert header.split() == [
+        *("NAME", "READY", "WORKERS", "DESIRED", "THREADS", "BACKLOG", "MIN", "MAX", "LIMITED", "REASON", "AGE")
+    ]
+    assert line.split()[:10] == ["listed", "True", "0", "0", "100", "0", "0", "7", "False", "ScaledToZero"]
     wide = run(world, "get", "gwp", "listed", "-o", "wide")
     assert "QUEUES" in wide
+    assert "OLDEST" in wide
     assert '["listed"]' in wide
     assert "listed" in run(world, "get", "all")
     shop.delete_pool("listed", wait=False)

@@ -148,7 +148,7 @@ def test_threads_rise_first_then_workers_and_the_end_is_zero_with_nothing_lost(w
     learned = hub.shop.pool("feeds")["status"].get("learned")
     assert learned is not None
     assert learned["runtime"].endswith("ms")
-    assert "worker" in hub.shop.pool("feeds")["status"]["lastScale"]["reason"]
+    assert "worker" in hub.shop.pool("feeds")["status"]["lastScale"]["message"]
     ready = f'greenfleet_ready_workers{{pool="{hub.shop.name}/feeds",role="eventlet"}}'
     eventually(lambda: operator.metric(ready) == 0, "the next tick counts none", 5)
 

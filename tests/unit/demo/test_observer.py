@@ -99,13 +99,13 @@ def test_a_silent_prometheus_is_told_and_leaves_no_figures(answers: Answers, obs
 
 
 def test_a_change_is_told_once(answers: Answers, observer: Observer) -> None:
-    answers.pool["status"]["lastScale"] = {"time": "2999-01-01T00:00:00Z", "reason": "1 to 2"}
+    answers.pool["status"]["lastScale"] = {"time": "2999-01-01T00:00:00Z", "reason": "Deadline", "message": "1 to 2"}
     assert [reason.text for reason in observer.look()[1]] == ["1 to 2"]
     assert observer.look()[1] == []
 
 
 def test_what_was_said_before_the_run_is_not_told(answers: Answers, observer: Observer) -> None:
-    answers.pool["status"]["lastScale"] = {"time": "2001-01-01T00:00:00Z", "reason": "old"}
+    answers.pool["status"]["lastScale"] = {"time": "2001-01-01T00:00:00Z", "reason": "Deadline", "message": "old"}
     assert observer.look()[1] == []
 
 

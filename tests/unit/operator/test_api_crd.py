@@ -211,9 +211,36 @@ def test_the_pool_can_be_scaled_listed_and_waited_for_like_a_deployment() -> Non
         "labelSelectorPath": ".status.selector",
     }
     columns = [column["name"] for column in version["additionalPrinterColumns"]]
-    assert columns[:7] == ["Ready", "Workers", "Threads", "Min", "Max", "Reason", "Age"]
+    assert columns[:10] == [
+        *("Ready", "Workers", "Desired", "Threads", "Backlog", "Min", "Max", "Limited", "Reason", "Age")
+    ]
     conditions = crd_schema("status")["properties"]["conditions"]
     assert (conditions["x-kubernetes-list-type"], conditions["x-kubernetes-list-map-keys"]) == ("map", ["type"])
+
+
+ATOMIC = {
+    "spec.broker.prioritySteps",  # kombu's order
+    "spec.worker.extraArgs",  # a command line
+    "spec.worker.envFrom",  # a later one counts more, as in a pod
+    "spec.worker.tolerations",  # as in a pod
+    "spec.scaling.behavior.scaleUp.policies",  # as in an HPA
+    "spec.scaling.behavior.scaleDown.policies",
+    "spec.network.egress",  # as in a NetworkPolicy
+}
+
+
+def test_every_list_that_can_have_a_key_has_one() -> None:
+    """Below affinity, egress and label selectors lists are atomic, as Kubernetes has them."""
+    lists = {
+        path: schema.get("x-kubernetes-list-type")
+        for path, schema in SPEC
+        if schema.get("type") == "array" and "[]" not in path and not path.startswith("spec.worker.affinity")
+    }
+    assert {path for path, kind in lists.items() if kind is None} == ATOMIC
+    assert {path for path, kind in lists.items() if kind == "map"} == {
+        *("spec.imagePullSecrets", "spec.scaling.schedules", "spec.worker.env", "spec.worker.volumes"),
+        *("spec.worker.volumeMounts", "spec.worker.topologySpreadConstraints"),
+    }
 
 
 @pytest.mark.parametrize("path", ["crds/greenfleet.io_greenworkerpools.yaml"])

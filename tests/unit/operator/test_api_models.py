@@ -89,7 +89,7 @@ OLDER = {
     "scaling": {
         "maxWait": "0s",
         "cooldown": "99999h",
-        "schedules": [{"cron": "0 8 * * *", "duration": "166000h", "minReplicas": 1}],
+        "schedules": [{"name": "always", "cron": "0 8 * * *", "duration": "166000h", "minReplicas": 1}],
     },
     "hubWatchdog": {"warnAfter": "0ms", "restartAfter": "0s"},
     "taskTimeLimits": {"soft": "0s", "hard": "9999h"},

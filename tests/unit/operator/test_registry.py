@@ -159,7 +159,13 @@ def test_a_pool_that_went_back_in_time_with_its_etcd_is_taken_as_it_is() -> None
     assert record.pool.spec.queues == ["feeds"], "from now on its versions count from there"
 
 
-GOOD_SCHEDULE = {"cron": "0 8 * * 1-5", "duration": "9h", "timezone": "Europe/Berlin", "minReplicas": 3}
+GOOD_SCHEDULE = {
+    "name": "office-hours",
+    "cron": "0 8 * * 1-5",
+    "duration": "9h",
+    "timezone": "Europe/Berlin",
+    "minReplicas": 3,
+}
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from greenfleet.controller.status import (
     significant_change,
 )
 from greenfleet.manifests.names import Role
+from greenfleet.status.load import Load, age, rounded
 from greenfleet.status.stalled import StalledReason
 from greenfleet.status.times import rfc3339, unix_time
 from tests.unit.operator.objects import Object, record
@@ -142,8 +143,8 @@ def test_a_pool_that_works_with_fewer_workers_than_it_wants_is_reconciling_and_r
 
 def test_workers_that_never_become_ready_make_the_pool_not_ready_after_a_while() -> None:
     starting = {**(WELL.deployment or {}), "status": {"replicas": 2, "observedGeneration": 3, "updatedReplicas": 2}}
-    for age, status in [(10, "True"), (120, "False")]:
-        pods = [{"metadata": {"creationTimestamp": rfc3339(NOW - age)}}]
+    for old, status in [(10, "True"), (120, "False")]:
+        pods = [{"metadata": {"creationTimestamp": rfc3339(NOW - old)}}]
         found = statuses(reconciled(), dataclasses.replace(WELL, deployment=starting, pods=pods))
         assert found["Ready"] == status
 
@@ -285,12 +286,51 @@ def test_what_was_written_before_a_restart_stays_until_there_is_something_new() 
     found = record()
     found.body["status"] = {
         "greenThreads": 700,
-        "lastScale": {"time": "2026-01-01T00:00:00Z", "reason": "x"},
+        "desiredReplicas": 4,
+        "backlog": 500,
+        "oldestMessageAge": "30s",
+        "lastScale": {"time": "2026-01-01T00:00:00Z", "reason": "Deadline", "message": "x"},
         "learned": {"runtime": "310ms"},
     }
     status = compute(found, WELL)
     for field, value in found.status.items():
         assert status[field] == value
+
+
+def test_a_last_scale_without_a_message_is_left_out_for_the_api_server_would_refuse_it() -> None:
+    found = record()
+    found.body["status"] = {"lastScale": {"time": "2026-01-01T00:00:00Z", "reason": "1 to 2 workers: a sentence"}}
+    assert "lastScale" not in compute(found, WELL)
+
+
+def test_what_is_wanted_and_what_waits_are_in_the_status() -> None:
+    found = reconciled(decision(replicas=3))
+    found.fleet(Role.EVENTLET).load = Load(1234.0, 45.0)
+    status = compute(found, WELL)
+    assert (status["desiredReplicas"], status["backlog"], status["oldestMessageAge"]) == (3, 1000, "30s")
+
+
+def test_what_waits_is_not_said_while_it_is_not_known() -> None:
+    found = reconciled(decision(metrics_issues=(Problem(MetricsIssue.UNREACHABLE, "down"),)))
+    found.body["status"] = {"backlog": 5, "oldestMessageAge": "10s"}
+    status = compute(found, WELL)
+    assert "desiredReplicas" in status
+    assert not {"backlog", "oldestMessageAge"} & status.keys()
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(0.0, 0), (0.4, 1), (1, 1), (3, 2), (4, 5), (7, 5), (8, 10), (14, 10), (16, 20), (999, 1000), (123_456, 100_000)],
+)
+def test_a_backlog_is_rounded_and_only_none_is_zero(count: float, said: int) -> None:
+    assert rounded(count) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.0, "0s"), (0.9, "0s"), (1, "1s"), (59, "30s"), (60, "1m"), (7300, "2h"), (1e9, "48h")]
+)
+def test_an_age_is_the_longest_step_that_has_passed(seconds: float, said: str) -> None:
+    assert age(seconds) == said
 
 
 def test_routes_of_evidence_survive_a_restart_and_end_with_auto_route() -> None:

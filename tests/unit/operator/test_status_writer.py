@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from greenfleet.autoscaling import DecisionReason
 from greenfleet.controller.status import GUARD_MEMORY_SECONDS
+from greenfleet.controller.status_writer import LOAD_INTERVAL_SECONDS
 from tests.unit.operator.test_blindness import LONG, TICK, Cluster, World, play
 
 
@@ -40,6 +42,38 @@ def test_tasks_at_risk_are_one_warning_however_long_they_last(monkeypatch: pytes
         assert cluster.warned == ["VisibilityTimeout", "PrefetchHoards"], "what comes later is said anew"
 
     play(scenario, monkeypatch, replicas=2)
+
+
+def test_a_load_that_moves_with_every_sample_is_written_once_a_minute_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
+        world.busy = (90.0, 90.0)
+        await pass_time(30)
+        before, minutes = cluster.statuses, 10
+        seen = set()
+        for tick in range(round(minutes * LOAD_INTERVAL_SECONDS / TICK)):
+            world.depth = (1.0, 40.0, 9.0)[tick % 3]
+            await pass_time(TICK)
+            seen.add(cluster.pool["status"]["backlog"])
+        assert len(seen) > 1, "the load is followed"
+        assert cluster.statuses - before <= minutes + 1
+
+    play(scenario, monkeypatch, replicas=2, mode="DryRun")
+
+
+def test_what_waits_is_written_at_once_with_a_scale_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
+        await pass_time(3 * TICK)
+        assert cluster.pool["status"]["backlog"] == 0
+        world.depth = 5_000.0  # in each of two queues
+        await pass_time(2 * TICK)
+        status = cluster.pool["status"]
+        assert (status["backlog"], status["desiredReplicas"]) == (10_000, world.replicas)
+        assert world.replicas > 0
+        scaled = status["lastScale"]
+        assert scaled["reason"] in set(DecisionReason)
+        assert scaled["message"].startswith("eventlet workers 0 → ")
+
+    play(scenario, monkeypatch, replicas=0)
 
 
 def test_an_operator_that_starts_anew_does_not_warn_again_of_tasks_at_risk(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import signal
+import socket
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -39,6 +41,7 @@ class Fleet:
         self.killed: list[tuple[str, float]] = []
         """Who was killed by the probe, and when."""
         self.members: list[Member] = []
+        self._workers: list[Worker] = []
         self._url, self._directory, self._queue = url, directory, queue
         self._environment = {
             "GREENWORKER_DRAIN_SECONDS": str(DRAIN_SECONDS),
@@ -61,6 +64,10 @@ class Fleet:
     @property
     def done_file(self) -> Path:
         return self._directory / "done"
+
+    def processes(self) -> dict[str, int]:
+        """Name → process id of all workers that were started and live, those included that drain."""
+        return {worker.name: worker.process.pid for worker in self._workers if worker.process and not worker.gone()}
 
     def ready(self) -> None:
         """Waits until all are."""
@@ -102,11 +109,13 @@ class Fleet:
 
     def _worker(self, *, prefork: bool) -> Worker:
         name = f"{'p' if prefork else 'w'}{next(self._numbers)}"
-        return Worker(
+        worker = Worker(
             self._url, self._directory / "workers", app="fault_app", cwd=APPS, name=name, threads=self._threads,
             queues=f"{self._queue}.prefork" if prefork else self._queue, pool="prefork" if prefork else "eventlet",
             arguments=["-c", "2"] if prefork else [], environment=self._environment,
         ).start()  # fmt: skip
+        self._workers.append(worker)
+        return worker
 
     def _keep(self) -> None:
         while not self._stop.wait(_PROBE_SECONDS):
@@ -131,3 +140,19 @@ class Fleet:
             if member.failures >= _PROBE_FAILURES:
                 self.killed.append((worker.name, monotonic()))
                 worker.signal(signal.SIGKILL)
+
+
+def local_addresses(process: int) -> set[tuple[str, int]]:
+    """Address and port of this side of each IPv4 connection of a process."""
+    folder = Path(f"/proc/{process}")
+    mine = set()
+    for handle in (folder / "fd").glob("*"):
+        with suppress(OSError):  # closed meanwhile
+            mine.add(str(handle.readlink()))
+    found = set()
+    for line in (folder / "net/tcp").read_text().splitlines()[1:]:
+        words = line.split()
+        if f"socket:[{words[9]}]" in mine:
+            address, port = words[1].split(":")
+            found.add((socket.inet_ntoa(bytes.fromhex(address)[::-1]), int(port, 16)))
+    return found

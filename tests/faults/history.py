@@ -1,10 +1,10 @@
-"""What was sent, begun and done, what was done to the system meanwhile, and the verdict.
+"""What was sent, delivered, begun and done, what was done to the system meanwhile, and the verdict.
 
 Pure: text and intervals in, a `Verdict` out. All times are seconds of one machine's monotonic clock.
 
-A task is *lost* if the broker had confirmed its message and it was never done. It was done *twice* with an explanation if
-the guarantee table (docs/guarantees.md) allows it: its worker was killed, or was cut off for longer than a heartbeat, or the
-broker died while it ran; or its producer, or the task that sent it, published twice.
+A task is *lost* if the broker had confirmed its message and it was never done. It may be done *twice* where the guarantee table
+(docs/guarantees.md) says so. Each repetition needs a cause of its own: a fault that touched a worker, or the connection or the broker
+of a worker, while that worker had a message of this task in its hands.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-MARGIN_SECONDS = 2.0
-"""An acknowledgement is on its way for so long at most: a fault that soon after the end of a task may still repeat it."""
+IN_FLIGHT_SECONDS = 1.0
+"""A delivery or a settlement is on its way for so long at most: a fault that soon before the worker has seen the message, or after it
+has settled it, may still repeat it."""
+
+UNSETTLED_SECONDS = 2.0
+"""A worker that lives settles a message so soon after its task has ended. A fault after that explains nothing, whatever the worker did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +31,27 @@ class Sent:
     confirmed_at: float | None
     """None: publishing failed, and the message may or may not exist."""
     after: tuple[str, ...] = ()
+    tried_until: float = 0.0
+    """When the producer had its confirmation, or gave up. Before that it may have published more than once, if its kind retries."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A line of the tasks' own log."""
+    """A line of the tasks' own log: "got" a message, "begun", "done", "gone" (the message is settled)."""
 
     what: str
     identity: str
     worker: str
     at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A worker has a message of a task in its hands."""
+
+    worker: str
+    start: float
+    end: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +63,14 @@ class Disruption:
     start: float
     end: float
     may_repeat: bool
-    """Whether the guarantee table allows that what ran there then runs twice."""
+    """Whether the guarantee table allows that what was held there then runs twice."""
+    loses_confirmations: bool = False
+    """Whether who publishes meanwhile may not hear that the broker has the message, and so publishes it again."""
+
+    def touches(self, hold: Hold) -> bool:
+        """Whether it was where the message was, while it was there."""
+        at_worker = self.target in ("", hold.worker)
+        return at_worker and self.start <= hold.end and self.end >= hold.start - IN_FLIGHT_SECONDS
 
 
 @dataclass(frozen=True)
@@ -64,9 +86,9 @@ class Verdict:
     late: int = 0
     """Done, but later than they should."""
     twice: Mapping[str, str] = field(default_factory=dict)
-    """Identity → the disruption that explains it."""
+    """Identity → the disruptions that explain it."""
     unexplained: tuple[str, ...] = ()
-    """Done twice, and nothing explains it."""
+    """Done more often than anything explains: the identity and its history."""
     early_lost: int = 0
     """Acknowledged early: outside of the promise."""
     miscounted_chords: int = 0
@@ -84,7 +106,7 @@ def parse(lines: Iterable[str]) -> list[Event]:
     events = []
     for line in lines:
         words = line.split()
-        if len(words) == 4 and words[0] in ("begun", "done"):
+        if len(words) == 4 and words[0] in ("got", "begun", "done", "gone"):
             events.append(Event(words[0], words[1], words[2], float(words[3])))
     return events
 
@@ -93,14 +115,14 @@ def judge(
     sent: Sequence[Sent], events: Sequence[Event], disruptions: Sequence[Disruption], due: float = float("inf")
 ) -> Verdict:
     """The verdict over a whole run, after everything has come to rest. What is first done after *due* (monotonic) is late."""
-    begun: dict[str, list[Event]] = defaultdict(list)
-    done: dict[str, list[Event]] = defaultdict(list)
-    for event in events:
-        (begun if event.what == "begun" else done)[event.identity].append(event)
+    history: dict[str, list[Event]] = defaultdict(list)
+    for event in sorted(events, key=lambda each: each.at):
+        history[event.identity].append(event)
+    done = {identity: [event for event in of_it if event.what == "done"] for identity, of_it in history.items()}
     by_identity = {one.identity: one for one in sent}
     lost = [one for one in sent if one.confirmed_at is not None and not done.get(one.identity)]
     # Celery counts the parts of a chord: one that ran twice is counted twice, and the body may never be sent.
-    miscounted = [one for one in lost if one.kind == "chord" and any(len(done[part]) > 1 for part in one.after)]
+    miscounted = [one for one in lost if one.kind == "chord" and any(len(done.get(part, ())) > 1 for part in one.after)]
     early = [one for one in lost if one.kind == "early"]
     owed = [one for one in lost if one not in miscounted and one not in early]
     twice: dict[str, str] = {}
@@ -108,11 +130,12 @@ def judge(
     for identity, ends in done.items():
         if len(ends) < 2:
             continue
-        why = _explanation(by_identity.get(identity), begun[identity], ends, done, disruptions)
-        if why:
-            twice[identity] = why
+        causes = _causes(by_identity.get(identity), history, _last_delivery(history[identity]), disruptions)
+        repeated = len(ends) - 1
+        if len(causes) >= repeated:
+            twice[identity] = ", ".join(causes[:repeated])
         else:
-            unexplained.append(identity)
+            unexplained.append(_told(by_identity.get(identity), history[identity]))
     counts: dict[str, int] = defaultdict(int)
     for disruption in disruptions:
         counts[disruption.kind] += 1
@@ -121,7 +144,7 @@ def judge(
         confirmed=sum(one.confirmed_at is not None for one in sent),
         done=sum(bool(done.get(one.identity)) for one in sent),
         lost=tuple(one.identity for one in owed),
-        late=sum(bool(ends) and min(event.at for event in ends) > due for ends in done.values()),
+        late=sum(bool(ends) and ends[0].at > due for ends in done.values()),
         twice=twice,
         unexplained=tuple(unexplained),
         early_lost=len(early),
@@ -130,48 +153,76 @@ def judge(
     )
 
 
-def _explanation(
-    sent: Sent | None,
-    begun: Sequence[Event],
-    done: Sequence[Event],
-    all_done: Mapping[str, Sequence[Event]],
-    disruptions: Sequence[Disruption],
-) -> str:
-    """Why a task may have been done twice; "" if nothing explains it."""
-    if sent is not None and any(len(all_done.get(parent, ())) > 1 for parent in sent.after):
-        return "sent twice by " + ", ".join(sent.after)
-    if sent is not None and sent.kind == "forwarded":
-        # Until it begins, the worker that forwards it may publish it and fail to settle the message that it came as.
-        begun = [*begun, Event("begun", sent.identity, "", sent.at)]
-        done = [*done, Event("done", sent.identity, "", min(event.at for event in begun if event.worker))]
-    last = max(event.at for event in done)
-    for one in disruptions:
-        # What is on its way to a companion's process when its connection is lost may run twice, and so may a retry that is published
-        # while the broker takes no message (docs/guarantees.md).
-        may_repeat = one.may_repeat or (sent is not None and sent.kind in ("forwarded", "retry") and not one.target)
-        if may_repeat and one.start <= last and _ran_during(one, begun, done):
-            return f"{one.kind} {one.target}".strip()
-    if sent is not None:
-        # Who gets a message that was delivered before publishes a copy and settles the original: a connection that is lost in between
-        # has doubled it, long before it begins.
-        first = min((event.at for event in begun if event.worker), default=0.0)
-        for one in disruptions:
-            if one.may_repeat and not one.target and one.start <= first and one.end >= sent.at:
-                return f"delivered again while {one.kind}"
-    if sent is not None and sent.confirmed_at is not None:
-        for one in disruptions:
-            if not one.target and one.start <= sent.confirmed_at and one.end >= sent.at:
-                return f"published while {one.kind}"
-    return ""
-
-
-def _ran_during(one: Disruption, begun: Sequence[Event], done: Sequence[Event]) -> bool:
-    """Whether some run of the task, or its acknowledgement, overlaps the disruption (at its target)."""
-    for start in begun:
-        if one.target and start.worker != one.target:
+def holds(events: Sequence[Event]) -> list[Hold]:
+    """Who had a message of one task in its hands, and when. *events*: of that task, in their order."""
+    found = []
+    for position, event in enumerate(events):
+        if event.what != "got":
             continue
-        ends = [event.at for event in done if event.worker == start.worker and event.at >= start.at]
-        end = min(ends) + MARGIN_SECONDS if ends else float("inf")
-        if start.at <= one.end and end >= one.start:
-            return True
-    return False
+        later = events[position + 1 :]
+        mine = [each for each in later if each.worker == event.worker]
+        # The same worker may get a second message of the task, or the same one again: what follows belongs to that.
+        again = next((index for index, each in enumerate(mine) if each.what == "got"), len(mine))
+        gone = next((each.at for each in mine[:again] if each.what == "gone"), None)
+        done = next((each.at for each in mine[:again] if each.what == "done"), None)
+        taken = next((each.at for each in later if each.what == "got"), float("inf"))
+        if gone is not None:
+            end = gone + IN_FLIGHT_SECONDS
+        elif done is not None:
+            end = done + UNSETTLED_SECONDS
+        else:
+            end = taken
+        found.append(Hold(event.worker, event.at, end))
+    return found
+
+
+def _causes(
+    sent: Sent | None, history: Mapping[str, Sequence[Event]], last: float, disruptions: Sequence[Disruption]
+) -> list[str]:
+    """One for each message of a task, or of its parents, that may have been repeated before the delivery at *last*."""
+    if sent is None:
+        return []
+    found = []
+    for parent in sent.after:
+        of_it = history.get(parent, ())
+        repeated = sum(event.what == "done" for event in of_it) - 1
+        found += [f"sent twice by {parent}"] * repeated
+        found += _touched(
+            of_it, [one for one in disruptions if one.loses_confirmations], last, f"published by {parent}"
+        )
+    # A worker publishes a retry, and the copy for the companion, while it holds the message.
+    publishes = sent.kind in ("retry", "forwarded")
+    harmful = [one for one in disruptions if one.may_repeat or (publishes and one.loses_confirmations)]
+    found += _touched(history[sent.identity], harmful, last)
+    if sent.kind in ("chain", "group", "chord") and not sent.after:  # these are published with Celery's own retries
+        for one in disruptions:
+            if one.loses_confirmations and not one.target and one.start <= sent.tried_until and one.end >= sent.at:
+                found.append(f"published while {one.kind}")
+    return found
+
+
+def _touched(events: Sequence[Event], disruptions: Sequence[Disruption], last: float, prefix: str = "") -> list[str]:
+    """For each hold from before *last* that a disruption touched before *last*: which one."""
+    found = []
+    for hold in holds(events):
+        one = next((one for one in disruptions if max(hold.start, one.start) < last and one.touches(hold)), None)
+        if one is not None:
+            found.append(f"{prefix} while {one.kind} {one.target}".removeprefix(" while ").strip())
+    return found
+
+
+def _last_delivery(events: Sequence[Event]) -> float:
+    """When the worker that ended the task last had got its message."""
+    last = max((event for event in events if event.what == "done"), key=lambda event: event.at)
+    return max(
+        (event.at for event in events if event.what == "got" and event.worker == last.worker and event.at <= last.at),
+        default=last.at,
+    )
+
+
+def _told(sent: Sent | None, events: Sequence[Event]) -> str:
+    """The history of one task, in a line."""
+    if sent is None:
+        return f"{events[0].identity}: nobody sent it"
+    steps = ", ".join(f"{event.what} at {event.at:.2f} by {event.worker}" for event in events)
+    return f"{sent.identity} {sent.kind}, sent at {sent.at:.2f}: {steps}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from dataclasses import replace
 from time import monotonic, sleep
 from typing import Any
 
-from tests.faults.fleet import DRAIN_SECONDS, RESTART_AFTER_SECONDS, Fleet, Member
+from tests.faults.fleet import DRAIN_SECONDS, RESTART_AFTER_SECONDS, Fleet, Member, local_addresses
 from tests.faults.history import Disruption
 from tests.integration.worker.harness import Producer, RabbitMQ, Redis, Relay
 
@@ -24,10 +25,14 @@ FROZEN_SECONDS = 24.0
 """Longer than the 20 s after which a worker on Redis counts as dead."""
 
 
+LOST_SECONDS = 1.0
+"""Both sides of a connection know so soon that it is lost."""
+
 _BROKER_AWAY = {
     "cut", "unreachable", "silent_connection", "broker_silent", "broker_killed", "redis_read_only", "redis_full",
     "connections_closed",
 }  # fmt: skip
+"""Whoever publishes then may not hear that the broker has the message."""
 
 
 class Nemesis:
@@ -37,6 +42,8 @@ class Nemesis:
         self.disruptions: list[Disruption] = []
         self._fleet, self._server, self._relay, self._producer, self._rng = fleet, server, relay, producer, rng
         self._frozen: list[threading.Thread] = []
+        self._silent: list[tuple[str, float, tuple[socket.socket, socket.socket]]] = []
+        """Worker, time, and both sides of a connection that was silenced."""
 
     def kinds(self) -> list[str]:
         """All that make sense for this broker."""
@@ -69,12 +76,18 @@ class Nemesis:
         """All disruptions, those included that followed from others: who was killed by its probe."""
         blocked = RESTART_AFTER_SECONDS + 10.0  # the hub stood still before the probes failed: acknowledgements too
         killed = [Disruption("probe_failed", name, at - blocked, at, True) for name, at in self._fleet.killed]
-        return [*map(self._as_it_was, self.disruptions), *killed]
+        known = [*self.disruptions, *(self._silence(*one) for one in self._silent)]
+        return [*(self._as_it_was(one, known) for one in known), *killed]
 
-    def _as_it_was(self, one: Disruption) -> Disruption:
+    def _silence(self, worker: str, start: float, sides: tuple[socket.socket, socket.socket]) -> Disruption:
+        """Until one side has given the connection up."""
+        end = min((self._relay.silence_ended.get(side, float("inf")) for side in sides), default=float("inf"))
+        return self._disruption("silent_connection", worker, start, end + LOST_SECONDS, self._repeats_on_reconnect())
+
+    def _as_it_was(self, one: Disruption, known: list[Disruption]) -> Disruption:
         """A drain that cannot reach the broker ends like a kill (docs/guarantees.md): what it held comes back."""
         end = one.end + DRAIN_SECONDS + 15.0
-        away = [other for other in self.disruptions if other.kind in _BROKER_AWAY]
+        away = [other for other in known if other.loses_confirmations and other.target in ("", one.target)]
         if one.kind not in ("drain", "rollout") or not any(
             other.start <= end and other.end >= one.start for other in away
         ):
@@ -87,7 +100,11 @@ class Nemesis:
         try:
             yield
         finally:
-            self.disruptions.append(Disruption(kind, target, start, monotonic(), may_repeat))
+            self.disruptions.append(self._disruption(kind, target, start, monotonic(), may_repeat))
+
+    @staticmethod
+    def _disruption(kind: str, target: str, start: float, end: float, may_repeat: bool) -> Disruption:
+        return Disruption(kind, target, start, end, may_repeat, loses_confirmations=kind in _BROKER_AWAY)
 
     def _any_member(self) -> Member:
         awake = [member for member in self._fleet.members if not member.frozen]
@@ -169,10 +186,20 @@ class Nemesis:
             self._relay.accept(port)
 
     def _silent_connection(self) -> None:
-        """One connection swallows everything while the others work."""
-        with self._noted("silent_connection", "", may_repeat=self._repeats_on_reconnect()):
-            self._relay.silence_one(self._rng)
-            sleep(1.0)
+        """One connection of a worker swallows everything while the others work."""
+        start = monotonic()
+        sides = self._relay.silence_one(self._rng)
+        if sides is not None:
+            self._silent.append((self._owner(sides[0]), start, sides))
+        sleep(1.0)
+
+    def _owner(self, side: socket.socket) -> str:
+        """The worker at the other end of *side*; "" for one that is not of the fleet any more."""
+        found = ("127.0.0.1", side.getpeername()[1])
+        for name, process in self._fleet.processes().items():
+            if found in local_addresses(process):
+                return name
+        return ""
 
     # the broker
 

@@ -128,8 +128,9 @@ class Workload:
             confirmed = monotonic()
         except Exception as error:  # the broker is away: whether it has the message is not known
             self._write(f"unsure({type(error).__name__})", kind, names)
+        tried_until = monotonic()
         for name, parent in zip(names, parents, strict=True):
-            self.sent[name] = Sent(name, kind, started, confirmed, tuple(parent))
+            self.sent[name] = Sent(name, kind, started, confirmed, tuple(parent), tried_until)
 
     def _write(self, what: str, kind: str, names: list[str]) -> None:
         self._journal.write(f"{what} {kind} {' '.join(names)} {monotonic():.3f}\n")

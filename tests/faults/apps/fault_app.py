@@ -1,14 +1,18 @@
-"""The user's code under faults: each task writes "begun" and "done" to a file, with its worker and the monotonic time."""
+"""The user's code under faults: each task writes "begun" and "done" to a file, with its worker and the monotonic time, and each
+message of a task "got" and "gone" (acknowledged or returned).
+"""
 
 # A user's module: no types, no habits of ours.
 # mypy: ignore-errors
 # ruff: noqa: PTH123
 
 import os
+import re
 import time
 
 from celery import Celery
 from kombu import Exchange, Queue
+from kombu.message import Message
 
 app = Celery("fault_app")
 app.conf.task_default_queue = "feeds"
@@ -25,6 +29,31 @@ WORKER = os.environ.get("GREENWORKER_WORKER", "none")
 def note(event, identity):
     with open(os.environ["LEDGER"], "a") as file:
         file.write(f"{event} {identity} {WORKER} {time.monotonic():.3f}\n")
+
+
+def watch_messages():
+    """When a worker gets a message of a task, and when it has settled it."""
+    received, state = Message.__init__, Message._state
+
+    def init(self, body=None, *arguments, **more):
+        received(self, body, *arguments, **more)
+        raw = body.encode() if isinstance(body, str) else bytes(body or b"")
+        found = re.search(rb'"(t\d+)"', raw)
+        self.identity = found[1].decode() if found else ""
+        if self.identity:
+            note("got", self.identity)
+
+    def settle(self, value):
+        state.__set__(self, value)
+        if value != "RECEIVED" and self.identity:
+            note("gone", self.identity)
+
+    Message.__init__ = init
+    Message._state = property(state.__get__, settle)
+
+
+if "GREENWORKER_WORKER" in os.environ:
+    watch_messages()
 
 
 @app.task

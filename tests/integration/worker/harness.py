@@ -174,6 +174,8 @@ class Relay:
         self.sockets: list[socket.socket] = []
         self.refusing = False
         self.silenced: set[socket.socket] = set()
+        self.silence_ended: dict[socket.socket, float] = {}
+        """When one side of a silenced connection gave it up."""
         Thread(target=self._accept, daemon=True).start()
 
     def refuse(self) -> None:
@@ -184,12 +186,15 @@ class Relay:
         """New connections go to *port*."""
         self.target, self.refusing = port, False
 
-    def silence_one(self, rng: random.Random) -> None:
-        """One connection stays open and swallows everything, in both directions."""
+    def silence_one(self, rng: random.Random) -> tuple[socket.socket, socket.socket] | None:
+        """One connection stays open and swallows everything, in both directions: its client's side and its server's."""
         pairs = [(self.sockets[i], self.sockets[i + 1]) for i in range(0, len(self.sockets) - 1, 2)]
         alive = [pair for pair in pairs if pair[0].fileno() >= 0 and not self.silenced.intersection(pair)]
-        if alive:
-            self.silenced.update(rng.choice(alive))
+        if not alive:
+            return None
+        chosen = rng.choice(alive)
+        self.silenced.update(chosen)
+        return chosen
 
     def move(self, port: int) -> None:
         """New connections go to *port*; the old ones stay open, and nobody answers."""
@@ -246,6 +251,8 @@ class Relay:
                 swallowed = (answers and self.deaf) or source in self.silenced
                 if generation == self.generation and not swallowed:
                     sink.sendall(data)
+        if source in self.silenced:
+            self.silence_ended.setdefault(source, monotonic())
         if generation == self.generation:
             with suppress(OSError):
                 sink.shutdown(socket.SHUT_WR)

@@ -42,7 +42,9 @@ class Broker(Protocol):
         """The depth of every queue; 0 for one that the broker does not know. Raises on any doubt."""
 
     def count_dead_letters(self, queues: tuple[Queue, ...]) -> None:
-        """Where `depths` does not ask for dead letters itself: ask now, as far as time allows. The next depths have them."""
+        """Where `depths` does not ask for dead letters itself: count those of *queues* from now on, beside everything else. Later depths have
+        them.
+        """
 
     def dead_letters(self, queue: Queue) -> Any:
         """The dead letters of *queue*: `dead_letters.Letters`."""

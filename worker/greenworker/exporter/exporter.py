@@ -158,12 +158,12 @@ class Exporter:
             queues = self._wanted()
             if self._broker is None:
                 self._broker = connect(url, self.options.trust, self.options.metrics_port)
+            self._broker.count_dead_letters(queues)
             for first in range(0, len(queues), self._broker.at_once):
                 asked, some = monotonic(), queues[first : first + self._broker.at_once]
                 found = self._broker.depths(some)
                 self._known.update({name: (depth, asked) for name, depth in found.items()})
                 self.last_answer = monotonic()
-                self._broker.count_dead_letters(some)
         except Exception as error:
             self._disconnect()
             self._known = {}

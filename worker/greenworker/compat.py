@@ -25,6 +25,13 @@ def with_static_prefetch(app: Any, connection: Any) -> Any:
     return connection
 
 
+def prefetch_is_static(consumer: Any) -> bool:
+    """Whether the prefetch count of Celery's *consumer* is fixed for the life of each of its consumers: with quorum queues."""
+    if hasattr(consumer, "qos_global"):
+        return consumer.qos_global is False
+    return declares_quorum_queues(consumer.app, consumer.connection.transport.driver_type)  # Celery 5.6
+
+
 def keep_prefetch_count(consumer: Any, count: int) -> None:
     """After a lost connection Celery 5.3 always begins with a smaller prefetch count and restores it task by task, against live
     resize. From 5.4 on ``worker_enable_prefetch_count_reduction`` says so.

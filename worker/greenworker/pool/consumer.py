@@ -309,7 +309,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         """A new connection: all credits at once, once it is sure that what is not ours can be sent on."""
         or_exit(self.forwarder.check, [queue.name for queue in self.task_consumer.queues])
         channel = self.task_consumer.channel
-        if self.qos.value and self.prefetch_is_static() and hasattr(channel, "unsettled"):
+        if self.qos.value and compat.prefetch_is_static(self) and hasattr(channel, "unsettled"):
             self.credits = Credits(self.task_consumer, lambda: self.runtime.drain.draining)
             self.apply_prefetch()
         else:
@@ -324,12 +324,6 @@ class Consumer(StockConsumer):  # type: ignore[misc]
             self.credits.apply(qos.value)
         elif qos.prev != qos.value:
             qos.update()
-
-    def prefetch_is_static(self) -> bool:
-        """True for quorum queues."""
-        if hasattr(self, "qos_global"):
-            return self.qos_global is False
-        return compat.declares_quorum_queues(self.app, self.connection.transport.driver_type)  # Celery 5.6
 
     # drain
 

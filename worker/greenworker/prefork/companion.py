@@ -38,9 +38,11 @@ from greenworker.pool.isolation import AGAIN_SECONDS, Isolation, bury, record_fo
 from greenworker.pool.outcome import FAILURE, exception_name, outcome, outcome_of_error
 from greenworker.pool.revocation import settle_revocations
 from greenworker.pool.steps import Recycle, reserved
+from greenworker.prefork.credits import start_credits
 from greenworker.runtime import Runtime
 
 if TYPE_CHECKING:
+    from greenworker.brokers.amqp.prefetch import Credits
     from greenworker.brokers.amqp.returns import Returns
 
 logger = get_logger(__name__)
@@ -247,6 +249,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         self._received: dict[int, Any] = {}
         self._prune_at = 100
         self._queues: dict[str, str] = {}
+        self.credits: Credits | None = None
         self.returns: Returns | None = None
         if broker_scheme(self.app) in AMQP_TRANSPORTS:
             from greenworker.brokers.amqp.returns import Returns  # noqa: PLC0415 - needs py-amqp
@@ -262,7 +265,9 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         """The queue that *message* came from, on AMQP; empty if nobody can say."""
         info = message.delivery_info or {}
         tag = str(info.get("consumer_tag") or "")
-        if tag not in self._queues and self.task_consumer:
+        if tag not in self._queues and self.credits is not None:
+            self._queues[tag] = self.credits.queue_of(tag)
+        elif tag not in self._queues and self.task_consumer:
             self._queues |= {active: name for name, active in self.task_consumer._active_tags.items()}
         return str(self._queues.get(tag) or info.get("routing_key") or "")
 
@@ -284,6 +289,15 @@ class Consumer(StockConsumer):  # type: ignore[misc]
             state.task_reserved(request)
         running = {request.message.delivery_tag for request in kept}
         store.return_later([tag for tag in store.held if tag not in running])
+
+    def start_credits(self) -> None:
+        """A new connection. Where the broker fixes a consumer's prefetch, as quorum queues do, messages that wait for their ETA would take
+        all of it, and no other would come.
+        """
+        self.credits = None
+        self._queues.clear()
+        if self.returns is not None and self.qos.value and compat.prefetch_is_static(self):
+            self.credits = start_credits(self.task_consumer, self.qos, Runtime.current().drain)
 
     def raise_if_lost(self) -> None:
         """To be asked by a timer of the event loop: the error ends the loop, and Celery connects anew. Celery reads the connection as its
@@ -317,6 +331,8 @@ class Consumer(StockConsumer):  # type: ignore[misc]
     def _remember(self, message: Any) -> None:
         self.queue_of(message)  # the name is asked for when its consumer may be gone
         self._received[message.delivery_tag] = message
+        if self.credits is not None:
+            message.channel.unsettled.delivered(message.delivery_tag, message.delivery_info["consumer_tag"])
         if len(self._received) >= self._prune_at:
             self._received = {key: each for key, each in self._received.items() if not each.acknowledged}
             self._prune_at = 2 * len(self._received) + 100
@@ -458,6 +474,8 @@ class ParentAgent(bootsteps.StartStopStep):  # type: ignore[misc]
         self.recycle.check()
         if self.runtime.consuming:
             self.runtime.consumer.raise_if_lost()
+            if (prefetch := self.runtime.consumer.credits) is not None:
+                prefetch.apply(prefetch.limit)
 
     def stop(self, worker: Any) -> None:
         """The process ends."""
@@ -470,6 +488,7 @@ class Consuming(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, consumer: Any) -> None:
         """After the task consumer exists."""
+        consumer.start_credits()
         Runtime.current().consuming = True
 
     def stop(self, consumer: Any) -> None:

@@ -2,9 +2,9 @@
 
 A quorum queue counts how often a message was delivered in vain, and drops it (or dead-letters it) beyond its delivery limit: 20 by default in
 RabbitMQ 4. Up to 4.2 everything counts that ends a delivery without an acknowledgement: reject and nack with requeue, a closed channel, a lost
-connection (seen on 3.10 and 4.0). From 4.3 on ``basic.nack`` does not count and ``basic.reject`` does. So there a message is nacked; on
-older brokers a copy of it is published to the end of its queue, and the original is acknowledged when the broker has confirmed the copy.
-Who dies in between has doubled a task, not lost it. Classic queues do not count, and keep the message at its place.
+connection (seen on 3.10 and 4.0). From 4.3 on ``basic.nack`` does not count and ``basic.reject`` does (seen on 4.3.6). So there a message is
+nacked; on older brokers a copy of it is published to the end of its queue, and the original is acknowledged when the broker has confirmed the
+copy. Who dies in between has doubled a task, not lost it. Classic queues do not count, and keep the message at its place.
 """
 
 # mypy: disable-error-code="no-untyped-call"

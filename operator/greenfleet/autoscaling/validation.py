@@ -67,7 +67,7 @@ def validate(
 
 
 def _usable(*values: float) -> bool:
-    return all(math.isfinite(value) and value >= 0 for value in values)
+    return all(value == 0 or 1e-9 <= value <= 1e15 for value in values)  # of anything else, quotients overflow
 
 
 def _time_problem(spec: ScalingSpec, at: float, now: float, what: str, tuning: Tuning) -> Problem | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,7 +20,15 @@ from greenfleet.controller.field_managers import AUTOSCALER
 from greenfleet.controller.registry import Fleet, LastThreadWrite, Record
 from greenfleet.deletion_order import deletion_order
 from greenfleet.k8s import paths
-from greenfleet.k8s.client import ApiError, Client, ConflictError, NotFoundError, NotLeaderError
+from greenfleet.k8s.client import (
+    ApiError,
+    Client,
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    NotFoundError,
+    NotLeaderError,
+)
 from greenfleet.k8s.events import EventRecorder
 from greenfleet.manifests import names
 from greenfleet.manifests.config import start_threads
@@ -86,8 +94,9 @@ class Actuator:
 
     async def apply(self, plan: ScalePlan) -> bool:
         """Makes the cluster look like the decision. False where the API server refused something: the next tick decides and writes anew."""
+        refused: list[ApiError] = []
         try:
-            told = await self._write_threads(plan) if plan.fleet.role is Role.EVENTLET else []
+            told = await self._write_threads(plan, refused) if plan.fleet.role is Role.EVENTLET else []
             await self._write_replicas(plan)
             if told:
                 await asyncio.sleep(TOUCH_SECONDS)
@@ -95,15 +104,20 @@ class Actuator:
         except NotLeaderError:
             return False
         except ApiError as error:
-            _log.warning("%s %s: not carried out, the next tick will: %s", plan.record.key, plan.fleet.role, error)
-            return False
-        return True
+            refused.append(error)
+        if refused:
+            _log.warning("%s %s: not carried out, the next tick will: %s", plan.record.key, plan.fleet.role, refused[0])
+        return not refused
 
-    async def _write_threads(self, plan: ScalePlan) -> list[Pod]:
-        """Tells the pods that need to be told, and the ConfigMap; returns those pods."""
+    async def _write_threads(self, plan: ScalePlan, refused: list[ApiError]) -> list[Pod]:
+        """Tells the pods that need to be told, and the ConfigMap; returns those pods. What is refused of that (one pod by a webhook, a ConfigMap
+        that somebody made immutable) is added to *refused*: it must keep neither the other pods from hearing nor new workers from coming.
+        """
         state, threads, now = plan.fleet.actuation, plan.decision.threads, time.monotonic()
-        written = [pod for pod in plan.pods if _needs_threads(plan, pod, now)]
-        await asyncio.gather(*(self._patch_threads(plan, pod, now) for pod in written))
+        needy = [pod for pod in plan.pods if _needs_threads(plan, pod, now)]
+        answers = await asyncio.gather(*(self._patch_threads(plan, pod, now) for pod in needy), return_exceptions=True)
+        written = [pod for pod, answer in zip(needy, answers, strict=True) if answer is None]
+        _sort_out(answers, refused)
         before = next((pod.threads for pod in written if pod.threads not in (None, threads)), None)
         if before is not None:
             await self._record_change(plan, "threads", before, threads)
@@ -113,7 +127,12 @@ class Actuator:
             state.start_threads = None  # nobody reads it; it is written anew before the first worker is
             return written
         if self._needs_start(plan, now):
-            await self._write_start(plan, threads, now)
+            try:
+                await self._write_start(plan, threads, now)
+            except NotLeaderError:
+                raise
+            except ApiError as error:
+                refused.append(error)
         return written
 
     async def _write_start(self, plan: ScalePlan, threads: int, now: float) -> None:
@@ -182,9 +201,10 @@ class Actuator:
             await self._record_change(plan, "workers", current, wanted)
 
     async def _mark_leaving(self, pool: GreenWorkerPool, leaving: tuple[str, ...]) -> None:
-        """The most idle pods first: best effort, the drain is the guarantee."""
+        """The most idle pods first: best effort, the drain is the guarantee. A pod that may not be written to stops no scale-in."""
         cost = {names.DELETION_COST_ANNOTATION: str(_LEAVING_COST)}
-        await asyncio.gather(*(self._patch_pod(pool, name, cost) for name in leaving))
+        answers = await asyncio.gather(*(self._patch_pod(pool, name, cost) for name in leaving), return_exceptions=True)
+        _sort_out([one for one in answers if not isinstance(one, InvalidError | ForbiddenError)])
 
     async def _record_change(self, plan: ScalePlan, dimension: str, before: int, after: int) -> None:
         record, fleet, why = plan.record, plan.fleet, plan.decision.why
@@ -196,6 +216,15 @@ class Actuator:
         self._metrics.decisions.labels(record.key, fleet.role, dimension, "out" if up else "in", why.binding).inc()
         _log.info("%s: %s", record.key, note)
         await self._events.normal(plan.pool, _EVENT_REASONS[dimension, up], note)
+
+
+def _sort_out(answers: Iterable[BaseException | None], refused: list[ApiError] | None = None) -> None:
+    """Adds to *refused* what the API server said no to; raises what is worse than that, or everything without such a list."""
+    for answer in answers:
+        if refused is not None and isinstance(answer, ApiError) and not isinstance(answer, NotLeaderError):
+            refused.append(answer)
+        elif answer is not None:
+            raise answer
 
 
 def _written_now() -> dict[str, str]:

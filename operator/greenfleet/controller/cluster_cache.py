@@ -14,6 +14,7 @@ from greenfleet.manifests.names import Role
 
 _SELECTOR = f"{names.MANAGED_BY}={names.MANAGER}"
 
+_OUR_ANNOTATIONS = frozenset({names.THREADS_ANNOTATION, names.QUEUES_ANNOTATION})
 _ALWAYS_SERVED = {
     "Deployment": "apps/v1",
     "PodDisruptionBudget": "policy/v1",
@@ -43,7 +44,7 @@ class ClusterCache:
         self._pods_of: dict[tuple[str, str, str], dict[str, Object]] = defaultdict(dict)
         self._children = {kind: self._reflect(version, kind) for kind, version in _ALWAYS_SERVED.items()}
         self._pods = [
-            Reflector(client, paths.collection("v1", "Pod", namespace), _SELECTOR, self._on_pod)
+            Reflector(client, paths.collection("v1", "Pod", namespace), _SELECTOR, self._on_pod, kept=pod_outline)
             for namespace in self._namespaces
         ]
         self.reflectors = [*(one for some in self._children.values() for one in some), *self._pods]
@@ -123,7 +124,31 @@ def _outline(child: Object) -> Object:
         name: child["metadata"].get(name)
         for name in ("name", "namespace", "uid", "resourceVersion", "labels", "ownerReferences")
     }
-    return {"metadata": metadata, "spec": child["spec"]}
+    return {"metadata": metadata, "spec": child.get("spec") or {}}
+
+
+_POD_METADATA = ("name", "namespace", "uid", "resourceVersion", "labels", "creationTimestamp", "deletionTimestamp")
+_POD_STATUS = ("phase", "qosClass", "conditions", "initContainerStatuses", "containerStatuses")
+
+
+def pod_outline(pod: Object) -> Object:
+    """What somebody here asks of a pod. Whoever may create pods may put a megabyte into each, and our label on it."""
+    metadata, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
+    annotations = metadata.get("annotations") or {}
+    kept = {name: metadata[name] for name in _POD_METADATA if name in metadata}
+    return {
+        "metadata": {
+            **kept,
+            "annotations": {name: annotations[name] for name in _OUR_ANNOTATIONS & annotations.keys()},
+        },
+        "spec": {
+            "nodeName": spec.get("nodeName"),
+            "containers": [
+                {"name": one["name"], "resources": one.get("resources") or {}} for one in spec.get("containers") or ()
+            ],
+        },
+        "status": {name: status[name] for name in _POD_STATUS if name in status},
+    }
 
 
 def _ours(child: Object) -> Object:
@@ -132,7 +157,7 @@ def _ours(child: Object) -> Object:
     return {
         "labels": metadata.get("labels"),
         "ownerReferences": metadata.get("ownerReferences"),
-        "spec": {key: value for key, value in child["spec"].items() if key != "replicas"},
+        "spec": {key: value for key, value in (child.get("spec") or {}).items() if key != "replicas"},
     }
 
 

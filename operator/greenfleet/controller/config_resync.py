@@ -53,6 +53,8 @@ class ConfigResync:
                 pass
             except ApiError as error:
                 _log.info("%s: its ConfigMap was not looked at, the next round will: %s", record.key, error)
+            except Exception:
+                _log.exception("%s: its ConfigMap was not looked at: a bug of ours", record.key)
             await asyncio.sleep(PAUSE_SECONDS)
 
     def next_due(self, records: Iterable[Record], now: float) -> Record | None:

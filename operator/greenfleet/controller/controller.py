@@ -177,6 +177,8 @@ class Controller:
                     _log.warning(
                         "the pools cannot be compared with a list, again in %.0f s: %s", _COMPARE_SECONDS, error
                     )
+                except Exception:  # over one object that somebody made; all others go on
+                    _log.exception("the pools cannot be compared with a list: a bug of ours")
 
     async def _compare(self, namespace: str | None) -> None:
         """Forgets pools that are not there any more, and asks for those that are not as they are remembered."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from greenfleet.api import GreenWorkerPool, duration_seconds
-from greenfleet.api.pool import Prefork, ScalingRules
+from greenfleet.api.pool import MAX_GREEN_THREADS, Prefork, ScalingRules
 from greenfleet.autoscaling import Mode, Pod, Policy, ScalingSpec, Schedule
 from greenfleet.autoscaling import ScalingRules as Rules
 from greenfleet.manifests.names import THREADS_ANNOTATION, Role
@@ -24,14 +24,19 @@ def scaling_pod(pod: _Object) -> Pod:
     for condition in status.get("conditions", ()):
         if condition["type"] == "Ready" and condition["status"] == "True":
             ready_since = unix_time(condition["lastTransitionTime"])
-    threads = (metadata.get("annotations") or {}).get(THREADS_ANNOTATION, "")
     return Pod(
         name=metadata["name"],
         created_at=unix_time(metadata["creationTimestamp"]),
         ready_since=ready_since,
         terminating="deletionTimestamp" in metadata,
-        threads=int(threads) if threads.isdecimal() else None,
+        threads=_threads((metadata.get("annotations") or {}).get(THREADS_ANNOTATION, "")),
     )
+
+
+def _threads(text: str) -> int | None:
+    """What an annotation says of green threads: None where nobody who knows has written it."""
+    known = text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_GREEN_THREADS))
+    return int(text) if known else None
 
 
 def is_finished(pod: _Object) -> bool:

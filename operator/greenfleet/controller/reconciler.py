@@ -124,7 +124,7 @@ class Reconciler:
     def recognise(self, record: Record, pool: GreenWorkerPool) -> None:
         """After a restart: a pool whose Deployment was made from this very spec is as good as applied."""
         state = record.reconciliation
-        if state.generation is not None or state.stall is not None or self._registry.conflicting_pools(pool):
+        if state.generation is not None or state.stall is not None or self._registry.is_in_conflict(pool):
             return
         live = self._view.deployment(pool.namespace, names.fleet_name(pool.name, Role.EVENTLET))
         if live is None or not is_owned_by(live, pool):

@@ -12,7 +12,7 @@ from greenfleet.api.pool import InvalidPoolError, parse_pool
 from greenfleet.autoscaling import Decision, Sample, ScalingSpec, State, Why
 from greenfleet.manifests.names import Role
 from greenfleet.manifests.worker import prefork_queue
-from greenfleet.status.evidence import Evidence, exempt_tasks, routes
+from greenfleet.status.evidence import EXEMPT_ANNOTATION, Evidence, exempt_tasks, routes
 from greenfleet.status.load import Load
 from greenfleet.status.stalled import StalledReason
 from greenfleet.status.waiting import WaitClock
@@ -116,6 +116,8 @@ class Report:
     """Unix time."""
     shown: tuple[dict[str, Any] | None, ...] | None = None
     """The object and the Deployments that the status was last computed from."""
+    config_error: tuple[GreenWorkerPool, StalledReason | None] | None = None
+    """What the operator's configuration has no place for, with the pool that it was found in."""
 
 
 @dataclass(slots=True)
@@ -163,17 +165,21 @@ class Record:
 
     def status_written(self, body: dict[str, Any]) -> None:
         """Takes in the API server's answer to a status that was written."""
-        self.body = strip_managed_fields(body)
+        self.body = what_is_kept(body)
 
     def fleet(self, role: Role) -> Fleet:
         """The fleet of a role, made when first asked for."""
         return self.fleets.setdefault(role, Fleet(role))
 
 
-def strip_managed_fields(body: dict[str, Any]) -> dict[str, Any]:
-    """An object without the bookkeeping of who wrote what: half of its memory."""
-    metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
-    return {**body, "metadata": metadata}
+def what_is_kept(body: dict[str, Any]) -> dict[str, Any]:
+    """An object without its spec, which is parsed already, and without what others write into its metadata: most of its memory, and as much
+    as they like.
+    """
+    metadata = {name: value for name, value in body["metadata"].items() if name not in ("managedFields", "labels")}
+    annotations = metadata.get("annotations") or {}
+    metadata["annotations"] = {name: text for name, text in annotations.items() if name == EXEMPT_ANNOTATION}
+    return {**{name: value for name, value in body.items() if name != "spec"}, "metadata": metadata}
 
 
 def _is_older(body: dict[str, Any], known: dict[str, Any]) -> bool:
@@ -188,6 +194,8 @@ class Registry:
     def __init__(self) -> None:
         self._records: dict[str, Record] = {}
         self._by_broker: dict[str, dict[str, GreenWorkerPool]] = defaultdict(dict)
+        self._consumers: dict[tuple[str, str], dict[str, GreenWorkerPool]] = defaultdict(dict)
+        """By broker and queue, the companions' included. Asked for every pool at every tick, so it must not grow with all pools of a broker."""
         self._exporters: dict[str, ExporterState] = {}
 
     def __len__(self) -> int:
@@ -206,7 +214,7 @@ class Registry:
         whatever its version: a restored etcd goes back in time.
         """
         key = f"{body['metadata']['namespace']}/{body['metadata']['name']}"
-        body = strip_managed_fields(body)
+        whole, body = body, what_is_kept(body)
         record = self._records.get(key)
         if record is not None and not certain and _is_older(body, record.body):
             return record
@@ -219,8 +227,10 @@ class Registry:
             return record  # its status or its annotations changed
         self._forget_broker(record)
         try:
-            record.pool, record.invalid = parse_pool(body), None
+            record.pool, record.invalid = parse_pool(whole), None
             self._by_broker[record.pool.broker_key][key] = record.pool
+            for queue in queues_of(record.pool):
+                self._consumers[record.pool.broker_key, queue][key] = record.pool
         except InvalidPoolError as error:
             record.pool, record.invalid = None, StalledReason("InvalidSpec", str(error))
         if record.pool is not None and record.pool.spec.prefork is None:
@@ -242,6 +252,10 @@ class Registry:
             pools.pop(record.key, None)
             if not pools:
                 del self._by_broker[record.pool.broker_key]
+            for consumed in {(record.pool.broker_key, queue) for queue in queues_of(record.pool)}:
+                self._consumers[consumed].pop(record.key, None)
+                if not self._consumers[consumed]:
+                    del self._consumers[consumed]
 
     def forget_decisions(self) -> None:
         """For a new leader: what another replica decided in between is not known, so begin anew."""
@@ -268,15 +282,22 @@ class Registry:
 
     def conflicting_pools(self, pool: GreenWorkerPool) -> list[GreenWorkerPool]:
         """Other pools that consume one of this pool's queues from the same broker."""
-        mine = set(queues_of(pool))
-        others = self._by_broker.get(pool.broker_key, {}).values()
-        return [other for other in others if other.key != pool.key and not mine.isdisjoint(queues_of(other))]
+        found: dict[str, GreenWorkerPool] = {}
+        for queue in queues_of(pool):
+            found.update(self._consumers.get((pool.broker_key, queue), {}))
+        found.pop(pool.key, None)
+        return list(found.values())
+
+    def is_in_conflict(self, pool: GreenWorkerPool) -> bool:
+        """Whether there is any such pool."""
+        consumers = (self._consumers.get((pool.broker_key, queue), {}) for queue in queues_of(pool))
+        return any(len(some) > 1 or (some and pool.key not in some) for some in consumers)
 
     def conflict(self, pool: GreenWorkerPool) -> StalledReason | None:
         """Says whether another pool consumes one of this pool's queues from the same broker."""
-        other = min(self.conflicting_pools(pool), key=lambda other: other.name, default=None)
-        if other is None:
+        if not self.is_in_conflict(pool):
             return None
+        other = min(self.conflicting_pools(pool), key=lambda other: other.name)
         shared = sorted(set(queues_of(pool)) & set(queues_of(other)))
         return StalledReason(
             "QueueConflict",

@@ -54,6 +54,7 @@ _log = logging.getLogger(__name__)
 
 Known_co = TypeVar("Known_co", covariant=True)
 _WORKERS, _DEAD_LETTERS = "workers", "dead letters"
+_UNKNOWN_SERVER = ""
 CROWDED_AT_ONCE = 4
 """How often one answer is asked for in one round, each time without the namespace that made it too large."""
 REST_SECONDS = 20.0
@@ -302,7 +303,8 @@ class ScalingLoop:
         found = self._servers.get(server)
         if found is None:
             return QueryError(
-                MetricsIssue.UNREACHABLE, f"The operator's configuration names no Prometheus server {server!r}."
+                MetricsIssue.UNREACHABLE,
+                "The operator's configuration does not name the Prometheus server of scaling.prometheus.server.",
             )
         try:
             await found.read(expression, reader.take)
@@ -317,7 +319,9 @@ class ScalingLoop:
         return stale_after_seconds(scrape_seconds) + scrape_seconds
 
     def _server_name(self, pool: GreenWorkerPool) -> str:
-        return pool.spec.scaling.prometheus.server or self._settings.default_server
+        """All that the configuration does not name are one: a pool may name any, and each that is asked costs a look at all pools."""
+        named = pool.spec.scaling.prometheus.server or self._settings.default_server
+        return named if named in self._servers else _UNKNOWN_SERVER
 
     @staticmethod
     def _source_name(pool: GreenWorkerPool) -> str:
@@ -356,7 +360,7 @@ class ScalingLoop:
     def _is_scaled(self, record: Record, pool: GreenWorkerPool, role: Role) -> bool:
         """Whether the workers of a role are this pool's, and its backlog its own. What else the API server refuses of it stops no scaling."""
         state = record.reconciliation
-        if state.conflict is not None or self._registry.conflicting_pools(pool):
+        if state.conflict is not None or self._registry.is_in_conflict(pool):
             return False
         live = self._view.deployment(pool.namespace, names.fleet_name(pool.name, role))
         return live is not None and (state.generation is not None or is_owned_by(live, pool))

@@ -32,6 +32,9 @@ _FIRST_SAMPLE_REASONS = frozenset({MetricsIssue.NO_SAMPLE, MetricsIssue.BROKER_D
 BLOCKED_MEMORY_SECONDS = 300.0
 """How long `HubBlocked` stays true after a task blocked the hub."""
 
+LONGEST_MESSAGE = 4096
+"""Characters of a condition's message. Names of tasks come from outside, and a status that is refused for one of them is never written again."""
+
 GUARD_MEMORY_SECONDS = 60.0
 """How long `TasksAtRisk` outlives the last sample that said so; workers themselves remember for ten minutes."""
 
@@ -133,7 +136,7 @@ def _condition(name: str, said: _Said, before: _Object | None, observed: Observe
         "observedGeneration": observed.generation,
         "lastTransitionTime": before["lastTransitionTime"] if unchanged and before else rfc3339(observed.now),
         "reason": reason,
-        "message": redacted(message),
+        "message": redacted(message)[:LONGEST_MESSAGE],
     }
 
 

@@ -142,12 +142,21 @@ class StatusWriter:
             pods=pods,
             exporter_available=is_available(exporter),
             exporter_refused=self._exporter_refused(record.pool),
-            config_error=None if record.pool is None else self._config_error(record.pool),
+            config_error=self._config_error_of(record),
             trouble=next((stall for stall in stalls if stall is not None), None),
             shortage=next((lack.cause for lack in short if lack is not None), None),
             generation=metadata.get("generation", 1),
             now=now,
         )
+
+    def _config_error_of(self, record: Record) -> StalledReason | None:
+        """Looked for once a pool, not once a tick: a cron and a time zone take a while to understand."""
+        pool, report = record.pool, record.report
+        if pool is None:
+            return None
+        if report.config_error is None or report.config_error[0] is not pool:
+            report.config_error = (pool, self._config_error(pool))
+        return report.config_error[1]
 
     def _add_learned(self, record: Record, status: dict[str, Any], now: float) -> None:
         fleet = record.fleets.get(Role.EVENTLET)

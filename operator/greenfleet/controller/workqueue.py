@@ -90,6 +90,7 @@ class WorkQueue:
                 if key in self._again:
                     self._again.discard(key)
                     self.add(key)
+            await asyncio.sleep(0)  # work that waits for nothing must not keep everything else waiting
 
     def _backoff(self, key: str) -> float:
         failures = self._failures[key] = self._failures.get(key, 0) + 1

@@ -252,7 +252,7 @@ class Client:
         """Events of a collection, `(type, object)`, until the server ends the watch or falls silent. Raises GoneError for an old resourceVersion."""
         query = {**query, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(_WATCH_SECONDS)}
         async with self._send(_Request("GET", path, query), _WATCH_SECONDS + 30, self._api) as response:
-            while line := await self._next_line(response):
+            async for line in self._lines(response):
                 event = json.loads(line)
                 if event["type"] == "ERROR":
                     status = event["object"]
@@ -261,11 +261,23 @@ class Client:
                     )
                 yield event["type"], event["object"]
 
-    async def _next_line(self, response: aiohttp.ClientResponse) -> bytes:
-        """Empty at the end, and after too long a silence: the connection may be dead without anybody's word."""
+    async def _lines(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        """Until the end, and until too long a silence: the connection may be dead without anybody's word.
+
+        A line may be longer than aiohttp's own bound for one: an object has up to 1.5 MB in etcd, and JSON writes a character with up to six.
+        """
+        begun: list[bytes] = []
+        while piece := await self._next_piece(response):
+            *whole, rest = piece.split(b"\n")
+            for line in whole:
+                yield b"".join([*begun, line])
+                begun = []
+            begun.append(rest)
+
+    async def _next_piece(self, response: aiohttp.ClientResponse) -> bytes:
         try:
             async with asyncio.timeout(self._silence_seconds):
-                return await response.content.readline()
+                return await response.content.readany()
         except TimeoutError:
             _log.warning("the watch %s is silent: it is opened anew", response.url.path)
             return b""

@@ -13,7 +13,8 @@ from greenfleet.redaction import redacted
 
 _log = logging.getLogger(__name__)
 
-_NOTE_LIMIT = 1000
+_NOTE_BYTES = 1024
+"""The API server counts bytes, and refuses what is longer."""
 
 
 class EventRecorder:
@@ -42,7 +43,7 @@ class EventRecorder:
             "action": "Reconcile",
             "type": kind,
             "reason": reason,
-            "note": redacted(note)[:_NOTE_LIMIT],
+            "note": redacted(note).encode()[:_NOTE_BYTES].decode(errors="ignore"),
             "regarding": {
                 "apiVersion": f"{GROUP}/{VERSION}",
                 "kind": KIND,

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from greenfleet.k8s.client import ApiError, Client, GoneError, Object
 
@@ -92,7 +92,7 @@ class Reflector:
         listed: dict[str, Object] = {}
         version = ""
         async for page in self._client.pages(self._path, {"labelSelector": self._selector}):
-            listed.update((_key(item), self._kept(item)) for item in page.get("items") or ())
+            listed.update((_key(item), item) for item in self._outlines(page.get("items") or ()))
             version = str(page["metadata"]["resourceVersion"])
         for key in self._objects.keys() - listed.keys():
             self._put(key, None)
@@ -106,14 +106,25 @@ class Reflector:
         async for kind, item in self._client.watch(self._path, query):
             self._failures = 0
             version = item["metadata"]["resourceVersion"]
-            if kind != "BOOKMARK":
-                self._put(_key(item), None if kind == "DELETED" else self._kept(item))
+            if kind == "DELETED":
+                self._put(_key(item), None)
+            elif kind != "BOOKMARK":
+                for kept in self._outlines([item]):
+                    self._put(_key(item), kept)
         if time.monotonic() - opened >= _WORKED_SECONDS:
             self._failures = 0
         else:
             self._failures += 1
             await self._pause()
         return version
+
+    def _outlines(self, items: Iterable[Object]) -> Iterator[Object]:
+        """What is kept of each. One object, which anybody may have labelled, must not end the process for all."""
+        for item in items:
+            try:
+                yield self._kept(item)
+            except Exception:
+                _log.exception("%s %s: it is passed over: a bug of ours", self._path, _key(item))
 
     def _put(self, key: str, item: Object | None) -> None:
         old = self._objects.get(key)
@@ -122,7 +133,10 @@ class Reflector:
         else:
             self._objects[key] = item
         if old is None or item is None or _version(old) != _version(item):
-            self._changed(old, item)
+            try:
+                self._changed(old, item)
+            except Exception:
+                _log.exception("%s %s: it is passed over: a bug of ours", self._path, key)
 
 
 def _key(item: Object) -> str:

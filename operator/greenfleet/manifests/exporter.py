@@ -99,7 +99,8 @@ def measured_broker(deployment: Mapping[str, Any]) -> str | None:
             namespace, _, reference = str(variable.get("value", "")).partition("/")
             secret, _, key = reference.partition("/")
             if variable["name"] == _BROKER_VARIABLE and namespace == metadata["namespace"]:
-                return f"{namespace}/{reference}" if metadata["name"] == names.exporter_name(secret, key) else None
+                ours = bool(key) and metadata["name"] == names.exporter_name(secret, key)
+                return f"{namespace}/{reference}" if ours else None
     return None
 
 

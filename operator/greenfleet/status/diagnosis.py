@@ -21,6 +21,8 @@ _Object = dict[str, Any]
 
 PATIENCE_SECONDS = 60.0
 """A pool that wants workers may have none ready for so long: an image is pulled, a node comes."""
+_LONGEST_TEXT = 4096
+"""Characters of what somebody else says that are looked at: as many as kubelet takes of a container's last words."""
 _IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 
 
@@ -179,7 +181,7 @@ def _crash(what: str, reason: str, terminated: _Object, message: str) -> Stalled
     text = terminated.get("message", "").strip()
     try:
         said = json.loads(text.splitlines()[-1]) if text else {}
-    except ValueError:
+    except (ValueError, RecursionError):  # a container writes what it likes
         said = {}
     if isinstance(said, dict) and {"field", "value", "reason", "fix"} <= said.keys():
         return StalledReason(
@@ -197,7 +199,7 @@ def _crash(what: str, reason: str, terminated: _Object, message: str) -> Stalled
 
 def _stable(text: str) -> str:
     """Without what differs from pod to pod and from minute to minute, and without passwords: redacted before it is cut."""
-    text = redacted(text)
+    text = redacted(text)[:_LONGEST_TEXT]
     text = re.sub(r"\b(back-off) [\d.a-z]+ ", r"\1 ", text)
     text = re.sub(r"pod=\S+", "", text)
     text = re.sub(r'\bpods "[^"]*"', "pods", text)

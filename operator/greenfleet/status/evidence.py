@@ -24,6 +24,9 @@ WINDOW_SECONDS = 600.0
 MOST_REMEMBERED = 2_000
 """Entries of each kind for one pool. A worker tells a hundred names of tasks apart."""
 Key = TypeVar("Key")
+MOST_ROUTES, LONGEST_TASK = 100, 300
+"""What `status.blockingTasks` has room for."""
+MOST_EXEMPT = 1_000
 EXEMPT_ANNOTATION = f"{PREFIX}/keep-on-eventlet"
 """On a pool: names of tasks, comma separated, that evidence must not move."""
 DEAD_TASKS = 20
@@ -60,12 +63,16 @@ def routes(
         for task, moments in caught.items()
         if task not in _NOT_TASKS and sum(now - moment <= WINDOW_SECONDS for moment in moments) >= MOMENTS
     }
-    return tuple(sorted((set(before) | proven) - set(exempt)))
+    # Those that are routed stay, whatever is caught after them.
+    kept, spared = dict.fromkeys([*before, *sorted(proven)]), set(exempt)
+    known = [task for task in kept if task not in spared and len(task) <= LONGEST_TASK]
+    return tuple(sorted(known[:MOST_ROUTES]))
 
 
 def exempt_tasks(annotations: Mapping[str, str]) -> tuple[str, ...]:
-    """Tasks that a human wants to keep on Eventlet."""
-    return tuple(name.strip() for name in annotations.get(EXEMPT_ANNOTATION, "").split(",") if name.strip())
+    """Tasks that a human wants to keep on Eventlet: the first `MOST_EXEMPT` of them, for it is asked at every tick."""
+    names = annotations.get(EXEMPT_ANNOTATION, "").split(",", MOST_EXEMPT)[:MOST_EXEMPT]
+    return tuple(name.strip() for name in names if name.strip())
 
 
 @dataclass(slots=True)

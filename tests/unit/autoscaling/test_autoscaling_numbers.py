@@ -28,9 +28,9 @@ KNOWN = {
     "estimation/service.py": {0.5, 8},
     "recommendation/workers.py": {1e-9, 1.5},
     "recommendation/__init__.py": {10},
-    "validation.py": {100},
+    "validation.py": {100, 1e-9, 1e15},
 }
-"""Half-lives (0.5 to the power of) and multiples of one in `tuning.py`, guards against rounding, a bound on what is remembered."""
+"""Half-lives (0.5 to the power of) and multiples of one in `tuning.py`, guards against rounding and overflow, a bound on what is remembered."""
 
 
 def numbers(module: Path) -> set[float]:

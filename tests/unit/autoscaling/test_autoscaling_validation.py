@@ -31,7 +31,7 @@ def test_a_missing_queue_is_not_an_empty_queue() -> None:
     assert reasons(replace(sample(), expected_queues=("q", "other"))) == [MetricsIssue.NO_SAMPLE]
 
 
-@pytest.mark.parametrize("depth", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("depth", [float("nan"), float("inf"), -1.0, 1e300, 5e-324])
 def test_what_is_no_number_of_messages_is_no_knowledge(depth: float) -> None:
     assert reasons(with_depth(QueueSample("q", NOW, depth))) == [MetricsIssue.BAD_VALUE]
     assert reasons(replace(sample(), workers=(worker("pod-0", busy=depth),))) == [MetricsIssue.BAD_VALUE]

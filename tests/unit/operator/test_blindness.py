@@ -78,6 +78,7 @@ class World:
     """The connection breaks off, as when the server is gone."""
     record: Record = field(init=False)
     """What the operator knows about the pool."""
+    status: StatusWriter = field(init=False)
     sync_status: Callable[[], Awaitable[None]] = field(init=False)
     """Writes the status between two ticks, as the reconciling controller does."""
     poll_idle_pools: Callable[[], Awaitable[None]] = field(init=False)
@@ -259,7 +260,7 @@ def play(
         async with serving(world.handle) as url:
             status = StatusWriter(fake, fake, fake, lambda key: None)
             reconciler = Reconciler(fake, known, fake, fake, fake, image=fake, monitors=fake)
-            world.sync_status = lambda: status.sync(record)
+            world.status, world.sync_status = status, lambda: status.sync(record)
             server = PrometheusServer("main", Server(url=url, scrape_interval="2s", timeout=timeout))
             loop = ScalingLoop(
                 registry=known,

@@ -254,3 +254,10 @@ def test_a_fleet_that_works_is_not_stalled_by_a_quota_that_keeps_it_small_and_sa
 def test_no_deployment_and_one_without_a_status_lack_nothing() -> None:
     assert capacity_shortage(None, []) is None
     assert capacity_shortage({"spec": {}, "status": {}}, []) is None
+
+
+@pytest.mark.parametrize("message", ["[" * 4_000, '{"a":' * 800, "1" * 4_000, '"\\ud800"', "null", "NaN"])
+def test_last_words_that_are_made_to_confuse_are_shown_as_text(message: str) -> None:
+    found = pod_failure([crashed(message=message)])
+    assert found is not None
+    assert found.reason == "ContainerFails"

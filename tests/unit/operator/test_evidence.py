@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from greenfleet.api.status import PoolStatus
 from greenfleet.manifests.names import Role
 from greenfleet.status.evidence import (
     MOMENT_SECONDS,
     MOMENTS,
+    MOST_EXEMPT,
     MOST_REMEMBERED,
     WINDOW_SECONDS,
     Evidence,
@@ -79,3 +81,19 @@ def test_names_without_end_are_not_kept_without_end() -> None:
     found.forget_old(Role.EVENTLET, {"feeds-1"}, 3.0)
     assert len(found.blocked) == len(found.guards) == len(found.blocked_seconds) == MOST_REMEMBERED
     assert f"task-{3 * MOST_REMEMBERED - 1}" in found.blocked
+
+
+def test_routes_fit_into_the_status_whatever_workers_say() -> None:
+    """One name too many, or too long, and the API server refused the status of that pool for ever."""
+    caught = {name: _caught(100.0, 120.0, 140.0) for name in (*(f"proj.task-{n}" for n in range(150)), "x" * 400)}
+    before = tuple(f"proj.old-{number}" for number in range(60))
+    found = routes(before, caught, (), 141.0)
+    PoolStatus.model_validate({"blockingTasks": list(found)})
+    assert set(before) < set(found), "what is routed stays, whatever is caught after it"
+    assert routes(found, caught, (), 141.0) == found
+
+
+def test_an_annotation_that_is_made_to_be_long_is_not_read_to_its_end() -> None:
+    text = ",".join(f"proj.task-{number}" for number in range(20_000))
+    found = exempt_tasks({"greenfleet.io/keep-on-eventlet": text})
+    assert found == tuple(f"proj.task-{number}" for number in range(MOST_EXEMPT))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import pytest
 
+from greenfleet.api import GreenWorkerPool
 from greenfleet.autoscaling import Mode
+from greenfleet.controller import registry as registry_module
 from greenfleet.controller.controller import Controller
 from greenfleet.controller.pods import is_finished, scaling_pod, scaling_spec
 from greenfleet.controller.registry import Registry
@@ -16,6 +20,7 @@ from greenfleet.k8s.client import Client
 from greenfleet.manifests.names import Role
 from greenfleet.own_metrics import OperatorMetrics
 from greenfleet.settings import Prometheus, Source
+from greenfleet.status.evidence import EXEMPT_ANNOTATION
 from greenfleet.status.spec_checks import config_error
 from greenfleet.status.stalled import StalledReason
 from tests.unit.operator.objects import Object, body, pool
@@ -423,3 +428,48 @@ def test_the_last_pool_is_forgotten_when_a_list_has_none() -> None:
     asyncio.run(controller._compare(None))
     asyncio.run(controller._compare(None))
     assert (len(found), server.asked) == (0, 2)
+
+
+def test_who_shares_a_queue_is_found_without_a_look_at_every_pool_of_the_broker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is asked for every pool at every tick: 1,000 pools on one broker took seconds of it, for all pools of the cluster."""
+    found = registry(*(body(f"pool-{number}", queues=[f"queue-{number}"]) for number in range(200)))
+    asked: list[str] = []
+    original = registry_module.queues_of
+
+    def counted(pool: GreenWorkerPool) -> Iterable[str]:
+        asked.append(pool.key)
+        return original(pool)
+
+    monkeypatch.setattr(registry_module, "queues_of", counted)
+    for record in found:
+        assert record.pool is not None
+        assert not found.conflicting_pools(record.pool)
+        assert not found.is_in_conflict(record.pool)
+    assert set(Counter(asked).values()) == {2}
+
+
+def test_of_a_pool_only_what_is_asked_for_is_kept() -> None:
+    """A tenant may write a megabyte into each of its pools."""
+    written = body("a", worker={"env": [{"name": "LARGE", "value": "x" * 30_000}]})
+    written["metadata"] |= {
+        "annotations": {
+            "kubectl.kubernetes.io/last-applied-configuration": "x" * 30_000,
+            EXEMPT_ANNOTATION: "proj.slow",
+        },
+        "labels": {"a": "b"},
+    }
+    record = registry(written).get("shop/a")
+    assert record is not None
+    assert record.pool is not None
+    assert len(record.pool.spec.worker.env[0].value or "") == 30_000
+    assert record.body["metadata"]["annotations"] == {EXEMPT_ANNOTATION: "proj.slow"}
+    assert len(json.dumps(record.body)) < 1_000
+
+
+@pytest.mark.parametrize("text", ["9" * 5_000, "9" * 4_000, "٣٠", "1e3", "-5", "0x10", " 7", ""])
+def test_an_annotation_that_somebody_else_wrote_says_nothing_of_green_threads(text: str) -> None:
+    pod = k8s_pod()
+    pod["metadata"]["annotations"] = {"greenfleet.io/threads": text}
+    assert scaling_pod(pod).threads is None

@@ -377,3 +377,12 @@ def test_learned_values_are_worth_a_write_when_they_move_by_a_fifth() -> None:
     assert significant_change(Learned(), known)
     assert not significant_change(known, Learned())
     assert not significant_change(known, known)
+
+
+def test_names_of_tasks_that_are_made_to_be_long_do_not_make_a_status_that_is_refused() -> None:
+    found = reconciled(decision())
+    found.evidence.blocked["x" * 60_000] = NOW
+    found.evidence.guards["acks", "y" * 60_000] = NOW
+    found.evidence.dead_letters["feeds"] = 1
+    found.evidence.dead_tasks = frozenset({"z" * 60_000})
+    PoolStatus.model_validate(compute(found, WELL))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +98,11 @@ class Reconciler:
             ) is not None:
                 state.refused, state.refusals = taken_from_pool(*taken, pool), state.refusals + 1
                 return taken_seconds(state.refusals)
+            if self._lacks_any(pool, children):
+                # It is new, or on its way out and told of late: an operator that has just started may know less than it sees.
+                state.drifted = True
+                if await self._is_deleting(record, pool):
+                    return None
             for child in children:
                 if child.is_deployment:
                     waits |= not await self._apply_fleet(record, pool, child)
@@ -149,6 +155,16 @@ class Reconciler:
             one["metadata"]["uid"] == pool.uid and "deletionTimestamp" not in one["metadata"]
             for one in found.get("items") or ()
         )
+
+    def _lacks_any(self, pool: GreenWorkerPool, children: Iterable[Child]) -> bool:
+        """Whether one of its children, all asked for by now, is absent or has lost its owner."""
+        for child in children:
+            seen = self._view.child(child.kind, pool.namespace, child.name)
+            if seen is not None and not is_owned_by(seen, pool):
+                return True
+            if "uid" not in child.manifest["metadata"] and child.kind != "PodMonitor":
+                return True
+        return False
 
     async def repair_config(self, record: Record) -> None:
         """Applies the ConfigMap of a settled pool again. It costs one request, which changes nothing unless somebody else did.

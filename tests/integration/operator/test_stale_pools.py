@@ -1,0 +1,113 @@
+"""An operator that takes a pool for alive although it has gone makes nothing of its own anew, and takes nothing over that was left on purpose.
+
+A restart in the middle of a deletion, or a watch with a gap: the children are seen as they are, the pool as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from greenfleet.controller.applier import Applier
+from greenfleet.controller.cluster_cache import ClusterCache
+from greenfleet.controller.monitors import PodMonitors
+from greenfleet.controller.reconciler import Reconciler
+from greenfleet.controller.registry import Registry
+from greenfleet.k8s.client import connect
+from greenfleet.k8s.events import EventRecorder
+from greenfleet.settings import WorkerImage
+from tests.integration.operator.conftest import World, WorldMaker
+from tests.integration.operator.harness import Namespace, Object, eventually, only_exporters
+
+EGRESS = {"egress": [{"to": [{"ipBlock": {"cidr": "198.18.0.0/15"}}], "ports": [{"port": 6379}]}]}
+
+
+@pytest.fixture(scope="module")
+def world(make_world: WorldMaker) -> World:
+    return make_world("stale", runs=only_exporters)
+
+
+def children(shop: Namespace, pool: str) -> dict[str, str]:
+    """What a pool has, each with its version."""
+    names = {
+        "configmaps": f"{pool}-greenfleet", "networkpolicies": f"{pool}-greenfleet",
+        "deployments": f"{pool}-eventlet", "poddisruptionbudgets": f"{pool}-eventlet",
+    }  # fmt: skip
+    found = {kind: shop.find(kind, name) for kind, name in names.items()}
+    return {
+        kind: one["metadata"]["uid"] + str(one["metadata"].get("ownerReferences")) for kind, one in found.items() if one
+    }
+
+
+def reconcile_as_remembered(shop: Namespace, body: Object) -> None:
+    """What an operator does that starts now and has been told of this pool as it was."""
+
+    async def run() -> None:
+        client = await connect(str(shop.api.kubeconfig), write_seconds=lambda: 10.0)
+        nothing: Callable[..., None] = lambda *_: None  # noqa: E731
+        view = ClusterCache(client, [shop.name], nothing, nothing)
+        watching = [asyncio.create_task(reflector.run()) for reflector in view.reflectors]
+        try:
+            while not view.is_synced:  # noqa: ASYNC110 - several Events
+                await asyncio.sleep(0.05)
+            registry = Registry()
+            record = registry.put(body)
+            events, monitors = EventRecorder(client, "test"), PodMonitors(client, view, None, nothing)
+            reconciler = Reconciler(
+                client, registry, view, events, Applier(client, view), image=WorkerImage(), monitors=monitors
+            )
+            await reconciler.reconcile_pool(record)
+        finally:
+            for task in watching:
+                task.cancel()
+            await client.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("propagation", ["Background", "Orphan"])
+def test_a_pool_that_has_gone_is_not_made_again_and_its_orphans_stay(world: World, propagation: str) -> None:
+    shop, name = world.namespace, f"gone-{propagation.lower()}"
+    body: Any = shop.apply_pool(name, network=EGRESS, replicas={"min": 1})
+    reconcile_as_remembered(shop, body)
+    assert len(children(shop, name)) == 4
+    shop.api.delete(shop.path("greenworkerpools", name), propagationPolicy=propagation)
+    eventually(lambda: shop.find("greenworkerpools", name) is None, "the pool is gone", 60)
+    if propagation == "Background":
+        eventually(lambda: not children(shop, name), "its children are gone", 60)
+    left = children(shop, name)
+    reconcile_as_remembered(shop, body)
+    assert children(shop, name) == left
+
+
+@pytest.mark.parametrize("missing", ["configmaps", "networkpolicies", "deployments", "poddisruptionbudgets"])
+def test_a_pool_that_goes_gets_back_nothing_that_the_collector_has_taken(world: World, missing: str) -> None:
+    """A crash at any point of the collector's work: the pool waits for a finalizer here, so that the point holds still."""
+    shop, name = world.namespace, f"going-{missing}"
+    body: Any = shop.apply_pool(name, network=EGRESS, replicas={"min": 1})
+    reconcile_as_remembered(shop, body)
+    shop.api.merge(shop.path("greenworkerpools", name), {"metadata": {"finalizers": ["example.com/held"]}})
+    shop.api.delete(shop.path("greenworkerpools", name))
+    child = f"{name}-eventlet" if missing in ("deployments", "poddisruptionbudgets") else f"{name}-greenfleet"
+    shop.api.delete(shop.path(missing, child))
+    eventually(lambda: shop.find(missing, child) is None, "taken")
+    reconcile_as_remembered(shop, body)
+    assert missing not in children(shop, name)
+    shop.api.merge(shop.path("greenworkerpools", name), {"metadata": {"finalizers": None}})
+
+
+def test_a_pool_that_is_there_gets_back_what_it_has_lost(world: World) -> None:
+    shop = world.namespace
+    body: Any = shop.apply_pool("stays", network=EGRESS, replicas={"min": 1})
+    reconcile_as_remembered(shop, body)
+    whole = children(shop, "stays")
+    shop.api.delete(shop.path("configmaps", "stays-greenfleet"))
+    shop.api.merge(shop.path("networkpolicies", "stays-greenfleet"), {"metadata": {"ownerReferences": None}})
+    reconcile_as_remembered(shop, body)
+    again = children(shop, "stays")
+    assert set(again) == set(whole)
+    assert again["networkpolicies"] == whole["networkpolicies"]
+    shop.delete_pool("stays", wait=False)

@@ -16,6 +16,7 @@ from greenfleet.manifests import names
 from greenfleet.manifests.names import Role
 from greenfleet.redaction import redacted
 from greenfleet.status.diagnosis import PATIENCE_SECONDS
+from greenfleet.status.evidence import Evidence
 from greenfleet.status.load import FIELDS, load_status
 from greenfleet.status.stalled import StalledReason
 from greenfleet.status.times import rfc3339, unix_time
@@ -108,11 +109,17 @@ def _conditions(record: Record, observed: Observed, decision: Decision | None) -
         "Stalled": ("True", stalled.reason, stalled.message)
         if stalled
         else ("False", "AsExpected", "Nothing needs a human."),
-        "Reconciling": _reconciling(stalled, observed.shortage, rolling, current=current),
+        "Reconciling": _reconciling(
+            stalled,
+            observed.shortage,
+            rolling,
+            current=current,
+            paused=bool(((observed.deployment or {}).get("spec") or {}).get("paused")),
+        ),
         "MetricsAvailable": _metrics_available(record, observed, decision),
         "ScalingActive": _scaling_active(record, decision),
         "ScalingLimited": _scaling_limited(decision),
-        "HubBlocked": _hub_blocked(record.evidence.blocked, observed.now),
+        "HubBlocked": _hub_blocked(record.evidence, observed.now),
         "TasksAtRisk": _tasks_at_risk(record.evidence.guards, observed.now),
         "DeadLetters": _dead_letters(record),
     }
@@ -151,14 +158,24 @@ def _ready(observed: Observed, decision: Decision | None, *, reconciled: bool) -
         )
     wanted = (observed.deployment.get("spec") or {}).get("replicas", 0)
     if wanted and not (observed.deployment.get("status") or {}).get("readyReplicas"):
-        ages = [observed.now - unix_time(pod["metadata"]["creationTimestamp"]) for pod in observed.pods]
-        if max(ages, default=0.0) > PATIENCE_SECONDS:
-            return "False", "NoWorkerReady", "Workers were started, and none became ready."
+        since = [unix_time(pod["metadata"]["creationTimestamp"]) for pod in observed.pods] or _unavailable(observed)
+        if any(observed.now - at > PATIENCE_SECONDS for at in since):
+            return "False", "NoWorkerReady", "Workers are wanted, and none became ready."
     if not wanted:
         return "True", "ScaledToZero", "Nothing waits; the first message brings a worker."
     if decision is not None and decision.metrics_issues:
         return "True", "Holding", "The workers run; their number is held because the load is not known."
     return "True", "Running", "Workers consume the queues."
+
+
+def _unavailable(observed: Observed) -> list[float]:
+    """Since when the Deployment itself says that it lacks workers: where nobody makes pods, no pod's age tells."""
+    conditions = ((observed.deployment or {}).get("status") or {}).get("conditions") or ()
+    return [
+        unix_time(one["lastTransitionTime"])
+        for one in conditions
+        if (one["type"], one["status"]) == ("Available", "False") and one.get("lastTransitionTime")
+    ]
 
 
 def _rolling(observed: Observed) -> bool:
@@ -169,7 +186,7 @@ def _rolling(observed: Observed) -> bool:
 
 
 def _reconciling(
-    stalled: StalledReason | None, shortage: StalledReason | None, rolling: bool, *, current: bool
+    stalled: StalledReason | None, shortage: StalledReason | None, rolling: bool, *, current: bool, paused: bool
 ) -> _Said:
     if stalled is not None:
         return "False", "Stalled", "Waits for a human, see Stalled."
@@ -177,6 +194,12 @@ def _reconciling(
         return "True", "Applying", "The pool's objects are being made."
     if shortage is not None:
         return "True", shortage.reason, shortage.message
+    if rolling and paused:
+        return (
+            "True",
+            "RolloutPaused",
+            "The Deployment is paused, so that workers keep the old spec: kubectl rollout resume.",
+        )
     if rolling:
         return "True", "RollingUpdate", "Workers are being replaced by ones of the new spec."
     return "False", "UpToDate", "Everything is as the spec says."
@@ -242,16 +265,22 @@ def _scaling_limited(decision: Decision | None) -> _Said:
     return "True", str(decision.limited), text
 
 
-def _hub_blocked(blocked: Mapping[str, float], now: float) -> _Said:
-    tasks = sorted(task for task, at in blocked.items() if now - at < BLOCKED_MEMORY_SECONDS)
-    if not tasks:
-        return "False", "HubRuns", "No task blocked the hub lately."
-    listed = ", ".join(tasks[:5])
-    return (
-        "True",
-        "TaskBlocks",
-        f"Blocking calls halt all green threads of a worker: {listed}. The worker's log has the place; consider prefork.tasks.",
-    )
+_LACKS_CPU = (
+    "A worker's hub wanted to run and had no CPU for most of five minutes: raise worker.resources.limits.cpu, or add nodes; "
+    "no task is to blame."
+)
+
+
+def _hub_blocked(evidence: Evidence, now: float) -> _Said:
+    tasks = sorted(task for task, at in evidence.blocked.items() if now - at < BLOCKED_MEMORY_SECONDS)
+    starved = now - evidence.guards.get(("cpu", ""), float("-inf")) < GUARD_MEMORY_SECONDS
+    if tasks:
+        listed = ", ".join(tasks[:5])
+        blocks = f"Blocking calls halt all green threads of a worker: {listed}. The worker's log has the place; consider prefork.tasks."
+        return "True", "TaskBlocks", f"{blocks} {_LACKS_CPU}" if starved else blocks
+    if starved:
+        return "True", "LacksCpu", _LACKS_CPU
+    return "False", "HubRuns", "No task blocked the hub lately, and it had a CPU."
 
 
 _GUARDS: Mapping[str, tuple[str, str]] = {

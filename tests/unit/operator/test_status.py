@@ -12,6 +12,7 @@ from greenfleet.api.status import CONDITION_TYPES, PoolStatus
 from greenfleet.autoscaling import Decision, DecisionReason, Learned, MetricsIssue, Problem, Why
 from greenfleet.controller.registry import Record
 from greenfleet.controller.status import (
+    GUARD_MEMORY_SECONDS,
     Observed,
     compute,
     learned_from_status,
@@ -386,3 +387,38 @@ def test_names_of_tasks_that_are_made_to_be_long_do_not_make_a_status_that_is_re
     found.evidence.dead_letters["feeds"] = 1
     found.evidence.dead_tasks = frozenset({"z" * 60_000})
     PoolStatus.model_validate(compute(found, WELL))
+
+
+def test_a_hub_without_a_cpu_is_said_as_such_and_beside_a_task_that_blocks() -> None:
+    found = reconciled(decision())
+    found.evidence.guards["cpu", ""] = NOW - GUARD_MEMORY_SECONDS / 2
+    said = conditions(compute(found, WELL))
+    assert (said["HubBlocked"]["status"], said["HubBlocked"]["reason"]) == ("True", "LacksCpu")
+    assert "worker.resources.limits.cpu" in said["HubBlocked"]["message"]
+    assert said["TasksAtRisk"]["status"] == "False", "nothing is lost by it"
+    found.evidence.blocked["proj.slow"] = NOW
+    said = conditions(compute(found, WELL))
+    assert said["HubBlocked"]["reason"] == "TaskBlocks"
+    assert "limits.cpu" in said["HubBlocked"]["message"]
+    found.evidence.blocked.clear()
+    later = dataclasses.replace(WELL, now=NOW + GUARD_MEMORY_SECONDS)
+    assert conditions(compute(found, later))["HubBlocked"]["status"] == "False"
+
+
+def test_a_deployment_that_nobody_makes_pods_of_is_not_ready() -> None:
+    """A Deployment that is being deleted, or whose controller is gone, has no pod whose age could tell."""
+    unavailable = {"type": "Available", "status": "False", "lastTransitionTime": rfc3339(NOW - 61)}
+    status = {"observedGeneration": 1, "conditions": [unavailable]}
+    deployment = {"metadata": {"generation": 1}, "spec": {"replicas": 2}, "status": status}
+    observed = dataclasses.replace(WELL, deployment=deployment)
+    assert conditions(compute(reconciled(decision()), observed))["Ready"]["reason"] == "NoWorkerReady"
+    unavailable["lastTransitionTime"] = rfc3339(NOW - 5)
+    assert conditions(compute(reconciled(decision()), observed))["Ready"]["reason"] == "Running"
+
+
+def test_a_paused_rollout_is_named_only_while_it_keeps_workers_from_being_replaced() -> None:
+    behind = {"replicas": 2, "readyReplicas": 2, "updatedReplicas": 0, "observedGeneration": 3}
+    for status, reason in ((behind, "RolloutPaused"), ({**behind, "updatedReplicas": 2}, "UpToDate")):
+        deployment = {"metadata": {"generation": 3}, "spec": {"replicas": 2, "paused": True}, "status": status}
+        found = compute(reconciled(decision()), dataclasses.replace(WELL, deployment=deployment))
+        assert conditions(found)["Reconciling"]["reason"] == reason

@@ -19,7 +19,7 @@ OF_KUBERNETES = {
     *("ConfigMap", "Deployment", "PodMonitor", "Secret", "True", "False", "Unknown"),
     *("CrashLoopBackOff", "CreateContainerConfigError", "CreateContainerError", "Error", "RunContainerError"),
     *("ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff", "InvalidImageName"),
-    *("Failed", "Succeeded", "PodScheduled", "ReplicaFailure", "Unschedulable"),
+    *("Failed", "Succeeded", "Available", "PodScheduled", "ReplicaFailure", "Unschedulable"),
 }
 OF_AN_EVENT = {"ManualReplicasIgnored", "OutOfBounds", "TlsNotVerified"}
 

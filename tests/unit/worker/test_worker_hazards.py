@@ -159,6 +159,22 @@ def test_a_worker_whose_threads_are_all_busy_and_finish_nothing_says_so(
     assert shown(found) == set(), "it goes on"
 
 
+def test_a_hub_that_waits_for_a_cpu_most_of_the_time_says_so_and_a_slow_start_does_not(
+    said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(task_risks, "monotonic", lambda: now[0])
+    found = on_redis(3600)
+    window, waited = task_risks.CPU_WINDOW_SECONDS, 100.0  # before the first look: a start
+    for share, starved in ((0.4, False), (0.6, True)):
+        for _ in range(16):
+            found.check([], 0, 2, cpu_waited=waited)
+            now[0] += window / 7
+            waited += share * window / 7
+        assert (("cpu", "") in shown(found)) is starved
+    assert "limits.cpu" in said[0]
+
+
 def test_a_task_whose_name_came_with_a_message_is_shown_as_text_of_a_sane_length() -> None:
     registry = Registry()
     for name in ("feeds.\ud83d", "x" * 100_000):

@@ -30,9 +30,13 @@ VISIBILITY, CONSUMER, PREFETCH, ACKS = "visibility_timeout", "consumer_timeout",
 PREFORK = "prefork"
 DELIVERY_LIMIT = "delivery_limit"
 NO_PROGRESS = "no_progress"
+CPU = "cpu"
 
 NO_PROGRESS_SECONDS = 300.0
 """All threads are busy and no task has ended for so long: tasks that are meant to run longer, or something that waits for ever."""
+
+CPU_WINDOW_SECONDS, CPU_WAIT_SHARE = 300.0, 0.5
+"""A hub that has waited for a CPU for more than this share of so long a time is starved: a burst or a start is no reason to worry."""
 
 REDIS_VISIBILITY_SECONDS = 3600.0
 """kombu's default (``Channel.visibility_timeout``)."""
@@ -80,6 +84,8 @@ class TaskRisks:
         self._hoarding = False
         self._finished = 0
         self._progressed_at = monotonic()
+        self._cpu_waited: tuple[float, float] | None = None
+        """When the present window began, and the seconds that the hub had waited by then."""
         self._seen: dict[tuple[str, str], float] = {}
         self._said: set[str] = set()
         self._gauge = GaugeSet(
@@ -128,10 +134,15 @@ class TaskRisks:
         if patience is not None and hard_seconds is not None and hard_seconds > patience.seconds:
             self._too_long(patience, task, f"may run for {hard_seconds:g} s, its time limit")
 
-    def check(self, running: Sequence[Any], reserved: int, threads: int, finished: int = 0) -> None:
-        """Look at the requests that run and at what waits inside the worker; every `CHECK_SECONDS`. *finished*: tasks so far."""
+    def check(
+        self, running: Sequence[Any], reserved: int, threads: int, finished: int = 0, cpu_waited: float = 0.0
+    ) -> None:
+        """Look at the requests that run and at what waits inside the worker; every `CHECK_SECONDS`. *finished*: tasks so far; *cpu_waited*:
+        seconds that the hub has wanted to run and had no CPU, so far.
+        """
         patience, now = self.patience, time()
         self._check_progress(running, threads, finished)
+        self._check_cpu(cpu_waited)
         if patience is not None:
             for request in running:
                 if request.time_start and request.task.acks_late and now - request.time_start > patience.seconds:
@@ -168,6 +179,20 @@ class TaskRisks:
                 NO_PROGRESS, "",
                 f"all {threads} threads of this worker are busy, and no task has ended for {NO_PROGRESS_SECONDS:.0f} s ({names}): "
                 "look for calls without a time-out and for libraries that were imported before patching, or set taskTimeLimits.hard",
+            )  # fmt: skip
+
+    def _check_cpu(self, waited: float) -> None:
+        """A worker whose hub is runnable and does not run: its CPU limit is used up, or its node is crowded."""
+        now = monotonic()
+        began, before = self._cpu_waited or (now, waited)
+        if self._cpu_waited is not None and now - began < CPU_WINDOW_SECONDS:
+            return
+        self._cpu_waited = (now, waited)
+        if now > began and (waited - before) / (now - began) > CPU_WAIT_SHARE:
+            self.found(
+                CPU, "",
+                f"the hub of this worker wanted to run and had no CPU for {waited - before:.0f} of {now - began:.0f} s: raise "
+                "worker.resources.limits.cpu, or add nodes; no task is to blame",
             )  # fmt: skip
 
     def _too_long(self, patience: AckTimeout, task: str, what: str) -> None:

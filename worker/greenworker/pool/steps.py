@@ -13,7 +13,7 @@ from greenworker import hub
 from greenworker.brokers.serializers import restrict_tasks
 from greenworker.misconfigured import MisconfiguredError, or_exit
 from greenworker.monitoring.celery_exporter_metrics import families
-from greenworker.monitoring.hub_monitor import Watchdog, hub_cpu_wait
+from greenworker.monitoring.hub_monitor import MAIN_THREAD, SchedulerTimes, Watchdog, hub_cpu_wait
 from greenworker.monitoring.metrics import CounterFunction, Gauge, GaugeSet, resident_bytes
 from greenworker.monitoring.task_risks import CHECK_SECONDS, check_tasks
 from greenworker.runtime import Runtime
@@ -86,6 +86,7 @@ class RiskChecker:
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
+        self._hub = SchedulerTimes(MAIN_THREAD)
 
     def run(self) -> None:
         """For ever, in a green thread."""
@@ -99,6 +100,7 @@ class RiskChecker:
                     reserved(self.runtime),
                     self.runtime.pool.limit,
                     self.runtime.accounting.finished_count,
+                    self._hub.seconds()[1],
                 )
             except Exception as error:
                 logger.warning("Could not look for task_risks: %r", error)

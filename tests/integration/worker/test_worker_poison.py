@@ -17,7 +17,8 @@ import pytest
 
 from greenworker.brokers.dead_letters import key, rabbit_queue
 from greenworker.brokers.suspicion import HEADER, Suspicion
-from greenworker.exporter.broker import Queue, connect
+from greenworker.exporter.broker import Queue
+from greenworker.exporter.connect import connect
 from greenworker.tls import Trust
 from tests.integration.worker.harness import PYTHON, RabbitMQ, Redis, Worker, eventually
 from tests.integration.worker.lanes import Lane, RabbitLane, RedisLane

@@ -17,7 +17,8 @@ import greenworker
 from greenworker import tls
 from greenworker.bootstrap.settings import without_master_name
 from greenworker.brokers.redis.unacked_store import redelivered
-from greenworker.exporter.broker import Queue, connect
+from greenworker.exporter.broker import Queue
+from greenworker.exporter.connect import connect
 from greenworker.exporter.exporter import parse_queues
 from greenworker.exporter.rabbitmq_plugin import addresses, parse
 from greenworker.exporter.redis import list_key, tls_options

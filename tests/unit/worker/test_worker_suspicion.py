@@ -19,7 +19,8 @@ from greenworker.brokers.suspicion import (
     may_have_started,
     read,
 )
-from greenworker.exporter.dead_letters import letter_of, renewed
+from greenworker.exporter.rabbitmq import letter_of
+from greenworker.exporter.redis import renewed
 from greenworker.pool.isolation import Isolation, store_failure, take_header
 
 NOW = 1_800_000_000.0
@@ -107,11 +108,11 @@ class Pool:
         self.begun: dict[str, Suspicion] = {}
         self.isolation = Isolation(self.started.append, self.requests.__getitem__, lambda: False, self.dead.append)
         self.isolation.max_deaths = max_deaths
-        self.isolation.record = self
+        self.isolation.attempts = self
         for name in suspicions:
             self.isolation.add(name)
 
-    def attempts(self, message: Any, known: Suspicion) -> Suspicion:
+    def so_far(self, message: Any, known: Suspicion) -> Suspicion:
         return known
 
     def begin(self, message: Any, after: Suspicion) -> None:
@@ -222,7 +223,7 @@ def test_what_is_taken_back_while_its_attempt_is_written_down_does_not_start() -
     class Slow:
         forgotten = 0
 
-        def attempts(self, message: Any, known: Suspicion) -> Suspicion:
+        def so_far(self, message: Any, known: Suspicion) -> Suspicion:
             return known
 
         def begin(self, message: Any, after: Suspicion) -> None:
@@ -231,7 +232,7 @@ def test_what_is_taken_back_while_its_attempt_is_written_down_does_not_start() -
         def end(self, message: Any) -> None:
             self.forgotten += 1
 
-    record = isolation.record = Slow()  # type: ignore[assignment]
+    record = isolation.attempts = Slow()  # type: ignore[assignment]
     isolation.max_deaths = 3
     isolation.add("item")
     isolation.advance()

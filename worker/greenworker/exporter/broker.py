@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from greenworker.brokers.url import FIX, UNREADABLE, is_readable
-from greenworker.tls import Trust
+from greenworker.brokers.dead_letters import DeadLetter
 
 TIMEOUT_SECONDS = 5.0
 """For connecting and for every answer."""
@@ -32,6 +32,16 @@ class Depth:
     """Dead letters of the queue."""
 
 
+class Letters(Protocol):
+    """The dead letters of one queue."""
+
+    def each(self) -> Iterator[DeadLetter]:
+        """All of them, oldest first. They stay."""
+
+    def take(self, identity: str, *, requeue: bool) -> list[DeadLetter]:
+        """Requeue or drop the ones of a task id, or all with an empty one; those that were."""
+
+
 class Broker(Protocol):
     """An open connection."""
 
@@ -46,31 +56,8 @@ class Broker(Protocol):
         them.
         """
 
-    def dead_letters(self, queue: Queue) -> Any:
-        """The dead letters of *queue*: `dead_letters.Letters`."""
+    def dead_letters(self, queue: Queue) -> Letters:
+        """The dead letters of *queue*."""
 
     def close(self) -> None:
         """Let go; never raises."""
-
-
-def connect(url: str, trust: Trust, metrics_port: int = 0) -> Broker:
-    """Open a connection to whatever *url* names; *metrics_port* is that of RabbitMQ's Prometheus plugin, 0 for none. Raises what the client
-    library raises, ValueError for a strange URL.
-    """
-    if not is_readable(url):
-        raise ValueError(f"{UNREADABLE}: {FIX}")
-    scheme = url.split("://", maxsplit=1)[0].split("+", maxsplit=1)[0].lower()
-    if scheme in ("redis", "rediss", "sentinel"):
-        from greenworker.exporter.redis import RedisBroker  # noqa: PLC0415 - only the library that is needed
-
-        urls = url.split(";")
-        if scheme != "sentinel" and len(urls) > 1:
-            from greenworker.exporter.failover import Failover  # noqa: PLC0415 - it needs this module
-
-            return Failover(urls, lambda one: RedisBroker(one, trust))
-        return RedisBroker(url, trust)
-    if scheme in ("amqp", "amqps", "pyamqp"):
-        from greenworker.exporter.rabbitmq import RabbitBroker  # noqa: PLC0415
-
-        return RabbitBroker(url, trust, metrics_port)
-    raise ValueError(f"the exporter knows redis, rediss, sentinel, amqp and amqps, not {scheme!r}")

@@ -15,7 +15,8 @@ from pathlib import Path
 from time import monotonic
 
 from greenworker.environment import trust_of
-from greenworker.exporter.broker import Broker, Depth, Queue, connect
+from greenworker.exporter.broker import Broker, Depth, Queue
+from greenworker.exporter.connect import connect
 from greenworker.misconfigured import MisconfiguredError
 from greenworker.monitoring.metrics import GaugeSet, Registry, process_families
 from greenworker.native import say

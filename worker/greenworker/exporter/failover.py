@@ -8,12 +8,13 @@ so is a server that two URLs name. One that is down is tried again in the backgr
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
-from typing import Any, Protocol
+from typing import Protocol
 
-from greenworker.exporter.broker import Depth, Queue
+from greenworker.brokers.dead_letters import DeadLetter
+from greenworker.exporter.broker import Depth, Letters, Queue
 
 AGAIN_SECONDS = 10.0
 """Between two attempts to reach the servers that are down."""
@@ -25,7 +26,7 @@ class Member(Protocol):
     def depths(self, queues: tuple[Queue, ...]) -> dict[str, Depth]:
         """See `Broker.depths`."""
 
-    def dead_letters(self, queue: Queue) -> Any:
+    def dead_letters(self, queue: Queue) -> Letters:
         """See `Broker.dead_letters`."""
 
     def identity(self) -> str:
@@ -75,10 +76,8 @@ class Failover:
     def count_dead_letters(self, queues: tuple[Queue, ...]) -> None:
         """See `Broker.count_dead_letters`: `depths` has asked."""
 
-    def dead_letters(self, queue: Queue) -> Any:
+    def dead_letters(self, queue: Queue) -> SeveralLetters:
         """See `Broker.dead_letters`: those of every master that answers."""
-        from greenworker.exporter.dead_letters import SeveralLetters  # noqa: PLC0415 - the command needs it, the exporter does not
-
         masters = {member.identity(): member for member in self._members.values() if member is not None}
         return SeveralLetters([member.dead_letters(queue) for identity, member in masters.items() if identity])
 
@@ -121,3 +120,17 @@ def total(depths: Sequence[Depth]) -> Depth:
         None if None in unacked else sum(count for count in unacked if count is not None),
         dead=None if None in dead else sum(count for count in dead if count is not None),
     )
+
+
+class SeveralLetters:
+    """Those of several servers that are one broker."""
+
+    def __init__(self, parts: Sequence[Letters]) -> None:
+        self.parts = parts
+
+    def each(self) -> Iterator[DeadLetter]:
+        for part in self.parts:
+            yield from part.each()
+
+    def take(self, identity: str, *, requeue: bool) -> list[DeadLetter]:
+        return [letter for part in self.parts for letter in part.take(identity, requeue=requeue)]

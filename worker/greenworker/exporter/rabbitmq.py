@@ -7,7 +7,7 @@ AMQP does not tell what is unacknowledged; RabbitMQ's Prometheus plugin does, if
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from threading import Event, Thread
 from time import monotonic
@@ -16,9 +16,10 @@ from typing import Any
 from amqp.exceptions import NotFound
 from kombu.connection import Connection
 
-from greenworker.brokers.dead_letters import rabbit_queue
+from greenworker.brokers.dead_letters import AT, DELIVERIES, OURS, QUEUE, REASON, DeadLetter, rabbit_queue
 from greenworker.exporter.broker import TIMEOUT_SECONDS, Depth, Queue
 from greenworker.exporter.rabbitmq_plugin import Plugin
+from greenworker.protocol import number_of
 from greenworker.tls import Trust, amqp_options, check_host_names
 
 DEAD_EVERY_SECONDS = 5.0
@@ -31,6 +32,9 @@ times what one costs that exists. 1,000 queues without dead letters take some 12
 
 DEAD_PAUSE_SECONDS = 5.0
 """The longest of these pauses."""
+
+PROPERTIES = ("correlation_id", "reply_to", "priority", "delivery_mode", "message_id", "type", "app_id", "timestamp")
+"""AMQP properties that travel along. An ``expiration`` does not: a person decides now."""
 
 
 class RabbitBroker:
@@ -90,10 +94,8 @@ class RabbitBroker:
             self._dead = DeadLetterCount(self._connect)
         self._dead.names = tuple(queue.name for queue in queues)
 
-    def dead_letters(self, queue: Queue) -> Any:
+    def dead_letters(self, queue: Queue) -> RabbitLetters:
         """See `Broker.dead_letters`."""
-        from greenworker.exporter.dead_letters import RabbitLetters  # noqa: PLC0415 - the command needs it, the exporter does not
-
         return RabbitLetters(self.connection, queue)
 
     def close(self) -> None:
@@ -152,3 +154,72 @@ class DeadLetterCount:
                 if self._closed.wait(min(DEAD_PAUSE_SECONDS, DEAD_PAUSE_SHARE * (monotonic() - asked))):
                     return
             self._closed.wait(max(0.1, DEAD_EVERY_SECONDS - (monotonic() - began)))
+
+
+class RabbitLetters:
+    """Messages of a queue. To look at one it is taken and published again at the tail: a quorum queue counts what is only
+    returned, and would drop what was looked at too often.
+    """
+
+    def __init__(self, connection: Any, queue: Queue) -> None:
+        self.connection = connection
+        self.queue = queue
+        self.name = rabbit_queue(queue.name)
+
+    def each(self) -> Iterator[DeadLetter]:
+        for channel, message in self._round():
+            self._publish(channel, message, self.name, message.headers)
+            message.ack()
+            yield letter_of(message, self.queue.name)
+
+    def take(self, identity: str, *, requeue: bool) -> list[DeadLetter]:
+        taken = []
+        for channel, message in self._round():
+            letter = letter_of(message, self.queue.name)
+            if identity and letter.id != identity:
+                self._publish(channel, message, self.name, message.headers)
+            else:
+                if requeue:
+                    headers = {name: value for name, value in message.headers.items() if name not in OURS}
+                    self._publish(channel, message, self.queue.name, headers)
+                taken.append(letter)
+            message.ack()
+        return taken
+
+    def _round(self) -> Iterator[tuple[Any, Any]]:
+        """Each message that there is now, once. What is not acknowledged goes back."""
+        channel = self.connection.channel()
+        try:
+            count = channel.queue_declare(queue=self.name, passive=True).message_count
+        except NotFound:
+            return
+        for _ in range(count):
+            raw = channel.basic_get(self.name)
+            if raw is None:
+                break
+            yield channel, channel.message_to_python(raw)
+        channel.close()
+
+    def _publish(self, channel: Any, message: Any, queue: str, headers: Mapping[str, Any]) -> None:
+        """With the broker's confirmation, so that nothing is lost between this and the acknowledgement."""
+        properties = {name: message.properties[name] for name in PROPERTIES if message.properties.get(name) is not None}
+        self.connection.Producer(channel, auto_declare=False).publish(
+            message.body, exchange="", routing_key=queue, mandatory=True, timeout=TIMEOUT_SECONDS,
+            headers={name: value for name, value in headers.items() if name != "compression"},
+            content_type=message.content_type, content_encoding=message.content_encoding, **properties,
+        )  # fmt: skip
+
+
+def letter_of(message: Any, queue: str) -> DeadLetter:
+    """What the message's headers say; also of one that somebody else put there."""
+    headers = message.headers or {}
+    body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
+    return DeadLetter(
+        str(headers.get(QUEUE) or queue), str(headers.get("task") or ""),
+        str(headers.get("id") or message.properties.get("correlation_id") or ""), str(headers.get(REASON) or ""),
+        _number(headers.get(AT)), int(_number(headers.get(DELIVERIES))), body,
+    )  # fmt: skip
+
+
+def _number(text: Any) -> float:
+    return number_of(text) or 0.0

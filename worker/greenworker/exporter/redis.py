@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
+from collections.abc import Iterator
 from contextlib import suppress
 from time import monotonic
 from typing import Any
@@ -15,7 +17,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from greenworker.brokers.dead_letters import key
+from greenworker.brokers.dead_letters import DeadLetter, key
+from greenworker.brokers.suspicion import HEADER
 from greenworker.exporter.broker import TIMEOUT_SECONDS, Depth, Queue
 from greenworker.tls import Trust, checks, redis_options, wishes
 
@@ -42,6 +45,14 @@ for key, count in pairs(counts) do
   out[#out + 1] = count
 end
 return out
+"""
+
+REQUEUE_ENTRY = """
+-- A dead letter goes back to its queue, in one step; not at all if it is no dead letter any more.
+-- KEYS: dead letters, the queue's list   ARGV: entry, payload
+if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
+redis.call('LPUSH', KEYS[2], ARGV[2])
+return 1
 """
 
 
@@ -107,10 +118,8 @@ class RedisBroker:
     def count_dead_letters(self, queues: tuple[Queue, ...]) -> None:
         """See `Broker.count_dead_letters`: `depths` has asked."""
 
-    def dead_letters(self, queue: Queue) -> Any:
+    def dead_letters(self, queue: Queue) -> RedisLetters:
         """See `Broker.dead_letters`."""
-        from greenworker.exporter.dead_letters import RedisLetters  # noqa: PLC0415 - the command needs it, the exporter does not
-
         return RedisLetters(self.client, queue)
 
     def close(self) -> None:
@@ -199,3 +208,51 @@ def sentinel_client(urls: list[str], options: dict[str, Any]) -> redis.Redis:
     database = int(first.path.strip("/") or 0)
     master: redis.Redis = sentinel.master_for(name, redis.Redis, db=database, **login, **options)
     return master
+
+
+class RedisLetters:
+    """Dead letters: entries of a list. See `broker.Letters`."""
+
+    def __init__(self, client: Any, queue: Queue) -> None:
+        self.client = client
+        self.queue = queue
+        self.key = key(queue.key_prefix, queue.name)
+
+    def each(self) -> Iterator[DeadLetter]:
+        for _, letter in self._entries():
+            yield letter
+
+    def take(self, identity: str, *, requeue: bool) -> list[DeadLetter]:
+        taken = []
+        for entry, letter in self._entries():
+            if identity and letter.id != identity:
+                continue
+            if requeue:
+                payload, priority = renewed(letter.payload)
+                keys = [self.key, self._list_of(priority)]
+                count = self.client.eval(REQUEUE_ENTRY, 2, *keys, entry, payload)
+            else:
+                count = self.client.lrem(self.key, 1, entry)
+            if count:
+                taken.append(letter)
+        return taken
+
+    def _entries(self) -> list[tuple[bytes, DeadLetter]]:
+        return [(entry, DeadLetter.from_json(entry)) for entry in self.client.lrange(self.key, 0, -1)]
+
+    def _list_of(self, priority: int) -> str:
+        steps = self.queue.priority_steps
+        return list_key(self.queue, steps[max(0, bisect_right(steps, priority) - 1)])
+
+
+def renewed(payload: bytes) -> tuple[bytes, int]:
+    """A message on Redis as if it had never been delivered, and its priority. One that is not kombu's stays as it is."""
+    try:
+        message = json.loads(payload)
+        properties = message["properties"]
+        for headers in (message["headers"], properties.get("delivery_info") or {}):
+            headers.pop(HEADER, None)
+            headers.pop("redelivered", None)
+        return json.dumps(message).encode(), int(properties.get("priority") or 0)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        return payload, 0

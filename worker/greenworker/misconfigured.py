@@ -10,10 +10,13 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, ParamSpec, TypeVar
 
 from greenworker.native import say
 from greenworker.redaction import redacted
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 DEFAULT_TERMINATION_LOG = "/dev/termination-log"
 
@@ -46,10 +49,10 @@ class MisconfiguredError(Exception):
             reason = reason[: len(reason) * 3 // 4]
 
 
-def or_exit(check: Callable[..., object], *args: object) -> None:
-    """For checks that are possible only once Celery runs, where an exception would be Celery's."""
+def or_exit(check: Callable[Arguments, Result], *args: Arguments.args, **more: Arguments.kwargs) -> Result:
+    """For checks that are possible only once Celery runs, where an exception would be Celery's. Returns what *check* returns."""
     try:
-        check(*args)
+        return check(*args, **more)
     except MisconfiguredError as error:
         refuse(error)
 

@@ -16,7 +16,7 @@ from celery import Celery
 from kombu import Connection
 
 from greenworker.brokers.amqp import attempts
-from greenworker.brokers.amqp.attempts import AmqpRecord
+from greenworker.brokers.amqp.attempts import AmqpAttempts
 from greenworker.brokers.suspicion import NONE, Suspicion
 from greenworker.prefork.companion import without_reconnect
 from tests.integration.worker.harness import RabbitMQ, Relay, Worker, eventually
@@ -62,7 +62,7 @@ class Taken:
     def __init__(self, lane: Lane, url: str) -> None:
         self.lane = lane
         self.app = Celery(broker=url, set_as_current=False)
-        self.record = AmqpRecord(self.app, lambda _: lane.queue, lambda: (OSError,), lambda _, what: what())
+        self.record = AmqpAttempts(self.app, lambda _: lane.queue, lambda: (OSError,), lambda _, what: what())
         self.connection = Connection(lane.url)
 
     def message(self) -> Any:
@@ -133,7 +133,7 @@ def test_lost_connections_are_taken_back_once_each_and_real_deaths_are_not(taken
     known = one.record._without_survivals(message, suspect)
     assert known == Suspicion(1, 0, int(now), 2)
     assert one.record._without_survivals(message, known.after_death(now)) == Suspicion(2, 0, int(now), 2)
-    assert one.record.attempts(message, suspect) == known, "asked once more before it would run apart"
+    assert one.record.so_far(message, suspect) == known, "asked once more before it would run apart"
 
 
 def test_two_readers_at_once_both_read_all(taken: tuple[Taken, Relay]) -> None:

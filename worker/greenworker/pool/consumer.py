@@ -9,6 +9,7 @@ worker looks well and never gets another message.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from time import monotonic
 from typing import Any
 from weakref import WeakSet
@@ -20,13 +21,14 @@ from celery.worker.consumer import Consumer as StockConsumer
 
 from greenworker import compat, hub
 from greenworker.brokers.amqp.prefetch import Credits
-from greenworker.brokers.amqp.returns import COUNT, Returns
 from greenworker.brokers.declarations import refuse_declarations
+from greenworker.brokers.factory import settlement_for
 from greenworker.brokers.forwarding import Forwarder
+from greenworker.brokers.settlement import Settlement, Surroundings
 from greenworker.brokers.transports import AMQP_TRANSPORTS, REDIS_TRANSPORTS, consumer_transport, keep_transport
 from greenworker.misconfigured import or_exit
 from greenworker.monitoring.task_risks import acknowledge, settles
-from greenworker.pool.isolation import record_for, sent_back, take_header
+from greenworker.pool.isolation import take_header
 from greenworker.pool.rate_limits import StartRate
 from greenworker.pool.revocation import settle_revocations
 from greenworker.runtime import Runtime
@@ -151,24 +153,22 @@ class Consumer(StockConsumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.runtime = Runtime.current()
         self.runtime.consumer = self
-        self.forwarder = Forwarder(self)
         self.credits: Credits | None = None
         self.start_rates: dict[str, StartRate] = {}
         self._events_timer: Any = None
-        self._late: list[Any] = []
         self._cancelled: dict[str, str] = {}
         """Queues of the consumers that the drain has cancelled, by tag."""
-        self.returns: Returns | None = None
         super().__init__(*args, **kwargs)
-        if self.runtime.store is None and consumer_transport(self.app) is not None:
-            self.returns = Returns(self.app, self.queue_of)
+        runtime = self.runtime
+        self.settlement: Settlement = or_exit(settlement_for, Surroundings(
+            self.app, runtime.store, runtime.accounting, runtime.task_risks, runtime.environment.max_deliveries,
+            lambda: runtime.drain.draining, self.consumed_from, lambda: self.connection_errors, hub.within,
+        ))  # fmt: skip
+        self.forwarder = Forwarder(self.app, runtime.routes, runtime.task_risks, self.settlement)
         refuse_declarations(self)
         self.pool.may_start = self.may_start
         self.runtime.task_buckets = self.task_buckets
-        self.record = record_for(
-            self.runtime, self.app, self.forwarder.queue_of, lambda: self.connection_errors, hub.within
-        )
-        self.pool.isolation.record = self.record
+        self.pool.isolation.attempts = self.settlement.attempts
         if not hasattr(state, "scheduled_requests") or isinstance(state.scheduled_requests, ScheduledRequests):
             state.scheduled_requests = ScheduledRequests(self.timer)
 
@@ -253,24 +253,21 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         """Celery's handler, unless we drain (then the message goes back) or forward (then it goes on)."""
         handle = super().create_task_handler(*args, **kwargs)
         drain, take, received = self.runtime.drain, self.forwarder.take, self.runtime.received
-        returns = self.returns
-        recount = getattr(self.record, "recount", None)
-        if (survived := getattr(self.record, "survived", None)) is not None:
-            survived()
+        settlement = self.settlement
+        settlement.connected()
 
         def on_message(message: Any) -> None:
             if drain.draining:
-                self.give_back_late(message)
+                settlement.return_soon(message)
                 drain.returned += 1
                 self.runtime.accounting.requeued.add(1, "drain")
-            elif not take(message) and not (recount is not None and recount(message)):
+            elif not take(message) and not settlement.count_redelivery(message):
                 run_here(message)
 
         def run_here(message: Any) -> None:
             take_header(message)
             received(message)
-            if returns is not None and message.headers.get(COUNT):
-                returns.look_at(message, self.runtime.task_risks)
+            settlement.check_delivery_limit(message)
             handle(message)
 
         self.forwarder.run_here = run_here
@@ -295,12 +292,8 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         """An early acknowledgement reaches the broker before its task begins: a task that takes its process along at once does
         not come again. Late ones travel together. What the broker does not take is logged, as by Celery.
         """
-        store = self.runtime.store
         try:
-            if store is not None:
-                store.send_ack(message.delivery_tag)
-            elif hasattr(message.channel, "flush"):
-                message.channel.flush()
+            self.settlement.acknowledge_now(message)
         except Exception:
             self.runtime.task_risks.acks_failed += 1
             logger.exception("Could not acknowledge")
@@ -329,9 +322,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
 
     def still_draining(self) -> bool:
         """While tasks run, the connection is kept and read; Celery's shutdown begins when the last has ended."""
-        return self.runtime.drain.draining and bool(
-            self.pool.jobs or self._late or (self.returns and self.returns.busy)
-        )
+        return self.runtime.drain.draining and bool(self.pool.jobs or self.settlement.busy)
 
     def stop_consuming(self) -> None:
         """Cancel without waiting for the answer: another green thread reads this connection."""
@@ -365,23 +356,11 @@ class Consumer(StockConsumer):  # type: ignore[misc]
                 request.revoked()
 
     def _give_back(self, requests: list[Any], kept: list[Any]) -> int:
-        store = self.runtime.store
-        if store is not None:
-            settled_here = {request.message.delivery_tag for request in kept}
-            tags = [tag for tag in self.held_unstarted() if tag not in settled_here]
-            try:
-                return store.give_back(tags, started=False)
-            except Exception:
-                store.return_later(tags)
-                raise
-        messages = [request.message for request in requests if not request.message.acknowledged]
-        self.give_back(messages)
-        return len(messages)
+        messages = [request.message for request in requests]
+        return self.settlement.return_unstarted(self, messages, [request.message for request in kept])
 
-    def held_unstarted(self) -> list[str]:
-        """On Redis the store knows all of it, in its order."""
-        assert self.runtime.store is not None
-        held = self.runtime.store.held
+    def unstarted_tags(self, held: Iterable[str]) -> list[str]:
+        """See `settlement.Holder`."""
         jobs = list(self.pool.running())
         if any(job.request is None for job in jobs):
             # A strategy of the app's own runs what nobody else knows of: its messages stay until it has ended.
@@ -391,29 +370,19 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         return [tag for tag in held if tag not in running]
 
     def held_messages(self) -> list[Any]:
-        """What has been delivered and is not settled, as far as it has requests or waits to be forwarded."""
+        """What has been delivered and is not settled, as far as it has requests."""
         running = [job.request for job in self.pool.running() if job.request is not None]
         requests = [*running, *unstarted_requests(self, clear=False)]
-        return [*(request.message for request in requests), *self.forwarder.waiting()]
+        return [request.message for request in requests]
 
     def requeue_started(self, requests: list[Any]) -> int:
-        """Tasks that the drain is about to kill: back to the head of their queue, marked as redelivered; how many."""
-        store = self.runtime.store
-        held = [request for request in requests if store is not None and request.message.delivery_tag in store.held]
-        if store is not None and held:
-            store.give_back([request.message.delivery_tag for request in held], started=True)
-        for request in held:
-            message = request.message
-            message.channel.qos._quick_ack(message.delivery_tag)
-            message._state = "REQUEUED"
-            request.acknowledged = True
-        left = [request for request in requests if not request.acknowledged]
-        self.give_back([request.message for request in left])
-        for request in left:
+        """Tasks that the drain is about to kill: back to their queue, marked as redelivered; how many."""
+        self.settlement.requeue_started([request.message for request in requests])
+        for request in requests:
             request.acknowledged = True
         return len(requests)
 
-    def queue_of(self, message: Any) -> str:
+    def consumed_from(self, message: Any) -> str:
         """The name of the queue that *message* was consumed from; empty if its consumer is not known, as on Redis."""
         tag = (message.delivery_info or {}).get("consumer_tag")
         if tag is None:
@@ -423,56 +392,19 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         active = {value: name for name, value in self.task_consumer._active_tags.items()} if self.task_consumer else {}
         return str(active.get(tag) or self._cancelled.get(tag, ""))
 
-    def give_back(self, messages: list[Any]) -> None:
-        """For messages that did not start here, in a drain: to the broker, which hands them out again; returns when it has them."""
-        store = self.runtime.store
-        if store is not None:
-            held = [message for message in messages if message.delivery_tag in store.held]
-            for message in held:
-                store.give_back([message.delivery_tag], started=False)
-                message.channel.qos._quick_ack(message.delivery_tag)
-            messages = [message for message in messages if message not in held]
-        messages = [message for message in messages if not sent_back(self.record, message)]
-        if self.returns is not None:
-            self.returns.give_back(messages)
-            return
-        for message in messages:
-            message.requeue()
-
-    def give_back_late(self, message: Any) -> None:
-        """For a message that arrives while the worker drains: `give_back` in a green thread, as the loop that has read it may not wait."""
-        if self.returns is None:
-            self.give_back([message])
-            return
-        self._late.append(message)
-        if len(self._late) == 1:
-            hub.spawn(self._give_back_late)
-
-    def _give_back_late(self) -> None:
-        late, self._late = self._late, []
-        try:
-            self.give_back(late)
-        except Exception as error:
-            logger.warning("%d messages were not given back, the broker delivers them again: %r", len(late), error)
-
     # reconnect
 
     def on_close(self) -> None:
         """The connection is lost. On Redis what runs stays ours; what has not started goes back as soon as Redis answers."""
         self.runtime.consuming = False
-        store = self.runtime.store
-        if store is not None and store.keys is not None:
-            store.return_later(self.held_unstarted())
-        if (connection_lost := getattr(self.record, "connection_lost", None)) is not None:
-            connection_lost(self.held_messages())
+        self.settlement.connection_lost(self)
         if isinstance(state.scheduled_requests, ScheduledRequests):
             state.scheduled_requests.cancel()
         super().on_close()
 
     def shutdown(self) -> None:
         """The end: the last acknowledgements, then Celery's."""
-        if self.runtime.store is not None:
-            self.runtime.store.close()
+        self.settlement.close()
         super().shutdown()
 
 

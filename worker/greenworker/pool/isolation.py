@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from celery import signals
 from celery.exceptions import WorkerLostError
@@ -16,34 +16,13 @@ from celery.utils.log import get_logger
 from celery.worker import state
 
 from greenworker.brokers.dead_letters import WORKER_LOST, sentence
+from greenworker.brokers.settlement import Attempts
 from greenworker.brokers.suspicion import HEADER, NONE, TOGETHER, Suspicion, read
-from greenworker.brokers.transports import consumer_transport
 
 logger = get_logger(__name__)
 
 AGAIN_SECONDS = 30.0
 """After the broker did not take a dead letter. Its message is held meanwhile: to run it would end this process, too."""
-
-
-class Record(Protocol):
-    """Where the attempts of a message are written, so that they survive this process. One for each kind of broker."""
-
-    def attempts(self, message: Any, known: Suspicion) -> Suspicion:
-        """*known* with the attempts that were begun and never ended. Raises the broker's errors."""
-
-    def begin(self, message: Any, after: Suspicion) -> None:
-        """An attempt begins. Returns when the broker has it. Raises the broker's errors."""
-
-    def end(self, message: Any) -> None:
-        """The process lives: the attempts are forgotten. Raises the broker's errors."""
-
-    def requeue(self, message: Any, suspicion: Suspicion) -> bool:
-        """After a child of the companion died of it: back to its queue with this record; False if the caller is to requeue it."""
-
-    def bury(self, message: Any, task: str, task_id: str, deaths: int) -> str:
-        """Make the message a dead letter, in one step or in two that lose nothing; the queue that it came from. Raises the
-        broker's errors.
-        """
 
 
 def take_header(message: Any) -> None:
@@ -60,16 +39,6 @@ def suspicion_of(request: Any) -> Suspicion:
     return found
 
 
-def sent_back(record: Any, message: Any) -> bool:
-    """In a drain, before any other way back: whoever gets a message that RabbitMQ has requeued counts a death, so one that has a record
-    goes back as a copy with it as it was. False if the caller is to requeue it.
-    """
-    known = getattr(message, "suspicion", NONE)
-    suspicion = known if known != NONE else read(message.headers)
-    send_back = getattr(record, "send_back", None)
-    return suspicion != NONE and send_back is not None and bool(send_back(message, suspicion))
-
-
 class Isolation:
     """The suspects of one worker, and their turns. An item is whatever the pool can start."""
 
@@ -78,7 +47,7 @@ class Isolation:
         settle: Callable[[Any], object],
     ) -> None:  # fmt: skip
         """*stopped*: nothing starts any more. *settle*: makes the item's message a dead letter, or tries again later."""
-        self.record: Record | None = None
+        self.attempts: Attempts | None = None
         self.max_deaths = 0
         self.waiting: deque[Any] = deque()
         self.running: list[Any] = []
@@ -92,7 +61,7 @@ class Isolation:
 
     def wants(self, request: Any) -> bool:
         """Whether this request has to run apart."""
-        return self.record is not None and suspicion_of(request).suspect
+        return self.attempts is not None and suspicion_of(request).suspect
 
     @property
     def active(self) -> bool:
@@ -121,8 +90,8 @@ class Isolation:
         """The attempt did not end the process. May wait for the broker."""
         request = self._request_of(item)
         try:
-            assert self.record is not None
-            self.record.end(request.message)
+            assert self.attempts is not None
+            self.attempts.end(request.message)
         except Exception as error:
             logger.warning("Could not forget the attempts of %s: %r", request.name, error)
 
@@ -171,8 +140,8 @@ class Isolation:
         message = request.message
         if not getattr(message, "suspicion_asked", False):
             try:
-                assert self.record is not None
-                message.suspicion = self.record.attempts(message, suspicion_of(request))
+                assert self.attempts is not None
+                message.suspicion = self.attempts.so_far(message, suspicion_of(request))
                 message.suspicion_asked = True
             except Exception as error:
                 logger.warning("Could not ask for the attempts of %s: %r", request.name, error)
@@ -180,18 +149,18 @@ class Isolation:
 
     def _begin(self, request: Any, *, alone: bool) -> None:
         try:
-            assert self.record is not None
-            self.record.begin(request.message, suspicion_of(request).begun(alone=alone))
+            assert self.attempts is not None
+            self.attempts.begin(request.message, suspicion_of(request).begun(alone=alone))
         except Exception as error:
             logger.warning("Could not write down that %s is tried: %r", request.name, error)
 
 
-def bury(record: Record | None, accounting: Any, request: Any) -> bool:
+def bury(attempts: Attempts | None, accounting: Any, request: Any) -> bool:
     """Make a request's message a dead letter, count it and store its failure; False if that is to be tried again."""
     deaths = suspicion_of(request).deaths_alone
     try:
-        assert record is not None
-        queue = record.bury(request.message, request.name, request.id, deaths)
+        assert attempts is not None
+        queue = attempts.bury(request.message, request.name, request.id, deaths)
     except LookupError as error:
         logger.info("%s[%s] is another worker's by now: %s", request.name, request.id, error)
         state.task_ready(request)
@@ -220,21 +189,3 @@ def store_failure(request: Any, error: Exception) -> None:
         )  # fmt: skip
     except Exception as problem:
         logger.error("Could not store the failure of %s[%s]: %r", request.name, request.id, problem)
-
-
-def record_for(
-    runtime: Any, app: Any, queue_of: Callable[[Any], str], connection_errors: Callable[[], Any],
-    within: Callable[[float, Callable[[], Any]], Any],
-) -> Record | None:  # fmt: skip
-    """The record for the app's broker; None without a cap, or where the broker is neither Redis nor RabbitMQ."""
-    if not runtime.environment.max_deliveries:
-        return None
-    if runtime.store is not None:
-        from greenworker.brokers.redis.attempts import RedisRecord  # noqa: PLC0415 - needs redis
-
-        return RedisRecord(runtime.store)
-    if consumer_transport(app) is not None:
-        from greenworker.brokers.amqp.attempts import AmqpRecord  # noqa: PLC0415 - needs amqp
-
-        return AmqpRecord(app, queue_of, connection_errors, within)
-    return None

@@ -222,7 +222,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
             self.runtime.capacity.set()
 
     def _bury(self, job: Job) -> None:
-        if not bury(self.isolation.record, self.runtime.accounting, job.request):
+        if not bury(self.isolation.attempts, self.runtime.accounting, job.request):
             hub.call_after(AGAIN_SECONDS, self._bury_again, job)
 
     def _bury_again(self, job: Job) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,9 @@ from celery.worker.consumer import Consumer as StockConsumer
 
 from greenworker import compat, native
 from greenworker.brokers.declarations import refuse_declarations
+from greenworker.brokers.factory import settlement_for
 from greenworker.brokers.serializers import restrict_tasks
+from greenworker.brokers.settlement import Settlement, Surroundings
 from greenworker.brokers.transports import (
     AMQP_TRANSPORTS,
     COMPANION_REDIS_TRANSPORTS,
@@ -34,7 +36,7 @@ from greenworker.misconfigured import or_exit
 from greenworker.monitoring.metrics import Gauge
 from greenworker.monitoring.task_risks import CHECK_SECONDS, acknowledge, check_tasks, settles
 from greenworker.pool.drain import LAST_RESORT_SECONDS, Drain
-from greenworker.pool.isolation import AGAIN_SECONDS, Isolation, bury, record_for, sent_back, suspicion_of, take_header
+from greenworker.pool.isolation import AGAIN_SECONDS, Isolation, bury, suspicion_of, take_header
 from greenworker.pool.outcome import FAILURE, exception_name, outcome, outcome_of_error
 from greenworker.pool.revocation import settle_revocations
 from greenworker.pool.steps import Recycle, reserved
@@ -43,7 +45,6 @@ from greenworker.runtime import Runtime
 
 if TYPE_CHECKING:
     from greenworker.brokers.amqp.prefetch import Credits
-    from greenworker.brokers.amqp.returns import Returns
 
 logger = get_logger(__name__)
 
@@ -181,21 +182,21 @@ class TaskPool(StockPool):  # type: ignore[misc]
 
     def lost(self, request: Any) -> bool:
         """A child has died of this task, which was all that it ran; False if Celery is to requeue it as it is."""
-        record, message = self.isolation.record, request.message
-        if record is None or self.runtime.drain.draining:
+        attempts, message = self.isolation.attempts, request.message
+        if attempts is None or self.runtime.drain.draining:
             return False
         message.suspicion = suspicion_of(request).begun(alone=True)
         if message.suspicion.deaths_alone >= self.isolation.max_deaths and bury(
-            record, self.runtime.accounting, request
+            attempts, self.runtime.accounting, request
         ):
             return True
-        if not record.requeue(message, message.suspicion):
+        if not attempts.requeue(message, message.suspicion):
             return False
         request.acknowledged = True
         return True
 
     def _bury(self, item: Item) -> None:
-        if bury(self.isolation.record, self.runtime.accounting, item.request):
+        if bury(self.isolation.attempts, self.runtime.accounting, item.request):
             self._free_slot()
         else:
             self.runtime.consumer.timer.call_after(AGAIN_SECONDS, self._bury_again, (item,))
@@ -233,12 +234,17 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         settle_revocations(self.app)
         super().update_strategies()
 
+    @property
+    def on_amqp(self) -> bool:
+        """Whether what this worker holds belongs to its connection."""
+        return broker_scheme(self.app) in AMQP_TRANSPORTS
+
     def connection_for_read(self, heartbeat: Any = None) -> Any:
         """Celery connects and registers with its event loop; only the transport differs."""
         transport = redis_transport(self.app)
         if transport is None:
             connection = compat.with_static_prefetch(self.app, super().connection_for_read(heartbeat=heartbeat))
-            return without_reconnect(connection) if self.returns is not None else connection
+            return without_reconnect(connection) if self.on_amqp else connection
         ours = COMPANION_REDIS_TRANSPORTS
         connection = self.app.connection_for_read(heartbeat=heartbeat, transport=ours[broker_scheme(self.app)])
         return self.ensure_connected(keep_transport(connection, ours))
@@ -250,18 +256,16 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         self._prune_at = 100
         self._queues: dict[str, str] = {}
         self.credits: Credits | None = None
-        self.returns: Returns | None = None
-        if broker_scheme(self.app) in AMQP_TRANSPORTS:
-            from greenworker.brokers.amqp.returns import Returns  # noqa: PLC0415 - needs py-amqp
-
-            self.returns = Returns(self.app, self.queue_of)
         runtime = Runtime.current()
         runtime.task_buckets = self.task_buckets
         runtime.consumer = self
-        self.record = record_for(runtime, self.app, self.queue_of, lambda: self.connection_errors, within)
-        self.pool.isolation.record = self.record
+        self.settlement: Settlement = or_exit(settlement_for, Surroundings(
+            self.app, runtime.store, runtime.accounting, runtime.task_risks, runtime.environment.max_deliveries,
+            lambda: runtime.drain.draining, self.consumed_from, lambda: self.connection_errors, within,
+        ))  # fmt: skip
+        self.pool.isolation.attempts = self.settlement.attempts
 
-    def queue_of(self, message: Any) -> str:
+    def consumed_from(self, message: Any) -> str:
         """The queue that *message* came from, on AMQP; empty if nobody can say."""
         info = message.delivery_info or {}
         tag = str(info.get("consumer_tag") or "")
@@ -271,24 +275,31 @@ class Consumer(StockConsumer):  # type: ignore[misc]
             self._queues |= {active: name for name, active in self.task_consumer._active_tags.items()}
         return str(self._queues.get(tag) or info.get("routing_key") or "")
 
+    def held_messages(self) -> list[Any]:
+        """See `settlement.Holder`."""
+        return list(self._received.values())
+
+    def unstarted_tags(self, held: Iterable[str]) -> list[str]:
+        """See `settlement.Holder`."""
+        requests = [*state.active_requests, *(item.request for item in self.pool.under_way)]
+        running = {request.message.delivery_tag for request in requests}
+        return [tag for tag in held if tag not in running]
+
     def on_close(self) -> None:
         """The connection is lost. On Redis what runs stays ours; what has not started goes back as soon as Redis answers."""
-        pool, store = self.pool, Runtime.current().store
-        if (connection_lost := getattr(self.record, "connection_lost", None)) is not None:
-            connection_lost(list(self._received.values()))
+        pool = self.pool
         pool.line.clear()
         pool.isolation.take_waiting()
-        if store is None or store.keys is None:
+        if not self.settlement.outlives_connection:
+            self.settlement.connection_lost(self)
             super().on_close()
             pool.forget_discarded()
             return
         pool.flush_unsent(super().on_close)
         pool.forget_discarded()
-        kept = [*state.active_requests, *(item.request for item in pool.under_way)]
-        for request in kept:
+        for request in [*state.active_requests, *(item.request for item in pool.under_way)]:
             state.task_reserved(request)
-        running = {request.message.delivery_tag for request in kept}
-        store.return_later([tag for tag in store.held if tag not in running])
+        self.settlement.connection_lost(self)
 
     def start_credits(self) -> None:
         """A new connection. Where the broker fixes a consumer's prefetch, as quorum queues do, messages that wait for their ETA would take
@@ -296,7 +307,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         """
         self.credits = None
         self._queues.clear()
-        if self.returns is not None and self.qos.value and compat.prefetch_is_static(self):
+        if self.on_amqp and self.qos.value and compat.prefetch_is_static(self):
             self.credits = start_credits(self.task_consumer, self.qos, Runtime.current().drain)
 
     def raise_if_lost(self) -> None:
@@ -304,32 +315,29 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         loop begins, for a tenth of a second, and drops what the broker says there of its end (`celery.worker.loops._quick_drain`).
         The socket is closed by then, so nothing else notices.
         """
-        if self.returns is not None and self.connection is not None and not self.connection.connected:
+        if self.on_amqp and self.connection is not None and not self.connection.connected:
             raise ConnectionResetError(LOST)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
         """Celery's handler; a message with an ETA is looked at first."""
-        handle, runtime = super().create_task_handler(*args, **kwargs), Runtime.current()
-        returns, recount = self.returns, getattr(self.record, "recount", None)
+        handle, runtime, settlement = super().create_task_handler(*args, **kwargs), Runtime.current(), self.settlement
         self._received.clear()
-        if (survived := getattr(self.record, "survived", None)) is not None:
-            survived()
+        settlement.connected()
 
         def on_message(message: Any) -> None:
-            if recount is not None and recount(message):
+            if settlement.count_redelivery(message):
                 return
             take_header(message)
             runtime.received(message)
-            if returns is not None:
+            if self.on_amqp:
                 self._remember(message)
-                if message.headers.get("x-delivery-count"):
-                    returns.look_at(message, runtime.task_risks)
+            settlement.check_delivery_limit(message)
             handle(message)
 
         return on_message
 
     def _remember(self, message: Any) -> None:
-        self.queue_of(message)  # the name is asked for when its consumer may be gone
+        self.consumed_from(message)  # the name is asked for when its consumer may be gone
         self._received[message.delivery_tag] = message
         if self.credits is not None:
             message.channel.unsettled.delivered(message.delivery_tag, message.delivery_info["consumer_tag"])
@@ -340,9 +348,9 @@ class Consumer(StockConsumer):  # type: ignore[misc]
     def shutdown(self) -> None:
         """The end: whatever is not acknowledged goes back before the channel closes, which would count as a failure of each."""
         left = [message for message in self._received.values() if not message.acknowledged]
-        if self.returns is not None and left:
+        if left:
             try:
-                self.returns.give_back([message for message in left if not sent_back(self.record, message)])
+                self.settlement.return_messages(left)
             except Exception as error:
                 native.say(f"{len(left)} messages were not given back, the broker delivers them again: {error!r}")
         super().shutdown()
@@ -495,8 +503,8 @@ class Consuming(bootsteps.StartStopStep):  # type: ignore[misc]
         """The connection is lost, or the worker ends: then no further round of the loop sends what was acknowledged last."""
         runtime = Runtime.current()
         runtime.consuming = False
-        if runtime.drain.draining and runtime.store is not None:
-            runtime.store.send()
+        if runtime.drain.draining:
+            consumer.settlement.flush()
 
 
 def install(runtime: Runtime, app: Any) -> None:

@@ -67,8 +67,8 @@ NOTE = SimpleNamespace(
 """A message of our own, for an attempt; with a body for a lost connection."""
 
 
-class AmqpRecord:
-    """See `isolation.Record`. A connection of its own: the consumer's belongs to its loop."""
+class AmqpAttempts:
+    """See `settlement.Attempts`. A connection of its own: the consumer's belongs to its loop."""
 
     def __init__(
         self, app: Any, queue_of: Callable[[Any], str], connection_errors: Callable[[], Any],
@@ -165,7 +165,7 @@ class AmqpRecord:
 
     # attempts
 
-    def attempts(self, message: Any, known: Suspicion) -> Suspicion:
+    def so_far(self, message: Any, known: Suspicion) -> Suspicion:
         """What the suspect's queue says, and whether it is none after all. Raises the broker's errors."""
         counted = self._declare_attempts(message)
         return self._without_survivals(message, replace(known, attempts=max(known.attempts, counted)))

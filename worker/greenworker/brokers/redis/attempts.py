@@ -10,13 +10,13 @@ from greenworker.brokers.redis.unacked_store import UnackedStore
 from greenworker.brokers.suspicion import Suspicion, with_header
 
 
-class RedisRecord:
-    """See `isolation.Record`."""
+class RedisAttempts:
+    """See `settlement.Attempts`."""
 
     def __init__(self, store: UnackedStore) -> None:
         self.store = store
 
-    def attempts(self, message: Any, known: Suspicion) -> Suspicion:
+    def so_far(self, message: Any, known: Suspicion) -> Suspicion:
         """The message has come with them."""
         return known
 

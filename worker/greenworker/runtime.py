@@ -1,10 +1,12 @@
-"""What the parts of one worker process share. Made by the launcher before Celery starts; the parts find it here."""
+"""What the parts of one worker process share. Made by the launcher before Celery starts, and passed on with the app: Celery makes its
+pool, its consumers, steps and requests itself, and gives each of them the app.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from greenworker import hub, native
 from greenworker.environment import Environment, read_threads
@@ -33,8 +35,6 @@ that no start has to be sped up any more. After it, the broker is away, which is
 class Runtime:
     """One per process."""
 
-    _current: ClassVar[Runtime | None] = None
-
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
         self.accounting = Accounting(environment)
@@ -55,13 +55,16 @@ class Runtime:
         self._consuming = self._has_consumed = False
         self.glance: Callable[[], None] | None = None
         self.late_task: tuple[float, Any] | None = None
-        Runtime._current = self
+
+    def attach_to(self, app: Any) -> None:
+        """`Runtime.of` finds it from now on."""
+        app.greenworker = self
 
     @classmethod
-    def current(cls) -> Runtime:
-        """The process's runtime; an AssertionError before the launcher has made it."""
-        assert cls._current is not None, "greenworker was not launched"
-        return cls._current
+    def of(cls, app: Any) -> Runtime:
+        """The runtime of the worker of *app*. Raises AttributeError in a process that `greenworker` has not launched."""
+        found: Runtime = app.greenworker
+        return found
 
     def start_threads(self) -> int:
         """Green threads to begin with: what the operator says, else what new pods of this pool get."""

@@ -13,6 +13,7 @@ from kombu import Connection, Queue
 
 from greenworker.environment import Environment
 from greenworker.pool.drain import Drain
+from greenworker.prefork import redis as prefork_redis
 from greenworker.prefork.redis import ThreadUnackedStore
 from greenworker.runtime import Runtime
 from tests.integration.worker.harness import Redis, Relay
@@ -25,7 +26,8 @@ class Consumer:
         self.relay = relay
         self.runtime = Runtime(Environment.read({"GREENWORKER_POOL": "test/feeds", "GREENWORKER_ROLE": "prefork"}))
         self.runtime.drain = Drain(self.runtime)
-        self.ledger = self.runtime.ledger = ThreadUnackedStore("w")
+        self.ledger = self.runtime.store = ThreadUnackedStore("w")
+        prefork_redis.Channel.runtime = self.runtime
         self.redis = redis.Redis(port=broker.port)
         self.take: Callable[[Any], None] = lambda message: None
         self.connection = Connection(

@@ -77,8 +77,11 @@ def dead(lane: Lane, queue: str = "") -> int:
 
 def depth(lane: Lane) -> int | None:
     """What the exporter would say."""
+    queues = (Queue(lane.queue),)
     with closing(connect(lane.url, Trust())) as broker:
-        return broker.depths((Queue(lane.queue),))[lane.queue].dead
+        broker.count_dead_letters(queues)
+        eventually(lambda: broker.depths(queues)[lane.queue].dead is not None, "dead letters are counted")
+        return broker.depths(queues)[lane.queue].dead
 
 
 def command(lane: Lane, directory: Path, *arguments: str) -> Any:

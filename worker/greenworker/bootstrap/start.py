@@ -18,7 +18,7 @@ from greenworker.bootstrap.imports import Imports
 from greenworker.bootstrap.patching import check_app, patch_first
 from greenworker.bootstrap.requirements import check_versions, installed
 from greenworker.bootstrap.startup_checks import Arguments, check
-from greenworker.brokers.transports import redis_transport
+from greenworker.brokers.transports import consumer_transport, redis_transport
 from greenworker.environment import Environment
 from greenworker.misconfigured import (
     DEFAULT_TERMINATION_LOG,
@@ -90,6 +90,7 @@ def _prepare(environment: Environment, listener: native.Socket, arguments: Argum
     Exposition(listener, runtime.accounting.registry.render, runtime.health, runtime.unready, runtime.woke).start()
     master_name = settings.set_defaults(environment)
     app = _load_app(arguments, green=environment.role == "eventlet")
+    runtime.attach_to(app)
     serializers.restrict(app, environment.accept_content)
     for queue in (arguments.options.get("-Q") or "").split(","):
         if queue:
@@ -131,11 +132,17 @@ def _green(runtime: Any, app: Any) -> list[str]:
     if redis_transport(app) is not None:
         for module in ("redis", "kombu.transport.redis"):
             _require(module, "the broker is Redis", "add celery[redis] to the image's requirements")
+        from greenworker.brokers.redis import transport as redis_channels  # noqa: PLC0415
         from greenworker.brokers.redis.unacked_store import UnackedStore  # noqa: PLC0415
 
+        redis_channels.Channel.runtime = runtime
         store = runtime.store = UnackedStore(runtime.environment.worker)
         store.restarts_in_place = bool(os.environ.get("GREENWORKER_WORKER"))
         runtime.task_risks.store_failures = lambda: store.flushes_failed
+    elif consumer_transport(app) is not None:
+        from greenworker.brokers.amqp import transport as amqp_channels  # noqa: PLC0415
+
+        amqp_channels.Channel.task_risks = runtime.task_risks
     return ["-c", str(runtime.start_threads())]
 
 

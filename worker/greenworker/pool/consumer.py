@@ -151,7 +151,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
     loop = staticmethod(loop)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.runtime = Runtime.current()
+        self.runtime = Runtime.of(kwargs["app"])
         self.runtime.consumer = self
         self.credits: Credits | None = None
         self.start_rates: dict[str, StartRate] = {}

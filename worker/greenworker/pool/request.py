@@ -42,7 +42,7 @@ class Request(StockRequest):  # type: ignore[misc]
                 "%s[%s] runs again: the broker did not take what it publishes at its end (its retry, or the next of its chain)",
                 self.name, self.id,
             )  # fmt: skip
-            if Runtime.current().environment.role == "eventlet":
+            if Runtime.of(self.app).environment.role == "eventlet":
                 hub.sleep(PAUSE_SECONDS)
             return self.reject(requeue=True)
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)

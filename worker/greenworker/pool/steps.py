@@ -113,7 +113,7 @@ class WorkerStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, worker: Any) -> None:
         """Called once; the threads live as long as the process."""
-        runtime = Runtime.current()
+        runtime = Runtime.of(worker.app)
         or_exit(restrict_tasks, worker.app, runtime.environment.accept_content)
         or_exit(check_hub, hub.blocking_detection())
         # Celery's cold shutdown runs inside the hub and loses tasks: every signal that asks for an end drains.

@@ -72,7 +72,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.runtime = Runtime.current()
+        self.runtime = Runtime.of(self.app)
         self.may_start: Callable[[Any], bool] = lambda request: True
         """Asked before a request starts; whoever says no has taken it back. Set by the consumer, for rate limits."""
         environment = self.runtime.environment

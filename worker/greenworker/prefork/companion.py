@@ -78,7 +78,7 @@ class TaskPool(StockPool):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.runtime = Runtime.current()
+        self.runtime = Runtime.of(self.app)
         self.under_way: list[Item] = []
         self.line: deque[Item] = deque()
         self.isolation = Isolation(
@@ -256,7 +256,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         self._prune_at = 100
         self._queues: dict[str, str] = {}
         self.credits: Credits | None = None
-        runtime = Runtime.current()
+        runtime = self.runtime = Runtime.of(self.app)
         runtime.task_buckets = self.task_buckets
         runtime.consumer = self
         self.settlement: Settlement = or_exit(settlement_for, Surroundings(
@@ -308,7 +308,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         self.credits = None
         self._queues.clear()
         if self.on_amqp and self.qos.value and compat.prefetch_is_static(self):
-            self.credits = start_credits(self.task_consumer, self.qos, Runtime.current().drain)
+            self.credits = start_credits(self.task_consumer, self.qos, self.runtime.drain)
 
     def raise_if_lost(self) -> None:
         """To be asked by a timer of the event loop: the error ends the loop, and Celery connects anew. Celery reads the connection as its
@@ -320,7 +320,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
         """Celery's handler; a message with an ETA is looked at first."""
-        handle, runtime, settlement = super().create_task_handler(*args, **kwargs), Runtime.current(), self.settlement
+        handle, runtime, settlement = super().create_task_handler(*args, **kwargs), self.runtime, self.settlement
         self._received.clear()
         settlement.connected()
 
@@ -359,7 +359,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         """Celery acknowledges in the next round of its event loop; count what the broker does not take."""
         if not settles(p):
             return super().call_soon(p, *args, **kwargs)
-        return super().call_soon(acknowledge, Runtime.current().task_risks, p, *args)
+        return super().call_soon(acknowledge, self.runtime.task_risks, p, *args)
 
     call_soon_ack = call_soon
 
@@ -455,7 +455,7 @@ class ParentAgent(bootsteps.StartStopStep):  # type: ignore[misc]
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
-        self.runtime = Runtime.current()
+        self.runtime = Runtime.of(worker.app)
         self.recycle = Recycle(self.runtime)
         super().__init__(worker, **kwargs)
 
@@ -497,11 +497,11 @@ class Consuming(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, consumer: Any) -> None:
         """After the task consumer exists."""
         consumer.start_credits()
-        Runtime.current().consuming = True
+        Runtime.of(consumer.app).consuming = True
 
     def stop(self, consumer: Any) -> None:
         """The connection is lost, or the worker ends: then no further round of the loop sends what was acknowledged last."""
-        runtime = Runtime.current()
+        runtime = Runtime.of(consumer.app)
         runtime.consuming = False
         if runtime.drain.draining:
             consumer.settlement.flush()
@@ -520,9 +520,10 @@ def install(runtime: Runtime, app: Any) -> None:
         return float(pool.num_processes) if pool is not None else 0.0
 
     if redis_transport(app) is not None:
-        from greenworker.prefork.redis import ThreadUnackedStore  # noqa: PLC0415 - needs redis
+        from greenworker.prefork import redis as prefork_redis  # noqa: PLC0415 - needs redis
 
-        store = runtime.store = ThreadUnackedStore(runtime.environment.worker)
+        prefork_redis.Channel.runtime = runtime
+        store = runtime.store = prefork_redis.ThreadUnackedStore(runtime.environment.worker)
         store.restarts_in_place = bool(os.environ.get("GREENWORKER_WORKER"))
         runtime.task_risks.store_failures = lambda: store.flushes_failed
         signals.worker_shutdown.connect(store.leave, weak=False)

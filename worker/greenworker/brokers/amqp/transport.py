@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 from struct import Struct
 from threading import Lock
-from typing import Any
+from typing import Any, ClassVar
 
 from amqp.exceptions import RecoverableConnectionError, UnexpectedFrame
 from amqp.method_framing import frame_writer
@@ -23,7 +23,7 @@ from kombu.transport import pyamqp
 from greenworker import hub
 from greenworker.brokers.amqp.prefetch import Unsettled
 from greenworker.brokers.amqp.tls import NameChecked
-from greenworker.runtime import Runtime
+from greenworker.monitoring.task_risks import TaskRisks
 
 logger = get_logger(__name__)
 
@@ -80,6 +80,9 @@ class Frames:
 class Channel(pyamqp.Channel):
     """Acknowledges once in a turn of the hub, and knows what is unsettled."""
 
+    task_risks: ClassVar[TaskRisks]
+    """Set by the launcher: kombu makes channels, and has nothing of ours to pass to them."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._acks: list[int] = []
         self.unsettled = Unsettled()
@@ -132,12 +135,12 @@ class Channel(pyamqp.Channel):
         try:
             self.flush()
         except Exception as error:
-            Runtime.current().task_risks.acks_failed += count
+            self.task_risks.acks_failed += count
             logger.warning("%d acknowledgements could not be sent, the tasks will run again: %r", count, error)
 
     def _do_revive(self) -> None:
         """The broker has closed the channel and py-amqp opens a new one by the same number: old tags mean nothing there."""
-        Runtime.current().task_risks.acks_failed += len(self._acks)
+        self.task_risks.acks_failed += len(self._acks)
         self._acks.clear()
         self.unsettled.clear()
         super()._do_revive()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from queue import Empty
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from celery.utils.log import get_logger
 from celery.worker import state
@@ -25,8 +25,10 @@ from greenworker.brokers import dead_letters
 from greenworker.brokers.redis.client import Client, UnavailableError, client_class, is_full, unavailable
 from greenworker.brokers.redis.notifier import ASK_ANYWAY_SECONDS, EmptyQueueNotifier
 from greenworker.brokers.redis.rights import refusing
-from greenworker.brokers.redis.unacked_store import FETCH_AT_ONCE
-from greenworker.runtime import Runtime
+from greenworker.brokers.redis.unacked_store import FETCH_AT_ONCE, UnackedStore
+
+if TYPE_CHECKING:
+    from greenworker.runtime import Runtime
 
 logger = get_logger(__name__)
 
@@ -100,12 +102,12 @@ class Channel(stock.Channel):
     """Fetches as many messages at once as can start now."""
 
     QoS = QoS
+    runtime: ClassVar[Runtime]
+    """Set by the launcher: kombu makes channels, and has nothing of ours to pass to them."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        runtime = Runtime.current()
-        assert runtime.store is not None
-        self.runtime = runtime
-        self.store = runtime.store
+        assert self.runtime.store is not None
+        self.store: UnackedStore = self.runtime.store
         self.by_get: set[str] = set()
         self.emptied = False
         """The last fetch took all that its queues had."""
@@ -235,7 +237,7 @@ class Poller(stock.MultiChannelPoller):
 
     def __init__(self) -> None:
         super().__init__()
-        self.wakeup = Runtime.current().capacity
+        self.wakeup = Channel.runtime.capacity
         self.pause = IDLE_WAIT_SECONDS[0]
         self.asked_at = 0.0
         self.found_at = 0.0

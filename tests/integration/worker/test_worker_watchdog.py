@@ -198,11 +198,11 @@ hub.patch()
 from types import SimpleNamespace
 from greenworker.environment import Environment
 from greenworker.runtime import Runtime
-from greenworker.monitoring.hub_monitor import Watchdog
+from greenworker.monitoring.hub_monitor import HubMonitor
 import eventlet
 runtime = Runtime(Environment.read({"GREENWORKER_POOL": "a/b"}))
 if sys.argv[1] == "watched":
-    Watchdog(runtime).start()
+    HubMonitor(runtime).start()
 eventlet.sleep(0.5)
 began, cpu = time.monotonic(), time.process_time()
 eventlet.sleep(float(sys.argv[2]))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from greenworker.monitoring.hub_monitor import StackSample, Watchdog
+from greenworker.monitoring.hub_monitor import HubMonitor, StackSample
 from greenworker.runtime import Runtime
 
 WARN_AFTER = 0.1
@@ -35,7 +35,7 @@ def blocked_since() -> float:
 
 def blamed(process: Process, *, seen_before: float) -> str | None:
     """By a thread that saw *seen_before* as the last beat before it waited for the interpreter, and gets it now."""
-    watchdog = Watchdog(process)  # type: ignore[arg-type]
+    watchdog = HubMonitor(process)  # type: ignore[arg-type]
     sight = watchdog._confirm_held(StackSample(process.last_beat), seen_before)
     return sight.task if sight is not None else None
 

@@ -52,7 +52,7 @@ class StackSample:
     stack: tuple[tuple[str, int, str], ...] = ()
 
 
-class Watchdog:
+class HubMonitor:
     """Greenthread and thread together; the only things they share are two floats and a counter's cell."""
 
     def __init__(self, runtime: Runtime) -> None:

@@ -18,7 +18,7 @@ from greenworker.native import say
 CHECK_SECONDS = 5.0
 
 MEMORY_SECONDS = 600.0
-"""A hazard counts for so long after it was last seen: tasks come and go, what they need of the broker does not."""
+"""A risk counts for so long after it was last seen: tasks come and go, what they need of the broker does not."""
 
 TASKS_NAMED = 20
 """Tasks with a series of their own; more fold into ``other``."""
@@ -103,7 +103,7 @@ class TaskRisks:
         return self.acks_failed + self.store_failures()
 
     def found(self, reason: str, task: str, sentence: str) -> None:
-        """A hazard was seen now; *sentence* is for people and is said once for each reason."""
+        """A risk was seen now; *sentence* is for people and is said once for each reason."""
         key = (reason, legible(task))
         if key not in self._seen and len(self._seen) >= TASKS_NAMED:
             key = (reason, OTHER)

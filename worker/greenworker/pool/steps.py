@@ -13,7 +13,7 @@ from greenworker import hub
 from greenworker.brokers.serializers import restrict_tasks
 from greenworker.misconfigured import MisconfiguredError, or_exit
 from greenworker.monitoring.celery_exporter_metrics import families
-from greenworker.monitoring.hub_monitor import MAIN_THREAD, SchedulerTimes, Watchdog, hub_cpu_wait
+from greenworker.monitoring.hub_monitor import MAIN_THREAD, HubMonitor, SchedulerTimes, hub_cpu_wait
 from greenworker.monitoring.metrics import CounterFunction, Gauge, GaugeSet, resident_bytes
 from greenworker.monitoring.task_risks import CHECK_SECONDS, check_tasks
 from greenworker.runtime import Runtime
@@ -119,7 +119,7 @@ class WorkerStep(bootsteps.StartStopStep):  # type: ignore[misc]
         # Celery's cold shutdown runs inside the hub and loses tasks: every signal that asks for an end drains.
         for number in (signal.SIGQUIT, signal.SIGINT):
             signal.signal(number, signal.getsignal(signal.SIGTERM))
-        Watchdog(runtime).start()
+        HubMonitor(runtime).start()
         hub.spawn(Resize(runtime).run)
         hub.spawn(Recycle(runtime).run)
         check_tasks(runtime.task_risks, worker.app, runtime.pool.default_hard)

@@ -45,8 +45,8 @@ ROWS: tuple[tuple[str, tuple[Graph, ...]], ...] = (
             Graph("Leader", (("sum(greenfleet_leader)", ""),), stat=True, width=4, description="1 is right."),
             Graph("Pools", (("max(greenfleet_pools)", ""),), stat=True, width=4),
             Graph(
-                "Pools that hold blindly",
-                ((f"sum(greenfleet_blind {_LEADING}) or vector(0)", ""),),
+                "Pools without metrics",
+                ((f"sum(greenfleet_metrics_missing {_LEADING}) or vector(0)", ""),),
                 stat=True,
                 width=4,
                 description="Their load is not known; see the condition MetricsAvailable.",

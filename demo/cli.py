@@ -17,7 +17,7 @@ from rich.table import Table
 
 from demo import pattern, stage, timeline
 from demo.api import Api, ApiError
-from demo.faults import SHORT, Timing, blind_scale_ins
+from demo.faults import SHORT, Timing, scale_ins_without_metrics
 from demo.live import View
 from demo.observer import Observer
 from demo.shell import KUBE, REPOSITORY, StepError, Steps, run
@@ -120,9 +120,9 @@ def _play(show: Show, api: Api, output: Path, console: Console, objective: float
     finally:
         recorder.close()
     told = observer.account()
-    blind = blind_scale_ins(recorder.timeline)
-    if blind and not error:
-        error = f"scaled in while blind: {blind[0][1]} to {blind[0][2]} workers"
+    wrong = scale_ins_without_metrics(recorder.timeline)
+    if wrong and not error:
+        error = f"scaled in while metrics were missing: {wrong[0][1]} to {wrong[0][2]} workers"
     (output / ACCOUNT).write_text(json.dumps(told), encoding="utf-8")
     summary = summarize(recorder.timeline, told, objective_seconds=objective, error=error)
     (output / SUMMARY).write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")

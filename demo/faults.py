@@ -1,6 +1,6 @@
 """Things that go wrong on purpose, in the middle of the burst. Each must change no result.
 
-Usable by themselves: the chaos tier imports `kill_leader`, `without_prometheus` and `blind_scale_ins`.
+Usable by themselves: the chaos tier imports `kill_leader`, `without_prometheus` and `scale_ins_without_metrics`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from demo.observer import OPERATOR_NAMESPACE, PROMETHEUS, leader
 from demo.stage import NAMESPACE, until
 from demo.timeline import Mark, Timeline
 
-LEADER_KILLED, BLIND, SEEING = "leader killed", "Prometheus gone", "Prometheus back"
+LEADER_KILLED, PROMETHEUS_GONE, PROMETHEUS_BACK = "leader killed", "Prometheus gone", "Prometheus back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,11 @@ class Timing:
     """From the burst until the leader is killed: workers are on their way then."""
     between_seconds: float = 5.0
     """From there until Prometheus is gone."""
-    blind_seconds: float = 60.0
+    missing_seconds: float = 60.0
 
 
-SHORT = Timing(first_after_seconds=3, between_seconds=3, blind_seconds=25)
-"""For the short pattern: the pool falls idle while it is blind, and must hold all the same."""
+SHORT = Timing(first_after_seconds=3, between_seconds=3, missing_seconds=25)
+"""For the short pattern: the pool falls idle while its metrics are missing, and must hold all the same."""
 
 Tell = Callable[[Mark], None]
 
@@ -59,9 +59,9 @@ def without_prometheus(api: Api) -> Iterator[None]:
         api.scale(NAMESPACE, PROMETHEUS, 1)
 
 
-def blind_scale_ins(timeline: Timeline) -> list[tuple[float, int, int]]:
+def scale_ins_without_metrics(timeline: Timeline) -> list[tuple[float, int, int]]:
     """Scale-ins between `Prometheus gone` and `Prometheus back`: there must be none."""
-    gone, back = timeline.mark(BLIND), timeline.mark(SEEING)
+    gone, back = timeline.mark(PROMETHEUS_GONE), timeline.mark(PROMETHEUS_BACK)
     if gone is None:
         return []
     end = back.at if back else timeline.snapshots[-1].at
@@ -89,9 +89,9 @@ class Faults(threading.Thread):
             if self._ended.wait(self._timing.between_seconds):
                 return
             with without_prometheus(self._api):
-                self._tell(Mark(time.time(), BLIND, "Prometheus was deleted"))
-                self._ended.wait(self._timing.blind_seconds)
-                self._tell(Mark(time.time(), SEEING, "Prometheus comes back, without its memory"))
+                self._tell(Mark(time.time(), PROMETHEUS_GONE, "Prometheus was deleted"))
+                self._ended.wait(self._timing.missing_seconds)
+                self._tell(Mark(time.time(), PROMETHEUS_BACK, "Prometheus comes back, without its memory"))
         except ApiError as error:
             self.error = f"a fault could not be injected: {error}"
 

@@ -1,7 +1,7 @@
 """Looks at the cluster once a second and says what it sees, as snapshots and reasons.
 
-Whatever does not answer is missing in the snapshot, never zero by guess: a demo of an autoscaler that holds when it is
-blind must not be fooled itself.
+Whatever does not answer is missing in the snapshot, never zero by guess: a demo of an autoscaler that holds when its
+metrics are missing must not be fooled itself.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def _figure(
         _style(axis)
     _name_phases(axes[0], spans(timeline), start)
     _faults(axes, timeline, start)
-    _blind(axes, blind(snapshots), start)
+    _hatch(axes, metrics_missing(snapshots), start)
     figure.align_ylabels(axes)
     axes[-1].set_xlim(0, max(at[-1], 1))
     axes[-1].set_xlabel("seconds since the first message", color=SOFT)
@@ -261,20 +261,20 @@ def _number(axis: Any, reasons: Sequence[Reason], start: float, width: float) ->
         badge += width * _BADGE
 
 
-def blind(snapshots: Sequence[Snapshot]) -> list[Span]:
+def metrics_missing(snapshots: Sequence[Snapshot]) -> list[Span]:
     """When Prometheus did not answer, or the operator did not believe what it saw."""
     spans: list[Span] = []
     for before, after in pairwise(snapshots):
         if before.prometheus and before.metrics_available is not False:
             continue
         if spans and spans[-1].end == before.at:
-            spans[-1] = Span("blind", spans[-1].start, after.at)
+            spans[-1] = Span("metrics missing", spans[-1].start, after.at)
         else:
-            spans.append(Span("blind", before.at, after.at))
+            spans.append(Span("metrics missing", before.at, after.at))
     return spans
 
 
-def _blind(axes: Sequence[Any], spans: Sequence[Span], start: float) -> None:
+def _hatch(axes: Sequence[Any], spans: Sequence[Span], start: float) -> None:
     for span in spans:
         for axis in axes:
             axis.axvspan(

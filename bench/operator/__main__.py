@@ -194,7 +194,7 @@ class Bench:
 
     def metrics(self) -> dict[str, float]:
         """The operator's own numbers, summed over what does not matter here."""
-        totals = {"queries": 0.0, "writes": 0.0, "decided": 0.0, "blind": 0.0, "reconciles": 0.0}
+        totals = {"queries": 0.0, "writes": 0.0, "decided": 0.0, "missing": 0.0, "reconciles": 0.0}
         with urllib.request.urlopen(f"http://127.0.0.1:{self.operator.port}/metrics", timeout=60) as answer:
             text = answer.read().decode()
         for line in text.splitlines():
@@ -206,8 +206,8 @@ class Bench:
                     totals["writes"] += float(value)
             elif series.startswith("greenfleet_desired_workers{"):
                 totals["decided"] += 1
-            elif series.startswith("greenfleet_blind{"):
-                totals["blind"] += float(value)
+            elif series.startswith("greenfleet_metrics_missing{"):
+                totals["missing"] += float(value)
             elif series.startswith("greenfleet_reconciles_total"):
                 totals["reconciles"] += float(value)
         return totals
@@ -224,7 +224,7 @@ class Bench:
             0.2 + len(self.pools) / 1000
         )  # to be asked for the series of every pool costs the operator more than the pools
         found = self.metrics()
-        return found["decided"] == len(self.pools) and found["blind"] == 0
+        return found["decided"] == len(self.pools) and found["missing"] == 0
 
     def settle(self) -> None:
         """Until three ticks went by without a write."""

@@ -33,7 +33,7 @@ PASSES = ((report.OURS, report.SINGLE, report.TUNED), (report.DEFAULT, report.FI
 Ready, in the traces with the most work and for the law that is the last to ask.
 """
 LABELS = tuple(label for labels in PASSES for label in labels)
-BLIND_SECONDS = 15.0
+MISSING_SECONDS = 15.0
 """An observer that is kept from looking for longer has not seen a trace of two minutes."""
 
 
@@ -154,7 +154,7 @@ def _tell(traces: dict[str, Trace], options: argparse.Namespace) -> None:
     print(report.table(results))
     for name, each in records.items():
         gap = max(map(longest_gap, each), default=0.0)
-        if gap > BLIND_SECONDS:
+        if gap > MISSING_SECONDS:
             print(
                 f"{name}: the observer saw nothing for {gap:.0f} s; its worker-seconds are worth little, run it again"
             )

@@ -22,7 +22,7 @@ class _FleetGauges:
     desired_workers: Gauge
     desired_threads: Gauge
     ready_workers: Gauge
-    blind: Gauge
+    metrics_missing: Gauge
     last_sample: Gauge
 
 
@@ -78,8 +78,11 @@ class OperatorMetrics:
             ["pool", "role"],
             registry=registry,
         )
-        self.blind = Gauge(
-            "greenfleet_blind", "1 while the pool holds for want of knowledge.", ["pool", "role"], registry=registry
+        self.metrics_missing = Gauge(
+            "greenfleet_metrics_missing",
+            "1 while the pool holds for want of knowledge.",
+            ["pool", "role"],
+            registry=registry,
         )
         self.oldest_wait = Gauge(
             "greenfleet_oldest_wait_seconds",
@@ -128,7 +131,7 @@ class OperatorMetrics:
                         self.desired_workers,
                         self.desired_threads,
                         self.ready_workers,
-                        self.blind,
+                        self.metrics_missing,
                         self.last_sample,
                     )
                 )
@@ -136,7 +139,7 @@ class OperatorMetrics:
         gauges.desired_workers.set(decision.replicas)
         gauges.desired_threads.set(decision.threads)
         gauges.ready_workers.set(ready)
-        gauges.blind.set(bool(decision.metrics_issues))
+        gauges.metrics_missing.set(bool(decision.metrics_issues))
         if not decision.metrics_issues:
             gauges.last_sample.set(now)
 
@@ -145,8 +148,8 @@ class OperatorMetrics:
         self.oldest_wait.labels(pool, role).set(oldest_seconds)
         self.max_wait.labels(pool, role).set(max_seconds)
 
-    def observe_rest(self, pool: str, role: str, now: float) -> None:
-        """One tick of a fleet that sleeps: everything is known, and nothing changed."""
+    def observe_idle(self, pool: str, role: str, now: float) -> None:
+        """One tick of an idle fleet: everything is known, and nothing changed."""
         self._gauges[pool, role].last_sample.set(now)
 
     def forget(self, pool: str) -> None:
@@ -155,7 +158,7 @@ class OperatorMetrics:
             self.desired_workers,
             self.desired_threads,
             self.ready_workers,
-            self.blind,
+            self.metrics_missing,
             self.last_sample,
             self.oldest_wait,
             self.max_wait,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from demo import timeline as recorded
-from demo.faults import BLIND, LEADER_KILLED, SEEING, blind_scale_ins
+from demo.faults import LEADER_KILLED, PROMETHEUS_BACK, PROMETHEUS_GONE, scale_ins_without_metrics
 from tests.e2e.conftest import Cluster, cluster  # noqa: F401 - the fixture is shared with the end-to-end tier
 
 pytestmark = pytest.mark.timeout(1800)  # the first test of a session builds the images
@@ -25,9 +25,9 @@ def test_neither_a_dead_leader_nor_a_lost_prometheus_changes_the_result(cluster:
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     print(json.dumps(summary, indent=2))
     run = recorded.read(tmp_path / "timeline.jsonl")
-    for mark in (LEADER_KILLED, BLIND, SEEING):
+    for mark in (LEADER_KILLED, PROMETHEUS_GONE, PROMETHEUS_BACK):
         assert run.mark(mark) is not None, f"the fault was not injected: {mark}"
-    assert blind_scale_ins(run) == []
+    assert scale_ins_without_metrics(run) == []
     assert summary["lost"] == 0
     assert summary["done"] == summary["sent"]
     assert summary["ended_at_zero"]

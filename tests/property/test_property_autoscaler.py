@@ -110,14 +110,14 @@ def test_nothing_scales_in_on_less_than_complete_knowledge(world: World, trace: 
 
 
 @given(worlds(), traces)
-def test_recovery_from_blindness_takes_no_worker_before_a_window_has_passed(world: World, trace: list) -> None:
-    blind_at = None
+def test_recovery_of_the_metrics_takes_no_worker_before_a_window_has_passed(world: World, trace: list) -> None:
+    missing_at = None
     for rate, burst, fault in trace:
         before = world.replicas
         decision = world.tick(rate, burst, fault)
         if decision.metrics_issues:
-            blind_at = world.now
-        elif blind_at is not None and world.now - blind_at < 10 and before <= world.spec.replicas_max:
+            missing_at = world.now
+        elif missing_at is not None and world.now - missing_at < 10 and before <= world.spec.replicas_max:
             held = before if world.spec.threads_total is None else min(before, decision.replicas)
             assert decision.replicas >= held
 

@@ -223,7 +223,7 @@ FAULTS = (
 
 
 def without_workers(sample: Sample, now: float) -> Sample:
-    """Blind only if a worker should have been seen."""
+    """Metrics are missing only if a worker should have been seen."""
     return replace(sample, workers=())
 
 

@@ -254,7 +254,7 @@ class GreenThreads(Model):
         default=None,
         ge=1,
         le=10_000_000,
-        description="Hard cap on the green threads of the whole fleet, surge and draining pods included: what a "
+        description="Hard cap on the green threads of the whole fleet, extra pods of a rollout and draining pods included: what a "
         "downstream can bear. Absent: no cap.",
     )
 
@@ -484,7 +484,7 @@ class Prefork(Model):
     )
     auto_route: bool = Field(
         default=False,
-        description="True: tasks that were caught blocking the hub often enough move to prefork by themselves.",
+        description="True: tasks that were seen blocking the hub often enough move to prefork by themselves.",
     )
     resources: ResourceAmounts = Field(default=ResourceAmounts(), description="Compute resources of a prefork worker.")
 

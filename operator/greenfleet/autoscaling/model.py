@@ -103,7 +103,7 @@ class MetricsIssue(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One reason for blindness, as a sentence without numbers that move (it lands in a condition)."""
+    """One reason why metrics are missing, as a sentence without numbers that move (it lands in a condition)."""
 
     reason: MetricsIssue
     message: str
@@ -169,7 +169,7 @@ class Sample:
     expected_queues: tuple[str, ...]
     """The pool's queues: each must have a sample."""
     problems: tuple[Problem, ...] = ()
-    """What the collector already knows to be wrong (server unreachable, broker down, a foreign namespace…)."""
+    """What the collector already knows to be wrong (server unreachable, broker down, a namespace that does not match…)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +201,8 @@ class DecisionReason(enum.StrEnum):
     STABILIZATION = "Stabilization"
     COOLDOWN = "Cooldown"
     BACKLOG = "Backlog"
-    METRICS_MISSING = "Blind"
-    FLOOR = "BlindFloor"
+    METRICS_MISSING = "MetricsMissing"
+    FLOOR = "MetricsMissingFloor"
     PAUSED = "Paused"
     MANUAL = "ManualReplicas"
     SATURATED_DOWNSTREAM = "NoMoreThroughput"
@@ -250,7 +250,7 @@ class Decision:
     metrics_issues: tuple[Problem, ...]
     """Empty when the metrics are complete; else why it is not, most telling first."""
     active: bool
-    """Condition `ScalingActive`: False while paused, manual, or blind."""
+    """Condition `ScalingActive`: False while paused, manual, or without metrics."""
     limited: DecisionReason
     """`DecisionReason.NONE`, or what keeps the pool smaller than the load asks for."""
     learned: Learned

@@ -4,7 +4,7 @@ Every other child is watched, and repaired at once. To watch ConfigMaps takes th
 to ours: the operator could then read every ConfigMap of the cluster, where people keep what they should not. An apply that
 changes nothing is one request and no write to etcd. What can be wrong in between is little: running workers have their green
 threads from their own annotation, and the ConfigMap says only what a new pod starts with, and which tasks go to prefork. Of a
-pool that sleeps nobody reads it: it is looked at as soon as the pool has woken, and else seldom, for the owner that its deletion needs.
+pool without workers nobody reads it: it is looked at as soon as the pool has workers again, and else seldom, for the owner that its deletion needs.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _log = logging.getLogger(__name__)
 ROUND_SECONDS = 30.0
 """A pool with workers has its ConfigMap applied again after so long, if that is not more than two pools a second."""
 PAUSE_SECONDS = 0.5
-SLEEPERS_ROUND_SECONDS = 600.0
-"""The same for a pool that sleeps, if that is not more than one pool in `SLEEPERS_PAUSE_SECONDS`."""
-SLEEPERS_PAUSE_SECONDS = 30.0
+IDLE_INTERVAL_SECONDS = 600.0
+"""The same for an idle pool, if that is not more than one pool in `IDLE_PAUSE_SECONDS`."""
+IDLE_PAUSE_SECONDS = 30.0
 _LOOK_SECONDS = 1.0
 
 
@@ -35,7 +35,7 @@ class ConfigResync:
     def __init__(self, registry: Registry, repair: Callable[[Record], Awaitable[None]]) -> None:
         self._registry = registry
         self._repair = repair
-        self._sleeper_at = -math.inf
+        self._idle_at = -math.inf
         self._tried: dict[str, float] = {}
         """Monotonic time at which each pool was last due."""
 
@@ -59,29 +59,29 @@ class ConfigResync:
 
     def next_due(self, records: Iterable[Record], now: float) -> Record | None:
         """The pool whose ConfigMap was longest not applied, if it is due; marked as applied at `now`."""
-        awake, asleep = self._longest_ago(records)
-        if awake is not None and now - self._at(awake) >= ROUND_SECONDS:
-            self._tried[awake.key] = now
-            return awake
-        if now - self._sleeper_at < SLEEPERS_PAUSE_SECONDS:
+        working, idle = self._longest_ago(records)
+        if working is not None and now - self._at(working) >= ROUND_SECONDS:
+            self._tried[working.key] = now
+            return working
+        if now - self._idle_at < IDLE_PAUSE_SECONDS:
             return None
-        if asleep is not None and now - self._at(asleep) >= SLEEPERS_ROUND_SECONDS:
-            self._tried[asleep.key] = self._sleeper_at = now
-            return asleep
+        if idle is not None and now - self._at(idle) >= IDLE_INTERVAL_SECONDS:
+            self._tried[idle.key] = self._idle_at = now
+            return idle
         return None
 
     def _at(self, record: Record) -> float:
         return max(record.reconciliation.config_applied_at, self._tried.get(record.key, -math.inf))
 
     def _longest_ago(self, records: Iterable[Record]) -> tuple[Record | None, Record | None]:
-        """Of the pools that are awake, and of those that sleep, the one whose ConfigMap was longest not applied."""
+        """Of the pools that are working, and of those that are idle, the one whose ConfigMap was longest not applied."""
         longest: dict[bool, Record] = {}
         tried = {}
         for record in records:
             if record.key in self._tried:
                 tried[record.key] = self._tried[record.key]
-            found = longest.setdefault(record.sleeps, record)
+            found = longest.setdefault(record.is_scaled_to_zero, record)
             if self._at(record) < self._at(found):
-                longest[found.sleeps] = record
+                longest[found.is_scaled_to_zero] = record
         self._tried = tried  # without those that are gone
         return longest.get(False), longest.get(True)

@@ -114,9 +114,9 @@ class Controller:
                 self._queue.add(_EXPORTER + record.pool.broker_key)
 
     def enqueue_running(self) -> None:
-        """Whatever has workers, spread over the time until the next resync. What sleeps is made anew when it wakes."""
+        """Whatever has workers, spread over the time until the next resync. What is idle is made anew when it wakes."""
         for record in self._registry:
-            if not record.sleeps:
+            if not record.is_scaled_to_zero:
                 keys = [_POOL + record.key, *([_EXPORTER + record.pool.broker_key] if record.pool is not None else [])]
                 for key in keys:
                     self._queue.add_later(key, random.uniform(0.0, _RESYNC_SECONDS))

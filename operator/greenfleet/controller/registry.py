@@ -93,7 +93,7 @@ class Fleet:
     actuating: bool = False
     scaling_spec: tuple[GreenWorkerPool, ScalingSpec] | None = None
     """The autoscaler's view of the spec, with the pool that it was made from."""
-    rests_until: float = float("-inf")
+    idle_until: float = float("-inf")
     """Unix time until which looks that show nothing new are skipped."""
     skipped: tuple[Sample, float] | None = None
     """The last look that was skipped, with its Unix time."""
@@ -151,17 +151,17 @@ class Record:
         if self.pool is None or self.pool.spec.prefork is None or not self.pool.spec.prefork.auto_route:
             return ()
         exempt = exempt_tasks(self.body["metadata"].get("annotations") or {})
-        return routes(self.status.get("blockingTasks") or (), self.evidence.caught, exempt, now)
+        return routes(self.status.get("blockingTasks") or (), self.evidence.detections, exempt, now)
 
     @property
-    def sleeps(self) -> bool:
+    def is_scaled_to_zero(self) -> bool:
         """Whether it was decided that no worker is wanted, in either role."""
         decisions = [fleet.decision for fleet in self.fleets.values()]
         return bool(decisions) and all(decision is not None and decision.replicas == 0 for decision in decisions)
 
-    def rests(self, now: float) -> bool:
+    def is_idle(self, now: float) -> bool:
         """Whether nothing waited and nothing ran when it was last looked at, in either role. *now* is Unix time."""
-        return bool(self.fleets) and all(fleet.rests_until > now for fleet in self.fleets.values())
+        return bool(self.fleets) and all(fleet.idle_until > now for fleet in self.fleets.values())
 
     def status_written(self, body: dict[str, Any]) -> None:
         """Takes in the API server's answer to a status that was written."""

@@ -1,5 +1,5 @@
 """One loop for all pools: ask Prometheus, let the autoscaler decide, carry it out. Two queries a tick and server, however many pools,
-and a small third one between two ticks while pools sleep.
+and a small third one between two ticks while pools are idle.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ _WORKERS, _DEAD_LETTERS = "workers", "dead letters"
 _UNKNOWN_SERVER = ""
 CROWDED_AT_ONCE = 4
 """How often one answer is asked for in one round, each time without the namespace that made it too large."""
-REST_SECONDS = 20.0
-"""A pool that sleeps is looked at every tick, and decided on at least so often."""
+IDLE_SECONDS = 20.0
+"""An idle pool is looked at every tick, and decided on at least so often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ class ScalingLoop:
             self._spawn(self._round(server))
 
     def poll_idle_pools(self) -> None:
-        """Between two ticks: looks at the pools that sleep and for which something waits now, and at nobody else."""
+        """Between two ticks: looks at the idle pools for which something waits now, and at nobody else."""
         if self._led:
             for server in self._asked() - self._rounds:
                 self._spawn(self._activate(server))
@@ -182,12 +182,12 @@ class ScalingLoop:
     async def _activate(self, server: str) -> None:
         await asyncio.sleep(query_offset(server, self._servers, self._tick_seconds))
         now = time.time()
-        asleep = [(record, pool) for record, pool in self._pools(server) if record.rests(now)]
-        waiting = await self._waiting(server, [pool for _, pool in asleep])
-        woken = [record for record, pool in asleep if not waiting.isdisjoint(self._queue_keys(record, pool))]
-        if woken:
+        idle = [(record, pool) for record, pool in self._pools(server) if record.is_idle(now)]
+        waiting = await self._waiting(server, [pool for _, pool in idle])
+        activated = [record for record, pool in idle if not waiting.isdisjoint(self._queue_keys(record, pool))]
+        if activated:
             answers = await self._ask(server)
-            for record in woken:
+            for record in activated:
                 self._look_at(record, answers, time.time())
 
     def _pools(self, server: str) -> Iterator[tuple[Record, GreenWorkerPool]]:
@@ -352,8 +352,8 @@ class ScalingLoop:
         except Exception:
             _log.exception("%s: the scaling loop failed on this pool: a bug of ours", record.key)
         news = _note_dead_letters(record, pool, answers)
-        rested = record.fleets and all(fleet.skipped is not None for fleet in record.fleets.values())
-        if rested and not news and self._status.is_of_now(record):
+        skipped = record.fleets and all(fleet.skipped is not None for fleet in record.fleets.values())
+        if skipped and not news and self._status.is_of_now(record):
             return  # nothing was decided and nothing changed: the status is what it was
         self._spawn(self._status.sync(record))
 
@@ -370,7 +370,7 @@ class ScalingLoop:
             server = self._servers.get(self._server_name(pool))
             scrape_seconds = server.scrape_interval_seconds if server else self._tick_seconds
             fleet.scaling_spec = (pool, scaling_spec(pool, fleet.role, scrape_seconds))
-            fleet.rests_until = -math.inf
+            fleet.idle_until = -math.inf
         return fleet.scaling_spec[1]
 
     def _decide(self, record: Record, pool: GreenWorkerPool, fleet: Fleet, answers: Answers, now: float) -> None:
@@ -392,9 +392,9 @@ class ScalingLoop:
             expected_queues=_expected_queues(pool, fleet.role),
             problems=(*more, *problems),
         )
-        if now < fleet.rests_until and fleet.state is not None and is_idle(spec, sample, now):
+        if now < fleet.idle_until and fleet.state is not None and is_idle(spec, sample, now):
             fleet.skipped = (sample, now)
-            self._metrics.observe_rest(record.key, fleet.role, now)
+            self._metrics.observe_idle(record.key, fleet.role, now)
             return
         if fleet.skipped is not None and fleet.state is not None:
             _, fleet.state = decide(spec, fleet.state, *fleet.skipped)
@@ -403,9 +403,9 @@ class ScalingLoop:
             learned = learned_from_status(record.status if fleet.role is Role.EVENTLET else {})
             fleet.state = initial_state(learned, now)
         decision, fleet.state = decide(spec, fleet.state, sample, now)
-        rests = can_skip(spec, decision) and is_idle(spec, sample, now)
-        # Spread, so that a thousand sleeping pools are not all looked at in the same tick.
-        fleet.rests_until = now + random.uniform(REST_SECONDS / 2, REST_SECONDS) if rests else -math.inf
+        skips = can_skip(spec, decision) and is_idle(spec, sample, now)
+        # Spread, so that a thousand idle pools are not all looked at in the same tick.
+        fleet.idle_until = now + random.uniform(IDLE_SECONDS / 2, IDLE_SECONDS) if skips else -math.inf
         self._remember(record, fleet, decision, workers, now)
         record.evidence.forget_old(fleet.role, {pod.name for pod in sample.pods}, now)
         ready = sum(pod.ready_since is not None and not pod.terminating for pod in sample.pods)
@@ -437,7 +437,7 @@ class ScalingLoop:
         try:
             by_pod = {worker.pod: worker for worker in sample.workers}
             if not await self._actuator.apply(ScalePlan(record, pool, fleet, decision, sample.pods, by_pod)):
-                fleet.rests_until = -math.inf  # also an idle pool is decided on at the next tick
+                fleet.idle_until = -math.inf  # also an idle pool is decided on at the next tick
         finally:
             fleet.actuating = False
 
@@ -538,7 +538,7 @@ def _unheard(pool: GreenWorkerPool, expected: Iterable[str], answer: Depths) -> 
     """Why samples of a pool's queues may not be believed although there are some; "" if there are none."""
     if pool.namespace in answer.namespace_mismatch:
         return (
-            "Samples arrive without the target label `namespace`, or with a foreign one, and are not believed: "
+            "Samples arrive without the target label `namespace`, or with one that does not match, and are not believed: "
             "see the scrape configuration in the documentation."
         )
     source = pool.spec.scaling.prometheus.source

@@ -15,7 +15,7 @@ from greenfleet.controller.registry import Record
 from greenfleet.manifests import names
 from greenfleet.manifests.names import Role
 from greenfleet.redaction import redacted
-from greenfleet.status.diagnosis import PATIENCE_SECONDS
+from greenfleet.status.diagnosis import GRACE_SECONDS
 from greenfleet.status.evidence import Evidence
 from greenfleet.status.load import FIELDS, load_status
 from greenfleet.status.stalled import StalledReason
@@ -36,7 +36,7 @@ BLOCKED_MEMORY_SECONDS = 300.0
 LONGEST_MESSAGE = 4096
 """Characters of a condition's message. Names of tasks come from outside, and a status that is refused for one of them is never written again."""
 
-GUARD_MEMORY_SECONDS = 60.0
+RISK_MEMORY_SECONDS = 60.0
 """How long `TasksAtRisk` outlives the last sample that said so; workers themselves remember for ten minutes."""
 
 
@@ -51,9 +51,9 @@ class Observed:
     """Why the exporter cannot be made, which its pools share."""
     config_error: StalledReason | None
     """What the operator's configuration has no place for, or what it cannot evaluate; scaling goes on without it."""
-    trouble: StalledReason | None
-    shortage: StalledReason | None
-    """Why fewer pods work than should, which is no trouble as long as some do."""
+    pod_failure: StalledReason | None
+    capacity_shortage: StalledReason | None
+    """Why fewer pods work than should, which stops nothing as long as some do."""
     generation: int
     now: float
 
@@ -99,7 +99,7 @@ def _conditions(record: Record, observed: Observed, decision: Decision | None) -
         or record.reconciliation.stall
         or observed.exporter_refused
         or observed.config_error
-        or observed.trouble
+        or observed.pod_failure
     )
     rolling = _rolling(observed)
     current = record.reconciliation.generation == observed.generation
@@ -111,7 +111,7 @@ def _conditions(record: Record, observed: Observed, decision: Decision | None) -
         else ("False", "AsExpected", "Nothing needs a human."),
         "Reconciling": _reconciling(
             stalled,
-            observed.shortage,
+            observed.capacity_shortage,
             rolling,
             current=current,
             paused=bool(((observed.deployment or {}).get("spec") or {}).get("paused")),
@@ -120,7 +120,7 @@ def _conditions(record: Record, observed: Observed, decision: Decision | None) -
         "ScalingActive": _scaling_active(record, decision),
         "ScalingLimited": _scaling_limited(decision),
         "HubBlocked": _hub_blocked(record.evidence, observed.now),
-        "TasksAtRisk": _tasks_at_risk(record.evidence.guards, observed.now),
+        "TasksAtRisk": _tasks_at_risk(record.evidence.risks, observed.now),
         "DeadLetters": _dead_letters(record),
     }
     before = {condition["type"]: condition for condition in record.status.get("conditions") or ()}
@@ -159,7 +159,7 @@ def _ready(observed: Observed, decision: Decision | None, *, reconciled: bool) -
     wanted = (observed.deployment.get("spec") or {}).get("replicas", 0)
     if wanted and not (observed.deployment.get("status") or {}).get("readyReplicas"):
         since = [unix_time(pod["metadata"]["creationTimestamp"]) for pod in observed.pods] or _unavailable(observed)
-        if any(observed.now - at > PATIENCE_SECONDS for at in since):
+        if any(observed.now - at > GRACE_SECONDS for at in since):
             return "False", "NoWorkerReady", "Workers are wanted, and none became ready."
     if not wanted:
         return "True", "ScaledToZero", "Nothing waits; the first message brings a worker."
@@ -186,14 +186,19 @@ def _rolling(observed: Observed) -> bool:
 
 
 def _reconciling(
-    stalled: StalledReason | None, shortage: StalledReason | None, rolling: bool, *, current: bool, paused: bool
+    stalled: StalledReason | None,
+    capacity_shortage: StalledReason | None,
+    rolling: bool,
+    *,
+    current: bool,
+    paused: bool,
 ) -> _Said:
     if stalled is not None:
         return "False", "Stalled", "Waits for a human, see Stalled."
     if not current:
         return "True", "Applying", "The pool's objects are being made."
-    if shortage is not None:
-        return "True", shortage.reason, shortage.message
+    if capacity_shortage is not None:
+        return "True", capacity_shortage.reason, capacity_shortage.message
     if rolling and paused:
         return (
             "True",
@@ -209,11 +214,7 @@ def _metrics_available(record: Record, observed: Observed, decision: Decision | 
     if decision is None:
         return "Unknown", "NotYetSampled", "The scaling loop has not looked at this pool yet."
     age = observed.now - unix_time(record.body["metadata"]["creationTimestamp"])
-    if (
-        decision.metrics_issues
-        and decision.metrics_issues[0].reason in _FIRST_SAMPLE_REASONS
-        and age < PATIENCE_SECONDS
-    ):
+    if decision.metrics_issues and decision.metrics_issues[0].reason in _FIRST_SAMPLE_REASONS and age < GRACE_SECONDS:
         return "Unknown", "FirstSamplePending", "The pool is new: its exporter starts, and Prometheus finds it."
     if decision.metrics_issues:
         return (
@@ -236,7 +237,7 @@ def _scaling_active(record: Record, decision: Decision | None) -> _Said:
     if (text := _PAUSE_TEXT.get(scaling.pause)) is not None:
         return "False", "Paused", f"scaling.pause is {scaling.pause}: {text}."
     if decision.metrics_issues:
-        return "False", "Blind", "The load is not known, see MetricsAvailable."
+        return "False", "MetricsMissing", "The load is not known, see MetricsAvailable."
     return "True", "Active", "The number of workers and green threads follows the load."
 
 
@@ -273,7 +274,7 @@ _LACKS_CPU = (
 
 def _hub_blocked(evidence: Evidence, now: float) -> _Said:
     tasks = sorted(task for task, at in evidence.blocked.items() if now - at < BLOCKED_MEMORY_SECONDS)
-    starved = now - evidence.guards.get(("cpu", ""), float("-inf")) < GUARD_MEMORY_SECONDS
+    starved = now - evidence.risks.get(("cpu", ""), float("-inf")) < RISK_MEMORY_SECONDS
     if tasks:
         listed = ", ".join(tasks[:5])
         blocks = f"Blocking calls halt all green threads of a worker: {listed}. The worker's log has the place; consider prefork.tasks."
@@ -283,7 +284,7 @@ def _hub_blocked(evidence: Evidence, now: float) -> _Said:
     return "False", "HubRuns", "No task blocked the hub lately, and it had a CPU."
 
 
-_GUARDS: Mapping[str, tuple[str, str]] = {
+_RISKS: Mapping[str, tuple[str, str]] = {
     "acks": (
         "AcksFail",
         "The broker did not take acknowledgements, and such tasks run twice: look at the broker and the network.",
@@ -317,19 +318,19 @@ _GUARDS: Mapping[str, tuple[str, str]] = {
         "broker_transport_options of every worker of this broker.",
     ),
 }
-"""What a worker says in `greenworker_guard{reason}`: reason of the condition, and what to do."""
+"""What a worker says in `greenworker_task_risk{reason}`: reason of the condition, and what to do."""
 
 
-def _tasks_at_risk(guards: Mapping[tuple[str, str], float], now: float) -> _Said:
+def _tasks_at_risk(risks: Mapping[tuple[str, str], float], now: float) -> _Said:
     """The first reason in a stable order is the condition's; the message has them all, so that there is one Event."""
-    held = sorted(key for key, at in guards.items() if now - at < GUARD_MEMORY_SECONDS and key[0] in _GUARDS)
+    held = sorted(key for key, at in risks.items() if now - at < RISK_MEMORY_SECONDS and key[0] in _RISKS)
     if not held:
         return "False", "NothingFound", "No worker reports anything that could lose or double a task."
     sentences = []
     for reason in dict.fromkeys(reason for reason, _ in held):
         tasks = [task for found, task in held if found == reason and task]
-        sentences.append(_GUARDS[reason][1] + (f" Tasks: {', '.join(tasks[:5])}." if tasks else ""))
-    return "True", _GUARDS[held[0][0]][0], " ".join(sentences)
+        sentences.append(_RISKS[reason][1] + (f" Tasks: {', '.join(tasks[:5])}." if tasks else ""))
+    return "True", _RISKS[held[0][0]][0], " ".join(sentences)
 
 
 def _dead_letters(record: Record) -> _Said:

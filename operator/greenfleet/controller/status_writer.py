@@ -143,8 +143,8 @@ class StatusWriter:
             exporter_available=is_available(exporter),
             exporter_refused=self._exporter_refused(record.pool),
             config_error=self._config_error_of(record),
-            trouble=next((stall for stall in stalls if stall is not None), None),
-            shortage=next((lack.cause for lack in short if lack is not None), None),
+            pod_failure=next((stall for stall in stalls if stall is not None), None),
+            capacity_shortage=next((lack.cause for lack in short if lack is not None), None),
             generation=metadata.get("generation", 1),
             now=now,
         )

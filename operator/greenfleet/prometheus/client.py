@@ -26,7 +26,7 @@ from greenfleet.autoscaling.model import MetricsIssue
 from greenfleet.settings import Server
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
-"""Nobody reads more of an answer than this. 1,000 sleeping pools need about 2 MB, 1,000 workers about 10 MB."""
+"""Nobody reads more of an answer than this. 1,000 idle pools need about 2 MB, 1,000 workers about 10 MB."""
 MAX_SERIES_BYTES = 1024 * 1024
 """The longest text of one series. Prometheus itself sets no limit on the length of a label."""
 _PIECE_BYTES = 64 * 1024

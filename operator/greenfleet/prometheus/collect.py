@@ -66,7 +66,7 @@ class Worker:
     sample: WorkerSample
     blocked_seconds_by_task: Mapping[str, float]
     recycle_reasons: tuple[str, ...] = ()
-    guards: tuple[tuple[str, str], ...] = ()
+    risks: tuple[tuple[str, str], ...] = ()
     """What endangers tasks there: (reason, task or "")."""
 
 
@@ -227,7 +227,7 @@ class _Process:
     at: float = 0.0
     blocked: dict[str, float] = field(default_factory=dict)
     recycle: list[str] = field(default_factory=list)
-    guards: list[tuple[str, str]] = field(default_factory=list)
+    risks: list[tuple[str, str]] = field(default_factory=list)
 
 
 class WorkerReader:
@@ -265,9 +265,9 @@ class WorkerReader:
             case "recycle":
                 if series.value > 0:
                     process.recycle.append(labels.get("reason", ""))
-            case "guard":
+            case "risk":
                 if series.value > 0:
-                    process.guards.append((labels.get("reason", ""), labels.get("task", "")))
+                    process.risks.append((labels.get("reason", ""), labels.get("task", "")))
             case _:
                 process.values[part] = series.value
                 if part == "threads_limit":
@@ -292,7 +292,7 @@ def _workers(pod: str, processes: Iterable[_Process]) -> Iterator[Worker]:
     for process in whole:
         if process.at == newest:
             sample = _worker_sample(pod, process.at, process.values, sum(process.blocked.values()))
-            yield Worker(sample, process.blocked, tuple(sorted(process.recycle)), tuple(sorted(process.guards)))
+            yield Worker(sample, process.blocked, tuple(sorted(process.recycle)), tuple(sorted(process.risks)))
 
 
 def read_workers(answer: Iterable[Series], *, verify_namespace: bool) -> Workers:

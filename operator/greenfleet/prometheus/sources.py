@@ -45,7 +45,7 @@ WORKER_PARTS: Mapping[str, str] = {
     "greenworker_hub_lag_seconds_count": "hub_lag_count",
     "greenworker_hub_blocked_seconds_total": "hub_blocked",
     "greenworker_recycle_wanted": "recycle",
-    "greenworker_guard": "guard",
+    "greenworker_task_risk": "risk",
     "greenworker_dead_letters_total": DEAD_TASK,
 }
 """What each metric of a worker says: none has a series per task but those whose tasks are told apart here."""

@@ -19,7 +19,7 @@ from greenfleet.status.times import unix_time
 
 _Object = dict[str, Any]
 
-PATIENCE_SECONDS = 60.0
+GRACE_SECONDS = 60.0
 """A pool that wants workers may have none ready for so long: an image is pulled, a node comes."""
 _LONGEST_TEXT = 4096
 """Characters of what somebody else says that are looked at: as many as kubelet takes of a container's last words."""
@@ -59,7 +59,7 @@ def capacity_shortage(deployment: _Object | None, pods: Iterable[_Object]) -> Ca
 
 def nothing_runs(found: CapacityShortage | None, pods: Iterable[_Object], now: float) -> StalledReason | None:
     """The stall that a shortage is: no pod has a node, and waiting did not help."""
-    if found is None or now - found.since < PATIENCE_SECONDS:
+    if found is None or now - found.since < GRACE_SECONDS:
         return None
     return None if any(_stays(pod) and pod["spec"].get("nodeName") for pod in pods) else found.cause
 

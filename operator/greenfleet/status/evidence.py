@@ -1,7 +1,7 @@
 """What workers and exporters report of a pool besides its load, and routing by evidence: a task that was caught blocking the hub often
 enough moves to the prefork companion. Nothing here knows the API server.
 
-Catching a task once proves little (a page fault, a cold import). What counts is being caught in several separate moments
+Seeing a task block once proves little (a page fault, a cold import). What counts is being seen in several separate moments
 within a short time. A route then stays: the task no longer blocks because it was moved, so that calm is no evidence against
 it. A human undoes it with an annotation of the pool, and turning `autoRoute` off undoes all.
 """
@@ -36,7 +36,7 @@ _NOT_TASKS = frozenset({"", "unknown", "other"})
 
 
 def block_detections(moments: Sequence[float], now: float) -> tuple[float, ...]:
-    """The moments at which a task was caught, with one at `now`."""
+    """The moments at which a task was seen blocking, with one at `now`."""
     recent = tuple(moment for moment in moments if now - moment <= WINDOW_SECONDS)
     if recent and now - recent[-1] < MOMENT_SECONDS:
         return recent
@@ -55,12 +55,12 @@ def forget(known: dict[Key, Any], seen_at: Mapping[Key, float], now: float) -> N
 
 
 def routes(
-    before: Iterable[str], caught: Mapping[str, Sequence[float]], exempt: Iterable[str], now: float
+    before: Iterable[str], detections: Mapping[str, Sequence[float]], exempt: Iterable[str], now: float
 ) -> tuple[str, ...]:
     """Tasks that run in prefork workers because of evidence, sorted."""
     proven = {
         task
-        for task, moments in caught.items()
+        for task, moments in detections.items()
         if task not in _NOT_TASKS and sum(now - moment <= WINDOW_SECONDS for moment in moments) >= MOMENTS
     }
     # Those that are routed stay, whatever is caught after them.
@@ -83,9 +83,9 @@ class Evidence:
     """Unix time at which each task was last seen blocking the hub."""
     blocked_seconds: dict[tuple[Role, str, str], float] = field(default_factory=dict)
     """Counter values by (role, worker, task), to see increments."""
-    caught: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    """Moments at which each task was caught blocking, as evidence for routing."""
-    guards: dict[tuple[str, str], float] = field(default_factory=dict)
+    detections: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """Moments at which each task was seen blocking, as evidence for routing."""
+    risks: dict[tuple[str, str], float] = field(default_factory=dict)
     """Unix time at which workers last said that something endangers tasks, by (reason, task)."""
     dead_letters: dict[str, int] = field(default_factory=dict)
     """Dead letters by queue, as the exporter last said."""
@@ -95,12 +95,12 @@ class Evidence:
     def hear(self, role: Role, workers: Iterable[Worker], now: float) -> None:
         """Takes in what the workers of a role say. *now* is Unix time."""
         for worker in workers:
-            self.guards.update(dict.fromkeys(worker.guards, now))
+            self.risks.update(dict.fromkeys(worker.risks, now))
             for task, seconds in worker.blocked_seconds_by_task.items():
                 key = (role, worker.sample.pod, task)
                 if seconds - self.blocked_seconds.get(key, seconds) > _BLOCKED_NOISE_SECONDS:
                     self.blocked[task] = now
-                    self.caught[task] = block_detections(self.caught.get(task, ()), now)
+                    self.detections[task] = block_detections(self.detections.get(task, ()), now)
                 self.blocked_seconds[key] = seconds
 
     def hear_of_dead_letters(self, counts: Mapping[str, int | None], tasks: Iterable[str]) -> bool:
@@ -124,5 +124,5 @@ class Evidence:
             del self.blocked_seconds[key]
         forget(self.blocked_seconds, dict.fromkeys(self.blocked_seconds, now), now)
         forget(self.blocked, self.blocked, now)
-        forget(self.guards, self.guards, now)
-        forget(self.caught, {task: moments[-1] for task, moments in self.caught.items()}, now)
+        forget(self.risks, self.risks, now)
+        forget(self.detections, {task: moments[-1] for task, moments in self.detections.items()}, now)

@@ -228,7 +228,8 @@ def test_a_tenant_whose_series_are_too_many_is_left_out_and_the_others_metrics_a
     monkeypatch.setattr(client, "MAX_ANSWER_BYTES", 800_000)
     targets.pages["/quiet"] = exported("quiet")
     targets.pages["/loud"] = exported("loud") + "".join(
-        f'greenworker_guard{{pool="loud/feeds",role="eventlet",worker="feeds-1",reason="{n}"}} 1\n' for n in range(5000)
+        f'greenworker_task_risk{{pool="loud/feeds",role="eventlet",worker="feeds-1",reason="{n}"}} 1\n'
+        for n in range(5000)
     )
     targets.pages["/long"] = exported("long", more=f',a="{"x" * 900_000}"')
     for namespace in ("quiet", "loud", "long"):

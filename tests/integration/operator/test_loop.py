@@ -153,7 +153,7 @@ def test_threads_rise_first_then_workers_and_the_end_is_zero_with_nothing_lost(w
     eventually(lambda: operator.metric(ready) == 0, "the next tick counts none", 5)
 
 
-def test_blind_pools_hold_or_rise_to_their_floor_say_so_once_and_recover(
+def test_pools_without_metrics_hold_or_rise_to_their_floor_say_so_once_and_recover(
     world: World, own_prometheus: Prometheus
 ) -> None:
     operator = world.operator().start()
@@ -165,20 +165,20 @@ def test_blind_pools_hold_or_rise_to_their_floor_say_so_once_and_recover(
     held.publish(5, 0.1)
     held.await_replicas(1)
     held.await_done()
-    floor.await_replicas(0)  # blind at first, like every new pool
+    floor.await_replicas(0)  # without metrics at first, like every new pool
     own_prometheus.stop()
 
     said = held.shop.await_condition("held", "MetricsAvailable", "False", "PrometheusUnreachable")
     assert "'default'" in said["message"]
-    assert held.shop.condition("held", "ScalingActive")["reason"] == "Blind"
+    assert held.shop.condition("held", "ScalingActive")["reason"] == "MetricsMissing"
     floor.await_replicas(1)
     floor.publish(5, 0.1)
     floor.await_done()
     looked = operator.metric(TICKS) or 0
     eventually(lambda: (operator.metric(TICKS) or 0) > looked + 14, "many ticks, longer than the cooldown", 60)
-    assert held.shop.replicas("held") == 1, "no scale-in while blind"
+    assert held.shop.replicas("held") == 1, "no scale-in while metrics are missing"
     assert len(held.events("PrometheusUnreachable")) == 1
-    assert operator.metric(f'greenfleet_blind{{pool="{held.shop.name}/held",role="eventlet"}}') == 1
+    assert operator.metric(f'greenfleet_metrics_missing{{pool="{held.shop.name}/held",role="eventlet"}}') == 1
 
     own_prometheus.start()
     for hub in (held, floor):

@@ -131,7 +131,7 @@ def test_evidence_for_a_companion_that_cannot_be_is_said_and_the_task_runs_here(
 
     def refused() -> bool:
         producer.noop.delay(1)
-        return green.metric("greenworker_guard", reason="prefork", task="green_app.noop") == 1
+        return green.metric("greenworker_task_risk", reason="prefork", task="green_app.noop") == 1
 
     eventually(refused, "it says that it cannot forward", every=0.2)
     before = green.metric("greenworker_tasks_finished_total")
@@ -162,7 +162,7 @@ def test_messages_of_the_old_protocol_are_counted_and_forwarded_by_their_name(
     assert green.metric("celery_task_received_total", name="None") == 0
     far = 40 * 24 * 3600
     old.noop.apply_async((3,), countdown=far)
-    eventually(lambda: green.metric("greenworker_guard", task="green_app.noop") == 1, "its ETA is looked at")
+    eventually(lambda: green.metric("greenworker_task_risk", task="green_app.noop") == 1, "its ETA is looked at")
 
 
 def test_a_mark_in_a_pool_without_a_companion_is_said_and_the_task_runs_here(
@@ -172,6 +172,6 @@ def test_a_mark_in_a_pool_without_a_companion_is_said_and_the_task_runs_here(
     green = start_worker(redis_broker.url, threads=5).ready()
     Producer(redis_broker.url).marked.delay(1)
     eventually(lambda: green.ledger.done() == 1, "the task runs here")
-    green.reaches("greenworker_guard", 1, reason="prefork", task="green_app.marked")
+    green.reaches("greenworker_task_risk", 1, reason="prefork", task="green_app.marked")
     assert "has no companion" in green.tail()
     assert redis_broker.client().llen("feeds.prefork") == 0

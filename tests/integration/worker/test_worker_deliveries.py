@@ -91,7 +91,7 @@ def test_a_message_near_its_limit_is_said_and_its_copy_hides_nothing(limited: Li
         environment={**limited.environment, "GREENWORKER_MAX_DELIVERIES": "0"},
     ).ready()
     eventually(lambda: worker.metric("greenworker_threads_busy") == 1, "it runs")
-    worker.reaches("greenworker_guard", 1, reason="delivery_limit", task="green_app.nap")
+    worker.reaches("greenworker_task_risk", 1, reason="delivery_limit", task="green_app.nap")
     assert f"queue {limited.name} drops it" in worker.tail()
     worker.signal(signal.SIGTERM)
     worker.wait(30)

@@ -12,7 +12,7 @@ import pytest
 from tests.integration.worker.harness import RabbitMQ, Redis, Worker, eventually
 
 Start = Callable[..., Worker]
-GUARD = "greenworker_guard"
+GUARD = "greenworker_task_risk"
 
 
 def test_warns_of_tasks_and_etas_beyond_the_visibility_timeout(

@@ -118,10 +118,10 @@ def test_who_was_to_wait_and_see_does_not_wait_where_nobody_sees() -> None:
     settle(world, 60.0)
     settle(world, 150.0, 15)
     assert world.replicas == 1, "half a worker is missing, which has to show first"
-    blind = [world.tick(150.0, 0.0, unreachable) for _ in range(8)]
-    assert [decision.replicas for decision in blind[:2]] == [1, 1], "a scrape or two that are missing start no pod"
-    assert blind[-1].replicas == 2
-    assert [DecisionReason.METRICS_MISSING, DecisionReason.RATE] in [limits(decision) for decision in blind]
+    missing = [world.tick(150.0, 0.0, unreachable) for _ in range(8)]
+    assert [decision.replicas for decision in missing[:2]] == [1, 1], "a scrape or two that are missing start no pod"
+    assert missing[-1].replicas == 2
+    assert [DecisionReason.METRICS_MISSING, DecisionReason.RATE] in [limits(decision) for decision in missing]
     assert settle(world, 150.0, 5).replicas == 2
 
 

@@ -93,7 +93,7 @@ def test_a_pool_whose_answer_depends_on_more_than_its_load_never_rests(spec: Sca
     assert not can_skip(spec, decision)
 
 
-def test_a_pool_that_is_blind_does_not_rest() -> None:
+def test_a_pool_whose_metrics_are_missing_is_not_idle() -> None:
     now, state, _ = asleep()
     decision, state = decide(SPEC, state, replace(look(now), queues=()), now)
     assert decision.why.binding is DecisionReason.METRICS_MISSING

@@ -46,9 +46,9 @@ def test_a_sample_is_stale_after_three_scrapes_but_never_before_fifteen_seconds(
 
 
 def test_a_sample_from_the_future_says_that_the_clocks_differ() -> None:
-    blind = decision(with_depth(QueueSample("q", NOW + 60, 0.0))).metrics_issues
-    assert blind[0].reason is MetricsIssue.STALE
-    assert "clocks" in blind[0].message
+    missing = decision(with_depth(QueueSample("q", NOW + 60, 0.0))).metrics_issues
+    assert missing[0].reason is MetricsIssue.STALE
+    assert "clocks" in missing[0].message
 
 
 def test_two_fresh_samples_that_disagree_are_a_contradiction() -> None:
@@ -87,7 +87,7 @@ def test_a_pod_that_never_starts_does_not_keep_the_pool_busy_for_ever() -> None:
     assert dict(answer.why.inputs)["busy"] == 0
 
 
-def test_a_worker_that_crashes_does_not_blind_the_pool_and_counts_as_busy_for_a_while() -> None:
+def test_a_worker_that_crashes_does_not_cost_the_pool_its_metrics_and_counts_as_busy_for_a_while() -> None:
     state = initial_state(KNOWN, NOW - 600)
     _, state = decide(SPEC, state, sample(), NOW)
     for later, busy in ((30.0, 20), (400.0, 0)):
@@ -123,12 +123,12 @@ def test_problems_carry_no_numbers_that_move() -> None:
     assert one == two
 
 
-def test_blind_holds_the_workers_and_the_threads() -> None:
-    blind = decision(with_depth())
-    assert (blind.replicas, blind.threads, blind.active) == (3, 20, False)
+def test_missing_metrics_hold_the_workers_and_the_threads() -> None:
+    missing = decision(with_depth())
+    assert (missing.replicas, missing.threads, missing.active) == (3, 20, False)
 
 
-def test_blind_floor_works_from_zero_workers_and_never_takes_any_away() -> None:
+def test_the_floor_of_missing_metrics_works_from_zero_workers_and_never_takes_any_away() -> None:
     floor = replace(SPEC, missing_metrics_floor=2)
     nobody = replace(sample(workers=0), queues=())
     assert decision(nobody, floor).replicas == 2
@@ -137,7 +137,7 @@ def test_blind_floor_works_from_zero_workers_and_never_takes_any_away() -> None:
     assert decision(nobody, replace(floor, pause_out=True)).replicas == 0
 
 
-def test_blind_holds_even_above_a_maximum_that_was_lowered_meanwhile() -> None:
+def test_missing_metrics_hold_even_above_a_maximum_that_was_lowered_meanwhile() -> None:
     assert decision(with_depth(), replace(SPEC, replicas_max=1)).replicas == 3
 
 
@@ -153,7 +153,7 @@ def test_recovery_takes_no_worker_before_a_window_has_passed() -> None:
     assert replicas[-1] == 1
 
 
-def test_messages_that_came_while_blind_are_spread_over_the_gap_and_make_no_burst_of_it() -> None:
+def test_messages_that_came_while_metrics_were_missing_are_spread_over_the_gap_and_make_no_burst_of_it() -> None:
     state = initial_state(KNOWN, NOW - 600)
     done = 0.0
     for tick in range(20):

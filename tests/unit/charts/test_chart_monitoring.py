@@ -106,7 +106,7 @@ SILENT = {
     'greenfleet_leader{instance="b"}': "0+0x60",
     'greenfleet_leaderless_seconds{instance="a"}': "0+0x60",
     'greenfleet_leaderless_seconds{instance="b"}': "90+60x60",
-    'greenfleet_blind{instance="a",pool="shop/feeds",role="eventlet"}': "0+0x60",
+    'greenfleet_metrics_missing{instance="a",pool="shop/feeds",role="eventlet"}': "0+0x60",
     'greenfleet_loop_lag_seconds{instance="a"}': "0+0x60",
     'greenfleet_desired_workers{instance="a",pool="shop/feeds",role="eventlet"}': "2+0x60",
     'greenfleet_ready_workers{instance="a",pool="shop/feeds",role="eventlet"}': "2+0x60",
@@ -125,7 +125,9 @@ SILENT = {
 BAD = {
     "GreenfleetNoLeader": {'greenfleet_leader{instance="a"}': "0+0x60"},
     "GreenfleetLoopLate": {'greenfleet_loop_lag_seconds{instance="a"}': "45+0x60"},
-    "GreenfleetPoolBlind": {'greenfleet_blind{instance="a",pool="shop/feeds",role="eventlet"}': "1+0x60"},
+    "GreenfleetPoolMetricsMissing": {
+        'greenfleet_metrics_missing{instance="a",pool="shop/feeds",role="eventlet"}': "1+0x60"
+    },
     "GreenfleetQueriesFail": {
         'greenfleet_query_failures_total{instance="a",server="default",reason="timeout"}': "0+10x60"
     },

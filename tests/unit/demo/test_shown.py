@@ -35,7 +35,7 @@ def test_the_panel_shows_figures_fleet_and_reason() -> None:
     assert "1 to 3 workers: 20,012 messages" in text
 
 
-def test_blindness_is_shown() -> None:
+def test_metrics_missing_is_shown() -> None:
     timeline = Timeline(snapshots=[snapshot(0, prometheus=False)])
     assert "Prometheus does not answer" in _seen(timeline)
     assert "PROMETHEUS DOES NOT ANSWER" in line(timeline)
@@ -105,11 +105,11 @@ def test_the_show_is_over_only_when_all_is_done_and_nobody_is_left() -> None:
     assert not over(snapshot(9, finished=True))
 
 
-def test_blind_scale_ins_are_looked_for_between_the_two_marks_only() -> None:
+def test_scale_ins_without_metrics_are_looked_for_between_the_two_marks_only() -> None:
     faults = pytest.importorskip("demo.faults")
     timeline = Timeline(snapshots=[snapshot(second, desired=wanted) for second, wanted in enumerate((4, 4, 3, 3, 1))])
-    assert faults.blind_scale_ins(timeline) == []
-    timeline.marks = [Mark(START + 2.5, faults.BLIND, ""), Mark(START + 3.5, faults.SEEING, "")]
-    assert faults.blind_scale_ins(timeline) == []
-    timeline.marks[0] = Mark(START + 1, faults.BLIND, "")
-    assert faults.blind_scale_ins(timeline) == [(START + 2, 4, 3)]
+    assert faults.scale_ins_without_metrics(timeline) == []
+    timeline.marks = [Mark(START + 2.5, faults.PROMETHEUS_GONE, ""), Mark(START + 3.5, faults.PROMETHEUS_BACK, "")]
+    assert faults.scale_ins_without_metrics(timeline) == []
+    timeline.marks[0] = Mark(START + 1, faults.PROMETHEUS_GONE, "")
+    assert faults.scale_ins_without_metrics(timeline) == [(START + 2, 4, 3)]

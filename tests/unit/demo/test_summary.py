@@ -40,7 +40,7 @@ def test_a_run_that_lost_nothing_and_ended_at_zero_is_good() -> None:
         ({"lost": 1}, "1 tasks were lost"),
         ({"unknown": 2}, "cannot be believed"),
         ({"sent": 0}, "nothing was sent"),
-        ({"error": "scaled in while blind: 3 to 2 workers"}, "while blind"),
+        ({"error": "scaled in while metrics were missing: 3 to 2 workers"}, "while metrics were missing"),
     ],
 )
 def test_each_kind_of_failure_is_named(changes: dict[str, Any], said: str) -> None:

@@ -177,8 +177,8 @@ def test_a_worker_has_all_its_numbers_and_a_gauge_that_it_does_not_say_is_zero()
         worker("hub_blocked", 0.25, task="proj.other"),
         worker("recycle", 1, reason="memory"),
         worker("recycle", 0, reason="age"),
-        worker("guard", 1, reason="visibility_timeout", task="proj.slow"),
-        worker("guard", 0, reason="acks", task=""),
+        worker("risk", 1, reason="visibility_timeout", task="proj.slow"),
+        worker("risk", 0, reason="acks", task=""),
     ]
     [found] = read_workers(answer, verify_namespace=True).by_fleet["shop/feeds", "eventlet"]
     sample = found.sample
@@ -192,7 +192,7 @@ def test_a_worker_has_all_its_numbers_and_a_gauge_that_it_does_not_say_is_zero()
     assert (sample.cpu_seconds, sample.hub_blocked_seconds, sample.reserved) == (2.5, 0.75, 0)
     assert found.blocked_seconds_by_task == {"proj.slow": 0.5, "proj.other": 0.25}
     assert found.recycle_reasons == ("memory",)
-    assert found.guards == (("visibility_timeout", "proj.slow"),)
+    assert found.risks == (("visibility_timeout", "proj.slow"),)
 
 
 @pytest.mark.parametrize("missing", ALIVE)

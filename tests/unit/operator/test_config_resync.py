@@ -7,9 +7,9 @@ from typing import Any, cast
 import pytest
 
 from greenfleet.controller.config_resync import (
+    IDLE_INTERVAL_SECONDS,
+    IDLE_PAUSE_SECONDS,
     ROUND_SECONDS,
-    SLEEPERS_PAUSE_SECONDS,
-    SLEEPERS_ROUND_SECONDS,
     ConfigResync,
 )
 from greenfleet.controller.registry import Record
@@ -45,21 +45,21 @@ def test_pools_with_workers_take_turns_each_once_a_round() -> None:
 
 @pytest.mark.parametrize(
     ("pools", "visited"),
-    [(1, HOUR // SLEEPERS_ROUND_SECONDS), (1000, HOUR // SLEEPERS_PAUSE_SECONDS)],
+    [(1, HOUR // IDLE_INTERVAL_SECONDS), (1000, HOUR // IDLE_PAUSE_SECONDS)],
     ids=["one", "a thousand"],
 )
-def test_what_sleeping_pools_cost_is_bounded_however_many_there_are(pools: int, visited: float) -> None:
+def test_what_idle_pools_cost_is_bounded_however_many_there_are(pools: int, visited: float) -> None:
     assert len(visits([pool_of(f"p{number}", 0) for number in range(pools)], HOUR)) <= visited
 
 
-def test_every_sleeping_pool_has_its_turn() -> None:
+def test_every_idle_pool_has_its_turn() -> None:
     pools = [pool_of(f"p{number}", 0) for number in range(20)]
-    assert set(visits(pools, int(SLEEPERS_ROUND_SECONDS + 20 * SLEEPERS_PAUSE_SECONDS))) == {one.key for one in pools}
+    assert set(visits(pools, int(IDLE_INTERVAL_SECONDS + 20 * IDLE_PAUSE_SECONDS))) == {one.key for one in pools}
 
 
 def test_a_pool_that_wakes_is_looked_at_at_once() -> None:
-    sleeper = pool_of("sleeps", 0)
+    idle = pool_of("idle", 0)
     resync = ConfigResync(cast("Any", None), cast("Any", None))
-    assert resync.next_due([sleeper], ROUND_SECONDS + 1) is None
-    sleeper.fleet(Role.EVENTLET).decision = decision(replicas=1)
-    assert resync.next_due([sleeper], ROUND_SECONDS + 1) is sleeper
+    assert resync.next_due([idle], ROUND_SECONDS + 1) is None
+    idle.fleet(Role.EVENTLET).decision = decision(replicas=1)
+    assert resync.next_due([idle], ROUND_SECONDS + 1) is idle

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from greenfleet.redaction import redacted
-from greenfleet.status.diagnosis import PATIENCE_SECONDS, capacity_shortage, nothing_runs, pod_failure
+from greenfleet.status.diagnosis import GRACE_SECONDS, capacity_shortage, nothing_runs, pod_failure
 from greenfleet.status.times import rfc3339
 from tests.unit.operator.objects import Object, crashed, waiting
 
@@ -149,9 +149,9 @@ AT_WORK: Object = {"metadata": {"name": "works"}, "spec": {"nodeName": "n1"}}
 @pytest.mark.parametrize(
     ("others", "seconds", "stalled"),
     [
-        ([], PATIENCE_SECONDS + 1, True),
-        ([], PATIENCE_SECONDS - 1, False),
-        ([AT_WORK], PATIENCE_SECONDS + 1, False),
+        ([], GRACE_SECONDS + 1, True),
+        ([], GRACE_SECONDS - 1, False),
+        ([AT_WORK], GRACE_SECONDS + 1, False),
     ],
     ids=["none works", "a node may come", "one works"],
 )

@@ -64,22 +64,22 @@ def test_under_churn_of_workers_and_tasks_only_what_lives_and_is_recent_is_kept(
             for pod in pods:
                 found.blocked_seconds[role, pod, f"task-{round_number}"] = 1.0
         found.blocked[f"task-{round_number}"] = now
-        found.guards["acks", f"task-{round_number}"] = now
-        found.caught[f"task-{round_number}"] = block_detections((), now)
+        found.risks["acks", f"task-{round_number}"] = now
+        found.detections[f"task-{round_number}"] = block_detections((), now)
         found.forget_old(Role.EVENTLET, pods, now)
     assert {pod for role, pod, _ in found.blocked_seconds if role is Role.EVENTLET} == pods
     assert {pod for role, pod, _ in found.blocked_seconds if role is Role.PREFORK} > pods, "another role's are its own"
-    for kept in (found.blocked, found.guards, found.caught):
+    for kept in (found.blocked, found.risks, found.detections):
         assert len(kept) == 11, "those of one window"
 
 
 def test_names_without_end_are_not_kept_without_end() -> None:
     found = Evidence()
     for number in range(3 * MOST_REMEMBERED):
-        found.blocked[f"task-{number}"] = found.guards["acks", f"task-{number}"] = float(number) / MOST_REMEMBERED
+        found.blocked[f"task-{number}"] = found.risks["acks", f"task-{number}"] = float(number) / MOST_REMEMBERED
         found.blocked_seconds[Role.EVENTLET, "feeds-1", f"task-{number}"] = 1.0
     found.forget_old(Role.EVENTLET, {"feeds-1"}, 3.0)
-    assert len(found.blocked) == len(found.guards) == len(found.blocked_seconds) == MOST_REMEMBERED
+    assert len(found.blocked) == len(found.risks) == len(found.blocked_seconds) == MOST_REMEMBERED
     assert f"task-{3 * MOST_REMEMBERED - 1}" in found.blocked
 
 

@@ -1,4 +1,4 @@
-"""What a replica knows about pools: conflicts, misfits, and how one pool's trouble stays its own."""
+"""What a replica knows about pools: conflicts, config errors, and how one pool's failure stays its own."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from greenfleet.k8s.client import ApiError, ForbiddenError, InvalidError, Transi
 from greenfleet.manifests.names import Role
 from greenfleet.status.stalled import StalledReason
 from tests.unit.operator.objects import body
-from tests.unit.operator.test_blindness import TICK, Cluster, World, play
+from tests.unit.operator.test_metrics_missing import TICK, Cluster, World, play
 
 PassTime = Callable[[float], Any]
 
@@ -117,7 +117,7 @@ def test_the_last_fifty_reasons_are_kept(monkeypatch: pytest.MonkeyPatch) -> Non
     async def scenario(world: World, cluster: Cluster, pass_time: PassTime) -> None:
         del cluster
         for number in range(120):
-            world.queues = ("feeds", "mail") if number % 2 else ()  # blind and not blind, in turn
+            world.queues = ("feeds", "mail") if number % 2 else ()  # known and missing, in turn
             await pass_time(TICK)
         histories.append([why.at for why in world.record.fleets[Role.EVENTLET].history])
 
@@ -127,12 +127,12 @@ def test_the_last_fifty_reasons_are_kept(monkeypatch: pytest.MonkeyPatch) -> Non
     assert kept == sorted(kept)
 
 
-def test_a_pool_that_sleeps_costs_no_request_and_says_its_start_value_when_it_wakes(
+def test_an_idle_pool_costs_no_request_and_says_its_start_value_when_it_wakes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def scenario(world: World, cluster: Cluster, pass_time: PassTime) -> None:
         await pass_time(100)
-        assert world.record.sleeps
+        assert world.record.is_scaled_to_zero
         assert cluster.applied == []
         written = cluster.statuses
         await pass_time(200)
@@ -141,12 +141,12 @@ def test_a_pool_that_sleeps_costs_no_request_and_says_its_start_value_when_it_wa
         world.depth = 5.0
         await pass_time(TICK)
         assert [manifest["kind"] for manifest in cluster.applied] == ["ConfigMap", "Deployment"]
-        assert not world.record.sleeps
+        assert not world.record.is_scaled_to_zero
 
     play(scenario, monkeypatch, replicas=0)
 
 
-def test_a_pool_that_sleeps_wakes_between_two_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_pool_wakes_between_two_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     others = [body(f"other-{number}", queues=[f"q-{number}"]) for number in range(3)]
 
     async def scenario(world: World, cluster: Cluster, pass_time: PassTime) -> None:
@@ -160,7 +160,7 @@ def test_a_pool_that_sleeps_wakes_between_two_ticks(monkeypatch: pytest.MonkeyPa
         assert len(world.asked) == 4, "and when something waits, what every round asks"
         assert cluster.scaled == [1]
         await world.poll_idle_pools()
-        assert len(world.asked) == 4, "it is awake"
+        assert len(world.asked) == 4, "it is working"
 
     play(scenario, monkeypatch, replicas=0)
     play(scenario, monkeypatch, replicas=0, others=others)

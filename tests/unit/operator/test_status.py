@@ -12,7 +12,7 @@ from greenfleet.api.status import CONDITION_TYPES, PoolStatus
 from greenfleet.autoscaling import Decision, DecisionReason, Learned, MetricsIssue, Problem, Why
 from greenfleet.controller.registry import Record
 from greenfleet.controller.status import (
-    GUARD_MEMORY_SECONDS,
+    RISK_MEMORY_SECONDS,
     Observed,
     compute,
     learned_from_status,
@@ -37,8 +37,8 @@ WELL = Observed(
     exporter_available=True,
     exporter_refused=None,
     config_error=None,
-    trouble=None,
-    shortage=None,
+    pod_failure=None,
+    capacity_shortage=None,
     generation=1,
     now=NOW,
 )
@@ -113,7 +113,7 @@ def test_a_pool_at_zero_workers_is_ready_if_its_exporter_answers() -> None:
     [
         ({"exporter_available": False}, "ExporterNotReady"),
         ({"deployment": None}, "Reconciling"),
-        ({"trouble": StalledReason("ImageUnavailable", "x")}, "ImageUnavailable"),
+        ({"pod_failure": StalledReason("ImageUnavailable", "x")}, "ImageUnavailable"),
     ],
 )
 def test_a_pool_is_not_ready_while_something_is_missing(changes: dict[str, Any], reason: str) -> None:
@@ -134,7 +134,7 @@ def test_a_rolling_update_is_reconciling_and_ready() -> None:
 
 def test_a_pool_that_works_with_fewer_workers_than_it_wants_is_reconciling_and_ready() -> None:
     short = dataclasses.replace(
-        WELL, shortage=StalledReason("WorkersUnschedulable", "worker.resources: 1 pod waits: x: y")
+        WELL, capacity_shortage=StalledReason("WorkersUnschedulable", "worker.resources: 1 pod waits: x: y")
     )
     said = conditions(compute(reconciled(), short))
     assert (said["Ready"]["status"], said["Stalled"]["status"]) == ("True", "False")
@@ -150,7 +150,9 @@ def test_workers_that_never_become_ready_make_the_pool_not_ready_after_a_while()
         assert found["Ready"] == status
 
 
-@pytest.mark.parametrize("owner", ["the spec", "conflict", "refused", "exporter_refused", "config_error", "trouble"])
+@pytest.mark.parametrize(
+    "owner", ["the spec", "conflict", "refused", "exporter_refused", "config_error", "pod_failure"]
+)
 def test_what_needs_a_human_is_stalled_and_not_reconciling(owner: str) -> None:
     found, stall, observed = reconciled(), StalledReason("Because", "field is value: reason: fix"), WELL
     if owner == "the spec":
@@ -176,8 +178,8 @@ def test_a_transition_time_moves_only_when_its_status_does() -> None:
     found.body["status"] = compute(found, WELL)
     later = dataclasses.replace(WELL, now=NOW + 60)
     assert compute(found, later) == found.status
-    blind = decision(metrics_issues=(Problem(MetricsIssue.UNREACHABLE, "down"),))
-    found.fleet(Role.EVENTLET).decision = blind
+    missing = decision(metrics_issues=(Problem(MetricsIssue.UNREACHABLE, "down"),))
+    found.fleet(Role.EVENTLET).decision = missing
     said = conditions(compute(found, later))
     assert said["MetricsAvailable"]["lastTransitionTime"] == rfc3339(NOW + 60)
     assert said["Stalled"]["lastTransitionTime"] == rfc3339(NOW)
@@ -203,17 +205,17 @@ def test_a_status_does_not_move_while_only_the_load_does() -> None:
         assert compute(found, dataclasses.replace(WELL, now=NOW + step)) == found.status
 
 
-def test_a_new_pool_without_a_sample_is_unknown_and_an_old_one_is_blind() -> None:
-    blind = decision(metrics_issues=(Problem(MetricsIssue.NO_SAMPLE, "Prometheus has no sample of queue 'feeds'"),))
+def test_a_new_pool_without_a_sample_is_unknown_and_an_old_one_misses_it() -> None:
+    missing = decision(metrics_issues=(Problem(MetricsIssue.NO_SAMPLE, "Prometheus has no sample of queue 'feeds'"),))
     young = dataclasses.replace(WELL, now=CREATED + 20)
     old = dataclasses.replace(WELL, now=CREATED + 120)
-    assert statuses(reconciled(blind), young)["MetricsAvailable"] == "Unknown"
-    assert statuses(reconciled(blind), old)["MetricsAvailable"] == "False"
+    assert statuses(reconciled(missing), young)["MetricsAvailable"] == "Unknown"
+    assert statuses(reconciled(missing), old)["MetricsAvailable"] == "False"
 
 
 def test_an_unreachable_prometheus_is_said_at_once_even_of_a_new_pool() -> None:
-    blind = decision(metrics_issues=(Problem(MetricsIssue.UNREACHABLE, "Prometheus 'default' cannot be reached"),))
-    assert statuses(reconciled(blind), dataclasses.replace(WELL, now=CREATED + 1))["MetricsAvailable"] == "False"
+    missing = decision(metrics_issues=(Problem(MetricsIssue.UNREACHABLE, "Prometheus 'default' cannot be reached"),))
+    assert statuses(reconciled(missing), dataclasses.replace(WELL, now=CREATED + 1))["MetricsAvailable"] == "False"
 
 
 @pytest.mark.parametrize(
@@ -248,7 +250,7 @@ def test_a_task_that_blocked_the_hub_is_named_for_a_while() -> None:
 
 def test_what_endangers_tasks_is_one_condition_with_every_reason() -> None:
     found = reconciled()
-    found.evidence.guards = {
+    found.evidence.risks = {
         ("visibility_timeout", "proj.slow"): NOW,
         ("prefetch", ""): NOW,
         ("visibility_timeout", "proj.old"): NOW - 1000,
@@ -259,7 +261,7 @@ def test_what_endangers_tasks_is_one_condition_with_every_reason() -> None:
     assert "worker.prefetchMultiplier" in said["message"]
     assert "Tasks: proj.slow." in said["message"]
     assert "proj.old" not in said["message"]
-    found.evidence.guards = {}
+    found.evidence.risks = {}
     assert conditions(compute(found, WELL))["TasksAtRisk"]["status"] == "False"
 
 
@@ -383,7 +385,7 @@ def test_learned_values_are_worth_a_write_when_they_move_by_a_fifth() -> None:
 def test_names_of_tasks_that_are_made_to_be_long_do_not_make_a_status_that_is_refused() -> None:
     found = reconciled(decision())
     found.evidence.blocked["x" * 60_000] = NOW
-    found.evidence.guards["acks", "y" * 60_000] = NOW
+    found.evidence.risks["acks", "y" * 60_000] = NOW
     found.evidence.dead_letters["feeds"] = 1
     found.evidence.dead_tasks = frozenset({"z" * 60_000})
     PoolStatus.model_validate(compute(found, WELL))
@@ -391,7 +393,7 @@ def test_names_of_tasks_that_are_made_to_be_long_do_not_make_a_status_that_is_re
 
 def test_a_hub_without_a_cpu_is_said_as_such_and_beside_a_task_that_blocks() -> None:
     found = reconciled(decision())
-    found.evidence.guards["cpu", ""] = NOW - GUARD_MEMORY_SECONDS / 2
+    found.evidence.risks["cpu", ""] = NOW - RISK_MEMORY_SECONDS / 2
     said = conditions(compute(found, WELL))
     assert (said["HubBlocked"]["status"], said["HubBlocked"]["reason"]) == ("True", "LacksCpu")
     assert "worker.resources.limits.cpu" in said["HubBlocked"]["message"]
@@ -401,7 +403,7 @@ def test_a_hub_without_a_cpu_is_said_as_such_and_beside_a_task_that_blocks() -> 
     assert said["HubBlocked"]["reason"] == "TaskBlocks"
     assert "limits.cpu" in said["HubBlocked"]["message"]
     found.evidence.blocked.clear()
-    later = dataclasses.replace(WELL, now=NOW + GUARD_MEMORY_SECONDS)
+    later = dataclasses.replace(WELL, now=NOW + RISK_MEMORY_SECONDS)
     assert conditions(compute(found, later))["HubBlocked"]["status"] == "False"
 
 

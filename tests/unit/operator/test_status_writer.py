@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from greenfleet.autoscaling import DecisionReason
-from greenfleet.controller.status import GUARD_MEMORY_SECONDS
+from greenfleet.controller.status import RISK_MEMORY_SECONDS
 from greenfleet.controller.status_writer import LOAD_INTERVAL_SECONDS
-from tests.unit.operator.test_blindness import LONG, TICK, Cluster, World, play
+from tests.unit.operator.test_metrics_missing import LONG, TICK, Cluster, World, play
 
 
 def test_tasks_at_risk_are_one_warning_however_long_they_last(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,7 +18,7 @@ def test_tasks_at_risk_are_one_warning_however_long_they_last(monkeypatch: pytes
         world.busy = (5.0, 5.0)
         await pass_time(2 * TICK)
         assert cluster.condition("TasksAtRisk")["status"] == "False"
-        world.guards = (("visibility_timeout", "proj.slow"), ("visibility_timeout", "proj.slower"))
+        world.risks = (("visibility_timeout", "proj.slow"), ("visibility_timeout", "proj.slower"))
         await pass_time(TICK)
         said = cluster.condition("TasksAtRisk")
         assert said["status"] == "True"
@@ -27,17 +27,17 @@ def test_tasks_at_risk_are_one_warning_however_long_they_last(monkeypatch: pytes
         assert "Tasks: proj.slow, proj.slower." in cluster.events_of("VisibilityTimeout")[0]
         assert cluster.condition("TasksAtRisk") == said, "nor does the condition move"
 
-        world.guards = ()
-        await pass_time(GUARD_MEMORY_SECONDS / 2)
-        world.guards = (("visibility_timeout", "proj.slow"), ("visibility_timeout", "proj.slower"))
+        world.risks = ()
+        await pass_time(RISK_MEMORY_SECONDS / 2)
+        world.risks = (("visibility_timeout", "proj.slow"), ("visibility_timeout", "proj.slower"))
         await pass_time(2 * TICK)
         assert cluster.warned == ["VisibilityTimeout"], "a scrape without it is not the end of it"
 
-        world.guards = ()
-        await pass_time(GUARD_MEMORY_SECONDS + TICK)
+        world.risks = ()
+        await pass_time(RISK_MEMORY_SECONDS + TICK)
         assert cluster.condition("TasksAtRisk")["status"] == "False"
         assert len(cluster.events_of("NothingFound")) == 1, "and one that it is over, which is no Warning"
-        world.guards = (("prefetch", ""),)
+        world.risks = (("prefetch", ""),)
         await pass_time(LONG)
         assert cluster.warned == ["VisibilityTimeout", "PrefetchHoards"], "what comes later is said anew"
 
@@ -79,10 +79,10 @@ def test_what_waits_is_written_at_once_with_a_scale_out(monkeypatch: pytest.Monk
 def test_an_operator_that_starts_anew_does_not_warn_again_of_tasks_at_risk(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
         world.busy = (5.0, 5.0)
-        world.guards = (("visibility_timeout", "proj.slow"),)
+        world.risks = (("visibility_timeout", "proj.slow"),)
         await pass_time(2 * TICK)
         assert cluster.warned == ["VisibilityTimeout"]
-        world.record.evidence.guards.clear()
+        world.record.evidence.risks.clear()
         world.record.fleets.clear()
         await world.sync_status()
         assert cluster.condition("TasksAtRisk")["status"] == "True", "no all-clear before the workers were asked"

@@ -89,7 +89,7 @@ class TaskRisks:
         self._seen: dict[tuple[str, str], float] = {}
         self._said: set[str] = set()
         self._gauge = GaugeSet(
-            "greenworker_guard", "1: this endangers tasks, by reason and task.", ["reason", "task"]
+            "greenworker_task_risk", "1: this endangers tasks, by reason and task.", ["reason", "task"]
         )  # fmt: skip
         registry.add(self._gauge)
         registry.add(

@@ -70,7 +70,7 @@ class World:
     """So many of the workers have no sample."""
     counted: float = 1000.0
     """Tasks that every worker has finished so far."""
-    guards: tuple[tuple[str, str], ...] = ()
+    risks: tuple[tuple[str, str], ...] = ()
     """Reason and task of what every worker warns of."""
     dead: int | None = 0
     """Dead letters of the queue as the exporter counts them; None while it says nothing."""
@@ -111,8 +111,8 @@ class World:
             }
             at = now - 0.7 + self.worker_at
             found += [({**worker, "__name__": name}, value, at) for name, value in values.items()]
-            guard = {**worker, "__name__": "greenworker_guard"}
-            found += [({**guard, "reason": why, "task": task}, 1.0, at) for why, task in self.guards]
+            risk = {**worker, "__name__": "greenworker_task_risk"}
+            found += [({**risk, "reason": why, "task": task}, 1.0, at) for why, task in self.risks]
         return found
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -369,7 +369,7 @@ def test_a_fleet_holds_says_so_once_and_recovers_without_a_jump(fault: str, monk
         assert world.replicas == 2
         said = cluster.condition("MetricsAvailable")
         assert (said["status"], said["reason"]) == ("False", str(reason))
-        assert cluster.condition("ScalingActive")["reason"] == "Blind"
+        assert cluster.condition("ScalingActive")["reason"] == "MetricsMissing"
         assert len(cluster.events_of(str(reason))) == 1, "one Event, however long it lasts"
         assert cluster.statuses == written, "and the condition is written once"
         mend(world)
@@ -410,7 +410,7 @@ def test_a_namespace_that_exports_too_much_is_left_out_holds_says_why_and_is_ask
 ) -> None:
     async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
         await pass_time(2 * TICK)
-        world.guards = tuple(("acks", str(number)) for number in range(2000))
+        world.risks = tuple(("acks", str(number)) for number in range(2000))
         await pass_time(2 * TICK)
         said = cluster.condition("MetricsAvailable")
         assert (said["status"], said["reason"]) == ("False", "TooManySeries")
@@ -419,7 +419,7 @@ def test_a_namespace_that_exports_too_much_is_left_out_holds_says_why_and_is_ask
         await pass_time(LONG)
         assert len(world.asked) - asked == 2 * round(LONG / TICK), "no more questions than at other times"
         assert world.replicas == 2
-        world.guards = ()
+        world.risks = ()
         await pass_time(LEFT_OUT_SECONDS)
         assert cluster.condition("MetricsAvailable")["status"] == "True"
         assert len(cluster.events_of("TooManySeries")) == 1
@@ -446,7 +446,7 @@ class _Never(web.Response):
         await asyncio.Event().wait()
 
 
-def test_counters_that_begin_again_are_no_blindness_and_no_load(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counters_that_begin_again_are_no_missing_metrics_and_no_load(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
         await pass_time(3 * TICK)
         world.counted = 3.0  # the containers were restarted in place
@@ -457,11 +457,13 @@ def test_counters_that_begin_again_are_no_blindness_and_no_load(monkeypatch: pyt
     play(scenario, monkeypatch, replicas=1)
 
 
-def test_while_blind_the_metric_says_so_and_afterwards_it_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_while_metrics_are_missing_a_metric_says_so_and_afterwards_it_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
         await pass_time(2 * TICK)
         world.hangs_up = True
         await pass_time(2 * TICK)
 
     metrics = play(scenario, monkeypatch, replicas=2)
-    assert metrics.registry.get_sample_value("greenfleet_blind", {"pool": "shop/feeds", "role": "eventlet"}) == 1
+    assert (
+        metrics.registry.get_sample_value("greenfleet_metrics_missing", {"pool": "shop/feeds", "role": "eventlet"}) == 1
+    )

@@ -84,7 +84,7 @@ def test_lost_listeners_come_back(own_redis: Redis, start_worker: Start, client_
     eventually(lambda: len(listeners(own_redis)) == 2, "and again", 15)
 
 
-def test_without_a_doorbell_it_asks(deaf_redis: Redis, start_worker: Start, client_app: Any) -> None:
+def test_without_a_notifier_it_asks(deaf_redis: Redis, start_worker: Start, client_app: Any) -> None:
     tasks = client_app(deaf_redis.url)
     worker = start_worker(deaf_redis.url).ready()
     for number in range(10):

@@ -1,0 +1,69 @@
+"""One word for one thing: words that this project used before the field's own terms stand nowhere but in the changelog.
+
+Only words that mean nothing else are here. docs/glossary.md explains the terms that took their place.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+WORDS = {
+    # the resource
+    "whenBlind": "onMissingMetrics",
+    "when_blind": "on_missing_metrics",
+    r"(broker|resultBackend)\.secretRef": "urlFrom.secretKeyRef",
+    r"spec\.limits": "spec.taskTimeLimits",
+    r"spec\.blocking": "spec.hubWatchdog",
+    r"blocking\.(warnAfter|restartAfter)": "hubWatchdog",
+    r"scaling\.activation": "scaling.activationThreshold",
+    "mode: (auto|manual|dry-run)": "Auto, Manual, DryRun",
+    "agent: (inject|installed)": "Inject, Installed",
+    # reasons, metrics, alerts
+    "Blind|BlindFloor|[Bb]lindness|blind|blindly": "metrics missing",
+    "greenfleet_blind": "greenfleet_metrics_missing",
+    "GreenfleetPoolBlind": "GreenfleetPoolMetricsMissing",
+    "greenworker_guard": "greenworker_task_risk",
+    # the autoscaler
+    r"law_spec|law\.py": "autoscaler",
+    "Knowledge": "Observation",
+    "KNEE|LONELY|CROWDED": "overcommit, low and high utilisation",
+    "LENIENCE": "deadline slack",
+    "rung|refuted": "growth ceiling",
+    "unborn|unseen_need": "uncreated, deferred replicas",
+    "may_rest|rests_until": "can_skip, idle_until",
+    "leave_first": "deletion_order",
+    # the operator
+    "misfits?": "config error",
+    "Patrol|sleepers?": "config resync, idle pool",
+    "_meet_all_pools|_goes": "wait for the initial list, is deleting",
+    "Told|pods_told|carry_out": "last thread write, apply",
+    "rivals": "conflicting pools",
+    r"fleet_view|managers\.py|usable\.py": "cluster cache, field managers, spec checks",
+    "own_depth": "custom query",
+    # the worker
+    "reap_strangers|own_strays": "recover dead workers, recover lost deliveries",
+    "[Dd]oorbell|tear_off": "empty-queue notifier, disconnect",
+    "BURY|GIVE_BACK": "remove worker, requeue",
+    "in_vain|take_line": "lost race, take pending",
+    "Lookout|Hazards": "risk checker, task risks",
+    "Sight|PLACES": "stack sample, call sites",
+    "ended_late": "late task",
+}
+NOT_OURS = (
+    *(":!CHANGELOG.md", ":!LICENSE", ":!*.lock", ":!*.sum", ":!tests/unit/test_vocabulary.py"),
+    ":!tests/integration/operator/test_bad_input.py",  # where the old names are refused
+)
+
+
+def git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    return done.stdout
+
+
+def test_an_old_word_stands_nowhere() -> None:
+    found = git("grep", "-InwoE", "|".join(WORDS), "--", *NOT_OURS).splitlines()
+    assert git("grep", "-IlwE", "whenBlind", "--", "CHANGELOG.md"), "what is looked for is found where it stands"
+    assert not found, found[:20]

@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
@@ -30,6 +30,17 @@ class Member:
     failures: int = 0
     frozen: bool = False
     """Not probed: the nemesis wants it back."""
+    seen_alive_at: float = field(default_factory=monotonic)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A worker that was not asked to."""
+
+    name: str
+    status: int
+    seen_alive_at: float
+    at: float
 
 
 class Fleet:
@@ -40,6 +51,7 @@ class Fleet:
     ) -> None:
         self.killed: list[tuple[str, float]] = []
         """Who was killed by the probe, and when."""
+        self.ended: list[Ended] = []
         self.members: list[Member] = []
         self._workers: list[Worker] = []
         self._url, self._directory, self._queue = url, directory, queue
@@ -105,7 +117,7 @@ class Fleet:
 
     def _fill(self, member: Member) -> None:
         member.worker = self._worker(prefork=member is self.companion)
-        member.started, member.failures = False, 0
+        member.started, member.failures, member.seen_alive_at = False, 0, monotonic()
 
     def _worker(self, *, prefork: bool) -> Worker:
         name = f"{'p' if prefork else 'w'}{next(self._numbers)}"
@@ -126,8 +138,11 @@ class Fleet:
         with self._lock:
             worker = member.worker
             if worker.gone():
+                assert worker.process is not None
+                self.ended.append(Ended(worker.name, worker.process.returncode, member.seen_alive_at, monotonic()))
                 self._fill(member)
                 return
+            member.seen_alive_at = monotonic()
         # Outside of the lock: an answer may take its time.
         alive = member.frozen or worker.status("/healthz" if member.started else "/readyz") == 200
         with self._lock:

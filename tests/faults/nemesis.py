@@ -12,14 +12,16 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
 from tests.faults.fleet import DRAIN_SECONDS, RESTART_AFTER_SECONDS, Fleet, Member, local_addresses
 from tests.faults.history import Disruption
-from tests.integration.worker.harness import Producer, RabbitMQ, Redis, Relay
+from tests.faults.memory import MemoryLimits
+from tests.integration.worker.harness import Producer, RabbitMQ, Redis, Relay, eventually
 
 FROZEN_SECONDS = 24.0
 """Longer than the 20 s after which a worker on Redis counts as dead."""
@@ -28,9 +30,14 @@ FROZEN_SECONDS = 24.0
 LOST_SECONDS = 1.0
 """Both sides of a connection know so soon that it is lost."""
 
+LIMIT_BYTES = 64 * 1024 * 1024
+"""What a worker may allocate more while its memory is limited; the task that takes its memory asks for four times that."""
+
+SIGKILLED = -9
+
 _BROKER_AWAY = {
     "cut", "unreachable", "silent_connection", "broker_silent", "broker_killed", "redis_read_only", "redis_full",
-    "connections_closed",
+    "connections_closed", "disk_full",
 }  # fmt: skip
 """Whoever publishes then may not hear that the broker has the message."""
 
@@ -44,6 +51,8 @@ class Nemesis:
         self._frozen: list[threading.Thread] = []
         self._silent: list[tuple[str, float, tuple[socket.socket, socket.socket]]] = []
         """Worker, time, and both sides of a connection that was silenced."""
+        self._memory = MemoryLimits()
+        self._limited: set[str] = set()
 
     def kinds(self) -> list[str]:
         """All that make sense for this broker."""
@@ -51,10 +60,13 @@ class Nemesis:
             "drain", "rollout", "sigkill", "freeze", "block", "resize", "cut", "unreachable", "silent_connection",
             "broker_silent", "broker_killed", "companion_killed",
         ]  # fmt: skip
+        if self._memory.available:
+            kinds += ["out_of_memory"]
         if isinstance(self._server, Redis):
             kinds += ["redis_read_only", "redis_full"]
+            kinds += ["disk_full"] if self._server.directory.is_mount() else []
         if isinstance(self._server, RabbitMQ):
-            kinds += ["connections_closed"]
+            kinds += ["connections_closed", "disk_full"]
         return kinds
 
     def run(self, rounds: int, until: float = float("inf")) -> None:
@@ -76,7 +88,15 @@ class Nemesis:
         """All disruptions, those included that followed from others: who was killed by its probe."""
         blocked = RESTART_AFTER_SECONDS + 10.0  # the hub stood still before the probes failed: acknowledgements too
         killed = [Disruption("probe_failed", name, at - blocked, at, True) for name, at in self._fleet.killed]
-        known = [*self.disruptions, *(self._silence(*one) for one in self._silent)]
+        probed = {name for name, _ in self._fleet.killed}
+        ended = [one for one in self._fleet.ended if one.status == SIGKILLED and one.name in self._limited - probed]
+        noted = {one.target for one in self.disruptions if one.kind == "sigkill"}
+        starved = [
+            Disruption("out_of_memory", one.name, one.seen_alive_at, one.at, True)
+            for one in ended
+            if one.name not in noted
+        ]
+        known = [*self.disruptions, *starved, *(self._silence(*one) for one in self._silent)]
         return [*(self._as_it_was(one, known) for one in known), *killed]
 
     def _silence(self, worker: str, start: float, sides: tuple[socket.socket, socket.socket]) -> Disruption:
@@ -156,6 +176,20 @@ class Nemesis:
         with self._noted("block", "", may_repeat=False):
             self._producer.app.send_task("fault_app.spin", (12,), queue=self._producer.queue)
 
+    def _out_of_memory(self) -> None:
+        """A task takes more memory than its worker may have: the kernel kills the worker. See `finish` for who it was."""
+        before = len(self._fleet.ended)
+        for member in self._fleet.members:
+            worker = member.worker
+            if worker.process is not None and not worker.gone():
+                self._limited.add(worker.name)
+                self._memory.limit(worker.process.pid, LIMIT_BYTES)
+        self._producer.app.send_task("fault_app.hog", (4 * LIMIT_BYTES,), queue=self._producer.queue)
+        until = monotonic() + 10.0
+        while len(self._fleet.ended) == before and monotonic() < until:
+            sleep(0.2)
+        self._memory.lift()
+
     def _resize(self) -> None:
         """The autoscaler's: fewer green threads, more, and back."""
         worker = self._any_member().worker
@@ -194,12 +228,15 @@ class Nemesis:
         sleep(1.0)
 
     def _owner(self, side: socket.socket) -> str:
-        """The worker at the other end of *side*; "" for one that is not of the fleet any more."""
-        found = ("127.0.0.1", side.getpeername()[1])
+        """The worker at the other end of *side*; "nobody" if it has ended."""
+        try:
+            found = ("127.0.0.1", side.getpeername()[1])
+        except OSError:
+            return "nobody"
         for name, process in self._fleet.processes().items():
             if found in local_addresses(process):
                 return name
-        return ""
+        return "nobody"
 
     # the broker
 
@@ -236,6 +273,30 @@ class Nemesis:
             sleep(3.0)
             client.config_set("maxmemory", "0")
 
+    def _disk_full(self) -> None:
+        """The broker cannot write: Redis refuses writes, RabbitMQ's alarm stops who publishes."""
+        with self._noted("disk_full", "", may_repeat=False):
+            if isinstance(self._server, RabbitMQ):
+                self._server.control("set_disk_free_limit", "1000TB")
+                sleep(3.0)
+                self._server.control("set_disk_free_limit", "1MB")
+                return
+            client = self._server.client()
+            client.config_set("appendfsync", "everysec")  # with "always" Redis ends itself
+            filler = self._server.directory / "filler"
+            fill(filler)
+            sleep(3.0)
+            filler.unlink()
+            eventually(lambda: client.info("persistence")["aof_last_write_status"] == "ok", "Redis writes again")
+            client.config_set("appendfsync", "always")
+
     def _repeats_on_reconnect(self) -> bool:
         """RabbitMQ redelivers what a lost connection had not acknowledged; on Redis what runs stays its worker's."""
         return isinstance(self._server, RabbitMQ)
+
+
+def fill(file: Path) -> None:
+    """Until the disk is full."""
+    with suppress(OSError), file.open("wb", buffering=0) as sink:
+        while True:
+            sink.write(bytes(1 << 16))

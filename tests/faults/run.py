@@ -15,6 +15,7 @@ import gc
 import json
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -39,6 +40,10 @@ LATE_SECONDS = 120.0
 """So much longer the run goes on while something is owed: a machine that others use as well is slow. Then what is not done is lost."""
 
 
+DISK_BYTES = 256 * 1024 * 1024
+"""Of the disk that Redis writes to."""
+
+
 def run(
     broker: str,
     directory: Path,
@@ -53,6 +58,7 @@ def run(
     rng = random.Random(seed)
     (directory / "broker").mkdir(parents=True)
     (directory / "results").mkdir()
+    disk = broker == "redis" and mount_disk(directory / "broker")
     server = Redis(directory / "broker") if broker == "redis" else RabbitMQ(directory / "broker")
     results = Redis(directory / "results")
     relay = Relay(server.port)
@@ -86,11 +92,21 @@ def run(
         server.stop()
         gc.collect()  # results that nobody reads leave their backend while it is there
         results.stop()
+        if disk:
+            subprocess.run(["umount", str(directory / "broker")], check=False)
     (directory / "verdict.json").write_text(json.dumps(as_line(broker, seed, verdict)))
     (directory / "disruptions.json").write_text(
         json.dumps([dataclasses.asdict(one) for one in nemesis.finish()], indent=1)
     )
     return verdict
+
+
+def mount_disk(directory: Path) -> bool:
+    """A small disk of its own, which can be filled; False where this user may not mount one."""
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(directory)]
+    return (
+        shutil.which("mount") is not None and subprocess.run(command, check=False, capture_output=True).returncode == 0
+    )
 
 
 def _overview(fleet: Fleet, server: Redis | RabbitMQ) -> list[str]:

@@ -126,3 +126,11 @@ def spin(seconds):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         sum(range(1000))
+
+
+@app.task(acks_late=False)
+def hog(size):
+    """A fault, not work: takes memory until the kernel ends the process, or *size* bytes."""
+    taken = []
+    while sum(map(len, taken)) < size:
+        taken.append(b"x" * (1 << 20))

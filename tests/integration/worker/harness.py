@@ -189,7 +189,7 @@ class Relay:
     def silence_one(self, rng: random.Random) -> tuple[socket.socket, socket.socket] | None:
         """One connection stays open and swallows everything, in both directions: its client's side and its server's."""
         pairs = [(self.sockets[i], self.sockets[i + 1]) for i in range(0, len(self.sockets) - 1, 2)]
-        alive = [pair for pair in pairs if pair[0].fileno() >= 0 and not self.silenced.intersection(pair)]
+        alive = [pair for pair in pairs if all(map(is_connected, pair)) and not self.silenced.intersection(pair)]
         if not alive:
             return None
         chosen = rng.choice(alive)
@@ -256,6 +256,15 @@ class Relay:
         if generation == self.generation:
             with suppress(OSError):
                 sink.shutdown(socket.SHUT_WR)
+
+
+def is_connected(one: socket.socket) -> bool:
+    """Whether neither side has closed it, as far as is known here."""
+    try:
+        one.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 class Sentinel:

@@ -17,6 +17,8 @@ from tests.integration.worker.harness import Worker
 APPS = Path(__file__).parent / "apps"
 DRAIN_SECONDS = 4
 RESTART_AFTER_SECONDS = 5
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+"""Of Debian's package libfaketime; without it no clock is stepped."""
 _PROBE_SECONDS, _PROBE_FAILURES = 1.0, 3
 
 
@@ -47,14 +49,18 @@ class Fleet:
     """*size* Eventlet workers and one prefork companion."""
 
     def __init__(  # noqa: PLR0917 - a fleet has as many parts as it has
-        self, url: str, directory: Path, queue: str, size: int, environment: Mapping[str, str], threads: int = 20
-    ) -> None:
+        self, url: str, directory: Path, queue: str, size: int, environment: Mapping[str, str], threads: int = 20,
+        *, own_clocks: bool = False,
+    ) -> None:  # fmt: skip
         self.killed: list[tuple[str, float]] = []
         """Who was killed by the probe, and when."""
         self.ended: list[Ended] = []
+        self.clocks: dict[str, Path] = {}
+        """Of each Eventlet worker that has a clock of its own: the file that says how far it is off."""
         self.members: list[Member] = []
         self._workers: list[Worker] = []
         self._url, self._directory, self._queue = url, directory, queue
+        self._own_clocks = own_clocks and FAKETIME.exists()
         self._environment = {
             "GREENWORKER_DRAIN_SECONDS": str(DRAIN_SECONDS),
             "GREENWORKER_RESTART_AFTER_SECONDS": str(RESTART_AFTER_SECONDS),
@@ -124,10 +130,21 @@ class Fleet:
         worker = Worker(
             self._url, self._directory / "workers", app="fault_app", cwd=APPS, name=name, threads=self._threads,
             queues=f"{self._queue}.prefork" if prefork else self._queue, pool="prefork" if prefork else "eventlet",
-            arguments=["-c", "2"] if prefork else [], environment=self._environment,
+            arguments=["-c", "2"] if prefork else [],
+            environment={**self._environment, **({} if prefork else self._clock(name))},
         ).start()  # fmt: skip
         self._workers.append(worker)
         return worker
+
+    def _clock(self, name: str) -> dict[str, str]:
+        if not self._own_clocks:
+            return {}
+        file = self.clocks[name] = self._directory / f"clock-{name}"
+        file.write_text("+0s")
+        return {
+            "LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(file), "FAKETIME_CACHE_DURATION": "1",
+            "DONT_FAKE_MONOTONIC": "1",
+        }  # fmt: skip
 
     def _keep(self) -> None:
         while not self._stop.wait(_PROBE_SECONDS):

@@ -66,6 +66,8 @@ class Disruption:
     """Whether the guarantee table allows that what was held there then runs twice."""
     loses_confirmations: bool = False
     """Whether who publishes meanwhile may not hear that the broker has the message, and so publishes it again."""
+    forgets: bool = False
+    """Whether the broker may forget what it has confirmed meanwhile."""
 
     def touches(self, hold: Hold) -> bool:
         """Whether it was where the message was, while it was there."""
@@ -89,6 +91,8 @@ class Verdict:
     """Identity → the disruptions that explain it."""
     unexplained: tuple[str, ...] = ()
     """Done more often than anything explains: the identity and its history."""
+    forgotten: int = 0
+    """Lost with a master that died before its replica had them: outside of the promise."""
     early_lost: int = 0
     """Acknowledged early: outside of the promise."""
     miscounted_chords: int = 0
@@ -124,7 +128,8 @@ def judge(
     # Celery counts the parts of a chord: one that ran twice is counted twice, and the body may never be sent.
     miscounted = [one for one in lost if one.kind == "chord" and any(len(done.get(part, ())) > 1 for part in one.after)]
     early = [one for one in lost if one.kind == "early"]
-    owed = [one for one in lost if one not in miscounted and one not in early]
+    forgotten = [one for one in lost if _forgotten(one, history, disruptions)]
+    owed = [one for one in lost if one not in miscounted and one not in early and one not in forgotten]
     twice: dict[str, str] = {}
     unexplained = []
     for identity, ends in done.items():
@@ -147,6 +152,7 @@ def judge(
         late=sum(bool(ends) and ends[0].at > due for ends in done.values()),
         twice=twice,
         unexplained=tuple(unexplained),
+        forgotten=len(forgotten),
         early_lost=len(early),
         miscounted_chords=len(miscounted),
         disruptions=dict(counts),
@@ -174,6 +180,15 @@ def holds(events: Sequence[Event]) -> list[Hold]:
             end = taken
         found.append(Hold(event.worker, event.at, end))
     return found
+
+
+def _forgotten(sent: Sent, history: Mapping[str, Sequence[Event]], disruptions: Sequence[Disruption]) -> bool:
+    """Whether its message was published while the broker forgot: by the producer, by a parent or by the task itself."""
+    forgets = [one for one in disruptions if one.forgets]
+    if any(one.start <= sent.tried_until and one.end >= sent.at for one in forgets):
+        return True
+    by = (sent.identity, *sent.after)
+    return any(_touched(history.get(identity, ()), forgets, float("inf")) for identity in by)
 
 
 def _causes(

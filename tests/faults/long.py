@@ -23,16 +23,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="fault runs on every broker, one after another")
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--brokers", default=",".join(BROKERS))
     parser.add_argument("--per-second", type=float, default=25.0)
     chosen = parser.parse_args()
     until = monotonic() + chosen.hours * 3600
     total: Counter[str] = Counter()
     broken: list[int] = []
-    for seed, broker in zip(itertools.count(chosen.seed), itertools.cycle(BROKERS), strict=False):
+    for seed, broker in zip(itertools.count(chosen.seed), itertools.cycle(chosen.brokers.split(",")), strict=False):
         if monotonic() > until:
             break
         directory = Path(tempfile.mkdtemp(prefix="greenfleet-faults-"))
-        verdict = run(broker, directory / "run", seed=seed, rounds=2, per_second=chosen.per_second)
+        verdict = run(broker, directory / "run", seed=seed, rounds=2, per_second=chosen.per_second, own_clocks=True)
         print(json.dumps(as_line(broker, seed, verdict)), flush=True)
         total.update(
             runs=1, tasks=verdict.confirmed, done=verdict.done, lost=len(verdict.lost), twice=len(verdict.twice),

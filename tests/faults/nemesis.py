@@ -21,7 +21,7 @@ from typing import Any
 from tests.faults.fleet import DRAIN_SECONDS, RESTART_AFTER_SECONDS, Fleet, Member, local_addresses
 from tests.faults.history import Disruption
 from tests.faults.memory import MemoryLimits
-from tests.integration.worker.harness import Producer, RabbitMQ, Redis, Relay, eventually
+from tests.integration.worker.harness import Producer, RabbitMQ, Redis, Relay, Sentinel, eventually
 
 FROZEN_SECONDS = 24.0
 """Longer than the 20 s after which a worker on Redis counts as dead."""
@@ -35,9 +35,12 @@ LIMIT_BYTES = 64 * 1024 * 1024
 
 SIGKILLED = -9
 
+LAGS_SECONDS = 1.0
+"""A replica is so far behind its master at most."""
+
 _BROKER_AWAY = {
     "cut", "unreachable", "silent_connection", "broker_silent", "broker_killed", "redis_read_only", "redis_full",
-    "connections_closed", "disk_full",
+    "connections_closed", "disk_full", "node_lost", "failover",
 }  # fmt: skip
 """Whoever publishes then may not hear that the broker has the message."""
 
@@ -45,9 +48,19 @@ _BROKER_AWAY = {
 class Nemesis:
     """Disrupts one fleet and its broker."""
 
-    def __init__(self, fleet: Fleet, server: Any, relay: Relay, producer: Producer, rng: random.Random) -> None:
+    def __init__(  # noqa: PLR0917 - it acts on everything
+        self,
+        fleet: Fleet,
+        server: Any,
+        relay: Relay,
+        producer: Producer,
+        rng: random.Random,
+        peer: RabbitMQ | None = None,
+    ) -> None:
+        """*peer*: another node of the same cluster."""
         self.disruptions: list[Disruption] = []
         self._fleet, self._server, self._relay, self._producer, self._rng = fleet, server, relay, producer, rng
+        self._peer = peer
         self._frozen: list[threading.Thread] = []
         self._silent: list[tuple[str, float, tuple[socket.socket, socket.socket]]] = []
         """Worker, time, and both sides of a connection that was silenced."""
@@ -56,10 +69,15 @@ class Nemesis:
 
     def kinds(self) -> list[str]:
         """All that make sense for this broker."""
-        kinds: list[str] = [
-            "drain", "rollout", "sigkill", "freeze", "block", "resize", "cut", "unreachable", "silent_connection",
-            "broker_silent", "broker_killed", "companion_killed",
-        ]  # fmt: skip
+        kinds = ["drain", "rollout", "sigkill", "freeze", "block", "resize", "companion_killed"]
+        if isinstance(self._server, Sentinel):  # workers go where it sends them, past the relay
+            kinds += ["failover"]
+        else:
+            kinds += ["cut", "unreachable", "silent_connection", "broker_silent", "broker_killed"]
+        if self._fleet.clocks:
+            kinds += ["clock_step"]
+        if self._peer is not None:
+            kinds += ["node_lost"]
         if self._memory.available:
             kinds += ["out_of_memory"]
         if isinstance(self._server, Redis):
@@ -198,6 +216,15 @@ class Nemesis:
                 worker.resize(threads)
                 sleep(0.7)
 
+    def _clock_step(self) -> None:
+        """The wall clock of a worker jumps by a minute, and back. Its monotonic clock does not."""
+        worker = self._any_member().worker
+        with self._noted("clock_step", worker.name, may_repeat=False):
+            for offset in self._rng.sample(["+60s", "-60s"], 2):
+                self._fleet.clocks[worker.name].write_text(offset)
+                sleep(5.0)
+            self._fleet.clocks[worker.name].write_text("+0s")
+
     def _companion_killed(self) -> None:
         worker = self._fleet.companion.worker
         with self._noted("companion_killed", worker.name, may_repeat=True):
@@ -272,6 +299,35 @@ class Nemesis:
             client.config_set("maxmemory", "1mb")
             sleep(3.0)
             client.config_set("maxmemory", "0")
+
+    def _node_lost(self) -> None:
+        """The workers' node of a cluster dies; they find another one, and come back to it."""
+        assert self._peer is not None
+        with self._noted("node_lost", "", may_repeat=True):
+            self._server.kill()
+            self._relay.accept(self._peer.port)
+            self._relay.cut()
+            sleep(5.0)
+            self._server.start()
+        with self._noted("cut", "", may_repeat=True):
+            self._relay.accept(self._server.port)
+            self._relay.cut()
+
+    def _failover(self) -> None:
+        """The master dies, and a Sentinel promotes its replica, which may lack the last writes."""
+        start = monotonic()
+        self._server.fail_over_and_mend()
+        self.disruptions.append(
+            Disruption(
+                "failover",
+                "",
+                start - LAGS_SECONDS,
+                monotonic(),
+                may_repeat=True,
+                loses_confirmations=True,
+                forgets=True,
+            )
+        )
 
     def _disk_full(self) -> None:
         """The broker cannot write: Redis refuses writes, RabbitMQ's alarm stops who publishes."""

@@ -21,16 +21,17 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic, sleep
+from typing import Any
 
 from tests.faults.fleet import Fleet
 from tests.faults.history import Event, Sent, Verdict, judge, parse
 from tests.faults.nemesis import Nemesis
 from tests.faults.whereabouts import depths, messages, state, tell
 from tests.faults.workload import LONG_SECONDS, Workload
-from tests.integration.worker.harness import RabbitMQ, Redis, Relay
-from tests.integration.worker.lanes import RabbitLane, RedisLane
+from tests.integration.worker.harness import RabbitMQ, Redis, Relay, Sentinel
+from tests.integration.worker.lanes import Lane, RabbitLane, RedisLane
 
-BROKERS = ("redis", "classic", "quorum")
+BROKERS = ("redis", "classic", "quorum", "sentinel", "cluster")
 QUIET_SECONDS = 75.0
 """So long until everything is done after the last fault: a dead worker's messages are back within 25 s, a connection that is silent
 is noticed within 60. What is done after that is late.
@@ -39,6 +40,9 @@ is noticed within 60. What is done after that is late.
 LATE_SECONDS = 120.0
 """So much longer the run goes on while something is owed: a machine that others use as well is slow. Then what is not done is lost."""
 
+
+KINDS = {"cluster": "quorum"}
+"""The kind of the queue, where the broker is not named after it."""
 
 DISK_BYTES = 256 * 1024 * 1024
 """Of the disk that Redis writes to."""
@@ -53,23 +57,33 @@ def run(
     seconds: float = 0.0,
     per_second: float = 15.0,
     size: int = 3,
+    own_clocks: bool = False,
 ) -> Verdict:
     """Every kind of disruption *rounds* times, or for *seconds* if given. Raises AssertionError if the fleet does not start."""
     rng = random.Random(seed)
     (directory / "broker").mkdir(parents=True)
     (directory / "results").mkdir()
     disk = broker == "redis" and mount_disk(directory / "broker")
-    server = Redis(directory / "broker") if broker == "redis" else RabbitMQ(directory / "broker")
+    server, peer = start_broker(broker, directory / "broker")
     results = Redis(directory / "results")
     relay = Relay(server.port)
-    lane = RedisLane(server) if isinstance(server, Redis) else RabbitLane(server, broker)
-    options = {"priority_steps": [0, 3, 6, 9], **({} if broker == "redis" else {"confirm_publish": True})}
-    chosen = lane.producer(result_backend=results.url, broker_transport_options=options)
+    lane: Lane = (
+        RedisLane(server) if not isinstance(server, RabbitMQ) else RabbitLane(server, KINDS.get(broker, broker))
+    )
+    options: dict[str, Any] = {"priority_steps": [0, 3, 6, 9]}
     through = server.url.replace(f":{server.port}", f":{relay.port}")
+    if isinstance(server, RabbitMQ):
+        options["confirm_publish"] = True
+    if isinstance(server, Sentinel):
+        options["master_name"] = server.name
+        through = f"{server.url}/0?master_name={server.name}"
+    if peer is not None:
+        lane.url = peer.url  # the producer's node lives
+    chosen = lane.producer(result_backend=results.url, broker_transport_options=options)
     environment = {**lane.environment(), "CELERY_RESULT_BACKEND": results.url}
-    fleet = Fleet(through, directory, lane.queue, size, environment)
+    fleet = Fleet(through, directory, lane.queue, size, environment, own_clocks=own_clocks)
     workload = Workload(chosen, directory / "journal", random.Random(rng.random()), per_second, chords=True)
-    nemesis = Nemesis(fleet, server, relay, chosen, random.Random(rng.random()))
+    nemesis = Nemesis(fleet, server, relay, chosen, random.Random(rng.random()), peer)
     try:
         fleet.ready()
         workload.start()
@@ -90,6 +104,8 @@ def run(
         fleet.stop()
         relay.close()
         server.stop()
+        if peer is not None:
+            peer.stop()
         gc.collect()  # results that nobody reads leave their backend while it is there
         results.stop()
         if disk:
@@ -101,6 +117,21 @@ def run(
     return verdict
 
 
+def start_broker(broker: str, directory: Path) -> tuple[Redis | Sentinel | RabbitMQ, RabbitMQ | None]:
+    """The one that the workers use, and another node of its cluster."""
+    if broker == "redis":
+        return Redis(directory), None
+    if broker == "sentinel":
+        return Sentinel(directory), None
+    if broker != "cluster":
+        return RabbitMQ(directory), None
+    for name in ("first", "second", "third"):
+        (directory / name).mkdir()
+    first = RabbitMQ(directory / "first")
+    second, _ = (RabbitMQ(directory / name, beside=first) for name in ("second", "third"))
+    return second, first
+
+
 def mount_disk(directory: Path) -> bool:
     """A small disk of its own, which can be filled; False where this user may not mount one."""
     command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(directory)]
@@ -109,13 +140,13 @@ def mount_disk(directory: Path) -> bool:
     )
 
 
-def _overview(fleet: Fleet, server: Redis | RabbitMQ) -> list[str]:
+def _overview(fleet: Fleet, server: Redis | Sentinel | RabbitMQ) -> list[str]:
     """What queues have, and what the workers do."""
     return [*(f"{name}: {ready} ready, {held} held" for name, (ready, held) in depths(server).items()), *state(fleet)]
 
 
 def _whereabouts(
-    fleet: Fleet, server: Redis | RabbitMQ, overdue: Sequence[str], sent: list[Sent], events: list[Event]
+    fleet: Fleet, server: Redis | Sentinel | RabbitMQ, overdue: Sequence[str], sent: list[Sent], events: list[Event]
 ) -> list[str]:
     """What is known about the *overdue* tasks, one line each. Ends the fleet."""
     alive = messages(server)
@@ -150,11 +181,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=0.0)
     parser.add_argument("--per-second", type=float, default=15.0)
+    parser.add_argument("--own-clocks", action="store_true", help="step a worker's clock, where libfaketime is there")
     chosen = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="greenfleet-faults-"))
     verdict = run(
         chosen.broker, directory / "run", seed=chosen.seed, rounds=chosen.rounds, seconds=chosen.seconds,
-        per_second=chosen.per_second,
+        per_second=chosen.per_second, own_clocks=chosen.own_clocks,
     )  # fmt: skip
     print(json.dumps(as_line(chosen.broker, chosen.seed, verdict)), flush=True)
     if verdict.kept:

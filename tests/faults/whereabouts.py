@@ -20,7 +20,7 @@ from kombu import Connection
 
 from tests.faults.fleet import Fleet
 from tests.faults.history import Event, Sent
-from tests.integration.worker.harness import RabbitMQ, Redis
+from tests.integration.worker.harness import RabbitMQ, Redis, Sentinel
 
 IDENTITY = re.compile(rb'"(t\d+)"')
 """A task's own comes first in its message, those of the rest of its chain and of its chord's body after it."""
@@ -31,9 +31,9 @@ SHOWN = (
 )  # fmt: skip
 
 
-def depths(server: Redis | RabbitMQ) -> dict[str, tuple[int, int]]:
+def depths(server: Redis | Sentinel | RabbitMQ) -> dict[str, tuple[int, int]]:
     """Messages of each queue that has some: ready ones, and those that workers hold."""
-    if isinstance(server, Redis):
+    if not isinstance(server, RabbitMQ):
         client = server.client()
         lists = [name for name in client.scan_iter("*", 1000, "list") if not name.startswith("greenworker.")]
         found = {name: (int(client.llen(name)), 0) for name in lists}
@@ -44,10 +44,10 @@ def depths(server: Redis | RabbitMQ) -> dict[str, tuple[int, int]]:
     return {name: (ready, held) for name, ready, held in rows if ready or held}
 
 
-def messages(server: Redis | RabbitMQ) -> dict[str, list[str]]:
+def messages(server: Redis | Sentinel | RabbitMQ) -> dict[str, list[str]]:
     """Identity of a task → the queues with a message of it. RabbitMQ's ready messages are taken out: call it at the end."""
     found: dict[str, list[str]] = defaultdict(list)
-    if isinstance(server, Redis):
+    if not isinstance(server, RabbitMQ):
         client = server.client()
         for name in client.scan_iter("*", 1000, "list"):
             for each in client.lrange(name, 0, -1):

@@ -284,6 +284,7 @@ class Sentinel:
         )
         self.port = free_port()
         self.url = f"sentinel://127.0.0.1:{self.port}"
+        self.directory = directory
         configuration = directory / "sentinel.conf"
         configuration.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {directory}\n"
@@ -317,6 +318,15 @@ class Sentinel:
         self.master.stop(signal.SIGKILL)
         eventually(lambda: self.current() == self.replica.port, "the replica is promoted", 40)
 
+    def fail_over_and_mend(self) -> None:
+        """Kill whoever is the master; when the other one is the master, start it again and wait until it follows."""
+        old, new = (self.master, self.replica) if self.current() == self.master.port else (self.replica, self.master)
+        old.stop(signal.SIGKILL)
+        eventually(lambda: self.current() == new.port, "the replica is promoted", 40)
+        old.start()
+        eventually(lambda: new.client().info("replication")["connected_slaves"] == 1, "the old master follows", 60)
+        eventually(lambda: old.client().info("replication").get("master_link_status") == "up", "it has caught up", 60)
+
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait(10)
@@ -330,14 +340,20 @@ class RabbitMQ:
     metrics_port = 0
     """Of its Prometheus plugin, where that is on."""
 
-    def __init__(self, directory: Path, plugins: tuple[str, ...] = (), settings: str = "") -> None:
+    def __init__(
+        self, directory: Path, plugins: tuple[str, ...] = (), settings: str = "", beside: RabbitMQ | None = None
+    ) -> None:
+        """*beside*: a node whose cluster this one joins, and which has to outlive it."""
         self.directory = directory
-        self.port, self.epmd_port = free_port(), free_port()
+        self.members: list[RabbitMQ] = [] if beside is None else beside.members
+        self.port = free_port()
+        self.epmd_port = beside.epmd_port if beside else free_port()
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
         self.node = f"green{self.port}@localhost"
         self.process: subprocess.Popen[bytes] | None = None
         self.environment = {
-            **os.environ, "HOME": str(directory), "ERL_EPMD_PORT": str(self.epmd_port), "ERL_EPMD_ADDRESS": "127.0.0.1",
+            **os.environ, "HOME": str(beside.directory if beside else directory),
+            "ERL_EPMD_PORT": str(self.epmd_port), "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODENAME": self.node, "RABBITMQ_NODE_PORT": str(self.port), "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_DIST_PORT": str(free_port()), "RABBITMQ_MNESIA_BASE": str(directory / "mnesia"),
             "RABBITMQ_LOG_BASE": str(directory / "log"), "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "plugins"),
@@ -345,10 +361,17 @@ class RabbitMQ:
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none",
         }  # fmt: skip
         # Else the node would start a daemon of its own, which outlives everything.
-        self.epmd = subprocess.Popen([program("epmd"), "-port", str(self.epmd_port), "-address", "127.0.0.1"])
+        self.epmd: subprocess.Popen[bytes] | None = None
+        if beside is None:
+            self.epmd = subprocess.Popen([program("epmd"), "-port", str(self.epmd_port), "-address", "127.0.0.1"])
         (directory / "plugins").write_text(f"[{','.join(plugins)}].\n")
         (directory / "rabbit.conf").write_text(f"log.file.level = warning\ndisk_free_limit.absolute = 1MB\n{settings}")
         self.start()
+        if beside is not None:
+            self.members.append(self)
+            for command in (["stop_app"], ["join_cluster", beside.node], ["start_app"]):
+                self.control(*command)
+            eventually(self.alive, "it is back, in the cluster", 60)
 
     def start(self) -> None:
         home = "/usr/lib/rabbitmq/bin"
@@ -406,8 +429,11 @@ class RabbitMQ:
 
     def stop(self) -> None:
         self.kill()
-        self.epmd.terminate()
-        self.epmd.wait(10)
+        if self.epmd is not None:
+            for member in self.members:
+                member.kill()
+            self.epmd.terminate()
+            self.epmd.wait(10)
 
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]

@@ -11,6 +11,7 @@ import json
 import shutil
 import sys
 import tempfile
+import traceback
 from collections import Counter
 from pathlib import Path
 from time import monotonic
@@ -33,7 +34,12 @@ def main() -> int:
         if monotonic() > until:
             break
         directory = Path(tempfile.mkdtemp(prefix="greenfleet-faults-"))
-        verdict = run(broker, directory / "run", seed=seed, rounds=2, per_second=chosen.per_second, own_clocks=True)
+        try:
+            verdict = run(broker, directory / "run", seed=seed, rounds=2, per_second=chosen.per_second, own_clocks=True)
+        except Exception:  # of the run itself: a server that did not start, say
+            traceback.print_exc()
+            broken.append(seed)
+            continue
         print(json.dumps(as_line(broker, seed, verdict)), flush=True)
         total.update(
             runs=1, tasks=verdict.confirmed, done=verdict.done, lost=len(verdict.lost), twice=len(verdict.twice),

@@ -333,7 +333,7 @@ class Nemesis:
         """The broker cannot write: Redis refuses writes, RabbitMQ's alarm stops who publishes."""
         with self._noted("disk_full", "", may_repeat=False):
             if isinstance(self._server, RabbitMQ):
-                self._server.control("set_disk_free_limit", "1000TB")
+                self._server.control("set_disk_free_limit", "1000000GB")
                 sleep(3.0)
                 self._server.control("set_disk_free_limit", "1MB")
                 return

@@ -175,6 +175,18 @@ def test_the_body_of_a_chord_is_owed_unless_a_part_ran_twice() -> None:
     assert (found.lost, found.miscounted_chords) == ((), 1)
 
 
+def test_what_a_new_master_does_not_know_is_counted_apart_only_if_it_was_published_then() -> None:
+    failover = Disruption("failover", "", 4.0, 8.0, may_repeat=True, loses_confirmations=True, forgets=True)
+    then = Sent("a", "short", 4.5, 4.6, (), 4.6)
+    assert judge([then], [], [failover]).forgotten == 1
+    child = [sent("p", "chain"), sent("a", "chain", after=("p",))]
+    assert judge(child, parse(run("p", "w1", 3.9, 3.9, 4.5, 4.6)), [failover]).forgotten == 1
+    assert judge(child, parse(run("p", "w1", 1.2, 1.2, 1.5, 1.6)), [failover]).lost == ("a",)
+    assert judge([sent("a")], [], [failover]).lost == ("a",)
+    cut = Disruption("cut", "", 4.0, 8.0, **KEPT)
+    assert judge([then], [], [cut]).lost == ("a",)
+
+
 def test_a_line_that_a_kill_cut_short_is_skipped() -> None:
     assert parse(["done a w1", "don", "", "done a w1 2.5"]) == parse(["done a w1 2.5"])
 

@@ -24,6 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="fault runs on every broker, one after another")
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--brokers", default=",".join(BROKERS))
     parser.add_argument("--per-second", type=float, default=25.0)
     chosen = parser.parse_args()
@@ -35,7 +36,14 @@ def main() -> int:
             break
         directory = Path(tempfile.mkdtemp(prefix="greenfleet-faults-"))
         try:
-            verdict = run(broker, directory / "run", seed=seed, rounds=2, per_second=chosen.per_second, own_clocks=True)
+            verdict = run(
+                broker,
+                directory / "run",
+                seed=seed,
+                rounds=chosen.rounds,
+                per_second=chosen.per_second,
+                own_clocks=True,
+            )
         except Exception:  # of the run itself: a server that did not start, say
             traceback.print_exc()
             broken.append(seed)

@@ -18,7 +18,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from tests.faults.fleet import DRAIN_SECONDS, RESTART_AFTER_SECONDS, Fleet, Member, local_addresses
+from tests.faults.fleet import DRAIN_SECONDS, RESTART_AFTER_SECONDS, Fleet, Member, local_addresses, set_clock
 from tests.faults.history import Disruption
 from tests.faults.memory import MemoryLimits
 from tests.integration.worker.harness import Producer, RabbitMQ, Redis, Relay, Sentinel, eventually
@@ -220,10 +220,10 @@ class Nemesis:
         """The wall clock of a worker jumps by a minute, and back. Its monotonic clock does not."""
         worker = self._any_member().worker
         with self._noted("clock_step", worker.name, may_repeat=False):
-            for offset in self._rng.sample(["+60s", "-60s"], 2):
-                self._fleet.clocks[worker.name].write_text(offset)
+            for offset in self._rng.sample([60, -60], 2):
+                set_clock(self._fleet.clocks[worker.name], offset)
                 sleep(5.0)
-            self._fleet.clocks[worker.name].write_text("+0s")
+            set_clock(self._fleet.clocks[worker.name], 0)
 
     def _companion_killed(self) -> None:
         worker = self._fleet.companion.worker

@@ -181,7 +181,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=0.0)
     parser.add_argument("--per-second", type=float, default=15.0)
-    parser.add_argument("--own-clocks", action="store_true", help="step a worker's clock, where libfaketime is there")
+    parser.add_argument("--own-clocks", action="store_true", help="step a worker's clock, where there is a C compiler")
     chosen = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="greenfleet-faults-"))
     verdict = run(

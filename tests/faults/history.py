@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 IN_FLIGHT_SECONDS = 1.0
 """A delivery or a settlement is on its way for so long at most: a fault that soon before the worker has seen the message, or after it
@@ -66,6 +66,8 @@ class Disruption:
     """Whether the guarantee table allows that what was held there then runs twice."""
     loses_confirmations: bool = False
     """Whether who publishes meanwhile may not hear that the broker has the message, and so publishes it again."""
+    stalls: bool = False
+    """Whether the worker stands still: what it gets at the end may have been on its way since the beginning."""
     forgets: bool = False
     """Whether the broker may forget what it has confirmed meanwhile."""
 
@@ -219,7 +221,10 @@ def _causes(
 def _touched(events: Sequence[Event], disruptions: Sequence[Disruption], last: float, prefix: str = "") -> list[str]:
     """For each hold from before *last* that a disruption touched before *last*: which one."""
     found = []
-    for hold in holds(events):
+    stalls = [one for one in disruptions if one.stalls]
+    for got in holds(events):
+        since = [one.start for one in stalls if one.target == got.worker and one.start <= got.start <= one.end]
+        hold = replace(got, start=min(since, default=got.start))
         one = next((one for one in disruptions if max(hold.start, one.start) < last and one.touches(hold)), None)
         if one is not None:
             found.append(f"{prefix} while {one.kind} {one.target}".removeprefix(" while ").strip())
@@ -227,12 +232,12 @@ def _touched(events: Sequence[Event], disruptions: Sequence[Disruption], last: f
 
 
 def _last_delivery(events: Sequence[Event]) -> float:
-    """When the worker that ended the task last had got its message."""
-    last = max((event for event in events if event.what == "done"), key=lambda event: event.at)
-    return max(
-        (event.at for event in events if event.what == "got" and event.worker == last.worker and event.at <= last.at),
-        default=last.at,
-    )
+    """The last delivery that ended in a done task: what happened after it has repeated nothing."""
+    deliveries = []
+    for done in (event for event in events if event.what == "done"):
+        got = [each.at for each in events if each.what == "got" and each.worker == done.worker and each.at <= done.at]
+        deliveries.append(max(got, default=done.at))
+    return max(deliveries)
 
 
 def _told(sent: Sent | None, events: Sequence[Event]) -> str:

@@ -105,7 +105,9 @@ class Nemesis:
     def finish(self) -> list[Disruption]:
         """All disruptions, those included that followed from others: who was killed by its probe."""
         blocked = RESTART_AFTER_SECONDS + 10.0  # the hub stood still before the probes failed: acknowledgements too
-        killed = [Disruption("probe_failed", name, at - blocked, at, True) for name, at in self._fleet.killed]
+        killed = [
+            Disruption("probe_failed", name, at - blocked, at, True, stalls=True) for name, at in self._fleet.killed
+        ]
         probed = {name for name, _ in self._fleet.killed}
         ended = [one for one in self._fleet.ended if one.status == SIGKILLED and one.name in self._limited - probed]
         noted = {one.target for one in self.disruptions if one.kind == "sigkill"}
@@ -142,7 +144,9 @@ class Nemesis:
 
     @staticmethod
     def _disruption(kind: str, target: str, start: float, end: float, may_repeat: bool) -> Disruption:
-        return Disruption(kind, target, start, end, may_repeat, loses_confirmations=kind in _BROKER_AWAY)
+        return Disruption(
+            kind, target, start, end, may_repeat, loses_confirmations=kind in _BROKER_AWAY, stalls=kind == "freeze"
+        )
 
     def _any_member(self) -> Member:
         awake = [member for member in self._fleet.members if not member.frozen]

@@ -73,6 +73,14 @@ ACCEPTED = {
         [*run("a", "w1", 1.9, 8.0, 8.5), *TWICE[3:]], Disruption("broker_killed", "", 5.0, 6.0, **LOST),
     ),
     "its delivery was on its way when the connection was lost": (TWICE, Disruption("cut", "", 1.5, 1.5, **LOST)),
+    "its worker stood still, and ended it after the other": (
+        ["got a w1 1.9", "begun a w1 2.0", *TWICE[3:], "done a w1 30.0"],
+        Disruption("freeze", "w1", 2.1, 29.0, may_repeat=True),
+    ),
+    "it was on its way to a worker that stood still": (
+        [*run("a", "w2", 10.0, 10.0, 10.5, 10.6), *run("a", "w1", 28.5, 28.6, 29.0, 29.1)],
+        Disruption("freeze", "w1", 2.1, 29.0, may_repeat=True, stalls=True),
+    ),
     "the connection of its worker was silent": (TWICE, Disruption("silent_connection", "w1", 0.5, 9.0, **LOST)),
     "a copy was published and the original not settled by who had it first": (
         ["got a w1 1.9", *run("a", "w2", 20.0, 20.0, 20.5, 20.6), *run("a", "w3", 30.0, 30.0, 30.5, 30.6)],
@@ -94,6 +102,10 @@ def test_a_fault_at_the_message_while_it_was_there_explains_one_repetition(case:
 REJECTED = {
     "another worker was killed": (TWICE, Disruption("sigkill", "w3", 2.4, 2.4, may_repeat=True)),
     "the worker that ran it last was killed": (TWICE, Disruption("sigkill", "w2", 10.8, 10.8, may_repeat=True)),
+    "the worker that ran it last stood still before": (
+        [*run("a", "w2", 10.0, 10.0, 10.5, 10.6), *run("a", "w1", 32.5, 32.6, 33.0, 33.1)],
+        Disruption("freeze", "w1", 2.1, 29.0, may_repeat=True, stalls=True),
+    ),
     "its worker was killed long before": (TWICE, Disruption("sigkill", "w1", 0.5, 0.5, may_repeat=True)),
     "its worker was killed long after it had settled the message": (
         [*ONCE, *TWICE[3:]], Disruption("sigkill", "w1", 4.0, 4.0, may_repeat=True),

@@ -27,11 +27,11 @@ def decide(
     observation, issues = validate(spec, state.estimates.workers, sample, now, tuning)
     workers = manual(spec, sample) if spec.mode is Mode.MANUAL else ()
     limited = DecisionReason.NONE
+    inputs: tuple[tuple[str, float], ...] = (("replicas", float(sample.replicas)),)
     if observation is None:
         workers = workers or metrics_missing.held_workers(spec, state, sample, issues, now, tuning)
         state = metrics_missing.since_now(spec, state, sample, workers[-1].after, now)
         threads = metrics_missing.held_threads(spec, state, sample, workers[-1].after)
-        inputs = explain.inputs_without_metrics(sample, threads[-1].after)
     else:
         estimates, delta = state.estimates.update(spec, sample, observation, tuning)
         idle = observation.empty and observation.scheduled == 0 and delta.started == 0
@@ -41,7 +41,7 @@ def decide(
         workers = workers or _constrain(context, recommend(context))
         threads = threads_for(context, workers[-1].after)
         limited, inputs = explain.limited(context, workers), explain.inputs(context, delta)
-        high_threads = remember(state.high_threads, now, threads[0].after, tuning.thread_window_seconds)
+        high_threads = remember(state.high_threads, now, threads[0].after, tuning.long_seconds)
         state = replace(context.state, threads=threads[-1].after, high_threads=high_threads)
     replicas, green_threads = workers[-1].after, threads[-1].after
     decision = Decision(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .model import Adjustment, DecisionReason, Mode, Sample
+from .model import Adjustment, DecisionReason, Mode
 
 if TYPE_CHECKING:
     from .context import DecisionContext
@@ -12,17 +12,25 @@ if TYPE_CHECKING:
 
 
 def count(number: float, noun: str) -> str:
-    """`1 worker`, `4 workers`, `20,000 messages`."""
+    """`1 task`, `4 tasks`, `20,000 messages`."""
     rounded = round(number)
     return f"{rounded:,} {noun if rounded == 1 else f'{noun}s'}"
 
 
+def workers(number: float) -> str:
+    """`1 worker`, `4 workers`."""
+    return count(number, "worker")
+
+
+def waits(messages: float) -> str:
+    """`1 message waits`, `20,000 messages wait`."""
+    return f"{count(messages, 'message')} {'waits' if round(messages) == 1 else 'wait'}"
+
+
 def rate(per_second: float) -> str:
     """`83 tasks/s`, `0.40 tasks/s`, `no tasks`."""
-    if per_second < 0.005:
-        return "no tasks"
     digits = 0 if per_second >= 10 else 1 if per_second >= 1 else 2
-    return f"{per_second:,.{digits}f} tasks/s"
+    return f"{per_second:,.{digits}f} tasks/s" if per_second >= 0.005 else "no tasks"
 
 
 def seconds(duration: float) -> str:
@@ -32,26 +40,24 @@ def seconds(duration: float) -> str:
     return f"{duration:.0f} s" if duration >= 10 else f"{duration:.1f} s"
 
 
-def waits(messages: float) -> str:
-    """`1 message waits`, `20,000 messages wait`."""
-    return f"{count(messages, 'message')} {'waits' if round(messages) == 1 else 'wait'}"
-
-
 def summary(replicas: int, threads: int, text: str) -> str:
     """The one line for `status.lastScale` and the Event."""
-    fleet = f"{count(replicas, 'worker')} with {count(threads, 'green thread')} each" if replicas else "no worker"
+    fleet = f"{workers(replicas)} with {count(threads, 'green thread')} each" if replicas else "no worker"
     return f"{fleet}: {text}"
 
 
+def downstream(gain: tuple[float, float], *, held: bool) -> str:
+    """Why growth has stopped, or is being tested. `gain` is by how much running tasks and throughput grew."""
+    if not held:
+        return "tasks become slower as more of them run, as if something downstream were full; first this growth has to pay"
+    return (
+        f"{(gain[0] - 1):.0%} more running tasks changed the throughput by {(gain[1] - 1):+.0%} only: something downstream "
+        f"is saturated, and more of them would only make it slower"
+    )
+
+
 _SMALLER = frozenset(
-    {
-        DecisionReason.MAX,
-        DecisionReason.TOTAL,
-        DecisionReason.BEHAVIOR,
-        DecisionReason.PAUSED,
-        DecisionReason.SATURATED_DOWNSTREAM,
-        DecisionReason.STABILIZATION,
-    }
+    DecisionReason[name] for name in ("MAX", "TOTAL", "BEHAVIOR", "PAUSED", "SATURATED_DOWNSTREAM", "STABILIZATION")
 )
 
 
@@ -69,44 +75,24 @@ def limited(context: DecisionContext, adjustments: tuple[Adjustment, ...]) -> De
 def inputs(context: DecisionContext, delta: CounterDelta) -> tuple[tuple[str, float], ...]:
     """Name and value of what was seen and derived; the unit is in the name where it is not a count."""
     seen, worker = context.observation, context.worker
-    return (
-        ("ready", seen.ready),
-        ("reserved", seen.reserved),
-        ("backlog", seen.unstarted),
-        ("busy", seen.busy),
-        ("unacked", seen.unacked),
-        ("scheduled", seen.scheduled),
-        ("arrival_rate", context.rate),
-        ("throughput", context.state.estimates.throughput),
-        ("runtime_seconds", worker.runtime_seconds),
-        ("cpu_per_task_seconds", worker.cpu_per_task_seconds),
-        ("cores", worker.cores),
-        ("efficiency", worker.efficiency),
-        ("safe_threads", float(worker.safe_threads)),
-        ("worker_rate", worker.rate),
-        ("startup_seconds", worker.startup_seconds),
-        ("hub_utilisation", delta.hub_utilisation),
-        ("hub_lag_seconds", delta.hub_lag_seconds),
-        ("ready_workers", float(len(seen.serving))),
-        ("starting_workers", float(len(seen.coming))),
-        ("leaving_workers", float(len(seen.leaving))),
-        ("replicas", float(context.current)),
-        ("workers_for_rate", float(context.rate_workers)),
-        ("workers_for_deadline", float(context.demand.workers if context.demand is not None else 0)),
-    )
-
-
-def inputs_without_metrics(sample: Sample, threads: int) -> tuple[tuple[str, float], ...]:
-    """What the API server tells."""
-    return (("replicas", float(sample.replicas)), ("threads", float(threads)))
-
-
-TESTING = "tasks become slower as more of them run, as if something downstream were full; first this growth has to pay"
-
-
-def downstream(grown: float, gained: float) -> str:
-    """Why growth has stopped."""
-    return (
-        f"{(grown - 1):.0%} more running tasks changed the throughput by {(gained - 1):+.0%} only: something downstream "
-        f"is saturated, and more workers would only make it slower"
-    )
+    found = {name: getattr(seen, name) for name in ("ready", "reserved", "busy", "unacked", "scheduled")}
+    found |= {
+        "backlog": seen.unstarted,
+        "arrival_rate": context.rate,
+        "throughput": context.state.estimates.throughput,
+        "runtime_seconds": worker.runtime_seconds,
+        "cpu_per_task_seconds": worker.cpu_per_task_seconds,
+        "cores": context.spec.cpu_limit_cores,
+        "efficiency": worker.efficiency,
+        "safe_threads": worker.safe_threads,
+        "worker_rate": worker.rate,
+        "startup_seconds": worker.startup_seconds,
+        "hub_utilisation": delta.hub_utilisation,
+        "ready_workers": len(seen.serving),
+        "starting_workers": len(seen.coming),
+        "leaving_workers": len(seen.leaving),
+        "replicas": context.current,
+        "workers_for_rate": context.rate_workers,
+        "workers_for_deadline": context.demand.workers if context.demand is not None else 0,
+    }
+    return tuple((name, float(value)) for name, value in found.items())

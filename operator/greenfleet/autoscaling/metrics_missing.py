@@ -34,15 +34,15 @@ def held_workers(  # noqa: PLR0917
     current, seen_at = sample.replicas, state.estimates.seen_at
     held = [Adjustment(DecisionReason.METRICS_MISSING, "workers", current, current, f"held: {issues[0].message}")]
     need = int(min(state.deferred_need, hpa.highest_allowed(spec.scale_up, current, state.changes, now)))
-    hiccup = max(tuning.lasting_scrapes * spec.scrape_interval_seconds, stabilization.up_window_seconds(spec))
+    hiccup = tuning.lasting(stabilization.up_window_seconds(spec), spec.scrape_interval_seconds)
     if 0 < current < need and seen_at is not None and now - seen_at > hiccup:
         text = (
-            f"{explain.count(need, 'worker')} as the last known rate needs: the rest of it was to wait for a while, and "
+            f"{explain.workers(need)} as the last known rate needs: the rest of it was to wait for a while, and "
             f"without metrics nobody sees for how long"
         )
         held.append(Adjustment(DecisionReason.RATE, "workers", current, need, text))
     if spec.missing_metrics_floor is not None and spec.missing_metrics_floor > held[-1].after:
-        text = f"onMissingMetrics asks for at least {explain.count(spec.missing_metrics_floor, 'worker')} while {issues[0].message}"
+        text = f"onMissingMetrics asks for at least {explain.workers(spec.missing_metrics_floor)} while {issues[0].message}"
         held.append(Adjustment(DecisionReason.FLOOR, "workers", held[-1].after, spec.missing_metrics_floor, text))
     for bound in limits.USER_LIMITS:
         step = bound(spec, sample, now, held[-1].after)

@@ -139,8 +139,6 @@ class WorkerSample:
     cpu_seconds: float = 0.0
     hub_busy_seconds: float = 0.0
     hub_blocked_seconds: float = 0.0
-    hub_lag_sum_seconds: float = 0.0
-    hub_lag_count: float = 0.0
     memory_bytes: float = 0.0
 
 

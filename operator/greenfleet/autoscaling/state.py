@@ -51,6 +51,6 @@ class State:
 
 def initial_state(learned: Learned, now: float) -> State:
     """The memory of a pool that has just been met, with what an earlier life had learned."""
-    ceiling = inf if learned.safe_threads is None else learned.safe_threads / DEFAULT.decrease
+    ceiling = inf if learned.safe_threads is None else learned.safe_threads / DEFAULT.utilisation
     limit = ConcurrencyLimit(ceiling=ceiling, moved_at=now)
     return State(Estimates(now, service=Service.restored(learned), limit=limit))

@@ -24,6 +24,7 @@ PARTS: Mapping[str, str] = {
     "efficiency": "Learns what saturated workers reach of the rate that run time and CPU promise.",
     "own-wait": "Learns no longer run time from saturated hubs: there, tasks wait for their worker's own core.",
     "raised-limit": "Raises the green threads where all are taken and the core idles while messages wait.",
+    "running-tasks": "Until a task has ended, run time is at least what the tasks that run took so far.",
     "memory": "Lowers the green threads before the memory of a worker is full.",
     "falling-rate": "Sees within twelve seconds that the arrival rate has fallen.",
     "capped-intervals": "Keeps a burst out of the arrival rate: no interval counts for more than chance explains.",
@@ -38,13 +39,21 @@ class Tuning:
     disabled: frozenset[str] = frozenset()
     """Names of `PARTS` that are switched off."""
 
+    # Three lengths of time
+    scale_in_seconds: float = 10.0
+    """A short time: the least window of a scale-in, and the least time in which late messages are cleared."""
+    long_seconds: float = 60.0
+    """A long time: the longest window of a scale-in, the window of green threads (an idle one costs some kilobytes), the age at which a
+    pod that is not Ready is no capacity on its way, and the first stop of growth that brought nothing."""
+    longest_seconds: float = 600.0
+    """Such a stop is doubled each time up to this (as in TCP's retransmission). A pod that has no sample for longer runs no task, and what
+    takes longer is no start-up but a restart."""
+
     # What a sample says
     lasting_scrapes: int = 3
     """Scrapes after which a gap or a difference is no accident (Prometheus' own staleness is 5 min; ours must be quicker)."""
     stale_seconds: float = 15.0
     """A younger sample is never stale, however short the scrape interval is (docs/operator.md)."""
-    silent_pod_seconds: float = 300.0
-    """A pod without a sample may be running tasks for so long; one that cannot start must not keep a pool for ever."""
     disagreement: float = 0.1
     """Share of the depth (of at least 100 messages) by which two samples of one queue may differ: one scrape of a busy queue."""
 
@@ -63,8 +72,6 @@ class Tuning:
     """Of a whole CPU limit: less CPU than this says nothing of the CPU per task (bench: fetching looks three times as dear)."""
     idle_cores: float = 0.01
     """CPU of a worker without tasks (measured)."""
-    busy: float = 0.75
-    """Of the hub's time: it takes what came meanwhile all at once, and its CPU per task is that of many tasks (measured)."""
     unbatched: float = 0.4
     """Of the CPU per task of messages that come alone, at least this is the task's own (measured: 0.37 for the lightest tasks)."""
     saturated: float = 0.9
@@ -75,8 +82,6 @@ class Tuning:
     """Before any task has ended."""
     startup_seconds: float = 10.0
     """Creation of a pod to Ready, before one was seen."""
-    longest_startup_seconds: float = 900.0
-    """What takes longer is no start-up but a restart."""
     restored_tasks: float = 5.0
     """What an earlier life had learned weighs as much as so many tasks of today."""
     least_efficiency: float = 0.3
@@ -85,16 +90,12 @@ class Tuning:
     """Intervals that are remembered: enough for three minutes of 2 s; older ones in pairs."""
 
     # Green threads
-    overcommit: float = 1.05
-    """Green threads over S/k, at which tasks in flight need just the core (square-root staffing for small n: Halfin and Whitt, 1981)."""
+    increase: float = 1.05
+    """Growth of the green threads after memory was nearly full: slow increase, multiplicative decrease (Chiu and Jain, 1989)."""
     utilisation: float = 0.8
-    """Of the green threads at which a steady rate is staffed."""
+    """Of the green threads at which a steady rate is staffed; a hub that is so busy takes what came meanwhile all at once (measured)."""
     memory: float = 0.85
     """Of the memory limit: the green threads go no further (the kernel kills at 1)."""
-    decrease: float = 0.8
-    """Multiplicative decrease of the green threads under pressure, as in AIMD (Chiu and Jain, 1989)."""
-    thread_window_seconds: float = 60.0
-    """Green threads fall to the most of so long: an idle one costs some kilobytes."""
 
     # Workers
     margin: float = 0.05
@@ -103,22 +104,14 @@ class Tuning:
     """Of the margin: how far the fleet may fall behind its plan before workers are added."""
     catch_up: float = 0.3
     """Of maxWait: in so long new workers clear what was late before they were Ready."""
-    overdue_seconds: float = 60.0
-    """A pod that is not Ready after this, or after `lasting_scrapes` start-ups, is no capacity on its way."""
-    scale_in_seconds: float = 10.0
-    """Least, and a sixth of the longest, window of a scale-in; between the two it is one start-up (the ski-rental argument)."""
     backlog_seconds: float = 2.0
     """Work that may wait when workers leave."""
 
     # A full downstream
     growth: float = 1.5
-    """Running tasks must have grown so much before a comparison of throughput means anything; also what a probe may grow."""
+    """Running tasks must have grown so much before a comparison of throughput means anything; a probe grows, and full memory shrinks, by it."""
     gain: float = 0.15
     """The least part of the growth that must come back as throughput (Universal Scalability Law: below it, contention wins)."""
-    backoff_seconds: float = 60.0
-    """How long growth stops after it brought nothing; doubled each time, as in TCP's retransmission."""
-    longest_backoff_seconds: float = 600.0
-    """The longest such stop."""
 
     def __post_init__(self) -> None:
         if unknown := sorted(self.disabled - PARTS.keys()):
@@ -127,6 +120,10 @@ class Tuning:
     def uses(self, part: str) -> bool:
         """Whether this part is switched on."""
         return part not in self.disabled
+
+    def lasting(self, seconds: float, scrape_seconds: float) -> float:
+        """So long, but never less than what rules out an accident of scrapes."""
+        return max(seconds, self.lasting_scrapes * scrape_seconds)
 
 
 DEFAULT = Tuning()

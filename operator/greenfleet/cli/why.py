@@ -141,7 +141,6 @@ _SEEN = {
     "worker_rate": ("rate of one worker", "tasks/s"),
     "startup_seconds": ("start-up of a worker", "s"),
     "hub_utilisation": ("hub busy", "of 1"),
-    "hub_lag_seconds": ("hub lag", "s"),
     "ready_workers": ("workers Ready", ""),
     "starting_workers": ("workers that start", ""),
     "leaving_workers": ("workers that drain", ""),

@@ -321,7 +321,5 @@ def _worker_sample(pod: str, at: float, numbers: Mapping[str, float], blocked_se
         cpu_seconds=number("cpu"),
         hub_busy_seconds=number("hub_busy"),
         hub_blocked_seconds=blocked_seconds,
-        hub_lag_sum_seconds=number("hub_lag_sum"),
-        hub_lag_count=number("hub_lag_count"),
         memory_bytes=number("memory"),
     )

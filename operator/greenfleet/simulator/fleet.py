@@ -18,8 +18,6 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from greenfleet.autoscaling.estimation.service import cores_for_tasks
-
 from .traces import CHANGING, Trace, value_at
 
 IDLE_CORES = 0.01
@@ -37,7 +35,7 @@ CORE_SHARE = 0.95
 
 def task_cores(trace: Trace) -> float:
     """Of a worker's cores, what its housekeeping leaves to its tasks."""
-    cores = cores_for_tasks(trace.cores, IDLE_CORES)
+    cores = max(trace.cores / 2, trace.cores - IDLE_CORES)
     return min(cores, CORE_SHARE * trace.cores) if trace.hub == "core" else cores
 
 

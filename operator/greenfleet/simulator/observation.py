@@ -93,7 +93,5 @@ def sample_of(worker: Worker, now: float, cores: float) -> WorkerSample:
         cpu_seconds=max(0.0, worker.cpu_seconds - ahead * cores) + IDLE_CORES * (now - worker.created_at),
         hub_busy_seconds=max(0.0, worker.hub_seconds - ahead),
         hub_blocked_seconds=worker.blocked_seconds,
-        hub_lag_sum_seconds=worker.lag_sum,
-        hub_lag_count=worker.lag_count,
         memory_bytes=60e6 + 40e3 * worker.running,
     )

@@ -21,6 +21,7 @@ from greenfleet.autoscaling import (
     ScalingRules,
     ScalingSpec,
     Schedule,
+    Tuning,
     WorkerSample,
     decide,
     initial_state,
@@ -553,11 +554,21 @@ NOTHING_WAITS = Observation(NOW, 0.0, 5.0, 0.0, 5.0, 0.0, (), (), (), ())
 
 def test_cpu_without_a_task_says_nothing_about_tasks() -> None:
     """One worker starts tasks before it is Ready for a scrape, and another burns its core on something of its own."""
-    progress = CounterDelta(
-        seconds=2.0, worker_seconds=4.0, cpu_worker_seconds=2.0, serving_cpu_seconds=2.0, cpu_seconds=2.0, started=5.0
-    )
+    progress = CounterDelta(seconds=2.0, worker_seconds=4.0, cpu_worker_seconds=2.0, cpu_seconds=2.0, started=5.0)
     estimates = Service().update(replace(SPEC, cpu_limit_cores=0.1), NOTHING_WAITS, progress)
     assert (estimates.cpu_per_task_seconds, estimates.cpu) == (None, Ratio())
+
+
+def test_until_a_task_has_ended_run_time_is_at_least_what_the_running_ones_took_so_far() -> None:
+    """Tasks of a minute counted as one second each, so a burst of them got one worker until the first had ended."""
+    seen, service = replace(NOTHING_WAITS, busy=100.0), Service()
+    for tick in range(1, 21):
+        service = service.update(SPEC, seen, CounterDelta(seconds=2.0, running_seconds=200.0))
+        assert service.runtime_seconds == (2.0 * tick)
+    ended = CounterDelta(seconds=2.0, running_seconds=200.0, runtime_count=10.0, runtime_sum_seconds=580.0)
+    assert service.update(SPEC, seen, ended).runtime_seconds == pytest.approx(58.0)
+    off = Tuning(disabled=frozenset({"running-tasks"}))
+    assert Service().update(SPEC, seen, CounterDelta(seconds=2.0, running_seconds=200.0), off).runtime_seconds is None
 
 
 def test_until_the_cpu_per_task_is_known_a_guess_bounds_the_green_threads() -> None:
@@ -576,9 +587,9 @@ def interval(used: float, tasks: float, hub_busy: float) -> CounterDelta:
         seconds=2.0,
         worker_seconds=2.0,
         cpu_worker_seconds=2.0,
-        serving_cpu_seconds=used + 0.02,
         cpu_seconds=used + 0.02,
-        cpu_tasks=tasks,
+        cpu_started=tasks,
+        cpu_finished=tasks,
         started=tasks,
         finished=tasks,
         hub_busy_seconds=hub_busy,

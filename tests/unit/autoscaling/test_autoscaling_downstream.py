@@ -7,13 +7,18 @@ from typing import Any
 
 import pytest
 
-from greenfleet.autoscaling import DEFAULT
+from greenfleet.autoscaling import DEFAULT, ScalingSpec
 from greenfleet.autoscaling.estimation import Capacity, CounterDelta, Downstream
 from greenfleet.autoscaling.validation import Observation
 from tests.unit.autoscaling.builders import NOW, pod, worker
 
 ABLE = Capacity(
-    runtime_seconds=2.0, cpu_per_task_seconds=0.003, cores=1.0, efficiency=1.0, startup_seconds=5.0, safe_threads=1000
+    runtime_seconds=2.0,
+    cpu_per_task_seconds=0.003,
+    cpu_rate=330.0,
+    efficiency=1.0,
+    startup_seconds=5.0,
+    safe_threads=1000,
 )
 
 
@@ -43,7 +48,7 @@ def moment(
         hub_busy_seconds=2 * fields.get("busy", 0.2),
         hub_blocked_seconds=fields.get("blocked", 0.0),
     )
-    return before.update(observation, delta, ABLE, (500.0, throughput), DEFAULT)
+    return before.update(ScalingSpec(), observation, delta, ABLE, (500.0, throughput), DEFAULT)
 
 
 @pytest.fixture
@@ -88,7 +93,7 @@ def test_a_worker_that_has_just_come_is_compared_with_nothing() -> None:
 def test_throughput_that_stands_still_stops_growth(testing: Downstream, holding: Downstream) -> None:
     early = moment(testing, 10, running=200, throughput=50, runtime=4.0)
     assert early.held_until is None, "what was started since the growth has not ended"
-    assert holding.held_until == NOW + 14 + DEFAULT.backoff_seconds
+    assert holding.held_until == NOW + 14 + DEFAULT.long_seconds
     assert holding.threads(1) == 200, "what runs already is left alone: fewer would start nothing for a while"
 
 
@@ -111,7 +116,7 @@ def test_a_probe_that_brings_nothing_steps_back_and_doubles_the_next_stop(holdin
     for seconds in range(82, 100, 2):
         probing = moment(probing, seconds, running=300, throughput=50, runtime=6.0)
     assert probing.held_until is not None
-    assert probing.held_until - (NOW + 100) > DEFAULT.backoff_seconds
+    assert probing.held_until - (NOW + 100) > DEFAULT.long_seconds
     assert probing.threads(1) < 200
 
 

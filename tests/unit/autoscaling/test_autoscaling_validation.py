@@ -90,7 +90,7 @@ def test_a_pod_that_never_starts_does_not_keep_the_pool_busy_for_ever() -> None:
 def test_a_worker_that_crashes_does_not_cost_the_pool_its_metrics_and_counts_as_busy_for_a_while() -> None:
     state = initial_state(KNOWN, NOW - 600)
     _, state = decide(SPEC, state, sample(), NOW)
-    for later, busy in ((30.0, 20), (400.0, 0)):
+    for later, busy in ((30.0, 20), (700.0, 0)):
         now = NOW + later
         silent = replace(sample(now=now), workers=(), pods=(Pod("pod-0", NOW - 600, None, threads=20),))
         answer, _ = decide(SPEC, state, silent, now)

@@ -12,16 +12,14 @@ from . import stabilization
 
 def full_downstream(context: DecisionContext, recommended: int) -> Adjustment | None:
     """No more workers while more running tasks raise no throughput."""
-    test = context.state.estimates.downstream
-    if recommended <= context.current or context.current == 0 or test.ceiling is None:
+    test, current = context.state.estimates.downstream, context.current
+    if current == 0 or test.ceiling is None:
         return None
     # a probe takes green threads first
-    probed = ceil(test.ceiling / context.spec.threads_max) if test.more_workers else 0
-    most = max(context.current, probed)
-    if most >= recommended:
+    most = max(current, ceil(test.ceiling / context.spec.threads_max) if test.more_workers else 0)
+    if recommended <= most:
         return None
-    text = explain.downstream(*test.gain) if test.held_until is not None else explain.TESTING
-    reason = DecisionReason.SATURATED_DOWNSTREAM
+    reason, text = DecisionReason.SATURATED_DOWNSTREAM, explain.downstream(test.gain, held=test.held_until is not None)
     return Adjustment(reason, "workers", recommended, most, text, test.held_until)
 
 
@@ -29,9 +27,9 @@ def lasting_need(context: DecisionContext, recommended: int) -> Adjustment | Non
     """The user's scale-up stabilization: the least that was wanted during the window."""
     window = stabilization.up_window_seconds(context.spec)
     least = stabilization.first_within(context.state.low_needs, context.now, window)
-    if recommended <= context.current or least is None or least.value >= recommended:
+    held = max(context.current, least.value) if least is not None else recommended
+    if least is None or recommended <= held:
         return None
-    held = max(context.current, least.value)
     text = f"the need has not lasted for the {explain.seconds(window)} of scaleUp.stabilizationWindowSeconds"
     return Adjustment(DecisionReason.STABILIZATION, "workers", recommended, held, text, least.at + window)
 
@@ -47,22 +45,23 @@ def backlog(context: DecisionContext, recommended: int) -> Adjustment | None:
 
 def long_tasks(context: DecisionContext, recommended: int) -> Adjustment | None:
     """Tasks that take longer than a drain keep their worker: what a drain cuts off has to run again."""
-    if recommended >= context.current or context.worker.runtime_seconds <= context.spec.drain_seconds:
-        return None
     leaving = {pod.name for pod in context.observation.leaving}
     working = sum(1 for each in context.observation.workers if each.threads_busy > 0 and each.pod not in leaving)
-    if recommended >= working:
+    held = min(context.current, working)
+    if recommended >= held or context.worker.runtime_seconds <= context.spec.drain_seconds:
         return None
-    text = f"{explain.count(working, 'worker')} run tasks that take longer than a drain may"
-    return Adjustment(DecisionReason.BACKLOG, "workers", recommended, min(context.current, working), text)
+    text = f"{explain.workers(working)} run tasks that take longer than a drain may"
+    return Adjustment(DecisionReason.BACKLOG, "workers", recommended, held, text)
 
 
 def recent_need(context: DecisionContext, recommended: int) -> Adjustment | None:
     """Down to the most that was needed lately; what is there when metrics begin counts as needed."""
     window = context.down_window_seconds
     most = stabilization.first_within(context.state.high_needs, context.now, window)
-    if recommended >= context.current or most is None or most.value <= recommended:
+    held = min(context.current, most.value) if most is not None else recommended
+    if most is None or recommended >= held:
         return None
-    held = min(context.current, most.value)
-    text = f"{explain.count(held, 'worker')} were needed, or not known to be too many, within the last {explain.seconds(window)}"
+    text = (
+        f"{explain.workers(held)} were needed, or not known to be too many, within the last {explain.seconds(window)}"
+    )
     return Adjustment(DecisionReason.STABILIZATION, "workers", recommended, held, text, most.at + window)

@@ -15,20 +15,25 @@ UserLimit = Callable[[ScalingSpec, Sample, float, int], Adjustment | None]
 """From (spec, sample, now, workers recommended so far). They hold also while metrics are missing."""
 
 
+def _at_least(
+    least: int, recommended: int, reason: DecisionReason, text: str, until: float | None = None
+) -> Adjustment | None:
+    return Adjustment(reason, "workers", recommended, least, text, until) if recommended < least else None
+
+
+def _at_most(most: float, recommended: int, reason: DecisionReason, text: str) -> Adjustment | None:
+    return Adjustment(reason, "workers", recommended, int(most), text) if recommended > most else None
+
+
 def behavior(context: DecisionContext, recommended: int) -> Adjustment | None:
     """`behavior.scaleUp` and `behavior.scaleDown`."""
-    current, spec, changes = context.current, context.spec, context.state.changes
+    current, spec, changes, reason = context.current, context.spec, context.state.changes, DecisionReason.BEHAVIOR
     if recommended > current:
-        most = hpa.highest_allowed(spec.scale_up, current, changes, context.now)
-        if recommended > most:
-            text = f"behavior.scaleUp allows {explain.count(most, 'worker')} now"
-            return Adjustment(DecisionReason.BEHAVIOR, "workers", recommended, int(most), text)
-    if recommended < current:
-        least = hpa.lowest_allowed(spec.scale_down, current, changes, context.now)
-        if recommended < least:
-            text = f"behavior.scaleDown allows no fewer than {explain.count(least, 'worker')} now"
-            return Adjustment(DecisionReason.BEHAVIOR, "workers", recommended, least, text)
-    return None
+        most = min(recommended, hpa.highest_allowed(spec.scale_up, current, changes, context.now))
+        return _at_most(most, recommended, reason, f"behavior.scaleUp allows {explain.workers(most)} now")
+    least = hpa.lowest_allowed(spec.scale_down, current, changes, context.now)
+    text = f"behavior.scaleDown allows no fewer than {explain.workers(least)} now"
+    return _at_least(least, recommended, reason, text)
 
 
 def scheduled(spec: ScalingSpec, _sample: Sample, now: float, recommended: int) -> Adjustment | None:
@@ -39,34 +44,28 @@ def scheduled(spec: ScalingSpec, _sample: Sample, now: float, recommended: int) 
         if opened is not None and schedule.min_replicas > best:
             best, until = schedule.min_replicas, opened + schedule.duration_seconds
     least = min(best, spec.replicas_max)
-    if recommended >= least:
-        return None
-    text = f"a schedule asks for at least {explain.count(least, 'worker')}"
-    return Adjustment(DecisionReason.SCHEDULE, "workers", recommended, least, text, until)
+    text = f"a schedule asks for at least {explain.workers(least)}"
+    return _at_least(least, recommended, DecisionReason.SCHEDULE, text, until)
 
 
 def paused(spec: ScalingSpec, sample: Sample, _now: float, recommended: int) -> Adjustment | None:
     """`scaling.pause` holds one direction or both."""
-    current = sample.replicas
-    if recommended > current and spec.pause_out:
-        text = "scaling out is paused (scaling.pause)"
-        return Adjustment(DecisionReason.PAUSED, "workers", recommended, current, text)
-    if recommended < current and spec.pause_in:
-        text = "scaling in is paused (scaling.pause)"
-        return Adjustment(DecisionReason.PAUSED, "workers", recommended, current, text)
-    return None
+    current, reason = sample.replicas, DecisionReason.PAUSED
+    if recommended > current:
+        return (
+            _at_most(current, recommended, reason, "scaling out is paused (scaling.pause)") if spec.pause_out else None
+        )
+    return _at_least(current, recommended, reason, "scaling in is paused (scaling.pause)") if spec.pause_in else None
 
 
 def minimum(spec: ScalingSpec, _sample: Sample, _now: float, recommended: int) -> Adjustment | None:
     """`replicas.min`."""
-    least, text = spec.replicas_min, f"replicas.min is {spec.replicas_min}"
-    return Adjustment(DecisionReason.MIN, "workers", recommended, least, text) if recommended < least else None
+    return _at_least(spec.replicas_min, recommended, DecisionReason.MIN, f"replicas.min is {spec.replicas_min}")
 
 
 def maximum(spec: ScalingSpec, _sample: Sample, _now: float, recommended: int) -> Adjustment | None:
     """`replicas.max`."""
-    most, text = spec.replicas_max, f"replicas.max is {spec.replicas_max}"
-    return Adjustment(DecisionReason.MAX, "workers", recommended, most, text) if recommended > most else None
+    return _at_most(spec.replicas_max, recommended, DecisionReason.MAX, f"replicas.max is {spec.replicas_max}")
 
 
 def total_of_workers(spec: ScalingSpec, sample: Sample, _now: float, recommended: int) -> Adjustment | None:
@@ -76,16 +75,13 @@ def total_of_workers(spec: ScalingSpec, sample: Sample, _now: float, recommended
     """
     if spec.threads_total is None:
         return None
-    most = spec.threads_total // spec.threads_min
     free = max(0, spec.threads_total - held_by_leaving(spec, sample)) // spec.threads_min
-    allowed = min(most, max(free, sample.replicas))
-    if recommended <= allowed:
-        return None
+    most = min(spec.threads_total // spec.threads_min, max(free, sample.replicas))
     text = (
         f"greenThreads.total of {spec.threads_total} leaves {spec.threads_min} green threads to "
-        f"{explain.count(allowed, 'worker')} at most, draining ones counted"
+        f"{explain.workers(most)} at most, draining ones counted"
     )
-    return Adjustment(DecisionReason.TOTAL, "workers", recommended, allowed, text)
+    return _at_most(most, recommended, DecisionReason.TOTAL, text)
 
 
 USER_LIMITS: tuple[UserLimit, ...] = (scheduled, paused, minimum, maximum, total_of_workers)
@@ -95,13 +91,10 @@ def total_of_threads(spec: ScalingSpec, sample: Sample, replicas: int, threads: 
     """`greenThreads.total`, hard: shared by the workers wanted or there, whichever are more, and the draining ones."""
     if spec.threads_total is None:
         return None
-    alive = sum(1 for pod in sample.pods if not pod.terminating)
-    sharing = max(replicas, alive, 1)
+    sharing = max(replicas, sum(1 for pod in sample.pods if not pod.terminating), 1)
     allowed = max(1, max(0, spec.threads_total - held_by_leaving(spec, sample)) // sharing)
-    if threads <= allowed:
-        return None
-    text = f"greenThreads.total of {spec.threads_total} is shared by {explain.count(sharing, 'worker')}"
-    return Adjustment(DecisionReason.TOTAL, "threads", threads, allowed, text)
+    text = f"greenThreads.total of {spec.threads_total} is shared by {explain.workers(sharing)}"
+    return Adjustment(DecisionReason.TOTAL, "threads", threads, allowed, text) if threads > allowed else None
 
 
 def held_by_leaving(spec: ScalingSpec, sample: Sample) -> int:

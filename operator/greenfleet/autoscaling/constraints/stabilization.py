@@ -29,8 +29,8 @@ def down_window_seconds(spec: ScalingSpec, startup_seconds: float, tuning: Tunin
     """
     if spec.scale_down.stabilization_window_seconds is not None:
         return float(spec.scale_down.stabilization_window_seconds)
-    within = min(tuning.thread_window_seconds, max(tuning.scale_in_seconds, startup_seconds))
-    return max(within, tuning.lasting_scrapes * spec.scrape_interval_seconds)
+    within = min(tuning.long_seconds, max(tuning.scale_in_seconds, startup_seconds))
+    return tuning.lasting(within, spec.scrape_interval_seconds)
 
 
 def up_window_seconds(spec: ScalingSpec) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from ..model import Learned, Sample, ScalingSpec, WorkerSample
 from ..tuning import Tuning
 from ..validation import Observation
-from .arrivals import Arrivals, rate_per_second, window_seconds
+from .arrivals import Arrivals
 from .concurrency_limit import ConcurrencyLimit, capacity
 from .counters import CounterDelta, subtract
 from .downstream import Downstream
@@ -57,23 +57,21 @@ class Estimates:
             return self, CounterDelta()
         delta, workers = subtract(self.workers, observation, sample.pods, self.since, self.seen_at)
         delta = replace(delta, unstarted_before=self.unstarted)
-        balance = delta.started + observation.unstarted - self.unstarted
-        scrape = spec.scrape_interval_seconds
-        keep = window_seconds(scrape, tuning), tuning.lasting_scrapes * scrape
-        arrivals = self.arrivals.update(self.seen_at, observation.at, balance, observation.unstarted, keep)
-        rate = rate_per_second(arrivals.history, scrape, tuning)
-        worker, throughput = self.worker(spec, tuning), self.throughput
+        balance, scrape = delta.started + observation.unstarted - self.unstarted, spec.scrape_interval_seconds
+        arrivals = self.arrivals.update(self.seen_at, observation.at, balance, observation.unstarted, scrape, tuning)
+        flow = arrivals.rate(scrape, tuning), self.throughput
         if delta.seconds > 0:
             old = kept(delta.seconds, tuning.throughput_half_life_seconds)
-            throughput = throughput * old + (1 - old) * delta.finished / delta.seconds
+            flow = flow[0], self.throughput * old + (1 - old) * delta.finished / delta.seconds
+        worker = self.worker(spec, tuning)
         return replace(
             self,
             seen_at=observation.at,
             unstarted=observation.unstarted,
             workers=workers,
             arrivals=arrivals,
-            throughput=throughput,
+            throughput=flow[1],
             service=self.service.update(spec, observation, delta, tuning),
             limit=self.limit.update(spec, observation, delta, worker, tuning),
-            downstream=self.downstream.update(observation, delta, worker, (rate, throughput), tuning),
+            downstream=self.downstream.update(spec, observation, delta, worker, flow, tuning),
         ), delta

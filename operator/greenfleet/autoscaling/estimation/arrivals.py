@@ -20,6 +20,10 @@ class Arrival:
     until: float
     amount: float
 
+    @property
+    def seconds(self) -> float:
+        return self.until - self.since
+
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
@@ -38,39 +42,82 @@ class Arrivals:
     """Negative arrivals that are still to be set off: queue and workers are scraped at different moments."""
     deficit_at: float = 0.0
 
-    def update(
-        self, since: float | None, until: float, change: float, unstarted: float, keep: tuple[float, float]
+    def update(  # noqa: PLR0917
+        self,
+        since: float | None,
+        until: float,
+        change: float,
+        unstarted: float,
+        scrape_seconds: float,
+        tuning: Tuning = DEFAULT,
     ) -> Arrivals:
         """After one more interval, in which started and waiting messages became `change` more. Without `since` the memory begins.
 
         A negative balance evens out within a scrape or two; one that lasts longer is a purge, and is forgotten.
-        `keep` is for how many seconds the rate looks back, and after how many a negative balance is forgotten.
         """
         if since is None:
             return Arrivals((Arrival(until, until, unstarted),) if unstarted > 0 else (), 0.0, until)
-        window_seconds, balance_seconds = keep
-        forgotten = until - self.deficit_at > balance_seconds + (until - since)
-        deficit = 0.0 if forgotten else self.deficit
-        amount = change + deficit
-        deficit_at = self.deficit_at if deficit < 0 else until
+        lasts = until - self.deficit_at > tuning.lasting_scrapes * scrape_seconds + (until - since)
+        amount = change if lasts else change + self.deficit
         new = Arrival(since, until, max(0.0, amount))
-        history = remember(self.history, new, unstarted, window_seconds)
-        return Arrivals(history, min(0.0, amount), deficit_at if amount < 0 else until)
+        begun = self.deficit_at if amount < 0 and self.deficit < 0 and not lasts else until
+        window = tuning.lasting(tuning.rate_window_seconds, scrape_seconds)
+        return Arrivals(_remember(self.history, new, unstarted, window, tuning), min(0.0, amount), begun)
+
+    def rate(self, scrape_seconds: float, tuning: Tuning = DEFAULT) -> float:
+        """Arrivals per second over the window, without the excess of single intervals: the deadline takes care of bursts."""
+        return self._rate(tuning.lasting(tuning.rate_window_seconds, scrape_seconds), scrape_seconds, tuning)
+
+    def present_rate(self, scrape_seconds: float, tuning: Tuning = DEFAULT) -> float:
+        """The same, unless the last seconds say by more than chance that it has fallen.
+
+        A rise needs no such haste: what comes on top waits, and waiting messages have a deadline.
+        """
+        usual, seconds = self.rate(scrape_seconds, tuning), tuning.lasting(tuning.rate_least_seconds, scrape_seconds)
+        recent = self._rate(seconds, scrape_seconds, tuning) if tuning.uses("falling-rate") else usual
+        return min(usual, recent + tuning.deviations * sqrt(max(recent, 1 / seconds) / seconds))
+
+    def _rate(self, window: float, scrape_seconds: float, tuning: Tuning) -> float:
+        """Each interval counts for no more than chance around the median explains (winsorised). What came after the last scrape is unknown."""
+        flows = [arrival for arrival in self.history if arrival.seconds > 0]
+        end = flows[-1].until if flows else 0.0
+        flows = [flow for flow in flows if flow.until > end - window]
+        if not any(flow.amount for flow in flows):
+            return 0.0
+        total, median = 0.0, _weighted_median(flows, end - window)
+        for flow in flows:
+            usual = median * flow.seconds
+            most = usual + 2 * tuning.deviations * sqrt(usual + 1)
+            amount = min(flow.amount, most) if tuning.uses("capped-intervals") else flow.amount
+            total += amount * min(1.0, (flow.until - end + window) / flow.seconds)
+        return total / max(
+            end - max(end - window, flows[0].since), tuning.lasting(tuning.rate_least_seconds, scrape_seconds)
+        )
+
+    def waiting(self, unstarted: float) -> tuple[Waiting, ...]:
+        """For every interval that still has unstarted messages, oldest first: what must have started for it to be through.
+
+        The broker is first in, first out, so the unstarted messages are the youngest ones. In an interval of which only a part
+        is left, the oldest message left is as young as that part allows.
+        """
+        found: list[Waiting] = []
+        left = unstarted
+        for arrival in reversed(self.history):
+            if left <= 0:
+                break
+            if arrival.amount > 0:
+                mine = min(left, arrival.amount)
+                found.append(Waiting(arrival.until - arrival.seconds * mine / arrival.amount, left))
+                left -= mine
+        if left > 0 and self.history:
+            found.append(Waiting(self.history[0].since, left))
+        return tuple(reversed(found))
 
 
-def window_seconds(scrape_seconds: float, tuning: Tuning = DEFAULT) -> float:
-    """Over which the rate is taken: long enough for three scrapes."""
-    return max(tuning.rate_window_seconds, tuning.lasting_scrapes * scrape_seconds)
-
-
-def remember(
-    history: tuple[Arrival, ...],
-    new: Arrival,
-    unstarted: float,
-    window_seconds: float,
-    most: int = DEFAULT.most_arrivals,
+def _remember(
+    history: tuple[Arrival, ...], new: Arrival, unstarted: float, window_seconds: float, tuning: Tuning
 ) -> tuple[Arrival, ...]:
-    """History with one more interval, without what neither the rate nor a deadline can need any more.
+    """With one more interval, without what neither the rate nor a deadline can need any more.
 
     Bounded: an idle pool remembers one silence, and where there are too many intervals, the older half of them is kept in pairs.
     """
@@ -85,74 +132,18 @@ def remember(
         newer += arrival.amount
         kept.append(arrival)
     kept.reverse()
-    if len(kept) > most:
-        old = kept[: most // 2]
+    if len(kept) > tuning.most_arrivals:
+        old = kept[: tuning.most_arrivals // 2]
         pairs = zip(old[::2], old[1::2], strict=True)
-        kept[: most // 2] = [Arrival(one.since, two.until, one.amount + two.amount) for one, two in pairs]
+        kept[: len(old)] = [Arrival(one.since, two.until, one.amount + two.amount) for one, two in pairs]
     return tuple(kept)
 
 
-def present_rate(history: tuple[Arrival, ...], scrape_seconds: float, tuning: Tuning = DEFAULT) -> float:
-    """Arrivals per second now: the rate of the window, unless the last seconds say by more than chance that it has fallen.
-
-    A rise needs no such haste: what comes on top waits, and waiting messages have a deadline.
-    """
-    usual = rate_per_second(history, scrape_seconds, tuning)
-    if usual <= 0 or not tuning.uses("falling-rate"):
-        return usual
-    seconds = max(tuning.rate_least_seconds, tuning.lasting_scrapes * scrape_seconds)
-    recent = rate_per_second(history, scrape_seconds, tuning, seconds)
-    return min(usual, recent + tuning.deviations * sqrt(max(recent, 1 / seconds) / seconds))
-
-
-def rate_per_second(
-    history: tuple[Arrival, ...], scrape_seconds: float, tuning: Tuning = DEFAULT, window: float | None = None
-) -> float:
-    """Arrivals per second over the window, without the excess of single intervals: the deadline takes care of bursts.
-
-    Each interval counts for no more than chance around the median explains (winsorised). What came after the last scrape is unknown.
-    """
-    flows = [arrival for arrival in history if arrival.until > arrival.since]
-    end = flows[-1].until if flows else 0.0
-    start = end - (window_seconds(scrape_seconds, tuning) if window is None else window)
-    flows = [flow for flow in flows if flow.until > start]
-    if not any(flow.amount for flow in flows):
-        return 0.0
-    total, median = 0.0, _weighted_median(flows, start)
-    for flow in flows:
-        length = flow.until - flow.since
-        most = median * length + 2 * tuning.deviations * sqrt(median * length + 1)
-        amount = min(flow.amount, most) if tuning.uses("capped-intervals") else flow.amount
-        total += amount * min(1.0, (flow.until - start) / length)
-    least = max(tuning.rate_least_seconds, tuning.lasting_scrapes * scrape_seconds)
-    return total / max(end - max(start, flows[0].since), least)
-
-
 def _weighted_median(flows: list[Arrival], start: float) -> float:
-    rates = sorted((flow.amount / (flow.until - flow.since), flow.until - max(start, flow.since)) for flow in flows)
+    rates = sorted((flow.amount / flow.seconds, flow.until - max(start, flow.since)) for flow in flows)
     half = sum(length for _, length in rates) / 2
     for rate, length in rates:
         half -= length
         if half <= 0:
             return rate
     return rates[-1][0]
-
-
-def waiting(history: tuple[Arrival, ...], unstarted: float) -> tuple[Waiting, ...]:
-    """For every interval that still has unstarted messages, oldest first: what must have started for it to be through.
-
-    The broker is first in, first out, so the unstarted messages are the youngest ones. In an interval of which only a part
-    is left, the oldest message left is as young as that part allows.
-    """
-    found: list[Waiting] = []
-    left = unstarted
-    for arrival in reversed(history):
-        if left <= 0:
-            break
-        if arrival.amount > 0:
-            mine = min(left, arrival.amount)
-            found.append(Waiting(arrival.until - (arrival.until - arrival.since) * mine / arrival.amount, left))
-            left -= mine
-    if left > 0 and history:
-        found.append(Waiting(history[0].since, left))
-    return tuple(reversed(found))

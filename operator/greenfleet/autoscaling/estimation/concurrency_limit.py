@@ -41,8 +41,7 @@ class ConcurrencyLimit:
         now, limits = observation.at, [sample.threads_limit for sample in observation.workers]
         taken = observation.busy >= tuning.saturated * sum(limits) and observation.unstarted > delta.started
         if not tuning.uses("raised-limit") or not taken or delta.blocked(tuning) or delta.cpu_worker_seconds <= 0:
-            calm = now - self.raised_at > tuning.thread_window_seconds
-            return replace(self, raised=0.0) if calm and self.raised else self
+            return replace(self, raised=0.0) if now - self.raised_at > tuning.long_seconds else self
         settling = max(2 * spec.scrape_interval_seconds, worker.runtime_seconds)
         if delta.hub_utilisation >= tuning.utilisation or now - self.raised_at < settling:
             return self
@@ -50,29 +49,28 @@ class ConcurrencyLimit:
         return replace(self, raised=max(limits) * more, raised_at=now)
 
     def _lower(self, spec: ScalingSpec, observation: Observation, tuning: Tuning) -> ConcurrencyLimit:
-        """By a fifth at a time while the memory of a worker is nearly full; back by a twentieth."""
-        now = observation.at
-        settling = max(tuning.scale_in_seconds, tuning.lasting_scrapes * spec.scrape_interval_seconds)
-        if now - self.moved_at < settling:
+        """By a third at a time while the memory of a worker is nearly full; back by a twentieth."""
+        now, workers = observation.at, observation.workers
+        if now - self.moved_at < tuning.lasting(tuning.scale_in_seconds, spec.scrape_interval_seconds):
             return self
-        fullest = max(sample.memory_bytes for sample in observation.workers)
+        fullest = max(sample.memory_bytes for sample in workers)
         full = spec.memory_limit_bytes is not None and fullest >= tuning.memory * spec.memory_limit_bytes
         if full and tuning.uses("memory"):
-            threads = max(sample.threads_limit for sample in observation.workers)
-            return replace(self, ceiling=min(self.ceiling, tuning.decrease * threads), moved_at=now)
+            fewer = max(sample.threads_limit for sample in workers) / tuning.growth
+            return replace(self, ceiling=min(self.ceiling, fewer), moved_at=now)
         if self.ceiling == inf:
             return self
-        higher = tuning.overcommit * self.ceiling + 1
+        higher = tuning.increase * self.ceiling + 1
         return replace(self, ceiling=higher if higher < spec.threads_max else inf, moved_at=now)
 
 
 def capacity(spec: ScalingSpec, service: Service, limit: ConcurrencyLimit, tuning: Tuning = DEFAULT) -> Capacity:
     """The model of one worker, with careful guesses for what was not measured yet."""
+    cpu = service.cpu_per_task_seconds or 0.0
     return Capacity(
         runtime_seconds=service.runtime_seconds or tuning.runtime_seconds,
-        cpu_per_task_seconds=service.cpu_per_task_seconds or 0.0,
-        cores=spec.cpu_limit_cores,
-        idle_cores=tuning.idle_cores,
+        cpu_per_task_seconds=cpu,
+        cpu_rate=cores_for_tasks(spec, tuning) / cpu if cpu > 0 else inf,
         efficiency=service.efficiency,
         startup_seconds=tuning.startup_seconds if service.startup_seconds is None else service.startup_seconds,
         safe_threads=safe_threads(spec, service, limit, tuning),
@@ -82,9 +80,9 @@ def capacity(spec: ScalingSpec, service: Service, limit: ConcurrencyLimit, tunin
 def safe_threads(spec: ScalingSpec, service: Service, limit: ConcurrencyLimit, tuning: Tuning = DEFAULT) -> int:
     """What core and memory bear, within the user's bounds. Until the CPU per task is known, a guess may only raise the start value."""
     runtime, cpu, bears = service.runtime_seconds, service.cpu_per_task_seconds, float(spec.threads_start)
-    cores = cores_for_tasks(spec.cpu_limit_cores, tuning.idle_cores)
+    cores = cores_for_tasks(spec, tuning)
     if runtime is not None and cpu is not None:
-        bears = cpu_threads(runtime, cpu, cores, tuning)
+        bears = cpu_threads(runtime, cpu, cores)
     elif runtime is not None and service.cpu.total > 0:
-        bears = max(bears, cpu_threads(runtime, service.cpu.mean, cores, tuning))
+        bears = max(bears, cpu_threads(runtime, service.cpu.mean, cores))
     return max(spec.threads_min, int(min(spec.threads_max, max(bears, limit.raised), limit.ceiling)))

@@ -21,41 +21,33 @@ class CounterDelta:
     runtime_sum_seconds: float = 0.0
     runtime_count: float = 0.0
     cpu_seconds: float = 0.0
-    """Without a process's life before its pod was Ready: importing the user's code is no task's CPU."""
+    """Of workers that were Ready throughout and stay: importing the user's code is no task's CPU."""
     hub_busy_seconds: float = 0.0
+    """Of workers that stay, as `hub_blocked_seconds`."""
     hub_blocked_seconds: float = 0.0
-    hub_lag_sum_seconds: float = 0.0
-    hub_lag_count: float = 0.0
 
     seconds: float = 0.0
     """Between the scrapes of the queues."""
     worker_seconds: float = 0.0
-    """Summed over the workers that were scraped twice and are not leaving."""
-    cpu_tasks: float = 0.0
-    """Tasks that `cpu_seconds` was spent on: the mean of started and finished ones."""
-    serving_cpu_seconds: float = 0.0
+    """Summed over the workers that were scraped twice and stay."""
     cpu_worker_seconds: float = 0.0
-    """Of `worker_seconds`, those of workers that were Ready throughout; 0: nothing is known about the cores."""
-    serving_started: float = 0.0
-    """Started by workers in their `cpu_worker_seconds`."""
+    """The same of those that `cpu_seconds` is of; 0: nothing is known about the cores."""
+    cpu_started: float = 0.0
+    cpu_finished: float = 0.0
+    """Tasks that they started and finished meanwhile."""
+    running_seconds: float = 0.0
+    """Summed over the tasks that ran."""
     unstarted_before: float = 0.0
     """Messages that waited in the broker or prefetched at the first of the two scrapes."""
-
-    @property
-    def cores_per_worker(self) -> float:
-        return self.serving_cpu_seconds / self.cpu_worker_seconds if self.cpu_worker_seconds > 0 else 0.0
 
     @property
     def hub_utilisation(self) -> float:
         return self.hub_busy_seconds / self.worker_seconds if self.worker_seconds > 0 else 0.0
 
-    @property
-    def hub_lag_seconds(self) -> float:
-        return self.hub_lag_sum_seconds / self.hub_lag_count if self.hub_lag_count > 0 else 0.0
-
     def utilisation(self, cores: float) -> float:
         """Of a core of so many `cores` or of the hub's time, whichever is busier."""
-        return max(self.cores_per_worker / cores, self.hub_utilisation)
+        used = self.cpu_seconds / self.cpu_worker_seconds if self.cpu_worker_seconds > 0 else 0.0
+        return max(used / cores, self.hub_utilisation)
 
     def blocked(self, tuning: Tuning) -> bool:
         """Whether a blocking task, not load, is what the hubs suffer from."""
@@ -86,7 +78,7 @@ def subtract(
         if sample.started < before.started or sample.cpu_seconds < before.cpu_seconds:
             before, starting = _zero(sample, before.at), True  # the container was restarted
         if sample.at > before.at:
-            delta = _add(delta, before, sample, serving=not pod.terminating, starting=starting)
+            delta = _add(delta, before, sample, stays=not pod.terminating, starting=starting)
     return delta, tuple(after.values())
 
 
@@ -94,20 +86,17 @@ def _zero(sample: WorkerSample, at: float) -> WorkerSample:
     return WorkerSample(sample.pod, at, sample.threads_limit, 0.0, 0.0)
 
 
-def _add(
-    total: CounterDelta, before: WorkerSample, now: WorkerSample, *, serving: bool, starting: bool
-) -> CounterDelta:
+def _add(total: CounterDelta, before: WorkerSample, now: WorkerSample, *, stays: bool, starting: bool) -> CounterDelta:
     did = {name: max(0.0, getattr(now, name) - getattr(before, name)) for name in _COUNTERS}
-    seconds = now.at - before.at if serving else 0.0
-    known = 0.0 if starting else 1.0
-    did["cpu_seconds"] *= known
-    if not serving:
-        did["hub_busy_seconds"] = did["hub_blocked_seconds"] = 0.0
+    seconds, staying, known = now.at - before.at, float(stays), float(stays and not starting)
     did |= {
-        "worker_seconds": seconds,
-        "cpu_tasks": known * (did["started"] + did["finished"]) / 2,
-        "serving_cpu_seconds": did["cpu_seconds"] if serving else 0.0,
+        "cpu_seconds": known * did["cpu_seconds"],
         "cpu_worker_seconds": known * seconds,
-        "serving_started": known * did["started"] if serving else 0.0,
+        "cpu_started": known * did["started"],
+        "cpu_finished": known * did["finished"],
+        "hub_busy_seconds": staying * did["hub_busy_seconds"],
+        "hub_blocked_seconds": staying * did["hub_blocked_seconds"],
+        "worker_seconds": staying * seconds,
+        "running_seconds": seconds * (before.threads_busy + now.threads_busy) / 2,
     }
     return replace(total, **{name: getattr(total, name) + value for name, value in did.items()})

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil
 
+from ..model import ScalingSpec
 from ..tuning import Tuning
 from ..validation import Observation
 from .counters import CounterDelta
@@ -55,8 +56,14 @@ class Downstream:
         """The most green threads of each of `serving` workers; only where there is a ceiling."""
         return ceil((self.ceiling or 0.0) / max(1, serving))
 
-    def update(
-        self, observation: Observation, delta: CounterDelta, worker: Capacity, flow: tuple[float, float], tuning: Tuning
+    def update(  # noqa: PLR0917
+        self,
+        spec: ScalingSpec,
+        observation: Observation,
+        delta: CounterDelta,
+        worker: Capacity,
+        flow: tuple[float, float],
+        tuning: Tuning,
     ) -> Downstream:
         """After one more interval. `flow` is arrivals and finished tasks per second."""
         if delta.seconds <= 0 or not tuning.uses("full-downstream"):
@@ -72,9 +79,8 @@ class Downstream:
         settled = min(2 * worker.runtime_seconds, tuning.scale_in_seconds)
         fresh = any(pod.ready_since is not None and now - pod.ready_since < settled for pod in observation.serving)
         taken = working >= tuning.utilisation * limit and not delta.blocked(tuning) and not fresh
-        cpu_bound = (
-            delta.utilisation(worker.cores) >= tuning.utilisation
-        )  # that limits throughput, and makes tasks slower
+        # a full core limits throughput, and makes tasks slower
+        cpu_bound = delta.utilisation(spec.cpu_limit_cores) >= tuning.utilisation
         tells = taken and delta.finished >= 2 * delta.seconds
         if self._gives_up(now, working, tells and not cpu_bound, tuning):
             more = self.probing and not self.more_workers and tells and not cpu_bound
@@ -91,7 +97,7 @@ class Downstream:
         """A ceiling under which nothing can be compared never holds for ever."""
         if self.base is None or self.grown_at is None:
             return False
-        late = now >= self.grown_at + 2 * (tuning.backoff_seconds + self.base.runtime_seconds)
+        late = now >= self.grown_at + 2 * (tuning.long_seconds + self.base.runtime_seconds)
         return late and not (tells and self._has_grown(working, tuning))
 
     def _has_grown(self, working: float, tuning: Tuning) -> bool:
@@ -127,7 +133,7 @@ class Downstream:
         if gained < 1 / tuning.growth and not self.excused:  # slower tasks lose throughput, a full downstream keeps it
             return replace(self._free(replace(point, throughput=base.throughput)), excused=True)
         most = base.concurrency / tuning.growth if self.probing else point.concurrency
-        backoff = min(tuning.longest_backoff_seconds, max(tuning.backoff_seconds, 2 * self.backoff_seconds))
+        backoff = min(tuning.longest_seconds, max(tuning.long_seconds, 2 * self.backoff_seconds))
         return Downstream(
             base=Point(most, best.throughput, most / best.throughput),
             ceiling=most,

@@ -37,6 +37,8 @@ class Service:
     runtime_seconds: float | None = None
     """S: mean run time of a task, without what it waits for its own worker's core."""
     runtime: Ratio = Ratio()
+    running_seconds: float = 0.0
+    """Summed over the tasks that ran before any had ended."""
     runtime_measured: bool = False
     """Whether a hub with time to spare has shown it."""
     cpu_per_task_seconds: float | None = None
@@ -54,10 +56,10 @@ class Service:
     def restored(cls, learned: Learned, tuning: Tuning = DEFAULT) -> Service:
         """What an earlier life of the operator had learned: it weighs as much as a few tasks of today."""
         runtime, cpu, tasks = learned.runtime_seconds, learned.cpu_per_task_seconds, tuning.restored_tasks
-        old_cpu = Ratio(tasks * cpu, tasks) if cpu else Ratio()
+        old_runtime, old_cpu = (Ratio(tasks * old, tasks) if old else Ratio() for old in (runtime, cpu))
         return cls(
             runtime_seconds=runtime,
-            runtime=Ratio(tasks * runtime, tasks) if runtime else Ratio(),
+            runtime=old_runtime,
             cpu_per_task_seconds=cpu,
             cpu=old_cpu,
             cpu_busy=old_cpu,
@@ -70,44 +72,51 @@ class Service:
         """After one more interval."""
         if delta.seconds <= 0:
             return self
-        learned = self._learn_runtime(spec, delta, tuning)._learn_cpu(spec, delta, tuning)
+        learned = self._learn_runtime(spec, observation, delta, tuning)._learn_cpu(spec, delta, tuning)
         return learned._learn_efficiency(spec, observation, delta, tuning) if tuning.uses("efficiency") else learned
 
-    def _learn_runtime(self, spec: ScalingSpec, delta: CounterDelta, tuning: Tuning) -> Service:
+    def _learn_runtime(
+        self, spec: ScalingSpec, observation: Observation, delta: CounterDelta, tuning: Tuning
+    ) -> Service:
         """Green threads must not grow on run time that they inflated themselves: while hubs are saturated, tasks wait for their own core,
         and S may fall, but not rise. Until it was measured on a hub with time to spare, it falls by itself.
+
+        Before any task has ended, S is at least what the tasks that run took so far.
         """
-        if delta.runtime_count <= 0:
-            return self
         known, total, runtime = self.runtime_seconds, delta.runtime_sum_seconds, self.runtime
+        if delta.runtime_count <= 0:
+            running = self.running_seconds + delta.running_seconds
+            if runtime.weight > 0 or not tuning.uses("running-tasks"):
+                return self
+            age = running / max(1.0, observation.busy)
+            longer = age > max(known or 0.0, tuning.runtime_seconds)
+            return replace(self, running_seconds=running, runtime_seconds=age if longer else known)
+        old = kept(delta.seconds, tuning.half_life_seconds)
         full = delta.hub_utilisation >= tuning.saturated and not delta.blocked(tuning) and tuning.uses("own-wait")
         if full and known is not None:
             cpu, shrink = self.cpu_per_task_seconds or 0.0, 1.0
-            if not self.runtime_measured and cpu_threads(known, cpu, spec.cpu_limit_cores, tuning) > spec.threads_min:
-                shrink = tuning.decrease ** (delta.seconds / tuning.throughput_half_life_seconds)
+            if not self.runtime_measured and cpu_threads(known, cpu, spec.cpu_limit_cores) > spec.threads_min:
+                shrink = old
             runtime = Ratio(runtime.total * shrink, runtime.weight)
             total = min(total, known * shrink * delta.runtime_count)
-        runtime = runtime.add(total, delta.runtime_count, kept(delta.seconds, tuning.half_life_seconds))
-        believed = runtime.weight >= 1 and runtime.total > 0
-        return replace(
-            self,
-            runtime=runtime,
-            runtime_seconds=runtime.mean if believed else known,
-            runtime_measured=self.runtime_measured or not full,
-        )
+        runtime = runtime.add(total, delta.runtime_count, old)
+        known = runtime.mean if runtime.weight >= 1 and runtime.total > 0 else known
+        measured = self.runtime_measured or not full
+        return replace(self, runtime=runtime, runtime_seconds=known, runtime_measured=measured)
 
     def _learn_cpu(self, spec: ScalingSpec, delta: CounterDelta, tuning: Tuning) -> Service:
         """CPU over the mean of started and finished tasks, for a task burns some before its I/O and some after it.
 
         A message that comes alone costs a wake-up and a round trip of its own, so k is that of busy hubs, unless tasks have become cheaper.
         """
-        if delta.cpu_tasks <= 0 or delta.started == 0:
+        tasks = (delta.cpu_started + delta.cpu_finished) / 2
+        if delta.cpu_started == 0:
             return self
         used = max(0.0, delta.cpu_seconds - tuning.idle_cores * delta.cpu_worker_seconds)
         old, known, busy = kept(delta.seconds, tuning.half_life_seconds), self.cpu_per_task_seconds, self.cpu_busy
-        cpu = self.cpu.add(used, delta.cpu_tasks, old)
-        if delta.hub_utilisation >= tuning.busy and not delta.blocked(tuning):
-            busy = busy.add(used, delta.cpu_tasks, old)
+        cpu = self.cpu.add(used, tasks, old)
+        if delta.hub_utilisation >= tuning.utilisation and not delta.blocked(tuning):
+            busy = busy.add(used, tasks, old)
         if cpu.total >= tuning.cpu_believed_seconds * spec.cpu_limit_cores:
             known = cpu.mean
             if busy.weight > 0 and tuning.uses("unbatched-cost"):
@@ -126,11 +135,11 @@ class Service:
             return self
         if any(worker.threads_busy > worker.threads_limit for worker in samples):
             return self  # their limit was lowered; they start nothing until enough tasks have ended
-        cpu_rate = cores_for_tasks(spec.cpu_limit_cores, tuning.idle_cores) / cpu if cpu > 0 else inf
+        cpu_rate = cores_for_tasks(spec, tuning) / cpu if cpu > 0 else inf
         promised = min(limit / len(serving) / runtime, cpu_rate)
         waited = min(observation.ready, delta.unstarted_before)
         saturated = waited > tuning.backlog_seconds * promised * len(serving) and not delta.blocked(tuning)
-        seen = delta.serving_started / delta.cpu_worker_seconds / promised
+        seen = delta.cpu_started / delta.cpu_worker_seconds / promised
         target, half_life = min(1.0, max(tuning.least_efficiency, seen)), tuning.half_life_seconds / 2
         if not saturated or runtime > half_life:
             target, half_life = 1.0, tuning.half_life_seconds * 8
@@ -145,7 +154,7 @@ class Service:
                 continue
             counted.add(pod.name)
             took, witnessed = pod.ready_since - pod.created_at, pod.created_at >= since or startup is None
-            if witnessed and 0 <= took <= tuning.longest_startup_seconds:
+            if witnessed and 0 <= took <= tuning.longest_seconds:
                 startup = took if startup is None else (startup + took) / 2
         names = tuple(pod.name for pod in pods if pod.name in counted)
         return self if names == self.counted_pods else replace(self, startup_seconds=startup, counted_pods=names)
@@ -157,18 +166,11 @@ class Capacity:
 
     runtime_seconds: float
     cpu_per_task_seconds: float
-    cores: float
+    cpu_rate: float
+    """Tasks per second that the core allows."""
     efficiency: float
     startup_seconds: float
     safe_threads: int
-    idle_cores: float = 0.0
-    """Of `cores`, what housekeeping takes."""
-
-    @property
-    def cpu_rate(self) -> float:
-        """Tasks per second that the core allows."""
-        cpu = self.cpu_per_task_seconds
-        return cores_for_tasks(self.cores, self.idle_cores) / cpu if cpu > 0 else inf
 
     @property
     def rate(self) -> float:
@@ -181,17 +183,15 @@ def kept(seconds: float, half_life_seconds: float) -> float:
     return float(0.5 ** (seconds / half_life_seconds))
 
 
-def cores_for_tasks(cores: float, idle_cores: float) -> float:
+def cores_for_tasks(spec: ScalingSpec, tuning: Tuning) -> float:
     """What is left when the worker has looked after itself: in a pod of a tenth of a core, a tenth less."""
-    return max(cores / 2, cores - idle_cores)
+    return max(spec.cpu_limit_cores / 2, spec.cpu_limit_cores - tuning.idle_cores)
 
 
-def cpu_threads(runtime: float, cpu: float, cores: float, tuning: Tuning = DEFAULT) -> float:
+def cpu_threads(runtime: float, cpu: float, cores: float) -> float:
     """Green threads that keep the core busy: with c tasks of which each needs k of S seconds, it is c·k/S busy.
 
-    With 16 tasks in flight on average, all of them are often in their I/O at once; the square root covers that.
+    With 16 tasks in flight on average, all of them are often in their I/O at once; the square root covers that (Halfin and Whitt, 1981).
     """
-    if cpu <= 0:
-        return inf
-    enough = cores * runtime / cpu
-    return max(tuning.overcommit * enough, enough + sqrt(enough))
+    enough = cores * runtime / cpu if cpu > 0 else inf
+    return enough + sqrt(enough)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from .. import explain
 from ..constraints import limits, stabilization
 from ..context import DecisionContext
-from ..estimation.arrivals import present_rate, waiting
 from ..model import Adjustment, DecisionReason, Sample, ScalingSpec
 from ..state import State
 from ..tuning import Tuning
@@ -20,23 +19,24 @@ def context_of(  # noqa: PLR0917
 ) -> DecisionContext:
     """What a complete observation and the estimates amount to: rates, needs, and the model of one worker."""
     estimates = state.estimates
-    worker, history = estimates.worker(spec, tuning), estimates.arrivals.history
-    rate = present_rate(history, spec.scrape_interval_seconds, tuning)
+    worker, arrivals = estimates.worker(spec, tuning), estimates.arrivals
+    rate = arrivals.present_rate(spec.scrape_interval_seconds, tuning)
     worker = replace(worker, safe_threads=_shared(spec, sample, worker.safe_threads))
     fleet = existing(observation, sample.replicas, worker, now, tuning)
-    batches = waiting(history, observation.unstarted) if tuning.uses("deadline") else ()
+    batches = arrivals.waiting(observation.unstarted) if tuning.uses("deadline") else ()
     demand = for_deadline(spec, batches, fleet, worker, tuning)
     at_once = for_rate_at_once(rate, fleet, worker) if tuning.uses("rate") else 0
     rate_workers = min(at_once, for_rate(spec, rate, observation.unstarted, fleet, worker, tuning))
     need = min(max(rate_workers, demand.workers if demand is not None else 0), 10 * max(1, spec.replicas_max))
-    window = stabilization.down_window_seconds(spec, worker.startup_seconds, tuning)
+    window, up_window = (
+        stabilization.down_window_seconds(spec, worker.startup_seconds, tuning),
+        stabilization.up_window_seconds(spec),
+    )
     above_one = need if need > 1 else 0  # the last worker goes by the cooldown alone
     state = replace(
         state,
         high_needs=stabilization.remember(state.high_needs, now, above_one, window),
-        low_needs=stabilization.remember(
-            state.low_needs, now, need, stabilization.up_window_seconds(spec), lowest=True
-        ),
+        low_needs=stabilization.remember(state.low_needs, now, need, up_window, lowest=True),
         deferred_need=at_once if estimates.downstream.ceiling is None else 0,
     )
     return DecisionContext(
@@ -66,25 +66,23 @@ def _shared(spec: ScalingSpec, sample: Sample, safe: int) -> int:
 
 def recommend(context: DecisionContext) -> Adjustment:
     """Workers for the rate or for the deadline, and the one that stays until the pool has been idle."""
-    spec, demand = context.spec, context.demand
+    demand, need, one_does = context.demand, context.need, f"one worker does {explain.rate(context.worker.rate)}"
     if context.current == 0 and not context.sample.pods and (idle := _from_zero(context)) is not None:
         return idle
-    one_does = f"one worker does {explain.rate(context.worker.rate)}"
     if demand is not None and demand.workers > max(context.rate_workers, 1):
-        able = (
-            f"{explain.count(demand.workers, 'worker')} can start them within {explain.seconds(demand.within_seconds)}"
-        )
+        able = f"{explain.workers(demand.workers)} can start them within {explain.seconds(demand.within_seconds)}"
+        objective = explain.seconds(context.spec.max_wait_seconds)
         promise = (
-            f"the {explain.seconds(spec.max_wait_seconds)} of maxWait are out of reach for the oldest"
+            f"the {objective} of maxWait are out of reach for the oldest"
             if demand.late
-            else f"as maxWait of {explain.seconds(spec.max_wait_seconds)} asks"
+            else f"as maxWait of {objective} asks"
         )
-        text = f"{explain.waits(demand.messages)}; {one_does}; {able}, {promise}"
-        return Adjustment(DecisionReason.DEADLINE, "workers", context.current, context.need, text)
-    if context.need > 1:
-        text = f"{explain.rate(context.rate)} arrive; {one_does}{_deferred(context)}"
-        return Adjustment(DecisionReason.RATE, "workers", context.current, context.need, text)
-    return _last_worker(context, one_does)
+        reason, text = DecisionReason.DEADLINE, f"{explain.waits(demand.messages)}; {one_does}; {able}, {promise}"
+    elif need > 1:
+        reason, text = DecisionReason.RATE, f"{explain.rate(context.rate)} arrive; {one_does}{_deferred(context)}"
+    else:
+        return _last_worker(context, one_does)
+    return Adjustment(reason, "workers", context.current, need, text)
 
 
 def _from_zero(context: DecisionContext) -> Adjustment | None:
@@ -92,10 +90,11 @@ def _from_zero(context: DecisionContext) -> Adjustment | None:
     ready, threshold = context.observation.ready, context.spec.activation_threshold
     if ready > threshold or context.observation.unacked > 0:
         return None
+    reason, text = DecisionReason.IDLE, "nothing waits, nothing runs"
     if ready > 0:
+        reason = DecisionReason.ACTIVATION
         text = f"{explain.waits(ready)}, not more than scaling.activationThreshold ({threshold})"
-        return Adjustment(DecisionReason.ACTIVATION, "workers", context.current, 0, text)
-    return Adjustment(DecisionReason.IDLE, "workers", context.current, 0, "nothing waits, nothing runs")
+    return Adjustment(reason, "workers", context.current, 0, text)
 
 
 def _deferred(context: DecisionContext) -> str:
@@ -112,24 +111,22 @@ def _deferred(context: DecisionContext) -> str:
 def _last_worker(context: DecisionContext, one_does: str) -> Adjustment:
     """One worker until the pool has been idle for the cooldown."""
     idle_since, seen, cooldown = context.state.idle_since, context.observation, context.spec.cooldown_seconds
-    reason, until = DecisionReason.COOLDOWN, None
+    reason, workers, until = DecisionReason.COOLDOWN, 1, None
     if idle_since is not None and context.now >= idle_since + cooldown:
-        text = f"nothing has waited or run for {explain.seconds(cooldown)}"
-        return Adjustment(DecisionReason.IDLE, "workers", context.current, 0, text)
-    if idle_since is not None:
+        reason, workers, text = DecisionReason.IDLE, 0, f"nothing has waited or run for {explain.seconds(cooldown)}"
+    elif idle_since is not None:
         until = idle_since + cooldown
         text = f"nothing waits and nothing runs; one worker stays for the cooldown of {explain.seconds(cooldown)}"
     elif seen.unstarted > 0 or seen.busy > 0:
-        reason = DecisionReason.RATE
-        enough = _deferred(context) or ", so its green threads are enough"
+        reason, enough = DecisionReason.RATE, _deferred(context) or ", so its green threads are enough"
         text = f"{explain.rate(context.rate)} arrive and {explain.waits(seen.unstarted)}; {one_does}{enough}"
     elif seen.scheduled > 0:
         text = f"one worker stays for {explain.count(seen.scheduled, 'task')} held for an ETA"
-    elif seen.unacked == 0:
-        text = "tasks came and went since the last scrape"
-    else:
+    elif seen.unacked > 0:
         text = f"one worker stays, to end or restore {explain.count(seen.unacked, 'unacked message')}"
-    return Adjustment(reason, "workers", context.current, 1, text, until)
+    else:
+        text = "tasks came and went since the last scrape"
+    return Adjustment(reason, "workers", context.current, workers, text, until)
 
 
 def manual(spec: ScalingSpec, sample: Sample) -> tuple[Adjustment, ...]:

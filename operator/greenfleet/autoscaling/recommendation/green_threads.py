@@ -10,9 +10,7 @@ from math import ceil, sqrt
 from .. import explain
 from ..constraints import limits, stabilization
 from ..context import DecisionContext
-from ..estimation import Capacity
 from ..model import Adjustment, DecisionReason, Sample, ScalingSpec
-from ..tuning import Tuning
 
 
 def threads_for(context: DecisionContext, replicas: int) -> tuple[Adjustment, ...]:
@@ -48,16 +46,12 @@ def _anything_waits(context: DecisionContext) -> bool:
     return seen.unstarted > 1 + context.rate / 2 or (limit > 0 and working >= context.tuning.saturated * limit)
 
 
-def steady_need(rate: float, worker: Capacity, workers: int, tuning: Tuning) -> int:
-    """Green threads per worker for a stream of `rate` tasks per second: Little's law and square-root staffing."""
-    concurrency = rate * worker.runtime_seconds
-    return ceil((concurrency / tuning.utilisation + tuning.deviations * sqrt(concurrency)) / max(1, workers))
-
-
 def _steady(context: DecisionContext, before: int, workers: int) -> Adjustment:
-    """For the rate; never fewer than tasks run, for then none starts until some of them have ended."""
-    worker, busy = context.worker, context.observation.busy
-    for_rate, running = steady_need(context.rate, worker, workers, context.tuning), ceil(busy / workers)
+    """For the rate, by Little's law and square-root staffing; never fewer than tasks run, for then none starts until some have ended."""
+    worker, busy, tuning = context.worker, context.observation.busy, context.tuning
+    concurrency = context.rate * worker.runtime_seconds
+    for_rate = ceil((concurrency / tuning.utilisation + tuning.deviations * sqrt(concurrency)) / workers)
+    running = ceil(busy / workers)
     text = (
         f"{explain.rate(context.rate)} of {explain.seconds(worker.runtime_seconds)} each need so many green threads per worker, "
         "with room for chance"
@@ -70,25 +64,23 @@ def _steady(context: DecisionContext, before: int, workers: int) -> Adjustment:
 
 def _lowered_slowly(context: DecisionContext, before: int, wanted: int) -> Adjustment | None:
     """An idle green thread costs little; one that is missed costs a second."""
-    window = context.tuning.thread_window_seconds
+    window = context.tuning.long_seconds
     most = stabilization.first_within(context.state.high_threads, context.now, window)
-    if wanted >= before or most is None or not context.tuning.uses("thread-stabilization"):
+    if most is None or not context.tuning.uses("thread-stabilization"):
         return None
     held = min(before, most.value, context.worker.safe_threads)
     text = f"{explain.count(held, 'green thread')} were needed within the last {explain.seconds(window)}"
-    if held <= wanted:
-        return None
-    return Adjustment(DecisionReason.STABILIZATION, "threads", wanted, held, text, most.at + window)
+    until = most.at + window
+    return Adjustment(DecisionReason.STABILIZATION, "threads", wanted, held, text, until) if held > wanted else None
 
 
 def _full_downstream(context: DecisionContext, wanted: int) -> Adjustment | None:
     """The most green threads that the comparison of throughput allows."""
-    test, serving = context.state.estimates.downstream, len(context.observation.serving)
-    most = max(context.spec.threads_min, test.threads(serving))
-    if not context.observation.workers or test.ceiling is None or wanted <= most:
+    test, seen = context.state.estimates.downstream, context.observation
+    most = max(context.spec.threads_min, test.threads(len(seen.serving)))
+    if not seen.workers or test.ceiling is None or wanted <= most:
         return None
-    saturated = "more green threads brought no more throughput: something downstream is saturated"
-    text = saturated if test.held_until is not None else explain.TESTING
+    text = explain.downstream(test.gain, held=test.held_until is not None)
     return Adjustment(DecisionReason.SATURATED_DOWNSTREAM, "threads", wanted, most, text, test.held_until)
 
 

@@ -40,17 +40,16 @@ def existing(
     """The fleet in the sample. A replica whose pod does not exist yet has its whole start-up before it."""
     serving, startup = len(observation.serving), worker.startup_seconds
     ages = [now - pod.created_at for pod in observation.coming]
-    overdue_age = max(tuning.overdue_seconds, tuning.lasting_scrapes * startup)
+    overdue_age = max(tuning.long_seconds, tuning.lasting_scrapes * startup)
     coming = sorted(max(0.0, startup - age) for age in ages if age <= overdue_age)
     broken = len(ages) - len(coming)
     uncreated = max(0, replicas - serving - len(ages))
-    working = sum(sample.threads_busy for sample in observation.workers)
     return Existing(
         now=now,
         replicas=max(0, replicas - broken),
         serving=serving,
         pending=(*coming, *([startup] * uncreated)),
-        busy=working / max(1, serving),
+        busy=sum(sample.threads_busy for sample in observation.workers) / max(1, serving),
         overdue=broken if serving > 0 else 0,
     )
 
@@ -70,14 +69,12 @@ def for_rate(  # noqa: PLR0917
         return enough
     not_yet = (then - fleet.replicas) * worker.startup_seconds + sum(fleet.pending)
     bearable = then * (spec.max_wait_seconds - margin_seconds(spec, tuning)) - not_yet
-    late = unstarted >= bearable * worker.rate
-    return enough if late else fleet.replicas + fleet.overdue
+    return enough if unstarted >= bearable * worker.rate else fleet.replicas + fleet.overdue
 
 
 def for_rate_at_once(rate: float, fleet: Existing, worker: Capacity) -> int:
     """The same without deferral: nothing piles up."""
-    per_worker = worker.rate
-    enough = ceil(rate / per_worker - 1e-9) if per_worker > 0 else 0
+    enough = ceil(rate / worker.rate - 1e-9) if worker.rate > 0 else 0
     return enough + (fleet.overdue if enough else 0)
 
 
@@ -98,14 +95,13 @@ def for_deadline(
     """
     catch_up = max(tuning.scale_in_seconds, tuning.catch_up * spec.max_wait_seconds)
     margin = margin_seconds(spec, tuning)
-    seldom = (
-        tuning.lasting_scrapes * spec.scrape_interval_seconds > tuning.rate_window_seconds
-    )  # it would be seen too late
-    slack = 0.0 if seldom or not tuning.uses("deadline-slack") else tuning.slack * margin
+    # With seldom scrapes, a fleet that falls behind is seen too late.
+    often = tuning.lasting_scrapes * spec.scrape_interval_seconds <= tuning.rate_window_seconds
+    slack = tuning.slack * margin if often and tuning.uses("deadline-slack") else 0.0
     worst: DeadlineDemand | None = None
     for batch in waiting:
         left = spec.max_wait_seconds - margin - (fleet.now - batch.since)
-        running = _starts_of_running(worker, fleet.busy, max(left, 0.0)) * fleet.serving
+        running = _starts(worker, fleet.busy, left) * fleet.serving
         late = running < batch.amount and left < worker.startup_seconds
         within = max(left, worker.startup_seconds + catch_up) if late and tuning.uses("catch-up") else left
         count = _fewest(batch.amount, within, worker, fleet)
@@ -117,29 +113,26 @@ def for_deadline(
     return worst if worst is None else replace(worst, workers=worst.workers + fleet.overdue)
 
 
-def _starts_of_running(worker: Capacity, busy: float, seconds: float) -> float:
-    """Tasks that a running worker starts within `seconds`: into free green threads at once, then as tasks end."""
+def _starts(worker: Capacity, busy: float, seconds: float) -> float:
+    """Tasks that a worker which runs `busy` of them starts within `seconds`: into free green threads at once, then as tasks end."""
+    if seconds <= 0:
+        return 0.0
     threads, rounds = worker.safe_threads, seconds / worker.runtime_seconds
     by_threads = max(max(0.0, threads - busy) + min(busy, threads) * rounds, threads * rounds)
     return worker.efficiency * min(by_threads, worker.cpu_rate * seconds)
 
 
-def _starts_of_new(worker: Capacity, seconds: float) -> float:
-    """Tasks that a new worker starts within `seconds` of being Ready: all its green threads at once, then as tasks end."""
-    return _starts_of_running(worker, 0.0, seconds) if seconds > 0 else 0.0
-
-
 def _fewest(messages: float, seconds: float, worker: Capacity, fleet: Existing) -> int:
-    running = _starts_of_running(worker, fleet.busy, max(0.0, seconds))
+    running = _starts(worker, fleet.busy, seconds)
     if running > 0 and running * fleet.serving >= messages:
         return ceil(messages / running - 1e-9)
     left, count = messages - running * fleet.serving, fleet.serving
     for wait in fleet.pending:
         if left <= 0:
             return count
-        left -= _starts_of_new(worker, seconds - wait)
+        left -= _starts(worker, 0.0, seconds - wait)
         count += 1
     if left <= 0:
         return count
-    fresh = _starts_of_new(worker, seconds - worker.startup_seconds)
+    fresh = _starts(worker, 0.0, seconds - worker.startup_seconds)
     return count + ceil(left / fresh - 1e-9) if fresh > 0 else count + 1

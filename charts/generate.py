@@ -57,10 +57,14 @@ def by_name(item: Schema) -> Schema:
 
 SERVER = closed(
     {
-        "url": {"type": "string", "pattern": r"^https?://[^\s@]+$"},
+        "url": {"type": "string", "pattern": r"^https?://[^\s@?#]+$"},
+        "headers": {"type": "object", "additionalProperties": TEXT},
+        "queryParameters": {"type": "object", "additionalProperties": TEXT},
         "scrapeInterval": INTERVAL,
         "timeout": SPAN,
         "caFile": TEXT,
+        "certFile": TEXT,
+        "keyFile": TEXT,
         "insecureSkipVerify": BOOLEAN,
         "bearerTokenFile": TEXT,
         "basicAuth": closed({"usernameFile": TEXT, "passwordFile": TEXT}),
@@ -137,8 +141,8 @@ VALUES: tuple[Value, ...] = (
         {"default": DEFAULT_SERVER},
         "Prometheus servers by name. Per server: `url` without credentials; `scrapeInterval` with which it scrapes workers "
         "and exporters (PodMonitors ask for the default server's; it decides what is stale; 2s to 15s are good); `timeout` of a "
-        "query; files, mounted by "
-        "`extraVolumes`, for a CA, a bearer token or basic authentication.",
+        "query; `headers` and `queryParameters` of each request, such as `X-Scope-OrgID`; files, mounted by "
+        "`extraVolumes`, for a CA, a certificate of the operator's own (`certFile`, `keyFile`), a bearer token or basic authentication.",
         by_name(SERVER) | {"minProperties": 1},
     ),
     Value(

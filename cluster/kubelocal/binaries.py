@@ -2,7 +2,7 @@
 
 They are kept in the cache under a hash of everything that decides what comes out, so that a fresh clone of the same
 revision finds them. The optional tools have modules of their own (`cluster/tools`, `cluster/helm3`, `cluster/actionlint`,
-`cluster/registry`): what they need must
+`cluster/registry`, `cluster/victoriametrics`): what they need must
 not move the versions that Kubernetes was released with.
 """
 
@@ -60,6 +60,12 @@ TOOLS = (
     Program("helm3", "helm.sh/helm/v3/cmd/helm", 60, SOURCE / "helm3"),
     Program("actionlint", "github.com/rhysd/actionlint/cmd/actionlint", 10, SOURCE / "actionlint"),
     Program("registry", "github.com/distribution/distribution/v3/cmd/registry", 120, SOURCE / "registry"),
+    Program(
+        "victoria-metrics",
+        "github.com/VictoriaMetrics/VictoriaMetrics/app/victoria-metrics",
+        60,
+        SOURCE / "victoriametrics",
+    ),
 )
 
 

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import kopf
 
 from greenfleet import __version__
-from greenfleet.api import duration_seconds
+from greenfleet.api import GreenWorkerPool, duration_seconds
 from greenfleet.controller.actuator import Actuator
 from greenfleet.controller.applier import Applier
 from greenfleet.controller.booster import Booster
@@ -102,6 +102,7 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
         pool_doubtful=controller.pool_doubtful,
         exporter_refused=registry.exporter_refused,
         config_error=lambda pool: config_error(pool, settings.prometheus),
+        scrape_problem=lambda pool: _scrape_problem(pool, settings, servers),
     )
     monitors = PodMonitors(client, view, _monitoring(settings), controller.enqueue_all)
     applier = Applier(client, view)
@@ -148,6 +149,12 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
         await web.stop()
         await asyncio.gather(*(server.close() for server in servers.values()))
         await client.close()
+
+
+def _scrape_problem(pool: GreenWorkerPool, settings: Settings, servers: Mapping[str, PrometheusServer]) -> str:
+    name = pool.spec.scaling.prometheus.server or settings.prometheus.default_server
+    server = servers.get(name)
+    return server.scrapes.problem(name) if server else ""
 
 
 def _monitoring(settings: Settings) -> Monitoring | None:

@@ -6,6 +6,7 @@ talk to an address of their choice.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -51,18 +52,80 @@ class BasicAuth(_Settings):
     password_file: str = ""
 
 
+_RESERVED_HEADERS = frozenset(
+    {"authorization", "host", "content-length", "content-type", "transfer-encoding", "connection"}
+)
+_RESERVED_PARAMETERS = frozenset({"query", "time", "timeout"})
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+
+
 class Server(_Settings):
     """One Prometheus server."""
 
-    url: str = Field(pattern=r"^https?://[^\s@]+$")
-    """Base URL, without credentials."""
+    url: str
+    """Base URL with its path prefix, without credentials and without a query."""
+    headers: dict[str, str] = {}
+    """More headers of each request, such as the tenant's `X-Scope-OrgID`. No secrets: those are in files."""
+    query_parameters: dict[str, str] = {}
+    """More parameters of each request, such as Thanos' `max_source_resolution`."""
     scrape_interval: Duration = "15s"
     """How often this server scrapes our targets: decides what is stale and how long windows are."""
     timeout: Duration = "4s"
     ca_file: str = ""
+    cert_file: str = ""
+    """The operator's own certificate for mutual TLS, with `key_file`."""
+    key_file: str = ""
     insecure_skip_verify: bool = False
     bearer_token_file: str = ""
     basic_auth: BasicAuth = BasicAuth()
+
+    @field_validator("url")
+    @classmethod
+    def _is_a_base(cls, url: str) -> str:
+        if "?" in url or "#" in url:
+            raise ValueError(
+                "a base URL ends before `?` and `#`, since the path of each request is appended: write the parameters in "
+                "queryParameters"
+            )
+        if not re.fullmatch(r"https?://[^\s@]+", url):
+            raise ValueError(
+                "it has to be a base URL such as http://prometheus.monitoring:9090/prefix, without credentials: those are in "
+                "bearerTokenFile or basicAuth"
+            )
+        return url
+
+    @field_validator("headers")
+    @classmethod
+    def _can_be_headers(cls, headers: dict[str, str]) -> dict[str, str]:
+        for name, value in headers.items():
+            if name.lower() in _RESERVED_HEADERS:
+                raise ValueError(
+                    f"{name!r} cannot be set here: use bearerTokenFile or basicAuth for credentials, and leave out the others"
+                )
+            if not _HEADER_NAME.fullmatch(name) or not value.isprintable():
+                raise ValueError(
+                    f"{name!r} is not the name of a header, or its value has characters that no header may have: correct it"
+                )
+        return headers
+
+    @field_validator("query_parameters")
+    @classmethod
+    def _are_not_ours(cls, parameters: dict[str, str]) -> dict[str, str]:
+        for name in sorted(_RESERVED_PARAMETERS & parameters.keys()):
+            raise ValueError(f"{name!r} is set by the operator in each request: remove it")
+        return parameters
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Server:
+        if bool(self.cert_file) != bool(self.key_file):
+            raise ValueError("certFile and keyFile belong together, and one of them is empty: set both, or none")
+        if self.cert_file and not self.url.startswith("https:"):
+            raise ValueError("certFile is set and the url does not begin with https: remove it, or use https")
+        if self.bearer_token_file and self.basic_auth.username_file:
+            raise ValueError(
+                "bearerTokenFile and basicAuth are both set, and a request has one Authorization: remove one"
+            )
+        return self
 
 
 class Source(_Settings):

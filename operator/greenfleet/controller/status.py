@@ -29,6 +29,8 @@ _MEASURED = frozenset(
     {"MetricsAvailable", "ScalingActive", "ScalingLimited", "HubBlocked", "TasksAtRisk", "DeadLetters"}
 )
 """Conditions that need samples: unknown between a start of the operator and its first decision."""
+_SCRAPE_REASONS = frozenset({MetricsIssue.NO_SAMPLE, MetricsIssue.STALE, MetricsIssue.WORKER_MISSING})
+"""What samples that come too seldom look like."""
 _FIRST_SAMPLE_REASONS = frozenset({MetricsIssue.NO_SAMPLE, MetricsIssue.BROKER_DOWN})
 BLOCKED_MEMORY_SECONDS = 300.0
 """How long `HubBlocked` stays true after a task blocked the hub."""
@@ -56,6 +58,8 @@ class Observed:
     """Why fewer pods work than should, which stops nothing as long as some do."""
     generation: int
     now: float
+    scrape_problem: str = ""
+    """What is wrong with the scrape interval that the configuration claims for the pool's Prometheus server."""
 
 
 def compute(record: Record, observed: Observed) -> _Object:
@@ -217,10 +221,16 @@ def _metrics_available(record: Record, observed: Observed, decision: Decision | 
     if decision.metrics_issues and decision.metrics_issues[0].reason in _FIRST_SAMPLE_REASONS and age < GRACE_SECONDS:
         return "Unknown", "FirstSamplePending", "The pool is new: its exporter starts, and Prometheus finds it."
     if decision.metrics_issues:
+        reason = decision.metrics_issues[0].reason
+        text = "; ".join(dict.fromkeys(problem.message for problem in decision.metrics_issues[:3]))
+        if observed.scrape_problem and reason in _SCRAPE_REASONS:
+            return "False", "WrongScrapeInterval", observed.scrape_problem
+        return "False", str(reason), text
+    if observed.scrape_problem:
         return (
-            "False",
-            str(decision.metrics_issues[0].reason),
-            "; ".join(dict.fromkeys(problem.message for problem in decision.metrics_issues[:3])),
+            "True",
+            "WrongScrapeInterval",
+            f"Every sample is fresh now, and may not be soon. {observed.scrape_problem}",
         )
     return "True", "Complete", "Every queue and every worker has a fresh sample."
 

@@ -47,6 +47,7 @@ class StatusWriter:
         pool_doubtful: Callable[[Record], None] = lambda record: None,
         exporter_refused: Callable[[GreenWorkerPool | None], StalledReason | None] = lambda pool: None,
         config_error: Callable[[GreenWorkerPool], StalledReason | None] = lambda pool: None,
+        scrape_problem: Callable[[GreenWorkerPool], str] = lambda pool: "",
     ) -> None:
         self._client = client
         self._view = view
@@ -55,6 +56,7 @@ class StatusWriter:
         self._pool_doubtful = pool_doubtful
         self._exporter_refused = exporter_refused
         self._config_error = config_error
+        self._scrape_problem = scrape_problem
         self._writing: set[str] = set()
 
     async def sync(self, record: Record) -> None:
@@ -147,6 +149,7 @@ class StatusWriter:
             capacity_shortage=next((lack.cause for lack in short if lack is not None), None),
             generation=metadata.get("generation", 1),
             now=now,
+            scrape_problem="" if record.pool is None else self._scrape_problem(record.pool),
         )
 
     def _config_error_of(self, record: Record) -> StalledReason | None:

@@ -23,6 +23,7 @@ import aiohttp
 
 from greenfleet.api import duration_seconds
 from greenfleet.autoscaling.model import MetricsIssue
+from greenfleet.prometheus.scrape_interval import NewestSamples, ScrapeInterval
 from greenfleet.settings import Server
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
@@ -31,6 +32,8 @@ MAX_SERIES_BYTES = 1024 * 1024
 """The longest text of one series. Prometheus itself sets no limit on the length of a label."""
 _PIECE_BYTES = 64 * 1024
 """So much is parsed before others have their turn: some 2 ms."""
+_PARAMETERS = {"nocache": "1"}
+"""Without it VictoriaMetrics evaluates an instant query as of 30 s ago (`-search.latencyOffset`). Others ignore it."""
 _RESULT = re.compile(r'"result"\s*:\s*\[')
 _BETWEEN = re.compile(r"[\s,]*")
 _LONGEST_NAMESPACE = 100
@@ -82,7 +85,8 @@ class PrometheusServer:
         self._settings = settings
         self._observe = observe
         self._session: aiohttp.ClientSession | None = None
-        self._tls: tuple[float, ssl.SSLContext] | None = None
+        self._tls: tuple[tuple[float, ...], ssl.SSLContext] | None = None
+        self.scrapes = ScrapeInterval(self.scrape_interval_seconds)
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -101,8 +105,10 @@ class PrometheusServer:
         """
         started = asyncio.get_running_loop().time()
         failure = ""
+        newest = NewestSamples()
         try:
-            await self._read(expression, _Answer(self.name, take))
+            await self._read(expression, _Answer(self.name, take, newest))
+            self.scrapes.observe(newest.result())
         except QueryError as error:
             failure = str(error.reason)
             raise
@@ -118,6 +124,7 @@ class PrometheusServer:
         try:
             async with self._session.post(
                 f"{settings.url.rstrip('/')}/api/v1/query",
+                params={**_PARAMETERS, **settings.query_parameters},
                 data={"query": expression, "timeout": settings.timeout},
                 headers=self._headers(),
                 ssl=self._context(),
@@ -141,12 +148,12 @@ class PrometheusServer:
     def _headers(self) -> dict[str, str]:
         settings = self._settings
         if settings.bearer_token_file:
-            return {"Authorization": f"Bearer {self._secret(settings.bearer_token_file)}"}
+            return settings.headers | {"Authorization": f"Bearer {self._secret(settings.bearer_token_file)}"}
         if settings.basic_auth.username_file:
             user = self._secret(settings.basic_auth.username_file)
             password = self._secret(settings.basic_auth.password_file)
-            return {"Authorization": aiohttp.encode_basic_auth(user, password)}
-        return {}
+            return settings.headers | {"Authorization": aiohttp.encode_basic_auth(user, password)}
+        return settings.headers
 
     def _secret(self, path: str) -> str:
         try:
@@ -159,18 +166,26 @@ class PrometheusServer:
         settings = self._settings
         if not settings.url.startswith("https:"):
             return True
-        if settings.insecure_skip_verify:
-            return False
-        if not settings.ca_file:
-            return True
+        files = [path for path in (settings.ca_file, settings.cert_file, settings.key_file) if path]
+        if not files:
+            return not settings.insecure_skip_verify
         try:
-            changed = Path(settings.ca_file).stat().st_mtime
+            changed = tuple(Path(path).stat().st_mtime for path in files)
             if self._tls is None or self._tls[0] != changed:
-                self._tls = (changed, ssl.create_default_context(cafile=settings.ca_file))
+                self._tls = (changed, _tls_context(settings))
         except OSError as error:
-            text = f"the CA file for Prometheus {self.name!r} cannot be used ({error.strerror})"
+            text = f"the CA file or certificate for Prometheus {self.name!r} cannot be used ({error.strerror or type(error).__name__})"
             raise QueryError(MetricsIssue.UNREACHABLE, text) from None
         return self._tls[1]
+
+
+def _tls_context(settings: Server) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=settings.ca_file or None)
+    if settings.insecure_skip_verify:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if settings.cert_file:
+        context.load_cert_chain(settings.cert_file, settings.key_file)
+    return context
 
 
 class _Answer:
@@ -179,9 +194,10 @@ class _Answer:
     The result is taken apart series by series; what stands around it is put together again and judged at the end.
     """
 
-    def __init__(self, server: str, take: Callable[[Series], None]) -> None:
+    def __init__(self, server: str, take: Callable[[Series], None], newest: NewestSamples) -> None:
         self._server = server
         self._take = take
+        self._newest = newest
         self._decode = codecs.getincrementaldecoder("utf-8")().decode
         self._decoder = json.JSONDecoder()
         self._text = ""
@@ -278,10 +294,15 @@ class _Answer:
         if not isinstance(metric, dict):
             raise TypeError
         self._sizes[metric.get("namespace", "")] += size
-        sample: Any = item["values"][-1] if "values" in item else item.get("value")
+        values = _without_staleness_marker(item["values"]) if "values" in item else []
+        sample: Any = values[-1] if "values" in item else item.get("value")
         if sample is None and ("histogram" in item or "histograms" in item):
             return  # a native histogram where a number should be: its own pool misses it, and nobody else
-        self._take(Series(_labels(metric), _number(sample[1]), float(sample[0])))
+        series = Series(_labels(metric), _number(sample[1]), float(sample[0]))
+        if values:
+            before = values[-2][0] if len(values) > 1 else None
+            self._newest.take(series.labels, series.at, None if before is None else float(before))
+        self._take(series)
 
     def _bad(self) -> QueryError:
         text = f"Prometheus {self._server!r} did not answer with series"
@@ -292,6 +313,14 @@ class _Answer:
         return AnswerTooLargeError(
             f"Prometheus {self._server!r} answered with more than {size} MiB", namespace, sizes or {}
         )
+
+
+def _without_staleness_marker(values: list[Any]) -> list[Any]:
+    """VictoriaMetrics writes the end of a series, which Prometheus leaves out, as one NaN after the last sample. A gauge that is NaN
+    says so again at the next scrape.
+    """
+    is_marker = len(values) > 1 and values[-1][1] == "NaN" and values[-2][1] != "NaN"
+    return values[:-1] if is_marker else values
 
 
 def is_partial(answer: Mapping[str, Any]) -> bool:

@@ -40,10 +40,11 @@ def certify(directory: Path) -> None:
 class Guarded:
     """A real Prometheus with a `--web.config.file`, which it reads again for every request."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, prefix: str = "", client_authority: Path | None = None) -> None:
         self.directory = directory
         self.port = free_port()
-        self.url = f"https://127.0.0.1:{self.port}"
+        self.url = f"https://127.0.0.1:{self.port}{prefix}"
+        self.client_authority = client_authority
         certify(directory)
         self.admit("first-password")
         (directory / "prometheus.yaml").write_text(yaml.safe_dump({"global": {"scrape_interval": "1s"}}))
@@ -54,6 +55,7 @@ class Guarded:
                 f"--storage.tsdb.path={directory / 'data'}",
                 f"--web.config.file={directory / 'web.yaml'}",
                 f"--web.listen-address=127.0.0.1:{self.port}",
+                f"--web.external-url={self.url}",
                 "--log.level=warn",
             ],
             stdout=(directory / "log").open("ab"),
@@ -63,8 +65,11 @@ class Guarded:
 
     def admit(self, password: str) -> None:
         """From now on only this password opens."""
+        tls = {"cert_file": "cert.pem", "key_file": "key.pem"}
+        if self.client_authority is not None:
+            tls |= {"client_auth_type": "RequireAndVerifyClientCert", "client_ca_file": str(self.client_authority)}
         config = {
-            "tls_server_config": {"cert_file": "cert.pem", "key_file": "key.pem"},
+            "tls_server_config": tls,
             "basic_auth_users": {"reader": HASHES[password]},
         }
         new = self.directory / "web.new"
@@ -79,6 +84,9 @@ class Guarded:
 
     def settings(self, directory: Path, password: str, **more: Any) -> Server:
         directory.mkdir(exist_ok=True)
+        if self.client_authority is not None:
+            own = self.client_authority.parent
+            more = {"cert_file": str(own / "cert.pem"), "key_file": str(own / "key.pem"), **more}
         (directory / "user").write_text("reader\n")
         (directory / "password").write_text(password + "\n")
         auth = {"usernameFile": str(directory / "user"), "passwordFile": str(directory / "password")}
@@ -212,3 +220,25 @@ def test_a_bearer_token_is_rotated_without_a_restart(
         await server.close()
 
     asyncio.run(run())
+
+
+def test_a_prometheus_under_a_path_prefix_that_wants_a_certificate_of_the_client(tmp_path: Path) -> None:
+    own, another = tmp_path / "own", tmp_path / "another"
+    for directory in (own, another, tmp_path / "server"):
+        directory.mkdir()
+    certify(own)
+    certify(another)
+    server = Guarded(tmp_path / "server", prefix="/team/prometheus", client_authority=own / "cert.pem")
+    try:
+        files = tmp_path / "files"
+        assert ask(server.settings(files, "first-password"))[0].value == 1
+        assert (
+            refused(server.settings(files, "first-password", cert_file="", key_file="")).reason
+            is MetricsIssue.UNREACHABLE
+        )
+        foreign = {"cert_file": str(another / "cert.pem"), "key_file": str(another / "key.pem")}
+        assert refused(server.settings(files, "first-password", **foreign)).reason is MetricsIssue.UNREACHABLE
+        elsewhere = server.url.removesuffix("/prometheus")
+        assert "404" in refused(server.settings(files, "first-password", url=elsewhere)).message
+    finally:
+        server.stop()

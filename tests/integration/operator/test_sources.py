@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,9 +19,10 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from charts.gates.parts import python_tool
-from greenfleet.prometheus.client import PrometheusServer
-from greenfleet.prometheus.collect import Depths, read_depths
+from charts.gates.parts import programs, python_tool
+from greenfleet.autoscaling import stale_after_seconds
+from greenfleet.prometheus.client import PrometheusServer, Series
+from greenfleet.prometheus.collect import Depth, Depths, read_depths
 from greenfleet.prometheus.sources import BUILT_IN, DepthQuery, greenfleet_depth, selected_depth
 from greenfleet.settings import Server
 from tests.integration.operator.harness import REPOSITORY, Prometheus, eventually, free_port, http_status
@@ -202,3 +204,116 @@ def test_redis_exporter_tells_the_length_of_a_list(redis: Redis, own_prometheus:
     await_ready(own_prometheus, query, "re-feeds", 4)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         assert b"redis_up 1" in answer.read()
+
+
+class VictoriaMetrics:
+    """A real single-node VictoriaMetrics with its defaults, which scrapes one target."""
+
+    def __init__(self, directory: Path, target: int) -> None:
+        directory.mkdir()
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        scrape = {
+            "global": {"scrape_interval": "1s"},
+            "scrape_configs": [
+                {
+                    "job_name": "greenfleet",
+                    "static_configs": [{"targets": [f"127.0.0.1:{target}"], "labels": {"namespace": "shop"}}],
+                }
+            ],
+        }
+        (directory / "scrape.yaml").write_text(json.dumps(scrape))
+        command: list[str | Path] = [programs("victoria-metrics")[0], f"-storageDataPath={directory / 'data'}"]
+        command += [f"-httpListenAddr=127.0.0.1:{self.port}", f"-promscrape.config={directory / 'scrape.yaml'}"]
+        command += ["-memory.allowedBytes=128MB"]
+        self.process = subprocess.Popen(command, stdout=(directory / "log").open("ab"), stderr=subprocess.STDOUT)
+        eventually(lambda: http_status(f"{self.url}/health") == 200, "VictoriaMetrics answers", 30)
+
+    def read(self, expression: str) -> list[Series]:
+        """What the operator's client reads of it."""
+
+        async def ask() -> list[Series]:
+            server = PrometheusServer("default", Server(url=self.url, scrape_interval="1s"))
+            try:
+                return await server.query(expression)
+            finally:
+                await server.close()
+
+        return asyncio.run(ask())
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+
+
+def test_victoriametrics_with_its_default_latency_offset_is_as_young_as_prometheus(
+    redis: Redis, start: Starter, tmp_path: Path
+) -> None:
+    url = tmp_path / "url"
+    url.write_text(redis.url)
+    port = free_port()
+    start(
+        port,
+        *(sys.executable, "-m", "greenworker.exporter"),
+        GREENWORKER_BROKER=BROKER,
+        GREENWORKER_BROKER_URL_FILE=str(url),
+        GREENWORKER_QUEUES=json.dumps([{"queue": "vm-feeds"}]),
+        GREENWORKER_METRICS_PORT=str(port),
+    )
+    victoria = VictoriaMetrics(tmp_path / "victoria", port)
+    try:
+        query = greenfleet_depth(WINDOW)
+
+        def found() -> list[Depth]:
+            return list(
+                read_depths(victoria.read(query.expression), query, verify_namespace=True).of((BROKER,), "vm-feeds")
+            )
+
+        publish(redis.url, "vm-feeds", 7)
+        eventually(lambda: [depth.sample.ready for depth in found()] == [7], "the depth is 7", 20)
+        age = time.time() - found()[0].sample.at
+        assert age < stale_after_seconds(1.0), "an age beyond this would be StaleSample"
+        eventually(lambda: [one.value for one in victoria.read(query.waiting)] == [7], "what waits is seen at once", 10)
+    finally:
+        victoria.stop()
+
+
+def test_a_scrape_interval_that_is_longer_than_the_configuration_says_is_noticed(
+    redis: Redis, start: Starter, tmp_path: Path
+) -> None:
+    url = tmp_path / "url"
+    url.write_text(redis.url)
+    port = free_port()
+    start(
+        port,
+        *(sys.executable, "-m", "greenworker.exporter"),
+        GREENWORKER_BROKER=BROKER,
+        GREENWORKER_BROKER_URL_FILE=str(url),
+        GREENWORKER_QUEUES=json.dumps([{"queue": "seldom"}]),
+        GREENWORKER_METRICS_PORT=str(port),
+    )
+    prometheus = Prometheus(tmp_path / "prometheus", scrape_interval="5s")
+    prometheus.add("exporter", port, {"namespace": "shop"})
+
+    async def problems() -> tuple[str, str]:
+        wrong = PrometheusServer("default", Server(url=prometheus.url, scrape_interval="2s"))
+        right = PrometheusServer("default", Server(url=prometheus.url, scrape_interval="5s"))
+        expression = greenfleet_depth(17.0).expression
+        try:
+            for _ in range(80):
+                await wrong.query(expression)
+                await right.query(expression)
+                if wrong.scrapes.problem("default"):
+                    break
+                await asyncio.sleep(1)
+            return wrong.scrapes.problem("default"), right.scrapes.problem("default")
+        finally:
+            await wrong.close()
+            await right.close()
+
+    try:
+        wrong, right = asyncio.run(problems())
+    finally:
+        prometheus.stop()
+    assert "set it to 5s" in wrong
+    assert right == ""

@@ -11,6 +11,7 @@ import sys
 import tracemalloc
 
 from greenfleet.prometheus import client
+from greenfleet.prometheus.scrape_interval import NewestSamples
 
 PIECE = 65536
 
@@ -34,7 +35,7 @@ def main() -> None:
     async def run() -> None:
         nonlocal peak
         watcher = asyncio.ensure_future(watch())
-        answer = client._Answer("main", take)
+        answer = client._Answer("main", take, NewestSamples())
         tracemalloc.start()
         for start in range(0, len(body), PIECE):
             answer.add(body[start : start + PIECE])

@@ -73,6 +73,32 @@ def test_a_whole_configuration_is_read(tmp_path: Path) -> None:
         ("prometheus: {defaultServer: other}", ["'other'", "default", "prometheus.servers"]),
         ("prometheus: {servers: {}}", ["'default'", "none"]),
         ("prometheus: {servers: {default: {url: 'ftp://x'}}}", ["prometheus.servers.default.url is 'ftp://x'"]),
+        (
+            "prometheus: {servers: {default: {url: 'http://vm:8428/select/0/prometheus?latency_offset=1s'}}}",
+            ["servers.default.url is", "queryParameters"],
+        ),
+        ("prometheus: {servers: {default: {url: 'http://p/#x'}}}", ["servers.default.url is", "queryParameters"]),
+        (
+            "prometheus: {servers: {default: {url: 'http://p', headers: {Authorization: Bearer x}}}}",
+            ["servers.default.headers", "bearerTokenFile"],
+        ),
+        (
+            "prometheus: {servers: {default: {url: 'http://p', headers: {'a b': c}}}}",
+            ["servers.default.headers", "'a b'"],
+        ),
+        (
+            "prometheus: {servers: {default: {url: 'http://p', queryParameters: {query: up}}}}",
+            ["servers.default.queryParameters", "remove it"],
+        ),
+        ("prometheus: {servers: {default: {url: 'https://p', certFile: /c}}}", ["certFile and keyFile", "set both"]),
+        (
+            "prometheus: {servers: {default: {url: 'http://p', certFile: /c, keyFile: /k}}}",
+            ["certFile", "use https"],
+        ),
+        (
+            "prometheus: {servers: {default: {url: 'http://p', bearerTokenFile: /t, basicAuth: {usernameFile: /u}}}}",
+            ["bearerTokenFile and basicAuth", "remove one"],
+        ),
         ("prometheus: {servers: {default: {}}}", ["prometheus.servers.default.url", "required"]),
         ("prometheus: {servers: {my_team: {url: 5}, default: {url: 'http://x'}}}", ["prometheus.servers.my_team.url"]),
         ("prometheus: {servers: {default: {url: 'http://x', scrapeInterval: -1s}}}", ["scrapeInterval is '-1s'"]),

@@ -23,6 +23,7 @@ from aiohttp import web
 from greenfleet.autoscaling import MetricsIssue
 from greenfleet.prometheus import client as prometheus
 from greenfleet.prometheus.client import AnswerTooLargeError, PrometheusServer, QueryError, Series
+from greenfleet.prometheus.scrape_interval import NewestSamples
 from greenfleet.settings import Server
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -142,7 +143,7 @@ def test_an_answer_is_the_same_however_it_is_cut_into_pieces(size: int) -> None:
     whole = {"status": "success", "data": {"resultType": "matrix", "result": series}, "infos": ["PromQL info: x"]}
     for text in (json.dumps(whole, indent=1), json.dumps(whole, separators=(",", ":"), ensure_ascii=False)):
         found: list[Series] = []
-        answer = prometheus._Answer("main", found.append)
+        answer = prometheus._Answer("main", found.append, NewestSamples())
         body = text.encode()
         for start in range(0, len(body), size):
             answer.add(body[start : start + size])
@@ -195,7 +196,7 @@ def test_one_endless_series_is_not_kept_either_and_its_namespace_is_named(label:
     """The labels of a series come in the order of their names: what is to blame may come first or last."""
     metric = json.dumps({label: "x" * (8 * prometheus.MAX_SERIES_BYTES), "namespace": "evil"}, sort_keys=True)
     body = f'{{"status":"success","data":{{"resultType":"matrix","result":[{{"metric":{metric},'.encode()
-    answer = prometheus._Answer("main", lambda _: None)
+    answer = prometheus._Answer("main", lambda _: None, NewestSamples())
     with pytest.raises(AnswerTooLargeError) as error:
         for start in range(0, len(body), 65536):
             answer.add(body[start : start + 65536])
@@ -403,3 +404,45 @@ def test_an_authority_that_cannot_be_read_is_said_as_such(
     error = refused(answering(vector("1")), tls=tls, ca_file=str(bundle))
     assert error.reason is MetricsIssue.UNREACHABLE
     assert "CA file" in error.message
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([[1, "3"], [2, "NaN"]], (3.0, 1.0)),
+        ([[1, "3"], [2, "NaN"], [3, "4"]], (4.0, 3.0)),
+    ],
+)
+def test_a_staleness_marker_of_victoriametrics_is_no_value(values: list[Any], expected: tuple[float, float]) -> None:
+    result = [{"metric": {"queue": "feeds"}, "values": values}]
+    body = json.dumps({"status": "success", "data": {"resultType": "matrix", "result": result}}).encode()
+    assert [(series.value, series.at) for series in ask(answering(body))] == [expected]
+
+
+def test_a_gauge_that_stays_nan_is_nan() -> None:
+    result = [{"metric": {}, "values": [[1, "3"], [2, "NaN"], [3, "NaN"]]}]
+    body = json.dumps({"status": "success", "data": {"resultType": "matrix", "result": result}}).encode()
+    assert math.isnan(ask(answering(body))[0].value)
+
+
+def test_a_path_prefix_headers_and_parameters_are_sent_with_each_query() -> None:
+    seen: list[tuple[str, str | None, str]] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        tenant = request.headers.get("X-Scope-OrgID")
+        seen.append((request.path, tenant, request.query.get("partial_response", "")))
+        return web.Response(body=vector("3") if tenant == "team-a" else b"no org id", status=200 if tenant else 401)
+
+    async def run(**settings: Any) -> list[Series]:
+        async with serving(handle) as url:
+            server = PrometheusServer("main", Server(url=f"{url}/prometheus/", **settings))
+            try:
+                return await server.query("up")
+            finally:
+                await server.close()
+
+    with pytest.raises(QueryError, match="401"):
+        asyncio.run(run())
+    more = {"headers": {"X-Scope-OrgID": "team-a"}, "query_parameters": {"partial_response": "false"}}
+    assert asyncio.run(run(**more))[0].value == 3
+    assert seen == [("/prometheus/api/v1/query", None, ""), ("/prometheus/api/v1/query", "team-a", "false")]

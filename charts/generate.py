@@ -163,6 +163,20 @@ VALUES: tuple[Value, ...] = (
         "Believe a sample only if the target label `namespace` agrees with the namespace that it speaks of.",
         BOOLEAN,
     ),
+    Value(
+        "pods.securityContext",
+        {"runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532},
+        "User ids of the pods of all pools (workers, companions, exporters) that say nothing in `worker.securityContext`. `null`: the image's own "
+        "user, or what OpenShift's restricted-v2 gives.",
+        closed({name: {"type": ["integer", "null"], "minimum": 1} for name in ("runAsUser", "runAsGroup", "fsGroup")}),
+    ),
+    Value(
+        "pods.allowPodTemplatePatch",
+        False,
+        "Let a pool patch the pod template of its workers (`worker.podTemplatePatch`): sidecars, init containers, any volume. Read SECURITY.md "
+        "first.",
+        BOOLEAN,
+    ),
     Value("tick", "2s", "How often the scaling loop looks at all pools.", SPAN),
     Value(
         "apiConcurrency",

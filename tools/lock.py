@@ -21,8 +21,14 @@ LOCKS = {
     "requirements/checkov.lock": ("checkov",),
     "requirements/audit.lock": ("audit",),
     "requirements/celery-exporter.lock": ("celery-exporter",),
+    "requirements/opentelemetry.lock": ("opentelemetry",),
 }
-APART = ("requirements/checkov.lock", "requirements/audit.lock", "requirements/celery-exporter.lock")
+APART = (
+    "requirements/checkov.lock",
+    "requirements/audit.lock",
+    "requirements/celery-exporter.lock",
+    "requirements/opentelemetry.lock",
+)
 CELERIES = {
     "5.3": ("redis>=4.5.2,<5", "eventlet==0.40.*"),  # the oldest of all that the worker accepts
     "5.4": (),

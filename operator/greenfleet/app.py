@@ -39,11 +39,12 @@ from greenfleet.k8s.client import SILENCE_SECONDS, connect
 from greenfleet.k8s.events import EventRecorder
 from greenfleet.k8s.lease import Lease
 from greenfleet.manifests import Monitoring
+from greenfleet.manifests.pods import PodDefaults
 from greenfleet.own_metrics import OperatorMetrics
 from greenfleet.prometheus.client import PrometheusServer
 from greenfleet.redaction import redacted
 from greenfleet.settings import Settings
-from greenfleet.status.spec_checks import config_error
+from greenfleet.status.spec_checks import config_error, patch_error
 
 _log = logging.getLogger(__name__)
 
@@ -101,13 +102,16 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
         controller.routes_changed,
         pool_doubtful=controller.pool_doubtful,
         exporter_refused=registry.exporter_refused,
-        config_error=lambda pool: config_error(pool, settings.prometheus),
+        config_error=lambda pool: (
+            config_error(pool, settings.prometheus) or patch_error(pool, allowed=settings.pods.allow_pod_template_patch)
+        ),
         scrape_problem=lambda pool: _scrape_problem(pool, settings, servers),
     )
     monitors = PodMonitors(client, view, _monitoring(settings), controller.enqueue_all)
     applier = Applier(client, view)
-    reconciler = Reconciler(client, registry, view, events, applier, image=settings.worker, monitors=monitors)
-    exporters = ExporterReconciler(client, registry, view, applier, image=settings.worker, monitors=monitors)
+    shared: dict[str, Any] = {"image": settings.worker, "monitors": monitors, "pod_defaults": _pod_defaults(settings)}
+    reconciler = Reconciler(client, registry, view, events, applier, **shared)
+    exporters = ExporterReconciler(client, registry, view, applier, **shared)
     controller.start_with(reconciler, exporters, status, view)
     loop = ScalingLoop(
         registry=registry,
@@ -149,6 +153,16 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
         await web.stop()
         await asyncio.gather(*(server.close() for server in servers.values()))
         await client.close()
+
+
+def _pod_defaults(settings: Settings) -> PodDefaults:
+    chosen = settings.pods.security_context
+    return PodDefaults(
+        user=chosen.run_as_user,
+        group=chosen.run_as_group,
+        fs_group=chosen.fs_group,
+        allow_patch=settings.pods.allow_pod_template_patch,
+    )
 
 
 def _scrape_problem(pool: GreenWorkerPool, settings: Settings, servers: Mapping[str, PrometheusServer]) -> str:

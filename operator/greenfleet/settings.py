@@ -205,6 +205,25 @@ class WorkerImage(_Settings):
     image_pull_secrets: list[str] = []
 
 
+UserId = Annotated[int, Field(ge=1, le=2_147_483_647)]
+
+
+class PodSecurityContext(_Settings):
+    """User ids of the pods of all pools that say nothing themselves. None: the image's own, or what OpenShift gives."""
+
+    run_as_user: UserId | None = 65532
+    run_as_group: UserId | None = 65532
+    fs_group: UserId | None = 65532
+
+
+class Pods(_Settings):
+    """What the administrator decides for the pods of all pools: workers, companions and exporters."""
+
+    security_context: PodSecurityContext = PodSecurityContext()
+    allow_pod_template_patch: bool = False
+    """Whether a pool may patch the pod template of its workers (`worker.podTemplatePatch`)."""
+
+
 class PodMonitors(_Settings):
     """One PodMonitor per pool and per exporter, where the cluster serves the Prometheus operator's API."""
 
@@ -218,6 +237,7 @@ class Settings(_Settings):
 
     prometheus: Prometheus = Prometheus()
     worker: WorkerImage = WorkerImage()
+    pods: Pods = Pods()
     pod_monitors: PodMonitors = PodMonitors()
     namespaces: list[str] = []
     """Namespaces to look after. Empty: the whole cluster."""

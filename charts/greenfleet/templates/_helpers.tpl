@@ -102,6 +102,13 @@ worker:
   imagePullPolicy: {{ .Values.workerImage.pullPolicy }}
   imagePullSecrets:
     {{- toYaml .Values.workerImage.pullSecrets | nindent 4 }}
+pods:
+  {{- /* Helm takes a value that is null for one that is absent. */}}
+  securityContext:
+    {{- range $name := list "runAsUser" "runAsGroup" "fsGroup" }}
+    {{ $name }}: {{ get ($.Values.pods.securityContext | default dict) $name | default "null" }}
+    {{- end }}
+  allowPodTemplatePatch: {{ .Values.pods.allowPodTemplatePatch }}
 podMonitors:
   enabled: {{ and .Values.metrics.podMonitor.enabled .Values.metrics.podMonitor.perPool }}
   labels:

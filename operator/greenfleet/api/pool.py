@@ -471,24 +471,6 @@ class ResourceAmounts(Model):
     )
 
 
-class Prefork(Model):
-    """The companion fleet for tasks that block."""
-
-    processes: int = Field(default=2, ge=1, le=64, description="Processes per prefork worker.")
-    replicas: PreforkReplicas = Field(default=PreforkReplicas(), description="Bounds on the number of prefork workers.")
-    tasks: list[TaskGlob] = Field(
-        default=[],
-        max_length=200,
-        description="Names or globs of tasks that run in prefork workers.",
-        json_schema_extra=UNIQUE,
-    )
-    auto_route: bool = Field(
-        default=False,
-        description="True: tasks that were seen blocking the hub often enough move to prefork by themselves.",
-    )
-    resources: ResourceAmounts = Field(default=ResourceAmounts(), description="Compute resources of a prefork worker.")
-
-
 class HubWatchdog(Model):
     """What happens when a task blocks the hub."""
 
@@ -807,11 +789,28 @@ class VolumeMount(Model):
 class SecurityContext(Model):
     """User ids and the root file system; everything else is fixed to Pod Security's "restricted" profile."""
 
-    run_as_user: int = Field(
-        default=65532, ge=1, le=2_147_483_647, description="User id of the worker. 0 (root) is refused."
+    run_as_user: int | None = Field(
+        default=None,
+        json_schema_extra={"nullable": True},
+        ge=1,
+        le=2_147_483_647,
+        description="User id of the worker; 0 (root) is refused. null: the image's own user, which must be a number and not root, or "
+        "the one that OpenShift gives. Absent: as the administrator says for all pools, else 65532.",
     )
-    run_as_group: int = Field(default=65532, ge=1, le=2_147_483_647, description="Group id of the worker.")
-    fs_group: int = Field(default=65532, ge=1, le=2_147_483_647, description="Group that owns the volumes.")
+    run_as_group: int | None = Field(
+        default=None,
+        json_schema_extra={"nullable": True},
+        ge=1,
+        le=2_147_483_647,
+        description="Group id of the worker. null: the image's own. Absent: as the administrator says, else 65532.",
+    )
+    fs_group: int | None = Field(
+        default=None,
+        json_schema_extra={"nullable": True},
+        ge=1,
+        le=2_147_483_647,
+        description="Group that owns the volumes. null: none, or OpenShift's. Absent: as the administrator says, else 65532.",
+    )
     read_only_root_filesystem: bool = Field(
         default=False, description="True: the image's file system is read-only; /tmp stays writable."
     )
@@ -828,29 +827,36 @@ class StartupBoost(Model):
     )
 
 
+def _own_words(part: str) -> tuple[JsonSchema, ...]:
+    """Labels and annotations that are the operator's own, and what would change the confinement of the pods."""
+    return (
+        rule(
+            "!has(self.annotations) || self.annotations.all(name, !name.startsWith('greenfleet.io/'))",
+            f"{part}.annotations sets one that begins with greenfleet.io/, which are the operator's own: remove it",
+            at=".annotations",
+        ),
+        rule(
+            "!has(self.labels) || self.labels.all(name, !name.startsWith('greenfleet.io/') && !(name in ['app.kubernetes.io/name', "
+            "'app.kubernetes.io/instance', 'app.kubernetes.io/component', 'app.kubernetes.io/managed-by']))",
+            f"{part}.labels sets one that Greenfleet sets itself (greenfleet.io/*, and name, instance, component and managed-by "
+            "of app.kubernetes.io): remove it, or use a name of your own",
+            at=".labels",
+        ),
+        rule(
+            f"!has(self.annotations) || !self.annotations.exists(name, name.startsWith('{APPARMOR_ANNOTATION}'))",
+            f"{part}.annotations has {APPARMOR_ANNOTATION}…, which would change the confinement of the pods; they "
+            "keep that of the runtime: remove it",
+            at=".annotations",
+        ),
+    )
+
+
 class Worker(Model):
     """What the worker's pods have beyond the defaults: a curated overlay, not a whole PodSpec."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            rule(
-                "self.annotations.all(name, !name.startsWith('greenfleet.io/'))",
-                "worker.annotations sets one that begins with greenfleet.io/, which are the operator's own: remove it",
-                at=".annotations",
-            ),
-            rule(
-                "self.labels.all(name, !name.startsWith('greenfleet.io/') && !(name in ['app.kubernetes.io/name', "
-                "'app.kubernetes.io/instance', 'app.kubernetes.io/component', 'app.kubernetes.io/managed-by']))",
-                "worker.labels sets one that Greenfleet sets itself (greenfleet.io/*, and name, instance, component and managed-by "
-                "of app.kubernetes.io): remove it, or use a name of your own",
-                at=".labels",
-            ),
-            rule(
-                f"!self.annotations.exists(name, name.startsWith('{APPARMOR_ANNOTATION}'))",
-                f"worker.annotations has {APPARMOR_ANNOTATION}…, which would change the confinement of the pods; they "
-                "keep that of the runtime: remove it",
-                at=".annotations",
-            ),
+            *_own_words("worker"),
             rule(
                 "self.volumeMounts.all(mount, self.volumes.exists(volume, volume.name == mount.name))",
                 "worker.volumeMounts names %s, which worker.volumes does not have: correct the name, or add the volume",
@@ -943,8 +949,77 @@ class Worker(Model):
         pattern=r"^[A-Za-z0-9_./+-]+$",
         description="The image's Python interpreter: a name on its PATH, or an absolute path.",
     )
+    wrapper: list[Annotated[str, Field(min_length=1, max_length=500)]] = Field(
+        default=[],
+        max_length=20,
+        description="Command and arguments that start the worker as their last arguments, such as [ddtrace-run] or [newrelic-admin, "
+        "run-program]. It has to replace itself by the worker (exec), or signals do not arrive. Empty: none.",
+    )
     security_context: SecurityContext = Field(
         default=SecurityContext(), description="User ids and root file system of the worker."
+    )
+    pod_template_patch: dict[str, Any] | None = Field(
+        default=None,
+        max_length=2,
+        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+        description="A strategic-merge patch of the worker's pod template (metadata and spec), for what the resource has no words for: "
+        "sidecars, init containers, hostAliases, dnsConfig… Only where the administrator allows it. Greenfleet's own labels, annotations, "
+        "containers' commands and probes stay. Absent: none.",
+    )
+
+
+class Prefork(Model):
+    """The companion fleet for tasks that block."""
+
+    processes: int = Field(default=2, ge=1, le=64, description="Processes per prefork worker.")
+    replicas: PreforkReplicas = Field(default=PreforkReplicas(), description="Bounds on the number of prefork workers.")
+    tasks: list[TaskGlob] = Field(
+        default=[],
+        max_length=200,
+        description="Names or globs of tasks that run in prefork workers.",
+        json_schema_extra=UNIQUE,
+    )
+    auto_route: bool = Field(
+        default=False,
+        description="True: tasks that were seen blocking the hub often enough move to prefork by themselves.",
+    )
+    resources: ResourceAmounts = Field(default=ResourceAmounts(), description="Compute resources of a prefork worker.")
+    env: list[EnvVar] = Field(
+        default=[],
+        max_length=200,
+        description="Environment variables of the prefork workers, besides those of worker.env; of two with one name these count.",
+        json_schema_extra=keyed("name"),
+    )
+    node_selector: LabelMap | None = Field(default=None, description="As in worker. Absent: that of worker.")
+    tolerations: list[Toleration] | None = Field(
+        default=None, max_length=20, description="As in worker. Absent: those of worker."
+    )
+    affinity: Affinity | None = Field(default=None, description="As in worker. Absent: that of worker.")
+    topology_spread_constraints: list[TopologySpreadConstraint] | None = Field(
+        default=None,
+        max_length=10,
+        description="As in worker. Absent: those of worker.",
+        json_schema_extra=keyed("topologyKey", "whenUnsatisfiable"),
+    )
+    priority_class_name: ObjectName | None = Field(default=None, description="As in worker. Absent: that of worker.")
+
+
+class Exporter(Model):
+    """The pod that measures the queues, which all pools of one broker share: the first of them by name decides."""
+
+    model_config = ConfigDict(json_schema_extra=rules(*_own_words("exporter")))
+
+    node_selector: LabelMap | None = Field(default=None, description="As in worker. Absent: that of worker.")
+    tolerations: list[Toleration] | None = Field(
+        default=None, max_length=20, description="As in worker. Absent: those of worker."
+    )
+    affinity: Affinity | None = Field(default=None, description="As in a pod. Absent: none.")
+    priority_class_name: ObjectName | None = Field(default=None, description="As in worker. Absent: that of worker.")
+    labels: LabelMap | None = Field(default=None, description="As in worker. Absent: those of worker.")
+    annotations: StringMap | None = Field(default=None, description="As in worker. Absent: those of worker.")
+    resources: ResourceAmounts = Field(
+        default=ResourceAmounts(),
+        description="Compute resources of the exporter. What is absent: 10m CPU, 48Mi memory, and a limit of 192Mi.",
     )
 
 
@@ -1054,6 +1129,9 @@ class PoolSpec(Model):
         default=DeadLetter(), description="What becomes of a task that ends every process that runs it."
     )
     worker: Worker = Field(default=Worker(), description="What the worker's pods have beyond the defaults.")
+    exporter: Exporter = Field(
+        default=Exporter(), description="The pod that measures the queues; the first pool of a broker by name decides."
+    )
     network: Network | None = Field(
         default=None, description="A NetworkPolicy for the workers. Absent: no policy, everything is allowed."
     )

@@ -17,6 +17,7 @@ from greenfleet.k8s import paths
 from greenfleet.k8s.client import Client, ConflictError, InvalidError, NotFoundError
 from greenfleet.manifests import Child, exporter_children, names
 from greenfleet.manifests.exporter import config_of_gone_exporter, optional_exporter_children, queues_digest
+from greenfleet.manifests.pods import USUAL, PodDefaults
 from greenfleet.settings import WorkerImage
 from greenfleet.status.stalled import StalledReason
 
@@ -39,6 +40,7 @@ class ExporterReconciler:
         *,
         image: WorkerImage,
         monitors: PodMonitors,
+        pod_defaults: PodDefaults = USUAL,
     ) -> None:
         self._client = client
         self._registry = registry
@@ -46,6 +48,7 @@ class ExporterReconciler:
         self._applier = applier
         self._image = image
         self._monitors = monitors
+        self._pod_defaults = pod_defaults
         self._one_at_a_time = asyncio.Lock()
 
     async def reconcile(self, broker_key: str) -> float | None:
@@ -68,7 +71,12 @@ class ExporterReconciler:
             return None, None
         image = self._image
         children = exporter_children(
-            pools, image.image, image.image_pull_policy, image.image_pull_secrets, self._monitors.monitoring
+            pools,
+            image.image,
+            image.image_pull_policy,
+            image.image_pull_secrets,
+            self._monitors.monitoring,
+            defaults=self._pod_defaults,
         )
         name = names.exporter_name(pools[0].spec.broker.secret.name, pools[0].spec.broker.secret.key)
         state = self._registry.exporter(broker_key)

@@ -22,6 +22,7 @@ from greenfleet.k8s.events import EventRecorder
 from greenfleet.manifests import Child, children_of_pool, names
 from greenfleet.manifests.children import optional_children, pool_config_child
 from greenfleet.manifests.names import Role
+from greenfleet.manifests.pods import USUAL, PodDefaults
 from greenfleet.manifests.worker import fleet_deployment
 from greenfleet.settings import WorkerImage
 from greenfleet.status.pinning import GENERATION_ANNOTATION, choose, template_digest
@@ -63,6 +64,7 @@ class Reconciler:
         *,
         image: WorkerImage,
         monitors: PodMonitors,
+        pod_defaults: PodDefaults = USUAL,
     ) -> None:
         self._client = client
         self._events = events
@@ -71,6 +73,7 @@ class Reconciler:
         self._applier = applier
         self._image = image
         self._monitors = monitors
+        self._pod_defaults = pod_defaults
         self._upgrading: _Upgrade | None = None
 
     async def reconcile_pool(self, record: Record) -> float | None:
@@ -87,7 +90,12 @@ class Reconciler:
             return None
         image = self._image
         children = children_of_pool(
-            pool, image.image, image.image_pull_policy, record.routes(time.time()), self._monitors.monitoring
+            pool,
+            image.image,
+            image.image_pull_policy,
+            record.routes(time.time()),
+            self._monitors.monitoring,
+            defaults=self._pod_defaults,
         )
         waits = False
         try:
@@ -237,7 +245,9 @@ class Reconciler:
 
         def build(agent: str) -> dict[str, Any]:
             owners = child.manifest["metadata"]["ownerReferences"]
-            manifest = fleet_deployment(pool, role, agent, image.image_pull_policy, image.image_pull_secrets)
+            manifest = fleet_deployment(
+                pool, role, agent, image.image_pull_policy, image.image_pull_secrets, defaults=self._pod_defaults
+            )
             return {**manifest, "metadata": {**manifest["metadata"], "ownerReferences": owners}}
 
         choice = choose(live, build, image.image, pool.generation)

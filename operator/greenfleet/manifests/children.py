@@ -13,7 +13,7 @@ from greenfleet.manifests.monitor import API_VERSION as MONITOR_API_VERSION
 from greenfleet.manifests.monitor import Monitoring, pool_monitor
 from greenfleet.manifests.names import Role
 from greenfleet.manifests.network import pool_network_policy
-from greenfleet.manifests.pods import Manifest
+from greenfleet.manifests.pods import USUAL, Manifest, PodDefaults
 from greenfleet.manifests.worker import fleet_deployment
 
 
@@ -59,6 +59,7 @@ def children_of_pool(
     monitoring: Monitoring | None = None,
     *,
     agent_pull_secrets: Sequence[str] = (),
+    defaults: PodDefaults = USUAL,
 ) -> tuple[Child, ...]:
     """Everything that belongs to this pool alone; the exporter is shared and has its own builder."""
     children = [Child(pool_config(pool, blocking_tasks))]
@@ -67,7 +68,8 @@ def children_of_pool(
     if monitoring is not None:
         children.append(Child(pool_monitor(pool.name, pool.namespace, monitoring)))
     for role in (Role.EVENTLET, Role.PREFORK) if pool.spec.prefork is not None else (Role.EVENTLET,):
-        children.append(Child(fleet_deployment(pool, role, agent_image, agent_pull_policy, agent_pull_secrets)))
+        deployment = fleet_deployment(pool, role, agent_image, agent_pull_policy, agent_pull_secrets, defaults=defaults)
+        children.append(Child(deployment))
         children.append(Child(disruption_budget(pool, role)))
     for child in children:
         child.manifest["metadata"]["ownerReferences"] = [owner_reference(pool, controller=True)]

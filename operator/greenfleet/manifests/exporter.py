@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool
@@ -17,7 +18,9 @@ from greenfleet.manifests.monitor import API_VERSION as MONITOR_API_VERSION
 from greenfleet.manifests.monitor import Monitoring, exporter_monitor
 from greenfleet.manifests.network import exporter_network_policy
 from greenfleet.manifests.pods import (
+    USUAL,
     Manifest,
+    PodDefaults,
     http_probe,
     metrics_port,
     plain,
@@ -25,10 +28,12 @@ from greenfleet.manifests.pods import (
     restricted_container,
     restricted_pod,
     secret_env,
+    with_requests,
 )
-from greenfleet.manifests.worker import prefork_queue
+from greenfleet.manifests.worker import placement, prefork_queue, users_annotations
 
-NON_ROOT = 65532
+_REQUESTS = {"cpu": "10m", "memory": "48Mi"}
+_LIMITS = {"memory": "192Mi"}
 _BROKER_VARIABLE = "GREENWORKER_BROKER"
 OVERLAP_SECONDS = 30
 """A new exporter's pod has to be ready for so long before the old one goes: Prometheus' default scrape interval for pods, and twice what it
@@ -42,6 +47,8 @@ def exporter_children(
     pull_policy: str,
     pull_secrets: Sequence[str],
     monitoring: Monitoring | None = None,
+    *,
+    defaults: PodDefaults = USUAL,
 ) -> tuple[Child, ...]:
     """What all pools of one broker, at least one, share: the exporter's Deployment and what goes with it."""
     broker = pools[0].spec.broker
@@ -49,7 +56,7 @@ def exporter_children(
     found = [
         _config(pools, name),  # before the pods that read it
         exporter_network_policy(pools, name),
-        _deployment(pools, name, image, pull_policy, pull_secrets),
+        _deployment(pools, name, _Image(image, pull_policy, tuple(pull_secrets)), defaults),
     ]
     if monitoring is not None:
         found.append(exporter_monitor(name, pools[0].namespace, monitoring))
@@ -119,10 +126,20 @@ def queues_digest(children: Sequence[Child]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _deployment(
-    pools: Sequence[GreenWorkerPool], name: str, image: str, pull_policy: str, pull_secrets: Sequence[str]
-) -> Manifest:
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """The exporter's image, and how it is pulled."""
+
+    name: str
+    pull_policy: str
+    pull_secrets: tuple[str, ...]
+
+
+def _deployment(pools: Sequence[GreenWorkerPool], name: str, image: _Image, defaults: PodDefaults) -> Manifest:
     labels = names.exporter_labels(name)
+    spec = _deciding(pools).spec
+    users_labels = spec.worker.labels if spec.exporter.labels is None else spec.exporter.labels
+    annotations = spec.worker.annotations if spec.exporter.annotations is None else spec.exporter.annotations
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -135,16 +152,25 @@ def _deployment(
             "minReadySeconds": OVERLAP_SECONDS,
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "template": {
-                "metadata": {"labels": names.pod_labels(labels)},
-                "spec": _pod(pools, name, image, pull_policy, pull_secrets),
+                "metadata": pruned(
+                    {
+                        "labels": names.pod_labels(labels, users_labels),
+                        "annotations": users_annotations(annotations),
+                    }
+                ),
+                "spec": _pod(pools, name, image, defaults),
             },
         },
     }
 
 
-def _pod(
-    pools: Sequence[GreenWorkerPool], name: str, image: str, pull_policy: str, pull_secrets: Sequence[str]
-) -> Manifest:
+def _deciding(pools: Sequence[GreenWorkerPool]) -> GreenWorkerPool:
+    """The pool that says where the exporter runs: a stable choice, whatever order they come in."""
+    return min(pools, key=lambda pool: pool.name)
+
+
+def _pod(pools: Sequence[GreenWorkerPool], name: str, image: _Image, defaults: PodDefaults) -> Manifest:
+    spec = _deciding(pools).spec
     broker = pools[0].spec.broker
     secret = broker.secret
     authorities = [pool.spec.broker.ca_secret_ref for pool in pools if pool.spec.broker.ca_secret_ref is not None]
@@ -185,17 +211,18 @@ def _pod(
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": 5,
-            "securityContext": restricted_pod(NON_ROOT, NON_ROOT, NON_ROOT),
-            "imagePullSecrets": [{"name": secret_name} for secret_name in pull_secrets],
+            "securityContext": restricted_pod(defaults, spec.worker.security_context),
+            **placement(spec.worker.model_copy(update={"affinity": None}), spec.exporter),
+            "imagePullSecrets": [{"name": secret_name} for secret_name in image.pull_secrets],
             "containers": [
                 {
                     "name": names.EXPORTER_CONTAINER,
-                    "image": image,
-                    "imagePullPolicy": pull_policy,
+                    "image": image.name,
+                    "imagePullPolicy": image.pull_policy,
                     "command": ["python", "-m", "greenworker.exporter"],
                     "env": environment,
                     "ports": [metrics_port()],
-                    "resources": {"requests": {"cpu": "10m", "memory": "48Mi"}, "limits": {"memory": "192Mi"}},
+                    "resources": with_requests(spec.exporter.resources, _REQUESTS, _LIMITS),
                     "securityContext": restricted_container(read_only_root=True),
                     "readinessProbe": http_probe("/readyz", period_seconds=2, failure_threshold=3),
                     "livenessProbe": http_probe("/healthz", period_seconds=10, failure_threshold=3),

@@ -90,7 +90,8 @@ def pod_labels(labels: Mapping[str, str], users: Mapping[str, str] | None = None
     Not the version: it would replace every pod when the operator is upgraded. What a pod is a part of, the user may say better.
     """
     fixed = {name: value for name, value in labels.items() if name not in (PART_OF, VERSION)}
-    return {PART_OF: MANAGER, **(users or {}), **fixed, SCRAPE_LABEL: "true"}
+    users = {name: value for name, value in (users or {}).items() if not name.startswith(f"{PREFIX}/")}
+    return {PART_OF: MANAGER, **users, **fixed, SCRAPE_LABEL: "true"}
 
 
 def _recommended(name: str, instance: str, component: str) -> dict[str, str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
 
+from greenfleet.api.pool import ResourceAmounts, SecurityContext
 from greenfleet.manifests.names import METRICS_PORT
 
 Manifest = dict[str, Any]
@@ -26,15 +29,55 @@ def pruned(manifest: Manifest) -> Manifest:
     return {key: value for key, value in manifest.items() if value not in (None, [], {}, "")}
 
 
-def restricted_pod(user: int, group: int, fs_group: int) -> Manifest:
-    """securityContext of a pod under Pod Security "restricted"."""
-    return {
-        "runAsNonRoot": True,
-        "runAsUser": user,
-        "runAsGroup": group,
-        "fsGroup": fs_group,
-        "seccompProfile": {"type": "RuntimeDefault"},
+NON_ROOT = 65532
+
+
+@dataclass(frozen=True, slots=True)
+class PodDefaults:
+    """What the administrator decides for the pods of all pools."""
+
+    user: int | None = NON_ROOT
+    """None: the image's own user, or the one that OpenShift gives."""
+    group: int | None = NON_ROOT
+    fs_group: int | None = NON_ROOT
+    allow_patch: bool = False
+    """Whether `worker.podTemplatePatch` counts."""
+
+
+USUAL = PodDefaults()
+"""Where the administrator says nothing."""
+
+
+def restricted_pod(defaults: PodDefaults, chosen: SecurityContext | None = None) -> Manifest:
+    """securityContext of a pod under Pod Security "restricted". What a pool does not mention is the administrator's choice."""
+
+    def pick(field: str, default: int | None) -> int | None:
+        return getattr(chosen, field) if chosen is not None and field in chosen.model_fields_set else default
+
+    return pruned(
+        {
+            "runAsNonRoot": True,
+            "runAsUser": pick("run_as_user", defaults.user),
+            "runAsGroup": pick("run_as_group", defaults.group),
+            "fsGroup": pick("fs_group", defaults.fs_group),
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+    )
+
+
+def with_requests(amounts: ResourceAmounts, requests: Mapping[str, str], limits: Mapping[str, str]) -> Manifest:
+    """Resources with what a quota asks for. A limit is a request too, by Kubernetes' own default."""
+    found = plain(amounts)
+    named = {*found.get("requests", ()), *found.get("limits", ())}
+    found["requests"] = {
+        **{name: amount for name, amount in requests.items() if name not in named},
+        **found.get("requests", {}),
     }
+    found["limits"] = {
+        **{name: amount for name, amount in limits.items() if name not in named},
+        **found.get("limits", {}),
+    }
+    return pruned(found)
 
 
 def restricted_container(*, read_only_root: bool) -> Manifest:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from greenfleet.api import GreenWorkerPool, duration_seconds, quantity
-from greenfleet.api.pool import APPARMOR_ANNOTATION, CaSecretRef, ResourceAmounts
+from greenfleet.api.placement import TopologySpreadConstraint
+from greenfleet.api.pool import APPARMOR_ANNOTATION, CaSecretRef, Exporter, Prefork, ResourceAmounts, Worker
 from greenfleet.manifests import names
 from greenfleet.manifests.names import Role
+from greenfleet.manifests.patch import patched
 from greenfleet.manifests.pods import (
+    USUAL,
     Manifest,
+    PodDefaults,
     http_probe,
     metrics_port,
     plain,
@@ -21,6 +26,7 @@ from greenfleet.manifests.pods import (
     restricted_pod,
     secret_env,
     sparse,
+    with_requests,
 )
 
 GRACE_MARGIN_SECONDS = 15
@@ -30,8 +36,18 @@ _COMMON_ARGUMENTS = ("--without-gossip", "--without-mingle", "--without-heartbea
 """Without them an Eventlet worker on AMQP does 17 tasks a second (tests/integration/worker/test_worker_defects.py)."""
 
 
+DEFAULT_REQUESTS = {"cpu": "50m", "memory": "128Mi"}
+"""Of a worker that says nothing, so that a quota admits it: an Eventlet worker with some tasks and a small app."""
+
+
 def fleet_deployment(
-    pool: GreenWorkerPool, role: Role, agent_image: str, agent_pull_policy: str, agent_pull_secrets: Sequence[str] = ()
+    pool: GreenWorkerPool,
+    role: Role,
+    agent_image: str,
+    agent_pull_policy: str,
+    agent_pull_secrets: Sequence[str] = (),
+    *,
+    defaults: PodDefaults = USUAL,
 ) -> Manifest:
     """The Deployment, without `replicas`: who owns that field is the reconciler's business.
 
@@ -39,6 +55,15 @@ def fleet_deployment(
     """
     labels = names.fleet_labels(pool.name, role)
     drain = math.ceil(duration_seconds(pool.spec.drain.timeout))
+    template: Manifest = {
+        "metadata": {
+            "labels": names.pod_labels(labels, pool.spec.worker.labels),
+            "annotations": {**users_annotations(pool.spec.worker.annotations), names.AGENT_ANNOTATION: agent_image},
+        },
+        "spec": _pod(pool, role, drain, _Agent(agent_image, agent_pull_policy, tuple(agent_pull_secrets)), defaults),
+    }
+    if defaults.allow_patch and pool.spec.worker.pod_template_patch:
+        template = patched(template, pool.spec.worker.pod_template_patch)
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -47,24 +72,18 @@ def fleet_deployment(
             "selector": {"matchLabels": names.fleet_selector(pool.name, role)},
             "revisionHistoryLimit": 3,
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-            "template": {
-                "metadata": {
-                    "labels": names.pod_labels(labels, pool.spec.worker.labels),
-                    "annotations": {**_users_annotations(pool), names.AGENT_ANNOTATION: agent_image},
-                },
-                "spec": _pod(pool, role, drain, _Agent(agent_image, agent_pull_policy, tuple(agent_pull_secrets))),
-            },
+            "template": template,
         },
     }
 
 
-def _users_annotations(pool: GreenWorkerPool) -> dict[str, str]:
+def users_annotations(annotations: Mapping[str, str]) -> dict[str, str]:
     """Without ours (`greenfleet.io/threads` on a pod is the operator's own word), and without what takes AppArmor away.
 
     The API server refuses both; a pool may be older than its rules.
     """
     kept_out = (f"{names.PREFIX}/", APPARMOR_ANNOTATION)
-    return {name: value for name, value in pool.spec.worker.annotations.items() if not name.startswith(kept_out)}
+    return {name: value for name, value in annotations.items() if not name.startswith(kept_out)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +102,8 @@ def _pull_secrets(pool: GreenWorkerPool, agent: _Agent) -> list[Manifest]:
     return [{"name": name} for name in dict.fromkeys([*users, *agents])]
 
 
-def _pod(pool: GreenWorkerPool, role: Role, drain_seconds: int, agent: _Agent) -> Manifest:
-    worker, security = pool.spec.worker, pool.spec.worker.security_context
+def _pod(pool: GreenWorkerPool, role: Role, drain_seconds: int, agent: _Agent, defaults: PodDefaults) -> Manifest:
+    worker, place = pool.spec.worker, placement(pool.spec.worker, pool.spec.prefork if role is Role.PREFORK else None)
     inject = pool.spec.agent == "Inject"
     return pruned(
         {
@@ -92,18 +111,43 @@ def _pod(pool: GreenWorkerPool, role: Role, drain_seconds: int, agent: _Agent) -
             "automountServiceAccountToken": worker.service_account_name is not None,
             "serviceAccountName": worker.service_account_name,
             "enableServiceLinks": False,
-            "securityContext": restricted_pod(security.run_as_user, security.run_as_group, security.fs_group),
-            "priorityClassName": worker.priority_class_name,
-            "nodeSelector": worker.node_selector,
-            "tolerations": [sparse(toleration) for toleration in worker.tolerations],
-            "affinity": None if worker.affinity is None else sparse(worker.affinity),
-            "topologySpreadConstraints": [sparse(constraint) for constraint in worker.topology_spread_constraints],
+            "securityContext": restricted_pod(defaults, worker.security_context),
+            **place,
+            "topologySpreadConstraints": [sparse(constraint) for constraint in _spread(pool, role)],
             "imagePullSecrets": _pull_secrets(pool, agent),
             "initContainers": [_agent(agent.image, agent.pull_policy)] if inject else [],
             "containers": [_container(pool, role, drain_seconds)],
             "volumes": _volumes(pool, inject=inject),
         }
     )
+
+
+def placement(worker: Worker, own: Prefork | Exporter | None) -> Manifest:
+    """Where a pod may run: what it says itself, else what the worker says."""
+
+    def pick(field: str) -> Any:
+        chosen = getattr(own, field, None)
+        return getattr(worker, field) if chosen is None else chosen
+
+    affinity = pick("affinity")
+    return {
+        "priorityClassName": pick("priority_class_name"),
+        "nodeSelector": pick("node_selector"),
+        "tolerations": [sparse(toleration) for toleration in pick("tolerations")],
+        "affinity": None if affinity is None else sparse(affinity),
+    }
+
+
+def _spread(pool: GreenWorkerPool, role: Role) -> list[TopologySpreadConstraint]:
+    own = pool.spec.prefork.topology_spread_constraints if role is Role.PREFORK and pool.spec.prefork else None
+    return pool.spec.worker.topology_spread_constraints if own is None else own
+
+
+def _users_environment(pool: GreenWorkerPool, role: Role) -> list[Manifest]:
+    """Those of the role in place of the worker's of the same name."""
+    own = pool.spec.prefork.env if role is Role.PREFORK and pool.spec.prefork else []
+    named = {variable.name for variable in own}
+    return [plain(variable) for variable in (*(one for one in pool.spec.worker.env if one.name not in named), *own)]
 
 
 def _agent(image: str, pull_policy: str) -> Manifest:
@@ -126,11 +170,11 @@ def _container(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> Manifes
             "name": names.WORKER_CONTAINER,
             "image": spec.image,
             "imagePullPolicy": spec.image_pull_policy,
-            "command": [*_launcher(pool), *celery_arguments(pool, role)],
-            "env": [*_environment(pool, role, drain_seconds), *(plain(variable) for variable in worker.env)],
+            "command": [*worker.wrapper, *_launcher(pool), *celery_arguments(pool, role)],
+            "env": [*_environment(pool, role, drain_seconds), *_users_environment(pool, role)],
             "envFrom": [plain(source) for source in worker.env_from],
             "ports": [metrics_port()],
-            "resources": plain(resources_of(pool, role)),
+            "resources": with_requests(resources_of(pool, role), DEFAULT_REQUESTS, {}),
             "securityContext": restricted_container(read_only_root=worker.security_context.read_only_root_filesystem),
             "terminationMessagePolicy": "File",  # an application's log is nothing for a status
             "startupProbe": http_probe("/healthz", period_seconds=1, failure_threshold=300),

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 from greenfleet import cron
 from greenfleet.api import GreenWorkerPool
 from greenfleet.api.pool import ScheduleWindow
+from greenfleet.manifests.patch import patch_problem
 from greenfleet.prometheus import sources
 from greenfleet.settings import Prometheus
 from greenfleet.status.stalled import StalledReason
@@ -71,3 +72,18 @@ def schedule_problem(window: ScheduleWindow) -> str | None:
     except (KeyError, ValueError, OSError):  # ZoneInfoNotFoundError is a KeyError; a directory's name is an OSError
         return f"timezone is {window.timezone!r}, which is not in the IANA database: use a name such as Europe/Berlin"
     return None
+
+
+def patch_error(pool: GreenWorkerPool, *, allowed: bool) -> StalledReason | None:
+    """A patch of the pod template where the administrator does not allow it, or one that touches what is Greenfleet's own."""
+    patch = pool.spec.worker.pod_template_patch
+    if not patch:
+        return None
+    if not allowed:
+        return StalledReason(
+            "PatchNotAllowed",
+            "worker.podTemplatePatch is set, and the administrator does not allow it, so that the pods are made without it: remove it, or ask for "
+            "pods.allowPodTemplatePatch",
+        )
+    problem = patch_problem(patch)
+    return None if problem is None else StalledReason("InvalidPatch", f"{problem}; the pods are made without the patch")

@@ -254,6 +254,33 @@ def test_the_pods_are_admitted_under_pod_security_restricted(world: World) -> No
     shop.delete_pool("admitted", wait=False)
 
 
+def test_fields_of_the_pods_reach_a_real_cluster_with_a_quota(make_world: WorldMaker) -> None:
+    """OpenShift's null, a quota on requests, a patch: as the API server keeps and defaults them, not as we think it does."""
+    world = make_world("fields", runs=only_exporters)
+    shop = world.namespace
+    quota = {"metadata": {"name": "team"}, "spec": {"hard": {"requests.cpu": "2", "requests.memory": "4Gi"}}}
+    shop.api.create(f"/api/v1/namespaces/{shop.name}/resourcequotas", quota)
+    world.operator(pods={"allowPodTemplatePatch": True}).start()
+    nobody = {"runAsUser": None, "runAsGroup": None, "fsGroup": None}
+    patch = {"spec": {"hostAliases": [{"ip": "192.0.2.1", "hostnames": ["legacy"]}]}}
+    tolerations = [{"key": "team", "operator": "Equal", "value": "shop", "effect": "NoSchedule"}]
+    worker = {"securityContext": nobody, "podTemplatePatch": patch, "tolerations": tolerations}
+    shop.apply_pool("fields", worker=worker, replicas={"min": 1, "max": 1})
+    eventually(lambda: len(shop.pods("fields")) == 1, "the quota admits a worker that says nothing of resources")
+    pod = shop.pods("fields")[0]["spec"]
+    assert not {"runAsUser", "runAsGroup", "fsGroup"} & pod["securityContext"].keys()
+    assert pod["hostAliases"] == patch["spec"]["hostAliases"]
+    assert [container["name"] for container in pod["initContainers"]] == ["greenfleet-agent"]
+    [exporter] = exporters(world)
+    template = exporter["spec"]["template"]["spec"]
+    assert [one["key"] for one in template["tolerations"]] == ["team"]
+    assert "runAsUser" not in template["securityContext"]
+    refused = {**worker, "podTemplatePatch": {"spec": {"containers": [{"name": "worker", "command": ["sh"]}]}}}
+    shop.apply_pool("fields", worker=refused, replicas={"min": 1, "max": 1})
+    eventually(lambda: shop.condition("fields", "Stalled")["reason"] == "InvalidPatch", "the patch is refused by name")
+    shop.delete_pool("fields", wait=False)
+
+
 def test_deleting_the_pool_lets_the_collector_remove_everything(world: World) -> None:
     shop = world.namespace
     shop.apply_pool("a", queues=["a"])

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from charts.gates.parts import REPOSITORY, python_tool
 from tests.integration.worker.harness import Redis, Worker, eventually
 
 Start = Callable[..., Worker]
@@ -179,3 +180,35 @@ def test_what_ends_a_worker_is_left_in_one_line_without_passwords(redis_broker: 
     assert "no_such_module" in line
     assert "hunter2" not in line
     assert "s3cret" not in line
+
+
+def test_a_wrapper_that_instruments_starts_the_worker_and_patching_still_comes_first(
+    start_worker: Start, redis_broker: Redis, client_app: Any, tmp_path: Path
+) -> None:
+    """`worker.wrapper: [opentelemetry-instrument]`, the real one: its sitecustomize imports Celery and redis before any program runs."""
+    tools = python_tool(REPOSITORY / "requirements" / "opentelemetry.lock").parent
+    [packages] = tools.parent.glob("lib/python3*/site-packages")
+    _, _, script = (tools / "opentelemetry-instrument").read_text().partition("\n")
+    wrapper = tmp_path / "opentelemetry-instrument"  # as in an image: with the interpreter of the worker
+    wrapper.write_text(f"#!{sys.executable}\n{script}")
+    wrapper.chmod(0o755)
+    worker = start_worker(
+        redis_broker.url,
+        command=[str(wrapper), sys.executable, "-m", "greenworker"],
+        environment={
+            "PYTHONPATH": str(packages),
+            "OTEL_TRACES_EXPORTER": "console",
+            "OTEL_METRICS_EXPORTER": "none",
+            "OTEL_LOGS_EXPORTER": "none",
+            "OTEL_BSP_SCHEDULE_DELAY": "200",
+        },
+        threads=20,
+    ).ready()
+    app = client_app(redis_broker.url)
+    for number in range(20):
+        app.nap.delay(number, 1.0)
+    eventually(lambda: worker.metric("greenworker_threads_busy") == 20, "twenty tasks wait in green threads at once")
+    eventually(lambda: worker.ledger.done() == 20, "all are done")
+    eventually(lambda: "run/" in worker.tail(2000), "the instrumentation saw the tasks run")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(30) == 0, worker.tail()

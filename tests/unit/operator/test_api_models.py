@@ -31,7 +31,7 @@ def test_the_twelve_line_resource_gets_the_documented_defaults() -> None:
         "60s",
     )
     assert spec.prefork is None
-    assert spec.worker.security_context.run_as_user == 65532
+    assert spec.worker.security_context.run_as_user is None  # the administrator's default, 65532
 
 
 @pytest.mark.parametrize(

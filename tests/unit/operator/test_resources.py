@@ -199,8 +199,8 @@ def test_the_prefork_companion_consumes_the_companion_queues_with_its_own_resour
         "-Q",
         "a.prefork,b.prefork",
     ]
-    assert worker(resource, Role.PREFORK)["resources"] == {"limits": {"cpu": 2}}
-    assert worker(resource)["resources"] == {"limits": {"cpu": "500m"}}
+    assert worker(resource, Role.PREFORK)["resources"]["limits"] == {"cpu": 2}
+    assert worker(resource)["resources"]["limits"] == {"cpu": "500m"}
     assert environment(worker(resource, Role.PREFORK))["GREENWORKER_ROLE"] == "prefork"
 
 

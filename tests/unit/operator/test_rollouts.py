@@ -17,6 +17,7 @@ from greenfleet.api import GreenWorkerPool, parse_pool
 from greenfleet.controller.pods import scaling_spec
 from greenfleet.manifests import children_of_pool, exporter_children
 from greenfleet.manifests.names import Role
+from greenfleet.manifests.pods import PodDefaults
 from tests.golden.test_golden import HERE as GOLDEN
 from tests.unit.operator.objects import Object, body, crd_schema
 
@@ -67,6 +68,19 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "prefork.processes": (3, {P}),
     "prefork.resources": ({"limits": {"memory": "3Gi"}}, {P}),
     "prefork.tasks": ([], BOTH),
+    "prefork.env": ([], {P}),
+    "prefork.nodeSelector": ({}, {P}),
+    "prefork.tolerations": ([], {P}),
+    "prefork.affinity": ({"podAffinity": {}}, {P}),
+    "prefork.topologySpreadConstraints": (None, {P}),
+    "prefork.priorityClassName": ("other", {P}),
+    "exporter.nodeSelector": ({}, NOTHING),
+    "exporter.tolerations": ([], NOTHING),
+    "exporter.affinity": ({"podAffinity": {}}, NOTHING),
+    "exporter.priorityClassName": ("other", NOTHING),
+    "exporter.labels": ({}, NOTHING),
+    "exporter.annotations": ({}, NOTHING),
+    "exporter.resources": ({"limits": {"memory": "96Mi"}}, NOTHING),
     "hubWatchdog.warnAfter": ("300ms", BOTH),
     "hubWatchdog.restartAfter": ("3m", BOTH),
     "taskTimeLimits.soft": ("31s", BOTH),
@@ -80,14 +94,16 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "worker.envFrom": ([], BOTH),
     "worker.resources": ({"limits": {"cpu": 1, "memory": "2Gi"}}, {E}),
     "worker.startupBoost": ({"cpu": "1500m"}, NOTHING),
-    "worker.nodeSelector": ({}, BOTH),
-    "worker.tolerations": ([], BOTH),
+    "worker.nodeSelector": ({}, {E}),  # the companion of this pool has its own
+    "worker.tolerations": ([], {E}),
     "worker.affinity": (None, BOTH),
-    "worker.topologySpreadConstraints": ([], BOTH),
+    "worker.topologySpreadConstraints": ([], {E}),
+    "worker.wrapper": (["ddtrace-run"], BOTH),
+    "worker.podTemplatePatch": ({"spec": {"dnsPolicy": "None"}}, BOTH),
     "worker.volumes": ([], BOTH),
     "worker.volumeMounts": ([], BOTH),
     "worker.serviceAccountName": ("other", BOTH),
-    "worker.priorityClassName": ("other", BOTH),
+    "worker.priorityClassName": ("other", {E}),
     "worker.labels": ({"team": "other"}, BOTH),
     "worker.annotations": ({"checksum/settings": "b1946ac9"}, BOTH),
     "worker.extraArgs": ([], BOTH),
@@ -98,6 +114,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "worker.securityContext": ({"runAsUser": 1001}, BOTH),
 }
 
+PATCHES = PodDefaults(allow_patch=True)
 READ_BY_THE_LOOP = {"scaling.prometheus", "prefork.autoRoute", "worker.startupBoost"}
 """Neither in a manifest nor in the law's own spec: which query is asked, whether evidence makes routes, and what pods may use that start."""
 
@@ -119,7 +136,7 @@ def original() -> GreenWorkerPool:
 
 
 def templates(pool: GreenWorkerPool) -> dict[str, Object]:
-    children = children_of_pool(pool, "greenfleet/worker:1", "IfNotPresent")
+    children = children_of_pool(pool, "greenfleet/worker:1", "IfNotPresent", defaults=PATCHES)
     return {
         child.manifest["metadata"]["labels"]["greenfleet.io/role"]: child.manifest["spec"]["template"]
         for child in children
@@ -144,7 +161,10 @@ def test_a_change_replaces_the_pods_that_it_must_and_no_others(field: str) -> No
 @pytest.mark.parametrize("field", sorted(CHANGES.keys() - READ_BY_THE_LOOP))
 def test_every_change_has_an_effect(field: str) -> None:
     def everything(pool: GreenWorkerPool) -> list[Any]:
-        children = [*children_of_pool(pool, "a", "IfNotPresent"), *exporter_children([pool], "a", "IfNotPresent", [])]
+        children = [
+            *children_of_pool(pool, "a", "IfNotPresent", defaults=PATCHES),
+            *exporter_children([pool], "a", "IfNotPresent", []),
+        ]
         return [child.manifest for child in children] + [
             scaling_spec(pool, role, 2.0) for role in (Role.EVENTLET, Role.PREFORK)
         ]

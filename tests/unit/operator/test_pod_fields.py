@@ -1,0 +1,230 @@
+"""One set of fields for all pods: users, placement, requests, a wrapper, and the patch with what it may not touch."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from greenfleet.api import GreenWorkerPool
+from greenfleet.manifests import children_of_pool, exporter_children
+from greenfleet.manifests.patch import patch_problem
+from greenfleet.manifests.pods import USUAL, PodDefaults
+from greenfleet.status.spec_checks import patch_error
+from tests.unit.operator.objects import Object, pool
+
+IMAGE = "greenfleet/worker:1"
+
+
+def templates(*pools: GreenWorkerPool, defaults: PodDefaults = USUAL) -> dict[str, Object]:
+    """Pod templates by role, the exporter's too."""
+    children = [*children_of_pool(pools[0], IMAGE, "IfNotPresent", defaults=defaults)]
+    children += exporter_children(pools, IMAGE, "IfNotPresent", [], defaults=defaults)
+    deployments = [child.manifest for child in children if child.is_deployment]
+    return {one["metadata"]["labels"]["greenfleet.io/role"]: one["spec"]["template"] for one in deployments}
+
+
+def users(template: Object) -> dict[str, int]:
+    """What is set of user, group and group of volumes."""
+    context = template["spec"]["securityContext"]
+    return {name: context[name] for name in ("runAsUser", "runAsGroup", "fsGroup") if name in context}
+
+
+FIXED = {"runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532}
+OPENSHIFT = PodDefaults(user=None, group=None, fs_group=None)
+NULL = {"runAsUser": None, "runAsGroup": None, "fsGroup": None}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "defaults", "expected"),
+    [
+        ({}, USUAL, FIXED),
+        (NULL, USUAL, {}),
+        ({}, OPENSHIFT, {}),
+        ({"runAsUser": 1000}, OPENSHIFT, {"runAsUser": 1000}),
+        ({"runAsUser": 1000, "fsGroup": None}, USUAL, {"runAsUser": 1000, "runAsGroup": 65532}),
+    ],
+)
+def test_no_user_is_set_where_the_image_or_openshift_decides(
+    chosen: Object, defaults: PodDefaults, expected: Object
+) -> None:
+    found = templates(pool(worker={"securityContext": chosen}, prefork={}), defaults=defaults)
+    assert found.keys() == {"eventlet", "prefork", "exporter"}
+    for template in found.values():
+        assert users(template) == expected
+        assert template["spec"]["securityContext"]["runAsNonRoot"] is True
+
+
+def test_companion_and_exporter_run_where_the_workers_do_unless_they_say_otherwise() -> None:
+    toleration = {"key": "team", "operator": "Equal", "value": "shop", "effect": "NoSchedule"}
+    worker = {
+        "nodeSelector": {"team": "shop"},
+        "tolerations": [toleration],
+        "priorityClassName": "batch",
+        "annotations": {"sidecar.istio.io/inject": "false"},
+        "labels": {"azure.workload.identity/use": "true"},
+    }
+    for template in templates(pool(worker=worker, prefork={})).values():
+        spec, metadata = template["spec"], template["metadata"]
+        assert (spec["nodeSelector"], spec["priorityClassName"]) == ({"team": "shop"}, "batch")
+        assert spec["tolerations"][0]["key"] == "team"
+        assert metadata["annotations"]["sidecar.istio.io/inject"] == "false"
+        assert metadata["labels"]["azure.workload.identity/use"] == "true"
+    own = {"nodeSelector": {"team": "images"}, "tolerations": []}
+    found = templates(pool(worker=worker, prefork=own, exporter={"nodeSelector": {}, "labels": {}}))
+    assert found["prefork"]["spec"]["nodeSelector"] == {"team": "images"}
+    assert "tolerations" not in found["prefork"]["spec"]
+    assert "nodeSelector" not in found["exporter"]["spec"]
+    assert "azure.workload.identity/use" not in found["exporter"]["metadata"]["labels"]
+
+
+def test_the_first_pool_of_a_broker_by_name_decides_where_the_exporter_runs() -> None:
+    one = pool("a", worker={"nodeSelector": {"team": "a"}})
+    two = pool("b", worker={"nodeSelector": {"team": "b"}})
+    for pools in ((one, two), (two, one)):
+        assert templates(*pools)["exporter"]["spec"]["nodeSelector"] == {"team": "a"}
+
+
+@pytest.mark.parametrize(
+    ("resources", "requests"),
+    [
+        ({}, {"cpu": "50m", "memory": "128Mi"}),
+        ({"requests": {"cpu": "200m"}}, {"cpu": "200m", "memory": "128Mi"}),
+        ({"limits": {"cpu": "20m"}}, {"memory": "128Mi"}),
+        ({"limits": {"cpu": "20m", "memory": "64Mi"}}, None),
+    ],
+)
+def test_a_worker_always_has_requests_and_never_above_its_limits(resources: Object, requests: Object | None) -> None:
+    container = templates(pool(worker={"resources": resources}))["eventlet"]["spec"]["containers"][0]
+    assert container["resources"].get("requests") == requests
+
+
+def test_a_companions_variable_takes_the_place_of_the_workers() -> None:
+    def values(template: Object) -> dict[str, str]:
+        return {one["name"]: one.get("value", "") for one in template["spec"]["containers"][0]["env"]}
+
+    worker = {"env": [{"name": "A", "value": "1"}, {"name": "B", "value": "1"}]}
+    found = templates(pool(worker=worker, prefork={"env": [{"name": "B", "value": "2"}, {"name": "C", "value": "2"}]}))
+    assert {name: values(found["prefork"])[name] for name in "ABC"} == {"A": "1", "B": "2", "C": "2"}
+    assert values(found["eventlet"])["B"] == "1"
+    assert "C" not in values(found["eventlet"])
+    names = [one["name"] for one in found["prefork"]["spec"]["containers"][0]["env"]]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("agent", ["Inject", "Installed"])
+def test_a_wrapper_starts_the_launcher(agent: str) -> None:
+    plain = templates(pool(agent=agent))["eventlet"]["spec"]["containers"][0]["command"]
+    wrapped = templates(pool(agent=agent, worker={"wrapper": ["newrelic-admin", "run-program"]}))
+    assert wrapped["eventlet"]["spec"]["containers"][0]["command"] == ["newrelic-admin", "run-program", *plain]
+
+
+PATCH = {
+    "metadata": {"annotations": {"vault.example/inject": "true"}},
+    "spec": {
+        "hostAliases": [{"ip": "192.0.2.1", "hostnames": ["legacy"]}],
+        "volumes": [{"name": "secrets", "csi": {"driver": "secrets-store.csi.k8s.io"}}],
+        "initContainers": [{"name": "migrate", "image": "proj:1", "command": ["true"]}],
+        "containers": [
+            {
+                "name": "worker",
+                "volumeMounts": [{"name": "secrets", "mountPath": "/secrets"}],
+                "lifecycle": {"preStop": {}},
+            },
+            {"name": "proxy", "image": "proxy:1"},
+        ],
+    },
+}
+
+
+def test_a_patch_adds_what_the_resource_has_no_words_for_and_leaves_the_rest() -> None:
+    one = pool(worker={"podTemplatePatch": PATCH})
+    before = templates(one)["eventlet"]
+    after = templates(one, defaults=PodDefaults(allow_patch=True))["eventlet"]
+    spec = after["spec"]
+    assert [container["name"] for container in spec["containers"]] == ["worker", "proxy"]
+    assert [container["name"] for container in spec["initContainers"]] == ["greenfleet-agent", "migrate"]
+    assert after["metadata"]["annotations"] == {**before["metadata"]["annotations"], "vault.example/inject": "true"}
+    worker, plain = spec["containers"][0], before["spec"]["containers"][0]
+    assert worker["volumeMounts"] == [*plain["volumeMounts"], {"name": "secrets", "mountPath": "/secrets"}]
+    assert worker.pop("lifecycle") == {"preStop": {}}
+    assert {**worker, "volumeMounts": plain["volumeMounts"]} == plain
+    assert spec["volumes"] == [*before["spec"]["volumes"], PATCH["spec"]["volumes"][0]]  # type: ignore[index]
+
+
+def test_without_the_administrators_word_a_patch_changes_nothing_and_is_said() -> None:
+    one = pool(worker={"podTemplatePatch": PATCH})
+    assert templates(one) == templates(pool())
+    stalled = patch_error(one, allowed=False)
+    assert stalled is not None
+    assert stalled.reason == "PatchNotAllowed"
+    assert "pods.allowPodTemplatePatch" in stalled.message
+    assert patch_error(one, allowed=True) is None
+
+
+WORKER: Object = {"name": "worker"}
+
+
+@pytest.mark.parametrize(
+    ("patch", "field"),
+    [
+        ({"metadata": {"labels": {"greenfleet.io/pool": "other"}}}, "greenfleet.io/pool"),
+        ({"metadata": {"labels": {"app.kubernetes.io/name": "other"}}}, "app.kubernetes.io/name"),
+        ({"metadata": {"labels": None}}, "metadata.labels"),
+        ({"metadata": {"annotations": {"greenfleet.io/threads": "9"}}}, "greenfleet.io/threads"),
+        ({"metadata": {"annotations": {"greenfleet.io/threads": None}}}, "greenfleet.io/threads"),
+        ({"metadata": {"name": "x"}}, "metadata.name"),
+        ({"kind": "Pod"}, "kind"),
+        ({"spec": None}, "spec"),
+        ({"spec": {"$patch": "replace"}}, "$patch"),
+        ({"spec": {"containers": None}}, "spec.containers"),
+        ({"spec": {"containers": [{"image": "x"}]}}, "spec.containers"),
+        ({"spec": {"containers": [{**WORKER, "$patch": "delete"}]}}, "$patch"),
+        ({"spec": {"initContainers": None}}, "spec.initContainers"),
+        ({"spec": {"initContainers": [{"name": "greenfleet-agent", "image": "x"}]}}, "greenfleet-agent"),
+        ({"spec": {"volumes": None}}, "spec.volumes"),
+        ({"spec": {"volumes": [{"name": "greenfleet-pod", "emptyDir": {}}]}}, "greenfleet-pod"),
+        ({"spec": {"terminationGracePeriodSeconds": 1}}, "terminationGracePeriodSeconds"),
+        ({"spec": {"containers": [{**WORKER, "env": None}]}}, "env"),
+        (
+            {"spec": {"containers": [{**WORKER, "env": [{"name": "GREENWORKER_POOL", "value": "x"}]}]}},
+            "GREENWORKER_POOL",
+        ),
+        (
+            {"spec": {"containers": [{**WORKER, "volumeMounts": [{"name": "x", "mountPath": "/greenfleet/lib"}]}]}},
+            "/greenfleet",
+        ),
+        *(
+            ({"spec": {"containers": [{**WORKER, name: value}]}}, name)
+            for name in (
+                "command",
+                "args",
+                "image",
+                "resources",
+                "ports",
+                "startupProbe",
+                "readinessProbe",
+                "livenessProbe",
+            )
+            for value in ({}, None)
+        ),
+    ],
+    ids=str,
+)
+def test_a_patch_that_touches_what_is_greenfleets_own_is_refused_by_name(patch: Object, field: str) -> None:
+    problem = patch_problem(patch)
+    assert problem is not None
+    assert field in problem
+    allowed = PodDefaults(allow_patch=True)
+    one = pool(worker={"podTemplatePatch": patch})
+    assert templates(one, defaults=allowed) == templates(pool(), defaults=allowed)
+    stalled = patch_error(one, allowed=True)
+    assert stalled is not None
+    assert stalled.reason == "InvalidPatch"
+
+
+def test_a_patch_changes_no_manifest_that_was_built_before() -> None:
+    patch: dict[str, Any] = copy.deepcopy(PATCH)
+    templates(pool(worker={"podTemplatePatch": patch}), defaults=PodDefaults(allow_patch=True))
+    assert patch == PATCH

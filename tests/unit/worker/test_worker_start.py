@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import greenworker
+from greenworker.bootstrap import start
 from greenworker.bootstrap.inject import inject
 from greenworker.bootstrap.startup_checks import Arguments, check
 from greenworker.environment import GREEN_THREADS_CEILING, Environment, read_threads
@@ -303,3 +304,18 @@ def test_an_interpreter_of_the_same_version_finds_the_injected_agent_compiled(
     environment = {"PYTHONPATH": str(tmp_path / "greenfleet" / "lib"), "PATH": os.environ["PATH"]}
     told = subprocess.run(run, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert f"code object from '{tmp_path}/greenfleet/lib/greenworker/bootstrap/__pycache__/launch" in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("installed", "chosen", "expected"),
+    [(True, None, "wait_selector"), (True, "wait_select", "wait_select"), (False, None, None)],
+)
+def test_psycopg_3_waits_green_unless_somebody_chose_otherwise(
+    installed: bool, chosen: str | None, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "find_spec", lambda name: object() if installed and name == "psycopg" else None)
+    monkeypatch.setenv("PSYCOPG_WAIT_FUNC", chosen or "")
+    if chosen is None:
+        monkeypatch.delenv("PSYCOPG_WAIT_FUNC")
+    start._choose_green_waits()
+    assert os.environ.get("PSYCOPG_WAIT_FUNC") == expected

@@ -41,6 +41,7 @@ def start(argv: Sequence[str]) -> NoReturn:
         check_versions(installed, environment.role, os.environ.get("CELERY_BROKER_URL", ""))
         if environment.role == "eventlet":
             patch_first()
+            _choose_green_waits()
         _require("celery", "the worker is a Celery worker", "install celery[redis] or celery in the image")
         command = _prepare(environment, listener, arguments, list(argv))
     except MisconfiguredError as error:
@@ -63,6 +64,12 @@ def _leave_at_once_on_sigterm() -> None:
         os._exit(0)
 
     signal.signal(signal.SIGTERM, leave)
+
+
+def _choose_green_waits() -> None:
+    """psycopg 3 waits in C unless it is told not to, before it is imported; what the image or the user says counts more."""
+    if find_spec("psycopg") is not None:
+        os.environ.setdefault("PSYCOPG_WAIT_FUNC", "wait_selector")
 
 
 def _require(module: str, reason: str, fix: str) -> None:

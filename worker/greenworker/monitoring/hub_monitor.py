@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from greenworker import hub, native
 from greenworker.monitoring.metrics import CounterFunction, Family
+from greenworker.monitoring.remedies import remedy_of
 
 if TYPE_CHECKING:
     from greenworker.runtime import Runtime
@@ -167,10 +168,11 @@ class HubMonitor:
         if sight.task == UNKNOWN or key in self._places or len(self._places) >= CALL_SITES_LOGGED:
             return
         self._places.add(key)
+        remedy = remedy_of(sight.stack)
         stack = [traceback.FrameSummary(file, line, name) for file, line, name in reversed(sight.stack)]
         native.say(
             f"the hub has been blocked for more than {self.warn_after:g} s by {sight.task} at {sight.file}:{sight.line}; all "
-            f"other tasks of this worker wait meanwhile\n{''.join(traceback.format_list(stack))}".rstrip()
+            f"other tasks of this worker wait meanwhile{f'; {remedy}' if remedy else ''}\n{''.join(traceback.format_list(stack))}".rstrip()
         )
 
 

@@ -12,6 +12,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "project" / "autoscaler-evidence.md"
 DELETED = Path(__file__).parent / "deleted.json"
 """Parts that were deleted, with what they had been worth: `{name: {"what": …, "worth": …}}`."""
 
+EARLIER = Path(__file__).parent / "earlier.md"
+"""Rows of earlier code that were not run again since."""
+
 INTRODUCTION = """\
 # What each part of the autoscaler is worth
 
@@ -64,6 +67,8 @@ def page(stores: dict[tuple[str, float], Store]) -> str:
             parts.append(f"## {name}\n\nPrometheus scrapes every 2 s.\n\n{found}")
     if scrapes := _scrapes(stores):
         parts.append(scrapes)
+    if EARLIER.exists():
+        parts.append(EARLIER.read_text())
     if DELETED.exists():
         parts.append(_deleted(json.loads(DELETED.read_text())))
     return "\n".join(parts)

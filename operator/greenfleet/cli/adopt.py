@@ -19,6 +19,7 @@ import yaml
 from greenfleet.cli.adoption import ADOPTED_ANNOTATION, Adoption, Wishes, difference, plan
 from greenfleet.cli.arguments import located
 from greenfleet.cli.kubectl import KubectlError, current_namespace, kubectl
+from greenfleet.cli.output import legible
 
 Object = dict[str, Any]
 
@@ -159,4 +160,4 @@ def _await(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(legible(text), file=sys.stderr, flush=True)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from greenfleet.cli import arguments
 from greenfleet.cli.kubectl import KubectlError, current_namespace, kubectl
+from greenfleet.cli.output import complain, say
 from greenfleet.manifests import names
 from greenfleet.manifests.worker import prefork_queue
 
@@ -35,19 +35,22 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
     options = parser.parse_intermixed_args(argv)
     if problem := _misuse(options):
-        print(f"greenfleet: {problem}", file=sys.stderr)
+        complain(problem)
         return 2
     try:
         said, pool = arguments.located(options.pool, options.namespace)
         namespace = said or current_namespace()
         found = ask(namespace, pool, options.action, options.id)
-    except (KubectlError, ValueError, KeyError) as error:
-        print(f"greenfleet: {error}", file=sys.stderr)
+        lines = render(options.action, found)
+    except (KubectlError, ValueError) as error:
+        complain(error)
         return 1
-    if options.output == "json":
-        print(json.dumps(found, indent=2, ensure_ascii=False))
-    else:
-        print("\n".join(render(options.action, found)))
+    except (KeyError, TypeError, AttributeError):  # whoever may make pods in that namespace may answer in its place
+        complain(
+            f"the exporter of {namespace}/{pool} did not answer with dead letters: look at its pod, and update the older of the two"
+        )
+        return 1
+    say(json.dumps(found, indent=2, ensure_ascii=False) if options.output == "json" else "\n".join(lines))
     return 1 if options.id and not found else 0
 
 
@@ -95,4 +98,7 @@ def render(action: str, found: list[dict[str, Any]]) -> list[str]:
 
 
 def _clock(seconds: float) -> str:
-    return datetime.datetime.fromtimestamp(seconds).astimezone().isoformat(sep=" ", timespec="seconds")
+    try:
+        return datetime.datetime.fromtimestamp(seconds).astimezone().isoformat(sep=" ", timespec="seconds")
+    except (OverflowError, ValueError, OSError):  # a number that no clock has shown
+        return str(seconds)

@@ -39,7 +39,7 @@ def kubectl(*arguments: str, stdin: str | None = None) -> str:
         raise KubectlError("kubectl is not on the PATH: install it, it is the way to the cluster")
     try:
         finished = subprocess.run(  # noqa: S603
-            [program, *arguments], input=stdin, capture_output=True, text=True, check=False
+            [program, *arguments], input=stdin, capture_output=True, text=True, errors="replace", check=False
         )
     except OSError as error:
         raise KubectlError(f"kubectl ({program}) does not run: {error.strerror}: install one that does") from None

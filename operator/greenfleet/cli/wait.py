@@ -7,7 +7,6 @@ is written.
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from greenfleet.cli.arguments import located
+from greenfleet.cli.output import complain, say
 from greenfleet.k8s import paths
 from greenfleet.k8s.client import (
     ApiError,
@@ -25,7 +25,6 @@ from greenfleet.k8s.client import (
     connect,
     current_namespace,
 )
-from greenfleet.redaction import redacted
 
 Object = dict[str, Any]
 
@@ -50,28 +49,28 @@ async def run(wanted: Wanted, timeout_seconds: float, kubeconfig: str | None) ->
         wanted = _placed(wanted, kubeconfig)
         client = await connect(kubeconfig)
     except (ApiError, ValueError) as error:
-        print(f"greenfleet: {redacted(str(error))}", file=sys.stderr)
+        complain(error)
         return 1
     deadline = time.monotonic() + timeout_seconds
     said: list[str] = []
     try:
         while missing := await _missing(client, wanted):
             if missing != said:
-                print("\n".join(missing), flush=True)
+                say("\n".join(missing))
                 said = missing
             if time.monotonic() > deadline:
-                print(f"greenfleet: not ready within {timeout_seconds:g} s", file=sys.stderr)
+                complain(f"not ready within {timeout_seconds:g} s")
                 return 1
             await asyncio.sleep(_PERIOD_SECONDS)
     except ForbiddenError as error:
-        print(f"greenfleet: {redacted(str(error))}\n{_rights(wanted)}", file=sys.stderr)
+        complain(f"{error}\n{_rights(wanted)}")
         return 1
     except ApiError as error:
-        print(f"greenfleet: {redacted(str(error))}", file=sys.stderr)
+        complain(error)
         return 1
     finally:
         await client.close()
-    print(f"ready: {wanted.pool or 'the operator and all pools'}")
+    say(f"ready: {wanted.pool or 'the operator and all pools'}")
     return 0
 
 
@@ -134,7 +133,7 @@ def is_held(lease: Object, now: datetime) -> bool:
 def unready(pool: Object) -> str:
     """Why this pool is not Ready in its present generation; empty if it is."""
     metadata, status = pool["metadata"], pool.get("status") or {}
-    conditions = {condition["type"]: condition for condition in status.get("conditions", ())}
+    conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     name = f"{metadata['namespace']}/{metadata['name']}"
     ready = conditions.get("Ready")
     if ready is None or status.get("observedGeneration") != metadata["generation"]:

@@ -10,12 +10,11 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import sys
 from typing import Any
 
 from greenfleet.cli.arguments import located
 from greenfleet.cli.kubectl import KubectlError, current_namespace, kubectl, kubectl_json
-from greenfleet.redaction import redacted
+from greenfleet.cli.output import complain, say
 
 _ROLE = "greenfleet-why"
 """What the chart calls its Role for this command, in a release named greenfleet."""
@@ -30,13 +29,16 @@ def run(options: argparse.Namespace) -> int:
     try:
         namespace, pool = located(options.pool, options.namespace)
         answer = fetch(namespace or current_namespace(), pool, options.operator_namespace)
+        lines = render(answer, options.history)
     except (KubectlError, ValueError) as error:
-        print(f"greenfleet: {redacted(str(error))}", file=sys.stderr)
+        complain(error)
         return 1
-    if options.output == "json":
-        print(json.dumps(answer, indent=2, ensure_ascii=False))
-    else:
-        print("\n".join(render(answer, options.history)))
+    except (KeyError, TypeError, AttributeError):
+        complain(
+            "the operator's answer is not one that this command understands: use the command of the operator's version"
+        )
+        return 1
+    say(json.dumps(answer, indent=2, ensure_ascii=False) if options.output == "json" else "\n".join(lines))
     return 0
 
 

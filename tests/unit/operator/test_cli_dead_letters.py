@@ -89,3 +89,22 @@ def test_json_is_the_answer_as_it_is(calls: Path, capsys: pytest.CaptureFixture[
     assert main(["dead-letters", "feeds", "-n", "shop", "-o", "json"]) == 0
     found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
     assert found == [LETTER]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"at": 1e300}, {"at": float("nan")}, {"at": "x"}, {"at": None}, {"id": None}, {"reason": 5}, {"reason": None},
+        {"task": "\x1b[2Jevil"}, {"task": "\x9b2J"}, {"task": "\ud800"}, {"task": ["x"]}, None, "x",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_an_answer_of_whoever_stands_in_the_exporters_place_is_never_a_traceback_nor_a_command_to_the_terminal(
+    changes: Any, output: str, calls: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    letter = {**LETTER, **changes} if isinstance(changes, dict) else changes
+    (calls.parent / "letters.json").write_text(json.dumps([letter]))
+    assert main(["dead-letters", "feedhub", "-n", "shop", "-o", output]) in (0, 1)
+    said = capsys.readouterr()
+    assert all(one.isprintable() or one == "\n" for one in said.out + said.err)
+    assert said.out or said.err

@@ -132,7 +132,7 @@ class Account:
 def operators(ruled: Release) -> Account:
     """The account, once the policy is in force."""
     account = Account(ruled)
-    foreign = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "probe"}}
+    foreign = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "probe-greenfleet"}}
     path = ruled.namespace.path("configmaps")
     eventually(
         lambda: "greenfleet-operator-" in account.ask("POST", path, foreign), "the operator's policy is in force", 40
@@ -227,6 +227,12 @@ def test_the_operator_may_ask_for_no_more_of_a_node_than_a_pool_can(operators: A
         {"hostNetwork": True},
         {"hostPID": True},
         {"volumes": [{"name": "root", "hostPath": {"path": "/"}}]},
+        {"volumes": [{"name": "disk", "nfs": {"server": "host", "path": "/"}}]},
+        {"volumes": [{"name": "disk", "csi": {"driver": "any.example"}}]},
+        {"securityContext": {"runAsUser": 0}},
+        {"securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}},
+        {"containers": [{"name": "c", "image": "x", "ports": [{"containerPort": 80, "hostPort": 80}]}]},
+        {"containers": [{"name": "c", "image": "x", "securityContext": {"runAsUser": 0}}]},
         {"containers": [{"name": "c", "image": "x", "securityContext": {"privileged": True}}]},
         {"initContainers": [{"name": "c", "image": "x", "securityContext": {"capabilities": {"add": ["SYS_ADMIN"]}}}]},
     ):
@@ -235,6 +241,18 @@ def test_the_operator_may_ask_for_no_more_of_a_node_than_a_pool_can(operators: A
         for name, value in change.items():
             spec[name] = [*spec.get(name, []), *value] if isinstance(value, list) else value
         assert "reaches into the node or has privileges" in operators.ask("POST", deployments, manifest), change
+
+
+def test_the_operator_reads_no_config_map_that_is_not_called_like_one_of_its_own(
+    operators: Account, ruled: Release
+) -> None:
+    """An empty patch answers with the object: the right to patch was one to read every ConfigMap whose name is known."""
+    shop = ruled.namespace
+    for name, readable in (("settings", False), ("greenfleet-queues-0123456789-x", False), ("web-greenfleet", True)):
+        config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"a": "b"}}
+        shop.api.create(shop.path("configmaps"), config)
+        refusal = operators.ask("PATCH", shop.path("configmaps", name), {}, MERGE)
+        assert ("an empty patch would read it" in refusal) is not readable, name
 
 
 def test_the_operator_may_let_traffic_to_nothing_but_pods_of_a_pool(operators: Account, ruled: Release) -> None:
@@ -281,6 +299,7 @@ def test_the_operator_may_annotate_resize_and_evict_workers_and_nothing_else_of_
         {"metadata": {"labels": {"app": "database"}}},
         {"status": {"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}]}},
         {"status": {"phase": "Succeeded"}},
+        {"metadata": {"finalizers": ["example.com/held"]}},
     ):
         assert "would get other labels or another status" in operators.ask("PATCH", f"{path}/status", change, MERGE), (
             change

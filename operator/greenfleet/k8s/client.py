@@ -174,8 +174,11 @@ class Client:
         asked = {**(query or {}), "limit": str(_PAGE)}
         while True:
             page = await self.get(path, asked, metadata_only=metadata_only)
+            items, metadata = page.get("items") or [], page.get("metadata")
+            if not isinstance(items, list) or not isinstance(metadata, dict) or "resourceVersion" not in metadata:
+                raise TransientError(f"the API server answered GET {path} with something that is no list")
             yield page
-            token = page["metadata"].get("continue")
+            token = metadata.get("continue")
             if not token:
                 return
             asked["continue"] = token
@@ -235,7 +238,7 @@ class Client:
                 raise NotLeaderError("this replica does not hold the Lease: nothing was written")
             with self._noted() if fenced else contextlib.nullcontext():
                 async with self._send(request, seconds, self._urgent_api if urgent else self._api) as response:
-                    return dict(json.loads(await response.read() or b"{}"))
+                    return _object(await response.read() or b"{}", f"{request.method} {request.path}")
 
     @contextlib.contextmanager
     def _noted(self) -> Iterator[None]:
@@ -253,13 +256,13 @@ class Client:
         query = {**query, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(_WATCH_SECONDS)}
         async with self._send(_Request("GET", path, query), _WATCH_SECONDS + 30, self._api) as response:
             async for line in self._lines(response):
-                event = json.loads(line)
-                if event["type"] == "ERROR":
-                    status = event["object"]
-                    raise _ERRORS.get(status.get("code", 0), TransientError)(
-                        status.get("message", ""), status.get("code", 0)
-                    )
-                yield event["type"], event["object"]
+                event = _object(line, f"WATCH {path}")
+                kind, item = event.get("type"), event.get("object")
+                if not isinstance(kind, str) or not isinstance(item, dict):
+                    raise TransientError(f"the API server answered WATCH {path} with something that is no event")
+                if kind == "ERROR":
+                    raise _ERRORS.get(item.get("code", 0), TransientError)(item.get("message", ""), item.get("code", 0))
+                yield kind, item
 
     async def _lines(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         """Until the end, and until too long a silence: the connection may be dead without anybody's word.
@@ -316,11 +319,22 @@ class Client:
             self._observe(verb, _resource(request.path), status)
 
 
+def _object(text: bytes, of: str) -> Object:
+    """What stands between may answer for the API server: with a page, or with nothing."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise TransientError(f"the API server answered {of} with something that is no object")
+    return found
+
+
 async def _error(response: aiohttp.ClientResponse) -> ApiError:
     text = await response.text()
     try:
-        message = json.loads(text).get("message") or text
-    except ValueError:
+        message = str(json.loads(text).get("message") or text)
+    except (ValueError, AttributeError, RecursionError):
         message = text
     retry_after = response.headers.get("Retry-After", "")
     kind = _ERRORS.get(response.status, TransientError)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from greenfleet.k8s import paths
-from greenfleet.k8s.client import ApiError, Client, ConflictError, NotFoundError, Object
+from greenfleet.k8s.client import ApiError, Client, ConflictError, NotFoundError, Object, TransientError
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +103,8 @@ class Lease:
             await self._client.create(self._path, body, fenced=False)
             self._took(asked)
             return
+        if "resourceVersion" not in (lease.get("metadata") or {}):
+            raise TransientError("the API server answered with something that is no Lease")
         spec = lease.get("spec") or {}
         self.holder = spec.get("holderIdentity") or None
         mine = self.holder == self._identity

@@ -214,3 +214,107 @@ def test_a_standby_knows_whether_somebody_leads_and_what_a_leader_may_still_writ
         assert (lease.is_held(), lease.write_seconds()) == (False, 0), "no write begins so late"
 
     asyncio.run(run())
+
+
+FEEDS = version({"metadata": {"name": "feeds", "namespace": "shop"}}, "3")
+
+
+@dataclass
+class Nonsense:
+    """An API server, or what stands before it, whose first list or watch says anything; the next ones are as they should be."""
+
+    first_list: bytes | None = None
+    first_watch: bytes | None = None
+    lists: int = 0
+    watches: int = 0
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        watching = request.query.get("watch") == "true"
+        self.watches, self.lists = self.watches + watching, self.lists + (not watching)
+        if not watching:
+            whole: Object = {"metadata": {"resourceVersion": "7"}, "items": [FEEDS]}
+            text = self.first_list if self.first_list is not None and self.lists == 1 else json.dumps(whole).encode()
+            return web.Response(body=text, content_type="application/json")
+        response = web.StreamResponse()
+        await response.prepare(request)
+        if self.watches == 1 and self.first_watch is not None:
+            await response.write(self.first_watch)
+            return response
+        await response.write(json.dumps({"type": "MODIFIED", "object": version(FEEDS, "9")}).encode() + b"\n")
+        await asyncio.sleep(60)
+        return response
+
+
+@pytest.mark.parametrize(
+    "said", [b"<html>login</html>", b"", b"[]", b"null", b"{}", b'{"metadata": {}}', b'{"items": 5}', b"\xff\xfe"]
+)
+@pytest.mark.parametrize("where", ["first_list", "first_watch"])
+def test_an_answer_that_is_none_is_asked_for_again(where: str, said: bytes) -> None:
+    """A proxy's page, a cut line: any of it ended the process, for its reader expected nothing but an API server."""
+    server, told = Nonsense(**{where: said + b"\n"}), cast("list[Object | None]", [])
+
+    async def use(client: Client) -> None:
+        task = asyncio.create_task(reflector(client, told).run())
+        await until(lambda: task.done() or (told and told[-1] and told[-1]["metadata"]["resourceVersion"] == "9"))
+        assert not task.done(), task.exception()
+        task.cancel()
+
+    with_client(cast("Any", server), use)
+
+
+def test_a_line_of_a_watch_may_be_longer_than_any_buffer_and_a_cut_one_is_none() -> None:
+    large = version({"metadata": {"name": "feeds", "namespace": "shop", "annotations": {"a": "x" * 9_000_000}}}, "8")
+    line = json.dumps({"type": "MODIFIED", "object": large}).encode() + b"\n"
+    server, told = Nonsense(first_watch=line + line[:1000]), cast("list[Object | None]", [])
+
+    async def use(client: Client) -> None:
+        task = asyncio.create_task(reflector(client, told).run())
+        await until(lambda: task.done() or len(told) == 3)
+        assert not task.done(), task.exception()
+        task.cancel()
+
+    with_client(cast("Any", server), use)
+    assert [item["metadata"]["resourceVersion"] for item in told if item] == ["3", "8", "9"]
+    assert server.lists == 1, "nothing has to be asked for anew"
+
+
+def test_one_object_that_confuses_whoever_is_told_of_it_ends_nothing() -> None:
+    told: list[str] = []
+
+    async def use(client: Client) -> None:
+        def confused(old: Object | None, new: Object | None) -> None:
+            del old
+            assert new is not None
+            told.append(new["metadata"]["resourceVersion"])
+            raise KeyError(new["metadata"]["name"])
+
+        task = asyncio.create_task(Reflector(client, PATH, "a=b", confused).run())
+        await until(lambda: task.done() or len(told) == 2)
+        assert not task.done(), task.exception()
+        task.cancel()
+
+    with_client(cast("Any", Nonsense()), use)
+    assert told == ["3", "9"]
+
+
+@pytest.mark.parametrize("said", [b"<html>login</html>", b"{}", b"[]", b'{"metadata": null}'])
+@pytest.mark.parametrize("status", [200, 403, 500])
+def test_whatever_is_answered_for_the_lease_its_task_goes_on(status: int, said: bytes) -> None:
+    asked: list[str] = []
+
+    async def handle(request: web.Request) -> web.Response:
+        asked.append(request.method)
+        return web.Response(body=said, status=status, content_type="application/json")
+
+    async def run() -> None:
+        async with serving(handle) as url:
+            client = Client(kubernetes_client.Configuration(host=url))
+            lease = Lease(client, namespace="a", name="b", identity="c", duration_seconds=0.6)
+            task = asyncio.create_task(lease.run())
+            await until(lambda: task.done() or len(asked) > 3)
+            assert not task.done(), task.exception()
+            assert not lease.is_held()
+            task.cancel()
+            await client.close()
+
+    asyncio.run(asyncio.wait_for(run(), 20))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import inf, isfinite
 
-from greenfleet.autoscaling import Pod, WorkerSample
+from greenfleet.autoscaling.model import Pod, WorkerSample
 
 
 def deletion_order(pods: Iterable[Pod], workers: Iterable[WorkerSample]) -> tuple[str, ...]:

@@ -8,8 +8,9 @@ from dataclasses import replace
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from greenfleet.autoscaling import DecisionReason, Learned, Mode, ScalingSpec, decide
+from greenfleet.autoscaling import decide
 from greenfleet.autoscaling.constraints.limits import held_by_leaving
+from greenfleet.autoscaling.model import DecisionReason, Learned, Mode, ScalingSpec
 from tests.property.world import FAULTS, TICK, World, restarted_containers, without_workers
 
 SETTLED_TICKS = 260

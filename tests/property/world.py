@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from greenfleet.autoscaling import (
+from greenfleet.autoscaling import decide, initial_state
+from greenfleet.autoscaling.model import (
     Decision,
     Learned,
     MetricsIssue,
@@ -18,8 +19,6 @@ from greenfleet.autoscaling import (
     Sample,
     ScalingSpec,
     WorkerSample,
-    decide,
-    initial_state,
 )
 from greenfleet.deletion_order import deletion_order
 

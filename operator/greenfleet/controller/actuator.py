@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from greenfleet.api import GreenWorkerPool
-from greenfleet.autoscaling import Decision, Pod, WorkerSample
+from greenfleet.autoscaling.model import Decision, Pod, WorkerSample
 from greenfleet.controller.cluster_cache import ClusterCache, owns_replicas
 from greenfleet.controller.field_managers import AUTOSCALER
 from greenfleet.controller.registry import Fleet, LastThreadWrite, Record

@@ -7,8 +7,8 @@ from typing import Any
 
 from greenfleet.api import GreenWorkerPool, duration_seconds
 from greenfleet.api.pool import MAX_GREEN_THREADS, Prefork, ScalingRules
-from greenfleet.autoscaling import Mode, Pod, Policy, ScalingSpec, Schedule
-from greenfleet.autoscaling import ScalingRules as Rules
+from greenfleet.autoscaling.model import Mode, Pod, Policy, ScalingSpec, Schedule
+from greenfleet.autoscaling.model import ScalingRules as Rules
 from greenfleet.manifests.names import THREADS_ANNOTATION, Role
 from greenfleet.manifests.worker import cpu_limit_cores, hub_cores, memory_limit_bytes
 from greenfleet.status.spec_checks import schedule_problem

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 
 from greenfleet.api import GreenWorkerPool
-from greenfleet.autoscaling import Pod
+from greenfleet.autoscaling.model import Pod
 from greenfleet.k8s import paths
 from greenfleet.k8s.client import ApiError, Client, NotLeaderError, TransientError
 from greenfleet.k8s.events import EventRecorder

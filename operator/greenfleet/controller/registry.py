@@ -9,7 +9,8 @@ from typing import Any
 
 from greenfleet.api import GreenWorkerPool
 from greenfleet.api.pool import InvalidPoolError, parse_pool
-from greenfleet.autoscaling import Decision, Sample, ScalingSpec, State, Why
+from greenfleet.autoscaling import State
+from greenfleet.autoscaling.model import Decision, Sample, ScalingSpec, Why
 from greenfleet.manifests.names import Role
 from greenfleet.manifests.worker import prefork_queue
 from greenfleet.status.evidence import EXEMPT_ANNOTATION, Evidence, exempt_tasks, routes

@@ -15,20 +15,10 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from greenfleet.api import GreenWorkerPool
-from greenfleet.autoscaling import (
-    Decision,
-    MetricsIssue,
-    Mode,
-    Problem,
-    QueueSample,
-    Sample,
-    ScalingSpec,
-    can_skip,
-    decide,
-    initial_state,
-    is_idle,
-    stale_after_seconds,
-)
+from greenfleet.autoscaling import decide, initial_state
+from greenfleet.autoscaling.idle import can_skip, is_idle
+from greenfleet.autoscaling.model import Decision, MetricsIssue, Mode, Problem, QueueSample, Sample, ScalingSpec
+from greenfleet.autoscaling.validation import stale_after_seconds
 from greenfleet.controller.actuator import Actuator, ScalePlan
 from greenfleet.controller.booster import Booster
 from greenfleet.controller.cluster_cache import ClusterCache

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from greenfleet.autoscaling import Decision, DecisionReason, Learned, MetricsIssue, Mode
+from greenfleet.autoscaling.model import Decision, DecisionReason, Learned, MetricsIssue, Mode
 from greenfleet.controller.registry import Record
 from greenfleet.manifests import names
 from greenfleet.manifests.names import Role

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import ceil
 from statistics import median
 
-from greenfleet.autoscaling import Sample, WorkerSample
+from greenfleet.autoscaling.model import Sample, WorkerSample
 
 from .fleet import IDLE_CORES, Fleet, task_cores
 from .observation import Observatory

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from math import ceil, inf
 from typing import Protocol
 
-from greenfleet.autoscaling import Decision, Learned, Policy, ScalingRules, ScalingSpec, Tuning, decide, initial_state
+from greenfleet.autoscaling import Tuning, decide, initial_state
 from greenfleet.autoscaling.constraints.hpa import highest_allowed, lowest_allowed
+from greenfleet.autoscaling.model import Decision, Learned, Policy, ScalingRules, ScalingSpec
 from greenfleet.autoscaling.state import Change
 from greenfleet.deletion_order import deletion_order
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from greenfleet.autoscaling import MetricsIssue, Pod, Problem, QueueSample, Sample, WorkerSample
+from greenfleet.autoscaling.model import MetricsIssue, Pod, Problem, QueueSample, Sample, WorkerSample
 
 from .fleet import IDLE_CORES, Fleet, Worker
 

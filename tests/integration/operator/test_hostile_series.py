@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-from greenfleet.autoscaling import MetricsIssue, Problem
+from greenfleet.autoscaling.model import MetricsIssue, Problem
 from greenfleet.controller.registry import Registry
 from greenfleet.controller.scaling_loop import Answers, ScalingLoop
 from greenfleet.manifests.names import Role

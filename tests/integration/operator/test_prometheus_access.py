@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from greenfleet.autoscaling import MetricsIssue
+from greenfleet.autoscaling.model import MetricsIssue
 from greenfleet.prometheus.client import PrometheusServer, QueryError, Series
 from greenfleet.settings import Server
 from tests.integration.operator.harness import eventually, free_port, program

@@ -20,7 +20,7 @@ import pytest
 from celery import Celery
 
 from charts.gates.parts import programs, python_tool
-from greenfleet.autoscaling import stale_after_seconds
+from greenfleet.autoscaling.validation import stale_after_seconds
 from greenfleet.prometheus.client import PrometheusServer, Series
 from greenfleet.prometheus.collect import Depth, Depths, read_depths
 from greenfleet.prometheus.sources import BUILT_IN, DepthQuery, greenfleet_depth, selected_depth

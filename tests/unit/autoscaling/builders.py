@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from greenfleet.autoscaling import Learned, Pod, QueueSample, Sample, ScalingSpec, WorkerSample
+from greenfleet.autoscaling.model import Learned, Pod, QueueSample, Sample, ScalingSpec, WorkerSample
 
 NOW = 1_800_000_000.0
 KNOWN = Learned(runtime_seconds=0.3, cpu_per_task_seconds=0.003, safe_threads=100, startup_seconds=5.0)

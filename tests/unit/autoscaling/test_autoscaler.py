@@ -8,8 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from greenfleet.autoscaling import (
-    DEFAULT,
+from greenfleet.autoscaling import DEFAULT, Tuning, decide, initial_state
+from greenfleet.autoscaling.constraints import stabilization
+from greenfleet.autoscaling.estimation import ConcurrencyLimit, CounterDelta, Service
+from greenfleet.autoscaling.estimation.concurrency_limit import capacity, safe_threads
+from greenfleet.autoscaling.estimation.service import Ratio
+from greenfleet.autoscaling.model import (
     Decision,
     DecisionReason,
     Learned,
@@ -21,15 +25,8 @@ from greenfleet.autoscaling import (
     ScalingRules,
     ScalingSpec,
     Schedule,
-    Tuning,
     WorkerSample,
-    decide,
-    initial_state,
 )
-from greenfleet.autoscaling.constraints import stabilization
-from greenfleet.autoscaling.estimation import ConcurrencyLimit, CounterDelta, Service
-from greenfleet.autoscaling.estimation.concurrency_limit import capacity, safe_threads
-from greenfleet.autoscaling.estimation.service import Ratio
 from greenfleet.autoscaling.validation import Observation
 from tests.property.world import World, restarted_containers, unreachable
 from tests.unit.autoscaling.builders import KNOWN, NOW, SPEC, pod, sample, worker

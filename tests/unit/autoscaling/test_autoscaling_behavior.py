@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from math import inf
 
-from greenfleet.autoscaling import Policy, ScalingRules
 from greenfleet.autoscaling.constraints import hpa as behavior
+from greenfleet.autoscaling.model import Policy, ScalingRules
 from greenfleet.autoscaling.state import Change
 
 HPA_DEFAULT = ScalingRules((Policy("Percent", 100, 15), Policy("Pods", 4, 15)))

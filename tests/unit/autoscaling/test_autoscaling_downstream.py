@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from greenfleet.autoscaling import DEFAULT, ScalingSpec
+from greenfleet.autoscaling import DEFAULT
 from greenfleet.autoscaling.estimation import Capacity, CounterDelta, Downstream
+from greenfleet.autoscaling.model import ScalingSpec
 from greenfleet.autoscaling.validation import Observation
 from tests.unit.autoscaling.builders import NOW, pod, worker
 

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from greenfleet.autoscaling import (
+from greenfleet.autoscaling import State, decide, initial_state
+from greenfleet.autoscaling.idle import can_skip, is_idle
+from greenfleet.autoscaling.model import (
     Decision,
     DecisionReason,
     Learned,
@@ -15,11 +17,6 @@ from greenfleet.autoscaling import (
     Sample,
     ScalingSpec,
     Schedule,
-    State,
-    can_skip,
-    decide,
-    initial_state,
-    is_idle,
 )
 
 SPEC = ScalingSpec(cooldown_seconds=10)

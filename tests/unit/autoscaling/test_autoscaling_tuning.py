@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from greenfleet.autoscaling import PARTS, DecisionReason, Tuning, decide, initial_state
+from greenfleet.autoscaling import PARTS, Tuning, decide, initial_state
 from greenfleet.autoscaling.autoscaler import CONSTRAINTS
+from greenfleet.autoscaling.model import DecisionReason
 from tests.unit.autoscaling.builders import KNOWN, NOW, SPEC, sample
 
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from greenfleet.autoscaling import Decision, MetricsIssue, Pod, QueueSample, Sample, ScalingSpec, decide, initial_state
+from greenfleet.autoscaling import decide, initial_state
+from greenfleet.autoscaling.model import Decision, MetricsIssue, Pod, QueueSample, Sample, ScalingSpec
 from tests.unit.autoscaling.builders import KNOWN, NOW, SPEC, pod, sample, worker
 
 
@@ -110,7 +111,7 @@ def test_samples_of_pods_that_are_gone_do_not_count() -> None:
 
 
 def test_the_reason_the_collector_gives_is_the_only_one_it_hears_about_the_same_gap() -> None:
-    from greenfleet.autoscaling import Problem
+    from greenfleet.autoscaling.model import Problem
 
     told = Problem(MetricsIssue.UNREACHABLE, "Prometheus does not answer")
     given = replace(sample(), queues=(), workers=(), problems=(told,))

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from greenfleet.autoscaling import DEFAULT, ScalingSpec, Tuning
+from greenfleet.autoscaling import DEFAULT, Tuning
 from greenfleet.autoscaling.estimation.arrivals import Waiting
 from greenfleet.autoscaling.estimation.service import Capacity, cpu_threads
+from greenfleet.autoscaling.model import ScalingSpec
 from greenfleet.autoscaling.recommendation.workers import Existing, for_deadline, for_rate
 
 SPEC = ScalingSpec(threads_min=10, threads_max=1000, threads_start=100, replicas_max=10, max_wait_seconds=30.0)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from greenfleet.autoscaling import Pod, WorkerSample
+from greenfleet.autoscaling.model import Pod, WorkerSample
 from greenfleet.controller.actuator import WRITE_INTERVAL_SECONDS, ScalePlan, _needs_threads, worth_writing
 from greenfleet.controller.cluster_cache import owns_replicas
 from greenfleet.controller.pods import scaling_spec

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from greenfleet.autoscaling import Adjustment, DecisionReason, Why, decide, initial_state
+from greenfleet.autoscaling import decide, initial_state
+from greenfleet.autoscaling.model import Adjustment, DecisionReason, Why
 from greenfleet.cli import why as cli
 from greenfleet.cli.main import main
 from greenfleet.controller.web import _plain

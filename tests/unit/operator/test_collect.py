@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from greenfleet.autoscaling import QueueSample
+from greenfleet.autoscaling.model import QueueSample
 from greenfleet.prometheus import sources
 from greenfleet.prometheus.client import Series
 from greenfleet.prometheus.collect import Depths, read_depths, read_waiting, read_workers

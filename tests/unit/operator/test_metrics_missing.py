@@ -18,7 +18,7 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
-from greenfleet.autoscaling import MetricsIssue
+from greenfleet.autoscaling.model import MetricsIssue
 from greenfleet.controller import actuator, scaling_loop, status_writer
 from greenfleet.controller.actuator import Actuator
 from greenfleet.controller.booster import Booster

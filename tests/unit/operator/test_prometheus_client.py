@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from greenfleet.autoscaling import MetricsIssue
+from greenfleet.autoscaling.model import MetricsIssue
 from greenfleet.prometheus import client as prometheus
 from greenfleet.prometheus.client import AnswerTooLargeError, PrometheusServer, QueryError, Series
 from greenfleet.prometheus.scrape_interval import NewestSamples

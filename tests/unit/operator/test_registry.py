@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from greenfleet.api import GreenWorkerPool
-from greenfleet.autoscaling import Mode
+from greenfleet.autoscaling.model import Mode
 from greenfleet.controller import registry as registry_module
 from greenfleet.controller.controller import Controller
 from greenfleet.controller.pods import is_finished, scaling_pod, scaling_spec

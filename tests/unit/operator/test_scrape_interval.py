@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from greenfleet.autoscaling import MetricsIssue, Problem
+from greenfleet.autoscaling.model import MetricsIssue, Problem
 from greenfleet.controller.status import compute
 from greenfleet.manifests.names import Role
 from greenfleet.prometheus.scrape_interval import NewestSamples, ScrapeInterval

@@ -9,7 +9,7 @@ import pytest
 
 from greenfleet.api.pool import Prefork
 from greenfleet.api.status import CONDITION_TYPES, PoolStatus
-from greenfleet.autoscaling import Decision, DecisionReason, Learned, MetricsIssue, Problem, Why
+from greenfleet.autoscaling.model import Decision, DecisionReason, Learned, MetricsIssue, Problem, Why
 from greenfleet.controller.registry import Record
 from greenfleet.controller.status import (
     RISK_MEMORY_SECONDS,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from greenfleet.api.status import CONDITION_TYPES
-from greenfleet.autoscaling import MetricsIssue
+from greenfleet.autoscaling.model import MetricsIssue
 from greenfleet.controller.status import _LIMIT_TEXT
 
 REPOSITORY = Path(__file__).resolve().parents[3]

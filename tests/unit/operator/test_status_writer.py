@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from greenfleet.autoscaling import DecisionReason
+from greenfleet.autoscaling.model import DecisionReason
 from greenfleet.controller.status import RISK_MEMORY_SECONDS
 from greenfleet.controller.status_writer import LOAD_INTERVAL_SECONDS
 from tests.unit.operator.test_metrics_missing import LONG, TICK, Cluster, World, play

@@ -92,26 +92,16 @@ class Value:
     schema: Schema
 
 
-def image(path: str, repository: str, what: str) -> tuple[Value, ...]:
-    """The values of one image."""
+def image(path: str, repository: str, what: str, untagged: str = "the chart's appVersion") -> tuple[Value, ...]:
+    """The values of one image; `untagged` is what there is without tag and digest."""
     return (
         Value(f"{path}.repository", repository, f"{what}: repository, with its registry.", TEXT | {"minLength": 1}),
-        Value(f"{path}.tag", "", "Tag. Empty: the chart's appVersion.", TAG),
+        Value(f"{path}.tag", "", f"Tag. Empty: {untagged}.", TAG),
         Value(f"{path}.digest", "", "Digest (`sha256:…`); it wins over the tag.", DIGEST),
         Value(f"{path}.pullPolicy", "IfNotPresent", "`Always`, `IfNotPresent` or `Never`.", PULL_POLICY),
         Value(f"{path}.pullSecrets", [], "Names of pull secrets in the namespace of the pods.", NAMES),
     )
 
-
-DEFAULT_SERVER = {
-    "url": "http://prometheus-operated.monitoring:9090",
-    "scrapeInterval": "15s",
-    "timeout": "4s",
-    "caFile": "",
-    "insecureSkipVerify": False,
-    "bearerTokenFile": "",
-    "basicAuth": {"usernameFile": "", "passwordFile": ""},
-}
 
 VALUES: tuple[Value, ...] = (
     Value("nameOverride", "", "Replaces the chart's name in labels and names.", OPTIONAL_NAME),
@@ -131,19 +121,46 @@ VALUES: tuple[Value, ...] = (
         NAMES,
     ),
     Value(
+        "prometheus.scrapeInterval",
+        "",
+        "How often Prometheus scrapes workers and exporters, such as `5s`: the bundled one, PodMonitors and the ServiceMonitor, and every server "
+        "that does not say its own. What is stale follows from it. 2s to 15s are good. Empty: 2s for the bundled Prometheus, 15s for yours.",
+        {"type": "string", "pattern": f"^$|{INTERVAL['pattern']}"},
+    ),
+    Value(
+        "prometheus.bundled.enabled",
+        "auto",
+        "A Prometheus of this release, named `bundled`: one pod that scrapes pods labelled `greenfleet.io/scrape` and keeps two hours of "
+        "samples; only the operator may ask it. `auto`: if `servers` is empty; `true`: beside them; `false`: never.",
+        {"enum": ["auto", True, False]},
+    ),
+    *image(
+        "prometheus.bundled.image",
+        "docker.io/prom/prometheus",
+        "Its image, the official one",
+        "v3.15.0, by its digest",
+    ),
+    Value(
+        "prometheus.bundled.resources",
+        {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
+        "Resources of its container.",
+        OBJECT,
+    ),
+    Value(
         "prometheus.defaultServer",
-        "default",
-        "The server for pools that name none (`spec.scaling.prometheus.server`).",
-        {"type": "string", "pattern": DNS_LABEL},
+        "",
+        "The server for pools that name none (`spec.scaling.prometheus.server`). Empty: the only one there is, or that called `default`.",
+        {"type": "string", "pattern": f"^$|{DNS_LABEL}"},
     ),
     Value(
         "prometheus.servers",
-        {"default": DEFAULT_SERVER},
-        "Prometheus servers by name. Per server: `url` without credentials; `scrapeInterval` with which it scrapes workers "
-        "and exporters (PodMonitors ask for the default server's; it decides what is stale; 2s to 15s are good); `timeout` of a "
-        "query; `headers` and `queryParameters` of each request, such as `X-Scope-OrgID`; files, mounted by "
-        "`extraVolumes`, for a CA, a certificate of the operator's own (`certFile`, `keyFile`), a bearer token or basic authentication.",
-        by_name(SERVER) | {"minProperties": 1},
+        {},
+        "Your Prometheus servers by name; with one, there is no bundled Prometheus. Per server: `url` without credentials; `scrapeInterval` if "
+        "it is another than `prometheus.scrapeInterval` (PodMonitors ask for the default server's); `timeout` of a query (4s); "
+        "`headers` and `queryParameters` of each request, such as `X-Scope-OrgID`; files, mounted by `extraVolumes`, for a CA (`caFile`), a "
+        "certificate of the operator's own (`certFile`, `keyFile`), a bearer token (`bearerTokenFile`) or basic authentication "
+        "(`basicAuth.usernameFile` and `passwordFile`).",
+        by_name(SERVER),
     ),
     Value(
         "prometheus.sources",
@@ -217,9 +234,9 @@ VALUES: tuple[Value, ...] = (
         OBJECT,
     ),
     Value("podDisruptionBudget.enabled", True, "At most one operator pod leaves at a time.", BOOLEAN),
-    Value("priorityClassName", "", "Priority class of the operator's pods.", TEXT),
-    Value("nodeSelector", {}, "Node selector of the operator's pods.", STRINGS_BY_NAME),
-    Value("tolerations", [], "Tolerations of the operator's pods.", OBJECTS),
+    Value("priorityClassName", "", "Priority class of the operator's pods and of the bundled Prometheus.", TEXT),
+    Value("nodeSelector", {}, "Node selector of the operator's pods and of the bundled Prometheus.", STRINGS_BY_NAME),
+    Value("tolerations", [], "Tolerations of the operator's pods and of the bundled Prometheus.", OBJECTS),
     Value("affinity", {}, "Affinity of the operator's pods.", OBJECT),
     Value("spread.enabled", True, "Prefer different nodes for the operator's pods.", BOOLEAN),
     Value(
@@ -248,7 +265,12 @@ VALUES: tuple[Value, ...] = (
         "More objects of this release; templates in them are rendered.",
         {"type": "array", "items": {"type": ["object", "string"]}},
     ),
-    Value("networkPolicy.enabled", True, "Let nothing into the operator's pods but to the metrics port.", BOOLEAN),
+    Value(
+        "networkPolicy.enabled",
+        True,
+        "Let nothing into the operator's pods but to the metrics port, and nobody but the operator to the bundled Prometheus.",
+        BOOLEAN,
+    ),
     Value(
         "networkPolicy.scrapeFrom",
         [],
@@ -258,8 +280,8 @@ VALUES: tuple[Value, ...] = (
     Value(
         "networkPolicy.egress",
         [],
-        "NetworkPolicy egress rules: the API server and the Prometheus servers. Empty: the operator may talk to everybody; "
-        "with rules, to these and to DNS.",
+        "NetworkPolicy egress rules: the API server and your Prometheus servers. Empty: the operator may talk to everybody; "
+        "with rules, to these, to DNS and to the bundled Prometheus.",
         OBJECTS,
     ),
     Value("metrics.service", True, "A Service for the operator's metrics port.", BOOLEAN),
@@ -281,7 +303,6 @@ VALUES: tuple[Value, ...] = (
     Value(
         "metrics.serviceMonitor.labels", {}, "Labels by which your Prometheus selects ServiceMonitors.", STRINGS_BY_NAME
     ),
-    Value("metrics.serviceMonitor.interval", "15s", "Scrape interval.", INTERVAL),
     Value("metrics.prometheusRule.enabled", False, "A PrometheusRule with the alerts of `files/alerts.yaml`.", BOOLEAN),
     Value("metrics.prometheusRule.labels", {}, "Labels by which your Prometheus selects rules.", STRINGS_BY_NAME),
     Value(

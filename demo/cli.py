@@ -77,7 +77,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     place, revisions = _stage(options, steps, console)
     api = Api(place.kubeconfig)
     with steps.step(
-        "install the operator, Redis, Prometheus, the feed server and the producer", "20 to 60 s, later 5 s"
+        "install the operator with its Prometheus, Redis, the feed server and the producer", "20 to 60 s, later 5 s"
     ):
         stage.install_charts(place, api, revisions)
     with steps.step("apply examples/feedhub.yaml and wait until it is Ready", "5 to 15 s"):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from demo import timeline as seen
 from demo.api import Api, ApiError
 from demo.observer import OPERATOR_NAMESPACE, PROMETHEUS, leader
-from demo.stage import NAMESPACE, until
+from demo.stage import until
 from demo.timeline import Mark, Timeline
 
 LEADER_KILLED, PROMETHEUS_GONE, PROMETHEUS_BACK = "leader killed", "Prometheus gone", "Prometheus back"
@@ -49,14 +49,14 @@ def kill_leader(api: Api) -> str:
 @contextmanager
 def without_prometheus(api: Api) -> Iterator[None]:
     """Prometheus is gone inside of this block, with everything that it had stored."""
-    api.scale(NAMESPACE, PROMETHEUS, 0)
+    api.scale(OPERATOR_NAMESPACE, PROMETHEUS, 0)
     try:
         gone = until(lambda: not _prometheus_pods(api), 30)
         if not gone:
             raise ApiError(0, "Prometheus did not go away within 30 s")
         yield
     finally:
-        api.scale(NAMESPACE, PROMETHEUS, 1)
+        api.scale(OPERATOR_NAMESPACE, PROMETHEUS, 1)
 
 
 def scale_ins_without_metrics(timeline: Timeline) -> list[tuple[float, int, int]]:
@@ -103,5 +103,5 @@ class Faults(threading.Thread):
 
 
 def _prometheus_pods(api: Api) -> int:
-    path = f"/api/v1/namespaces/{NAMESPACE}/pods"
-    return len(api.items(path, labelSelector=f"app.kubernetes.io/name={PROMETHEUS}"))
+    path = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods"
+    return len(api.items(path, labelSelector="app.kubernetes.io/component=prometheus"))

@@ -16,7 +16,8 @@ from demo.timeline import Reason, Snapshot, Worker
 
 OPERATOR_NAMESPACE = "greenfleet-system"
 OPERATOR_PORT = 9541
-PROMETHEUS, PROMETHEUS_PORT = "prometheus", 9090
+PROMETHEUS, PROMETHEUS_PORT = "greenfleet-prometheus", 9090
+"""The bundled one, in the operator's namespace."""
 PRODUCER, PRODUCER_PORT = "producer", 8081
 LEASE = "greenfleet"
 
@@ -103,7 +104,7 @@ class Observer:
     def _gauges(self) -> Gauges | None:
         query = f'{{__name__=~"{"|".join(_SERIES)}",pool="{self._namespace}/{self._pool}"}}'
         answer = self._try(
-            lambda: self._api.service(self._namespace, PROMETHEUS, PROMETHEUS_PORT, "/api/v1/query", query=query)
+            lambda: self._api.service(OPERATOR_NAMESPACE, PROMETHEUS, PROMETHEUS_PORT, "/api/v1/query", query=query)
         )
         if not isinstance(answer, dict) or answer.get("status") != "success":
             return None

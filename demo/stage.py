@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -49,6 +50,8 @@ IMAGES = (
     Image("prometheus", DEMO_TAG, ("prometheus",)),
 )
 LOCAL_PREFIX = "greenfleet/"
+LOCAL_PROMETHEUS = {"repository": f"{LOCAL_PREFIX}prometheus", "tag": DEMO_TAG}
+"""The same program, built on this machine, in place of the image that the chart names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,25 +113,36 @@ def install_charts(stage: Stage, api: Api, revisions: dict[str, str]) -> None:
     for namespace in (OPERATOR_NAMESPACE, NAMESPACE):
         metadata = {"name": namespace, "labels": _RESTRICTED}
         api.apply(f"/api/v1/namespaces/{namespace}", {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
-    settings = [f"images.{name}.repository={stage.prefix}{name}" for name in ("redis", "prometheus", "feedhub")]
+    settings = [f"images.{name}.repository={stage.prefix}{name}" for name in ("redis", "feedhub")]
     settings.append(f"images.revision={revisions.get('feedhub', '')}")
     _helm(stage, "demo", "charts/demo", NAMESPACE, settings)
     settings = [
         f"image.repository={stage.prefix}operator",
         f"workerImage.repository={stage.prefix}worker",
-        f"prometheus.servers.default.url=http://prometheus.{NAMESPACE}:9090",
-        "prometheus.servers.default.scrapeInterval=2s",
-        "prometheus.servers.default.timeout=2s",
         f"podAnnotations.greenfleet-demo/revision={revisions.get('operator', '')}",
     ]
+    if stage.local:  # the official image cannot be pulled here
+        settings += [f"prometheus.bundled.image.{key}={value}" for key, value in LOCAL_PROMETHEUS.items()]
     _helm(stage, "greenfleet", "charts/greenfleet", OPERATOR_NAMESPACE, settings)
 
 
 def _helm(stage: Stage, release: str, chart: str, namespace: str, settings: list[str]) -> None:
+    mend(stage, release, namespace)
     command: list[str | Path] = [stage.helm, "upgrade", "--install", release, chart, "--namespace", namespace]
     for setting in settings:
         command += ["--set-string" if "nnotations" in setting or "revision" in setting else "--set", setting]
     run([*command, "--wait", "--timeout", "4m"], env={"KUBECONFIG": str(stage.kubeconfig)})
+
+
+def mend(stage: Stage, release: str, namespace: str) -> None:
+    """Remove what a helm that was interrupted has left: it refuses to go on with a release that is neither there nor gone."""
+    env = {"KUBECONFIG": str(stage.kubeconfig)}
+    try:
+        said = run([stage.helm, "status", release, "--namespace", namespace, "--output", "json"], env=env)
+    except StepError:
+        return  # there is none
+    if json.loads(said)["info"]["status"] != "deployed":
+        run([stage.helm, "uninstall", release, "--namespace", namespace, "--ignore-not-found", "--wait"], env=env)
 
 
 def apply_pool(stage: Stage, api: Api, *, scaling: Mapping[str, str]) -> dict[str, Any]:

@@ -54,8 +54,8 @@ class Cluster:
     def __init__(self, api: Api, logs: Path) -> None:
         self.api = api
         self.audit = logs / "audit.log"
-        self.prometheus = f"http://{_address(api, PROMETHEUS)}:{PROMETHEUS_PORT}"
-        self._redis = _address(api, "redis")
+        self.prometheus = f"http://{_address(api, OPERATOR_NAMESPACE, PROMETHEUS)}:{PROMETHEUS_PORT}"
+        self._redis = _address(api, NAMESPACE, "redis")
 
     def redis(self, database: int) -> redis.Redis:
         """A connection from outside of the cluster: the bench runs on its node."""
@@ -65,8 +65,8 @@ class Cluster:
         return f"redis://{self._redis}:6379/{database}"
 
 
-def _address(api: Api, service: str) -> str:
-    return str(api.get(f"/api/v1/namespaces/{NAMESPACE}/services/{service}")["spec"]["clusterIP"])
+def _address(api: Api, namespace: str, service: str) -> str:
+    return str(api.get(f"/api/v1/namespaces/{namespace}/services/{service}")["spec"]["clusterIP"])
 
 
 # --- before and after ---------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def prepare(cluster: Cluster, fleets: Sequence[Fleet], trace: Trace) -> None:
 def _seen(api: Api) -> set[str]:
     """The namespaces whose queues Prometheus knows."""
     query = "greenfleet_queue_messages_ready"
-    answer = api.service(NAMESPACE, PROMETHEUS, PROMETHEUS_PORT, "/api/v1/query", query=query)
+    answer = api.service(OPERATOR_NAMESPACE, PROMETHEUS, PROMETHEUS_PORT, "/api/v1/query", query=query)
     return {str(series["metric"].get("namespace")) for series in answer["data"]["result"]}
 
 
@@ -288,10 +288,10 @@ def _outages(cluster: Cluster, trace: Trace, began: float) -> Iterator[None]:
     def away() -> None:
         for outage in trace.outages:
             time.sleep(max(0.0, began + outage.at - time.time()))
-            cluster.api.scale(NAMESPACE, PROMETHEUS, 0)
+            cluster.api.scale(OPERATOR_NAMESPACE, PROMETHEUS, 0)
             # It takes about two seconds until it answers again.
             time.sleep(max(0.0, began + outage.until - 2.0 - time.time()))
-            cluster.api.scale(NAMESPACE, PROMETHEUS, 1)
+            cluster.api.scale(OPERATOR_NAMESPACE, PROMETHEUS, 1)
 
     thread = threading.Thread(target=away, name="outages", daemon=True)
     thread.start()
@@ -300,7 +300,7 @@ def _outages(cluster: Cluster, trace: Trace, began: float) -> Iterator[None]:
     finally:
         thread.join(timeout=60)
         if trace.outages:
-            cluster.api.scale(NAMESPACE, PROMETHEUS, 1)
+            cluster.api.scale(OPERATOR_NAMESPACE, PROMETHEUS, 1)
 
 
 def _drain(cluster: Cluster, fleets: Sequence[Fleet], began: float, published: int) -> dict[str, float | None]:
@@ -338,7 +338,7 @@ def _counted(cluster: Cluster) -> dict[str, float]:
     with contextlib.suppress(ApiError):
         text = str(api.pod(OPERATOR_NAMESPACE, leader(api) or "", OPERATOR_PORT, "/metrics"))
         counts["ours"] = _sum(text, r"^greenfleet_query_duration_seconds_count\S* (\S+)$")
-        text = str(api.service(NAMESPACE, PROMETHEUS, PROMETHEUS_PORT, "/metrics"))
+        text = str(api.service(OPERATOR_NAMESPACE, PROMETHEUS, PROMETHEUS_PORT, "/metrics"))
         pattern = r'^prometheus_http_requests_total\{[^}]*handler="/api/v1/query"[^}]*\} (\S+)$'
         counts["theirs"] = _sum(text, pattern) - counts["ours"]
     return counts

@@ -39,7 +39,7 @@ EXPLAINED = (
     Explained(
         "CKV_K8S_38",
         ("Deployment", "Pod"),
-        "The operator and the test pod talk to the API server: that is what they are for. The service account itself does "
+        "The operator, the test pod and the bundled Prometheus talk to the API server: that is what they are for. The service account itself does "
         "not mount its token; these pods ask for it.",
     ),
     Explained(

@@ -2,7 +2,7 @@
 
 They are kept in the cache under a hash of everything that decides what comes out, so that a fresh clone of the same
 revision finds them. The optional tools have modules of their own (`cluster/tools`, `cluster/helm3`, `cluster/actionlint`,
-`cluster/registry`, `cluster/victoriametrics`): what they need must
+`cluster/registry`, `cluster/victoriametrics`, `cluster/prometheus`): what they need must
 not move the versions that Kubernetes was released with.
 """
 
@@ -66,7 +66,11 @@ TOOLS = (
         60,
         SOURCE / "victoriametrics",
     ),
+    Program("prometheus", "github.com/prometheus/prometheus/cmd/prometheus", 240, SOURCE / "prometheus"),
 )
+
+_TAGS = {SOURCE / "prometheus": ("netgo", "remove_all_sd", "enable_kubernetes_sd")}
+"""Build tags by module. Prometheus: of all ways to find targets, only the one that the chart uses; the others link every cloud's SDK."""
 
 
 def directory(module: Path = SOURCE) -> Path:
@@ -124,7 +128,7 @@ def _build(go: Path, program: Program, *, module: Path, target: Path) -> None:
             "5",
             go,
             "build",
-            *_BUILD_FLAGS,
+            *_flags(module),
             "-ldflags",
             _linker_flags(module),
             "-o",
@@ -138,6 +142,11 @@ def _build(go: Path, program: Program, *, module: Path, target: Path) -> None:
     draft.rename(target / program.name)
 
 
+def _flags(module: Path) -> tuple[str, ...]:
+    tags = _TAGS.get(module)
+    return (*_BUILD_FLAGS, "-tags", ",".join(tags)) if tags else _BUILD_FLAGS
+
+
 def _linker_flags(module: Path) -> str:
     """Without the version Kubernetes calls itself v0.0.0-master, and clients misjudge what the server can do."""
     found = re.search(r"^\s*k8s\.io/kubernetes v((\d+)\.(\d+)\.\d+)", (module / "go.mod").read_text(), re.MULTILINE)
@@ -148,7 +157,7 @@ def _linker_flags(module: Path) -> str:
 
 
 def _hash(module: Path, sources: tuple[Path, ...]) -> str:
-    digest = hashlib.sha256(" ".join((_FORMAT, *_BUILD_FLAGS, _linker_flags(module))).encode())
+    digest = hashlib.sha256(" ".join((_FORMAT, *_flags(module), _linker_flags(module))).encode())
     for path in (module / "go.mod", module / "go.sum", *sources):
         digest.update(b"\0" + path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]

@@ -105,6 +105,7 @@ def _add_image_commands(
     build.add_argument("--file", type=Path, help="another Dockerfile")
     build.add_argument("--target", default="", help="the stage to build")
     build.add_argument("--tag", default="", help="default: localhost/greenfleet-IMAGE:dev")
+    build.add_argument("--alias", action="append", default=[], metavar="NAME", help="another name in the cluster")
     build.add_argument("--build-arg", action="append", default=[], metavar="K=V")
     build.add_argument("--context", type=Path, help="default: the directory of the checkout")
     build.set_defaults(run=_image_build)
@@ -216,7 +217,7 @@ def _image_base(options: argparse.Namespace, report: Report) -> int:
 
 
 def _image_push(options: argparse.Namespace, report: Report) -> int:
-    wanted = images.recipe(options.image, dockerfile=None, target="", tag="", context=None, arguments={})
+    wanted = images.recipe(options.image, report)
     labels = dict(label.split("=", 1) for label in options.label)
     print(images.push(wanted, options.reference, labels, report, plain_http=options.plain_http))
     return 0
@@ -234,6 +235,7 @@ def _image_build(options: argparse.Namespace, report: Report) -> int:
         raise ClusterError(f"--build-arg {unusable[0]!r} has no value. Write it as K=V.")
     recipe = images.recipe(
         options.image,
+        report,
         dockerfile=options.file,
         target=options.target,
         tag=options.tag,
@@ -245,12 +247,14 @@ def _image_build(options: argparse.Namespace, report: Report) -> int:
     if runtime.answers(places):
         with report.step(f"loading {recipe.tag} into cluster {places.name}"):
             images.load(places, archive)
+            for other in options.alias:
+                images.alias(places, recipe.tag, other)
     print(recipe.tag)
     return 0
 
 
 def _image_file(options: argparse.Namespace, report: Report) -> int:
-    recipe = images.recipe(options.image, dockerfile=None, target="", tag="", context=None, arguments={})
+    recipe = images.recipe(options.image, report)
     print(images.read(recipe, options.path, report), end="")
     return 0
 

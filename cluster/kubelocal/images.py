@@ -12,8 +12,9 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
-from kubelocal import baseimage, buildcontext, debian, oci, runtime
+from kubelocal import baseimage, binaries, buildcontext, debian, oci, runtime
 from kubelocal.baseimage import BASE
 from kubelocal.buildah import Buildah
 from kubelocal.errors import ClusterError
@@ -23,6 +24,8 @@ from kubelocal.report import Report
 from kubelocal.run import locked
 
 _RECIPES = SOURCE / "images"
+_PROGRAMS = frozenset({"prometheus"})
+"""Recipes that copy the program of the same name: its directory is the context."""
 _DEFAULT_TAG = "dev"
 _STEP_SECONDS = 40
 
@@ -42,18 +45,30 @@ class Recipe:
 
 
 def recipe(
-    name: str, *, dockerfile: Path | None, target: str, tag: str, context: Path | None, arguments: Mapping[str, str]
+    name: str,
+    report: Report,
+    *,
+    dockerfile: Path | None = None,
+    target: str = "",
+    tag: str = "",
+    context: Path | None = None,
+    arguments: Mapping[str, str] = MappingProxyType({}),
 ) -> Recipe:
-    """`redis` means cluster/images/redis.Dockerfile; any other name is a target of the project's own Dockerfile."""
+    """`redis` means cluster/images/redis.Dockerfile; any other name is a target of the project's own Dockerfile.
+
+    A program that the image is made of is built here, because its content is a part of the recipe.
+    """
     own = _RECIPES / f"{name}.Dockerfile"
     chosen = dockerfile or (own if own.exists() else REPOSITORY / "Dockerfile")
     if not chosen.exists():
         known = ", ".join(sorted(path.stem for path in _RECIPES.glob("*.Dockerfile")))
         raise ClusterError(f"There is no {chosen} to build {name!r} from. Known by name: {known}.")
+    if context is None and chosen == own:
+        context = binaries.ensure_named([name], report)[0].parent if name in _PROGRAMS else _RECIPES
     return Recipe(
         tag=reference(tag or f"localhost/greenfleet-{name}:{_DEFAULT_TAG}"),
         dockerfile=chosen,
-        context=context or (_RECIPES if chosen == own else REPOSITORY),
+        context=context or REPOSITORY,
         target=target or ("" if chosen == own or dockerfile else name),
         arguments=arguments,
     )
@@ -62,7 +77,7 @@ def recipe(
 def reference(tag: str) -> str:
     """The full name under which kubelet looks for an image that a manifest calls `tag`."""
     first, slash, _ = tag.partition("/")
-    named = tag if ":" in tag.rpartition("/")[2] else f"{tag}:latest"
+    named = tag if "@" in tag or ":" in tag.rpartition("/")[2] else f"{tag}:latest"
     if slash and ("." in first or ":" in first or first == "localhost"):
         return named
     return f"docker.io/{named}" if slash else f"docker.io/library/{named}"
@@ -134,6 +149,11 @@ def load(places: Places, archive: Path) -> bool:
         return False
     runtime.ctr(places, "images", "import", archive)
     return True
+
+
+def alias(places: Places, name: str, other: str) -> None:
+    """Give a loaded image another name, in place of whatever has it: for a manifest that names what cannot be pulled here."""
+    runtime.ctr(places, "images", "tag", "--force", reference(name), reference(other))
 
 
 def _loaded(places: Places) -> dict[str, str]:

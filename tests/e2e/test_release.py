@@ -73,10 +73,7 @@ def test_a_cluster_takes_a_release_from_a_registry_and_goes_back(
     before = _operator_images(cluster)
     assert before, "an operator of the release before runs"
     try:
-        settings = [
-            f"prometheus.servers.default.url=http://prometheus.{demo_stage.NAMESPACE}:9090",
-            "prometheus.servers.default.scrapeInterval=2s",
-        ]
+        settings = [f"prometheus.bundled.image.{key}={value}" for key, value in demo_stage.LOCAL_PROMETHEUS.items()]
         _helm(cluster, "upgrade", "greenfleet", f"oci://{registry}/greenfleet/charts/greenfleet", "--version", VERSION,
               "--plain-http", "--reset-values", *(part for one in settings for part in ("--set", one)), "--wait",
               "--timeout", "4m")  # fmt: skip

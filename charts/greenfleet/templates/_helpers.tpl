@@ -48,6 +48,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 {{- end }}
 
+{{/* The bundled Prometheus: without tag and digest of the user's, the official v3.15.0 by its digest. */}}
+{{- define "greenfleet.prometheusImage" -}}
+{{- $image := .Values.prometheus.bundled.image }}
+{{- if or $image.tag $image.digest }}
+{{- include "greenfleet.image" (list $image .) }}
+{{- else }}
+{{- printf "%s@sha256:efd719c99d83b060d9daefdcf00360461adf279f45ef5391f8d111892118753e" $image.repository }}
+{{- end }}
+{{- end }}
+
 {{- define "greenfleet.pullSecrets" -}}
 {{- with .pullSecrets }}
 imagePullSecrets:
@@ -82,21 +92,124 @@ annotations:
   helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end }}
 
+{{/* "true" if this release has a Prometheus of its own; else empty. */}}
+{{- define "greenfleet.bundled" -}}
+{{- $prometheus := .Values.prometheus }}
+{{- $given := $prometheus.servers }}
+{{- $enabled := toString $prometheus.bundled.enabled }}
+{{- if and (eq $enabled "false") (not $given) }}
+{{- fail "prometheus.bundled.enabled is false, and prometheus.servers is empty: without a Prometheus nothing is known of the load; add a server, or leave prometheus.bundled.enabled at auto" }}
+{{- end }}
+{{- $on := or (eq $enabled "true") (and (eq $enabled "auto") (not $given)) }}
+{{- if and $on (hasKey $given "bundled") }}
+{{- fail "prometheus.servers.bundled has the name of the bundled Prometheus, and both are on: give it another name, or set prometheus.bundled.enabled=false" }}
+{{- end }}
+{{- if $on }}true{{ end }}
+{{- end }}
+
+{{/* All servers that the operator may ask, each with its scrape interval. */}}
+{{- define "greenfleet.servers" -}}
+{{- $prometheus := .Values.prometheus }}
+{{- $found := dict }}
+{{- range $name, $server := $prometheus.servers }}
+{{- $interval := $server.scrapeInterval | default $prometheus.scrapeInterval | default "15s" }}
+{{- $_ := set $found $name (merge (dict "scrapeInterval" $interval) $server) }}
+{{- end }}
+{{- if include "greenfleet.bundled" . }}
+{{- $url := printf "http://%s-prometheus.%s.svc:9090" (include "greenfleet.fullname" .) .Release.Namespace }}
+{{- $_ := set $found "bundled" (dict "url" $url "scrapeInterval" ($prometheus.scrapeInterval | default "2s")) }}
+{{- end }}
+{{- toYaml $found }}
+{{- end }}
+
+{{/* The name of the server for pools that name none. */}}
+{{- define "greenfleet.defaultServer" -}}
+{{- $servers := include "greenfleet.servers" . | fromYaml }}
+{{- $names := keys $servers | sortAlpha | join ", " }}
+{{- with .Values.prometheus.defaultServer }}
+{{- if not (hasKey $servers .) }}
+{{- fail (printf "prometheus.defaultServer is %s, which is not among prometheus.servers (%s): name one of them, or add it" . $names) }}
+{{- end }}
+{{- . }}
+{{- else }}
+{{- if hasKey $servers "default" }}
+{{- "default" }}
+{{- else if eq (len $servers) 1 }}
+{{- keys $servers | first }}
+{{- else }}
+{{- fail (printf "prometheus.defaultServer is empty, and there are several servers (%s): name one of them" $names) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* How often the default server scrapes: what PodMonitors ask for, and by which the operator tells what is stale. */}}
 {{- define "greenfleet.scrapeInterval" -}}
-{{- $prometheus := .Values.prometheus }}
-{{- $server := get $prometheus.servers $prometheus.defaultServer }}
-{{- if not $server }}
-{{- fail (printf "prometheus.defaultServer is %s, which is not among prometheus.servers (%s): name one of them, or add it" $prometheus.defaultServer (keys $prometheus.servers | sortAlpha | join ", ")) }}
+{{- get (get (include "greenfleet.servers" . | fromYaml) (include "greenfleet.defaultServer" .)) "scrapeInterval" }}
 {{- end }}
-{{- default "15s" $server.scrapeInterval }}
+
+{{- define "greenfleet.prometheusSelectorLabels" -}}
+app.kubernetes.io/name: {{ include "greenfleet.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: prometheus
+{{- end }}
+
+{{- define "greenfleet.prometheusLabels" -}}
+{{- $labels := include "greenfleet.labels" . | fromYaml }}
+{{- toYaml (set $labels "app.kubernetes.io/component" "prometheus") }}
+{{- end }}
+
+{{/* What the bundled Prometheus scrapes, and what one pod may export; more costs its own pool its metrics, and no other. */}}
+{{- define "greenfleet.prometheusConfig" -}}
+global:
+  scrape_interval: {{ get (get (include "greenfleet.servers" . | fromYaml) "bundled") "scrapeInterval" }}
+storage:
+  tsdb:
+    retention:
+      time: 2h
+      size: 512MB
+scrape_configs:
+  - job_name: greenfleet
+    honor_labels: false
+    honor_timestamps: false
+    sample_limit: 20000
+    label_limit: 40
+    label_name_length_limit: 200
+    label_value_length_limit: 1024
+    body_size_limit: 16MB
+    kubernetes_sd_configs:
+      - role: pod
+        {{- with .Values.scope.namespaces }}
+        namespaces:
+          names:
+            {{- toYaml . | nindent 12 }}
+        {{- end }}
+        selectors:
+          - role: pod
+            label: greenfleet.io/scrape=true
+    relabel_configs:
+      - source_labels: [__meta_kubernetes_pod_container_port_name]
+        regex: metrics
+        action: keep
+      - source_labels: [__meta_kubernetes_pod_phase]
+        regex: Succeeded|Failed
+        action: drop
+      # Prometheus itself says whose sample it is: the operator believes these labels, and nothing that a pod says.
+      - source_labels: [__meta_kubernetes_namespace]
+        target_label: namespace
+      - source_labels: [__meta_kubernetes_pod_name]
+        target_label: pod
 {{- end }}
 
 {{/* The operator's configuration file. Its keys are checked again by the operator when it starts. */}}
 {{- define "greenfleet.config" -}}
-{{- $_ := include "greenfleet.scrapeInterval" . }}
 prometheus:
-  {{- toYaml .Values.prometheus | nindent 2 }}
+  defaultServer: {{ include "greenfleet.defaultServer" . }}
+  servers:
+    {{- include "greenfleet.servers" . | nindent 4 }}
+  sources:
+    {{- toYaml .Values.prometheus.sources | nindent 4 }}
+  allowQuery: {{ .Values.prometheus.allowQuery }}
+  verifyNamespace: {{ .Values.prometheus.verifyNamespace }}
 worker:
   image: {{ include "greenfleet.image" (list .Values.workerImage .) | quote }}
   imagePullPolicy: {{ .Values.workerImage.pullPolicy }}

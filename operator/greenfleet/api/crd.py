@@ -77,6 +77,12 @@ def _version() -> JsonObject:
             ),
             _column("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason'),
             _column("Age", "date", ".metadata.creationTimestamp"),
+            _column(
+                "Metrics",
+                "string",
+                '.status.conditions[?(@.type=="MetricsAvailable")].message',
+                "Whether the load is known; if not, what is missing, and which Prometheus does not answer.",
+            ),
             _column("Queues", "string", ".spec.queues", priority=1),
             _column("Oldest", "string", ".status.oldestMessageAge", "How long the oldest message waits.", priority=1),
             _column("Last-Scale", "string", ".status.lastScale.reason", priority=1),

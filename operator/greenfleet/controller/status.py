@@ -232,7 +232,7 @@ def _metrics_available(record: Record, observed: Observed, decision: Decision | 
             "WrongScrapeInterval",
             f"Every sample is fresh now, and may not be soon. {observed.scrape_problem}",
         )
-    return "True", "Complete", "Every queue and every worker has a fresh sample."
+    return "True", "Complete", "Every sample is fresh."
 
 
 def _scaling_active(record: Record, decision: Decision | None) -> _Said:

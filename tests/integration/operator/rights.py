@@ -60,7 +60,11 @@ def identity_of_the_tester(namespace: Namespace, directory: Path, scope: list[st
 def _identity(namespace: Namespace, directory: Path, scope: list[str], *, of_test: bool) -> Identity:
     """Applies the chart's service account and roles, and takes a token."""
     release = f"rights-{namespace.name}"
+    servers = {
+        "default": {"url": "http://127.0.0.1:9"}
+    }  # so that there is no bundled Prometheus with a role of its own
     values = {"scope": {"namespaces": scope}, "rbac": {"aggregate": False}, "fullnameOverride": release}
+    values["prometheus"] = {"servers": servers}
     objects = [
         one
         for one in rendered(release, namespace.name, values, directory)

@@ -13,7 +13,7 @@ from celery import Celery
 
 from greenfleet.manifests import names
 from tests.integration.operator.conftest import World, WorldMaker
-from tests.integration.operator.harness import Object, Prometheus, eventually, fresh_name
+from tests.integration.operator.harness import Object, Prometheus, eventually, fresh_name, kubectl
 
 FLEET: Object = {
     "greenThreads": {"min": 2, "max": 40, "start": 5},
@@ -170,6 +170,8 @@ def test_pools_without_metrics_hold_or_rise_to_their_floor_say_so_once_and_recov
 
     said = held.shop.await_condition("held", "MetricsAvailable", "False", "PrometheusUnreachable")
     assert "'default'" in said["message"]
+    listed = kubectl(held.shop.api, "-n", held.shop.name, "get", "gwp", "held").stdout
+    assert "Prometheus 'default' cannot be reached" in listed
     assert held.shop.condition("held", "ScalingActive")["reason"] == "MetricsMissing"
     floor.await_replicas(1)
     floor.publish(5, 0.1)

@@ -25,8 +25,11 @@ NOT_TRIED = {"global": "helm gives it to every chart; this one does not read it"
 """Values that no value file need set, each with the reason."""
 
 
-REQUIRED = {("prometheus", "sources", "*", "selector")}
-"""Leaves that have no default and cannot be left out."""
+REQUIRED = {
+    ("prometheus", "sources", "*", "selector"): "another",
+    ("prometheus", "servers", "*", "url"): "http://another:9090",
+}
+"""Leaves that have no default and cannot be left out, each with another value."""
 
 
 def _leaves(schema: dict[str, Any], path: Path_ = ()) -> Iterator[Path_]:
@@ -75,7 +78,7 @@ def _without(values: dict[str, Any], path: Path_) -> dict[str, Any]:
         if usual:
             holder[path[-1]] = usual[0]
         elif path in REQUIRED:
-            holder[path[-1]] = "another"
+            holder[path[-1]] = REQUIRED[path]
         else:
             del holder[path[-1]]
     return found

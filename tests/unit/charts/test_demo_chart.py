@@ -20,7 +20,6 @@ def test_every_pod_meets_pod_security_restricted(manifests: Manifests) -> None:
     deployments = of_kind(manifests, "Deployment")
     assert {deployment["metadata"]["name"] for deployment in deployments} == {
         "redis",
-        "prometheus",
         "feeds",
         "producer",
     }
@@ -45,19 +44,6 @@ def test_every_service_finds_its_pods_and_their_port(manifests: Manifests) -> No
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
 
 
-def test_prometheus_says_itself_whose_sample_it_is(render: Render) -> None:
-    (config,) = of_kind(render("demo", {"discovery": "kubernetes"}), "ConfigMap")
-    parsed = yaml.safe_load(config["data"]["prometheus.yml"])
-    assert parsed["global"]["scrape_interval"] == "2s"
-    (job,) = parsed["scrape_configs"]
-    targets = {rule["target_label"]: rule["source_labels"] for rule in job["relabel_configs"] if "target_label" in rule}
-    assert targets == {
-        "namespace": ["__meta_kubernetes_namespace"],
-        "pod": ["__meta_kubernetes_pod_name"],
-    }
-    assert "honor_labels" not in job
-
-
 def test_the_broker_secret_is_the_one_that_the_example_pool_names(manifests: Manifests) -> None:
     (secret,) = of_kind(manifests, "Secret")
     pool = yaml.safe_load((REPOSITORY / "examples" / "feedhub.yaml").read_text(encoding="utf-8"))
@@ -66,33 +52,7 @@ def test_the_broker_secret_is_the_one_that_the_example_pool_names(manifests: Man
     assert secret["stringData"] == {reference["key"]: "redis://redis.demo:6379/0"}
 
 
-def test_the_discovery_helper_takes_labels_from_the_api_and_not_from_the_pod(manifests: Manifests) -> None:
-    (config,) = of_kind(manifests, "ConfigMap")
-    (job,) = yaml.safe_load(config["data"]["prometheus.yml"])["scrape_configs"]
-    assert job["http_sd_configs"] == [{"url": "http://127.0.0.1:9091/targets", "refresh_interval": "2s"}]
-    scope: dict[str, Any] = {"__name__": "targets"}
-    exec(compile(config["data"]["targets.py"], "targets.py", "exec"), scope)
-    metrics = {"name": "metrics", "containerPort": 9540}
-    pods = [
-        _pod("shop", "a", "198.18.0.5", [metrics, {"containerPort": 80}], labels={"namespace": "another"}),
-        _pod("shop", "done", "198.18.0.6", [metrics], phase="Succeeded"),
-        _pod("shop", "young", "", [metrics]),
-        _pod("shop", "silent", "198.18.0.7", []),
-    ]
-    assert scope["targets"](pods) == [{"targets": ["198.18.0.5:9540"], "labels": {"namespace": "shop", "pod": "a"}}]
-
-
-def _pod(
-    namespace: str, name: str, address: str, ports: list[dict[str, Any]], *, phase: str = "Running", **metadata: Any
-) -> dict[str, Any]:
-    return {
-        "metadata": {"namespace": namespace, "name": name, **metadata},
-        "spec": {"containers": [{"name": "worker", "ports": ports}]},
-        "status": {"phase": phase, "podIP": address},
-    }
-
-
-@pytest.mark.parametrize("values", [{"redis": {}}, {"images": {"redis": {"name": "x"}}}, {"scrapeInterval": "fast"}])
+@pytest.mark.parametrize("values", [{"redis": {}}, {"images": {"redis": {"name": "x"}}}, {"prometheus": {}}])
 def test_a_wrong_value_is_refused(render: Render, values: dict[str, Any]) -> None:
     with pytest.raises(subprocess.CalledProcessError):
         render("demo", values)

@@ -26,13 +26,19 @@ def defaults(render: Render) -> Manifests:
     return render("greenfleet")
 
 
+def _of_operator(manifests: Manifests, kind: str) -> Manifests:
+    """The operator's own objects of a kind, without those of the bundled Prometheus."""
+    component = "app.kubernetes.io/component"
+    return [one for one in of_kind(manifests, kind) if one["metadata"]["labels"][component] == "operator"]
+
+
 def _operator(manifests: Manifests) -> dict[str, Any]:
-    (deployment,) = of_kind(manifests, "Deployment")
+    (deployment,) = _of_operator(manifests, "Deployment")
     return dict(deployment["spec"]["template"])
 
 
 def _config(manifests: Manifests) -> dict[str, Any]:
-    (config,) = of_kind(manifests, "ConfigMap")
+    (config,) = _of_operator(manifests, "ConfigMap")
     return dict(yaml.safe_load(config["data"]["config.yaml"]))
 
 
@@ -107,11 +113,13 @@ def test_named_namespaces_get_roles_and_there_is_no_cluster_role(render: Render)
     assert places == {
         ("shop", "greenfleet-pools"),
         ("news", "greenfleet-pools"),
+        ("shop", "greenfleet-prometheus"),
+        ("news", "greenfleet-prometheus"),
         ("greenfleet-system", "greenfleet-leader"),
         ("greenfleet-system", "greenfleet-why"),
     }
     assert _config(manifests)["namespaces"] == ["shop", "news"]
-    for binding in of_kind(manifests, "RoleBinding"):
+    for binding in _of_operator(manifests, "RoleBinding"):
         assert binding["subjects"] == [
             {"kind": "ServiceAccount", "name": "greenfleet", "namespace": "greenfleet-system"}
         ]
@@ -160,10 +168,10 @@ def test_people_may_reach_the_operators_port_and_no_other_through_a_proxy(render
         # What the operator would refuse at start is refused at install.
         (
             {"prometheus": {"defaultServer": "foo"}},
-            "prometheus.defaultServer is foo, which is not among prometheus.servers (default)",
+            "prometheus.defaultServer is foo, which is not among prometheus.servers (bundled)",
         ),
         (
-            {"prometheus": {"servers": {"default": None, "eu": {"url": "http://p:9090"}}}},
+            {"prometheus": {"defaultServer": "default", "servers": {"eu": {"url": "http://p:9090"}}}},
             "prometheus.defaultServer is default",
         ),
         ({"prometheus": {"sources": {"mine": {}}}}, "selector"),
@@ -216,7 +224,8 @@ def test_the_operator_itself_accepts_the_rendered_configuration(render: Render, 
         "prometheus": {
             "sources": {"mine": {"selector": 'depth{job="x"}', "queueLabel": "q"}},
             "servers": {
-                "other": {"url": "https://p:9090", "caFile": "/ca/ca.crt", "basicAuth": {"usernameFile": "/u"}}
+                "default": {"url": "http://p:9090"},
+                "other": {"url": "https://p:9090", "caFile": "/ca/ca.crt", "basicAuth": {"usernameFile": "/u"}},
             },
         },
     }
@@ -302,7 +311,7 @@ def test_the_crd_is_the_generated_one_and_stays_after_an_uninstall(render: Rende
 
 
 def test_two_replicas_spread_and_leave_one_at_a_time(defaults: Manifests) -> None:
-    (deployment,) = of_kind(defaults, "Deployment")
+    (deployment,) = _of_operator(defaults, "Deployment")
     (budget,) = of_kind(defaults, "PodDisruptionBudget")
     assert deployment["spec"]["replicas"] == 2
     assert budget["spec"]["maxUnavailable"] == 1
@@ -377,7 +386,7 @@ def test_everything_optional_renders_together(render: Render) -> None:
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert {"name": "ca", "mountPath": "/ca"} in container["volumeMounts"]
     assert container["env"][-1]["name"] == "HTTPS_PROXY"
-    policy, _ = of_kind(manifests, "NetworkPolicy")
+    policy = next(one for one in of_kind(manifests, "NetworkPolicy") if one["metadata"]["name"] == "gf")
     assert policy["spec"]["policyTypes"] == ["Ingress"]
     assert {"greenfleet-x", "gf"} <= {entry["metadata"]["name"] for entry in of_kind(manifests, "ConfigMap")}
 
@@ -394,6 +403,7 @@ def test_nothing_is_rendered_that_was_switched_off(render: Render) -> None:
             "spread": {"enabled": False},
             "crds": {"enabled": False},
             "operatorPolicy": {"enabled": False},
+            "prometheus": {"servers": {"default": {"url": "http://p:9090"}}},
         },
     )
     kept = {(manifest["kind"], manifest["metadata"]["name"]) for manifest in manifests if manifest["kind"] == "Service"}

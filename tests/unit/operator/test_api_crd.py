@@ -215,8 +215,8 @@ def test_the_pool_can_be_scaled_listed_and_waited_for_like_a_deployment() -> Non
         "labelSelectorPath": ".status.selector",
     }
     columns = [column["name"] for column in version["additionalPrinterColumns"]]
-    assert columns[:10] == [
-        *("Ready", "Workers", "Desired", "Threads", "Backlog", "Min", "Max", "Limited", "Reason", "Age")
+    assert columns[:11] == [
+        *("Ready", "Workers", "Desired", "Threads", "Backlog", "Min", "Max", "Limited", "Reason", "Age", "Metrics")
     ]
     conditions = crd_schema("status")["properties"]["conditions"]
     assert (conditions["x-kubernetes-list-type"], conditions["x-kubernetes-list-map-keys"]) == ("map", ["type"])

@@ -23,11 +23,14 @@ from greenfleet import __version__
 from greenfleet.api import GreenWorkerPool, duration_seconds
 from greenfleet.controller.actuator import Actuator
 from greenfleet.controller.applier import Applier
+from greenfleet.controller.background import Background
 from greenfleet.controller.booster import Booster
 from greenfleet.controller.cluster_cache import ClusterCache
 from greenfleet.controller.controller import Controller
+from greenfleet.controller.decider import Decider
 from greenfleet.controller.exporters import ExporterReconciler
 from greenfleet.controller.monitors import PodMonitors
+from greenfleet.controller.pool_scaler import PoolScaler
 from greenfleet.controller.reconciler import Reconciler
 from greenfleet.controller.recycler import Recycler
 from greenfleet.controller.registry import Registry
@@ -42,6 +45,7 @@ from greenfleet.manifests import Monitoring
 from greenfleet.manifests.pods import PodDefaults
 from greenfleet.own_metrics import OperatorMetrics
 from greenfleet.prometheus.client import PrometheusServer
+from greenfleet.prometheus.poller import Poller
 from greenfleet.redaction import redacted
 from greenfleet.settings import Settings
 from greenfleet.status.spec_checks import config_error, patch_error
@@ -113,19 +117,28 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
     reconciler = Reconciler(client, registry, view, events, applier, **shared)
     exporters = ExporterReconciler(client, registry, view, applier, **shared)
     controller.start_with(reconciler, exporters, status, view)
-    loop = ScalingLoop(
+    tick_seconds = duration_seconds(settings.tick)
+    background = Background()
+    scaler = PoolScaler(
         registry=registry,
         view=view,
-        servers=servers,
         settings=settings.prometheus,
+        decider=Decider(metrics),
         actuator=Actuator(client, view, events, metrics, reconciler),
-        status=status,
         recycler=Recycler(client, events),
         booster=booster,
-        metrics=metrics,
+        status=status,
         recognise=reconciler.recognise,
-        leads=leads,
-        tick_seconds=duration_seconds(settings.tick),
+        background=background,
+    )
+    loop = ScalingLoop(
+        registry=registry,
+        poller=Poller(servers, settings.prometheus, view.workers_of, tick_seconds=tick_seconds),
+        scaler=scaler,
+        metrics=metrics,
+        background=background,
+        acts=lambda: leads() and view.is_synced,
+        tick_seconds=tick_seconds,
     )
     web = WebServer(
         registry=registry,

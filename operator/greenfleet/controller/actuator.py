@@ -94,6 +94,8 @@ class Actuator:
 
     async def apply(self, plan: ScalePlan) -> bool:
         """Makes the cluster look like the decision. False where the API server refused something: the next tick decides and writes anew."""
+        state = plan.fleet.actuation
+        state.busy = True
         refused: list[ApiError] = []
         try:
             told = await self._write_threads(plan, refused) if plan.fleet.role is Role.EVENTLET else []
@@ -105,6 +107,8 @@ class Actuator:
             return False
         except ApiError as error:
             refused.append(error)
+        finally:
+            state.busy = False
         if refused:
             _log.warning("%s %s: not carried out, the next tick will: %s", plan.record.key, plan.fleet.role, refused[0])
         return not refused

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
+from greenfleet.api import GreenWorkerPool
 from greenfleet.k8s import paths
 from greenfleet.k8s.client import Client, Object
 from greenfleet.k8s.reflector import Reflector, strip_managed_fields
 from greenfleet.manifests import names
 from greenfleet.manifests.exporter import measured_broker
 from greenfleet.manifests.names import Role
+from greenfleet.manifests.worker import roles_of
 
 _SELECTOR = f"{names.MANAGED_BY}={names.MANAGER}"
 
@@ -82,6 +84,10 @@ class ClusterCache:
     def pods(self, namespace: str, pool: str, role: Role) -> list[Object]:
         """All pods of one fleet."""
         return list(self._pods_of[namespace, pool, role].values())
+
+    def workers_of(self, pool: GreenWorkerPool) -> int:
+        """How many workers a pool has, in all its roles."""
+        return sum(len(self.pods(pool.namespace, pool.name, role)) for role in roles_of(pool))
 
     def exporter_pods(self, namespace: str, name: str) -> list[Object]:
         """All pods of one exporter."""

@@ -10,7 +10,8 @@ import logging
 from collections.abc import Sequence
 
 from greenfleet.api import GreenWorkerPool
-from greenfleet.autoscaling.model import Pod
+from greenfleet.autoscaling.model import Pod, Sample
+from greenfleet.controller.registry import Fleet
 from greenfleet.k8s import paths
 from greenfleet.k8s.client import ApiError, Client, NotLeaderError, TransientError
 from greenfleet.k8s.events import EventRecorder
@@ -37,6 +38,15 @@ class Recycler:
     def __init__(self, client: Client, events: EventRecorder) -> None:
         self._client = client
         self._events = events
+
+    def choose(self, fleet: Fleet, workers: Sequence[Worker], sample: Sample, now: float) -> Worker | None:
+        """The worker to evict now, if there is one; it is not chosen again soon. *now* is Unix time."""
+        if now - fleet.recycling.evicted_at < PAUSE_SECONDS:
+            return None
+        worker = next_to_recycle(workers, sample.pods, sample.replicas)
+        if worker is not None:
+            fleet.recycling.evicted_at = now
+        return worker
 
     async def evict(self, pool: GreenWorkerPool, worker: Worker) -> None:
         """Evicts the pod of one worker. A refusal by a disruption budget is tried again later."""

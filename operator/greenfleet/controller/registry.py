@@ -12,7 +12,7 @@ from greenfleet.api.pool import InvalidPoolError, parse_pool
 from greenfleet.autoscaling import State
 from greenfleet.autoscaling.model import Decision, Sample, ScalingSpec, Why
 from greenfleet.manifests.names import Role
-from greenfleet.manifests.worker import prefork_queue
+from greenfleet.manifests.worker import consumed_queues, roles_of
 from greenfleet.status.evidence import EXEMPT_ANNOTATION, Evidence, exempt_tasks, routes
 from greenfleet.status.load import Load
 from greenfleet.status.stalled import StalledReason
@@ -71,8 +71,10 @@ class ExporterState:
 
 @dataclass(slots=True)
 class Actuation:
-    """What the cluster was told of one role's decisions. Written by `controller.actuator` alone."""
+    """What was written of one role's decisions. Written by `controller.actuator` alone."""
 
+    busy: bool = False
+    """Whether a decision is being carried out just now."""
     start_threads: int | None = None
     """What the ConfigMap says, None if we have not written it yet."""
     start_threads_written_at: float = 0.0
@@ -83,27 +85,33 @@ class Actuation:
 
 
 @dataclass(slots=True)
+class Recycling:
+    """Which workers of one role were recycled. Written by `controller.recycler` alone."""
+
+    evicted_at: float = float("-inf")
+    """Unix time of the last eviction."""
+
+
+@dataclass(slots=True)
 class Fleet:
-    """Autoscaling of one role of a pool. Written by `controller.scaling_loop` alone."""
+    """Autoscaling of one role of a pool. Written by `controller.decider` alone."""
 
     role: Role
     state: State | None = None
     """None until the first tick under our leadership."""
     decision: Decision | None = None
     history: deque[Why] = field(default_factory=lambda: deque(maxlen=HISTORY))
-    actuating: bool = False
     scaling_spec: tuple[GreenWorkerPool, ScalingSpec] | None = None
     """The autoscaler's view of the spec, with the pool that it was made from."""
     idle_until: float = float("-inf")
-    """Unix time until which looks that show nothing new are skipped."""
+    """Unix time until which samples that show nothing new are skipped."""
     skipped: tuple[Sample, float] | None = None
-    """The last look that was skipped, with its Unix time."""
+    """The last sample that was skipped, with its Unix time."""
     wait_clock: WaitClock = field(default_factory=WaitClock)
     """How long the oldest message waits."""
     load: Load | None = None
     """What waits; None while it is not known."""
-    evicted_at: float = float("-inf")
-    """Unix time of the last eviction for recycling."""
+    recycling: Recycling = field(default_factory=Recycling)
     actuation: Actuation = field(default_factory=Actuation)
 
 
@@ -309,8 +317,7 @@ class Registry:
 
 def queues_of(pool: GreenWorkerPool) -> Iterable[str]:
     """The queues that a pool's workers consume, the prefork companion's included."""
-    companions = [prefork_queue(queue) for queue in pool.spec.queues] if pool.spec.prefork is not None else []
-    return [*pool.spec.queues, *companions]
+    return [queue for role in roles_of(pool) for queue in consumed_queues(pool, role)]
 
 
 def _quoted(queues: list[str]) -> str:

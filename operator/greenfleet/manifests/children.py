@@ -14,7 +14,7 @@ from greenfleet.manifests.monitor import Monitoring, pool_monitor
 from greenfleet.manifests.names import Role
 from greenfleet.manifests.network import pool_network_policy
 from greenfleet.manifests.pods import USUAL, Manifest, PodDefaults
-from greenfleet.manifests.worker import fleet_deployment
+from greenfleet.manifests.worker import fleet_deployment, roles_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def children_of_pool(
         children.append(Child(policy))  # before the workers that it is for
     if monitoring is not None:
         children.append(Child(pool_monitor(pool.name, pool.namespace, monitoring)))
-    for role in (Role.EVENTLET, Role.PREFORK) if pool.spec.prefork is not None else (Role.EVENTLET,):
+    for role in roles_of(pool):
         deployment = fleet_deployment(pool, role, agent_image, agent_pull_policy, agent_pull_secrets, defaults=defaults)
         children.append(Child(deployment))
         children.append(Child(disruption_budget(pool, role)))

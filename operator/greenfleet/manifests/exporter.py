@@ -30,7 +30,7 @@ from greenfleet.manifests.pods import (
     secret_env,
     with_requests,
 )
-from greenfleet.manifests.worker import placement, prefork_queue, users_annotations
+from greenfleet.manifests.worker import consumed_queues, placement, roles_of, users_annotations
 
 _REQUESTS = {"cpu": "10m", "memory": "48Mi"}
 _LIMITS = {"memory": "192Mi"}
@@ -239,9 +239,8 @@ def queue_list(pools: Sequence[GreenWorkerPool]) -> list[Manifest]:
     queues: dict[str, Manifest] = {}
     for pool in sorted(pools, key=lambda pool: pool.name):
         layout = plain(pool.spec.broker)
-        for queue in pool.spec.queues:
-            companions = [prefork_queue(queue)] if pool.spec.prefork is not None else []
-            for measured in (queue, *companions):
+        for role in roles_of(pool):
+            for measured in consumed_queues(pool, role):
                 queues.setdefault(
                     measured,
                     {

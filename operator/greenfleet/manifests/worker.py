@@ -201,17 +201,16 @@ def celery_arguments(pool: GreenWorkerPool, role: Role) -> list[str]:
     spec = pool.spec
     if role is Role.PREFORK:
         assert spec.prefork is not None
-        queues = [prefork_queue(queue) for queue in spec.queues]
         kind = ["-P", "prefork", "-c", str(spec.prefork.processes)]
     else:
-        queues, kind = list(spec.queues), ["-P", "eventlet"]
+        kind = ["-P", "eventlet"]
     return [
         "-A",
         spec.app,
         "worker",
         *kind,
         "-Q",
-        ",".join(queues),
+        ",".join(consumed_queues(pool, role)),
         "-n",
         "worker@%h",
         *_COMMON_ARGUMENTS,
@@ -224,6 +223,16 @@ def celery_arguments(pool: GreenWorkerPool, role: Role) -> list[str]:
 def prefork_queue(queue: str) -> str:
     """The companion queue of a queue."""
     return f"{queue}.prefork"
+
+
+def roles_of(pool: GreenWorkerPool) -> tuple[Role, ...]:
+    """The roles that a pool has workers of."""
+    return (Role.EVENTLET,) if pool.spec.prefork is None else (Role.EVENTLET, Role.PREFORK)
+
+
+def consumed_queues(pool: GreenWorkerPool, role: Role) -> tuple[str, ...]:
+    """The queues that the workers of a role consume."""
+    return tuple(prefork_queue(queue) if role is Role.PREFORK else queue for queue in pool.spec.queues)
 
 
 def _environment(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> list[Manifest]:

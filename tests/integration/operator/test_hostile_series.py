@@ -9,18 +9,18 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
+from greenfleet.api.pool import parse_pool
 from greenfleet.autoscaling.model import MetricsIssue, Problem
-from greenfleet.controller.registry import Registry
-from greenfleet.controller.scaling_loop import Answers, ScalingLoop
+from greenfleet.controller.sampling import depths_of
 from greenfleet.manifests.names import Role
 from greenfleet.prometheus import client
 from greenfleet.prometheus.client import PrometheusServer
 from greenfleet.prometheus.collect import Depths, Workers
+from greenfleet.prometheus.poller import Answers, Poller
 from greenfleet.prometheus.sources import DEPTH_PARTS, WORKER_PARTS
 from greenfleet.settings import Prometheus as Settings
 from greenfleet.settings import Server, Source
@@ -105,38 +105,27 @@ def pool(namespace: str, source: str = GREENFLEET) -> dict[str, Any]:
     return body(f"feeds-{source}", namespace=namespace, queues=["feeds"], scaling={"prometheus": {"source": source}})
 
 
-def loop_of(server: PrometheusServer, known: Registry, sources: dict[str, Source]) -> ScalingLoop:
-    """A scaling loop that can ask and read, in a cluster without pods, and has nothing to act with."""
-    nothing = cast("Any", SimpleNamespace())
-    cluster = cast("Any", SimpleNamespace(pods=lambda namespace, name, role: ()))
-    return ScalingLoop(
-        registry=known, view=cluster, servers={"default": server}, settings=Settings(sources=sources),
-        actuator=nothing, status=nothing, recycler=nothing, booster=nothing, metrics=nothing,
-        recognise=nothing, leads=lambda: True, tick_seconds=1.0,
-    )  # fmt: skip
+def poller(server: PrometheusServer, settings: Settings) -> Poller:
+    """In a cluster without workers."""
+    return Poller({"default": server}, settings, lambda pool: 0, tick_seconds=1.0)
 
 
 async def _ask(url: str, namespaces: tuple[str, ...]) -> Answers:
-    known = Registry()
-    for namespace in namespaces:
-        for source in (GREENFLEET, ELSEWHERE):
-            known.put(pool(namespace, source))
+    pools = [parse_pool(pool(namespace, source)) for namespace in namespaces for source in (GREENFLEET, ELSEWHERE)]
     server = PrometheusServer("default", Server(url=url, scrape_interval="1s"))
     try:
         mine = Source(selector="my_depth", namespaces=["monitoring"])
-        return await loop_of(server, known, {ELSEWHERE: mine})._ask("default")
+        return await poller(server, Settings(sources={ELSEWHERE: mine})).ask("default", pools)
     finally:
         await server.close()
 
 
 async def _depth(url: str, body: dict[str, Any], sources: dict[str, Source]) -> tuple[list[float], list[Problem]]:
-    known = Registry()
-    found = known.put(body).pool
-    assert found is not None
+    found, settings = parse_pool(body), Settings(sources=sources)
     server = PrometheusServer("default", Server(url=url, scrape_interval="1s"))
     try:
-        loop = loop_of(server, known, sources)
-        samples, problems = loop._queues_of(found, Role.EVENTLET, await loop._ask("default"))
+        answers = await poller(server, settings).ask("default", [found])
+        samples, problems = depths_of(found, Role.EVENTLET, answers, settings)
         return [sample.ready for sample in samples], list(problems)
     finally:
         await server.close()

@@ -21,15 +21,21 @@ from aiohttp import web
 from greenfleet.autoscaling.model import MetricsIssue
 from greenfleet.controller import actuator, scaling_loop, status_writer
 from greenfleet.controller.actuator import Actuator
+from greenfleet.controller.background import Background
 from greenfleet.controller.booster import Booster
+from greenfleet.controller.decider import Decider
+from greenfleet.controller.pool_scaler import PoolScaler
 from greenfleet.controller.reconciler import Reconciler
+from greenfleet.controller.recycler import Recycler
 from greenfleet.controller.registry import Record, Registry
 from greenfleet.controller.scaling_loop import ScalingLoop
 from greenfleet.controller.status_writer import StatusWriter
 from greenfleet.own_metrics import OperatorMetrics
 from greenfleet.prometheus import client as prometheus
+from greenfleet.prometheus import poller
 from greenfleet.prometheus.client import PrometheusServer
 from greenfleet.prometheus.crowded import LEFT_OUT_SECONDS
+from greenfleet.prometheus.poller import Poller
 from greenfleet.settings import Prometheus, Server
 from tests.unit.operator.objects import Object, body
 from tests.unit.operator.test_prometheus_client import serving
@@ -241,7 +247,7 @@ def play(
 ) -> OperatorMetrics:
     """Runs a scenario; `pass_time(seconds)` ticks through them. `others` are pools besides the one that it is about."""
     clock = Clock()
-    for module in (scaling_loop, status_writer, actuator):
+    for module in (poller, scaling_loop, status_writer, actuator):
         monkeypatch.setattr(module, "time", SimpleNamespace(time=clock.time, monotonic=clock.monotonic))
     metrics = OperatorMetrics()
 
@@ -262,34 +268,39 @@ def play(
             reconciler = Reconciler(fake, known, fake, fake, fake, image=fake, monitors=fake)
             world.status, world.sync_status = status, lambda: status.sync(record)
             server = PrometheusServer("main", Server(url=url, scrape_interval="2s", timeout=timeout))
-            loop = ScalingLoop(
+            settings = Prometheus(default_server="main", servers={"main": Server(url=url)})
+            background = Background()
+            scaler = PoolScaler(
                 registry=known,
                 view=fake,
-                servers={"main": server},
-                settings=Prometheus(default_server="main", servers={"main": Server(url=url)}),
+                settings=settings,
+                decider=Decider(metrics),
                 actuator=Actuator(fake, fake, fake, metrics, reconciler),
-                status=status,
-                recycler=cast("Any", None),
+                recycler=Recycler(fake, fake),
                 booster=Booster(fake, known),
-                metrics=metrics,
+                status=status,
                 recognise=reconciler.recognise,
-                leads=lambda: True,
+                background=background,
+            )
+            loop = ScalingLoop(
+                registry=known,
+                poller=Poller({"main": server}, settings, lambda pool: world.replicas, tick_seconds=TICK),
+                scaler=scaler,
+                metrics=metrics,
+                background=background,
+                acts=lambda: True,
                 tick_seconds=TICK,
             )
-
-            async def finish() -> None:
-                while loop._background:
-                    await asyncio.gather(*loop._background)
 
             async def pass_time(seconds: float) -> None:
                 for _ in range(round(seconds / TICK)):
                     clock.now += TICK
                     await loop.tick()
-                    await finish()
+                    await background.idle()
 
             async def poll_idle_pools() -> None:
                 loop.poll_idle_pools()
-                await finish()
+                await background.idle()
 
             world.poll_idle_pools = poll_idle_pools
             await scenario(world, cluster, pass_time)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from greenfleet.api import GreenWorkerPool
-from greenfleet.controller.scaling_loop import query_offset
 from greenfleet.k8s.client import ApiError, ForbiddenError, InvalidError, TransientError
 from greenfleet.manifests.names import Role
+from greenfleet.prometheus.poller import query_offset
 from greenfleet.status.stalled import StalledReason
 from tests.unit.operator.objects import body
 from tests.unit.operator.test_metrics_missing import TICK, Cluster, World, play

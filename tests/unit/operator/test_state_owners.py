@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import greenfleet.controller
-from greenfleet.controller.registry import Actuation, ExporterState, Fleet, Reconciliation, Record, Report
+from greenfleet.controller.registry import Actuation, ExporterState, Fleet, Reconciliation, Record, Recycling, Report
 from greenfleet.status.evidence import Evidence
 
 ENGINE = Path(greenfleet.controller.__file__).parent
@@ -19,7 +19,8 @@ OWNERS = {
     Record: "registry",
     Reconciliation: "reconciler",
     ExporterState: "exporters",
-    Fleet: "scaling_loop",
+    Fleet: "decider",
+    Recycling: "recycler",
     Actuation: "actuator",
     Report: "status_writer",
     Evidence: "evidence",

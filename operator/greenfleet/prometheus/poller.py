@@ -1,0 +1,239 @@
+"""Asks the Prometheus servers about pools: two queries for each server and source, however many pools refer to them.
+
+One answer is for everybody. If a namespace makes it too large, that namespace is left out for a while, and it is asked again.
+An answer that does not come is a value, `QueryError`, with the reason that its pools will show.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from greenfleet.api import GreenWorkerPool
+from greenfleet.autoscaling.model import MetricsIssue
+from greenfleet.autoscaling.validation import stale_after_seconds
+from greenfleet.prometheus import sources
+from greenfleet.prometheus.client import AnswerTooLargeError, PrometheusServer, QueryError, Series
+from greenfleet.prometheus.collect import DepthReader, Depths, WaitingReader, WorkerReader, Workers
+from greenfleet.prometheus.crowded import Crowded, to_leave_out
+from greenfleet.settings import Prometheus
+
+_log = logging.getLogger(__name__)
+
+Known_co = TypeVar("Known_co", covariant=True)
+WORKERS = "workers"
+_DEAD_LETTERS = "dead letters"
+_UNKNOWN_SERVER = ""
+CROWDED_AT_ONCE = 4
+"""How often one answer is asked for in one round, each time without the namespace that made it too large."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What one server said in one round: each answer, or why there is none."""
+
+    server: str
+    depths: Mapping[str, Depths | QueryError | None]
+    """By source; a pool's own query is a source called `query:…`. None: the configuration has no such source."""
+    workers: Workers | QueryError
+    dead_letters: Mapping[tuple[str, str], int]
+    """By (broker, queue), as our exporters say, whatever the source of the depths."""
+    crowded: Mapping[str, frozenset[str]]
+    """By source, and for the workers: namespaces that were left out because they export too much."""
+    scrape_seconds: float
+    """How often the server scrapes."""
+
+
+class _Reader(Protocol[Known_co]):
+    """Takes the series of one answer and says what they mean."""
+
+    def take(self, series: Series) -> None:
+        """One series."""
+
+    def result(self) -> Known_co:
+        """What all of them say together."""
+
+
+class Poller:
+    """Knows the administrator's servers and sources. `workers_of` says how many workers of a pool there are."""
+
+    def __init__(
+        self,
+        servers: Mapping[str, PrometheusServer],
+        settings: Prometheus,
+        workers_of: Callable[[GreenWorkerPool], int],
+        *,
+        tick_seconds: float,
+    ) -> None:
+        self._servers = servers
+        self._settings = settings
+        self._workers_of = workers_of
+        self._tick_seconds = tick_seconds
+        self._crowded = Crowded(time.monotonic)
+
+    def server_of(self, pool: GreenWorkerPool) -> str:
+        """The name of the server that a pool refers to. All that the configuration does not name are one: a pool may name any, and each that
+        is asked costs a look at all pools.
+        """
+        named = pool.spec.scaling.prometheus.server or self._settings.default_server
+        return named if named in self._servers else _UNKNOWN_SERVER
+
+    def offset_seconds(self, server: str) -> float:
+        """When within a tick a server is asked."""
+        return query_offset(server, self._servers, self._tick_seconds)
+
+    async def ask(self, server: str, pools: Collection[GreenWorkerPool]) -> Answers:
+        """What a server says of these pools, which are all that refer to it."""
+        by_source = {source_of(pool): pool for pool in pools}
+        workers, dead, found = await asyncio.gather(
+            self._workers(server, pools),
+            self._dead_letters(server, pools, asked=sources.GREENFLEET not in by_source),
+            asyncio.gather(*(self._depths(server, name, pools, pool) for name, pool in by_source.items())),
+        )
+        depths = dict(zip(by_source, found, strict=True))
+        crowded = {name: self._crowded.of(server, name) for name in (WORKERS, *by_source)}
+        own = depths.get(sources.GREENFLEET)
+        dead_letters = own.dead_letters if isinstance(own, Depths) else dead
+        return Answers(server, depths, workers, dead_letters, crowded, self._scrape_seconds(server))
+
+    async def waiting(self, server: str, pools: Iterable[GreenWorkerPool]) -> frozenset[tuple[str, str, str]]:
+        """(source, scope, queue) wherever something waits. An answer that does not come is the next round's business."""
+        by_source = {source_of(pool): pool for pool in pools}
+        verify = self._settings.verify_namespace
+
+        async def ask(name: str, pool: GreenWorkerPool) -> frozenset[tuple[str, str, str]]:
+            query = self._depth_query(pool, self._crowded.of(server, name))
+            if query is None or not query.waiting:
+                return frozenset()
+            answer = await self._read(server, query.waiting, WaitingReader(query, verify_namespace=verify))
+            return frozenset() if isinstance(answer, QueryError) else frozenset((name, *key) for key in answer)
+
+        answers = await asyncio.gather(*(ask(name, pool) for name, pool in by_source.items()))
+        return frozenset().union(*answers)
+
+    async def _dead_letters(
+        self, server: str, pools: Collection[GreenWorkerPool], *, asked: bool
+    ) -> Mapping[tuple[str, str], int]:
+        """What our exporters count, where no depth is read from them. No answer is silence."""
+        if not asked:
+            return {}
+        window, verify = self._window_seconds(server), self._settings.verify_namespace
+        answer = await self._isolated(
+            server,
+            _DEAD_LETTERS,
+            pools,
+            lambda without: sources.dead_letters(window, without).expression,
+            lambda: DepthReader(sources.dead_letters(window), verify_namespace=verify),
+        )
+        return {} if isinstance(answer, QueryError) else answer.dead_letters
+
+    async def _workers(self, server: str, pools: Collection[GreenWorkerPool]) -> Workers | QueryError:
+        verify = self._settings.verify_namespace
+        return await self._isolated(
+            server,
+            WORKERS,
+            pools,
+            lambda without: sources.workers(self._window_seconds(server), without),
+            lambda: WorkerReader(verify_namespace=verify),
+        )
+
+    async def _depths(
+        self, server: str, name: str, pools: Collection[GreenWorkerPool], pool: GreenWorkerPool
+    ) -> Depths | QueryError | None:
+        """What a source says; `pool` is any that refers to it."""
+        query, verify = self._depth_query(pool), self._settings.verify_namespace
+        if query is None:
+            return None
+
+        def expression(without: frozenset[str]) -> str:
+            asked = self._depth_query(pool, without)
+            return asked.expression if asked else ""
+
+        return await self._isolated(
+            server, name, pools, expression, lambda: DepthReader(query, verify_namespace=verify)
+        )
+
+    async def _isolated(
+        self,
+        server: str,
+        name: str,
+        pools: Collection[GreenWorkerPool],
+        expression: Callable[[frozenset[str]], str],
+        reader: Callable[[], _Reader[Known_co]],
+    ) -> Known_co | QueryError:
+        """One answer, if need be without the namespaces that make it too large."""
+        for _ in range(CROWDED_AT_ONCE):
+            without = self._crowded.of(server, name)
+            answer = await self._read(server, expression(without), reader())
+            if not isinstance(answer, AnswerTooLargeError):
+                return answer
+            namespace = to_leave_out(answer.sizes, self._expected(name, pools)) or answer.namespace
+            if not sources.can_leave_out(namespace):
+                return answer
+            _log.warning("Prometheus %r, %s: left out %s for a while: %s", server, name, namespace, answer.message)
+            self._crowded.add(server, name, namespace)
+        return answer
+
+    def _expected(self, name: str, pools: Iterable[GreenWorkerPool]) -> Mapping[str, int]:
+        """How much of an answer is to be expected of each namespace: workers of its pools, or their queues."""
+        found: Counter[str] = Counter()
+        for pool in pools:
+            found[pool.namespace] += self._workers_of(pool) if name == WORKERS else len(pool.spec.queues)
+        return found
+
+    async def _read(self, server: str, expression: str, reader: _Reader[Known_co]) -> Known_co | QueryError:
+        found = self._servers.get(server)
+        if found is None:
+            return QueryError(
+                MetricsIssue.UNREACHABLE,
+                "The operator's configuration does not name the Prometheus server of scaling.prometheus.server.",
+            )
+        try:
+            await found.read(expression, reader.take)
+            return reader.result()
+        except QueryError as error:
+            return error
+
+    def _scrape_seconds(self, server: str) -> float:
+        found = self._servers.get(server)
+        return found.scrape_interval_seconds if found else self._tick_seconds
+
+    def _window_seconds(self, server: str) -> float:
+        """How far back samples are asked for: one scrape more than they may be old."""
+        scrape_seconds = self._scrape_seconds(server)
+        return stale_after_seconds(scrape_seconds) + scrape_seconds
+
+    def _depth_query(self, pool: GreenWorkerPool, without: frozenset[str] = frozenset()) -> sources.DepthQuery | None:
+        reference = pool.spec.scaling.prometheus
+        if reference.query:
+            return sources.custom_query(reference.query) if self._settings.allow_query else None
+        window_seconds = self._window_seconds(self.server_of(pool))
+        if reference.source == sources.GREENFLEET:
+            return sources.greenfleet_depth(window_seconds, without)
+        source = self._settings.source(reference.source)
+        return sources.selected_depth(source, window_seconds, without) if source else None
+
+
+def source_of(pool: GreenWorkerPool) -> str:
+    """Where a pool's depths are found in `Answers.depths`."""
+    reference = pool.spec.scaling.prometheus
+    return f"query:{reference.query}" if reference.query else reference.source
+
+
+def scopes_of(pool: GreenWorkerPool) -> tuple[str, ...]:
+    """Under what the depths of a pool's queues are found in the answer of its source: see `Depths.queues`."""
+    reference = pool.spec.scaling.prometheus
+    if not reference.query and reference.source == sources.GREENFLEET:
+        return (pool.broker_key,)
+    return "", pool.namespace
+
+
+def query_offset(server: str, servers: Collection[str], tick_seconds: float) -> float:
+    """Seconds into a tick at which a server is asked: spread, so that several servers are not asked in the same moment."""
+    servers_in_order = sorted(servers)
+    return tick_seconds * servers_in_order.index(server) / len(servers_in_order) if server in servers else 0.0

@@ -23,7 +23,6 @@ from greenfleet.manifests import Child, children_of_pool, names
 from greenfleet.manifests.children import optional_children, pool_config_child
 from greenfleet.manifests.names import Role
 from greenfleet.manifests.pods import USUAL, PodDefaults
-from greenfleet.manifests.worker import fleet_deployment
 from greenfleet.settings import WorkerImage
 from greenfleet.status.pinning import GENERATION_ANNOTATION, choose, template_digest
 from greenfleet.status.stalled import StalledReason
@@ -96,6 +95,7 @@ class Reconciler:
             record.routes(time.time()),
             self._monitors.monitoring,
             defaults=self._pod_defaults,
+            agent_pull_secrets=image.image_pull_secrets,
         )
         waits = False
         try:
@@ -240,17 +240,10 @@ class Reconciler:
         """Applies a fleet's Deployment to the version that was looked at, and to no other: replicas are handed over by what
         it says, and a version without its owner belongs to a pool that goes.
         """
-        role = Role(_role(child.manifest))
-        image = self._image
-
-        def build(agent: str) -> dict[str, Any]:
-            owners = child.manifest["metadata"]["ownerReferences"]
-            manifest = fleet_deployment(
-                pool, role, agent, image.image_pull_policy, image.image_pull_secrets, defaults=self._pod_defaults
-            )
-            return {**manifest, "metadata": {**manifest["metadata"], "ownerReferences": owners}}
-
-        choice = choose(live, build, image.image, pool.generation)
+        # Not the uid that was found with it: another one may have taken its place since.
+        metadata = {name: value for name, value in child.manifest["metadata"].items() if name != "uid"}
+        spec = dict(child.manifest["spec"])  # it gets replicas below
+        choice = choose(live, {**child.manifest, "metadata": metadata, "spec": spec}, pool.generation)
         if choice.upgrade and live is not None:
             if not self._may_upgrade(pool.namespace, child.name):
                 return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,18 @@ def fleet_deployment(
             "template": template,
         },
     }
+
+
+def with_agent(deployment: Manifest, agent_image: str) -> Manifest:
+    """A fleet's Deployment with another image of the agent, and nothing else changed."""
+    changed = deepcopy(deployment)
+    template = changed["spec"]["template"]
+    before = template["metadata"]["annotations"][names.AGENT_ANNOTATION]
+    template["metadata"]["annotations"][names.AGENT_ANNOTATION] = agent_image
+    for container in template["spec"].get("initContainers") or ():
+        if container["name"] == names.AGENT_CONTAINER and container["image"] == before:  # else the pool's patch says it
+            container["image"] = agent_image
+    return changed
 
 
 def users_annotations(annotations: Mapping[str, str]) -> dict[str, str]:

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from greenfleet.manifests import names
 from greenfleet.manifests.names import AGENT_ANNOTATION
+from greenfleet.manifests.worker import with_agent
 
 _Object = dict[str, Any]
 
@@ -39,19 +39,20 @@ class Choice:
     """Replaces workers although nobody changed the pool."""
 
 
-def choose(live: _Object | None, build: Callable[[str], _Object], current_agent: str, generation: int) -> Choice:
-    """The Deployment for a fleet. `build` makes it for an agent's image, `live` is what the API server has."""
+def choose(live: _Object | None, built: _Object, generation: int) -> Choice:
+    """The Deployment for a fleet. `built` has this operator's agent, `live` is what the API server has; neither is changed."""
+    current = _annotated(built, generation)
     if live is None:
-        return Choice(_annotated(build(current_agent), generation))
+        return Choice(current)
     annotations = live["metadata"].get("annotations") or {}
     template = live["spec"]["template"]["metadata"].get("annotations") or {}
     agent = template.get(AGENT_ANNOTATION)
     if agent is not None:
-        kept = _annotated(build(agent), generation)
+        kept = _annotated(with_agent(built, agent), generation)
         if template_digest(kept) == template_digest(live):
             return Choice(kept)
     unchanged = annotations.get(GENERATION_ANNOTATION) == str(generation)
-    return Choice(_annotated(build(current_agent), generation), upgrade=unchanged)
+    return Choice(current, upgrade=unchanged)
 
 
 def template_digest(deployment: _Object) -> str | None:
@@ -61,8 +62,8 @@ def template_digest(deployment: _Object) -> str | None:
 
 def _annotated(manifest: _Object, generation: int) -> _Object:
     written = json.dumps(manifest["spec"]["template"], sort_keys=True).encode()
-    manifest["metadata"]["annotations"] = {
+    annotations = {
         GENERATION_ANNOTATION: str(generation),
         TEMPLATE_ANNOTATION: hashlib.sha256(written).hexdigest()[:16],
     }
-    return manifest
+    return {**manifest, "metadata": {**manifest["metadata"], "annotations": annotations}}

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from greenfleet.manifests.names import AGENT_ANNOTATION, Role
-from greenfleet.manifests.worker import fleet_deployment
+from greenfleet.manifests.worker import fleet_deployment, roles_of, with_agent
 from greenfleet.status.pinning import GENERATION_ANNOTATION, TEMPLATE_ANNOTATION, Choice, choose
 from tests.unit.operator.objects import Object, pool
 
@@ -15,20 +15,25 @@ OLD, NEW = "greenfleet/worker:1", "greenfleet/worker:2"
 
 def chosen(live: Object | None, agent: str, generation: int, *, rendering: str = "", **spec: Any) -> Choice:
     """What an operator with this agent applies; `rendering` stands for a version that builds templates differently."""
-
-    def build(image: str) -> Object:
-        manifest = fleet_deployment(pool(**spec), Role.EVENTLET, image, "IfNotPresent")
-        if rendering:
-            manifest["spec"]["template"]["metadata"]["annotations"]["rendering"] = rendering
-        return manifest
-
-    return choose(copy.deepcopy(live), build, agent, generation)
+    manifest = fleet_deployment(pool(**spec), Role.EVENTLET, agent, "IfNotPresent")
+    if rendering:
+        manifest["spec"]["template"]["metadata"]["annotations"]["rendering"] = rendering
+    return choose(copy.deepcopy(live), manifest, generation)
 
 
 def agent(choice: Choice) -> str:
     template = choice.manifest["spec"]["template"]
     assert template["spec"]["initContainers"][0]["image"] == template["metadata"]["annotations"][AGENT_ANNOTATION]
     return str(template["metadata"]["annotations"][AGENT_ANNOTATION])
+
+
+def test_the_agents_image_is_all_that_differs_between_two_versions_of_it() -> None:
+    for fleet in (pool(), pool(agent="installed"), pool(prefork={"processes": 2})):
+        for role in roles_of(fleet):
+            old, new = (fleet_deployment(fleet, role, image, "IfNotPresent") for image in (OLD, NEW))
+            before = copy.deepcopy(old)
+            assert with_agent(old, NEW) == new
+            assert old == before
 
 
 def test_a_new_fleet_gets_the_operators_agent() -> None:

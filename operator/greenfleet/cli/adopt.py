@@ -7,7 +7,6 @@ Deployment stays, at zero, for the way back.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -27,20 +26,21 @@ _POLL_SECONDS = 1.0
 _RIGHTS = "\n`greenfleet adopt` needs the ClusterRole edit in the Deployment's namespace: ask for a RoleBinding to it"
 
 
-def run(options: argparse.Namespace) -> int:
+def run(deployment: str, namespace: str | None, wishes: Wishes, *, yes: bool, timeout_seconds: float) -> int:
     """Shows the pool or, with `--yes`, brings it in. Exit status 1 where something stands in the way."""
     try:
-        namespace, options.deployment = located(options.deployment, options.namespace)
-        return _run(namespace or current_namespace(), options)
+        said, name = located(deployment, namespace)
+        return _run(said or current_namespace(), name, wishes, timeout_seconds if yes else None)
     except (KubectlError, ValueError) as error:
         _say(f"greenfleet: {error}{_RIGHTS if isinstance(error, KubectlError) and error.is_forbidden else ''}")
         return 1
 
 
-def _run(namespace: str, options: argparse.Namespace) -> int:
-    deployment = _get(namespace, "deployment", options.deployment)
-    adoption = plan(deployment, _wishes(options))
-    adoption.obstacles += _scalers(namespace, options.deployment)
+def _run(namespace: str, old: str, wishes: Wishes, timeout_seconds: float | None) -> int:
+    """Without a time-out it only shows what it would do."""
+    deployment = _get(namespace, "deployment", old)
+    adoption = plan(deployment, wishes)
+    adoption.obstacles += _scalers(namespace, old)
     if not adoption.obstacles:  # an incomplete manifest must not end up in a pipe
         print(yaml.safe_dump(adoption.pool, sort_keys=False, width=120, allow_unicode=True), end="")
     _explain(adoption)
@@ -48,18 +48,18 @@ def _run(namespace: str, options: argparse.Namespace) -> int:
         return 1
     name = adoption.pool["metadata"]["name"]
     existing = _find(namespace, "greenworkerpool", name)
-    if existing is not None and _adopted_from(existing) != options.deployment:
+    if existing is not None and _adopted_from(existing) != old:
         raise KubectlError(f"there is a GreenWorkerPool {namespace}/{name} already: choose another name with --name")
     _say("\n".join(["", "What changes for the pods:", *difference(deployment, adoption.pool), ""]))
     kubectl("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(adoption.pool))
     replicas = deployment["spec"].get("replicas", 1)
-    if not options.yes:
+    if timeout_seconds is None:
         _say(
             f"The API server accepts this pool. Nothing was changed. With --yes: the pool {name} is created, gets ready, and then "
-            f"Deployment {options.deployment} is scaled from {replicas} to 0."
+            f"Deployment {old} is scaled from {replicas} to 0."
         )
         return 0
-    return _carry_out(namespace, deployment, adoption.pool, options.timeout)
+    return _carry_out(namespace, deployment, adoption.pool, timeout_seconds)
 
 
 def _carry_out(namespace: str, deployment: Object, pool: Object, timeout_seconds: float) -> int:
@@ -87,19 +87,6 @@ def _carry_out(namespace: str, deployment: Object, pool: Object, timeout_seconds
         f"it (Helm, Flux, Argo CD).\nThe way back: {back}"
     )
     return 0
-
-
-def _wishes(options: argparse.Namespace) -> Wishes:
-    return Wishes(
-        name=options.name,
-        container=options.container,
-        app=options.app,
-        queues=tuple(options.queue),
-        broker_secret=options.broker_secret,
-        result_secret=options.result_secret,
-        to_eventlet=options.to_eventlet,
-        drop=frozenset(options.drop),
-    )
 
 
 def _explain(adoption: Adoption) -> None:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
 import re
+from enum import StrEnum
+from typing import Annotated
+
+import typer
 
 from greenfleet.api.values import duration_seconds
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 
+class Output(StrEnum):
+    """How an answer is printed."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 def object_name(text: str) -> str:
-    """NAME or NAMESPACE/NAME, as it is. Raises argparse's error."""
+    """NAME or NAMESPACE/NAME, as it is."""
     parts = text.split("/")
     if len(parts) > 2 or not all(_NAME.fullmatch(part) for part in parts):
-        raise argparse.ArgumentTypeError(
+        raise typer.BadParameter(
             f"{text!r} is not the name of an object: write NAME (with -n NAMESPACE) or NAMESPACE/NAME, in lower case"
         )
     return text
@@ -28,27 +38,40 @@ def located(text: str, namespace: str | None) -> tuple[str | None, str]:
     return before or namespace or None, name
 
 
-def span(text: str) -> float:
-    """Seconds of `30s`, `1m30s`, or of a plain number. Raises argparse's error."""
+def span(text: str | float) -> float:
+    """Seconds of `30s`, `1m30s`, or of a plain number."""
+    if not isinstance(text, str):
+        return text  # a default
     try:
         return duration_seconds(f"{text}s" if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else text)
     except ValueError:
-        raise argparse.ArgumentTypeError(
+        raise typer.BadParameter(
             f"{text!r} is not a duration: write a number and a unit (ms, s, m, h), such as 30s or 1m30s"
         ) from None
 
 
-def port(text: str) -> int:
-    """A TCP port. Raises argparse's error."""
-    return _between(text, 1, 65_535)
+def port(text: str | int) -> int:
+    """A TCP port."""
+    return _between(str(text), 1, 65_535)
 
 
-def decisions(text: str) -> int:
-    """How many decisions: the operator remembers 50. Raises argparse's error."""
-    return _between(text, 0, 50)
+def decisions(text: str | int) -> int:
+    """How many decisions: the operator remembers 50."""
+    return _between(str(text), 0, 50)
 
 
 def _between(text: str, least: int, most: int) -> int:
     if not text.isascii() or not text.isdecimal() or not least <= int(text) <= most:
-        raise argparse.ArgumentTypeError(f"{text!r} is not between {least} and {most}: write a number between them")
+        raise typer.BadParameter(f"{text!r} is not between {least} and {most}: write a number between them")
     return int(text)
+
+
+Pool = Annotated[
+    str, typer.Argument(metavar="POOL", parser=object_name, help="The GreenWorkerPool: NAME or NAMESPACE/NAME.")
+]
+Namespace = Annotated[
+    str | None, typer.Option("-n", "--namespace", help="Its namespace; without it, the one of the current context.")
+]
+OperatorNamespace = Annotated[str, typer.Option(help="Where the operator runs.")]
+Format = Annotated[Output, typer.Option("-o", "--output", help="For people, or for programs.")]
+Kubeconfig = Annotated[str | None, typer.Option(metavar="FILE", help="Instead of the pod's service account.")]

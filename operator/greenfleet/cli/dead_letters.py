@@ -5,13 +5,11 @@ The exporter's pod has the broker's URL, so the command runs there, through `kub
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
-from collections.abc import Sequence
 from typing import Any
 
-from greenfleet.cli import arguments
+from greenfleet.cli.arguments import located
 from greenfleet.cli.kubectl import KubectlError, current_namespace, kubectl
 from greenfleet.cli.output import complain, say
 from greenfleet.manifests import names
@@ -20,47 +18,35 @@ from greenfleet.manifests.worker import prefork_queue
 MODULE = "greenworker.exporter.dead_letters"
 
 
-def main(argv: Sequence[str]) -> int:
+def run(pool: str, action: str, identity: str, namespace: str | None, *, every: bool, as_json: bool) -> int:
     """Does it and prints what was done. Exit status 2 for arguments that do not fit, 1 where the pod cannot be asked."""
-    # A parser of its own: a sub-command's takes no positional argument after an option that follows the pool's name.
-    parser = argparse.ArgumentParser(
-        prog="greenfleet dead-letters",
-        description="Look at, requeue or drop the messages that no worker can run.",
-    )
-    parser.add_argument("pool", type=arguments.object_name, help="the GreenWorkerPool: NAME or NAMESPACE/NAME")
-    parser.add_argument("action", nargs="?", choices=("list", "show", "requeue", "drop"), default="list")
-    parser.add_argument("id", nargs="?", default="", help="the task's id, as list shows it")
-    parser.add_argument("--all", action="store_true", help="requeue all of the pool's dead letters")
-    parser.add_argument("-n", "--namespace", help="its namespace (default: the one of the current context)")
-    parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
-    options = parser.parse_intermixed_args(argv)
-    if problem := _misuse(options):
+    if problem := _misuse(pool, action, identity, every=every):
         complain(problem)
         return 2
     try:
-        said, pool = arguments.located(options.pool, options.namespace)
-        namespace = said or current_namespace()
-        found = ask(namespace, pool, options.action, options.id)
-        lines = render(options.action, found)
+        said, name = located(pool, namespace)
+        place = said or current_namespace()
+        found = ask(place, name, action, identity)
+        lines = render(action, found)
     except (KubectlError, ValueError) as error:
         complain(error)
         return 1
     except (KeyError, TypeError, AttributeError):  # whoever may make pods in that namespace may answer in its place
         complain(
-            f"the exporter of {namespace}/{pool} did not answer with dead letters: look at its pod, and update the older of the two"
+            f"the exporter of {place}/{name} did not answer with dead letters: look at its pod, and update the older of the two"
         )
         return 1
-    say(json.dumps(found, indent=2, ensure_ascii=False) if options.output == "json" else "\n".join(lines))
-    return 1 if options.id and not found else 0
+    say(json.dumps(found, indent=2, ensure_ascii=False) if as_json else "\n".join(lines))
+    return 1 if identity and not found else 0
 
 
-def _misuse(options: argparse.Namespace) -> str:
-    if options.action in ("show", "drop") and not options.id:
-        return f"dead-letters {options.action} needs the id of a task: `dead-letters {options.pool}` lists them"
-    if options.action == "requeue" and bool(options.id) == options.all:
+def _misuse(pool: str, action: str, identity: str, *, every: bool) -> str:
+    if action in ("show", "drop") and not identity:
+        return f"dead-letters {action} needs the id of a task: `dead-letters {pool}` lists them"
+    if action == "requeue" and bool(identity) == every:
         return "dead-letters requeue needs the id of one task, or --all: requeue what was repaired"
-    if options.all and options.action != "requeue":
-        return f"--all is for requeue, not for {options.action}: leave it out"
+    if every and action != "requeue":
+        return f"--all is for requeue, not for {action}: leave it out"
     return ""
 
 

@@ -7,7 +7,6 @@ command asks again.
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
 from typing import Any
@@ -24,12 +23,12 @@ _ATTEMPTS = 20
 """Two replicas: all attempts meet the standby once in a million commands."""
 
 
-def run(options: argparse.Namespace) -> int:
+def run(pool: str, namespace: str | None, operator_namespace: str, *, as_json: bool, history: int) -> int:
     """Prints the reasons of one pool. Exit status 1 where they cannot be had."""
     try:
-        namespace, pool = located(options.pool, options.namespace)
-        answer = fetch(namespace or current_namespace(), pool, options.operator_namespace)
-        lines = render(answer, options.history)
+        said, name = located(pool, namespace)
+        answer = fetch(said or current_namespace(), name, operator_namespace)
+        lines = render(answer, history)
     except (KubectlError, ValueError) as error:
         complain(error)
         return 1
@@ -38,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
             "the operator's answer is not one that this command understands: use the command of the operator's version"
         )
         return 1
-    say(json.dumps(answer, indent=2, ensure_ascii=False) if options.output == "json" else "\n".join(lines))
+    say(json.dumps(answer, indent=2, ensure_ascii=False) if as_json else "\n".join(lines))
     return 0
 
 

@@ -1,6 +1,9 @@
 """Keys to work on: each at most once in the queue, never twice at a time, again later when it fails.
 
 The contract of client-go's workqueue. One broken key backs off by itself and never delays another.
+
+Why not a library: kopf's queues have events of one object as their keys, and no other work (an exporter of several pools, a doubt, a resync);
+job queues for asyncio have no keys that are worked on once at a time.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 The clock that counts is this process's monotonic one. A holder's lease is judged by how long *we* have seen it unchanged,
 never by comparing its timestamps with our wall clock, so that clock skew between nodes cannot make two leaders.
+
+Why not the `leaderelection` of the kubernetes package: it measures with the wall clock, and it has no fence: nothing
+stops a write that was begun before the lease ran out (here the client asks `write_seconds` before each).
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 Every failure is a `QueryError` with a reason that fits into a condition: the caller holds, it never reads a failure as zero.
 An answer is read and handed on series by series, in pieces between which everything else in the process runs on.
 Credentials come from files that are read again whenever they change, so that rotation needs no restart.
+
+Why not a client library: those on the package index hold a whole answer in memory before they show a series of it, block their thread, and
+have no bound on its size, which whoever exports series decides.
 """
 
 from __future__ import annotations

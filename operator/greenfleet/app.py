@@ -6,7 +6,6 @@ The order matters: kopf cancels every task that is created after its own start, 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import signal
@@ -14,10 +13,11 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import kopf
+from pythonjsonlogger.core import RESERVED_ATTRS
+from pythonjsonlogger.json import JsonFormatter
 
 from greenfleet import __version__
 from greenfleet.api import GreenWorkerPool, duration_seconds
@@ -244,17 +244,21 @@ def _kopf(
     )
 
 
-class _JsonFormatter(logging.Formatter):
+class _JsonFormatter(JsonFormatter):
     """One JSON object a line, with the passwords of URLs redacted."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": redacted(super().format(record)),
-        }
-        return json.dumps(line, ensure_ascii=False)
+    def __init__(self) -> None:
+        super().__init__(
+            "%(levelname)s %(name)s %(message)s",
+            timestamp="time",
+            rename_fields={"levelname": "level", "name": "logger", "exc_info": "traceback"},
+            reserved_attrs=[*RESERVED_ATTRS, "k8s_ref", "k8s_skip", "settings"],  # kopf's, which say nothing to people
+            json_ensure_ascii=False,
+        )
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        log_data["level"] = log_data["level"].lower()
+        return {name: redacted(value) if isinstance(value, str) else value for name, value in log_data.items()}
 
 
 class _TextFormatter(logging.Formatter):

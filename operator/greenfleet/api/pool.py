@@ -27,7 +27,7 @@ from greenfleet.api.base import (
 from greenfleet.api.network import Network
 from greenfleet.api.placement import Affinity, Toleration, TopologySpreadConstraint
 from greenfleet.api.rules import JsonSchema, rule, rules
-from greenfleet.api.values import quantity
+from greenfleet.api.values import QUANTITY_PATTERN, quantity
 
 MAX_GREEN_THREADS = 10_000
 """Ceiling of green threads per worker: connection pools are sized for it once, at process start."""
@@ -52,7 +52,6 @@ FIELD_PATHS = (
     r"|spec\.(nodeName|serviceAccountName)|status\.(hostIP|hostIPs|podIP|podIPs))$"
 )
 """What the downward API has for environment variables."""
-QUANTITY_PATTERN = r"^([0-9]+(\.[0-9]+)?|\.[0-9]+)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
 
 _CRON_FIELDS = (
     ("minute", "[0-5]?[0-9]", "0-59"),

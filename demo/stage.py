@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import greenfleet
 from demo.api import GROUP, Api, ApiError, condition, load, pool_path
 from demo.observer import OPERATOR_NAMESPACE
 from demo.shell import KUBE, REPOSITORY, StepError, run
 
 NAMESPACE = "demo"
 POOL_FILE = REPOSITORY / "examples" / "feedhub.yaml"
-VERSION = "0.1.0"
+VERSION = greenfleet.__version__
 """Version of operator and worker image: the charts' appVersion."""
 DEMO_TAG = "demo"
 READY_SECONDS = 120.0

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import greenfleet
 from bench.scaling.load import QUEUE
 from greenfleet.api import GROUP as POOL_GROUP
 from greenfleet.api import VERSION, GreenWorkerPool
@@ -24,7 +25,7 @@ from greenfleet.simulator.laws import Keda, Law, law_named
 from greenfleet.simulator.traces import Trace
 
 POOL = "work"
-IMAGE = "greenfleet/worker:0.1.0"
+IMAGE = f"greenfleet/worker:{greenfleet.__version__}"
 APP = Path(__file__).parent / "app" / "bench_tasks.py"
 OURS = "greenfleet"
 OVERHEAD_CPU = 0.0015

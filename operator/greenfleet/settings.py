@@ -14,6 +14,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
+from greenfleet import __version__
 from greenfleet.api.values import duration_seconds
 
 _SHORTEST_LEASE_SECONDS = 3
@@ -200,7 +201,7 @@ def _completed(name: str, source: Source) -> Source:
 class WorkerImage(_Settings):
     """The image with the worker's runtime: injected into worker pods, and run as the queue exporter."""
 
-    image: str = "greenfleet/worker:0.1.0"
+    image: str = f"greenfleet/worker:{__version__}"
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     image_pull_secrets: list[str] = []
 

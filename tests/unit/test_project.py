@@ -10,6 +10,8 @@ import yaml
 
 import greenfleet
 import greenworker
+from greenfleet import settings
+from tools.generate import VERSIONED, versioned
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -19,13 +21,28 @@ def text(path: str) -> str:
     return (ROOT / path).read_text(encoding="utf-8")
 
 
-def test_operator_worker_chart_and_demo_have_one_version() -> None:
-    chart = yaml.safe_load(text("charts/greenfleet/Chart.yaml"))
-    demo = re.search(r'^VERSION = "(.+)"$', text("demo/stage.py"), re.MULTILINE)
-    assert demo
-    assert {greenfleet.__version__, greenworker.__version__, chart["version"], chart["appVersion"], demo[1]} == {
+def test_the_version_is_set_in_one_file_and_everything_else_follows() -> None:
+    charts = [yaml.safe_load(text(f"charts/{name}/Chart.yaml")) for name in ("greenfleet", "demo")]
+    assert {greenworker.__version__, *(chart[key] for chart in charts for key in ("version", "appVersion"))} == {
         greenfleet.__version__
     }
+    assert settings.WorkerImage().image.endswith(f":{greenfleet.__version__}")
+    for name, place in VERSIONED.items():
+        assert text(name) == versioned(text(name), place, greenfleet.__version__), "run `make generate`"
+        assert text(name) != versioned(text(name), place, "9.9.9")
+
+
+def test_no_other_file_of_code_repeats_the_version() -> None:
+    """Not one that is compared with it either: a release would have to be edited in it."""
+    repeated = f'"[^"]*{re.escape(greenfleet.__version__)}"'
+    folders = ("operator", "worker", "charts", "demo", "tools", "bench", "cluster")
+    found = [
+        str(path.relative_to(ROOT))
+        for folder in folders
+        for path in (ROOT / folder).rglob("*.py")
+        if re.search(repeated, path.read_text(encoding="utf-8"))
+    ]
+    assert sorted(found) == ["operator/greenfleet/__init__.py", "worker/greenworker/__init__.py"]
 
 
 def test_the_changelog_has_a_section_for_this_version_or_says_unreleased() -> None:

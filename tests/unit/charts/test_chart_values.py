@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
+import greenfleet
 from greenfleet import settings
 from tests.unit.charts.rendering import Manifests, Render, of_kind
 
 VALUES = Path(__file__).parent / "values"
 NAMES = sorted(file.stem for file in VALUES.glob("*.yaml"))
-EXPECTED = yaml.safe_load((Path(__file__).parent / "expected.yaml").read_text(encoding="utf-8"))
+EXPECTED = yaml.safe_load(
+    (Path(__file__).parent / "expected.yaml").read_text(encoding="utf-8").replace("VERSION", greenfleet.__version__)
+)
 STEP = re.compile(r'\["([^"]+)"\]|\[(\d+)\]|([^.\[\]]+)')
 
 Case = tuple[str, str, str, Any]

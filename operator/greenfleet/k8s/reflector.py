@@ -1,7 +1,16 @@
 """A local copy of the objects that carry a label, kept up to date by list and watch.
 
-The label narrows on the server, so that a cluster with 10,000 other pods costs nothing here; kopf's watches cannot do that.
-Follows the protocol of Kubernetes' "API concepts": list, watch from its resourceVersion, bookmarks, start over at 410.
+The label narrows on the server, so that a cluster with 10,000 other pods costs nothing here. Follows the protocol of Kubernetes' "API
+concepts": list, watch from its resourceVersion, bookmarks, start over at 410.
+
+Why not `kopf.on.event`, whose watches have label selectors as well (`settings.watching.label_selectors`, kopf 1.45). It was tried:
+
+- Missed deletions. After a 410 kopf lists anew and tells of what is there. What went meanwhile is told of by nobody, so a second list and a
+  comparison would be needed for each kind, as the controller does for pools. Here the list itself is the comparison.
+- The end of the first list. kopf knows it and tells no handler. Here it is `synced`.
+- Errors. Any error in kopf's stream but 410 ends the operator. Here it costs a list.
+- Cost. kopf makes a queue, a task and a memory for each object. With 9,000 objects the first list took fifteen times as long, ten times the
+  CPU, and twice the memory.
 """
 
 from __future__ import annotations

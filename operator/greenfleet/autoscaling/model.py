@@ -122,8 +122,21 @@ class QueueSample:
     """Messages that a consumer holds. 0 where the source cannot tell."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerCounters:
+    """What a worker counts. `prometheus.sources` says from which metrics; differences and sums have the same fields."""
+
+    started: float = 0.0
+    finished: float = 0.0
+    runtime_sum_seconds: float = 0.0
+    runtime_count: float = 0.0
+    cpu_seconds: float = 0.0
+    hub_busy_seconds: float = 0.0
+    hub_blocked_seconds: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
-class WorkerSample:
+class WorkerSample(WorkerCounters):
     """One worker at one scrape. Counters count from the start of that process."""
 
     pod: str
@@ -132,13 +145,6 @@ class WorkerSample:
     threads_busy: float
     reserved: float
     scheduled: float = 0.0
-    started: float = 0.0
-    finished: float = 0.0
-    runtime_sum_seconds: float = 0.0
-    runtime_count: float = 0.0
-    cpu_seconds: float = 0.0
-    hub_busy_seconds: float = 0.0
-    hub_blocked_seconds: float = 0.0
     memory_bytes: float = 0.0
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from greenfleet.autoscaling.model import QueueSample, WorkerSample
+from greenfleet.prometheus import sources
 from greenfleet.prometheus.client import Series
 from greenfleet.prometheus.sources import DEAD, DEAD_TASK, DEPTH_PARTS, READY, UNACKED, UP, WORKER_PARTS, DepthQuery
 
@@ -260,12 +261,12 @@ class WorkerReader:
             process = self._processes[target] = _Process()
             self._workers[pool, labels.get("role", ""), labels.get("worker", "")].append(process)
         match part:
-            case "hub_blocked":
+            case sources.HUB_BLOCKED:
                 process.blocked[labels.get("task", "")] = series.value
-            case "recycle":
+            case sources.RECYCLE:
                 if series.value > 0:
                     process.recycle.append(labels.get("reason", ""))
-            case "risk":
+            case sources.RISK:
                 if series.value > 0:
                     process.risks.append((labels.get("reason", ""), labels.get("task", "")))
             case _:
@@ -291,7 +292,8 @@ def _workers(pod: str, processes: Iterable[_Process]) -> Iterator[Worker]:
     newest = max((process.at for process in whole), default=0.0)
     for process in whole:
         if process.at == newest:
-            sample = _worker_sample(pod, process.at, process.values, sum(process.blocked.values()))
+            values = {"threads_busy": 0.0, "reserved": 0.0, **process.values}
+            sample = WorkerSample(pod=pod, at=process.at, hub_blocked_seconds=sum(process.blocked.values()), **values)
             yield Worker(sample, process.blocked, tuple(sorted(process.recycle)), tuple(sorted(process.risks)))
 
 
@@ -301,25 +303,3 @@ def read_workers(answer: Iterable[Series], *, verify_namespace: bool) -> Workers
     for series in answer:
         reader.take(series)
     return reader.result()
-
-
-def _worker_sample(pod: str, at: float, numbers: Mapping[str, float], blocked_seconds: float) -> WorkerSample:
-    def number(part: str) -> float:
-        return numbers.get(part, 0.0)
-
-    return WorkerSample(
-        pod=pod,
-        at=at,
-        threads_limit=numbers["threads_limit"],
-        threads_busy=number("threads_busy"),
-        reserved=number("reserved"),
-        scheduled=number("scheduled"),
-        started=number("started"),
-        finished=number("finished"),
-        runtime_sum_seconds=number("runtime_sum"),
-        runtime_count=number("runtime_count"),
-        cpu_seconds=number("cpu"),
-        hub_busy_seconds=number("hub_busy"),
-        hub_blocked_seconds=blocked_seconds,
-        memory_bytes=number("memory"),
-    )

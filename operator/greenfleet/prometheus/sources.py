@@ -15,6 +15,7 @@ from greenfleet.settings import BUILT_IN_SOURCES, Source
 
 READY, UNACKED, UP = "ready", "unacked", "up"
 DEAD, DEAD_TASK = "dead", "dead_task"
+HUB_BLOCKED, RECYCLE, RISK = "hub_blocked_seconds", "recycle", "risk"
 
 GREENFLEET = "greenfleet"
 """Name of the default source: our exporter, the only one whose series name the broker."""
@@ -36,19 +37,19 @@ WORKER_PARTS: Mapping[str, str] = {
     "greenworker_tasks_scheduled": "scheduled",
     "greenworker_started_total": "started",
     "greenworker_finished_total": "finished",
-    "greenworker_runtime_seconds_sum": "runtime_sum",
+    "greenworker_runtime_seconds_sum": "runtime_sum_seconds",
     "greenworker_runtime_seconds_count": "runtime_count",
-    "process_cpu_seconds_total": "cpu",
-    "process_resident_memory_bytes": "memory",
-    "greenworker_hub_busy_seconds_total": "hub_busy",
-    "greenworker_hub_lag_seconds_sum": "hub_lag_sum",
-    "greenworker_hub_lag_seconds_count": "hub_lag_count",
-    "greenworker_hub_blocked_seconds_total": "hub_blocked",
-    "greenworker_recycle_wanted": "recycle",
-    "greenworker_task_risk": "risk",
+    "process_cpu_seconds_total": "cpu_seconds",
+    "process_resident_memory_bytes": "memory_bytes",
+    "greenworker_hub_busy_seconds_total": "hub_busy_seconds",
+    "greenworker_hub_blocked_seconds_total": HUB_BLOCKED,
+    "greenworker_recycle_wanted": RECYCLE,
+    "greenworker_task_risk": RISK,
     "greenworker_dead_letters_total": DEAD_TASK,
 }
-"""What each metric of a worker says: none has a series per task but those whose tasks are told apart here."""
+"""What each metric of a worker says: a field of `WorkerSample`, or one of the constants above, whose series are told apart by task or reason. No
+other has a series per task.
+"""
 
 _NAMESPACE = re.compile(r"[a-z0-9-]{1,63}")
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
-from greenfleet.autoscaling.model import QueueSample
+from greenfleet.autoscaling.model import QueueSample, WorkerCounters, WorkerSample
 from greenfleet.prometheus import sources
 from greenfleet.prometheus.client import Series
 from greenfleet.prometheus.collect import Depths, read_depths, read_waiting, read_workers
@@ -172,9 +173,9 @@ def test_a_worker_has_all_its_numbers_and_a_gauge_that_it_does_not_say_is_zero()
     answer = [
         *alive(),
         worker("threads_busy", 7),
-        worker("cpu", 2.5),
-        worker("hub_blocked", 0.5, task="proj.slow"),
-        worker("hub_blocked", 0.25, task="proj.other"),
+        worker("cpu_seconds", 2.5),
+        worker("hub_blocked_seconds", 0.5, task="proj.slow"),
+        worker("hub_blocked_seconds", 0.25, task="proj.other"),
         worker("recycle", 1, reason="memory"),
         worker("recycle", 0, reason="age"),
         worker("risk", 1, reason="visibility_timeout", task="proj.slow"),
@@ -193,6 +194,13 @@ def test_a_worker_has_all_its_numbers_and_a_gauge_that_it_does_not_say_is_zero()
     assert found.blocked_seconds_by_task == {"proj.slow": 0.5, "proj.other": 0.25}
     assert found.recycle_reasons == ("memory",)
     assert found.risks == (("visibility_timeout", "proj.slow"),)
+
+
+def test_each_counter_of_a_worker_is_read_from_one_metric_and_each_metric_is_a_number_that_is_used() -> None:
+    counters, all_numbers = ({field.name for field in fields(kind)} for kind in (WorkerCounters, WorkerSample))
+    told_apart = {sources.RECYCLE, sources.RISK, sources.DEAD_TASK}
+    assert counters <= METRICS.keys()
+    assert METRICS.keys() - told_apart == all_numbers - {"pod", "at"}
 
 
 @pytest.mark.parametrize("missing", ALIVE)

@@ -7,24 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
-from ..model import Pod, WorkerSample
+from ..model import Pod, WorkerCounters, WorkerSample
 from ..tuning import Tuning
 from ..validation import Observation
 
 
 @dataclass(frozen=True, slots=True)
-class CounterDelta:
-    """Sums over the workers. The first block has the names of the counters in `WorkerSample`."""
-
-    started: float = 0.0
-    finished: float = 0.0
-    runtime_sum_seconds: float = 0.0
-    runtime_count: float = 0.0
-    cpu_seconds: float = 0.0
-    """Of workers that were Ready throughout and stay: importing the user's code is no task's CPU."""
-    hub_busy_seconds: float = 0.0
-    """Of workers that stay, as `hub_blocked_seconds`."""
-    hub_blocked_seconds: float = 0.0
+class CounterDelta(WorkerCounters):
+    """Sums over the workers. `cpu_seconds` is of workers that were Ready throughout and stay: importing the user's code is no
+    task's CPU. `hub_busy_seconds` and `hub_blocked_seconds` are of workers that stay.
+    """
 
     seconds: float = 0.0
     """Between the scrapes of the queues."""
@@ -54,7 +46,7 @@ class CounterDelta:
         return self.worker_seconds > 0 and self.hub_blocked_seconds > tuning.blocked * self.worker_seconds
 
 
-_COUNTERS = {field.name for field in fields(CounterDelta)} & {field.name for field in fields(WorkerSample)}
+_COUNTERS = {field.name for field in fields(WorkerCounters)}
 
 
 def subtract(

@@ -28,7 +28,7 @@ def agent(choice: Choice) -> str:
 
 
 def test_the_agents_image_is_all_that_differs_between_two_versions_of_it() -> None:
-    for fleet in (pool(), pool(agent="installed"), pool(prefork={"processes": 2})):
+    for fleet in (pool(), pool(agent="Installed"), pool(prefork={"processes": 2})):
         for role in roles_of(fleet):
             old, new = (fleet_deployment(fleet, role, image, "IfNotPresent") for image in (OLD, NEW))
             before = copy.deepcopy(old)

@@ -2,6 +2,10 @@
 
 Nothing here touches the hub: a scrape and a probe answer while it is blocked. Sockets are the native C ones.
 Standard library only.
+
+The queue exporter uses it too, although its process is not patched and could run `prometheus_client`'s server. That one gives each client a
+thread and no deadline: 1,100 clients that send a byte now and then had some 900 threads there, and 2 here. It would also be a second
+server beside this one, which the worker needs.
 """
 
 from __future__ import annotations

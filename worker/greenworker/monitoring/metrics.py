@@ -1,6 +1,6 @@
 """Metrics without locks, written by one hub and read by a real thread.
 
-`prometheus_client` startup_checks every increment with a ``threading.Lock``, which monkey-patching turns into a green one: a
+`prometheus_client` protects every increment with a ``threading.Lock``, which monkey-patching turns into a green one: a
 scrape from an operating-system thread that meets it would drive a hub of its own. Here the hub's thread is the only
 writer, and the reader takes a snapshot of plain integers, which is exact enough for a counter. That is also why a scrape
 answers while the hub is blocked. Text format: Prometheus exposition 0.0.4. Standard library only.

@@ -29,3 +29,12 @@ def is_readable_backend(url: str) -> bool:
     """The same for a result backend. Those that are not Redis have addresses of their own kinds: several hosts, or none."""
     scheme = url.split(":", maxsplit=1)[0].lower()
     return scheme not in ("redis", "rediss", "sentinel") or is_readable(url)
+
+
+SUPPORTED = ("redis", "rediss", "sentinel", "amqp", "amqps", "pyamqp")
+
+
+def unsupported_scheme(url: str) -> str | None:
+    """The first scheme, of one URL or of several with ``;`` between them, that this worker has no transport for."""
+    schemes = [part.split("://", maxsplit=1)[0].strip().lower() for part in url.split(";") if part.strip()]
+    return next((scheme for scheme in schemes if scheme.split("+", maxsplit=1)[0] not in SUPPORTED), None)

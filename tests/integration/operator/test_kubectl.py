@@ -146,7 +146,7 @@ def test_a_server_side_dry_run_shows_the_defaults(world: World) -> None:
     spec: Object = json.loads(text)["spec"]
     assert spec["greenThreads"]["max"] == 1000
     assert spec["scaling"]["cooldown"] == "5m"
-    assert spec["worker"]["securityContext"]["runAsUser"] == 65532
+    assert spec["worker"]["remoteControl"] == "ReadOnly"
 
 
 def test_a_status_is_written_once_and_then_left_alone_while_nothing_changes(world: World) -> None:

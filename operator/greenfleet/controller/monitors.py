@@ -50,4 +50,4 @@ class PodMonitors:
             found = await self._client.get(f"/apis/{API_VERSION}")
         except ApiError:
             return False
-        return any(resource["name"] == "podmonitors" for resource in found.get("resources", ()))
+        return any(resource["name"] == "podmonitors" for resource in found.get("resources") or ())

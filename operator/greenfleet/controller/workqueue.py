@@ -1,6 +1,7 @@
 """Keys to work on: each at most once in the queue, never twice at a time, again later when it fails.
 
-The contract of client-go's workqueue. One broken key backs off by itself and never delays another.
+The contract of client-go's workqueue. One broken key backs off by itself and never delays another. Namespaces take turns, so that
+who makes a thousand pools waits for them alone.
 
 Why not a library: kopf's queues have events of one object as their keys, and no other work (an exporter of several pools, a doubt, a resync);
 job queues for asyncio have no keys that are worked on once at a time.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from greenfleet.k8s.client import ApiError, NotLeaderError
@@ -22,13 +24,35 @@ _LAST_DELAY_SECONDS = 60.0
 _BUG_DELAY_SECONDS = 300.0
 
 
+class _Turns:
+    """Keys (`kind:namespace/…`) in the order in which they came, but that of several namespaces each has its turn."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, deque[str]] = {}
+        """By namespace, the one whose turn is next first."""
+        self._waiting: asyncio.Semaphore = asyncio.Semaphore(0)
+
+    def put(self, key: str) -> None:
+        self._keys.setdefault(key.partition("/")[0].rpartition(":")[2], deque()).append(key)
+        self._waiting.release()
+
+    async def get(self) -> str:
+        await self._waiting.acquire()
+        namespace = next(iter(self._keys))
+        keys = self._keys.pop(namespace)
+        key = keys.popleft()
+        if keys:
+            self._keys[namespace] = keys
+        return key
+
+
 class WorkQueue:
     """Runs `work(key)` for every key that was added, `workers` keys at a time."""
 
     def __init__(self, work: Callable[[str], Awaitable[None]], *, workers: int = 8) -> None:
         self._work = work
         self._workers = workers
-        self._ready: asyncio.Queue[str] = asyncio.Queue()
+        self._ready = _Turns()
         self._queued: set[str] = set()
         self._running: set[str] = set()
         self._again: set[str] = set()
@@ -45,7 +69,7 @@ class WorkQueue:
             self._again.add(key)
         elif key not in self._queued:
             self._queued.add(key)
-            self._ready.put_nowait(key)
+            self._ready.put(key)
 
     def add_later(self, key: str, seconds: float) -> None:
         """Work on `key` after a while, unless it is added before. Of two whiles the one that ends first counts."""

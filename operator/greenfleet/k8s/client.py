@@ -175,7 +175,7 @@ class Client:
         while True:
             page = await self.get(path, asked, metadata_only=metadata_only)
             items, metadata = page.get("items") or [], page.get("metadata")
-            if not isinstance(items, list) or not isinstance(metadata, dict) or "resourceVersion" not in metadata:
+            if not isinstance(items, list) or not isinstance(metadata, dict):
                 raise TransientError(f"the API server answered GET {path} with something that is no list")
             yield page
             token = metadata.get("continue")

@@ -21,7 +21,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from greenfleet.k8s.client import ApiError, Client, GoneError, Object
+from greenfleet.k8s.client import ApiError, Client, GoneError, Object, TransientError
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +102,9 @@ class Reflector:
         version = ""
         async for page in self._client.pages(self._path, {"labelSelector": self._selector}):
             listed.update((_key(item), item) for item in self._outlines(page.get("items") or ()))
-            version = str(page["metadata"]["resourceVersion"])
+            version = str(page["metadata"].get("resourceVersion", ""))
+        if not version:
+            raise TransientError(f"the API server answered GET {self._path} with something that is no list")
         for key in self._objects.keys() - listed.keys():
             self._put(key, None)
         for key, item in listed.items():

@@ -279,3 +279,23 @@ def test_a_key_that_has_failed_for_days_is_still_tried_again() -> None:
     queue = WorkQueue(lambda key: asyncio.sleep(0))
     queue._failures["a"] = 5000
     assert 0 < queue._backoff("a") <= workqueue._LAST_DELAY_SECONDS
+
+
+def test_a_namespace_with_a_thousand_pools_waits_for_them_alone() -> None:
+    done: list[str] = []
+
+    async def work(key: str) -> None:
+        await asyncio.sleep(0)
+        done.append(key)
+
+    async def scenario(queue: WorkQueue) -> None:
+        for number in range(1_000):
+            queue.add(f"pool:crowd/{number}")
+        for key in ("exporter:shop/broker/url", "pool:shop/feeds", "doubt:other/feeds"):
+            queue.add(key)
+        while len(done) < 1_003:
+            await asyncio.sleep(0)
+
+    run(work, scenario, workers=2)
+    assert max(done.index(key) for key in ("exporter:shop/broker/url", "pool:shop/feeds", "doubt:other/feeds")) < 12
+    assert [key for key in done if "crowd" in key] == [f"pool:crowd/{number}" for number in range(1_000)]

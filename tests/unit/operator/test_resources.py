@@ -83,6 +83,11 @@ def test_a_named_service_account_is_used_with_its_token() -> None:
     assert (spec["serviceAccountName"], spec["automountServiceAccountToken"]) == ("crawler", True)
 
 
+def test_a_service_account_that_is_named_no_more_does_not_come_back() -> None:
+    """The API server copies the name into the deprecated `serviceAccount`, and from there into a template without a name."""
+    assert pod(pool())["serviceAccountName"] == "default"
+
+
 def test_every_pod_has_a_writable_tmp_and_a_mount_of_the_users_there_wins() -> None:
     assert {"name": "greenfleet-tmp", "mountPath": "/tmp"} in worker(pool())["volumeMounts"]
     own = pool(

@@ -46,8 +46,9 @@ def test_tasks_at_risk_are_one_warning_however_long_they_last(monkeypatch: pytes
 
 def test_a_load_that_moves_with_every_sample_is_written_once_a_minute_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
-        world.busy = (90.0, 90.0)
         await pass_time(30)
+        world.busy, world.counted = (90.0, 90.0), world.counted + 40.0
+        await pass_time(TICK)
         before, minutes = cluster.statuses, 10
         seen = set()
         for tick in range(round(minutes * LOAD_INTERVAL_SECONDS / TICK)):

@@ -96,7 +96,7 @@ class Runtime:
         return f"the hub has not ticked for {silent:.1f} s" if silent > limit else ""
 
     def health(self) -> str:
-        """`unhealthy`, for probes: a worker that comes up while it is asked says yes and not, until a second later, no."""
+        """`unhealthy`, for probes: one that comes during the start waits a moment for the worker to consume, so that it need not fail first."""
         patient_until = monotonic() + PROBE_PATIENCE_SECONDS
         while (problem := self.unhealthy()) == COMING_UP and monotonic() < patient_until:
             native.sleep(0.02)

@@ -88,8 +88,8 @@ def scaling_spec(pool: GreenWorkerPool, role: Role, scrape_interval_seconds: flo
 def _prefork(eventlet: ScalingSpec, prefork: Prefork) -> ScalingSpec:
     """The companion: its processes are its green threads, and only its workers scale.
 
-    What speaks of the Eventlet fleet alone does not apply: `greenThreads.total`, the schedules' `minReplicas`, and
-    `manualReplicas` (the companion stays automatic).
+    What speaks of the Eventlet fleet alone does not apply: `greenThreads.total`, the schedules' `minReplicas`,
+    `onMissingMetrics.floor`, and `manualReplicas` (the companion stays automatic).
     """
     processes, cores = prefork.processes, cpu_limit_cores(prefork.resources)
     return replace(
@@ -102,6 +102,7 @@ def _prefork(eventlet: ScalingSpec, prefork: Prefork) -> ScalingSpec:
         replicas_min=prefork.replicas.min,
         replicas_max=prefork.replicas.max,
         schedules=(),
+        missing_metrics_floor=None,
         cpu_limit_cores=float(processes) if cores is None else min(cores, float(processes)),
         memory_limit_bytes=memory_limit_bytes(prefork.resources),
     )

@@ -64,9 +64,10 @@ class PoolScaler:
                     self._booster.look_at(pod, pool, role)
                 if self._is_scaled(record, pool, role):
                     self._scale(record, pool, record.fleet(role), answers, now)
+            news = _note_dead_letters(record, pool, answers)
         except Exception:
             _log.exception("%s: the scaling loop failed on this pool: a bug of ours", record.key)
-        news = _note_dead_letters(record, pool, answers)
+            news = True
         rested = record.fleets and all(fleet.skipped is not None for fleet in record.fleets.values())
         if rested and not news and self._status.is_of_now(record):
             return  # nothing was decided and nothing changed: the status is what it was

@@ -47,7 +47,13 @@ _WORKER_FIXED = frozenset(
         "livenessProbe",
     }
 )
-_POD_FIXED = frozenset({"terminationGracePeriodSeconds", "restartPolicy"})
+_POD_FIXED = {
+    "terminationGracePeriodSeconds": ("drain.timeout decides the grace", "remove it"),
+    "restartPolicy": ("a Deployment knows Always only", "remove it"),
+    "serviceAccountName": ("rules on worker.serviceAccountName must hold", "use worker.serviceAccountName"),
+    "serviceAccount": ("rules on worker.serviceAccountName must hold", "use worker.serviceAccountName"),
+}
+"""Fields of a pod that a patch may not set: why, and what to do."""
 _OWN_MOUNTS = ("/greenfleet", "/etc/greenfleet")
 
 
@@ -106,8 +112,8 @@ def _metadata(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 
 def _spec(spec: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    for name in _POD_FIXED & spec.keys():
-        yield f"spec.{name}", "Greenfleet sets it (drain.timeout decides the grace)", "remove it"
+    for name in sorted(_POD_FIXED.keys() & spec.keys()):
+        yield f"spec.{name}", *_POD_FIXED[name]
     for (name, *rest), key in _MERGE_KEYS.items():
         if rest or name not in spec:
             continue

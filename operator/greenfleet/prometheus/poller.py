@@ -26,7 +26,8 @@ from greenfleet.settings import Prometheus
 _log = logging.getLogger(__name__)
 
 Known_co = TypeVar("Known_co", covariant=True)
-WORKERS = "workers"
+WORKERS = "the workers"
+"""Stands beside the names of sources, which an administrator chooses: nobody chooses this one."""
 _DEAD_LETTERS = "dead letters"
 _UNKNOWN_SERVER = ""
 CROWDED_AT_ONCE = 4

@@ -1,5 +1,5 @@
-"""Redis: whatever stands in a queue is run, refused as Celery refuses it, or kept among the dead letters: never dropped, and no
-worker ends with it.
+"""Whatever stands in a queue is run, refused as Celery refuses it, or kept among the dead letters: never dropped, and no worker ends
+with it.
 """
 
 # mypy: disable-error-code="no-untyped-call,type-arg"
@@ -18,8 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kombu import Connection
 
+from greenworker.brokers.dead_letters import rabbit_queue
 from greenworker.brokers.redis.unacked_store import redelivered
 from tests.integration.worker.harness import Redis, Worker, eventually
+from tests.integration.worker.lanes import Lane, publish
 from tests.integration.worker.redis_consumer import Consumer
 
 Start = Callable[..., Worker]
@@ -140,6 +142,45 @@ def test_odd_messages_are_run_or_kept_and_no_worker_ends(redis_broker: Redis, st
         assert letter["deliveries"] == 1
     worker.reaches("greenworker_dead_letters_total", len(kept), queue="feeds")
     assert client.llen("feeds") == client.zcard("unacked_index") == 0
+
+
+REFUSED_ON_RABBITMQ: dict[str, tuple[dict[str, Any], bytes]] = {
+    "no-id": ({"task": "green_app.noop"}, b"[[0], {}, {}]"),
+    "task-list": ({"task": ["green_app.noop"], "id": "task-list"}, b"[[1], {}, {}]"),
+    "limit-text": ({"task": "green_app.noop", "id": "limit-text", "timelimit": "soon"}, b"[[2], {}, {}]"),
+    "two-parts": ({"task": "green_app.noop", "id": "two-parts"}, b"[[3], {}]"),
+    "no-arguments": ({"task": "green_app.noop", "id": "no-arguments"}, b"7"),
+}
+"""Headers and body: Celery raises as it takes them, and stock Celery ends with each."""
+
+
+@pytest.mark.parametrize("pool", ["eventlet", "prefork"])
+def test_what_celery_cannot_take_from_rabbitmq_is_a_dead_letter_and_no_worker_ends(
+    rabbit_lane: Lane, start_worker: Start, pool: str
+) -> None:
+    more = ["-c", "1"] if pool == "prefork" else []
+    worker = start_worker(
+        rabbit_lane.url, pool=pool, queues=rabbit_lane.queue, environment=rabbit_lane.environment(), arguments=more
+    ).ready()
+    with Connection(rabbit_lane.url) as connection:
+        producer = connection.Producer(auto_declare=False)
+        for headers, body in REFUSED_ON_RABBITMQ.values():
+            producer.publish(
+                body, exchange="", routing_key=rabbit_lane.queue, headers=headers,
+                content_type="application/json", content_encoding="utf-8",
+            )  # fmt: skip
+    publish(rabbit_lane, "noop", 10, 15)
+    eventually(lambda: worker.ledger.done() >= 5 or worker.gone(), f"the others are done; {worker.tail()}", 60)
+    eventually(
+        lambda: rabbit_lane.ready(rabbit_queue(rabbit_lane.queue)) >= len(REFUSED_ON_RABBITMQ) or worker.gone(),
+        f"all that cannot be taken are dead letters; {worker.tail()}", 60,
+    )  # fmt: skip
+    assert not worker.gone(), worker.tail()
+    assert all(count == 1 for count in worker.ledger.counts("done").values())
+    worker.reaches("greenworker_dead_letters_total", len(REFUSED_ON_RABBITMQ), queue=rabbit_lane.queue)
+    assert rabbit_lane.ready() == 0
+    publish(rabbit_lane, "noop", 20, 22)
+    eventually(lambda: worker.ledger.done() >= 7, f"it goes on; {worker.tail()}", 30)
 
 
 texts = st.text(st.characters(codec=None), max_size=8)

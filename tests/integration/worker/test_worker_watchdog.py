@@ -145,7 +145,6 @@ def test_blames_nobody_who_waits_as_he_should(redis_broker: Redis, start_worker:
     assert not seen(worker)
 
 
-@pytest.mark.slow
 def starve(process: int) -> subprocess.Popen[bytes]:
     """Leaves a process some hundredth of a core, as a low CPU limit or a crowded node does. Returns who takes the rest."""
     cpu = min(os.sched_getaffinity(0))

@@ -186,6 +186,8 @@ WORKER: Object = {"name": "worker"}
         ({"spec": {"volumes": None}}, "spec.volumes"),
         ({"spec": {"volumes": [{"name": "greenfleet-pod", "emptyDir": {}}]}}, "greenfleet-pod"),
         ({"spec": {"terminationGracePeriodSeconds": 1}}, "terminationGracePeriodSeconds"),
+        ({"spec": {"serviceAccountName": "admin"}}, "serviceAccountName"),
+        ({"spec": {"serviceAccount": "admin"}}, "serviceAccount"),
         ({"spec": {"containers": [{**WORKER, "env": None}]}}, "env"),
         (
             {"spec": {"containers": [{**WORKER, "env": [{"name": "GREENWORKER_POOL", "value": "x"}]}]}},

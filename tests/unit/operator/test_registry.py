@@ -277,10 +277,13 @@ def test_the_companions_cores_are_its_limit_and_at_most_one_for_each_process(lim
     assert (spec.cpu_limit_cores, spec.memory_limit_bytes) == (cores, 2**30)
 
 
-def test_schedules_raise_the_eventlet_fleet_and_not_its_companion() -> None:
-    given = pool(scaling={"schedules": [GOOD_SCHEDULE]}, prefork={"processes": 4})
+def test_schedules_and_the_floor_raise_the_eventlet_fleet_and_not_its_companion() -> None:
+    scaling = {"schedules": [GOOD_SCHEDULE], "onMissingMetrics": {"policy": "Floor", "floor": 5}}
+    given = pool(scaling=scaling, prefork={"processes": 4})
     assert scaling_spec(given, Role.EVENTLET, 15).schedules
+    assert scaling_spec(given, Role.EVENTLET, 15).missing_metrics_floor == 5
     assert not scaling_spec(given, Role.PREFORK, 15).schedules
+    assert scaling_spec(given, Role.PREFORK, 15).missing_metrics_floor is None
 
 
 def k8s_pod(**metadata: Any) -> Object:

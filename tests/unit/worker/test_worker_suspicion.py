@@ -93,6 +93,8 @@ def test_a_message_on_redis_carries_its_deaths() -> None:
     waits = json.dumps({"headers": {"eta": "2999-01-01T00:00:00+00:00"}}).encode()
     assert after_death(waits) == waits
     assert after_death(b"nonsense") == b"nonsense"
+    deep = b'{"headers": {"id": "1"}, "body": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    assert after_death(deep) == deep, "one that nobody can read must not keep a dead worker's others from coming back"
 
 
 class Pool:

@@ -1,4 +1,4 @@
-"""``python -m greenworker.bootstrap.inject DIRECTORY``: what the init container does for agent ``inject``.
+"""``python -m greenworker.bootstrap.inject DIRECTORY``: what the init container does for agent ``Inject``.
 
 Copies the launcher to ``DIRECTORY/bin`` and this package to ``DIRECTORY/lib``, readable for every user. Needs nothing but
 a writable DIRECTORY: the root may be read-only and the user any number. The compiled files come along: an interpreter of the

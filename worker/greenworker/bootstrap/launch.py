@@ -13,7 +13,7 @@ import sys
 
 
 def find_library() -> None:
-    """When run as a file (agent ``inject``): our package lies in ../lib, and bin/ is nobody's import path."""
+    """When run as a file (agent ``Inject``): our package lies in ../lib, and bin/ is nobody's import path."""
     here = os.path.dirname(os.path.abspath(__file__))
     if os.path.basename(here) != "bin":
         return

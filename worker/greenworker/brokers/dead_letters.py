@@ -26,6 +26,9 @@ UNDECODABLE = "undecodable"
 REFUSED = "refused"
 """Reason: Celery raised while it took the message: a header of a wrong type, for instance."""
 
+REASON_CHARACTERS = 500
+"""Of an error that a dead letter quotes: it may quote the message."""
+
 REASON, AT, DELIVERIES, QUEUE = (
     "greenfleet-dead-reason", "greenfleet-dead-at", "greenfleet-dead-deliveries", "greenfleet-dead-queue",
 )  # fmt: skip
@@ -50,6 +53,11 @@ def entry(payload: bytes, *, queue: str, reason: str, at: float, deliveries: int
 def rabbit_queue(queue: str) -> str:
     """The queue of a queue's dead letters."""
     return queue + SUFFIX
+
+
+def refusal(kind: str, error: BaseException) -> str:
+    """The reason of a dead letter: *kind* is `UNDECODABLE` or `REFUSED`."""
+    return f"{kind}: {type(error).__name__}: {error}"[:REASON_CHARACTERS]
 
 
 def sentence(queue: str, deaths: int) -> str:

@@ -1,4 +1,4 @@
-"""The settlement for the broker of an app: the one place that asks which broker it is."""
+"""The settlement for the broker of an app."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def settlement_for(surroundings: Surroundings) -> Settlement:
 
         return AmqpSettlement(surroundings)
     raise MisconfiguredError(
-        "broker", f"{broker_scheme(surroundings.app)}://…", "this worker speaks to Redis and to RabbitMQ",
+        "broker.urlFrom", f"{broker_scheme(surroundings.app)}://…", "this worker speaks to Redis and to RabbitMQ",
         "use redis://, rediss://, sentinel://, amqp:// or amqps:// as the broker, or run this app on a stock Celery worker",
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """What a worker owes its broker for each message that it holds: one protocol, one implementation for each kind of broker.
 
-A consumer gets its settlement when it is made and passes it on. Nobody else asks which broker it is.
+A consumer gets its settlement when it is made and passes it on. What becomes of a message is decided nowhere else.
 """
 
 from __future__ import annotations
@@ -74,6 +74,11 @@ class Settlement(Protocol):
 
     def check_delivery_limit(self, message: Any) -> None:
         """Warn if the broker drops *message* after a few more deliveries."""
+
+    def refuse(self, message: Any, error: Exception) -> bool:
+        """Celery raised *error* as it took *message*, which does not run. True if it is a dead letter now; False if the caller is to
+        raise the error.
+        """
 
     # what is done
 

@@ -113,9 +113,9 @@ def with_header(payload: bytes, suspicion: Suspicion) -> bytes:
     try:
         message = loads(payload)
         message["headers"][HEADER] = suspicion.header()
-    except (ValueError, KeyError, TypeError):
+        return dumps(message).encode()
+    except (ValueError, KeyError, TypeError, RecursionError):
         return payload
-    return dumps(message).encode()
 
 
 def after_death(payload: bytes) -> bytes:
@@ -123,6 +123,6 @@ def after_death(payload: bytes) -> bytes:
     now = time()
     try:
         headers = loads(payload)["headers"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return payload
     return with_header(payload, read(headers).after_death(now)) if may_have_started(headers, now) else payload

@@ -201,11 +201,13 @@ class RabbitLetters:
         channel.close()
 
     def _publish(self, channel: Any, message: Any, queue: str, headers: Mapping[str, Any]) -> None:
-        """With the broker's confirmation, so that nothing is lost between this and the acknowledgement."""
+        """With the broker's confirmation, so that nothing is lost between this and the acknowledgement. kombu has unpacked the body,
+        unless this image lacks what it was packed with: then it travels as it is.
+        """
         properties = {name: message.properties[name] for name in PROPERTIES if message.properties.get(name) is not None}
         self.connection.Producer(channel, auto_declare=False).publish(
             message.body, exchange="", routing_key=queue, mandatory=True, timeout=TIMEOUT_SECONDS,
-            headers={name: value for name, value in headers.items() if name != "compression"},
+            headers={name: value for name, value in headers.items() if name != "compression" or message.errors},
             content_type=message.content_type, content_encoding=message.content_encoding, **properties,
         )  # fmt: skip
 

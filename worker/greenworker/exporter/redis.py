@@ -254,5 +254,5 @@ def renewed(payload: bytes) -> tuple[bytes, int]:
             headers.pop(HEADER, None)
             headers.pop("redelivered", None)
         return json.dumps(message).encode(), int(properties.get("priority") or 0)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return payload, 0

@@ -66,7 +66,7 @@ class Accounting:
         self.received = Counter("received", "", ["task"], TASK_NAMES)
         self.revoked = Counter("revoked", "", ["task"], TASK_NAMES)
         self.failures = Counter("failures", "", ["task", "exception"], TASK_NAMES)
-        """These three are shown by `familiar` only, under the names of celery-exporter."""
+        """These three are shown by `celery_exporter_metrics` only, under the names of celery-exporter."""
         self._exceptions: set[str] = set()
         self.started_count = 0
         self.finished_count = 0

@@ -121,7 +121,7 @@ class TaskRisks:
         if patience is None:
             return
         try:
-            due = datetime.fromisoformat(eta)
+            due = datetime.fromisoformat(str(eta).replace("Z", "+00:00"))  # which Python 3.10 cannot read
             seconds = due.timestamp() - time()
         except (ValueError, TypeError, OverflowError):
             return

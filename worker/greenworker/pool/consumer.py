@@ -28,7 +28,7 @@ from greenworker.brokers.settlement import Settlement, Surroundings
 from greenworker.brokers.transports import AMQP_TRANSPORTS, REDIS_TRANSPORTS, consumer_transport, keep_transport
 from greenworker.misconfigured import or_exit
 from greenworker.monitoring.task_risks import acknowledge, settles
-from greenworker.pool.isolation import take_header
+from greenworker.pool.isolation import refuse, take_header
 from greenworker.pool.rate_limits import StartRate
 from greenworker.pool.revocation import settle_revocations
 from greenworker.runtime import Runtime
@@ -268,7 +268,10 @@ class Consumer(StockConsumer):  # type: ignore[misc]
             take_header(message)
             received(message)
             settlement.check_delivery_limit(message)
-            handle(message)
+            try:
+                handle(message)
+            except Exception as error:
+                refuse(settlement, message, error, self.pool.requests())
 
         self.forwarder.run_here = run_here
         return on_message

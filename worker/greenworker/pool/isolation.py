@@ -7,7 +7,7 @@ whoever was among those when a process died runs all alone. See `suspicion` for 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from celery import signals
@@ -16,7 +16,7 @@ from celery.utils.log import get_logger
 from celery.worker import state
 
 from greenworker.brokers.dead_letters import WORKER_LOST, sentence
-from greenworker.brokers.settlement import Attempts
+from greenworker.brokers.settlement import Attempts, Settlement
 from greenworker.brokers.suspicion import HEADER, NONE, TOGETHER, Suspicion, read
 
 logger = get_logger(__name__)
@@ -153,6 +153,22 @@ class Isolation:
             self.attempts.begin(request.message, suspicion_of(request).begun(alone=alone))
         except Exception as error:
             logger.warning("Could not write down that %s is tried: %r", request.name, error)
+
+
+def refuse(settlement: Settlement, message: Any, error: Exception, waiting: Iterable[Any]) -> bool:
+    """Celery raised *error* as it took *message*. What runs or is settled stays as it is; the rest becomes a dead letter. Raises *error*
+    where that is not possible. *waiting*: the pool's requests that have not started. Returns whether Celery had reserved it.
+    """
+    tag = message.delivery_tag
+    if message.acknowledged or any(each.message.delivery_tag == tag for each in (*state.active_requests, *waiting)):
+        logger.error("A message is settled or its task runs, and Celery raised: %r", error, exc_info=error)
+        return False
+    if not settlement.refuse(message, error):
+        raise error
+    reserved = [request for request in state.reserved_requests if request.message.delivery_tag == tag]
+    for request in reserved:
+        state.task_ready(request)
+    return bool(reserved)
 
 
 def bury(attempts: Attempts | None, accounting: Any, request: Any) -> bool:

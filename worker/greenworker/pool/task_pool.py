@@ -182,6 +182,11 @@ class TaskPool(BasePool):  # type: ignore[misc]
         """A snapshot of the jobs that have started."""
         return iter(list(self.jobs.values()))
 
+    def requests(self) -> list[Any]:
+        """Of what runs and of what waits for a green thread."""
+        jobs = [*self.jobs.values(), *self.line, *self.isolation.waiting]
+        return [job.request for job in jobs if job.request is not None]
+
     def take_pending(self) -> list[Job]:
         """Take everything that has not started, oldest first."""
         jobs = [*self.isolation.take_waiting(), *self.line]

@@ -36,7 +36,7 @@ from greenworker.misconfigured import or_exit
 from greenworker.monitoring.metrics import Gauge
 from greenworker.monitoring.task_risks import CHECK_SECONDS, acknowledge, check_tasks, settles
 from greenworker.pool.drain import LAST_RESORT_SECONDS, Drain
-from greenworker.pool.isolation import AGAIN_SECONDS, Isolation, bury, suspicion_of, take_header
+from greenworker.pool.isolation import AGAIN_SECONDS, Isolation, bury, refuse, suspicion_of, take_header
 from greenworker.pool.outcome import FAILURE, exception_name, outcome, outcome_of_error
 from greenworker.pool.revocation import settle_revocations
 from greenworker.pool.steps import Recycle, reserved
@@ -109,8 +109,16 @@ class TaskPool(StockPool):  # type: ignore[misc]
 
     def _start(self, item: Item) -> Any:
         self.under_way.append(item)
-        item.job = super().apply_async(*item.call, **item.options)
+        try:
+            item.job = super().apply_async(*item.call, **item.options)
+        except BaseException:
+            self.under_way.remove(item)
+            raise
         return item.job
+
+    def requests(self) -> list[Any]:
+        """Of what waits for a process."""
+        return [item.request for item in (*self.line, *self.isolation.waiting)]
 
     def flush_unsent(self, flush: Callable[[], None]) -> None:
         """On Redis, after a lost connection: *flush* is Celery's, which forgets what no process has accepted. A process runs all the
@@ -171,10 +179,10 @@ class TaskPool(StockPool):  # type: ignore[misc]
             logger.exception("Could not find out whether %s is revoked", item.request.name)
             return False
         if revoked:
-            self._free_slot()
+            self.free_slot()
         return revoked
 
-    def _free_slot(self) -> None:
+    def free_slot(self) -> None:
         """Celery has taken a slot for it, which the end of a job would give back; one too many does no harm."""
         semaphore = getattr(self.runtime.pool, "semaphore", None)
         if semaphore is not None:
@@ -197,7 +205,7 @@ class TaskPool(StockPool):  # type: ignore[misc]
 
     def _bury(self, item: Item) -> None:
         if bury(self.isolation.attempts, self.runtime.accounting, item.request):
-            self._free_slot()
+            self.free_slot()
         else:
             self.runtime.consumer.timer.call_after(AGAIN_SECONDS, self._bury_again, (item,))
 
@@ -332,7 +340,11 @@ class Consumer(StockConsumer):  # type: ignore[misc]
             if self.on_amqp:
                 self._remember(message)
             settlement.check_delivery_limit(message)
-            handle(message)
+            try:
+                handle(message)
+            except Exception as error:
+                if refuse(settlement, message, error, self.pool.requests()):
+                    self.pool.free_slot()
 
         return on_message
 

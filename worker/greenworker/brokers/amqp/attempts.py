@@ -183,19 +183,27 @@ class AmqpAttempts:
 
     def bury(self, message: Any, task: str, task_id: str, deaths: int) -> str:
         """Publish with confirmation, then acknowledge. Raises the broker's errors; then the message is still in its queue."""
+        queue = self._set_aside(message, WORKER_LOST, deaths)
+        try:
+            self.end(message)
+        except Exception as error:
+            logger.debug("%s stays until it expires: %r", self._attempts_queue(message), error)
+        return queue
+
+    def refuse(self, message: Any, reason: str) -> str:
+        """For a message that Celery cannot take: as `bury`, with *reason*."""
+        return self._set_aside(message, reason, 1)
+
+    def _set_aside(self, message: Any, reason: str, deliveries: int) -> str:
         if message.channel.connection is None:
             raise LookupError("the connection that it came over is lost")
         queue = self.queue_of(message)
         target = rabbit_queue(queue)
         self._using(lambda _: declare_dead(self._connection, target, self._kind_of(queue)))
         message.properties.pop("expiration", None)  # it waits for a person now
-        why = {REASON: WORKER_LOST, AT: f"{time():.3f}", DELIVERIES: str(deaths), QUEUE: queue}
+        why = {REASON: reason, AT: f"{time():.3f}", DELIVERIES: str(deliveries), QUEUE: queue}
         self._copy(message, target, why)
         self._settle(message)
-        try:
-            self.end(message)
-        except Exception as error:
-            logger.debug("%s stays until it expires: %r", self._attempts_queue(message), error)
         return queue
 
     def _kind_of(self, queue: str) -> str | None:

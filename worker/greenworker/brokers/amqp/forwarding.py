@@ -54,6 +54,8 @@ class Publisher:
         self._connection_errors = connection_errors
         self._return_messages = return_messages
         self._waiting: deque[Entry] = deque()
+        self._under_way: list[Entry] = []
+        """Those whose confirmations are awaited."""
         self._running = False
         self._republisher: Republisher | None = None
         self._declared: set[str] = set()
@@ -65,9 +67,14 @@ class Publisher:
             self._running = True
             hub.spawn(self._publish_waiting)
 
+    @property
+    def busy(self) -> bool:
+        """Whether messages are on their way."""
+        return bool(self._waiting or self._under_way)
+
     def messages(self) -> list[Any]:
-        """Those that wait."""
-        return [entry.message for entry in self._waiting]
+        """Those that are not settled yet."""
+        return [entry.message for entry in (*self._under_way, *self._waiting)]
 
     def declare(self, queue: Any) -> None:
         """Once for each connection, as the application would. Raises `MisconfiguredError` if it cannot be had, or the broker's errors."""
@@ -91,17 +98,19 @@ class Publisher:
     def _publish_waiting(self) -> None:
         try:
             while self._waiting:
-                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), FORWARD_AT_ONCE))]
-                left = self._publish(batch)
+                self._under_way = [self._waiting.popleft() for _ in range(min(len(self._waiting), FORWARD_AT_ONCE))]
+                left = self._publish(self._under_way)
+                self._waiting.extendleft(reversed(left))
+                self._under_way = []
                 if not left:
                     continue
-                self._waiting.extendleft(reversed(left))
                 self._close()
                 if self._draining():
                     self._return_all()
                     return
                 hub.sleep(RETRY_SECONDS)
         finally:
+            self._under_way = []
             self._running = False
 
     def _publish(self, batch: list[Entry]) -> list[Entry]:
@@ -117,7 +126,7 @@ class Publisher:
             try:
                 self.declare(entry.queue)
             except MisconfiguredError as error:
-                entry.otherwise(error)
+                self._leave(entry, error)
             except Exception as error:
                 logger.warning("Could not forward %s to %s yet: %r", entry.task, entry.queue.name, error)
                 left.append(entry)
@@ -135,10 +144,18 @@ class Publisher:
                 left.append(entry)
         return left
 
+    @staticmethod
+    def _leave(entry: Entry, error: MisconfiguredError) -> None:
+        """It is the caller's again. What the caller raises must not keep the others from being forwarded."""
+        try:
+            entry.otherwise(error)
+        except Exception:
+            logger.exception("A message of %s could be neither forwarded nor run here", entry.task)
+
     def _return_all(self) -> None:
-        messages = [entry.message for entry in self._waiting if not entry.lost]
+        self._under_way = [entry for entry in self._waiting if not entry.lost]
         self._waiting.clear()
-        self._return_messages(messages)
+        self._return_messages([entry.message for entry in self._under_way])
 
     def _close(self) -> None:
         republisher, self._republisher = self._republisher, None

@@ -77,8 +77,6 @@ class Returns:
         self._queue_of = queue_of
         self._counting: set[str] = set()
         self._one_at_a_time = Lock()
-        self.busy = 0
-        """Messages that are being given back now."""
 
     def look_at(self, message: Any, task_risks: TaskRisks) -> None:
         """*message*, which was delivered before, has arrived. Its queue counts, though the app may not say so (a vhost has a default type)."""
@@ -104,15 +102,11 @@ class Returns:
         return bool(arguments.get("x-queue-type") == "quorum")
 
     def give_back(self, messages: list[Any]) -> None:
-        """In a drain, on AMQP, without a record (see `isolation.sent_back`): all of *messages*; those that are settled already are left
-        alone. Raises the connection's errors.
+        """In a drain, on AMQP, without a record (see `AmqpSettlement.return_messages`): all of *messages*; those that are settled already
+        are left alone. Raises the connection's errors.
         """
-        self.busy += len(messages)
-        try:
-            with self._one_at_a_time:
-                self._give_back([message for message in messages if not message.acknowledged])
-        finally:
-            self.busy -= len(messages)
+        with self._one_at_a_time:
+            self._give_back([message for message in messages if not message.acknowledged])
 
     def _give_back(self, messages: list[Any]) -> None:
         copies: list[Copy] = []

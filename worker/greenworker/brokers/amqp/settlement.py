@@ -11,6 +11,7 @@ from greenworker import hub
 from greenworker.brokers.amqp.attempts import AmqpAttempts
 from greenworker.brokers.amqp.forwarding import Publisher
 from greenworker.brokers.amqp.returns import COUNT, Returns
+from greenworker.brokers.dead_letters import REFUSED, rabbit_queue, refusal
 from greenworker.brokers.settlement import Holder, Surroundings
 from greenworker.brokers.suspicion import NONE, read
 from greenworker.misconfigured import MisconfiguredError
@@ -27,8 +28,12 @@ class AmqpSettlement:
         app = surroundings.app
         self._consumed_from = surroundings.consumed_from
         self._task_risks = surroundings.task_risks
+        self._accounting = surroundings.accounting
+        self._connection_errors = surroundings.connection_errors
         self._returns = Returns(app, self._consumed_from)
         self._late: list[Any] = []
+        self._going_back = 0
+        """Messages that are being returned now."""
         self._publisher = Publisher(
             app, surroundings.accounting, surroundings.draining, surroundings.connection_errors, self.return_messages
         )
@@ -39,7 +44,7 @@ class AmqpSettlement:
     @property
     def busy(self) -> bool:
         """Confirmations are awaited."""
-        return bool(self._late or self._returns.busy)
+        return bool(self._late or self._going_back or self._publisher.busy)
 
     def queue_of(self, message: Any) -> str:
         """By its consumer, else by its routing key."""
@@ -59,6 +64,22 @@ class AmqpSettlement:
         if message.headers.get(COUNT):
             self._returns.look_at(message, self._task_risks)
 
+    def refuse(self, message: Any, error: Exception) -> bool:
+        """Else the worker would end, and the next one that gets the message."""
+        if self.attempts is None or isinstance(error, (MemoryError, *self._connection_errors())):
+            return False
+        try:
+            queue = self.attempts.refuse(message, refusal(REFUSED, error))
+        except Exception as problem:
+            logger.error("A message that cannot be taken could not be moved to the dead letters: %r", problem)
+            return False
+        self._accounting.dead_letters.add(1, queue, "", REFUSED)
+        logger.error(
+            "A message of %s cannot be taken and is among its dead letters now (queue %s): %r",
+            queue, rabbit_queue(queue), error, exc_info=error,
+        )  # fmt: skip
+        return True
+
     def acknowledge_now(self, message: Any) -> None:
         """Our transport's acknowledgements wait for each other; kombu's own do not."""
         if hasattr(message.channel, "flush"):
@@ -69,7 +90,11 @@ class AmqpSettlement:
 
     def return_messages(self, messages: Sequence[Any]) -> None:
         """See `Returns.give_back`; those with a record of deaths as copies, so that nobody counts one more."""
-        self._returns.give_back([message for message in messages if not self._sent_back(message)])
+        self._going_back += len(messages)
+        try:
+            self._returns.give_back([message for message in messages if not self._sent_back(message)])
+        finally:
+            self._going_back -= len(messages)
 
     def _sent_back(self, message: Any) -> bool:
         """Whoever gets a message that RabbitMQ has requeued counts a death. One that has a record goes back as a copy with it as it was."""

@@ -44,6 +44,10 @@ class RedisSettlement:
     def check_delivery_limit(self, message: Any) -> None:
         """Redis has none."""
 
+    def refuse(self, message: Any, error: Exception) -> bool:
+        """The transport does it, which also has what Celery cannot read at all."""
+        return False
+
     def acknowledge_now(self, message: Any) -> None:
         """See `UnackedStore.send_ack`."""
         self._store.send_ack(message.delivery_tag)

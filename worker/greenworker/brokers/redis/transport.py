@@ -45,9 +45,6 @@ to run for each message.
 FLOW_SECONDS = 0.03
 """Where messages come closer together than this, they are asked for together."""
 
-REASON_CHARACTERS = 500
-"""Of an error that a dead letter quotes: it may quote the message."""
-
 FANOUT_WAIT_SECONDS = 0.05
 """With a fanout subscription on this very connection (gossip), which is not how we start workers."""
 
@@ -222,7 +219,7 @@ class Channel(stock.Channel):
             if request.message.delivery_tag == tag:
                 state.task_ready(request)
                 self.give_up(request)
-        text = f"{reason}: {type(error).__name__}: {error}"[:REASON_CHARACTERS]
+        text = dead_letters.refusal(reason, error)
         if self.store.dead_letter(tag, queue, text):
             self.runtime.accounting.dead_letters.add(1, queue, "", reason)
         if tag in self.qos._delivered:

@@ -122,7 +122,7 @@ class UnackedStore:
         """The first tag of each fetch whose answer is awaited."""
         self._acks: list[str] = []
         self._on_the_way: set[str] = set()
-        self._returns: list[str] = []
+        self._returns: set[str] = set()
         self._due = hub.Wakeup()
         self._client: Any = None
         self._scripts: dict[str, Any] = {}
@@ -282,7 +282,7 @@ class UnackedStore:
 
     def return_later(self, tags: list[str]) -> None:
         """When Redis may not answer (a lost connection, a failed script): `give_back`, unstarted, as soon as it does."""
-        self._returns += [tag for tag in tags if tag in self.held]
+        self._returns.update(tag for tag in tags if tag in self.held)
         self._due.set()
 
     def flush(self) -> None:
@@ -290,10 +290,10 @@ class UnackedStore:
         then.
         """
         if self._returns and self.keys is not None:
-            wanted = set(self._returns)
+            wanted = frozenset(self._returns)
             tags = [tag for tag in self.held if tag in wanted]
             self.give_back(tags, started=False)
-            self._returns = [tag for tag in self._returns if tag not in wanted]
+            self._returns -= wanted
         while self._acks and self.keys is not None:
             with self._sending_acks() as acks:
                 self._scripts[ACK](keys=[self.keys.unacked, self.keys.index, self.keys.held], args=acks)

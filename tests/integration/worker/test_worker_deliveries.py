@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+import celery
 import pytest
 from kombu import Exchange, Queue
 from kombu.connection import Connection
@@ -24,13 +25,15 @@ LIMIT = 2
 class Limited:
     """A quorum queue that drops a message after its third delivery, and who uses it."""
 
-    def __init__(self, server: RabbitMQ) -> None:
+    def __init__(self, server: RabbitMQ, exchange: str = "direct") -> None:
         self.server = server
         self.name = f"limited-{uuid.uuid4().hex[:8]}"  # on a broker that others use as well
         self.arguments = {"x-queue-type": "quorum", "x-delivery-limit": LIMIT}
-        queue = Queue(self.name, Exchange(self.name), routing_key=self.name, queue_arguments=self.arguments)
+        bound = Exchange(self.name, type=exchange)
+        queue = Queue(self.name, bound, routing_key=self.name, queue_arguments=self.arguments)
         self.producer = Producer(server.url, queue=queue)
-        declared = f"Queue({self.name!r}, Exchange({self.name!r}), routing_key={self.name!r}, queue_arguments={self.arguments})"
+        of = f"Exchange({self.name!r}, type={exchange!r})"
+        declared = f"Queue({self.name!r}, {of}, routing_key={self.name!r}, queue_arguments={self.arguments})"
         self.environment = {
             "APP_CONF": f"{{'task_queues': [{declared}], 'worker_detect_quorum_queues': True}}",
             "GREENWORKER_DRAIN_SECONDS": "0.5",
@@ -121,6 +124,27 @@ def test_messages_that_wait_for_their_eta_keep_no_other_back(limited: Limited, s
     worker.signal(signal.SIGTERM)
     worker.wait(30)
     eventually(lambda: limited.ready() == 12, f"the others are back: {limited.ready()}; {worker.tail()}", 10)
+
+
+@pytest.mark.skipif(celery.VERSION < (5, 5), reason="Celery has it from 5.5 on")
+@pytest.mark.parametrize("pool", ["eventlet", "prefork"])
+def test_where_celery_lets_rabbitmq_delay_a_task_no_worker_holds_it(
+    rabbit_server: RabbitMQ, start_worker: Start, pool: str
+) -> None:
+    """From 5.5 on, for quorum queues on a topic exchange: what waits there for its ETA is nobody's, so no drain returns it."""
+    limited = Limited(rabbit_server, "topic")
+    more: dict[str, Any] = {"arguments": ["-c", "2"]} if pool == "prefork" else {"threads": 2}
+    worker = start_worker(
+        limited.server.url, queues=limited.name, pool=pool, environment=limited.environment, **more
+    ).ready()
+    for number in range(6):
+        limited.producer.noop.apply_async((number,), countdown=6)
+    limited.producer.noop.delay(6)
+    eventually(lambda: worker.ledger.done() == 1, f"the one without is done; {worker.tail()}")
+    assert worker.metric("greenworker_tasks_scheduled") == 0
+    assert worker.metric("greenworker_tasks_reserved") == 0
+    eventually(lambda: worker.ledger.done() == 7, f"the others when their time has come; {worker.tail()}", 30)
+    assert max(worker.ledger.counts("done").values()) == 1
 
 
 def test_a_nack_brings_a_message_back(limited: Limited) -> None:

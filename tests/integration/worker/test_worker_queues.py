@@ -308,6 +308,18 @@ def test_several_urls_are_one_broker(
     replica.stop()
 
 
+def test_of_several_rabbitmqs_the_one_that_answers_is_asked(
+    rabbit_server: RabbitMQ, client_app: Any, exporter: Callable[..., Exporter]
+) -> None:
+    """Nodes of one cluster: each knows all queues."""
+    queue = "of-several"
+    for number in range(3):
+        client_app(rabbit_server.url, queue=queue).noop.delay(number)
+    watched = exporter(f"amqp://guest:guest@127.0.0.1:{free_port()}//;{rabbit_server.url}", queues=queue)
+    eventually(lambda: watched.depth(queue) == 3, f"its depth; {watched.tail()}", 60)
+    assert watched.up() == 1
+
+
 def test_reads_a_new_list_of_queues_without_a_restart_and_a_gap(
     redis_broker: Redis, exporter: Callable[..., Exporter], tmp_path: Path
 ) -> None:

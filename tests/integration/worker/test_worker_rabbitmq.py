@@ -8,8 +8,9 @@ from time import monotonic, time
 from typing import Any
 
 import pytest
+from kombu import Connection
 
-from tests.integration.worker.harness import RabbitMQ, Worker, eventually
+from tests.integration.worker.harness import RabbitMQ, Worker, eventually, free_port
 from tests.integration.worker.lanes import Lane, RabbitLane, publish
 
 Start = Callable[..., Worker]
@@ -164,3 +165,25 @@ def test_kill_loses_nothing(rabbit_lane: Lane, start_worker: Start) -> None:
     victim.wait()
     other = worker_on(start_worker, rabbit_lane, threads=40)
     eventually(lambda: other.ledger.done() == 60, "every task is done")
+
+
+@pytest.mark.slow
+def test_the_second_of_two_urls_is_used_while_the_first_does_not_answer(
+    rabbit_server: RabbitMQ, own_rabbit: RabbitMQ, start_worker: Start
+) -> None:
+    """Of a cluster's nodes any may be away, at the start and later."""
+    here, there = RabbitLane(rabbit_server, "quorum"), RabbitLane(own_rabbit, "quorum")
+    there.queue = here.queue
+    with Connection(there.url) as connection:
+        connection.channel().queue_declare(
+            here.queue, durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"}
+        )
+    dead = f"amqp://guest:guest@127.0.0.1:{free_port()}//"
+    worker = start_worker(f"{dead};{there.url};{here.url}", queues=here.queue, environment=here.environment()).ready()
+    publish(there, "noop", 0, 5, confirm=True)
+    eventually(lambda: worker.ledger.done() == 5, f"from the second; {worker.tail()}", 30)
+    own_rabbit.stop()
+    publish(here, "noop", 5, 10, confirm=True)
+    eventually(lambda: worker.ledger.done() >= 10 or worker.gone(), f"from the third; {worker.tail()}", 90)
+    assert not worker.gone(), worker.tail()
+    assert worker.ledger.counts("done") == dict.fromkeys(map(str, range(10)), 1)

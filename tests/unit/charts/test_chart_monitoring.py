@@ -145,13 +145,15 @@ BAD = {
 """What goes wrong for each alert, over the same hour."""
 
 
-def _firing(promtool: str, directory: Path, changed: dict[str, str]) -> set[str]:
+def _firing(
+    promtool: str, directory: Path, changed: dict[str, str], *, usual: dict[str, str] = SILENT, rules: Path = ALERTS
+) -> set[str]:
     """Alerts that fire at the end of the hour: promtool is told that none does, and names those that do."""
-    series = [{"series": name, "values": values} for name, values in {**SILENT, **changed}.items()]
+    series = [{"series": name, "values": values} for name, values in {**usual, **changed}.items()]
     expected = [{"eval_time": "59m", "alertname": rule["alert"], "exp_alerts": []} for rule in RULES]
     test = {"interval": "1m", "input_series": series, "alert_rule_test": expected}
     file = directory / "test.yaml"
-    file.write_text(yaml.safe_dump({"rule_files": [str(ALERTS)], "tests": [test]}), encoding="utf-8")
+    file.write_text(yaml.safe_dump({"rule_files": [str(rules)], "tests": [test]}), encoding="utf-8")
     done = subprocess.run([promtool, "test", "rules", str(file)], check=False, capture_output=True, text=True)
     said = done.stdout + done.stderr
     assert "SUCCESS" in said or "alertname" in said, said
@@ -170,3 +172,43 @@ def test_replicas_that_see_no_leader_are_believed_whatever_the_leader_says(promt
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))
 def test_each_alert_fires_for_its_own_trouble_only(promtool: str, tmp_path: Path, rule: dict[str, Any]) -> None:
     assert _firing(promtool, tmp_path, BAD[rule["alert"]]) == {rule["alert"]}
+
+
+def _in(namespace: str, series: dict[str, str]) -> dict[str, str]:
+    """As scraped from pods of *namespace*: Prometheus attaches the label."""
+    return {name.replace("{", f'{{namespace="{namespace}",', 1): values for name, values in series.items()}
+
+
+FORGED = _in(
+    "evil",
+    {
+        'greenfleet_leader{instance="x"}': "1+0x60",
+        'greenfleet_leaderless_seconds{instance="x"}': "900+60x60",
+        'greenfleet_loop_lag_seconds{instance="x"}': "900+0x60",
+        'greenfleet_metrics_missing{instance="x",pool="shop/feeds",role="eventlet"}': "1+0x60",
+        'greenfleet_desired_workers{instance="x",pool="shop/feeds",role="eventlet"}': "99+0x60",
+        'greenfleet_ready_workers{instance="x",pool="shop/feeds",role="eventlet"}': "0+0x60",
+        'greenfleet_oldest_wait_seconds{instance="x",pool="shop/feeds",role="eventlet"}': "9000+0x60",
+        'greenfleet_max_wait_seconds{instance="x",pool="shop/feeds",role="eventlet"}': "1+0x60",
+        'greenfleet_query_failures_total{instance="x",server="default",reason="timeout"}': "0+10x60",
+        'greenfleet_queue_up{broker="shop/broker/url"}': "1+0x60",
+    },
+)
+"""What a pod of a tenant exports to silence the alerts of others, or to let them fire."""
+
+
+def test_what_a_tenants_pod_exports_neither_silences_the_operators_alerts_nor_lets_them_fire(
+    promtool: str, tmp_path: Path, render: Render
+) -> None:
+    manifests = render("greenfleet", {"metrics": {"prometheusRule": {"enabled": True}}})
+    [rule] = of_kind(manifests, "PrometheusRule")
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(yaml.safe_dump(rule["spec"]), encoding="utf-8")
+    own = rule["metadata"]["namespace"]
+    exporters = {name: values for name, values in SILENT.items() if "broker=" in name or name.startswith("greenworker")}
+    usual = {**_in(own, {name: SILENT[name] for name in SILENT if name not in exporters}), **_in("shop", exporters)}
+    assert _firing(promtool, tmp_path, FORGED, usual=usual, rules=rules) == set()
+    no_leader = _in(own, {'greenfleet_leader{instance="a"}': "0+0x60"})
+    unreachable = _in("shop", {'greenfleet_queue_up{broker="shop/broker/url"}': "0+0x60"})
+    found = _firing(promtool, tmp_path, {**FORGED, **no_leader, **unreachable}, usual=usual, rules=rules)
+    assert found == {"GreenfleetNoLeader", "GreenfleetBrokerUnreachable"}

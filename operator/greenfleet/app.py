@@ -128,7 +128,7 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
         recycler=Recycler(client, events),
         booster=booster,
         status=status,
-        recognise=reconciler.recognise,
+        adopt_generation=reconciler.adopt_generation,
         background=background,
     )
     loop = ScalingLoop(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DEFAULT_THREADS = 100
 """Green threads while neither the operator nor the ConfigMap has spoken (greenThreads.start)."""
 
-PROBE_PATIENCE_SECONDS = 1.5
+PROBE_WAIT_SECONDS = 1.5
 """Of the three that a probe has."""
 COMING_UP = "coming up"
 STARTUP_SECONDS = 300.0
@@ -42,7 +42,7 @@ class Runtime:
         self.capacity = hub.Wakeup()
         self.task_risks = TaskRisks(self.accounting.registry)
         self.born = monotonic()
-        self.own_silence: Callable[[float], float] | None = None
+        self.own_stall: Callable[[float], float] | None = None
         """Seconds since a beat for which the hub did not tick by its own fault; None while nobody watches."""
         self.last_beat: float | None = None
         self.pool: Any = None
@@ -53,7 +53,7 @@ class Runtime:
         self.drain: Drain
         self.routes: Routes
         self._consuming = self._has_consumed = False
-        self.glance: Callable[[], None] | None = None
+        self.sample_now: Callable[[], None] | None = None
         self.late_task: tuple[float, Any] | None = None
 
     def attach_to(self, app: Any) -> None:
@@ -97,8 +97,8 @@ class Runtime:
 
     def health(self) -> str:
         """`unhealthy`, for probes: one that comes during the start waits a moment for the worker to consume, so that it need not fail first."""
-        patient_until = monotonic() + PROBE_PATIENCE_SECONDS
-        while (problem := self.unhealthy()) == COMING_UP and monotonic() < patient_until:
+        until = monotonic() + PROBE_WAIT_SECONDS
+        while (problem := self.unhealthy()) == COMING_UP and monotonic() < until:
             native.sleep(0.02)
         return problem
 
@@ -117,13 +117,13 @@ class Runtime:
             return
         if monotonic() - beat <= self.environment.warn_after_seconds:
             return
-        if self.own_silence is None or self.own_silence(beat) > self.environment.warn_after_seconds:
+        if self.own_stall is None or self.own_stall(beat) > self.environment.warn_after_seconds:
             self.late_task = (beat, task)
 
     def woke(self) -> None:
         """To be called by our real threads when they get to run again: the watchdog may want to know what they see."""
-        if self.glance is not None:
-            self.glance()
+        if self.sample_now is not None:
+            self.sample_now()
 
     def received(self, message: Any) -> None:
         """A message has arrived that this worker is going to run; *message* is kombu's."""

@@ -20,7 +20,7 @@ from greenfleet.k8s.client import ApiError, NotLeaderError
 
 _log = logging.getLogger(__name__)
 
-ROUND_SECONDS = 30.0
+WORKING_INTERVAL_SECONDS = 30.0
 """A pool with workers has its ConfigMap applied again after so long, if that is not more than two pools a second."""
 PAUSE_SECONDS = 0.5
 IDLE_INTERVAL_SECONDS = 600.0
@@ -60,7 +60,7 @@ class ConfigResync:
     def next_due(self, records: Iterable[Record], now: float) -> Record | None:
         """The pool whose ConfigMap was longest not applied, if it is due; marked as applied at `now`."""
         working, idle = self._longest_ago(records)
-        if working is not None and now - self._at(working) >= ROUND_SECONDS:
+        if working is not None and now - self._at(working) >= WORKING_INTERVAL_SECONDS:
             self._tried[working.key] = now
             return working
         if now - self._idle_at < IDLE_PAUSE_SECONDS:

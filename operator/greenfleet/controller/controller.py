@@ -25,7 +25,7 @@ from greenfleet.own_metrics import OperatorMetrics
 _log = logging.getLogger(__name__)
 
 _POOL, _EXPORTER, _DOUBT = "pool:", "exporter:", "doubt:"
-_MEETING_SECONDS = 60.0
+_INITIAL_LIST_SECONDS = 60.0
 """How long the first list of pools and kopf's may differ: one that was deleted in between is never told of."""
 _COMPARE_SECONDS = 15.0
 """The pools in memory are compared with a list so often: a watch that broke off or went silent may have missed a deletion or a creation."""
@@ -73,7 +73,7 @@ class Controller:
             concerned = [pool for pool in (before and before[0], record.pool) if pool]
             if len(concerned) < 2 or not same_for_exporter(*concerned):
                 self._enqueue_exporters(concerned)
-            self._enqueue_rivals(concerned)
+            self._enqueue_conflicting(concerned)
 
     def pool_removed(self, body: dict[str, Any]) -> None:
         """A pool is gone: the garbage collector takes its children, its neighbours may be free of a conflict now."""
@@ -83,7 +83,7 @@ class Controller:
         self._metrics.forget(record.key)
         if record.pool is not None:
             self._enqueue_exporters([record.pool])
-            self._enqueue_rivals([record.pool])
+            self._enqueue_conflicting([record.pool])
 
     def pool_doubtful(self, record: Record) -> None:
         """The API server does not know this pool: the watch missed its deletion, or will tell of it soon."""
@@ -146,7 +146,7 @@ class Controller:
     async def _wait_for_initial_list(self) -> None:
         """Until kopf has told of every pool that there is: an exporter made from half of them would drop the others' queues."""
         missing: set[str] | None = None
-        deadline = time.monotonic() + _MEETING_SECONDS
+        deadline = time.monotonic() + _INITIAL_LIST_SECONDS
         while time.monotonic() < deadline and (missing is None or missing):
             try:
                 if missing is None:
@@ -236,7 +236,7 @@ class Controller:
         for pool in pools:
             self._queue.add(_EXPORTER + pool.broker_key)
 
-    def _enqueue_rivals(self, pools: Iterable[GreenWorkerPool]) -> None:
+    def _enqueue_conflicting(self, pools: Iterable[GreenWorkerPool]) -> None:
         """Whoever is or was in conflict with one of these pools."""
         for pool in pools:
             for rival in self._registry.conflicting_pools(pool):

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class PoolScaler:
-    """Looks at pools when the scaling loop says so. `recognise` is told of every pool that is looked at."""
+    """Looks at pools when the scaling loop says so. `adopt_generation` is told of every pool that is looked at."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class PoolScaler:
         recycler: Recycler,
         booster: Booster,
         status: StatusWriter,
-        recognise: Callable[[Record, GreenWorkerPool], None],
+        adopt_generation: Callable[[Record, GreenWorkerPool], None],
         background: Background,
     ) -> None:
         self._registry = registry
@@ -52,13 +52,13 @@ class PoolScaler:
         self._recycler = recycler
         self._booster = booster
         self._status = status
-        self._recognise = recognise
+        self._adopt_generation = adopt_generation
         self._background = background
 
     def look_at(self, record: Record, pool: GreenWorkerPool, answers: Answers, now: float) -> None:
         """*now* is Unix time. A pool that fails is logged and fails alone."""
         try:
-            self._recognise(record, pool)
+            self._adopt_generation(record, pool)
             for role in roles_of(pool):
                 for pod in self._view.pods(pool.namespace, pool.name, role):
                     self._booster.look_at(pod, pool, role)

@@ -135,7 +135,7 @@ class Reconciler:
         """A child of the pool changed, or disappeared."""
         record.reconciliation.drifted = True
 
-    def recognise(self, record: Record, pool: GreenWorkerPool) -> None:
+    def adopt_generation(self, record: Record, pool: GreenWorkerPool) -> None:
         """After a restart: a pool whose Deployment was made from this very spec is as good as applied."""
         state = record.reconciliation
         if state.generation is not None or state.stall is not None or self._registry.is_in_conflict(pool):

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import pytest
 from kombu.connection import Connection
 
-from greenworker.exporter.exporter import FRESH_SECONDS, OLD_SECONDS, PATIENCE_SECONDS
+from greenworker.exporter.exporter import FRESH_SECONDS, OLD_SECONDS, SCRAPE_WAIT_SECONDS
 from tests.integration.worker.harness import (
     RabbitMQ,
     Redis,
@@ -120,7 +120,7 @@ def test_a_broker_that_hangs_delays_a_scrape_and_does_not_make_it_fail(
     watched = exporter(own_redis.url, environment={"GREENWORKER_POLL_SECONDS": "60"}).ready()
     with own_redis.silent():
         sleep(2 * FRESH_SECONDS)
-        assert watched.get("/metrics", seconds=4 * PATIENCE_SECONDS)[0] == 200
+        assert watched.get("/metrics", seconds=4 * SCRAPE_WAIT_SECONDS)[0] == 200
 
 
 def test_follows_a_sentinel_to_the_new_master(sentinel: Sentinel, exporter: Callable[..., Exporter]) -> None:

@@ -62,7 +62,7 @@ def test_an_import_that_never_ends_is_named(tmp_path: Path) -> None:
         import importlib
         from greenworker import native
         from greenworker.bootstrap.imports import Imports
-        with Imports("waits", ".", patience_seconds=1.0):
+        with Imports("waits", ".", timeout_seconds=1.0):
             importlib.import_module("waits")
     """
     ended = subprocess.run(

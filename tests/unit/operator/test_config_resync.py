@@ -9,7 +9,7 @@ import pytest
 from greenfleet.controller.config_resync import (
     IDLE_INTERVAL_SECONDS,
     IDLE_PAUSE_SECONDS,
-    ROUND_SECONDS,
+    WORKING_INTERVAL_SECONDS,
     ConfigResync,
 )
 from greenfleet.controller.registry import Record
@@ -36,7 +36,7 @@ def visits(records: list[Record], seconds: int) -> list[str]:
 
 def test_pools_with_workers_take_turns_each_once_a_round() -> None:
     pools = [pool_of(name, 1) for name in "abc"]
-    rounds = HOUR // int(ROUND_SECONDS)
+    rounds = HOUR // int(WORKING_INTERVAL_SECONDS)
     for pool in pools:
         assert visits(pools, HOUR).count(pool.key) == pytest.approx(rounds, rel=0.1)
         for one in pools:
@@ -60,6 +60,6 @@ def test_every_idle_pool_has_its_turn() -> None:
 def test_a_pool_that_wakes_is_looked_at_at_once() -> None:
     idle = pool_of("idle", 0)
     resync = ConfigResync(cast("Any", None), cast("Any", None))
-    assert resync.next_due([idle], ROUND_SECONDS + 1) is None
+    assert resync.next_due([idle], WORKING_INTERVAL_SECONDS + 1) is None
     idle.fleet(Role.EVENTLET).decision = decision(replicas=1)
-    assert resync.next_due([idle], ROUND_SECONDS + 1) is idle
+    assert resync.next_due([idle], WORKING_INTERVAL_SECONDS + 1) is idle

@@ -279,7 +279,7 @@ def play(
                 recycler=Recycler(fake, fake),
                 booster=Booster(fake, known),
                 status=status,
-                recognise=reconciler.recognise,
+                adopt_generation=reconciler.adopt_generation,
                 background=background,
             )
             loop = ScalingLoop(

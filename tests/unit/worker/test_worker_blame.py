@@ -20,7 +20,7 @@ class Process:
     def __init__(self, last_beat: float) -> None:
         self.environment = SimpleNamespace(warn_after_seconds=WARN_AFTER)
         self.last_beat = last_beat
-        self.own_silence = None
+        self.own_stall = None
         self.late_task: tuple[float, Any] | None = None
 
     def task_ended(self, name: str) -> None:

@@ -30,7 +30,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def on_redis(seconds: float = 60) -> TaskRisks:
     made = TaskRisks(Registry())
-    made.patience = ack_timeout_of(app("redis://h/0", visibility_timeout=seconds), 1800)
+    made.ack_timeout = ack_timeout_of(app("redis://h/0", visibility_timeout=seconds), 1800)
     return made
 
 

@@ -11,17 +11,17 @@ from typing import Any
 from greenworker import hub, native
 from greenworker.misconfigured import MisconfiguredError, refuse
 
-PATIENCE_SECONDS = 270.0
+IMPORT_TIMEOUT_SECONDS = 270.0
 """An import may be slow on a slow node. At 300 s the liveness probe ends the process, which would say nothing."""
 
 
 class Imports:
     """``with`` this the app's modules are imported. Raises `MisconfiguredError` for whatever they raise."""
 
-    def __init__(self, app: str, directory: str, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, app: str, directory: str, timeout_seconds: float = IMPORT_TIMEOUT_SECONDS) -> None:
         self.app = app
         self.directory = directory
-        self._patience_seconds = patience_seconds
+        self._timeout_seconds = timeout_seconds
         self._importing = False
         self._thread: Any = None
         self._watched = False
@@ -54,8 +54,8 @@ class Imports:
     def _watch(self) -> None:
         """In a real thread. Time between two imports does not count."""
         spent, looked = 0.0, monotonic()
-        while spent < self._patience_seconds:
-            native.sleep(min(1.0, self._patience_seconds / 10))
+        while spent < self._timeout_seconds:
+            native.sleep(min(1.0, self._timeout_seconds / 10))
             now = monotonic()
             spent += now - looked if self._importing else 0.0
             looked = now

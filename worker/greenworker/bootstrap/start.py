@@ -109,7 +109,7 @@ def _prepare(environment: Environment, listener: native.Socket, arguments: Argum
     request.install(app)
     if environment.remote_control == "Disabled":
         app.conf.worker_enable_remote_control = False
-    runtime.task_risks.patience = ack_timeout_of(app, environment.consumer_timeout_seconds)
+    runtime.task_risks.ack_timeout = ack_timeout_of(app, environment.consumer_timeout_seconds)
     _connect_signals(runtime)
     _keep_last_words(environment.termination_log)
     steps.add_gauges(runtime)

@@ -26,7 +26,7 @@ from greenworker.tls import Trust, checks, warning, wishes
 BACKOFF_LIMIT_SECONDS = 10.0
 FRESH_SECONDS = 0.1
 """An answer that is no older is good enough for a scrape: two Prometheus servers need not ask twice."""
-PATIENCE_SECONDS = 0.5
+SCRAPE_WAIT_SECONDS = 0.5
 """How long a scrape waits for a fresh answer; a slow broker's last one is better than a scrape that fails."""
 OLD_SECONDS = 10.0
 """A depth whose question was sent so long ago is not shown any more: a scrape would make it look like one of now."""
@@ -137,7 +137,7 @@ class Exporter:
             # Whoever is down is asked when the pause is over, however many ask us.
             if not self._failures and monotonic() - before > FRESH_SECONDS:
                 self._hurry.set()
-                self._round.wait_for(lambda: self.last_round > before, PATIENCE_SECONDS)
+                self._round.wait_for(lambda: self.last_round > before, SCRAPE_WAIT_SECONDS)
             self._show()
             return self.registry.render()
 

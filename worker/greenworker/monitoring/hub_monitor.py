@@ -60,8 +60,8 @@ class HubMonitor:
         self.runtime = runtime
         self.warn_after = runtime.environment.warn_after_seconds
         self._places: set[tuple[str, str, str]] = set()
-        self._silence = HubStall()
-        self._glance: StackSample | None = None
+        self._stall = HubStall()
+        self._early_sample: StackSample | None = None
         self._charged_until = 0.0
         self._charged_beat = 0.0
         self._charged = 0.0
@@ -71,25 +71,25 @@ class HubMonitor:
         """From the hub's thread."""
         self.runtime.idle_clock.install()
         now = monotonic()
-        self._silence.beat(now)
+        self._stall.beat(now)
         self.runtime.last_beat = now
-        self.runtime.glance = self.glance
-        self.runtime.own_silence = self._silence.seconds
+        self.runtime.sample_now = self.sample_now
+        self.runtime.own_stall = self._stall.seconds
         hub.spawn(self._beat)
         native.start_thread(self._watch, ())
 
-    def glance(self) -> None:
+    def sample_now(self) -> None:
         """For any of our other threads that has waited: whoever gets the interpreter first after C code kept it sees best."""
-        beat, last = self.runtime.last_beat, self._glance
+        beat, last = self.runtime.last_beat, self._early_sample
         if (
             beat is None
             or monotonic() - beat < TICK_SECONDS + self.warn_after
             or (last is not None and last.beat == beat)
         ):
             return
-        sight = self._look(beat)
-        if self._is_silent(beat):
-            self._glance = sight
+        sample = self._look(beat)
+        if self._is_stalled(beat):
+            self._early_sample = sample
 
     def _beat(self) -> None:
         lag = self.runtime.accounting.hub_lag.child()
@@ -98,13 +98,13 @@ class HubMonitor:
             hub.sleep(TICK_SECONDS)
             now = monotonic()
             lag.observe(max(0.0, now - due))
-            self._silence.beat(now)
+            self._stall.beat(now)
             self.runtime.last_beat = now
 
     def _watch(self) -> None:
         """Every millisecond of a block is put down to the task that was seen in it."""
         step = max(0.02, min(self.warn_after / 2, 0.25))
-        own = self._silence.watchdog = SchedulerTimes(THIS_THREAD)
+        own = self._stall.watchdog = SchedulerTimes(THIS_THREAD)
         while True:
             before, began, delay = self.runtime.last_beat, monotonic(), own.seconds()[1]
             native.sleep(step)
@@ -117,61 +117,61 @@ class HubMonitor:
             first = self._look(beat) if late > self.warn_after / 2 else None
             if first is not None and late - (own.seconds()[1] - delay) < self.warn_after / 2:
                 first = None
-            sight = self._confirm_held(first, before) if first is not None else self._confirm(beat)
-            if sight is not None:
-                self._charge(sight)
+            sample = self._confirm_held(first, before) if first is not None else self._confirm(beat)
+            if sample is not None:
+                self._charge(sample)
 
     def _confirm(self, beat: float) -> StackSample | None:
         """What blocks the hub now. Where both threads waited for the CPU, the hub may only be about to get it: look again."""
-        if not self._is_silent(beat):
+        if not self._is_stalled(beat):
             return None
-        before = self._silence.used()
+        before = self._stall.used()
         native.sleep(SECOND_LOOK_SECONDS)
-        if self.runtime.last_beat != beat or self._silence.waits(before) or not self._is_silent(beat):
+        if self.runtime.last_beat != beat or self._stall.waits(before) or not self._is_stalled(beat):
             return None
         return self._look(beat)
 
-    def _confirm_held(self, sight: StackSample, before: float | None) -> StackSample | None:
-        """What kept this thread from the interpreter, and with it the hub. *sight* was taken as soon as possible; a second look
+    def _confirm_held(self, sample: StackSample, before: float | None) -> StackSample | None:
+        """What kept this thread from the interpreter, and with it the hub. *sample* was taken as soon as possible; a second look
         would come too late. If the hub has ticked again meanwhile, the block began with *before*, the last beat that this
         thread has seen, or with a later one.
         """
-        silent, glance, ended = self._is_silent(sight.beat), self._glance, self.runtime.late_task
-        if silent and sight.task != UNKNOWN:
-            return sight
-        since = sight.beat if silent else before
-        if glance is not None and since is not None and glance.beat >= since and glance.task != UNKNOWN:
-            return glance
+        silent, early, ended = self._is_stalled(sample.beat), self._early_sample, self.runtime.late_task
+        if silent and sample.task != UNKNOWN:
+            return sample
+        since = sample.beat if silent else before
+        if early is not None and since is not None and early.beat >= since and early.task != UNKNOWN:
+            return early
         if ended is not None and since is not None and ended[0] >= since:
-            return sight_of(ended[0], ended[1], None)
-        return sight if silent else None
+            return stack_sample(ended[0], ended[1], None)
+        return sample if silent else None
 
-    def _is_silent(self, beat: float) -> bool:
-        return self._silence.seconds(beat) >= TICK_SECONDS + self.warn_after
+    def _is_stalled(self, beat: float) -> bool:
+        return self._stall.seconds(beat) >= TICK_SECONDS + self.warn_after
 
     def _look(self, beat: float) -> StackSample:
         """Without letting go of the interpreter."""
         frame = hub.frame_of_running_task(native.main_thread_id)
         task = next(tasks_on(frame), None)
-        return StackSample(beat) if task is None else sight_of(beat, task, frame)
+        return StackSample(beat) if task is None else stack_sample(beat, task, frame)
 
-    def _charge(self, sight: StackSample) -> None:
+    def _charge(self, sample: StackSample) -> None:
         now = monotonic()
-        since, self._charged_until = max(sight.beat + TICK_SECONDS, self._charged_until), now
-        if sight.beat != self._charged_beat:
-            self._charged_beat, self._charged = sight.beat, 0.0
-        blocked = self._silence.seconds(sight.beat) - TICK_SECONDS - self._charged
+        since, self._charged_until = max(sample.beat + TICK_SECONDS, self._charged_until), now
+        if sample.beat != self._charged_beat:
+            self._charged_beat, self._charged = sample.beat, 0.0
+        blocked = self._stall.seconds(sample.beat) - TICK_SECONDS - self._charged
         blocked = max(0.0, min(blocked, now - since))
         self._charged += blocked
-        self.runtime.accounting.hub_blocked.child(sight.task).value += blocked
-        key = (sight.task, sight.file, sight.function)
-        if sight.task == UNKNOWN or key in self._places or len(self._places) >= CALL_SITES_LOGGED:
+        self.runtime.accounting.hub_blocked.child(sample.task).value += blocked
+        key = (sample.task, sample.file, sample.function)
+        if sample.task == UNKNOWN or key in self._places or len(self._places) >= CALL_SITES_LOGGED:
             return
         self._places.add(key)
-        remedy = remedy_of(sight.stack)
-        stack = [traceback.FrameSummary(file, line, name) for file, line, name in reversed(sight.stack)]
+        remedy = remedy_of(sample.stack)
+        stack = [traceback.FrameSummary(file, line, name) for file, line, name in reversed(sample.stack)]
         native.say(
-            f"the hub has been blocked for more than {self.warn_after:g} s by {sight.task} at {sight.file}:{sight.line}; all "
+            f"the hub has been blocked for more than {self.warn_after:g} s by {sample.task} at {sample.file}:{sample.line}; all "
             f"other tasks of this worker wait meanwhile{f'; {remedy}' if remedy else ''}\n{''.join(traceback.format_list(stack))}".rstrip()
         )
 
@@ -181,7 +181,7 @@ def qualified_name(code: Any) -> str:
     return str(getattr(code, "co_qualname", code.co_name))
 
 
-def sight_of(beat: float, task: Any, frame: FrameType | None) -> StackSample:
+def stack_sample(beat: float, task: Any, frame: FrameType | None) -> StackSample:
     """*task* is Celery's Task, or a name; without a line of its own on the stack, it is the line that defines it."""
     name = str(getattr(task, "name", task))
     place = place_of(frame)

@@ -77,7 +77,7 @@ class TaskRisks:
     """One per process. Belongs to the thread that runs the consumer; a scrape only reads."""
 
     def __init__(self, registry: Registry) -> None:
-        self.patience: AckTimeout | None = None
+        self.ack_timeout: AckTimeout | None = None
         self.acks_failed = 0
         self.store_failures: Callable[[], int] = lambda: 0
         self._acks_seen = 0
@@ -117,22 +117,22 @@ class TaskRisks:
 
     def scheduled(self, task: str, eta: str) -> None:
         """A message with an ETA has arrived; it stays unacknowledged until then. Nonsense is Celery's to report."""
-        patience = self.patience
-        if patience is None:
+        ack_timeout = self.ack_timeout
+        if ack_timeout is None:
             return
         try:
             due = datetime.fromisoformat(str(eta).replace("Z", "+00:00"))  # which Python 3.10 cannot read
             seconds = due.timestamp() - time()
         except (ValueError, TypeError, OverflowError):
             return
-        if seconds > patience.seconds:
-            self._too_long(patience, task, f"waits {seconds:.0f} s for its ETA or countdown")
+        if seconds > ack_timeout.seconds:
+            self._too_long(ack_timeout, task, f"waits {seconds:.0f} s for its ETA or countdown")
 
     def limited(self, task: str, hard_seconds: float | None) -> None:
         """A task that is acknowledged late may run for so long."""
-        patience = self.patience
-        if patience is not None and hard_seconds is not None and hard_seconds > patience.seconds:
-            self._too_long(patience, task, f"may run for {hard_seconds:g} s, its time limit")
+        ack_timeout = self.ack_timeout
+        if ack_timeout is not None and hard_seconds is not None and hard_seconds > ack_timeout.seconds:
+            self._too_long(ack_timeout, task, f"may run for {hard_seconds:g} s, its time limit")
 
     def check(
         self, running: Sequence[Any], reserved: int, threads: int, finished: int = 0, cpu_waited: float = 0.0
@@ -140,13 +140,13 @@ class TaskRisks:
         """Look at the requests that run and at what waits inside the worker; every `CHECK_SECONDS`. *finished*: tasks so far; *cpu_waited*:
         seconds that the hub has wanted to run and had no CPU, so far.
         """
-        patience, now = self.patience, time()
+        ack_timeout, now = self.ack_timeout, time()
         self._check_progress(running, threads, finished)
         self._check_cpu(cpu_waited)
-        if patience is not None:
+        if ack_timeout is not None:
             for request in running:
-                if request.time_start and request.task.acks_late and now - request.time_start > patience.seconds:
-                    self._too_long(patience, request.name, f"has run for {now - request.time_start:.0f} s")
+                if request.time_start and request.task.acks_late and now - request.time_start > ack_timeout.seconds:
+                    self._too_long(ack_timeout, request.name, f"has run for {now - request.time_start:.0f} s")
         self._check_prefetch(reserved, threads)
         failures = self.failures()
         if failures > self._acks_seen:
@@ -195,11 +195,11 @@ class TaskRisks:
                 "worker.resources.limits.cpu, or add nodes; no task is to blame",
             )  # fmt: skip
 
-    def _too_long(self, patience: AckTimeout, task: str, what: str) -> None:
+    def _too_long(self, ack_timeout: AckTimeout, task: str, what: str) -> None:
         self.found(
-            patience.reason, task,
-            f"{task} {what}, and the broker's {patience.reason} is {patience.seconds:g} s: {patience.consequence}; "
-            f"{patience.fix}",
+            ack_timeout.reason, task,
+            f"{task} {what}, and the broker's {ack_timeout.reason} is {ack_timeout.seconds:g} s: {ack_timeout.consequence}; "
+            f"{ack_timeout.fix}",
         )  # fmt: skip
 
     def _forget(self) -> None:

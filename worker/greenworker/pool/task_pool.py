@@ -2,7 +2,7 @@
 
 Why not Celery's own: a full one blocks the consumer inside ``GreenPool.spawn``, so that nobody reads the broker's
 heartbeats and every prefetched message runs before a shutdown; it ignores time limits; and a killed task counts as a
-success. Here a task that finds no free thread waits in a line that the drain can give back.
+success. Here a task that finds no free thread waits in a queue of the pool, which the drain can give back.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
         """Asked before a request starts; whoever says no has taken it back. Set by the consumer, for rate limits."""
         environment = self.runtime.environment
         self.jobs: dict[int, Job] = {}
-        self.line: deque[Job] = deque()
+        self.pending: deque[Job] = deque()
         self.isolation = Isolation(
             self._start, lambda job: job.request, lambda: self.runtime.drain.draining, self._bury
         )
@@ -118,7 +118,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
         self, target: Any, args: Any = None, kwargs: Any = None, callback: Any = None, accept_callback: Any = None,
         error_callback: Any = None, soft_timeout: float | None = None, timeout: float | None = None, **_: Any,
     ) -> None:  # fmt: skip
-        """Start the task now, or put it into the line. Never blocks. Celery's own adds a log line and a copy of *kwargs*."""
+        """Start the task now, or let it wait. Never blocks. Celery's own adds a log line and a copy of *kwargs*."""
         if kwargs:
             bound = target
 
@@ -138,7 +138,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
         if self.isolation.wants(request):
             self.isolation.add(job)
         else:
-            self.line.append(job)
+            self.pending.append(job)
         self._advance()
 
     def grow(self, n: int = 1) -> None:
@@ -176,7 +176,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
         """Tasks that could start now; not negative."""
         if self.isolation.active:
             return 0
-        return max(0, self.limit - len(self.jobs) - len(self.line))
+        return max(0, self.limit - len(self.jobs) - len(self.pending))
 
     def running(self) -> Iterator[Job]:
         """A snapshot of the jobs that have started."""
@@ -184,13 +184,13 @@ class TaskPool(BasePool):  # type: ignore[misc]
 
     def requests(self) -> list[Any]:
         """Of what runs and of what waits for a green thread."""
-        jobs = [*self.jobs.values(), *self.line, *self.isolation.waiting]
+        jobs = [*self.jobs.values(), *self.pending, *self.isolation.waiting]
         return [job.request for job in jobs if job.request is not None]
 
     def take_pending(self) -> list[Job]:
         """Take everything that has not started, oldest first."""
-        jobs = [*self.isolation.take_waiting(), *self.line]
-        self.line.clear()
+        jobs = [*self.isolation.take_waiting(), *self.pending]
+        self.pending.clear()
         return jobs
 
     def kill(self, job: Job) -> None:
@@ -209,8 +209,8 @@ class TaskPool(BasePool):  # type: ignore[misc]
                 self._isolating = True
                 hub.spawn(self._isolate)
             return
-        while self.line and len(self.jobs) < self.limit:
-            job = self.line.popleft()
+        while self.pending and len(self.jobs) < self.limit:
+            job = self.pending.popleft()
             if self.may_start(job.request):
                 self._start(job)
 

@@ -80,7 +80,7 @@ class TaskPool(StockPool):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self.runtime = Runtime.of(self.app)
         self.under_way: list[Item] = []
-        self.line: deque[Item] = deque()
+        self.pending: deque[Item] = deque()
         self.isolation = Isolation(
             self._start_apart, lambda item: item.request, lambda: self.runtime.drain.draining, self._bury
         )
@@ -102,7 +102,7 @@ class TaskPool(StockPool):  # type: ignore[misc]
             self.isolation.add(item)
             self._advance()
         elif self.isolation.active:
-            self.line.append(item)
+            self.pending.append(item)
         else:
             return self._start(item)
         return None
@@ -118,7 +118,7 @@ class TaskPool(StockPool):  # type: ignore[misc]
 
     def requests(self) -> list[Any]:
         """Of what waits for a process."""
-        return [item.request for item in (*self.line, *self.isolation.waiting)]
+        return [item.request for item in (*self.pending, *self.isolation.waiting)]
 
     def flush_unsent(self, flush: Callable[[], None]) -> None:
         """On Redis, after a lost connection: *flush* is Celery's, which forgets what no process has accepted. A process runs all the
@@ -160,8 +160,8 @@ class TaskPool(StockPool):  # type: ignore[misc]
             and not self.runtime.drain.draining
         ):
             self.isolation.advance()
-        while self.line and not self.isolation.active:
-            item = self.line.popleft()
+        while self.pending and not self.isolation.active:
+            item = self.pending.popleft()
             if not self._withdrawn(item):
                 self._start(item)
 
@@ -296,7 +296,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
     def on_close(self) -> None:
         """The connection is lost. On Redis what runs stays ours; what has not started goes back as soon as Redis answers."""
         pool = self.pool
-        pool.line.clear()
+        pool.pending.clear()
         pool.isolation.take_waiting()
         if not self.settlement.outlives_connection:
             self.settlement.connection_lost(self)

@@ -146,7 +146,7 @@ class Channel(stock.Channel):
             return 0
         if not multiplier:  # the app wants all that there is
             return FETCH_AT_ONCE if allowed is None else int(allowed)
-        startable = max(0, pool.limit * multiplier - len(pool.jobs) - len(pool.line))
+        startable = max(0, pool.limit * multiplier - len(pool.jobs) - len(pool.pending))
         return int(startable if allowed is None else min(allowed, startable))
 
     def lists(self, queues: Sequence[str]) -> list[str]:
@@ -200,7 +200,7 @@ class Channel(stock.Channel):
     def _runs(self, tag: str) -> bool:
         pool = self.runtime.pool
         apart = getattr(getattr(pool, "isolation", None), "waiting", ())
-        jobs = [*getattr(pool, "jobs", {}).values(), *getattr(pool, "line", ()), *apart]
+        jobs = [*getattr(pool, "jobs", {}).values(), *getattr(pool, "pending", ()), *apart]
         requests = [*state.active_requests, *(job.request for job in jobs if job.request is not None)]
         return any(request.message.delivery_tag == tag for request in requests)
 

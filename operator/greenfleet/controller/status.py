@@ -165,10 +165,12 @@ def _ready(observed: Observed, decision: Decision | None, *, reconciled: bool) -
         since = [unix_time(pod["metadata"]["creationTimestamp"]) for pod in observed.pods] or _unavailable(observed)
         if any(observed.now - at > GRACE_SECONDS for at in since):
             return "False", "NoWorkerReady", "Workers are wanted, and none became ready."
+    if decision is not None and decision.metrics_issues:
+        none = "No worker runs, and none starts before the load is known."
+        some = "The workers run; their number is held because the load is not known."
+        return "True", "Holding", some if wanted else none
     if not wanted:
         return "True", "ScaledToZero", "Nothing waits; the first message brings a worker."
-    if decision is not None and decision.metrics_issues:
-        return "True", "Holding", "The workers run; their number is held because the load is not known."
     return "True", "Running", "Workers consume the queues."
 
 

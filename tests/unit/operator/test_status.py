@@ -108,6 +108,12 @@ def test_a_pool_at_zero_workers_is_ready_if_its_exporter_answers() -> None:
     assert (ready["status"], ready["reason"]) == ("True", "ScaledToZero")
 
 
+def test_a_pool_at_zero_workers_does_not_say_that_nothing_waits_while_nobody_knows() -> None:
+    unknown = decision(replicas=0, metrics_issues=(Problem(MetricsIssue.NO_SAMPLE, "none"),))
+    ready = conditions(compute(reconciled(unknown), IDLE))["Ready"]
+    assert (ready["status"], ready["reason"]) == ("True", "Holding")
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

@@ -39,8 +39,9 @@ def refusal(worker: Worker) -> dict[str, str]:
         ("from celery import Celery\napp = Celery()\napp.config_from_object('no_settings')", ["no_settings"]),
         ("from celery import Celery\napp = Celery(include=['no_tasks'])", ["no_tasks"]),
         ("from celery import Celery\napp = Celery(include=['tasks'])", ["ValueError: bad", "tasks.py:1"]),
+        ("from celery import Celery\ndef app():\n    return Celery()", ["function", "app = make_app()"]),
     ],
-    ids=["leaves", "syntax", "variable", "settings", "no tasks", "broken tasks"],
+    ids=["leaves", "syntax", "variable", "settings", "no tasks", "broken tasks", "factory"],
 )
 @GREEN_AND_PREFORK
 def test_an_app_that_cannot_be_imported_is_named(  # noqa: PLR0917 - fixtures

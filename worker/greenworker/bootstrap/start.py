@@ -172,6 +172,11 @@ def _load_app(arguments: Arguments, *, green: bool) -> Any:
     with imports:
         try:
             app = find_app(name)
+            if not hasattr(app, "conf"):
+                raise MisconfiguredError(
+                    "app", name, f"it is a {type(app).__name__} and no Celery app, and Celery calls no factory",
+                    "write `app = make_app()` (your factory) in a module, and name that: spec.app: module:app",
+                )  # fmt: skip
             str(app.conf.task_default_queue)  # the configuration is read now; it may be a module of its own
         except BaseException:
             if green:

@@ -1,7 +1,7 @@
 """The Grafana dashboard as a table of panels; `charts/generate.py` writes it into the chart.
 
-Only metrics of docs/contract.md and of the operator itself (`greenfleet.own_metrics`) are used: a test holds it to that, and
-asks promtool to read every query.
+Only metrics of docs/contract.md and of the operator itself (`greenfleet.own_metrics`) are used: a test holds it to
+that, and asks promtool to read every query.
 """
 
 from __future__ import annotations

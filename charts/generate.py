@@ -1,10 +1,11 @@
-"""Everything that can be set in the operator's chart, in one table; values.yaml, its schema and its README come from it.
+"""Everything that can be set in the operator's chart, in one table; values.yaml, its schema and its README come from
+it.
 
     python -m charts.generate            write these three files, and the dashboard
     python -m charts.generate --check    fail where one of them differs
 
-The schema is closed: an unknown value is refused at `helm install`, because a misspelt limit that is silently ignored is
-worse than an error.
+The schema is closed: an unknown value is refused at `helm install`, because a misspelt limit that is silently ignored
+is worse than an error.
 """
 
 from __future__ import annotations
@@ -117,20 +118,24 @@ VALUES: tuple[Value, ...] = (
     Value(
         "scope.namespaces",
         [],
-        "Namespaces to look after. Empty: the whole cluster. With names, there is a Role in each and no ClusterRole at all.",
+        "Namespaces to look after. Empty: the whole cluster. With names, there is a Role in each and no "
+        "ClusterRole at all.",
         NAMES,
     ),
     Value(
         "prometheus.scrapeInterval",
         "",
-        "How often Prometheus scrapes workers and exporters, such as `5s`: the bundled one, PodMonitors and the ServiceMonitor, and every server "
-        "that does not say its own. What is stale follows from it. 2s to 15s are good. Empty: 2s for the bundled Prometheus, 15s for yours.",
+        "How often Prometheus scrapes workers and exporters, such as `5s`: the bundled one, PodMonitors and the "
+        "ServiceMonitor, and every server "
+        "that does not say its own. What is stale follows from it. 2s to 15s are good. Empty: 2s for the bundled "
+        "Prometheus, 15s for yours.",
         {"type": "string", "pattern": f"^$|{INTERVAL['pattern']}"},
     ),
     Value(
         "prometheus.bundled.enabled",
         "auto",
-        "A Prometheus of this release, named `bundled`: one pod that scrapes pods labelled `greenfleet.io/scrape` and keeps two hours of "
+        "A Prometheus of this release, named `bundled`: one pod that scrapes pods labelled `greenfleet.io/scrape` "
+        "and keeps two hours of "
         "samples; only the operator may ask it. `auto`: if `servers` is empty; `true`: beside them; `false`: never.",
         {"enum": ["auto", True, False]},
     ),
@@ -149,16 +154,21 @@ VALUES: tuple[Value, ...] = (
     Value(
         "prometheus.defaultServer",
         "",
-        "The server for pools that name none (`spec.scaling.prometheus.server`). Empty: the only one there is, or that called `default`.",
+        "The server for pools that name none (`spec.scaling.prometheus.server`). Empty: the only one there is, or "
+        "that called `default`.",
         {"type": "string", "pattern": f"^$|{DNS_LABEL}"},
     ),
     Value(
         "prometheus.servers",
         {},
-        "Your Prometheus servers by name; with one, there is no bundled Prometheus. Per server: `url` without credentials; `scrapeInterval` if "
-        "it is another than `prometheus.scrapeInterval` (PodMonitors ask for the default server's); `timeout` of a query (4s); "
-        "`headers` and `queryParameters` of each request, such as `X-Scope-OrgID`; files, mounted by `extraVolumes`, for a CA (`caFile`), a "
-        "certificate of the operator's own (`certFile`, `keyFile`), a bearer token (`bearerTokenFile`) or basic authentication "
+        "Your Prometheus servers by name; with one, there is no bundled Prometheus. Per server: `url` without "
+        "credentials; `scrapeInterval` if "
+        "it is another than `prometheus.scrapeInterval` (PodMonitors ask for the default server's); `timeout` of a "
+        "query (4s); "
+        "`headers` and `queryParameters` of each request, such as `X-Scope-OrgID`; files, mounted by "
+        "`extraVolumes`, for a CA (`caFile`), a "
+        "certificate of the operator's own (`certFile`, `keyFile`), a bearer token (`bearerTokenFile`) or basic "
+        "authentication "
         "(`basicAuth.usernameFile` and `passwordFile`).",
         by_name(SERVER),
     ),
@@ -166,7 +176,8 @@ VALUES: tuple[Value, ...] = (
         "prometheus.sources",
         {},
         "More ways to read queue depths, by name: `selector`, a plain series selector that returns all queues at once; "
-        "`queueLabel`, the label with the queue's name; and `namespaces`, whose targets may speak for any pool's queues "
+        "`queueLabel`, the label with the queue's name; and `namespaces`, whose targets may speak for any pool's "
+        "queues "
         '(`""`: targets without the label `namespace`), while others speak for pools of their own namespace. Built in: '
         "greenfleet, celery-exporter, rabbitmq, redis-exporter; these need no selector.",
         SOURCES,
@@ -183,14 +194,16 @@ VALUES: tuple[Value, ...] = (
     Value(
         "pods.securityContext",
         {"runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532},
-        "User ids of the pods of all pools (workers, companions, exporters) that say nothing in `worker.securityContext`. `null`: the image's own "
+        "User ids of the pods of all pools (workers, companions, exporters) that say nothing in "
+        "`worker.securityContext`. `null`: the image's own "
         "user, or what OpenShift's restricted-v2 gives.",
         closed({name: {"type": ["integer", "null"], "minimum": 1} for name in ("runAsUser", "runAsGroup", "fsGroup")}),
     ),
     Value(
         "pods.allowPodTemplatePatch",
         False,
-        "Let a pool patch the pod template of its workers (`worker.podTemplatePatch`): sidecars, init containers, any volume. Read SECURITY.md "
+        "Let a pool patch the pod template of its workers (`worker.podTemplatePatch`): sidecars, init containers, "
+        "any volume. Read SECURITY.md "
         "first.",
         BOOLEAN,
     ),
@@ -229,7 +242,8 @@ VALUES: tuple[Value, ...] = (
     Value(
         "resources",
         {"requests": {"cpu": "100m", "memory": "192Mi"}, "limits": {"memory": "512Mi"}},
-        "Resources of the operator's container. Measured with `make bench-operator`: 1,000 pools take 0.074 cores and 183 MiB. No "
+        "Resources of the operator's container. Measured with `make bench-operator`: 1,000 pools take 0.074 cores "
+        "and 183 MiB. No "
         "CPU limit: a leader that is throttled is late, and may lose its Lease.",
         OBJECT,
     ),
@@ -268,7 +282,8 @@ VALUES: tuple[Value, ...] = (
     Value(
         "networkPolicy.enabled",
         True,
-        "Let nothing into the operator's pods but to the metrics port, and nobody but the operator to the bundled Prometheus.",
+        "Let nothing into the operator's pods but to the metrics port, and nobody but the operator to the bundled "
+        "Prometheus.",
         BOOLEAN,
     ),
     Value(
@@ -280,7 +295,8 @@ VALUES: tuple[Value, ...] = (
     Value(
         "networkPolicy.egress",
         [],
-        "NetworkPolicy egress rules: the API server and your Prometheus servers. Empty: the operator may talk to everybody; "
+        "NetworkPolicy egress rules: the API server and your Prometheus servers. Empty: the operator may talk to "
+        "everybody; "
         "with rules, to these, to DNS and to the bundled Prometheus.",
         OBJECTS,
     ),
@@ -323,7 +339,8 @@ VALUES: tuple[Value, ...] = (
     Value(
         "operatorPolicy.enabled",
         True,
-        "A ValidatingAdmissionPolicy for the operator's own service account: it writes only what is labelled as a pool's and "
+        "A ValidatingAdmissionPolicy for the operator's own service account: it writes only what is labelled as a "
+        "pool's and "
         "owned by one, and nothing in kube-system. It is an object of the whole cluster.",
         BOOLEAN,
     ),
@@ -343,7 +360,8 @@ VALUES: tuple[Value, ...] = (
     Value(
         "admissionPolicy.registries",
         [],
-        "Where `spec.image` may come from: registries, or repositories in them (`registry.example/team`). Empty: anywhere.",
+        "Where `spec.image` may come from: registries, or repositories in them (`registry.example/team`). Empty: "
+        "anywhere.",
         {
             "type": "array",
             "maxItems": 50,
@@ -359,7 +377,8 @@ VALUES: tuple[Value, ...] = (
     Value(
         "admissionPolicy.queuePrefixes",
         {},
-        'What the names of queues must begin with, by namespace: `{shop: ["shop."]}`. The namespace `*` stands for all that '
+        'What the names of queues must begin with, by namespace: `{shop: ["shop."]}`. The namespace `*` stands for '
+        "all that "
         "are not listed.",
         {
             "type": "object",

@@ -4,6 +4,6 @@
     python -m demo down     remove everything that it made
     python -m demo draw     the picture once more, from a recorded timeline
 
-Layers, from the bottom: `pattern`, `timeline` and `summary` are pure; `picture` and `live` show them; `api`, `shell` and
-`observer` look at the world; `stage`, `faults` and `show` act on it; `cli` is for people.
+Layers, from the bottom: `pattern`, `timeline` and `summary` are pure; `picture` and `live` show them; `api`, `shell`
+and `observer` look at the world; `stage`, `faults` and `show` act on it; `cli` is for people.
 """

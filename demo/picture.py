@@ -240,9 +240,17 @@ def _name_phases(axis: Any, phases: Sequence[Span], start: float) -> None:
     for phase in phases:
         middle = (phase.start + phase.end) / 2 - start
         axis.annotate(
-            _PHASE_TITLES.get(phase.name, phase.name), (middle, 1), xycoords=("data", "axes fraction"),
-            xytext=(0, 20), textcoords="offset points", ha="center", va="bottom", fontsize=9.5, color=SOFT, style="italic",
-        )  # fmt: skip
+            _PHASE_TITLES.get(phase.name, phase.name),
+            (middle, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 20),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=9.5,
+            color=SOFT,
+            style="italic",
+        )
 
 
 def _number(axis: Any, reasons: Sequence[Reason], start: float, width: float) -> None:

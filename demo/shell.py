@@ -43,8 +43,8 @@ class Steps:
 def run(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None, visible: bool = False) -> str:
     """Run a command and return what it printed.
 
-    With `visible` its standard error goes to ours: for commands that report their own progress. Raises StepError with the
-    end of what it said.
+    With `visible` its standard error goes to ours: for commands that report their own progress. Raises StepError with
+    the end of what it said.
     """
     words = [str(word) for word in command]
     try:

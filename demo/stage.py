@@ -136,7 +136,9 @@ def _helm(stage: Stage, release: str, chart: str, namespace: str, settings: list
 
 
 def mend(stage: Stage, release: str, namespace: str) -> None:
-    """Remove what a helm that was interrupted has left: it refuses to go on with a release that is neither there nor gone."""
+    """Remove what a helm that was interrupted has left: it refuses to go on with a release that is neither there nor
+    gone.
+    """
     env = {"KUBECONFIG": str(stage.kubeconfig)}
     try:
         said = run([stage.helm, "status", release, "--namespace", namespace, "--output", "json"], env=env)

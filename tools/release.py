@@ -6,10 +6,12 @@ What it does, in this order; it stops at the first step that fails, and nothing 
 
 1. compares the version with the one in the code, and refuses a checkout with changes;
 2. builds the images `operator` and `worker` for this machine's architecture and pushes them to REGISTRY/NAME:VERSION;
-3. writes what the release is made of to out/release/VERSION: a bill of materials per image (CycloneDX) and a statement of
+3. writes what the release is made of to out/release/VERSION: a bill of materials per image (CycloneDX) and a statement
+  of
    provenance (in-toto, SLSA v1: commit, command, digests);
 4. packages the chart with this version and these digests, and pushes it to oci://REGISTRY/charts;
-5. signs images and chart, and attests the bills of materials, if `cosign` is on the PATH and COSIGN_KEY or COSIGN_YES says how.
+5. signs images and chart, and attests the bills of materials, if `cosign` is on the PATH and COSIGN_KEY or COSIGN_YES
+  says how.
 
 Exit status 1, with field, value, reason and fix, where something is wrong. The last line of output is one JSON object.
 """
@@ -99,7 +101,8 @@ def check(release: Release, *, trial: bool) -> None:
         return
     if release.version != greenfleet.__version__:
         raise ReleaseError(
-            f"--version: {release.version} is not the version of the code, {greenfleet.__version__}; images and chart would "
+            f"--version: {release.version} is not the version of the code, {greenfleet.__version__}; images and "
+            "chart would "
             "contradict what they say of themselves. Set it as docs/project/maintainers.md says, and commit."
         )
     changed = run(["git", "status", "--porcelain"]).strip()
@@ -111,10 +114,13 @@ def check(release: Release, *, trial: bool) -> None:
 
 
 def publish(release: Release) -> dict[str, object]:
-    """Builds and pushes all parts; what was published, with digests. Raises ReleaseError if the version is there already."""
+    """Builds and pushes all parts; what was published, with digests. Raises ReleaseError if the version is there
+    already.
+    """
     if published(release):
         raise ReleaseError(
-            f"--version: {release.version} is in oci://{release.registry}/charts already; what is published is never replaced, "
+            f"--version: {release.version} is in oci://{release.registry}/charts already; what is published is "
+            "never replaced, "
             "because others have pulled it. Raise the version."
         )
     release.directory.mkdir(parents=True, exist_ok=True)

@@ -2,9 +2,9 @@
 
     python sbom.py --name greenfleet-operator --version 0.1.0 > sbom.cdx.json
 
-The Dockerfile runs it inside the build with the image's own interpreter, so it describes what is installed and not what a lock
-asked for. Standard library only. The same content gives the same document, byte for byte: no time, and a serial number that is
-a hash.
+The Dockerfile runs it inside the build with the image's own interpreter, so it describes what is installed and not what
+a lock asked for. Standard library only. The same content gives the same document, byte for byte: no time, and a serial
+number that is a hash.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""The worker's tests on the Pythons and Celerys that it supports: ``python tools/worker_matrix.py [--all] [pytest arguments]``.
+"""The worker's tests on the Pythons and Celerys that it supports: ``python tools/worker_matrix.py [--all] [pytest
+arguments]``.
 
-Each pair gets an environment of its own under ``out/matrix``, made from the lock of its Celery (``requirements/celery-*.lock``, written by
-``make lock``). Interpreters: see `tools.interpreters`. A pair without one is named as not tested, not passed over.
+Each pair gets an environment of its own under ``out/matrix``, made from the lock of its Celery
+(``requirements/celery-*.lock``, written by ``make lock``). Interpreters: see `tools.interpreters`. A pair without one
+is named as not tested, not passed over.
 
 Results are kept in ``out/matrix.json``, one for each pair; ``docs/compatibility.md`` is written from them.
 """
@@ -44,7 +46,8 @@ An image with something older, or without it, is refused at the start: the condi
 what is needed.
 
 Each cell says how many of the worker's unit and integration tests passed, without the slow ones.
-Where it says unit, only the unit tests were run there: they hold each private name that the worker relies on. A dash: not run.
+Where it says unit, only the unit tests were run there: they hold each private name that the worker relies on.
+A dash: not run.
 """.splitlines()
 CLOSING = """\
 `make test-matrix` runs the oldest and newest pairs and some between; `make test-matrix ARGS=--all` runs every pair.
@@ -80,7 +83,9 @@ EVERY = tuple(Cell(python, celery) for celery in CELERIES for python in PYTHONS)
 
 
 def prepare(cell: Cell, interpreter: Path) -> Path:
-    """The cell's own interpreter; the environment is made once and kept until the lock changes. One process at a time."""
+    """The cell's own interpreter; the environment is made once and kept until the lock changes. One process at
+    a time.
+    """
     OUT.mkdir(parents=True, exist_ok=True)
     with (OUT / f"{cell.environment.name}.busy").open("w") as busy:
         flock(busy, LOCK_EX)
@@ -92,11 +97,20 @@ def prepare(cell: Cell, interpreter: Path) -> Path:
         subprocess.run([str(interpreter), "-m", "venv", "--without-pip", str(cell.environment)], check=True)
         subprocess.run(
             [
-                sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check",
-                "--require-hashes", "-r", str(cell.lock),
+                sys.executable,
+                "-m",
+                "pip",
+                "--python",
+                str(python),
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--require-hashes",
+                "-r",
+                str(cell.lock),
             ],
             check=True,
-        )  # fmt: skip
+        )
         site = next((cell.environment / "lib").glob("python*/site-packages"))
         (site / "greenworker.pth").write_text(f"{ROOT / 'worker'}\n")
         stamp.write_text(wanted)
@@ -111,9 +125,13 @@ def run(cell: Cell, python: Path, arguments: list[str]) -> dict[str, Any]:
     command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *arguments]
     status = subprocess.run(command, cwd=ROOT, check=False).returncode
     return {
-        "python": cell.python, "celery": cell.celery, "versions": versions(python), "seconds": round(monotonic() - began),
-        "status": status, **counts(report),
-    }  # fmt: skip
+        "python": cell.python,
+        "celery": cell.celery,
+        "versions": versions(python),
+        "seconds": round(monotonic() - began),
+        "status": status,
+        **counts(report),
+    }
 
 
 def counts(report: Path) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""`python -m bench.evidence`: run what is missing, then write the tables. Interrupt it at any time; it goes on where it stopped.
+"""`python -m bench.evidence`: run what is missing, then write the tables. Interrupt it at any time; it goes on where it
+stopped.
 
 The last line of standard output is one JSON object.
 """

@@ -1,4 +1,6 @@
-"""`docs/project/autoscaler-evidence.md`, written from the runs in `out/evidence`: `python -m bench.evidence --write`."""
+"""`docs/project/autoscaler-evidence.md`, written from the runs in `out/evidence`: `python -m bench.evidence
+--write`.
+"""
 
 from __future__ import annotations
 
@@ -89,10 +91,10 @@ def _scrapes(stores: dict[tuple[str, float], Store]) -> str:
     if not lines:
         return ""
     return (
-        "## Seldom scrapes\n\nThe whole autoscaler against the best single KEDA, which asks the broker every second whatever Prometheus does.\n\n"
-        "| set | scrape | runs | violated s | KEDA's | worker-seconds / KEDA's | KEDA |\n|---|--:|--:|--:|--:|--:|---|\n"
-        + "\n".join(lines)
-        + "\n"
+        "## Seldom scrapes\n\nThe whole autoscaler against the best single KEDA, which asks the broker every "
+        "second whatever Prometheus does.\n\n"
+        "| set | scrape | runs | violated s | KEDA's | worker-seconds / KEDA's | KEDA "
+        "|\n|---|--:|--:|--:|--:|--:|---|\n" + "\n".join(lines) + "\n"
     )
 
 

@@ -29,7 +29,9 @@ def parts() -> list[str]:
 
 
 def kedas(name: str) -> tuple[str, ...]:
-    """From which the best single one of a set is taken: on the known traces all tasks are alike, so fixed numbers have a chance."""
+    """From which the best single one of a set is taken: on the known traces all tasks are alike, so fixed numbers have
+    a chance.
+    """
     return FITTED if name != "known" else (*FITTED, *FIXED)
 
 
@@ -51,7 +53,9 @@ def _trace(name: str, trace: str) -> Trace:
 
 
 def jobs(name: str, rows: Sequence[str], scrape_seconds: float, block: int = 20) -> list[Job]:
-    """In blocks of traces, all rows of a block before the next, so that an unfinished evaluation compares like with like."""
+    """In blocks of traces, all rows of a block before the next, so that an unfinished evaluation compares like with
+    like.
+    """
     every = traces(name)
     blocks = [every[start : start + block] for start in range(0, len(every), block)]
     return [Job(law, name, trace, seed, scrape_seconds) for some in blocks for law in rows for trace, seed in some]

@@ -26,7 +26,9 @@ class Job:
 
 
 def digest(law: str) -> str:
-    """Of the code that the outcome depends on; a law of others does not depend on Greenfleet's autoscaler but for the HPA's rules."""
+    """Of the code that the outcome depends on; a law of others does not depend on Greenfleet's autoscaler but for the
+    HPA's rules.
+    """
     folders = ["simulator", "autoscaling"] if law.startswith("greenfleet") else ["simulator"]
     files = [
         path for folder in folders for path in sorted((PACKAGE / folder).rglob("*.py")) if path.name not in _OUTPUT

@@ -46,7 +46,8 @@ def line(label: str, one: Total, *, whole: bool = False) -> str:
     ratio = f"{one.worker_seconds:,.0f}" if whole else f"×{one.cost_ratio:.3f} ± {one.cost_error:.3f}"
     return (
         f"| {label} | {one.traces} | {ratio} | {violated} | {one.worse} / {one.better} | {100 * one.wait_p50:.0f} % | "
-        f"{100 * one.wait_p99:.0f} % | ×{one.runtime_inflation:.2f} / {one.runtime_inflation_p90:.1f} | {one.requeued:,} |"
+        f"{100 * one.wait_p99:.0f} % | ×{one.runtime_inflation:.2f} / {one.runtime_inflation_p90:.1f} | "
+        f"{one.requeued:,} |"
     )
 
 

@@ -1,8 +1,9 @@
-"""The feed hub: feeds per second, memory and CPU per feed of one worker, against stock Celery, dramatiq and raw GreenPool.
+"""The feed hub: feeds per second, memory and CPU per feed of one worker, against stock Celery, dramatiq and raw
+GreenPool.
 
-Feeds are fetched by one HTTP client (`bench.peers.fetch`) from one server in a process of its own, which also counts them.
-A window of seconds is measured once the pool is full. The last line is one JSON object; docs/worker.md says what each key
-is. Absolute figures depend on the machine; the ratios within one run are what counts.
+Feeds are fetched by one HTTP client (`bench.peers.fetch`) from one server in a process of its own, which also counts
+them. A window of seconds is measured once the pool is full. The last line is one JSON object; docs/worker.md says what
+each key is. Absolute figures depend on the machine; the ratios within one run are what counts.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from tests.integration.worker.harness import eventually, free_port
 
 MEAN_LATENCY_SECONDS = sum(LATENCY_SECONDS) / 2
 SIZES = (100, 500, 1000)
-"""Green threads. With the first nobody but stock Celery on Redis needs 70 % of a core; with the others it is the limit."""
+"""Green threads. With the first nobody but stock Celery on Redis needs 70 % of a core; with the others it is
+the limit.
+"""
 
 SETTLE_SECONDS = 1.5
 """Between the first full pool and the window."""

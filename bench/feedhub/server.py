@@ -1,7 +1,7 @@
 """The feeds: an HTTP server in a process of its own, cheap enough never to be what is measured.
 
-Each feed is about 4 KB and takes between 50 and 200 ms, always the same for the same number. ``/stats`` says at once how
-many were served, by this process's clock: what is counted is counted here, in the same way for every worker.
+Each feed is about 4 KB and takes between 50 and 200 ms, always the same for the same number. ``/stats`` says at once
+how many were served, by this process's clock: what is counted is counted here, in the same way for every worker.
 """
 
 from __future__ import annotations

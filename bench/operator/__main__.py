@@ -1,8 +1,8 @@
 """Many pools: what the operator costs and how fast it is with 1, 100, 1,000 and 3,000 of them at a tick of 2 s.
 
 A real API server with etcd and its controllers, a real Prometheus, an exporter process with one queue per pool, and the
-operator as a process. Pods never come to be (a quota forbids them), so that the machine measures the operator and no fleet.
-The last line is one JSON object.
+operator as a process. Pods never come to be (a quota forbids them), so that the machine measures the operator and no
+fleet. The last line is one JSON object.
 """
 
 from __future__ import annotations

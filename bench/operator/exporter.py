@@ -1,8 +1,8 @@
 """An exporter process for many queues of many brokers: what one exporter per broker would say, in one process.
 
-Speaks the contract of our queue exporter (docs/contract.md). `GET /metrics/NAMESPACE` is scraped by Prometheus; the bench
-changes a depth with `POST /depth/NAMESPACE/QUEUE/N` and asks with `GET /served/NAMESPACE` when a scrape last carried it.
-Standard library only.
+Speaks the contract of our queue exporter (docs/contract.md). `GET /metrics/NAMESPACE` is scraped by Prometheus; the
+bench changes a depth with `POST /depth/NAMESPACE/QUEUE/N` and asks with `GET /served/NAMESPACE` when a scrape last
+carried it. Standard library only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """KEDA's operator with as many ScaledObjects, on the same control plane, fed by the same Prometheus.
 
-Only the operator runs: at zero workers it alone asks Prometheus and makes the first worker; the metrics adapter and the HPAs come
-in above one worker, which no pool here reaches. It is built by `bench-scaling` (cluster/kubelocal/keda.py), never here.
+Only the operator runs: at zero workers it alone asks Prometheus and makes the first worker; the metrics adapter and the
+HPAs come in above one worker, which no pool here reaches. It is built by `bench-scaling` (cluster/kubelocal/keda.py),
+never here.
 """
 
 from __future__ import annotations
@@ -124,7 +125,9 @@ class Keda:
             self.process = None
 
     def writes(self) -> float:
-        """Requests so far that write ScaledObjects, HPAs and their statuses, as the API server counts them (the HPA controller's too)."""
+        """Requests so far that write ScaledObjects, HPAs and their statuses, as the API server counts them (the HPA
+        controller's too).
+        """
         text = self.api._http.request("GET", f"{self.api.server}/metrics").data.decode()
         wanted = re.compile(
             r'apiserver_request_total\{(?=.*group="(keda\.sh|autoscaling)")(?=.*verb="(POST|PUT|PATCH|APPLY)")'

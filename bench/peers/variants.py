@@ -1,8 +1,8 @@
 """The workers that are compared, each as its own documentation and our measurements say it runs best.
 
 Stock Celery's tuning is that of docs/worker.md: the six settings without which its green pools lose messages, double
-them or crawl. dramatiq keeps its own defaults (prefetch of twice its threads; retries, age and time limits); one process
-each, for one core.
+them or crawl. dramatiq keeps its own defaults (prefetch of twice its threads; retries, age and time limits); one
+process each, for one core.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def tuned(broker: str, threads: int, pool: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to run the tasks: *kind* is ours, celery, dramatiq or raw; *pool* is Celery's or dramatiq's name for it."""
+    """One way to run the tasks: *kind* is ours, celery, dramatiq or raw; *pool* is Celery's or dramatiq's name
+    for it.
+    """
 
     label: str
     kind: str

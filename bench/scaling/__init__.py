@@ -1,1 +1,3 @@
-"""Laws of scaling side by side on a real cluster: Greenfleet, and KEDA with the HPA. `python -m bench.scaling --help`."""
+"""Laws of scaling side by side on a real cluster: Greenfleet, and KEDA with the HPA. `python -m bench.scaling
+--help`.
+"""

@@ -1,7 +1,7 @@
 """`python -m bench.scaling`: the laws side by side on this machine's cluster.
 
-The last line is one JSON object. Each trace takes about three minutes and is kept in `out/bench-scaling`; what is there already is not
-run again.
+The last line is one JSON object. Each trace takes about three minutes and is kept in `out/bench-scaling`; what is there
+already is not run again.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from greenfleet.simulator.traces import Trace, load
 TRACES = Path(__file__).parent / "traces"
 OUTPUT = REPOSITORY / "out" / "bench-scaling"
 PASSES = ((report.OURS, report.SINGLE, report.TUNED), (report.DEFAULT, report.FIXED))
-"""Who runs side by side. 25 workers of a tenth of a core are more than two cores bear next to the control plane: then pods take half a minute to be
-Ready, in the traces with the most work and for the law that is the last to ask.
+"""Who runs side by side. 25 workers of a tenth of a core are more than two cores bear next to the control plane: then
+pods take half a minute to be Ready, in the traces with the most work and for the law that is the last to ask.
 """
 LABELS = tuple(label for labels in PASSES for label in labels)
 MISSING_SECONDS = 15.0
@@ -188,7 +188,9 @@ def _tell(traces: dict[str, Trace], options: argparse.Namespace) -> None:
 
 
 def _fastest(trace: Trace, runs: list[record.Record]) -> Trace:
-    """The trace with pods that all start as fast as the fastest that any law had: nobody should beat the optimum by his start-ups."""
+    """The trace with pods that all start as fast as the fastest that any law had: nobody should beat the optimum by his
+    start-ups.
+    """
     seconds = min((startup for run in runs for startup in run.startups), default=trace.startup[0])
     return replace(trace, startup=(seconds, seconds))
 

@@ -20,11 +20,14 @@ class Figures:
     wait_p99: float
     wait_max: float
     worker_seconds: float
-    """Pods that exist, starting and draining ones included, times seconds. For messages that are left at the end: its last pods, until
-    the last of those messages is done."""
+    """Pods that exist, starting and draining ones included, times seconds. For messages that are left at the end: its
+    last pods, until the last of those messages is done.
+    """
     thread_seconds: float
     first_capacity_s: float | None
-    """From the burst to more green threads or one more Ready worker; from no Ready worker at all, to the first task that is started."""
+    """From the burst to more green threads or one more Ready worker; from no Ready worker at all, to the first task
+    that is started.
+    """
     full_capacity_s: float | None
     """From the burst to the most Ready workers that this run has after it; None: it never has more than before."""
     scale_actions: int
@@ -82,7 +85,9 @@ def figures(record: Record, trace: Trace) -> Figures:
 
 
 def longest_gap(record: Record) -> float:
-    """Seconds between two looks of the observer, at most: on a starved machine the API answers late, and what was between is not known."""
+    """Seconds between two looks of the observer, at most: on a starved machine the API answers late, and what was
+    between is not known.
+    """
     return max((two.at - one.at for one, two in itertools.pairwise(record.seconds)), default=0.0)
 
 
@@ -94,7 +99,9 @@ def _debt(record: Record, end: float, *, left: bool) -> float:
 
 
 def _capacity(trace: Trace, record: Record) -> tuple[float | None, float | None]:
-    """As the observer saw it, once a second. Where no worker was Ready when the burst came, the ledger knows better: somebody started a task."""
+    """As the observer saw it, once a second. Where no worker was Ready when the burst came, the ledger knows better:
+    somebody started a task.
+    """
     burst = trace.burst_at
     if burst is None:
         return None, None

@@ -1,7 +1,8 @@
 """The fleets that are compared: the same pods in a namespace of its own for each law, and what scales them.
 
-The pods of KEDA's fleets are built by the operator's own code, so that nothing differs but who decides: they are Deployments with the
-worker runtime and a fixed number of green threads. That flatters KEDA, whose users would run stock Celery.
+The pods of KEDA's fleets are built by the operator's own code, so that nothing differs but who decides: they are
+Deployments with the worker runtime and a fixed number of green threads. That flatters KEDA, whose users would run stock
+Celery.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ IMAGE = f"greenfleet/worker:{greenfleet.__version__}"
 APP = Path(__file__).parent / "app" / "bench_tasks.py"
 OURS = "greenfleet"
 OVERHEAD_CPU = 0.0015
-"""CPU seconds that a saturated worker of 0.1 cores needs for a task besides what the task burns, ledger included: with tasks that burn 4.1 ms
-and always something waiting it starts 15.7 a second, whether it has 45, 65 or 200 green threads, next to 0.01 cores at rest. (On another
-machine 0.9 ms.) One task at a time costs it two milliseconds more, for nothing is fetched together then.
+"""CPU seconds that a saturated worker of 0.1 cores needs for a task besides what the task burns, ledger included: with
+tasks that burn 4.1 ms and always something waiting it starts 15.7 a second, whether it has 45, 65 or 200 green threads,
+next to 0.01 cores at rest. (On another machine 0.9 ms.) One task at a time costs it two milliseconds more, for nothing
+is fetched together then.
 """
 
 REDIS_HOST = "redis.demo.svc.cluster.local."
@@ -79,7 +81,9 @@ class Fleet:
 
 
 def pool_body(fleet: Fleet, trace: Trace) -> dict[str, Any]:
-    """The GreenWorkerPool. For Greenfleet itself it says what the other laws are told too, and `maxWait`; nothing else is set."""
+    """The GreenWorkerPool. For Greenfleet itself it says what the other laws are told too, and `maxWait`; nothing else
+    is set.
+    """
     tasks = asdict(trace)
     wanted = ("runtime", "cpu", "blocking", "blocking_seconds", "downstream", "changes")
     told = {key: tasks[key] for key in wanted}
@@ -141,7 +145,9 @@ def surroundings(fleet: Fleet) -> list[Object]:
 
 
 def deployments(fleet: Fleet, trace: Trace) -> list[Object]:
-    """A KEDA user's fleet: Deployment, ConfigMap and exporter, made by the operator's own code for a pool that does not exist."""
+    """A KEDA user's fleet: Deployment, ConfigMap and exporter, made by the operator's own code for a pool that does not
+    exist.
+    """
     body = pool_body(fleet, trace)
     body["metadata"]["uid"] = "none"
     pool: GreenWorkerPool = parse_pool(body)
@@ -165,7 +171,9 @@ def deployments(fleet: Fleet, trace: Trace) -> list[Object]:
 
 
 def scaled_object(fleet: Fleet, trace: Trace, prometheus: str) -> Object:
-    """KEDA's side, from the same figures that the simulator's law has. `prometheus` is a URL that works outside of the cluster."""
+    """KEDA's side, from the same figures that the simulator's law has. `prometheus` is a URL that works outside of the
+    cluster.
+    """
     law = fleet.keda
     metrics = "greenfleet_queue_messages_ready" + ("|greenfleet_queue_messages_unacked" if law.count_unacked else "")
     query = f'sum({{__name__=~"{metrics}",namespace="{fleet.namespace}",queue="{QUEUE}"}})'

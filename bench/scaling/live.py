@@ -1,6 +1,7 @@
 """One trace on the cluster, under all laws at once.
 
-The fleets run side by side in the same two minutes, each with a queue, a ledger and pods of its own: what disturbs one disturbs all.
+The fleets run side by side in the same two minutes, each with a queue, a ledger and pods of its own: what disturbs one
+disturbs all.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def _address(api: Api, namespace: str, service: str) -> str:
     return str(api.get(f"/api/v1/namespaces/{namespace}/services/{service}")["spec"]["clusterIP"])
 
 
-# --- before and after ---------------------------------------------------------------------------------------------------
+# --- before and after
+# ---------------------------------------------------------------------------------------------------
 
 
 def clear(cluster: Cluster, fleets: Sequence[Fleet]) -> None:
@@ -153,7 +155,8 @@ def remove(cluster: Cluster, fleets: Sequence[Fleet]) -> None:
         cluster.api.delete(f"/api/v1/namespaces/{fleet.namespace}")
 
 
-# --- the trace ----------------------------------------------------------------------------------------------------------
+# --- the trace
+# ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -191,8 +194,8 @@ class Watch:
             self.seconds.setdefault(fleet.label, []).append(second)
 
     def _threads(self, fleet: Fleet, pod: dict[str, Any]) -> int:
-        """Of one worker; a KEDA user's are fixed. It is asked only while it has not said what its annotation says: an answer costs it some
-        milliseconds of CPU, and KEDA's workers are not asked.
+        """Of one worker; a KEDA user's are fixed. It is asked only while it has not said what its annotation says: an
+        answer costs it some milliseconds of CPU, and KEDA's workers are not asked.
         """
         if not fleet.ours:
             return fleet.keda.threads
@@ -328,7 +331,8 @@ def _held(broker: redis.Redis) -> dict[str, int]:
     return {key: int(sizes[kind](key)) for key, kind in kinds.items() if kind in sizes}  # type: ignore[arg-type]
 
 
-# --- counting -----------------------------------------------------------------------------------------------------------
+# --- counting
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _counted(cluster: Cluster) -> dict[str, float]:
@@ -357,7 +361,9 @@ def _rates(before: dict[str, float], after: dict[str, float], trace: Trace, thei
 
 
 def _writes(audit: Path, offset: int, fleets: Sequence[Fleet]) -> dict[str, Counter[str]]:
-    """From the API server's audit log: what each autoscaler wrote, its Events and status included, its Lease left out."""
+    """From the API server's audit log: what each autoscaler wrote, its Events and status included, its Lease
+    left out.
+    """
     if not audit.exists():
         return {}
     if audit.stat().st_size < offset:

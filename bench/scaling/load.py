@@ -91,7 +91,9 @@ class Template:
 
 
 class Producer(threading.Thread):
-    """Publishes a trace into several brokers at once. `published` is when each message went out, in seconds of the trace."""
+    """Publishes a trace into several brokers at once. `published` is when each message went out, in seconds of the
+    trace.
+    """
 
     def __init__(
         self, trace: Sequence[Message], brokers: Sequence[redis.Redis], template: Template, began: float

@@ -58,7 +58,8 @@ def markdown(results: Results, optima: Optima) -> str:
     ]
     lines = [
         f"| trace | violated s: {' / '.join(order)} | longest wait s | worker-seconds, *optimum* | ours / single "
-        "| ours / best of the trace | *optimum* / single | first, full capacity s: ours; single | lost, twice, killed: ours |",
+        "| ours / best of the trace | *optimum* / single | first, full capacity s: ours; single | lost, twice, "
+        "killed: ours |",
         "|---|---|---|---|--:|--:|--:|---|---|",
     ]
     for trace, laws in results.items():
@@ -80,8 +81,9 @@ def markdown(results: Results, optima: Optima) -> str:
 
 
 def comparison(results: Results, optima: Optima) -> dict[str, Any]:
-    """At equal service: for one trace, KEDA's cheapest configuration among those that violate no more than ours; if none
-    does, the one that violates least. `optimum_ratio_…` is what the optimum would get for `cost_ratio_…`."""
+    """At equal service: for one trace, KEDA's cheapest configuration among those that violate no more than ours; if
+    none does, the one that violates least. `optimum_ratio_…` is what the optimum would get for `cost_ratio_…`.
+    """
     traces: dict[str, Any] = {}
     for trace, laws in results.items():
         ours, single = laws[OURS][1], laws[SINGLE][1]

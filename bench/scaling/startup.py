@@ -1,6 +1,8 @@
-"""`python -m bench.scaling.startup`: how long a worker on a tenth of a core takes from its pod's creation to Ready, with and without a boost.
+"""`python -m bench.scaling.startup`: how long a worker on a tenth of a core takes from its pod's creation to Ready,
+with and without a boost.
 
-Two pools that differ in `worker.startupBoost` alone start one worker each in turn, on this machine's cluster. The last line is one JSON object.
+Two pools that differ in `worker.startupBoost` alone start one worker each in turn, on this machine's cluster. The last
+line is one JSON object.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Writes the trace files next to it: `python bench/traces/make.py`. The JSON files are what is used; this is where they come from."""
+"""Writes the trace files next to it: `python bench/traces/make.py`. The JSON files are what is used; this is where they
+come from.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""A worker with little to do: the CPU until its first task, at rest, and for a task that comes alone; ours and stock Celery in turn.
+"""A worker with little to do: the CPU until its first task, at rest, and for a task that comes alone; ours and stock
+Celery in turn.
 
-Redis, no-op tasks, one core. Small workers pay for this: at a limit of a tenth of a core, what a worker burns at rest is not there for
-tasks. The last line is one JSON object; what counts are the ratios within one run.
+Redis, no-op tasks, one core. Small workers pay for this: at a limit of a tenth of a core, what a worker burns at rest
+is not there for tasks. The last line is one JSON object; what counts are the ratios within one run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""checkov over everything that the operator's chart renders. A finding is mended, or explained here; nothing is skipped in silence.
+"""checkov over everything that the operator's chart renders. A finding is mended, or explained here; nothing is skipped
+in silence.
 
 An explanation that no finding needs any more is an error too.
 """
@@ -39,13 +40,15 @@ EXPLAINED = (
     Explained(
         "CKV_K8S_38",
         ("Deployment", "Pod"),
-        "The operator, the test pod and the bundled Prometheus talk to the API server: that is what they are for. The service account itself does "
+        "The operator, the test pod and the bundled Prometheus talk to the API server: that is what they are for. "
+        "The service account itself does "
         "not mount its token; these pods ask for it.",
     ),
     Explained(
         "CKV_K8S_11",
         ("Deployment", "Pod"),
-        "No CPU limit by default: throttled, a leader is late in its loop and may lose its Lease. `resources` sets one.",
+        "No CPU limit by default: throttled, a leader is late in its loop and may lose its Lease. `resources` sets "
+        "one.",
     ),
     Explained(
         "CKV_K8S_43",
@@ -56,7 +59,8 @@ EXPLAINED = (
     Explained(
         "CKV_K8S_15",
         ("Deployment", "Pod"),
-        "Neither a release's tag nor a digest changes its content, and the operator must start while the registry is away. "
+        "Neither a release's tag nor a digest changes its content, and the operator must start while the registry "
+        "is away. "
         "`image.pullPolicy` says otherwise.",
     ),
     Explained("CKV_K8S_8", ("Pod",), "The pod of `helm test` runs to its end; `helmTest.timeout` bounds it."),
@@ -86,7 +90,8 @@ def unexplained(findings: Iterable[Finding], explained: Sequence[Explained]) -> 
     """A sentence for each finding without a reason, and for each reason without a finding."""
     found = list(findings)
     wrong = [
-        f"{one['check_id']} ({one['check_name']}): {Path(one['file_path']).name}: {one['resource']}: mend it, or explain it "
+        f"{one['check_id']} ({one['check_name']}): {Path(one['file_path']).name}: {one['resource']}: mend it, or "
+        "explain it "
         "in charts/gates/checkov_gate.py"
         for one in found
         if not any(reason.covers(one) for reason in explained)

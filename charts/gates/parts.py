@@ -36,7 +36,9 @@ def run(command: Sequence[str | Path], *, environment: dict[str, str] | None = N
 
 
 def programs(*names: str) -> list[Path]:
-    """Paths of programs of the project's own, built where they are missing; what takes long is told on standard error."""
+    """Paths of programs of the project's own, built where they are missing; what takes long is told on standard
+    error.
+    """
     built = subprocess.run([sys.executable, KUBE, "program", *names], check=False, stdout=subprocess.PIPE, text=True)
     if built.returncode:
         raise GateError(f"cluster/kube could not build {', '.join(names)}: what it said is above")

@@ -1,8 +1,8 @@
 """JSON schemas from the OpenAPI documents that Kubernetes' own releases ship, and from CustomResourceDefinitions.
 
-kubeconform usually downloads schemas that somebody else converted. These come from the Go modules themselves (checksums below)
-and are strict: an object with named fields has no others, apiVersion and kind are what they say, and nothing may be null. A
-schema brings along the definitions that it refers to, so that recursive ones (a CRD's own) stay whole.
+kubeconform usually downloads schemas that somebody else converted. These come from the Go modules themselves (checksums
+below) and are strict: an object with named fields has no others, apiVersion and kind are what they say, and nothing may
+be null. A schema brings along the definitions that it refers to, so that recursive ones (a CRD's own) stay whole.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The base image that stands in for `python:slim`: Debian with Python, made by debootstrap because nothing can be pulled."""
+"""The base image that stands in for `python:slim`: Debian with Python, made by debootstrap because nothing can be
+pulled.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from kubelocal.run import locked, run
 SUITE = "bookworm"
 _PACKAGES = ("ca-certificates", "python3", "python3-venv")
 _USER = 65532
-"""The user that Pod Security "restricted" pods of this project run as; named, so that programs that look it up find it."""
+"""The user that Pod Security "restricted" pods of this project run as; named, so that programs that look it up
+find it.
+"""
 
 _STEP_SECONDS = 90
 

@@ -1,9 +1,9 @@
 """The programs of the cluster, built once per version of their sources.
 
 They are kept in the cache under a hash of everything that decides what comes out, so that a fresh clone of the same
-revision finds them. The optional tools have modules of their own (`cluster/tools`, `cluster/helm3`, `cluster/actionlint`,
-`cluster/registry`, `cluster/victoriametrics`, `cluster/prometheus`): what they need must
-not move the versions that Kubernetes was released with.
+revision finds them. The optional tools have modules of their own (`cluster/tools`, `cluster/helm3`,
+`cluster/actionlint`, `cluster/registry`, `cluster/victoriametrics`, `cluster/prometheus`): what they need must not move
+the versions that Kubernetes was released with.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ TOOLS = (
 )
 
 _TAGS = {SOURCE / "prometheus": ("netgo", "remove_all_sd", "enable_kubernetes_sd")}
-"""Build tags by module. Prometheus: of all ways to find targets, only the one that the chart uses; the others link every cloud's SDK."""
+"""Build tags by module. Prometheus: of all ways to find targets, only the one that the chart uses; the others link
+every cloud's SDK.
+"""
 
 
 def directory(module: Path = SOURCE) -> Path:

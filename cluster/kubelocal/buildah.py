@@ -45,5 +45,7 @@ def _storage_driver(store: Path) -> str:
 
 
 def forget() -> None:
-    """Remove what buildah keeps between builds besides the images: lock files and empty mount points, as a reboot would."""
+    """Remove what buildah keeps between builds besides the images: lock files and empty mount points, as a reboot
+    would.
+    """
     shutil.rmtree(_RUN_ROOT, ignore_errors=True)

@@ -1,7 +1,7 @@
 """What a build depends on, as one hash: so that an unchanged image costs a second and not a build.
 
-Only the files that COPY and ADD name are looked at. That is exact where hashing the whole directory would be slow (virtual
-environments, caches) and would rebuild for a change in a file that no image contains.
+Only the files that COPY and ADD name are looked at. That is exact where hashing the whole directory would be slow
+(virtual environments, caches) and would rebuild for a change in a file that no image contains.
 """
 
 from __future__ import annotations

@@ -190,7 +190,9 @@ def _answers_ok(port: int, path: str) -> bool:
 
 
 def _grant_dns(api: Api) -> None:
-    """CoreDNS reads Services, their endpoints, pods and namespaces; no bootstrap role of Kubernetes grants that to it."""
+    """CoreDNS reads Services, their endpoints, pods and namespaces; no bootstrap role of Kubernetes grants that
+    to it.
+    """
     name = "system:coredns"
     group = "rbac.authorization.k8s.io"
     path = f"/apis/{group}/v1"

@@ -1,7 +1,8 @@
 """The Debian packages that the cluster and the tests need, installed only if they are missing.
 
-None of their services is used: containerd, the brokers and Prometheus run with configurations of ours as our own processes.
-So none may start on installation: a `policy-rc.d` says so for as long as apt runs, where the machine has none of its own.
+None of their services is used: containerd, the brokers and Prometheus run with configurations of ours as our own
+processes. So none may start on installation: a `policy-rc.d` says so for as long as apt runs, where the machine has
+none of its own.
 """
 
 from __future__ import annotations

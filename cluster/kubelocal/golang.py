@@ -43,7 +43,9 @@ def ensure(report: Report) -> Path:
 
 
 def download(pinned: str, report: Report) -> Path:
-    """The directory of a module in Go's cache. `pinned`: `PATH@VERSION=CHECKSUM`. Raises ClusterError on another content."""
+    """The directory of a module in Go's cache. `pinned`: `PATH@VERSION=CHECKSUM`. Raises ClusterError on another
+    content.
+    """
     module, _, checksum = pinned.partition("=")
     go = ensure(report)
     with report.step(f"looking for the Go module {module}"):

@@ -1,7 +1,8 @@
-"""Images without a registry: built with buildah, kept as OCI archives in the cache, loaded into the cluster's containerd.
+"""Images without a registry: built with buildah, kept as OCI archives in the cache, loaded into the cluster's
+containerd.
 
-An archive is reused as long as what went into it is the same: the Dockerfile, the build arguments, the files that its COPY
-and ADD lines name, and the base image.
+An archive is reused as long as what went into it is the same: the Dockerfile, the build arguments, the files that its
+COPY and ADD lines name, and the base image.
 """
 
 from __future__ import annotations
@@ -113,8 +114,8 @@ def read(wanted: Recipe, path: str, report: Report) -> str:
 def push(wanted: Recipe, target: str, labels: Mapping[str, str], report: Report, *, plain_http: bool) -> str:
     """Pushes an image with these labels to a registry as *target* (REGISTRY/NAME:TAG); its digest there (`sha256:…`).
 
-    A release's image differs from the local build by its labels at least. That matters: kubelet takes one content under two
-    names, one pulled and one loaded, for an image that it has to pull again.
+    A release's image differs from the local build by its labels at least. That matters: kubelet takes one content under
+    two names, one pulled and one loaded, for an image that it has to pull again.
     """
     archive = build(wanted, report)
     buildah = Buildah()
@@ -152,7 +153,9 @@ def load(places: Places, archive: Path) -> bool:
 
 
 def alias(places: Places, name: str, other: str) -> None:
-    """Give a loaded image another name, in place of whatever has it: for a manifest that names what cannot be pulled here."""
+    """Give a loaded image another name, in place of whatever has it: for a manifest that names what cannot be pulled
+    here.
+    """
     runtime.ctr(places, "images", "tag", "--force", reference(name), reference(other))
 
 

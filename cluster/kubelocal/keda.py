@@ -1,8 +1,9 @@
-"""KEDA beside a running cluster, for benches that compare with it: built from its Go module, run as two plain processes.
+"""KEDA beside a running cluster, for benches that compare with it: built from its Go module, run as two plain
+processes.
 
-Nothing of KEDA is kept in this repository. Its module has replace directives, which only count in a main module: so its source is
-copied out of the module cache and built where it lies. The API server reaches the metrics adapter through a Service whose
-endpoint is the node's own address.
+Nothing of KEDA is kept in this repository. Its module has replace directives, which only count in a main module: so its
+source is copied out of the module cache and built where it lies. The API server reaches the metrics adapter through a
+Service whose endpoint is the node's own address.
 """
 
 from __future__ import annotations
@@ -135,7 +136,9 @@ def up(places: Places, report: Report) -> None:
 
 
 def _established(api: Api, definitions: Path) -> bool:
-    """Whether the API server has accepted every definition. (`kubectl wait` gives up on one that has no conditions yet.)"""
+    """Whether the API server has accepted every definition. (`kubectl wait` gives up on one that has no conditions
+    yet.)
+    """
     for path in definitions.glob("*.yaml"):
         group, _, plural = path.stem.partition("_")
         found = api.get(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{plural}.{group}") or {}

@@ -1,8 +1,8 @@
 """The node's own address and the pods' network.
 
 Pods are attached with the `ptp` plugin: each has its own veth and is routed by the host. With the `bridge` plugin, the
-answer of a Service's backend would go straight to the client on layer 2, past the address translation, unless the kernel
-has br_netfilter.
+answer of a Service's backend would go straight to the client on layer 2, past the address translation, unless the
+kernel has br_netfilter.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """OCI archives as files: what image one holds, and how to write one that holds a single static program.
 
-The sandbox image is written here and not with buildah, so that starting a cluster needs neither buildah nor a base image.
+The sandbox image is written here and not with buildah, so that starting a cluster needs neither buildah nor a base
+image.
 """
 
 from __future__ import annotations

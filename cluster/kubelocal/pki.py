@@ -41,8 +41,9 @@ class Authority(StrEnum):
     CLUSTER = "ca"
     ETCD = "etcd-ca"
     FRONT_PROXY = "front-proxy-ca"
-    """The aggregation layer trusts the user name in a header if the sender's certificate is from this authority, so it must
-    not be the one that signs ordinary clients."""
+    """The aggregation layer trusts the user name in a header if the sender's certificate is from this authority, so it
+    must not be the one that signs ordinary clients.
+    """
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ SOURCE = Path(__file__).resolve().parent.parent
 REPOSITORY = SOURCE.parent
 
 _RUNTIME_ROOT = Path("/run/greenfleet")
-"""Unix sockets live here: a path under a home directory may be longer than the 107 bytes that a socket address takes."""
+"""Unix sockets live here: a path under a home directory may be longer than the 107 bytes that a socket address
+takes.
+"""
 
 
 def cache() -> Path:

@@ -1,8 +1,8 @@
 """Long-lived processes: started in a session of their own, remembered in pid files, stopped by pid.
 
-A pid alone proves nothing: pids are reused. A pid file therefore also keeps when the process started (in clock ticks since
-boot) and in which boot. And because a pid file can be lost, each process carries a mark in its environment, which its
-children inherit (containerd's shims do); `marked` finds them all by it.
+A pid alone proves nothing: pids are reused. A pid file therefore also keeps when the process started (in clock ticks
+since boot) and in which boot. And because a pid file can be lost, each process carries a mark in its environment, which
+its children inherit (containerd's shims do); `marked` finds them all by it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from kubelocal.run import system_path, tail, wait_until, write_if_changed
 _MARK = "GREENFLEET_CLUSTER"
 _LOG_LIMIT_BYTES = 50_000_000
 _TERM_SECONDS = 3
-"""Enough to close files. The API server and etcd would wait much longer for clients that are about to be stopped too."""
+"""Enough to close files. The API server and etcd would wait much longer for clients that are about to be
+stopped too.
+"""
 
 _KILL_SECONDS = 5
 

@@ -23,7 +23,9 @@ _SHIM = "containerd-shim-runc-v2"
 _SHIM_SOCKETS = Path("/run/containerd/s")
 _CLEAN_END_SECONDS = 5
 _WEIGHTS = {"cpu.shares": 8 * 1024, "cpu.weight": 8 * 100}
-"""All pods together weigh as much as eight processes; by default a build beside them would get as much CPU as all of them."""
+"""All pods together weigh as much as eight processes; by default a build beside them would get as much CPU as all of
+them.
+"""
 
 _CONFIGURATION = """\
 version = 2
@@ -50,7 +52,7 @@ disabled_plugins = [
 
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{pause_image}"
-  # Without CAP_SYS_RESOURCE, which some virtual machines lack, nothing may lower its oom_score_adj, and no sandbox starts.
+  # Without CAP_SYS_RESOURCE nothing may lower its oom_score_adj, and no sandbox starts.
   restrict_oom_score_adj = true
   # So that everything to unmount is below one directory.
   netns_mounts_under_state_dir = true
@@ -156,7 +158,9 @@ def remove_everything(places: Places, supervisor: Supervisor) -> None:
 
 
 def _remove_shim_sockets(places: Places) -> None:
-    """A shim that was killed leaves its socket, in a place that all containerds share; it is named in the container's files."""
+    """A shim that was killed leaves its socket, in a place that all containerds share; it is named in the container's
+    files.
+    """
     for address in places.containerd_state.glob("io.containerd.runtime.v2.task/*/*/address"):
         socket = Path(address.read_text().removeprefix("unix://"))
         if socket.parent == _SHIM_SOCKETS:

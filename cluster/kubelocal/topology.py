@@ -25,8 +25,9 @@ NODE_ADDRESS = "198.19.255.1"
 CLUSTER_DOMAIN = "cluster.local"
 
 _PORTS_FROM, _PORTS_TO = 20_000, 29_900
-"""Below Kubernetes' NodePorts (30000) and Linux' ephemeral ports (32768), either of which could take one while a process
-is being restarted."""
+"""Below Kubernetes' NodePorts (30000) and Linux' ephemeral ports (32768), either of which could take one while a
+process is being restarted.
+"""
 
 
 class Kind(StrEnum):

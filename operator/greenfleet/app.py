@@ -64,7 +64,9 @@ class Identity:
 
     @classmethod
     def from_environment(cls) -> Identity:
-        """From POD_NAME and POD_NAMESPACE, which the chart sets; outside of a cluster, the host's name and `default`."""
+        """From POD_NAME and POD_NAMESPACE, which the chart sets; outside of a cluster, the host's name and
+        `default`.
+        """
         return cls(os.environ.get("POD_NAME") or socket.gethostname(), os.environ.get("POD_NAMESPACE") or "default")
 
 
@@ -191,7 +193,9 @@ def _monitoring(settings: Settings) -> Monitoring | None:
 
 
 async def _asked_to_leave(kopf_is_up: asyncio.Event) -> None:
-    """Until SIGTERM or SIGINT. With its own handlers kopf would give its sub-tasks five seconds before we hear of it."""
+    """Until SIGTERM or SIGINT. With its own handlers kopf would give its sub-tasks five seconds before we hear
+    of it.
+    """
     await kopf_is_up.wait()
     asked = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,9 +1,10 @@
 """Cron: windows that open at the times of an expression in a time zone and stay open for a duration. Pure.
 
-cronsim reads the expression and knows its days. The search for the last opening is ours, because every pool shares one event loop and
-the work needs a bound whatever a spec says: cronsim's own search goes on for fifty years, this one looks at the days of the longest
-duration, and at the times of one of them. Daylight saving time as in cron(8): a time that the clocks skip opens when they have been put
-forward, a time that comes twice opens once, and the duration is elapsed time.
+cronsim reads the expression and knows its days. The search for the last opening is ours, because every pool shares one
+event loop and the work needs a bound whatever a spec says: cronsim's own search goes on for fifty years, this one looks
+at the days of the longest duration, and at the times of one of them. Daylight saving time as in cron(8): a time that
+the clocks skip opens when they have been put forward, a time that comes twice opens once, and the duration is elapsed
+time.
 """
 
 from __future__ import annotations
@@ -43,11 +44,13 @@ def parse(expression: str) -> CronSim:
         name = str(error).removeprefix("Bad ")
         if name == "day-of-month" and fields[3] != "*" and _is_cron([*fields[:3], "*", fields[4]]):
             raise ValueError(
-                f"cron {expression!r} never opens: no month of {fields[3]!r} has a day of {fields[2]!r}; choose days that it has"
+                f"cron {expression!r} never opens: no month of {fields[3]!r} has a day of {fields[2]!r}; choose "
+                "days that it has"
             ) from None
         index = list(_BOUNDS).index(name) if name in _BOUNDS else 0
         raise ValueError(
-            f"cron field {name} {fields[index]!r} is outside {_BOUNDS.get(name, 'its bounds')}, or no number, range, list or step; "
+            f"cron field {name} {fields[index]!r} is outside {_BOUNDS.get(name, 'its bounds')}, or no number, "
+            "range, list or step; "
             f"write for example */2 or 1-5"
         ) from None
 

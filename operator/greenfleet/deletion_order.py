@@ -1,4 +1,6 @@
-"""Which pods a scale-in should take first. Pure; the Deployment's controller follows it where it can, and the drain is the guarantee."""
+"""Which pods a scale-in should take first. Pure; the Deployment's controller follows it where it can, and the drain is
+the guarantee.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from greenfleet.autoscaling.model import Pod, WorkerSample
 
 
 def deletion_order(pods: Iterable[Pod], workers: Iterable[WorkerSample]) -> tuple[str, ...]:
-    """Names of the pods that stay for now: never Ready first, then the least busy, then the youngest. A silent pod counts as busy."""
+    """Names of the pods that stay for now: never Ready first, then the least busy, then the youngest. A silent pod
+    counts as busy.
+    """
     held = {
         worker.pod: worker.threads_busy + worker.reserved
         for worker in workers

@@ -85,12 +85,14 @@ class Server(_Settings):
     def _is_a_base(cls, url: str) -> str:
         if "?" in url or "#" in url:
             raise ValueError(
-                "a base URL ends before `?` and `#`, since the path of each request is appended: write the parameters in "
+                "a base URL ends before `?` and `#`, since the path of each request is appended: write the "
+                "parameters in "
                 "queryParameters"
             )
         if not re.fullmatch(r"https?://[^\s@]+", url):
             raise ValueError(
-                "it has to be a base URL such as http://prometheus.monitoring:9090/prefix, without credentials: those are in "
+                "it has to be a base URL such as http://prometheus.monitoring:9090/prefix, without credentials: "
+                "those are in "
                 "bearerTokenFile or basicAuth"
             )
         return url
@@ -101,11 +103,13 @@ class Server(_Settings):
         for name, value in headers.items():
             if name.lower() in _RESERVED_HEADERS:
                 raise ValueError(
-                    f"{name!r} cannot be set here: use bearerTokenFile or basicAuth for credentials, and leave out the others"
+                    f"{name!r} cannot be set here: use bearerTokenFile or basicAuth for credentials, and leave out "
+                    "the others"
                 )
             if not _HEADER_NAME.fullmatch(name) or not value.isprintable():
                 raise ValueError(
-                    f"{name!r} is not the name of a header, or its value has characters that no header may have: correct it"
+                    f"{name!r} is not the name of a header, or its value has characters that no header may have: "
+                    "correct it"
                 )
         return headers
 
@@ -133,13 +137,13 @@ class Source(_Settings):
     """One way to read the depth of all queues with one query."""
 
     selector: str = ""
-    """A plain series selector, such as `my_depth{job="x"}`: no function and no operator, for the operator asks for its samples
-    with their times. May be left out for a built-in source, whose own it has then.
+    """A plain series selector, such as `my_depth{job="x"}`: no function and no operator, for the operator asks for its
+    samples with their times. May be left out for a built-in source, whose own it has then.
     """
     queue_label: str = "queue"
     namespaces: list[str] = []
-    """Namespaces whose targets may speak for the queues of any pool, by the target label `namespace`; "" means targets without
-    that label. All others speak for pools of their own namespace only.
+    """Namespaces whose targets may speak for the queues of any pool, by the target label `namespace`; "" means targets
+    without that label. All others speak for pools of their own namespace only.
     """
 
 
@@ -149,7 +153,9 @@ BUILT_IN_SOURCES: dict[str, Source] = {
     "rabbitmq": Source(selector="rabbitmq_queue_messages_ready", queue_label="queue"),
     "redis-exporter": Source(selector="redis_key_size", queue_label="key"),
 }
-"""Sources that every operator knows. A source of the same name in the configuration takes their place, field by field."""
+"""Sources that every operator knows. A source of the same name in the configuration takes their place, field by
+field.
+"""
 
 
 class Prometheus(_Settings):
@@ -190,7 +196,8 @@ def _completed(name: str, source: Source) -> Source:
     built_in = BUILT_IN_SOURCES.get(name)
     if built_in is None:
         raise ValueError(
-            f"prometheus.sources.{name}.selector is '': it has to select the series with the depths of all queues: write "
+            f"prometheus.sources.{name}.selector is '': it has to select the series with the depths of all queues: "
+            "write "
             'one, such as my_depth{job="x"}'
         )
     return built_in.model_copy(

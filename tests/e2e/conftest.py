@@ -1,4 +1,6 @@
-"""One real cluster for all end-to-end tests: images from the Dockerfile, charts by helm, brokers and Prometheus inside."""
+"""One real cluster for all end-to-end tests: images from the Dockerfile, charts by helm, brokers and Prometheus
+inside.
+"""
 
 from __future__ import annotations
 

@@ -61,7 +61,9 @@ def installed(cluster: Cluster) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def pool(installed: Cluster) -> str:
-    """examples/minimal.yaml with this app, image and queue in it, and what lets a test see its end: where feeds are, a short cooldown."""
+    """examples/minimal.yaml with this app, image and queue in it, and what lets a test see its end: where feeds are, a
+    short cooldown.
+    """
     body = yaml.safe_load((demo_stage.REPOSITORY / "examples" / "minimal.yaml").read_text(encoding="utf-8"))
     example = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))["spec"]
     body["metadata"]["name"] = POOL

@@ -1,4 +1,6 @@
-"""A release in a real registry: the cluster pulls it from there by digest, an operator is upgraded to it and rolled back."""
+"""A release in a real registry: the cluster pulls it from there by digest, an operator is upgraded to it and rolled
+back.
+"""
 
 from __future__ import annotations
 

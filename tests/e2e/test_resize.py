@@ -1,8 +1,8 @@
 """How fast green threads follow the operator: from its patch to the last of twenty workers, through kubelet and a file.
 
-The workers are plain pods of the worker image without an operator, so that nobody else patches them; they are patched as the
-operator does it (`greenfleet.controller.actuator`: once, touched again half a second later, repeated after five), and asked for
-`greenworker_threads_limit`.
+The workers are plain pods of the worker image without an operator, so that nobody else patches them; they are patched
+as the operator does it (`greenfleet.controller.actuator`: once, touched again half a second later, repeated after
+five), and asked for `greenworker_threads_limit`.
 """
 
 from __future__ import annotations
@@ -152,7 +152,10 @@ def state(api: Api, name: str) -> str:
     """For a failure's message."""
     found = api.get(f"{PODS}/{name}")
     status = found["status"]["containerStatuses"][0]
-    return f"{name} {found['metadata']['annotations']} {status['restartCount']} restarts, has {limit(found['status']['podIP'])}"
+    return (
+        f"{name} {found['metadata']['annotations']} {status['restartCount']} restarts, has "
+        f"{limit(found['status']['podIP'])}"
+    )
 
 
 @pytest.mark.slow

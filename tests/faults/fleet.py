@@ -1,4 +1,6 @@
-"""Workers that are kept alive as kubelet keeps pods: who ends is started anew, who fails its liveness probe is killed."""
+"""Workers that are kept alive as kubelet keeps pods: who ends is started anew, who fails its liveness probe is
+killed.
+"""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 Pure: text and intervals in, a `Verdict` out. All times are seconds of one machine's monotonic clock.
 
-A task is *lost* if the broker had confirmed its message and it was never done. It may be done *twice* where the guarantee table
-(docs/guarantees.md) says so. Each repetition needs a cause of its own: a fault that touched a worker, or the connection or the broker
-of a worker, while that worker had a message of this task in its hands.
+A task is *lost* if the broker had confirmed its message and it was never done. It may be done *twice* where the
+guarantee table (docs/guarantees.md) says so. Each repetition needs a cause of its own: a fault that touched a worker,
+or the connection or the broker of a worker, while that worker had a message of this task in its hands.
 """
 
 from __future__ import annotations
@@ -14,16 +14,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 IN_FLIGHT_SECONDS = 1.0
-"""A delivery or a settlement is on its way for so long at most: a fault that soon before the worker has seen the message, or after it
-has settled it, may still repeat it."""
+"""A delivery or a settlement is on its way for so long at most: a fault that soon before the worker has seen the
+message, or after it has settled it, may still repeat it.
+"""
 
 UNSETTLED_SECONDS = 2.0
-"""A worker that lives settles a message so soon after its task has ended. A fault after that explains nothing, whatever the worker did."""
+"""A worker that lives settles a message so soon after its task has ended. A fault after that explains nothing, whatever
+the worker did.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """One task that the producer published. *after*: the task whose end publishes this one, or "" for the producer itself."""
+    """One task that the producer published. *after*: the task whose end publishes this one, or "" for the producer
+    itself.
+    """
 
     identity: str
     kind: str
@@ -32,7 +37,9 @@ class Sent:
     """None: publishing failed, and the message may or may not exist."""
     after: tuple[str, ...] = ()
     tried_until: float = 0.0
-    """When the producer had its confirmation, or gave up. Before that it may have published more than once, if its kind retries."""
+    """When the producer had its confirmation, or gave up. Before that it may have published more than once, if its kind
+    retries.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +127,9 @@ def parse(lines: Iterable[str]) -> list[Event]:
 def judge(
     sent: Sequence[Sent], events: Sequence[Event], disruptions: Sequence[Disruption], due: float = float("inf")
 ) -> Verdict:
-    """The verdict over a whole run, after everything has come to rest. What is first done after *due* (monotonic) is late."""
+    """The verdict over a whole run, after everything has come to rest. What is first done after *due* (monotonic) is
+    late.
+    """
     history: dict[str, list[Event]] = defaultdict(list)
     for event in sorted(events, key=lambda each: each.at):
         history[event.identity].append(event)

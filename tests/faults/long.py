@@ -1,4 +1,5 @@
-"""The long form: one run after another on every broker until the time is over. The last line is the sum, as one JSON object.
+"""The long form: one run after another on every broker until the time is over. The last line is the sum, as one JSON
+object.
 
 python -m tests.faults.long --hours 2 --seed 1
 """

@@ -1,4 +1,6 @@
-"""A memory limit for processes of this test run, by a cgroup of version 1 or 2: who goes beyond it is killed by the kernel."""
+"""A memory limit for processes of this test run, by a cgroup of version 1 or 2: who goes beyond it is killed by the
+kernel.
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,9 @@ LOST_SECONDS = 1.0
 """Both sides of a connection know so soon that it is lost."""
 
 LIMIT_BYTES = 64 * 1024 * 1024
-"""What a worker may allocate more while its memory is limited; the task that takes its memory asks for four times that."""
+"""What a worker may allocate more while its memory is limited; the task that takes its memory asks for four
+times that.
+"""
 
 SIGKILLED = -9
 
@@ -155,7 +157,9 @@ class Nemesis:
     # workers
 
     def _drain(self) -> None:
-        """A pod is deleted, evicted, or scaled in: SIGTERM, and a new one comes. A task that outlasts the drain is requeued."""
+        """A pod is deleted, evicted, or scaled in: SIGTERM, and a new one comes. A task that outlasts the drain is
+        requeued.
+        """
         member = self._any_member()
         with self._noted("drain", member.worker.name, may_repeat=False):
             self._fleet.replace(member)
@@ -199,7 +203,9 @@ class Nemesis:
             self._producer.app.send_task("fault_app.spin", (12,), queue=self._producer.queue)
 
     def _out_of_memory(self) -> None:
-        """A task takes more memory than its worker may have: the kernel kills the worker. See `finish` for who it was."""
+        """A task takes more memory than its worker may have: the kernel kills the worker. See `finish` for who
+        it was.
+        """
         before = len(self._fleet.ended)
         for member in self._fleet.members:
             worker = member.worker

@@ -2,7 +2,8 @@
 
     python -m tests.faults.run --broker redis --seed 7 --seconds 70
 
-A run that broke the promise keeps its directory: the producer's journal, the tasks' log, the workers' logs, the disruptions.
+A run that broke the promise keeps its directory: the producer's journal, the tasks' log, the workers' logs, the
+disruptions.
 """
 
 # mypy: disable-error-code="no-untyped-call,attr-defined"
@@ -33,12 +34,14 @@ from tests.integration.worker.lanes import Lane, RabbitLane, RedisLane
 
 BROKERS = ("redis", "classic", "quorum", "sentinel", "cluster")
 QUIET_SECONDS = 75.0
-"""So long until everything is done after the last fault: a dead worker's messages are back within 25 s, a connection that is silent
-is noticed within 60. What is done after that is late.
+"""So long until everything is done after the last fault: a dead worker's messages are back within 25 s, a connection
+that is silent is noticed within 60. What is done after that is late.
 """
 
 LATE_SECONDS = 120.0
-"""So much longer the run goes on while something is owed: a machine that others use as well is slow. Then what is not done is lost."""
+"""So much longer the run goes on while something is owed: a machine that others use as well is slow. Then what is not
+done is lost.
+"""
 
 
 KINDS = {"cluster": "quorum"}
@@ -59,7 +62,9 @@ def run(
     size: int = 3,
     own_clocks: bool = False,
 ) -> Verdict:
-    """Every kind of disruption *rounds* times, or for *seconds* if given. Raises AssertionError if the fleet does not start."""
+    """Every kind of disruption *rounds* times, or for *seconds* if given. Raises AssertionError if the fleet does not
+    start.
+    """
     rng = random.Random(seed)
     (directory / "broker").mkdir(parents=True)
     (directory / "results").mkdir()

@@ -1,4 +1,5 @@
-"""The short form of the fault runs: a fleet of real workers on a real broker, every kind of disruption once, nothing lost.
+"""The short form of the fault runs: a fleet of real workers on a real broker, every kind of disruption once, nothing
+lost.
 
 `make faults` is the long form. A failure prints the seed, the verdict and where the history is.
 """

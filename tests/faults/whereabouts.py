@@ -26,9 +26,12 @@ IDENTITY = re.compile(rb'"(t\d+)"')
 """A task's own comes first in its message, those of the rest of its chain and of its chord's body after it."""
 
 SHOWN = (
-    "greenworker_threads_busy", "greenworker_threads_limit", "greenworker_tasks_reserved", "greenworker_tasks_scheduled",
+    "greenworker_threads_busy",
+    "greenworker_threads_limit",
+    "greenworker_tasks_reserved",
+    "greenworker_tasks_scheduled",
     "greenworker_hub_busy_seconds_total",
-)  # fmt: skip
+)
 
 
 def depths(server: Redis | Sentinel | RabbitMQ) -> dict[str, tuple[int, int]]:
@@ -45,7 +48,9 @@ def depths(server: Redis | Sentinel | RabbitMQ) -> dict[str, tuple[int, int]]:
 
 
 def messages(server: Redis | Sentinel | RabbitMQ) -> dict[str, list[str]]:
-    """Identity of a task → the queues with a message of it. RabbitMQ's ready messages are taken out: call it at the end."""
+    """Identity of a task → the queues with a message of it. RabbitMQ's ready messages are taken out: call it at the
+    end.
+    """
     found: dict[str, list[str]] = defaultdict(list)
     if not isinstance(server, RabbitMQ):
         client = server.client()

@@ -19,9 +19,19 @@ from tests.faults.history import Sent
 from tests.integration.worker.harness import Producer
 
 WEIGHTS = {
-    "short": 40, "long": 4, "cpu": 10, "eta": 8, "retry": 8, "chain": 4, "group": 3, "chord": 2, "forwarded": 3, "limited": 8,
-    "early": 6, "priority": 4,
-}  # fmt: skip
+    "short": 40,
+    "long": 4,
+    "cpu": 10,
+    "eta": 8,
+    "retry": 8,
+    "chain": 4,
+    "group": 3,
+    "chord": 2,
+    "forwarded": 3,
+    "limited": 8,
+    "early": 6,
+    "priority": 4,
+}
 """How often each kind of task is sent."""
 
 LONG_SECONDS = 9.0

@@ -1,6 +1,7 @@
 """Profiles: quick by default, `HYPOTHESIS_PROFILE=long` (make test-property-long) for ≥ 10,000 traces.
 
-The quick one tries the same examples every time, so that a red run is red for the next person too; the long one explores.
+The quick one tries the same examples every time, so that a red run is red for the next person too; the long one
+explores.
 """
 
 import os

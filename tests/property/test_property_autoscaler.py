@@ -132,7 +132,8 @@ def test_constant_input_reaches_a_fixed_point_and_stays(world: World, trace: lis
         world.tick(rate)
         waiting.append(world.backlog)
     assume(waiting[-170] <= max(waiting[-1], 4 * rate + 10))  # a backlog that is still worked off is no constant input
-    # A fraction of a worker that is missing comes when what piles up has used up the patience, which may take longer than this test.
+    # A fraction of a worker that is missing comes when what piles up has used up the patience, which may take longer
+    # than this test.
     assume(waiting[-1] <= waiting[-60] + 1 or world.replicas >= world.spec.replicas_max)
     settled = (world.replicas, world.threads)
     for _ in range(60):
@@ -175,7 +176,8 @@ def test_restart_at_any_tick_changes_nothing_after_one_window(world: World, trac
         world.tick(rate)
         twin.tick(rate)
     assume(waiting[-170] <= max(min(world.backlog, twin.backlog), 4 * rate + 10))
-    # The last fraction of a worker is added late and kept (docs/scaling-figures.md), so two fleets may rest one worker apart.
+    # The last fraction of a worker is added late and kept (docs/scaling-figures.md), so two fleets may rest one worker
+    # apart.
     assert abs(world.replicas - twin.replicas) <= 1
     # A worker may have just gone: green threads fall to the most of the last minute.
     if world.threads != twin.threads:

@@ -37,7 +37,9 @@ def steady(runtime: float, cpu: float, cores: float, workers: float, lag: float 
 def test_green_threads_never_grow_on_run_time_that_they_inflated_themselves(
     runtime: float, cpu: float, cores: float, workers: float
 ) -> None:
-    """A worker is full with S/k·cores green threads; with chance and a burst at the start it gets at most half as many more."""
+    """A worker is full with S/k·cores green threads; with chance and a burst at the start it gets at most half as many
+    more.
+    """
     run = simulate(steady(runtime, cpu, cores, workers), law_named("greenfleet"), 1)
     late = [second for second in run.seconds if second.at > SECONDS / 2]
     full = cores * runtime / cpu + 1
@@ -46,7 +48,9 @@ def test_green_threads_never_grow_on_run_time_that_they_inflated_themselves(
 
 
 def test_a_constant_load_keeps_its_run_time() -> None:
-    """60 tasks a second of 2 s of I/O and 50 ms of CPU, on three workers of 0.95 cores: run time had trebled for nothing."""
+    """60 tasks a second of 2 s of I/O and 50 ms of CPU, on three workers of 0.95 cores: run time had trebled for
+    nothing.
+    """
     run = simulate(steady(2.0, 0.05, 0.95, 60 * 0.05 / 0.95), law_named("greenfleet"), 1)
     assert run.figures.runtime_inflation <= 1.3
     assert run.figures.violated_seconds == 0

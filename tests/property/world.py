@@ -39,7 +39,9 @@ class FluidPod:
     runtime_sum: float = 0.0
     cpu: float = 0.0
     hub: float = 0.0
-    """Busy for as long as it has CPU, at the machine's full speed, until the limit throttles it; from then on all the time."""
+    """Busy for as long as it has CPU, at the machine's full speed, until the limit throttles it; from then on all the
+    time.
+    """
 
 
 @dataclass
@@ -67,7 +69,8 @@ class World:
             pod.ready_at = self.now - 60
             pod.created_at = self.now - 64
 
-    # --- the fleet ------------------------------------------------------------------------------------------------------
+    # --- the fleet
+    # ------------------------------------------------------------------------------------------------------
 
     def _obey(self, replicas: int, first: tuple[str, ...] = ()) -> None:
         self.replicas = replicas
@@ -111,7 +114,8 @@ class World:
         able = TICK * min(pod.limit / self.runtime, self.spec.cpu_limit_cores / self.cpu)
         return min(able, self.backlog / len(serving))
 
-    # --- what is seen ---------------------------------------------------------------------------------------------------
+    # --- what is seen
+    # ---------------------------------------------------------------------------------------------------
 
     def sample(self) -> Sample:
         return Sample(
@@ -163,7 +167,8 @@ class World:
         self.state = initial_state(learned, self.now)
 
 
-# --- lies that Prometheus has told somebody -------------------------------------------------------------------------------
+# --- lies that Prometheus has told somebody
+# -------------------------------------------------------------------------------
 
 
 def unreachable(sample: Sample, now: float) -> Sample:

@@ -1,4 +1,6 @@
-"""One redaction on both sides: no part of a password leaves, in whatever URL it stands, and no text costs more than its length."""
+"""One redaction on both sides: no part of a password leaves, in whatever URL it stands, and no text costs more than its
+length.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What differs between the supported versions of Celery and kombu, and the private names of theirs that the worker relies on."""
+"""What differs between the supported versions of Celery and kombu, and the private names of theirs that the worker
+relies on.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,9 @@ def declares_quorum_queues(app: Any, driver_type: str) -> bool:
 
 
 def with_static_prefetch(app: Any, connection: Any) -> Any:
-    """*connection*, whose consumer may read quorum queues. Before 5.5 Celery asks for a prefetch count of the whole channel, which
-    RabbitMQ refuses on them (``540 NOT_IMPLEMENTED``); it asks for one of each consumer where the transport says that it speaks AMQP 0-9-1
-    to the letter.
+    """*connection*, whose consumer may read quorum queues. Before 5.5 Celery asks for a prefetch count of the whole
+    channel, which RabbitMQ refuses on them (``540 NOT_IMPLEMENTED``); it asks for one of each consumer where the
+    transport says that it speaks AMQP 0-9-1 to the letter.
     """
     if not _has_setting("detect_quorum_queues") and declares_quorum_queues(app, connection.transport.driver_type):
         connection.transport.qos_semantics_matches_spec = lambda _connection: True
@@ -26,15 +28,17 @@ def with_static_prefetch(app: Any, connection: Any) -> Any:
 
 
 def prefetch_is_static(consumer: Any) -> bool:
-    """Whether the prefetch count of Celery's *consumer* is fixed for the life of each of its consumers: with quorum queues."""
+    """Whether the prefetch count of Celery's *consumer* is fixed for the life of each of its consumers: with quorum
+    queues.
+    """
     if hasattr(consumer, "qos_global"):
         return consumer.qos_global is False
     return declares_quorum_queues(consumer.app, consumer.connection.transport.driver_type)  # Celery 5.6
 
 
 def keep_prefetch_count(consumer: Any, count: int) -> None:
-    """After a lost connection Celery 5.3 always begins with a smaller prefetch count and restores it task by task, against live
-    resize. From 5.4 on ``worker_enable_prefetch_count_reduction`` says so.
+    """After a lost connection Celery 5.3 always begins with a smaller prefetch count and restores it task by task,
+    against live resize. From 5.4 on ``worker_enable_prefetch_count_reduction`` says so.
     """
     if not _has_setting("enable_prefetch_count_reduction"):
         consumer.initial_prefetch_count = count
@@ -63,7 +67,9 @@ class Private:
     """``module:Class.name``; what comes last may also be an attribute that only the class's own code sets."""
     reason: str
     parameters: tuple[str, ...] | None = None
-    """The first parameters of what is called or overridden, without ``self``. None: it is not called, or by nobody who names them."""
+    """The first parameters of what is called or overridden, without ``self``. None: it is not called, or by nobody who
+    names them.
+    """
     since: str = ""
     """The first version of the library that has it; earlier ones do without, and so does the worker."""
 
@@ -87,7 +93,11 @@ PRIVATE = (
     Private(f"{_CONSUMER}._flush_events", "task events are sent together", ()),
     Private(f"{_CONSUMER}._schedule_bucket_request", "rate limits hold for what waits for a thread", ("bucket",)),
     Private(f"{_CONSUMER}._update_prefetch_count", "live resize", ("index",)),
-    Private(f"{_CONSUMER}._limit_post_eta", "a rate limit after an ETA is no longer held for the ETA", ("request", "bucket", "tokens")),
+    Private(
+        f"{_CONSUMER}._limit_post_eta",
+        "a rate limit after an ETA is no longer held for the ETA",
+        ("request", "bucket", "tokens"),
+    ),
     Private(f"{_CONSUMER}._maximum_prefetch_restored", "5.3 cannot be told to keep its prefetch count"),
     Private(f"{_CONSUMER}.apply_eta_task", "what is held for an ETA is known", ("task",)),
     Private(f"{_CONSUMER}.on_connection_error_after_connected", "the prefetch count is kept", ("exc",)),
@@ -99,18 +109,23 @@ PRIVATE = (
     Private(f"{_CONSUMER}.on_close", "what has not started goes back", ()),
     Private(f"{_CONSUMER}.create_task_handler", "each message is looked at first"),
     Private(
-        "celery.worker.loops:synloop", "our loop is called as Celery's",
+        "celery.worker.loops:synloop",
+        "our loop is called as Celery's",
         ("obj", "connection", "consumer", "blueprint", "hub", "qos", "heartbeat", "clock", "hbrate"),
     ),
     Private(
-        "celery.worker.request:Request._announce_revoked", "settled whatever the result backend says",
+        "celery.worker.request:Request._announce_revoked",
+        "settled whatever the result backend says",
         ("reason", "terminated", "signum", "expired"),
     ),
     Private("celery.worker.request:Request._already_cancelled", "a task that a drain has ended has not failed"),
     Private("celery.worker.request:Request._context", "a dead letter is recorded as the task's failure"),
-    Private("celery.worker.request:Request._eta_timer_entry", "a drain takes back what is held for an ETA", since="5.7"),
     Private(
-        "celery.worker.request:Request.on_failure", "the message is kept until the task's end is published",
+        "celery.worker.request:Request._eta_timer_entry", "a drain takes back what is held for an ETA", since="5.7"
+    ),
+    Private(
+        "celery.worker.request:Request.on_failure",
+        "the message is kept until the task's end is published",
         ("exc_info", "send_failed_event", "return_ok"),
     ),
     Private("celery.worker.request:Request.on_timeout", "hard time limits on green threads", ("soft", "timeout")),
@@ -122,7 +137,8 @@ PRIVATE = (
     Private("celery.worker.pidbox:gPidbox._resets", "the same"),
     Private("celery.worker.control:Panel.meta", "which remote commands only read"),
     Private(
-        "celery.app.task:Task.retry", "RETRY is stored before the retry is published",
+        "celery.app.task:Task.retry",
+        "RETRY is stored before the retry is published",
         ("args", "kwargs", "exc", "throw", "eta", "countdown", "max_retries"),
     ),
     Private("celery.backends.base:Backend.mark_as_retry", "the same", ("task_id", "exc", "traceback", "request")),
@@ -130,13 +146,19 @@ PRIVATE = (
     # kombu
     Private("kombu.message:Message._decoded_cache", "a body is decoded once"),
     Private("kombu.message:Message._state", "a message that went back another way is settled"),
-    Private("kombu.messaging:Consumer._active_tags", "consumers are cancelled without waiting; whose queue a message is from"),
+    Private(
+        "kombu.messaging:Consumer._active_tags",
+        "consumers are cancelled without waiting; whose queue a message is from",
+    ),
     Private("kombu.messaging:Consumer._queues", "several consumers for each quorum queue"),
     Private("kombu.messaging:Consumer._tags", "the same"),
     Private("kombu.messaging:Consumer._receive_callback", "the same", ("message",)),
     Private("kombu.connection:Connection._connection", "a lost connection is not replaced without a word"),
     Private("kombu.connection:Connection._ensure_connection", "the same"),
-    Private("kombu.connection:Connection.qos_semantics_matches_spec", "the prefetch count of quorum queues before Celery 5.5"),
+    Private(
+        "kombu.connection:Connection.qos_semantics_matches_spec",
+        "the prefetch count of quorum queues before Celery 5.5",
+    ),
     Private(f"{_VIRTUAL}:Transport._avail_channels", "the unacked store uses the channel that has just connected"),
     Private(f"{_VIRTUAL}:Transport._deliver", "a message that was fetched is handed to Celery", ("message", "queue")),
     Private(f"{_VIRTUAL}:QoS._delivered", "what a channel has delivered"),
@@ -156,16 +178,22 @@ PRIVATE = (
     Private(f"{_REDIS}:MultiChannelPoller.on_poll_init", "the same", ("poller",)),
     Private(f"{_REDIS}:MultiChannelPoller.on_poll_start", "the same", ()),
     Private(f"{_REDIS}:MultiChannelPoller.maybe_restore_messages", "the unacked store restores by itself", ()),
-    Private(f"{_REDIS}:MultiChannelPoller.maybe_refresh_binding_expiry", "bindings with a time to live", (), since="5.7"),
+    Private(
+        f"{_REDIS}:MultiChannelPoller.maybe_refresh_binding_expiry", "bindings with a time to live", (), since="5.7"
+    ),
     Private(f"{_REDIS}:QoS.restore_by_tag", "messages of `basic_get`", ("tag", "client")),
     Private(f"{_REDIS}:PrefixedStrictRedis", "a prefix before each key"),
     Private("kombu.utils.scheduling:priority_cycle", "the order of the queues"),
     Private("kombu.utils.json:object_hook", "one decoder for all messages"),
     Private("kombu.utils.compat:detect_environment", "whether kombu knows that it is green", ()),
     # py-amqp
-    Private("amqp.channel:Channel._on_basic_deliver", "what is unsettled, by consumer", ("consumer_tag", "delivery_tag")),
+    Private(
+        "amqp.channel:Channel._on_basic_deliver", "what is unsettled, by consumer", ("consumer_tag", "delivery_tag")
+    ),
     Private("amqp.channel:Channel._do_revive", "tags of a closed channel mean nothing", ()),
-    Private("amqp.channel:Channel.basic_ack", "acknowledgements travel together", ("delivery_tag", "multiple", "argsig")),
+    Private(
+        "amqp.channel:Channel.basic_ack", "acknowledgements travel together", ("delivery_tag", "multiple", "argsig")
+    ),
     Private("amqp.connection:Connection._transport", "whether the connection is open"),
     Private("amqp.connection:Connection.on_inbound_frame", "the socket is read in large pieces"),
     Private("amqp.connection:Connection.blocking_read", "the same", ("timeout",)),
@@ -190,7 +218,8 @@ PRIVATE = (
     Private("eventlet.greenthread:kill", "time limits and the end of a drain", ("g",)),
     Private("eventlet.greenio:GreenSocket", "whether sockets are green"),
     Private("celery.concurrency.eventlet:Timer", "ETA, rate limits and heartbeats"),
-)  # fmt: skip
-"""Of Celery, kombu, py-amqp, billiard and Eventlet, in all supported versions. A test looks for each of them in the version that is installed,
-and for private names in the worker's code that are not here. So a new version of Celery that renames one fails there, by name.
+)
+"""Of Celery, kombu, py-amqp, billiard and Eventlet, in all supported versions. A test looks for each of them in the
+version that is installed, and for private names in the worker's code that are not here. So a new version of Celery that
+renames one fails there, by name.
 """

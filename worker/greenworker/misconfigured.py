@@ -50,7 +50,9 @@ class MisconfiguredError(Exception):
 
 
 def or_exit(check: Callable[Arguments, Result], *args: Arguments.args, **more: Arguments.kwargs) -> Result:
-    """For checks that are possible only once Celery runs, where an exception would be Celery's. Returns what *check* returns."""
+    """For checks that are possible only once Celery runs, where an exception would be Celery's. Returns what *check*
+    returns.
+    """
     try:
         return check(*args, **more)
     except MisconfiguredError as error:
@@ -63,8 +65,8 @@ def refuse(error: MisconfiguredError) -> NoReturn:
 
 
 def last_words(text: str, termination_log: str) -> None:
-    """Leave what went wrong in the termination log, in one line without passwords. The container's log is not shown by Kubernetes'
-    API in its place: nobody knows what an application writes there.
+    """Leave what went wrong in the termination log, in one line without passwords. The container's log is not shown by
+    Kubernetes' API in its place: nobody knows what an application writes there.
     """
     with suppress(OSError):
         Path(termination_log).write_text(" ".join(redacted(text).split())[:LAST_WORDS_CHARACTERS] + "\n")

@@ -1,7 +1,8 @@
 """What a message says of its task, in either of Celery's protocols.
 
-Protocol 2 has the task's name in the headers. Protocol 1, which old producers and several clients in other languages write, has it in the
-body; kombu keeps what it has decoded, so that Celery does not decode it again. Standard library only.
+Protocol 2 has the task's name in the headers. Protocol 1, which old producers and several clients in other languages
+write, has it in the body; kombu keeps what it has decoded, so that Celery does not decode it again. Standard library
+only.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ UNKNOWN = "unknown"
 
 
 class Head(NamedTuple):
-    """*task* is empty and *eta* None where the message does not say; *eta* is ISO 8601 as a rule, and whatever was sent."""
+    """*task* is empty and *eta* None where the message does not say; *eta* is ISO 8601 as a rule, and whatever was
+    sent.
+    """
 
     task: str
     eta: Any
@@ -38,7 +41,9 @@ def head_of(message: Any) -> Head:
 
 
 def number_of(said: Any) -> float | None:
-    """A finite number that a message says, or the Unix seconds of a date; None for anything else. Anybody may have written it."""
+    """A finite number that a message says, or the Unix seconds of a date; None for anything else. Anybody may have
+    written it.
+    """
     try:
         number = float(said.timestamp() if hasattr(said, "timestamp") else said)
     except (TypeError, ValueError, OverflowError, OSError):

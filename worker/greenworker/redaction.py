@@ -1,7 +1,8 @@
-"""What must not be read by others is taken out of every text that leaves: logs, the termination message, answers of the metrics port.
+"""What must not be read by others is taken out of every text that leaves: logs, the termination message, answers of the
+metrics port.
 
-The operator has the same function, in a package that may not be imported here; `tests/unit/test_redaction.py` holds both to one table.
-Standard library only.
+The operator has the same function, in a package that may not be imported here; `tests/unit/test_redaction.py` holds
+both to one table. Standard library only.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ LIMIT_CHARACTERS = 65_536
 _HIDDEN = "***"
 _AUTHORITY = re.compile(r"://([^\s/?#]*)")
 _NO_SECRET = re.compile(r"(\[[\w:.%]*\]|[^:]*)(:\d{0,5}(?!\w).*)?", re.DOTALL)
-"""A host with or without a port. What stands there else is a user and the beginning of a password, whose end was cut off."""
+"""A host with or without a port. What stands there else is a user and the beginning of a password, whose end was cut
+off.
+"""
 _NAMES = r"(?:passw(?:or)?d|passphrase|pwd|secret|token|api_?key|access_?key)"
 _IN_QUERY = re.compile(rf"[?&;]\w{{0,40}}{_NAMES}=", re.IGNORECASE)
 _QUOTED = re.compile(rf"""({_NAMES}["'] ?[:=] ?["'])[^"'\n]*""", re.IGNORECASE)
@@ -24,8 +27,9 @@ _ASSIGNED = re.compile(rf"""({_NAMES} ?= ?)("[^"\n]*"?|'[^'\n]*'?|[^\s,;&"']+)""
 def redacted(text: str) -> str:
     """*text* without the credentials of any URL in it, and without what is called a password.
 
-    Of a line with a URL everything between the first ``://`` and the last ``@`` goes: users forget to escape blanks, quotes, ``/``,
-    ``#``, ``?`` and ``@`` in a password, and where a password ends is then anybody's guess. Takes time in proportion to the length.
+    Of a line with a URL everything between the first ``://`` and the last ``@`` goes: users forget to escape blanks,
+    quotes, ``/``, ``#``, ``?`` and ``@`` in a password, and where a password ends is then anybody's guess. Takes time
+    in proportion to the length.
     """
     if len(text) > LIMIT_CHARACTERS:
         text = text[:LIMIT_CHARACTERS] + " … (cut)"

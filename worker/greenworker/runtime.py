@@ -1,5 +1,5 @@
-"""What the parts of one worker process share. Made by the launcher before Celery starts, and passed on with the app: Celery makes its
-pool, its consumers, steps and requests itself, and gives each of them the app.
+"""What the parts of one worker process share. Made by the launcher before Celery starts, and passed on with the app:
+Celery makes its pool, its consumers, steps and requests itself, and gives each of them the app.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ COMING_UP = "coming up"
 STARTUP_SECONDS = 300.0
 """Importing an app on a slow node takes its time, and nothing ticks meanwhile."""
 COMING_UP_SECONDS = 60.0
-"""For so long the startup probe waits for a worker that consumes: then kubelet asks at once whether it is ready, and the operator knows
-that no start has to be sped up any more. After it, the broker is away, which is no reason for a restart."""
+"""For so long the startup probe waits for a worker that consumes: then kubelet asks at once whether it is ready, and
+the operator knows that no start has to be sped up any more. After it, the broker is away, which is no reason for a
+restart.
+"""
 
 
 class Runtime:
@@ -62,7 +64,9 @@ class Runtime:
 
     @classmethod
     def of(cls, app: Any) -> Runtime:
-        """The runtime of the worker of *app*. Raises AttributeError in a process that `greenworker` has not launched."""
+        """The runtime of the worker of *app*. Raises AttributeError in a process that `greenworker` has not
+        launched.
+        """
         found: Runtime = app.greenworker
         return found
 
@@ -96,7 +100,9 @@ class Runtime:
         return f"the hub has not ticked for {silent:.1f} s" if silent > limit else ""
 
     def health(self) -> str:
-        """`unhealthy`, for probes: one that comes during the start waits a moment for the worker to consume, so that it need not fail first."""
+        """`unhealthy`, for probes: one that comes during the start waits a moment for the worker to consume, so that it
+        need not fail first.
+        """
         until = monotonic() + PROBE_WAIT_SECONDS
         while (problem := self.unhealthy()) == COMING_UP and monotonic() < until:
             native.sleep(0.02)
@@ -109,8 +115,8 @@ class Runtime:
         return "" if self.consuming else "not consuming yet"
 
     def task_ended(self, task: Any) -> None:
-        """In the hub: was it this task that kept the hub from ticking? Who keeps the interpreter leaves no other trace. Those that
-        end after it and before the hub ticks again only had to wait.
+        """In the hub: was it this task that kept the hub from ticking? Who keeps the interpreter leaves no other trace.
+        Those that end after it and before the hub ticks again only had to wait.
         """
         beat, late = self.last_beat, self.late_task
         if beat is None or (late is not None and late[0] == beat):

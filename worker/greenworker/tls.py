@@ -1,6 +1,8 @@
-"""TLS towards the broker and the result backend: certificate and host name are checked, unless the resource, the URL or the app says otherwise.
+"""TLS towards the broker and the result backend: certificate and host name are checked, unless the resource, the URL or
+the app says otherwise.
 
-kombu checks nothing on ``rediss://`` and no host name on ``amqps://`` by itself, and the password is the first thing that it sends.
+kombu checks nothing on ``rediss://`` and no host name on ``amqps://`` by itself, and the password is the first thing
+that it sends.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -50,7 +52,9 @@ def wishes(url: str) -> dict[str, str]:
 
 
 def checks(options: Any) -> bool:
-    """Whether *options*, of kombu's ``ssl`` or a URL's wishes, have the certificate checked; those that do not say so do."""
+    """Whether *options*, of kombu's ``ssl`` or a URL's wishes, have the certificate checked; those that do not say so
+    do.
+    """
     if not isinstance(options, dict):
         return True
     wish = options.get(_WISH, options.get("cert_reqs", ssl.CERT_REQUIRED))
@@ -58,8 +62,8 @@ def checks(options: Any) -> bool:
 
 
 def completed(url: str, trust: Trust) -> str:
-    """*url* (or several) with what its own wishes leave open. kombu forgets every other option where the URL has one; a URL without
-    any stays as it is.
+    """*url* (or several) with what its own wishes leave open. kombu forgets every other option where the URL has one; a
+    URL without any stays as it is.
     """
     return ";".join(_completed(part, trust) for part in url.split(";"))
 
@@ -75,8 +79,8 @@ def _completed(url: str, trust: Trust) -> str:
 
 
 def check_host_names() -> None:
-    """From now on ``amqps://`` connections of this process with the option ``server_hostname: None`` check the name that they connect
-    to, each its own. kombu fills it in once, and calls ``localhost`` by its address.
+    """From now on ``amqps://`` connections of this process with the option ``server_hostname: None`` check the name
+    that they connect to, each its own. kombu fills it in once, and calls ``localhost`` by its address.
     """
     from kombu.transport import TRANSPORT_ALIASES  # noqa: PLC0415 - not before patching
 
@@ -86,6 +90,7 @@ def check_host_names() -> None:
 def warning(what: str, because: str) -> str:
     """For the log, where nothing is checked."""
     return (
-        f"{what}: its certificate is not checked ({because}), so that whoever answers in its place gets the password: name the CA in "
+        f"{what}: its certificate is not checked ({because}), so that whoever answers in its place gets the "
+        "password: name the CA in "
         f"{what.split(' ', maxsplit=1)[0]}.caSecretRef instead"
     )

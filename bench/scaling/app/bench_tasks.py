@@ -1,8 +1,9 @@
-"""The Celery application of the bench's workers: tasks that wait, burn CPU and block as a trace says, and write themselves down.
+"""The Celery application of the bench's workers: tasks that wait, burn CPU and block as a trace says, and write
+themselves down.
 
-It is mounted into the worker's pods from a ConfigMap, so it stands alone. The trace comes in `BENCH_TASKS` (JSON). What a task is
-like depends on when it starts (`changes` of the trace), and on its own random draw, which comes with the message: the same for
-every law.
+It is mounted into the worker's pods from a ConfigMap, so it stands alone. The trace comes in `BENCH_TASKS` (JSON). What
+a task is like depends on when it starts (`changes` of the trace), and on its own random draw, which comes with the
+message: the same for every law.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ really_sleep = patcher.original("time").sleep
 
 @cache
 def ledger() -> Any:
-    """Few connections for many green threads: a write takes a millisecond, and on an overloaded hub its turn comes late."""
+    """Few connections for many green threads: a write takes a millisecond, and on an overloaded hub its turn comes
+    late.
+    """
     pool = redis.BlockingConnectionPool.from_url(os.environ["BENCH_LEDGER"], max_connections=8, timeout=600)
     return redis.Redis(connection_pool=pool)
 
@@ -60,7 +63,8 @@ def burn(cpu_seconds: float) -> None:
 
 
 @app.task(name="bench.work", bind=True, acks_late=True)
-def work(self: Any, number: int, published: float, began: float, factor: float, luck: float) -> None:  # noqa: PLR0917 - as the message has them
+# As the message has them.
+def work(self: Any, number: int, published: float, began: float, factor: float, luck: float) -> None:  # noqa: PLR0917
     """One task: half of its CPU, its I/O, the other half."""
     started = time.time()
     at = started - began

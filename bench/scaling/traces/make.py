@@ -1,8 +1,9 @@
 """Writes the trace files next to it: `python bench/scaling/traces/make.py`.
 
-They are the traces of `bench/traces` for a machine of two cores that carries the fleets of four laws at once: the same shapes in
-two minutes, for workers of a tenth of a core and fleets of at most five. Only what physics leaves alone is not compressed: how long
-pods take to start, how long a message may wait, and the minute after which idle green threads are taken away: a burst comes after that.
+They are the traces of `bench/traces` for a machine of two cores that carries the fleets of four laws at once: the same
+shapes in two minutes, for workers of a tenth of a core and fleets of at most five. Only what physics leaves alone is
+not compressed: how long pods take to start, how long a message may wait, and the minute after which idle green threads
+are taken away: a burst comes after that.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ COMMON: dict[str, Any] = {
     "startup": [7, 11],
     "replicas_max": 5,
 }
-"""A worker bears 20 tasks a second, with 40 green threads. `startup` is what was measured; only the simulator reads it here."""
+"""A worker bears 20 tasks a second, with 40 green threads. `startup` is what was measured; only the simulator reads it
+here.
+"""
 
 TRACES: list[dict[str, Any]] = [
     {

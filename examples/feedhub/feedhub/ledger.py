@@ -1,7 +1,7 @@
 """The ledger: what was really done, written by the tasks themselves.
 
-One `RPUSH` per execution is all that a task pays. Everything else (how many are done, lost or done twice, and how long they
-waited) is worked out from these lines by whoever asks, so that no counter can disagree with the facts.
+One `RPUSH` per execution is all that a task pays. Everything else (how many are done, lost or done twice, and how long
+they waited) is worked out from these lines by whoever asks, so that no counter can disagree with the facts.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ class Ledger:
 
     @classmethod
     def connect(cls, url: str, *, connections: int = 16) -> Ledger:
-        """A write takes a millisecond, so a few connections serve hundreds of green threads; a thread waits its turn."""
+        """A write takes a millisecond, so a few connections serve hundreds of green threads; a thread waits its
+        turn.
+        """
         pool = redis.BlockingConnectionPool.from_url(
             url, max_connections=connections, timeout=30, decode_responses=True
         )

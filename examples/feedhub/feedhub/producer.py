@@ -3,10 +3,9 @@
 It is steered over HTTP, so that a person, the demo or a test can do it from anywhere:
 
     POST /runs     {"run": "r1", "feeds": 4000, "phases": [{"name": "quiet", "seconds": 20, "rate": 3}, …]}
-    GET  /state    where the run is, how much was sent, how many executions the ledger has, how old the oldest message is
-    GET  /account  the ledger held against what was sent: done, lost, delivered twice, waits
-    POST /purge    empty the queue (what an interrupted run left behind)
-    GET  /healthz
+    GET  /state    where the run is, how much was sent, how many executions the ledger has, how old the oldest message
+    is GET  /account  the ledger held against what was sent: done, lost, delivered twice, waits POST /purge    empty the
+    queue (what an interrupted run left behind) GET  /healthz
 """
 
 from __future__ import annotations

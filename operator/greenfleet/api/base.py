@@ -30,7 +30,9 @@ LONGEST = "744h"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A CEL rule on one field, written beside its type: `Annotated[str, Rule(…)]`. `values` fill the `%s` of the message."""
+    """A CEL rule on one field, written beside its type: `Annotated[str, Rule(…)]`. `values` fill the `%s` of the
+    message.
+    """
 
     expression: str
     message: str
@@ -43,8 +45,9 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Within:
-    """Bounds of a duration: the API server refuses what is outside (CEL). An object that is older than its bounds keeps working: here the
-    nearest bound counts, and a sentence about it is added to the list that is the validation's context, if there is one.
+    """Bounds of a duration: the API server refuses what is outside (CEL). An object that is older than its bounds keeps
+    working: here the nearest bound counts, and a sentence about it is added to the list that is the validation's
+    context, if there is one.
     """
 
     field: str
@@ -71,7 +74,8 @@ class Within:
             return text
         if isinstance(info.context, list):
             info.context.append(
-                f"{self.field} is {text}, not between {self.least} and {self.most}, and counts as {nearest}: choose a duration between them"
+                f"{self.field} is {text}, not between {self.least} and {self.most}, and counts as {nearest}: "
+                "choose a duration between them"
             )
         return nearest
 
@@ -82,7 +86,9 @@ def _with_rule(schema: JsonSchema, entry: JsonSchema) -> JsonSchema:
 
 
 def keyed(*keys: str) -> JsonSchema:
-    """For a list whose entries have a key: server-side apply merges them by it, and the API server refuses two of the same."""
+    """For a list whose entries have a key: server-side apply merges them by it, and the API server refuses two of the
+    same.
+    """
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
 
 

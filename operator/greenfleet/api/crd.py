@@ -1,4 +1,6 @@
-"""The CustomResourceDefinition, made from the models: pydantic's JSON Schema turned into Kubernetes' structural schema."""
+"""The CustomResourceDefinition, made from the models: pydantic's JSON Schema turned into Kubernetes' structural
+schema.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +92,8 @@ def _version() -> JsonObject:
         "schema": {
             "openAPIV3Schema": {
                 "type": "object",
-                "description": "A fleet of Celery workers on the Eventlet pool, scaled by green threads first and workers "
+                "description": "A fleet of Celery workers on the Eventlet pool, scaled by green threads first and "
+                "workers "
                 "second, from the depth of its queues.",
                 "required": ["spec"],
                 "properties": {
@@ -106,7 +109,8 @@ def _version() -> JsonObject:
                 **rules(
                     rule(
                         f"self.metadata.name.size() <= {NAME_LIMIT}",
-                        f"metadata.name has %d characters, more than {NAME_LIMIT}, so that the names of its pods would not "
+                        f"metadata.name has %d characters, more than {NAME_LIMIT}, so that the names of its pods "
+                        "would not "
                         "fit: choose a shorter name",
                         "self.metadata.name.size()",
                     ),
@@ -170,7 +174,9 @@ _SAYS_ITS_DEFAULT = re.compile("Default|Absent|Empty")
 
 
 def _default_sentence(default: Any) -> str:
-    """`kubectl explain` does not show defaults, so the descriptions say them. A group has its defaults in its fields."""
+    """`kubectl explain` does not show defaults, so the descriptions say them. A group has its defaults in its
+    fields.
+    """
     if default in (None, "", [], {}):
         return " Default: none."
     if isinstance(default, dict):
@@ -179,7 +185,9 @@ def _default_sentence(default: Any) -> str:
 
 
 def _without_nulls(value: Any) -> Any:
-    """A default as the API server wants it: written out, because CEL rules are tried on it before its children's defaults."""
+    """A default as the API server wants it: written out, because CEL rules are tried on it before its children's
+    defaults.
+    """
     if isinstance(value, dict):
         return {key: _without_nulls(child) for key, child in value.items() if child is not None}
     return value

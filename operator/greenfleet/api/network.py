@@ -26,8 +26,10 @@ class IpBlock(Model):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "!isCIDR(self.cidr) || self.except.all(range, !isCIDR(range) || (cidr(self.cidr).containsCIDR(range) && range != self.cidr))",
-                "network.egress.to.ipBlock.except has a range that is not inside of cidr (%s): correct it, or remove it",
+                "!isCIDR(self.cidr) || self.except.all(range, !isCIDR(range) || "
+                "(cidr(self.cidr).containsCIDR(range) && range != self.cidr))",
+                "network.egress.to.ipBlock.except has a range that is not inside of cidr (%s): correct it, or "
+                "remove it",
                 "self.cidr",
                 at=".except",
             )
@@ -74,7 +76,8 @@ class NetworkPort(Model):
         json_schema_extra=rules(
             rule(
                 "!has(self.endPort) || self.endPort >= self.port",
-                "network.egress.ports.endPort is %d, less than port (%d): raise endPort, or remove it for a single port",
+                "network.egress.ports.endPort is %d, less than port (%d): raise endPort, or remove it for a single "
+                "port",
                 "self.endPort",
                 "self.port",
                 at=".endPort",

@@ -17,8 +17,10 @@ _NodeValue = Annotated[str, Field(max_length=253)]
 
 
 _VALUES = rule(
-    "(self.operator in ['In', 'NotIn']) ? self.values.size() > 0 : self.values.size() == 0 || self.operator in ['Gt', 'Lt']",
-    "matchExpressions.values has %d entries with operator %s: In and NotIn need one at least, Exists and DoesNotExist take none",
+    "(self.operator in ['In', 'NotIn']) ? self.values.size() > 0 : self.values.size() == 0 || self.operator in "
+    "['Gt', 'Lt']",
+    "matchExpressions.values has %d entries with operator %s: In and NotIn need one at least, Exists and "
+    "DoesNotExist take none",
     "self.values.size()",
     "self.operator",
     at=".values",
@@ -53,18 +55,21 @@ class Toleration(Model):
         json_schema_extra=rules(
             rule(
                 "self.operator != 'Exists' || !has(self.value) || self.value == ''",
-                "worker.tolerations.value is %s with operator Exists, which takes none: remove value, or use operator Equal",
+                "worker.tolerations.value is %s with operator Exists, which takes none: remove value, or use "
+                "operator Equal",
                 "self.value",
                 at=".value",
             ),
             rule(
                 "self.operator == 'Exists' || has(self.key)",
-                "worker.tolerations has an entry without key, which needs operator Exists: name a key, or use operator Exists",
+                "worker.tolerations has an entry without key, which needs operator Exists: name a key, or use "
+                "operator Exists",
                 at=".key",
             ),
             rule(
                 "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
-                "worker.tolerations.tolerationSeconds is %d, which only effect NoExecute has a use for: remove it, or set the effect",
+                "worker.tolerations.tolerationSeconds is %d, which only effect NoExecute has a use for: remove it, "
+                "or set the effect",
                 "self.tolerationSeconds",
                 at=".tolerationSeconds",
             ),
@@ -94,7 +99,8 @@ class TopologySpreadConstraint(Model):
         json_schema_extra=rules(
             rule(
                 "!has(self.minDomains) || self.whenUnsatisfiable == 'DoNotSchedule'",
-                "worker.topologySpreadConstraints.minDomains is %d, which needs whenUnsatisfiable DoNotSchedule: set that, or remove "
+                "worker.topologySpreadConstraints.minDomains is %d, which needs whenUnsatisfiable DoNotSchedule: "
+                "set that, or remove "
                 "minDomains",
                 "self.minDomains",
                 at=".minDomains",
@@ -131,8 +137,10 @@ class NodeRequirement(Model):
         json_schema_extra=rules(
             _VALUES,
             rule(
-                "!(self.operator in ['Gt', 'Lt']) || (self.values.size() == 1 && self.values[0].matches('^-?[0-9]{1,18}$'))",
-                "matchExpressions.values has %d entries with operator %s, which compares with a number: write one integer",
+                "!(self.operator in ['Gt', 'Lt']) || (self.values.size() == 1 && "
+                "self.values[0].matches('^-?[0-9]{1,18}$'))",
+                "matchExpressions.values has %d entries with operator %s, which compares with a number: write one "
+                "integer",
                 "self.values.size()",
                 "self.operator",
                 at=".values",

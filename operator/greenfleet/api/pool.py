@@ -1,4 +1,5 @@
-"""`GreenWorkerPool.spec` as typed models: the one place where a field's name, bounds, default and description are written.
+"""`GreenWorkerPool.spec` as typed models: the one place where a field's name, bounds, default and description are
+written.
 
 `greenfleet.api.crd` turns the models into the CustomResourceDefinition; the operator parses live objects with the same
 models, so the two cannot disagree. Imports nothing that does I/O.
@@ -36,7 +37,9 @@ QUEUE_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9_.:/-]*[A-Za-z0-9])?$"
 TASK_GLOB_PATTERN = r"^[A-Za-z0-9_.*?\[\]!:-]+$"
 CONTENT_TYPE_PATTERN = r"^[a-z][a-z0-9_.+-]*$"
 APPARMOR_ANNOTATION = "container.apparmor.security.beta.kubernetes.io/"
-"""How AppArmor profiles were named before Kubernetes 1.30; nodes still heed it, and `unconfined` takes a profile away."""
+"""How AppArmor profiles were named before Kubernetes 1.30; nodes still heed it, and `unconfined` takes a
+profile away.
+"""
 IMAGE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$"
 _PATH_PART = "[a-z0-9]+((\\\\.|_|__|-+)[a-z0-9]+)*"
 IMAGE_REFERENCE = (
@@ -63,14 +66,17 @@ _CRON_FIELDS = (
 
 
 def _cron_rules() -> list[Rule]:
-    """One rule a field of cron, so that the message can name it. What is left (5-1, 31 February), the operator finds."""
+    """One rule a field of cron, so that the message can name it. What is left (5-1, 31 February), the operator
+    finds.
+    """
     found = []
     for index, (name, value, shown) in enumerate(_CRON_FIELDS):
         part = f"((\\\\*|{value}(-{value})?)(/0*[1-9][0-9]?)?)"
         found.append(
             Rule(
                 f"self.upperAscii().split(' ')[{index}].matches('^{part}(,{part})*$')",
-                f"scaling.schedules.cron is %s, whose {name} (%s) is none: write {shown}, a list, a range or a step of them",
+                f"scaling.schedules.cron is %s, whose {name} (%s) is none: write {shown}, a list, a range or a "
+                "step of them",
                 ("self", f"self.split(' ')[{index}]"),
             )
         )
@@ -139,7 +145,8 @@ class Broker(Model):
     """Where the tasks wait."""
 
     url_from: UrlSource = Field(
-        description="Where the broker URL comes from (redis://…, rediss://…, sentinel://…, amqp://… or amqps://…). The worker gets "
+        description="Where the broker URL comes from (redis://…, rediss://…, sentinel://…, amqp://… or amqps://…). "
+        "The worker gets "
         "it as CELERY_BROKER_URL, which overrides the app's own configuration. The operator itself never reads it."
     )
     key_prefix: str = Field(
@@ -152,7 +159,8 @@ class Broker(Model):
         list[Annotated[int, Field(ge=0, le=255)]],
         Rule(
             "self.isSorted() && self.all(step, self.exists_one(other, other == step))",
-            "broker.prioritySteps is %s, and kombu needs each step once, in ascending order: sort them, as in the app's "
+            "broker.prioritySteps is %s, and kombu needs each step once, in ascending order: sort them, as in the "
+            "app's "
             "priority_steps",
         ),
     ] = Field(
@@ -169,17 +177,21 @@ class Broker(Model):
         default=None,
         ge=1,
         le=65535,
-        description="RabbitMQ only: the port of its Prometheus plugin (15692 unless configured otherwise), asked over HTTP on the "
-        "broker's own host for the number of unacknowledged messages. Absent: what the workers themselves say counts alone.",
+        description="RabbitMQ only: the port of its Prometheus plugin (15692 unless configured otherwise), asked "
+        "over HTTP on the "
+        "broker's own host for the number of unacknowledged messages. Absent: what the workers themselves say "
+        "counts alone.",
     )
     ca_secret_ref: CaSecretRef | None = Field(
         default=None,
-        description="CA bundle to check the broker's certificate with, for rediss:// and amqps://. Absent: the image's own bundle. TLS options "
+        description="CA bundle to check the broker's certificate with, for rediss:// and amqps://. Absent: the "
+        "image's own bundle. TLS options "
         "of the app (broker_use_ssl) or the URL (ssl_…) come first.",
     )
     insecure_skip_verify: bool = Field(
         default=False,
-        description="True: check neither the certificate nor the host name of the broker. Whoever answers in its place then gets its "
+        description="True: check neither the certificate nor the host name of the broker. Whoever answers in its "
+        "place then gets its "
         "password. For a test only; caSecretRef is the remedy for a CA of one's own.",
     )
 
@@ -197,12 +209,14 @@ class ResultBackend(Model):
     )
     ca_secret_ref: CaSecretRef | None = Field(
         default=None,
-        description="CA bundle to check the certificate of a result backend at rediss:// with. Absent: the image's own bundle. TLS options "
+        description="CA bundle to check the certificate of a result backend at rediss:// with. Absent: the image's "
+        "own bundle. TLS options "
         "of the app (redis_backend_use_ssl) or the URL (ssl_…) come first.",
     )
     insecure_skip_verify: bool = Field(
         default=False,
-        description="True: check neither the certificate nor the host name of a result backend at rediss://. For a test only.",
+        description="True: check neither the certificate nor the host name of a result backend at rediss://. For a "
+        "test only.",
     )
 
     @property
@@ -253,7 +267,8 @@ class GreenThreads(Model):
         default=None,
         ge=1,
         le=10_000_000,
-        description="Hard cap on the green threads of the whole fleet, extra pods of a rollout and draining pods included: what a "
+        description="Hard cap on the green threads of the whole fleet, extra pods of a rollout and draining pods "
+        "included: what a "
         "downstream can bear. Absent: no cap.",
     )
 
@@ -301,7 +316,8 @@ class PrometheusRef(Model):
     )
     source: ObjectName = Field(
         default="greenfleet",
-        description="Name of a query source: greenfleet (our exporter), celery-exporter, rabbitmq, redis-exporter, or one "
+        description="Name of a query source: greenfleet (our exporter), celery-exporter, rabbitmq, redis-exporter, "
+        "or one "
         "that the administrator defined.",
     )
     query: str | None = Field(
@@ -337,7 +353,8 @@ class ScalingRules(Model):
         default=None,
         ge=0,
         le=3600,
-        description="Seconds over which earlier recommendations are taken into account. Absent: what the recent arrivals need.",
+        description="Seconds over which earlier recommendations are taken into account. Absent: what the recent "
+        "arrivals need.",
     )
 
 
@@ -380,7 +397,8 @@ class OnMissingMetrics(Model):
             ),
             rule(
                 "self.policy == 'Floor' || !has(self.floor)",
-                "scaling.onMissingMetrics.floor is set, and policy is Hold, with which it has no effect: set policy to Floor, or remove floor",
+                "scaling.onMissingMetrics.floor is set, and policy is Hold, with which it has no effect: set "
+                "policy to Floor, or remove floor",
                 at=".floor",
             ),
         )
@@ -402,12 +420,14 @@ class Scaling(Model):
 
     mode: Literal["Auto", "Manual", "DryRun"] = Field(
         default="Auto",
-        description="Auto: the operator scales. Manual: spec.manualReplicas sets the workers (kubectl scale, an HPA), green "
+        description="Auto: the operator scales. Manual: spec.manualReplicas sets the workers (kubectl scale, an "
+        "HPA), green "
         "threads stay automatic. DryRun: decide and report only.",
     )
     pause: Literal["None", "In", "Out", "All"] = Field(
         default="None",
-        description="Stops automatic scaling for a while. In: never fewer workers. Out: never more. All: neither. None: no pause.",
+        description="Stops automatic scaling for a while. In: never fewer workers. Out: never more. All: neither. "
+        "None: no pause.",
     )
     max_wait: Annotated[Duration, Within("scaling.maxWait", "1s")] = Field(
         default="30s", description="The objective: the longest that a message should wait for a green thread."
@@ -438,9 +458,11 @@ class ResourceAmounts(Model):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "[self.requests, self.limits].all(amounts, amounts.all(name, name in ['cpu', 'memory', 'ephemeral-storage'] || "
+                "[self.requests, self.limits].all(amounts, amounts.all(name, name in ['cpu', 'memory', "
+                "'ephemeral-storage'] || "
                 "name.startsWith('hugepages-') || name.contains('/')))",
-                "resources has %s, and a resource is cpu, memory, ephemeral-storage, hugepages-SIZE or DOMAIN/NAME (such as "
+                "resources has %s, and a resource is cpu, memory, ephemeral-storage, hugepages-SIZE or DOMAIN/NAME "
+                "(such as "
                 "nvidia.com/gpu): correct the name",
                 "[self.requests, self.limits].map(amounts, amounts.map(name, name))",
             ),
@@ -453,7 +475,8 @@ class ResourceAmounts(Model):
             rule(
                 "self.requests.all(name, !(name in self.limits) || "
                 "quantity(string(self.requests[name])).compareTo(quantity(string(self.limits[name]))) <= 0)",
-                "resources.requests is %s, above resources.limits (%s), so that no node could run the pod: lower the request or raise "
+                "resources.requests is %s, above resources.limits (%s), so that no node could run the pod: lower "
+                "the request or raise "
                 "the limit",
                 "self.requests",
                 "self.limits",
@@ -477,7 +500,8 @@ class HubWatchdog(Model):
         json_schema_extra=rules(
             rule(
                 "duration(self.warnAfter) < duration(self.restartAfter)",
-                "hubWatchdog.warnAfter is %s, not less than hubWatchdog.restartAfter (%s), so that a worker would restart without a "
+                "hubWatchdog.warnAfter is %s, not less than hubWatchdog.restartAfter (%s), so that a worker would "
+                "restart without a "
                 "warning: lower warnAfter or raise restartAfter",
                 "self.warnAfter",
                 "self.restartAfter",
@@ -501,7 +525,8 @@ class TaskTimeLimits(Model):
         json_schema_extra=rules(
             rule(
                 "!has(self.soft) || !has(self.hard) || duration(self.soft) < duration(self.hard)",
-                "taskTimeLimits.soft is %s, not less than taskTimeLimits.hard (%s), so that tasks are killed before they are told: lower soft or "
+                "taskTimeLimits.soft is %s, not less than taskTimeLimits.hard (%s), so that tasks are killed "
+                "before they are told: lower soft or "
                 "raise hard",
                 "self.soft",
                 "self.hard",
@@ -531,7 +556,8 @@ class Recycle(Model):
             Field(pattern=r"^[0-9]+(\.[0-9]+)?(k|M|G|Ki|Mi|Gi)?$", max_length=20),
             Rule(
                 "quantity(self).compareTo(quantity('16Mi')) >= 0",
-                "recycle.maxMemory is %s, less than any Python process has, so that each worker would be replaced at once: write "
+                "recycle.maxMemory is %s, less than any Python process has, so that each worker would be replaced "
+                "at once: write "
                 "16Mi or more",
             ),
         ]
@@ -550,7 +576,8 @@ class Drain(Model):
 
     timeout: Annotated[Duration, Within("drain.timeout")] = Field(
         default="60s",
-        description="How long running tasks may take to finish when their worker leaves; what is unfinished then goes back "
+        description="How long running tasks may take to finish when their worker leaves; what is unfinished then "
+        "goes back "
         "to the queue. terminationGracePeriodSeconds is 15 s more.",
     )
 
@@ -594,7 +621,9 @@ class EnvSource(Model):
 
 
 def _argument(short: str, long: str, reason: str, fix: str) -> Rule:
-    """Refuses options of `celery worker`: letters, also joined to others as in `-EQx`, and names, as in `--queues=x`."""
+    """Refuses options of `celery worker`: letters, also joined to others as in `-EQx`, and names, as in
+    `--queues=x`.
+    """
     letters = f"-E*[{short}]|" if short else ""
     return Rule(
         f"!self.matches('^({letters}--({long})(=|$))')",
@@ -637,17 +666,22 @@ ExtraArgument = Annotated[
     ),
     Rule(
         "!self.matches('^[A-Za-z_]*[._][A-Za-z_.]*=')",
-        "worker.extraArgs has %s, by which Celery changes the configuration of the app: remove it, and set the field that means it, or "
+        "worker.extraArgs has %s, by which Celery changes the configuration of the app: remove it, and set the "
+        "field that means it, or "
         "configure the app",
     ),
 ]
-"""An argument of `celery worker`: what the resource has a field for, or what loses tasks, is refused. The worker looks again."""
+"""An argument of `celery worker`: what the resource has a field for, or what loses tasks, is refused. The worker looks
+again.
+"""
 
 CELERY_OPTIONS = (
     "QUEUES|EXCLUDE_QUEUES|POOL|CONCURRENCY|AUTOSCALE|HOSTNAME|PREFETCH_MULTIPLIER|TIME_LIMIT|SOFT_TIME_LIMIT|MAX_TASKS_PER_CHILD|"
     "MAX_MEMORY_PER_CHILD|UID|GID|DETACH|BEAT|PURGE"
 )
-"""Celery reads each option of `celery worker` from a variable too (`CELERY_WORKER_EXCLUDE_QUEUES`): those that are refused above."""
+"""Celery reads each option of `celery worker` from a variable too (`CELERY_WORKER_EXCLUDE_QUEUES`): those that are
+refused above.
+"""
 
 RESERVED_VARIABLE = re.compile(
     f"(GREENWORKER_.*|CELERY_BROKER_(READ_|WRITE_)?URL|CELERY_RESULT_BACKEND|CELERY_WORKER_({CELERY_OPTIONS}))"
@@ -662,7 +696,8 @@ class EnvVar(Model):
         json_schema_extra=rules(
             rule(
                 f"!self.name.matches('^{RESERVED_VARIABLE.pattern}$')",
-                "worker.env sets %s, which Greenfleet sets itself, or has a field for: use broker, resultBackend or the field that "
+                "worker.env sets %s, which Greenfleet sets itself, or has a field for: use broker, resultBackend "
+                "or the field that "
                 "means it",
                 "self.name",
                 at=".name",
@@ -743,7 +778,8 @@ class Volume(Model):
             _exactly_one("worker.volumes", "secret", "configMap", "emptyDir", "persistentVolumeClaim"),
             rule(
                 "!self.name.startsWith('greenfleet-')",
-                "worker.volumes has %s, and names that begin with greenfleet- are the operator's own: choose another name",
+                "worker.volumes has %s, and names that begin with greenfleet- are the operator's own: choose "
+                "another name",
                 "self.name",
                 at=".name",
             ),
@@ -764,14 +800,17 @@ class VolumeMount(Model):
         json_schema_extra=rules(
             rule(
                 "!self.mountPath.matches('^/+(etc/+)?greenfleet(/|$)')",
-                "worker.volumeMounts.mountPath is %s, and /greenfleet and /etc/greenfleet are the worker runtime's own: choose "
+                "worker.volumeMounts.mountPath is %s, and /greenfleet and /etc/greenfleet are the worker runtime's "
+                "own: choose "
                 "another path",
                 "self.mountPath",
                 at=".mountPath",
             ),
             rule(
-                "!has(self.subPath) || !(self.subPath.startsWith('/') || self.subPath.split('/').exists(part, part == '..'))",
-                "worker.volumeMounts.subPath begins with / or has .., and it must stay inside the volume: write a relative path",
+                "!has(self.subPath) || !(self.subPath.startsWith('/') || self.subPath.split('/').exists(part, part "
+                "== '..'))",
+                "worker.volumeMounts.subPath begins with / or has .., and it must stay inside the volume: write a "
+                "relative path",
                 at=".subPath",
             ),
         )
@@ -793,7 +832,8 @@ class SecurityContext(Model):
         json_schema_extra={"nullable": True},
         ge=1,
         le=2_147_483_647,
-        description="User id of the worker; 0 (root) is refused. null: the image's own user, which must be a number and not root, or "
+        description="User id of the worker; 0 (root) is refused. null: the image's own user, which must be a "
+        "number and not root, or "
         "the one that OpenShift gives. Absent: as the administrator says for all pools, else 65532.",
     )
     run_as_group: int | None = Field(
@@ -808,7 +848,8 @@ class SecurityContext(Model):
         json_schema_extra={"nullable": True},
         ge=1,
         le=2_147_483_647,
-        description="Group that owns the volumes. null: none, or OpenShift's. Absent: as the administrator says, else 65532.",
+        description="Group that owns the volumes. null: none, or OpenShift's. Absent: as the administrator says, "
+        "else 65532.",
     )
     read_only_root_filesystem: bool = Field(
         default=False, description="True: the image's file system is read-only; /tmp stays writable."
@@ -820,8 +861,10 @@ class StartupBoost(Model):
 
     cpu: Quantity = Field(
         default=1,
-        description="CPU limit of a worker until it has started (for a minute at most), where its own limit is lower: importing an "
-        "application takes a second of CPU, which is ten seconds on a tenth of a core. Requests stay as they are, so only CPU that nobody "
+        description="CPU limit of a worker until it has started (for a minute at most), where its own limit is "
+        "lower: importing an "
+        "application takes a second of CPU, which is ten seconds on a tenth of a core. Requests stay as they are, "
+        "so only CPU that nobody "
         "else claims is used. 0: its own limit from the beginning.",
     )
 
@@ -835,9 +878,11 @@ def _own_words(part: str) -> tuple[JsonSchema, ...]:
             at=".annotations",
         ),
         rule(
-            "!has(self.labels) || self.labels.all(name, !name.startsWith('greenfleet.io/') && !(name in ['app.kubernetes.io/name', "
+            "!has(self.labels) || self.labels.all(name, !name.startsWith('greenfleet.io/') && !(name in "
+            "['app.kubernetes.io/name', "
             "'app.kubernetes.io/instance', 'app.kubernetes.io/component', 'app.kubernetes.io/managed-by']))",
-            f"{part}.labels sets one that Greenfleet sets itself (greenfleet.io/*, and name, instance, component and managed-by "
+            f"{part}.labels sets one that Greenfleet sets itself (greenfleet.io/*, and name, instance, component "
+            "and managed-by "
             "of app.kubernetes.io): remove it, or use a name of your own",
             at=".labels",
         ),
@@ -859,7 +904,8 @@ class Worker(Model):
             rule(
                 "self.volumeMounts.all(mount, self.volumes.exists(volume, volume.name == mount.name))",
                 "worker.volumeMounts names %s, which worker.volumes does not have: correct the name, or add the volume",
-                "self.volumeMounts.filter(mount, !self.volumes.exists(volume, volume.name == mount.name)).map(mount, mount.name)",
+                "self.volumeMounts.filter(mount, !self.volumes.exists(volume, volume.name == "
+                "mount.name)).map(mount, mount.name)",
                 at=".volumeMounts",
             ),
         )
@@ -904,16 +950,19 @@ class Worker(Model):
     )
     service_account_name: ObjectName | None = Field(
         default=None,
-        description="Service account of the pods. Its token is mounted only when this is set. Absent: default, without a token.",
+        description="Service account of the pods. Its token is mounted only when this is set. Absent: default, "
+        "without a token.",
     )
     priority_class_name: ObjectName | None = Field(default=None, description="Priority class of the pods.")
     labels: LabelMap = Field(
         default={},
-        description="Labels added to the pods, such as app.kubernetes.io/part-of and version; greenfleet.io/* are the operator's own.",
+        description="Labels added to the pods, such as app.kubernetes.io/part-of and version; greenfleet.io/* are "
+        "the operator's own.",
     )
     annotations: StringMap = Field(
         default={},
-        description="Annotations added to the pods; greenfleet.io/* are the operator's own. A change replaces the workers one "
+        description="Annotations added to the pods; greenfleet.io/* are the operator's own. A change replaces the "
+        "workers one "
         "by one: put the checksum of a Secret or ConfigMap here, and its change takes effect.",
     )
     extra_args: list[ExtraArgument] = Field(
@@ -931,15 +980,19 @@ class Worker(Model):
         default=["json"],
         min_length=1,
         max_length=10,
-        description="Serializers that messages and results may have, by kombu's names: json, yaml, msgpack, auth, pickle, or "
-        "one that the app registers. A worker whose app wants more refuses to start. pickle lets everybody who can write to "
+        description="Serializers that messages and results may have, by kombu's names: json, yaml, msgpack, auth, "
+        "pickle, or "
+        "one that the app registers. A worker whose app wants more refuses to start. pickle lets everybody who can "
+        "write to "
         "the broker run code in the worker.",
         json_schema_extra=UNIQUE,
     )
     remote_control: Literal["Disabled", "ReadOnly", "Full"] = Field(
         default="ReadOnly",
-        description="What Celery's remote control may do, which everybody can use who can write to the broker. ReadOnly: inspect, ping, "
-        "and revoking tasks. Full: also shutdown, rate and time limits, consumers and events, at run time. Disabled: nothing, not even revoke.",
+        description="What Celery's remote control may do, which everybody can use who can write to the broker. "
+        "ReadOnly: inspect, ping, "
+        "and revoking tasks. Full: also shutdown, rate and time limits, consumers and events, at run time. "
+        "Disabled: nothing, not even revoke.",
     )
     python: str = Field(
         default="python3",
@@ -951,7 +1004,8 @@ class Worker(Model):
     wrapper: list[Annotated[str, Field(min_length=1, max_length=500)]] = Field(
         default=[],
         max_length=20,
-        description="Command and arguments that start the worker as their last arguments, such as [ddtrace-run] or [newrelic-admin, "
+        description="Command and arguments that start the worker as their last arguments, such as [ddtrace-run] or "
+        "[newrelic-admin, "
         "run-program]. It has to replace itself by the worker (exec), or signals do not arrive. Empty: none.",
     )
     security_context: SecurityContext = Field(
@@ -961,8 +1015,10 @@ class Worker(Model):
         default=None,
         max_length=2,
         json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
-        description="A strategic-merge patch of the worker's pod template (metadata and spec), for what the resource has no words for: "
-        "sidecars, init containers, hostAliases, dnsConfig… Only where the administrator allows it. Greenfleet's own labels, annotations, "
+        description="A strategic-merge patch of the worker's pod template (metadata and spec), for what the "
+        "resource has no words for: "
+        "sidecars, init containers, hostAliases, dnsConfig… Only where the administrator allows it. Greenfleet's "
+        "own labels, annotations, "
         "containers' commands and probes stay. Absent: none.",
     )
 
@@ -986,7 +1042,8 @@ class Prefork(Model):
     env: list[EnvVar] = Field(
         default=[],
         max_length=200,
-        description="Environment variables of the prefork workers, besides those of worker.env; of two with one name these count.",
+        description="Environment variables of the prefork workers, besides those of worker.env; of two with one "
+        "name these count.",
         json_schema_extra=keyed("name"),
     )
     node_selector: LabelMap | None = Field(default=None, description="As in worker. Absent: that of worker.")
@@ -1029,7 +1086,8 @@ class DeadLetter(Model):
         default=3,
         ge=0,
         le=100,
-        description="Worker processes that a task may end while it runs alone; after that its message is a dead letter, which "
+        description="Worker processes that a task may end while it runs alone; after that its message is a dead "
+        "letter, which "
         "`kubectl greenfleet dead-letters` lists and requeues. 0: no cap, such a task ends workers for ever.",
     )
 
@@ -1047,7 +1105,8 @@ class PoolSpec(Model):
         json_schema_extra=rules(
             rule(
                 "!has(self.greenThreads.total) || self.greenThreads.min * self.replicas.min <= self.greenThreads.total",
-                "greenThreads.total is %d, less than greenThreads.min × replicas.min (%d): raise total or lower one of the two",
+                "greenThreads.total is %d, less than greenThreads.min × replicas.min (%d): raise total or lower "
+                "one of the two",
                 "self.greenThreads.total",
                 "self.greenThreads.min * self.replicas.min",
                 at=".greenThreads",
@@ -1061,8 +1120,10 @@ class PoolSpec(Model):
                 at=".greenThreads",
             ),
             rule(
-                "self.manualReplicas == oldSelf.manualReplicas || self.scaling.mode == 'Manual' || oldSelf.scaling.mode == 'Manual'",
-                "manualReplicas becomes %d, which scaling.mode %s does not read, so that no worker would come or go: set replicas.min and "
+                "self.manualReplicas == oldSelf.manualReplicas || self.scaling.mode == 'Manual' || "
+                "oldSelf.scaling.mode == 'Manual'",
+                "manualReplicas becomes %d, which scaling.mode %s does not read, so that no worker would come or "
+                "go: set replicas.min and "
                 "replicas.max, or scaling.mode to Manual in the same change",
                 "self.manualReplicas",
                 "self.scaling.mode",
@@ -1082,7 +1143,8 @@ class PoolSpec(Model):
         Field(min_length=1, max_length=512, pattern=IMAGE_PATTERN),
         Rule(
             f"self.matches('{IMAGE_REFERENCE}')",
-            "spec.image is %s, which is not the name of an image: write [REGISTRY/]NAME[:TAG][@DIGEST], NAME in lower case",
+            "spec.image is %s, which is not the name of an image: write [REGISTRY/]NAME[:TAG][@DIGEST], NAME in "
+            "lower case",
         ),
     ] = Field(
         description="The user's image as it is: Python 3.10 to 3.14, Celery 5.3 to 5.7, Eventlet, the app's code.",
@@ -1116,7 +1178,8 @@ class PoolSpec(Model):
         default=1,
         ge=0,
         le=1000,
-        description="Number of workers with scaling.mode Manual; what kubectl scale and an HPA set. In another mode it cannot be changed.",
+        description="Number of workers with scaling.mode Manual; what kubectl scale and an HPA set. In another "
+        "mode it cannot be changed.",
     )
     scaling: Scaling = Field(default=Scaling(), description="How the pool follows its load.")
     prefork: Prefork | None = Field(default=None, description="A companion fleet for tasks that block. Absent: none.")
@@ -1162,7 +1225,9 @@ class GreenWorkerPool(Model):
 
 
 class InvalidPoolError(ValueError):
-    """The API server accepted an object that the operator cannot work with; the text says field, value, reason and fix."""
+    """The API server accepted an object that the operator cannot work with; the text says field, value, reason
+    and fix.
+    """
 
 
 def parse_pool(body: dict[str, Any]) -> GreenWorkerPool:

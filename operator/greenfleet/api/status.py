@@ -81,7 +81,8 @@ class PoolStatus(Model):
     conditions: list[Condition] = Field(
         default=[],
         max_length=32,
-        description="Ready, Reconciling, Stalled (kstatus), MetricsAvailable, ScalingActive, ScalingLimited, HubBlocked, TasksAtRisk, DeadLetters.",
+        description="Ready, Reconciling, Stalled (kstatus), MetricsAvailable, ScalingActive, ScalingLimited, "
+        "HubBlocked, TasksAtRisk, DeadLetters.",
         json_schema_extra=keyed("type"),
     )
     replicas: int | None = Field(default=None, ge=0, le=MAX_COUNT, description="Eventlet workers that exist.")
@@ -99,13 +100,15 @@ class PoolStatus(Model):
         default=None,
         ge=0,
         le=MAX_INTEGER,
-        description="Messages that wait in the queues and have not started, rounded to 1, 2 or 5 times a power of ten and refreshed "
+        description="Messages that wait in the queues and have not started, rounded to 1, 2 or 5 times a power of "
+        "ten and refreshed "
         "at most once a minute. Absent while it is not known.",
     )
     oldest_message_age: str | None = Field(
         default=None,
         max_length=32,
-        description="How long the oldest of them has waited, such as 50s, rounded and refreshed as backlog. Absent while it is not known.",
+        description="How long the oldest of them has waited, such as 50s, rounded and refreshed as backlog. Absent "
+        "while it is not known.",
     )
     green_threads: int | None = Field(
         default=None, ge=0, le=MAX_COUNT, description="Green threads wanted per worker now."

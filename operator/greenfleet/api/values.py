@@ -9,7 +9,9 @@ _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 QUANTITY_PATTERN = r"^([0-9]+(\.[0-9]+)?|\.[0-9]+)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
-"""What the resource takes, and the API server checks. The library below reads more: signs, `NaN`, `1_000`, blanks, any script's digits."""
+"""What the resource takes, and the API server checks. The library below reads more: signs, `NaN`, `1_000`, blanks, any
+script's digits.
+"""
 
 
 def duration_seconds(text: str) -> float:
@@ -29,6 +31,7 @@ def quantity(text: str) -> float:
     """
     if not re.fullmatch(QUANTITY_PATTERN, text):
         raise ValueError(f"{text!r} is not a quantity: write a number and an optional suffix, such as 250m, 2, 64Mi")
-    from kubernetes.utils.quantity import parse_quantity  # noqa: PLC0415 - a second, which most commands need not wait for
+    # A second, which most commands need not wait for.
+    from kubernetes.utils.quantity import parse_quantity  # noqa: PLC0415
 
     return float(parse_quantity(text))

@@ -49,9 +49,13 @@ def summary(replicas: int, threads: int, text: str) -> str:
 def downstream(gain: tuple[float, float], *, held: bool) -> str:
     """Why growth has stopped, or is being tested. `gain` is by how much running tasks and throughput grew."""
     if not held:
-        return "tasks become slower as more of them run, as if something downstream were full; first this growth has to pay"
+        return (
+            "tasks become slower as more of them run, as if something downstream were full; first this growth "
+            "has to pay"
+        )
     return (
-        f"{(gain[0] - 1):.0%} more running tasks changed the throughput by {(gain[1] - 1):+.0%} only: something downstream "
+        f"{(gain[0] - 1):.0%} more running tasks changed the throughput by {(gain[1] - 1):+.0%} only: something "
+        "downstream "
         f"is saturated, and more of them would only make it slower"
     )
 

@@ -1,7 +1,8 @@
-"""Idle pools: most pools of a large installation have nothing to do, and deciding that anew every tick is their main cost.
+"""Idle pools: most pools of a large installation have nothing to do, and deciding that anew every tick is their main
+cost.
 
-A decision can be skipped when the same sample could only lead to the same one. Whoever skips samples keeps the last one, and
-decides on it before the first that is different: then it is known until when nothing had arrived.
+A decision can be skipped when the same sample could only lead to the same one. Whoever skips samples keeps the last
+one, and decides on it before the first that is different: then it is known until when nothing had arrived.
 """
 
 from __future__ import annotations

@@ -13,7 +13,9 @@ from .tuning import Tuning
 
 
 def since_now(spec: ScalingSpec, state: State, sample: Sample, replicas: int, now: float) -> State:
-    """There is no past to look back on: what is there counts as needed, until metrics have been complete for a window."""
+    """There is no past to look back on: what is there counts as needed, until metrics have been complete for a
+    window.
+    """
     threads = state.threads if state.threads is not None else threads_now(spec, sample)
     return replace(state, idle_since=None, high_needs=(Need(now, replicas),), high_threads=(Need(now, threads),))
 
@@ -42,7 +44,10 @@ def held_workers(  # noqa: PLR0917
         )
         held.append(Adjustment(DecisionReason.RATE, "workers", current, need, text))
     if spec.missing_metrics_floor is not None and spec.missing_metrics_floor > held[-1].after:
-        text = f"onMissingMetrics asks for at least {explain.workers(spec.missing_metrics_floor)} while {issues[0].message}"
+        text = (
+            f"onMissingMetrics asks for at least {explain.workers(spec.missing_metrics_floor)} while "
+            f"{issues[0].message}"
+        )
         held.append(Adjustment(DecisionReason.FLOOR, "workers", held[-1].after, spec.missing_metrics_floor, text))
     for bound in limits.USER_LIMITS:
         step = bound(spec, sample, now, held[-1].after)

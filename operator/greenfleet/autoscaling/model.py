@@ -44,7 +44,9 @@ class ScalingRules:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A window in which `replicas.min` is higher: it opens at each `cron` time in `timezone`, for `duration_seconds`."""
+    """A window in which `replicas.min` is higher: it opens at each `cron` time in `timezone`, for
+    `duration_seconds`.
+    """
 
     cron: str
     duration_seconds: int
@@ -117,7 +119,9 @@ class QueueSample:
     at: float
     """Unix time of the scrape, not of the query."""
     ready: float
-    """Messages that no consumer holds. NaN, infinite and negative values may come in here: the autoscaler judges them."""
+    """Messages that no consumer holds. NaN, infinite and negative values may come in here: the autoscaler
+    judges them.
+    """
     unacked: float = 0.0
     """Messages that a consumer holds. 0 where the source cannot tell."""
 
@@ -173,7 +177,9 @@ class Sample:
     expected_queues: tuple[str, ...]
     """The pool's queues: each must have a sample."""
     problems: tuple[Problem, ...] = ()
-    """What the collector already knows to be wrong (server unreachable, broker down, a namespace that does not match…)."""
+    """What the collector already knows to be wrong (server unreachable, broker down, a namespace that does not
+    match…).
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +197,9 @@ class Learned:
 
 
 class DecisionReason(enum.StrEnum):
-    """What bound a decision in the end; the `reason` of the condition `ScalingLimited` where it kept the pool smaller."""
+    """What bound a decision in the end; the `reason` of the condition `ScalingLimited` where it kept the pool
+    smaller.
+    """
 
     NONE = "WithinLimits"
     IDLE = "Idle"
@@ -250,7 +258,9 @@ class Decision:
     replicas: int
     """Eventlet workers wanted. Equal to `Sample.replicas` when the autoscaler holds."""
     threads: int
-    """Green threads wanted in each worker: the absolute value for every running pod, and the start value of new ones."""
+    """Green threads wanted in each worker: the absolute value for every running pod, and the start value of new
+    ones.
+    """
     metrics_issues: tuple[Problem, ...]
     """Empty when the metrics are complete; else why it is not, most telling first."""
     active: bool

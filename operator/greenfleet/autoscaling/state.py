@@ -1,7 +1,7 @@
 """What is remembered about one pool from tick to tick: immutable, bounded, and opaque to the caller, who hands it back.
 
-A restart begins with `initial_state`, so nothing in here may be needed for safety; what is expensive to learn again is in
-`Learned`, which the API keeps.
+A restart begins with `initial_state`, so nothing in here may be needed for safety; what is expensive to learn again is
+in `Learned`, which the API keeps.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class State:
     high_threads: tuple[Need, ...] = ()
     """Green threads that the load asked for, as a falling sequence."""
     deferred_need: int = 0
-    """Workers that the rate needs, the deferred ones included: without metrics nobody sees for how long they can wait."""
+    """Workers that the rate needs, the deferred ones included: without metrics nobody sees for how long they
+    can wait.
+    """
     changes: tuple[Change, ...] = ()
     replicas: int | None = None
     threads: int | None = None

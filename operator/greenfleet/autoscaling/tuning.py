@@ -1,7 +1,7 @@
 """Every number of the autoscaler, with its unit and its source, and the names of the parts that can be switched off.
 
-Nothing behavioural stands anywhere else: a test reads the syntax tree. The operator runs with `DEFAULT`; the simulator's
-`--without NAME` switches a part off, to see what it is worth.
+Nothing behavioural stands anywhere else: a test reads the syntax tree. The operator runs with `DEFAULT`; the
+simulator's `--without NAME` switches a part off, to see what it is worth.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ PARTS: Mapping[str, str] = {
     "full-downstream": "Stops growth in both dimensions while more running tasks bring no more throughput.",
     "backlog": "Takes no worker away while more than two seconds of work wait.",
     "long-tasks": "Takes no worker away that runs tasks which outlast a drain.",
-    "stabilization": "Scales in to the most workers of one start-up time; what is there when metrics begin counts as needed.",
+    "stabilization": "Scales in to the most workers of one start-up time; what is there when metrics begin counts "
+    "as needed.",
     "thread-stabilization": "Lowers green threads to the most that were needed within the last minute.",
     "unbatched-cost": "Plans with the CPU per task of busy workers, not of messages that come one by one.",
     "efficiency": "Learns what saturated workers reach of the rate that run time and CPU promise.",
@@ -43,19 +44,26 @@ class Tuning:
     scale_in_seconds: float = 10.0
     """A short time: the least window of a scale-in, and the least time in which late messages are cleared."""
     long_seconds: float = 60.0
-    """A long time: the longest window of a scale-in, the window of green threads (an idle one costs some kilobytes), the age at which a
-    pod that is not Ready is no capacity on its way, and the first stop of growth that brought nothing."""
+    """A long time: the longest window of a scale-in, the window of green threads (an idle one costs some kilobytes),
+    the age at which a pod that is not Ready is no capacity on its way, and the first stop of growth that brought
+    nothing.
+    """
     longest_seconds: float = 600.0
-    """Such a stop is doubled each time up to this (as in TCP's retransmission). A pod that has no sample for longer runs no task, and what
-    takes longer is no start-up but a restart."""
+    """Such a stop is doubled each time up to this (as in TCP's retransmission). A pod that has no sample for longer
+    runs no task, and what takes longer is no start-up but a restart.
+    """
 
     # What a sample says
     lasting_scrapes: int = 3
-    """Scrapes after which a gap or a difference is no accident (Prometheus' own staleness is 5 min; ours must be quicker)."""
+    """Scrapes after which a gap or a difference is no accident (Prometheus' own staleness is 5 min; ours must be
+    quicker).
+    """
     stale_seconds: float = 15.0
     """A younger sample is never stale, however short the scrape interval is (docs/operator.md)."""
     disagreement: float = 0.1
-    """Share of the depth (of at least 100 messages) by which two samples of one queue may differ: one scrape of a busy queue."""
+    """Share of the depth (of at least 100 messages) by which two samples of one queue may differ: one scrape of a busy
+    queue.
+    """
 
     # What is learned
     rate_window_seconds: float = 30.0
@@ -69,11 +77,15 @@ class Tuning:
     throughput_half_life_seconds: float = 4.0
     """Of throughput: two scrapes of the default interval."""
     cpu_believed_seconds: float = 2.0
-    """Of a whole CPU limit: less CPU than this says nothing of the CPU per task (bench: fetching looks three times as dear)."""
+    """Of a whole CPU limit: less CPU than this says nothing of the CPU per task (bench: fetching looks three times as
+    dear).
+    """
     idle_cores: float = 0.01
     """CPU of a worker without tasks (measured)."""
     unbatched: float = 0.4
-    """Of the CPU per task of messages that come alone, at least this is the task's own (measured: 0.37 for the lightest tasks)."""
+    """Of the CPU per task of messages that come alone, at least this is the task's own (measured: 0.37 for the lightest
+    tasks).
+    """
     saturated: float = 0.9
     """Of the green threads, of the hub's time or of the core: nothing is left to take."""
     blocked: float = 0.05
@@ -91,9 +103,13 @@ class Tuning:
 
     # Green threads
     increase: float = 1.05
-    """Growth of the green threads after memory was nearly full: slow increase, multiplicative decrease (Chiu and Jain, 1989)."""
+    """Growth of the green threads after memory was nearly full: slow increase, multiplicative decrease (Chiu and Jain,
+    1989).
+    """
     utilisation: float = 0.8
-    """Of the green threads at which a steady rate is staffed; a hub that is so busy takes what came meanwhile all at once (measured)."""
+    """Of the green threads at which a steady rate is staffed; a hub that is so busy takes what came meanwhile all at
+    once (measured).
+    """
     memory: float = 0.85
     """Of the memory limit: the green threads go no further (the kernel kills at 1)."""
 
@@ -109,9 +125,13 @@ class Tuning:
 
     # A full downstream
     growth: float = 1.5
-    """Running tasks must have grown so much before a comparison of throughput means anything; a probe grows, and full memory shrinks, by it."""
+    """Running tasks must have grown so much before a comparison of throughput means anything; a probe grows, and full
+    memory shrinks, by it.
+    """
     gain: float = 0.15
-    """The least part of the growth that must come back as throughput (Universal Scalability Law: below it, contention wins)."""
+    """The least part of the growth that must come back as throughput (Universal Scalability Law: below it, contention
+    wins).
+    """
 
     def __post_init__(self) -> None:
         if unknown := sorted(self.disabled - PARTS.keys()):

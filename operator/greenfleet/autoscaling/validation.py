@@ -1,7 +1,7 @@
 """What a sample really says, and whether that is enough to act on.
 
-Missing is not zero. A sample is either complete, and becomes an `Observation`, or it is a list of `Problem`s; there is nothing in
-between, because an autoscaler that fills gaps with zeros kills the workers that it cannot see.
+Missing is not zero. A sample is either complete, and becomes an `Observation`, or it is a list of `Problem`s; there is
+nothing in between, because an autoscaler that fills gaps with zeros kills the workers that it cannot see.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def stale_after_seconds(scrape_interval_seconds: float, tuning: Tuning = DEFAULT
 def validate(
     spec: ScalingSpec, last: tuple[WorkerSample, ...], sample: Sample, now: float, tuning: Tuning = DEFAULT
 ) -> tuple[Observation | None, tuple[Problem, ...]]:
-    """A complete observation, or the reasons why there is none, most telling first. `last` are the samples seen before."""
+    """A complete observation, or the reasons why there is none, most telling first. `last` are the samples seen
+    before.
+    """
     looked = [_queue(spec, sample.queues, name, now, tuning) for name in sample.expected_queues]
     by_pod: dict[str, list[WorkerSample]] = {}
     for sampled in sample.workers:

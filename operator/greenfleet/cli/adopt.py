@@ -1,8 +1,9 @@
-"""`kubectl greenfleet adopt DEPLOYMENT`: a pool takes the place of hand-written workers, shown first, done with `--yes`.
+"""`kubectl greenfleet adopt DEPLOYMENT`: a pool takes the place of hand-written workers, shown first, done with
+`--yes`.
 
-The two fleets overlap: the pool is created and has a worker that consumes before the first old worker is asked to leave.
-Old workers get SIGTERM as in any scale-in, so that Celery finishes what runs, within the grace that their pods have. The old
-Deployment stays, at zero, for the way back.
+The two fleets overlap: the pool is created and has a worker that consumes before the first old worker is asked to
+leave. Old workers get SIGTERM as in any scale-in, so that Celery finishes what runs, within the grace that their pods
+have. The old Deployment stays, at zero, for the way back.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def _run(namespace: str, old: str, wishes: Wishes, timeout_seconds: float | None
     replicas = deployment["spec"].get("replicas", 1)
     if timeout_seconds is None:
         _say(
-            f"The API server accepts this pool. Nothing was changed. With --yes: the pool {name} is created, gets ready, and then "
+            f"The API server accepts this pool. Nothing was changed. With --yes: the pool {name} is created, gets "
+            "ready, and then "
             f"Deployment {old} is scaled from {replicas} to 0."
         )
         return 0
@@ -65,15 +67,20 @@ def _run(namespace: str, old: str, wishes: Wishes, timeout_seconds: float | None
 def _carry_out(namespace: str, deployment: Object, pool: Object, timeout_seconds: float) -> int:
     old, name = deployment["metadata"]["name"], pool["metadata"]["name"]
     replicas = deployment["spec"].get("replicas", 1)
-    back = f"kubectl -n {namespace} scale deployment/{old} --replicas={replicas} && kubectl -n {namespace} delete gwp {name}"
+    back = (
+        f"kubectl -n {namespace} scale deployment/{old} --replicas={replicas} && kubectl -n {namespace} delete "
+        f"gwp {name}"
+    )
     kubectl("apply", "--server-side", "--field-manager=kubectl-greenfleet", "-f", "-", stdin=json.dumps(pool))
     _say(f"1. The pool {name} is created. Both fleets consume the queues now.")
     wanted = pool["spec"]["replicas"]["min"]
     if not _await(lambda: _is_ready(namespace, name, wanted), timeout_seconds):
         said = _condition(_get(namespace, "greenworkerpool", name), "Ready")
         raise KubectlError(
-            f"the pool {name} did not get ready within {timeout_seconds:g} s: {said.get('message', 'the operator says nothing')} "
-            f"Deployment {old} was left as it is. Mend the cause and run this again, or: kubectl -n {namespace} delete gwp {name}"
+            f"the pool {name} did not get ready within {timeout_seconds:g} s: "
+            f"{said.get('message', 'the operator says nothing')} "
+            f"Deployment {old} was left as it is. Mend the cause and run this again, or: kubectl -n {namespace} "
+            f"delete gwp {name}"
         )
     _say(f"2. It is ready{f', and {wanted} worker of it consumes' if wanted else ''}.")
     kubectl("-n", namespace, "scale", f"deployment/{old}", "--replicas=0")
@@ -83,7 +90,8 @@ def _carry_out(namespace: str, deployment: Object, pool: Object, timeout_seconds
     ) or not (_await(lambda: not _pods(namespace, deployment), timeout_seconds)):
         raise KubectlError(f"old workers still run after {timeout_seconds:g} s: look at the pods of Deployment {old}")
     _say(
-        f"4. They are gone. Deployment {old} is kept at 0: delete it when you are content, and take it out of what applies "
+        f"4. They are gone. Deployment {old} is kept at 0: delete it when you are content, and take it out of what "
+        "applies "
         f"it (Helm, Flux, Argo CD).\nThe way back: {back}"
     )
     return 0
@@ -99,7 +107,8 @@ def _scalers(namespace: str, deployment: str) -> list[str]:
     """Who would scale the Deployment up again. KEDA works through an HPA too."""
     found = json.loads(kubectl("-n", namespace, "get", "hpa", "-o", "json"))["items"]
     return [
-        f"HorizontalPodAutoscaler {one['metadata']['name']} scales the Deployment, and would bring its workers back: delete it (or the "
+        f"HorizontalPodAutoscaler {one['metadata']['name']} scales the Deployment, and would bring its workers "
+        "back: delete it (or the "
         "ScaledObject that made it); spec.scaling takes its place"
         for one in found
         if (one["spec"]["scaleTargetRef"]["kind"], one["spec"]["scaleTargetRef"]["name"]) == ("Deployment", deployment)

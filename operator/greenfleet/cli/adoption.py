@@ -188,7 +188,8 @@ def _judge(command: CeleryCommand, wishes: Wishes, found: Adoption) -> None:
             found.notes.append(f"--{name} is left out: {why}")
     if "beat" in command.options and "beat" not in wishes.drop:
         found.obstacles.append(
-            "the command has -B (an embedded beat), and a fleet of several workers would send each periodic task several "
+            "the command has -B (an embedded beat), and a fleet of several workers would send each periodic task "
+            "several "
             "times: run `celery beat` in a Deployment of its own, then say --drop beat"
         )
     if "exclude" in command.options and not wishes.queues:
@@ -219,7 +220,8 @@ def _environment(
         if "broker" in command.options:
             where = f"the command has -b {redacted(command.options['broker'])}"
         found.obstacles.append(
-            f"{where}, and a pool takes it from a Secret only: kubectl create secret generic broker --from-literal=url=…, "
+            f"{where}, and a pool takes it from a Secret only: kubectl create secret generic broker "
+            "--from-literal=url=…, "
             "then say --broker-secret broker/url"
         )
     result = next((one for one in variables if one["name"] == _RESULT_NAME), None)
@@ -228,7 +230,8 @@ def _environment(
         spec["resultBackend"] = backend
     elif (result or "result_backend" in command.options) and _RESULT_NAME not in wishes.drop:
         found.obstacles.append(
-            f"{_RESULT_NAME} (or --result-backend) is written out, and a pool takes it from a Secret only: put it into one and "
+            f"{_RESULT_NAME} (or --result-backend) is written out, and a pool takes it from a Secret only: put it "
+            "into one and "
             f"say --result-secret NAME/KEY, or say --drop {_RESULT_NAME} to use the app's own"
         )
     kept = []
@@ -238,12 +241,14 @@ def _environment(
             continue
         if RESERVED_VARIABLE.fullmatch(name):
             found.obstacles.append(
-                f"env {name} is read by Celery as an option or a URL for which a pool has a field: set that in the pool, and say --drop {name}"
+                f"env {name} is read by Celery as an option or a URL for which a pool has a field: set that in the "
+                f"pool, and say --drop {name}"
             )
             continue
         if "resourceFieldRef" in (variable.get("valueFrom") or {}):
             found.obstacles.append(
-                f"env {name} is a resourceFieldRef, which a pool has no place for: write the value, or say --drop {name}"
+                f"env {name} is a resourceFieldRef, which a pool has no place for: write the value, or say --drop "
+                f"{name}"
             )
             continue
         kept.append(variable)
@@ -292,11 +297,13 @@ def _size(deployment: Object, command: CeleryCommand, wishes: Wishes, found: Ado
             if start < PoolSpec.model_fields["green_threads"].default.min:
                 spec["greenThreads"]["min"] = start
             found.notes.append(
-                f"-c {concurrency} becomes the start: green threads then follow the load, between greenThreads.min and max"
+                f"-c {concurrency} becomes the start: green threads then follow the load, between greenThreads.min "
+                "and max"
             )
     elif not wishes.to_eventlet:
         found.obstacles.append(
-            f"the worker runs the {command.pool} pool, and this one runs tasks on green threads: if they mostly wait for "
+            f"the worker runs the {command.pool} pool, and this one runs tasks on green threads: if they mostly "
+            "wait for "
             "others (HTTP, databases), say --to-eventlet; tasks that compute go to spec.prefork"
         )
     if "autoscale" in command.options:
@@ -309,7 +316,8 @@ def _limits(pod: Object, command: CeleryCommand, found: Adoption) -> Object:
     # What the pod had for everything is now for the tasks alone; the pool's own default is longer than Kubernetes'.
     spec: Object = {"drain": {"timeout": f"{max(60, grace)}s"}}
     found.notes.append(
-        f"running tasks may take {max(60, grace)} s to finish when their worker leaves (drain.timeout; the pods so far had {grace} s "
+        f"running tasks may take {max(60, grace)} s to finish when their worker leaves (drain.timeout; the pods so "
+        f"far had {grace} s "
         f"in all, the pool's have {GRACE_MARGIN_SECONDS} s more)"
     )
     options = command.options
@@ -337,7 +345,8 @@ def _worker(
         kind = next((name for name in volume if name != "name"), "emptyDir")
         if kind not in _VOLUME_KINDS:
             found.obstacles.append(
-                f"the volume {volume['name']} is a {kind}, which a pool has no place for: use one of {', '.join(_VOLUME_KINDS)}, or say "
+                f"the volume {volume['name']} is a {kind}, which a pool has no place for: use one of "
+                f"{', '.join(_VOLUME_KINDS)}, or say "
                 f"--drop {volume['name']}"
             )
         volumes.append(volume)
@@ -387,11 +396,13 @@ def _security(pod: Object, container: Object, found: Adoption) -> Object:
     }
     if wanted.get("runAsUser") == 0:
         found.obstacles.append(
-            "securityContext.runAsUser is 0, and a pool's workers never run as root: let the image work for another user, "
+            "securityContext.runAsUser is 0, and a pool's workers never run as root: let the image work for "
+            "another user, "
             "and set it in the Deployment first"
         )
     elif "runAsUser" not in wanted:
         found.notes.append(
-            "the workers run as user 65532 (so far: the image's own user); set worker.securityContext if the image needs another"
+            "the workers run as user 65532 (so far: the image's own user); set worker.securityContext if the image "
+            "needs another"
         )
     return wanted

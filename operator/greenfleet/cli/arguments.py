@@ -1,4 +1,6 @@
-"""What all sub-commands read alike: which object, how long, how many. A value that makes no sense is named, never traced."""
+"""What all sub-commands read alike: which object, how long, how many. A value that makes no sense is named, never
+traced.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def object_name(text: str) -> str:
 
 
 def located(text: str, namespace: str | None) -> tuple[str | None, str]:
-    """Namespace (None: none was said) and name of NAME or NAMESPACE/NAME. Raises ValueError where `-n` says another one."""
+    """Namespace (None: none was said) and name of NAME or NAMESPACE/NAME. Raises ValueError where `-n` says another
+    one.
+    """
     before, slash, name = text.rpartition("/")
     if slash and namespace and before != namespace:
         raise ValueError(f"{text} is in namespace {before}, and -n says {namespace}: leave one of the two out")

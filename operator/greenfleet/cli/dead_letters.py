@@ -19,7 +19,9 @@ MODULE = "greenworker.exporter.dead_letters"
 
 
 def run(pool: str, action: str, identity: str, namespace: str | None, *, every: bool, as_json: bool) -> int:
-    """Does it and prints what was done. Exit status 2 for arguments that do not fit, 1 where the pod cannot be asked."""
+    """Does it and prints what was done. Exit status 2 for arguments that do not fit, 1 where the pod cannot be
+    asked.
+    """
     if problem := _misuse(pool, action, identity, every=every):
         complain(problem)
         return 2
@@ -33,7 +35,8 @@ def run(pool: str, action: str, identity: str, namespace: str | None, *, every: 
         return 1
     except (KeyError, TypeError, AttributeError):  # whoever may make pods in that namespace may answer in its place
         complain(
-            f"the exporter of {place}/{name} did not answer with dead letters: look at its pod, and update the older of the two"
+            f"the exporter of {place}/{name} did not answer with dead letters: look at its pod, and update the "
+            "older of the two"
         )
         return 1
     say(json.dumps(found, indent=2, ensure_ascii=False) if as_json else "\n".join(lines))

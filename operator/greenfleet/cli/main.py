@@ -1,7 +1,7 @@
 """The command line: `greenfleet`, and `kubectl greenfleet`.
 
-Sub-commands import what they need themselves, so that `greenfleet crd` does not load kopf. Help is typer's, with rich. An error is one
-plain sentence on standard error, which a log or a script can search, and never a traceback.
+Sub-commands import what they need themselves, so that `greenfleet crd` does not load kopf. Help is typer's, with rich.
+An error is one plain sentence on standard error, which a log or a script can search, and never a traceback.
 """
 
 from __future__ import annotations
@@ -218,7 +218,8 @@ def crd() -> None:
 )
 def simulate(context: typer.Context) -> int:
     """Replay a trace against the autoscaler, KEDA and Celery's autoscaler."""
-    from greenfleet.simulator.cli import main  # noqa: PLC0415 - a parser of its own: it runs without the operator's libraries too
+    # A parser of its own: it runs without the operator's libraries too.
+    from greenfleet.simulator.cli import main  # noqa: PLC0415
 
     return main(context.args)
 

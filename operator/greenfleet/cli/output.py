@@ -1,4 +1,6 @@
-"""What commands print. Much of it was written by others (a task's name, a worker's last words), and a terminal obeys control characters."""
+"""What commands print. Much of it was written by others (a task's name, a worker's last words), and a terminal obeys
+control characters.
+"""
 
 from __future__ import annotations
 

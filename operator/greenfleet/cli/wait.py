@@ -1,7 +1,8 @@
-"""`greenfleet wait`: until an operator leads and the pools are Ready. What `helm test` runs, in the operator's own image.
+"""`greenfleet wait`: until an operator leads and the pools are Ready. What `helm test` runs, in the operator's own
+image.
 
-Needs `list` on pools (and `get` on the one that is named) and `get` on the operator's Lease; nothing else is read and nothing
-is written.
+Needs `list` on pools (and `get` on the one that is named) and `get` on the operator's Lease; nothing else is read and
+nothing is written.
 """
 
 from __future__ import annotations
@@ -90,7 +91,8 @@ def _rights(wanted: Wanted) -> str:
     """What an administrator has to give."""
     where = wanted.pool.partition("/")[0] or " and ".join(wanted.namespaces) or "all namespaces"
     return (
-        f"`greenfleet wait` needs the Role greenfleet-why in namespace {wanted.operator_namespace}, which the chart brings, and the "
+        f"`greenfleet wait` needs the Role greenfleet-why in namespace {wanted.operator_namespace}, which the "
+        "chart brings, and the "
         f"ClusterRole view in {where}: ask for bindings to both"
     )
 

@@ -1,8 +1,8 @@
 """`kubectl greenfleet why POOL`: the reasons of the last decisions, in plain sentences or as JSON.
 
-They live in the leader's memory. kubectl fetches them with the user's own rights: the API server's proxy reaches a Service in front of
-the operator's pods. A Role can name a Service; it cannot name pods. The Service picks any replica, a standby answers 409, and the
-command asks again.
+They live in the leader's memory. kubectl fetches them with the user's own rights: the API server's proxy reaches a
+Service in front of the operator's pods. A Role can name a Service; it cannot name pods. The Service picks any replica,
+a standby answers 409, and the command asks again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from greenfleet.cli.output import complain, say
 _ROLE = "greenfleet-why"
 """What the chart calls its Role for this command, in a release named greenfleet."""
 _SERVICE = "greenfleet-why"
-"""What the chart calls its Service for this command in every release: a namespace has one operator, because it has one Lease."""
+"""What the chart calls its Service for this command in every release: a namespace has one operator, because it has one
+Lease.
+"""
 _ATTEMPTS = 20
 """Two replicas: all attempts meet the standby once in a million commands."""
 
@@ -50,12 +52,14 @@ def fetch(namespace: str, pool: str, operator_namespace: str) -> dict[str, Any]:
     except KubectlError as error:
         if error.is_forbidden:
             raise KubectlError(
-                f"{error}\n`greenfleet why` needs the rights of the Role {_ROLE} in namespace {operator_namespace}, which the chart "
+                f"{error}\n`greenfleet why` needs the rights of the Role {_ROLE} in namespace "
+                f"{operator_namespace}, which the chart "
                 f"brings: ask for kubectl -n {operator_namespace} create rolebinding NAME --role={_ROLE} --user=YOU"
             ) from None
         if error.is_unavailable:
             raise KubectlError(
-                f"no replica of the operator in namespace {operator_namespace} is ready: kubectl -n {operator_namespace} get pods"
+                f"no replica of the operator in namespace {operator_namespace} is ready: kubectl -n "
+                f"{operator_namespace} get pods"
             ) from None
         if not error.is_not_found:
             raise
@@ -83,7 +87,8 @@ def _check_that_one_leads(operator_namespace: str) -> None:
         if not error.is_not_found:
             raise
         raise KubectlError(
-            f"no operator has ever led in namespace {operator_namespace}: install it, or say where it runs with --operator-namespace"
+            f"no operator has ever led in namespace {operator_namespace}: install it, or say where it runs with "
+            "--operator-namespace"
         ) from None
     if not (lease.get("spec") or {}).get("holderIdentity"):
         raise KubectlError(f"no operator leads in namespace {operator_namespace}: look at its pods")
@@ -95,11 +100,13 @@ def _unknown(namespace: str, pool: str, operator_namespace: str, *, lacks_servic
         return f"there is no pool {namespace}/{pool}: look for it with kubectl get gwp -A, and say NAMESPACE/NAME or -n"
     if lacks_service:
         return (
-            f"there is no Service {_SERVICE} in namespace {operator_namespace}, through which this command asks: install the chart of "
+            f"there is no Service {_SERVICE} in namespace {operator_namespace}, through which this command asks: "
+            "install the chart of "
             "this version, or say where the operator runs with --operator-namespace"
         )
     return (
-        f"the operator in namespace {operator_namespace} does not know the pool {namespace}/{pool}: either it has just started, or "
+        f"the operator in namespace {operator_namespace} does not know the pool {namespace}/{pool}: either it has "
+        "just started, or "
         f"{namespace} is not in the chart's scope.namespaces"
     )
 
@@ -154,7 +161,9 @@ _SEEN = {
 
 
 def _table(inputs: dict[str, float]) -> list[str]:
-    """What was seen, a line each: name, value, unit. An operator of another version may send names that this table has not."""
+    """What was seen, a line each: name, value, unit. An operator of another version may send names that this table has
+    not.
+    """
     rows = [(*_SEEN.get(name, (name, "")), _short(value)) for name, value in inputs.items()]
     wide = max((len(label) for label, _, _ in rows), default=0)
     right = max((len(value) for _, _, value in rows), default=0)

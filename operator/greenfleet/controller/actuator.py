@@ -38,14 +38,19 @@ from greenfleet.own_metrics import OperatorMetrics
 _log = logging.getLogger(__name__)
 
 WRITE_INTERVAL_SECONDS = 5.0
-"""At most one write of green threads per pod in so long. More of them do not wait for the time after fewer: the load that was just gone is back."""
+"""At most one write of green threads per pod in so long. More of them do not wait for the time after fewer: the load
+that was just gone is back.
+"""
 START_INTERVAL_SECONDS = 60.0
-"""A changed start value is written before a worker is added, and else so often: a new pod is told within a tick anyway."""
+"""A changed start value is written before a worker is added, and else so often: a new pod is told within a tick
+anyway.
+"""
 WORTH_WRITING = 0.1
 """Relative change of green threads that is worth a write."""
 TOUCH_SECONDS = 0.5
-"""When a pod that was told is touched again: of 1,000 patches some 25 did not reach the pod's file until the pod's next change
-(`tests/e2e/test_resize.py`; why kubelet passes over them was not found)."""
+"""When a pod that was told is touched again: of 1,000 patches some 25 did not reach the pod's file until the pod's next
+change (`tests/e2e/test_resize.py`; why kubelet passes over them was not found).
+"""
 _LEAVING_COST = -100
 _WRITTEN_ANNOTATION = f"{names.PREFIX}/threads-written-at"
 
@@ -93,7 +98,9 @@ class Actuator:
         self._configs = configs
 
     async def apply(self, plan: ScalePlan) -> bool:
-        """Makes the cluster look like the decision. False where the API server refused something: the next tick decides and writes anew."""
+        """Makes the cluster look like the decision. False where the API server refused something: the next tick decides
+        and writes anew.
+        """
         state = plan.fleet.actuation
         state.busy = True
         refused: list[ApiError] = []
@@ -114,8 +121,9 @@ class Actuator:
         return not refused
 
     async def _write_threads(self, plan: ScalePlan, refused: list[ApiError]) -> list[Pod]:
-        """Tells the pods that need to be told, and the ConfigMap; returns those pods. What is refused of that (one pod by a webhook, a ConfigMap
-        that somebody made immutable) is added to *refused*: it must keep neither the other pods from hearing nor new workers from coming.
+        """Tells the pods that need to be told, and the ConfigMap; returns those pods. What is refused of that (one pod
+        by a webhook, a ConfigMap that somebody made immutable) is added to *refused*: it must keep neither the other
+        pods from hearing nor new workers from coming.
         """
         state, threads, now = plan.fleet.actuation, plan.decision.threads, time.monotonic()
         needy = [pod for pod in plan.pods if _needs_threads(plan, pod, now)]
@@ -140,7 +148,9 @@ class Actuator:
         return written
 
     async def _write_start(self, plan: ScalePlan, threads: int, now: float) -> None:
-        """Writes into the ConfigMap that the reconciler made, and into no other: one that came to be here would have no owner."""
+        """Writes into the ConfigMap that the reconciler made, and into no other: one that came to be here would have no
+        owner.
+        """
         uid = await self._configs.config_uid(plan.record, plan.pool)
         if uid is None:
             return  # the reconciler makes it first
@@ -205,7 +215,9 @@ class Actuator:
             await self._record_change(plan, "workers", current, wanted)
 
     async def _mark_leaving(self, pool: GreenWorkerPool, leaving: tuple[str, ...]) -> None:
-        """The most idle pods first: best effort, the drain is the guarantee. A pod that may not be written to stops no scale-in."""
+        """The most idle pods first: best effort, the drain is the guarantee. A pod that may not be written to stops no
+        scale-in.
+        """
         cost = {names.DELETION_COST_ANNOTATION: str(_LEAVING_COST)}
         answers = await asyncio.gather(*(self._patch_pod(pool, name, cost) for name in leaving), return_exceptions=True)
         _sort_out([one for one in answers if not isinstance(one, InvalidError | ForbiddenError)])
@@ -223,7 +235,9 @@ class Actuator:
 
 
 def _sort_out(answers: Iterable[BaseException | None], refused: list[ApiError] | None = None) -> None:
-    """Adds to *refused* what the API server said no to; raises what is worse than that, or everything without such a list."""
+    """Adds to *refused* what the API server said no to; raises what is worse than that, or everything without such a
+    list.
+    """
     for answer in answers:
         if refused is not None and isinstance(answer, ApiError) and not isinstance(answer, NotLeaderError):
             refused.append(answer)

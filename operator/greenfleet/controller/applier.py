@@ -34,8 +34,8 @@ class Applier:
     async def taken(
         self, children: Iterable[Child], is_own: Callable[[_Object], bool], config_uid: str | None = None
     ) -> tuple[Child, _Object] | None:
-        """The first child whose name an object of somebody else has, and that object. All others are bound to the objects that are there:
-        an apply can then neither take over nor bring back what has changed hands meanwhile.
+        """The first child whose name an object of somebody else has, and that object. All others are bound to the
+        objects that are there: an apply can then neither take over nor bring back what has changed hands meanwhile.
 
         What no watch shows is asked for: an object may be there without the label that the watches select by.
         """
@@ -67,7 +67,9 @@ class Applier:
         return next(iter(found.get("items") or ()), None)
 
     async def apply(self, child: Child) -> _Object:
-        """Applies to the object that was found, or makes one: without force, in case somebody else has made one just now."""
+        """Applies to the object that was found, or makes one: without force, in case somebody else has made one just
+        now.
+        """
         manifest = child.manifest
         try:
             return await self._client.apply(

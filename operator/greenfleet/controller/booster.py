@@ -1,12 +1,12 @@
 """Lets workers start faster than their CPU limit allows: it is raised while they start, and put back once they have.
 
-Importing Celery and an application takes a second of CPU, which is ten seconds on a tenth of a core: most of what a fleet
-takes to grow. The pod is resized in place (KEP-1287, Kubernetes 1.33 and later), which restarts nothing and leaves the Deployment as it is.
-Only the limit changes. The requests stay, so the pod fits where it is, and a neighbour that claims its CPU gets it: what is
-used is what nobody else wants.
+Importing Celery and an application takes a second of CPU, which is ten seconds on a tenth of a core: most of what a
+fleet takes to grow. The pod is resized in place (KEP-1287, Kubernetes 1.33 and later), which restarts nothing and
+leaves the Deployment as it is. Only the limit changes. The requests stay, so the pod fits where it is, and a neighbour
+that claims its CPU gets it: what is used is what nobody else wants.
 
-The rule is level-triggered, so that whatever was missed (a restart of the operator, an answer that got lost) is made up for
-at the next look. A refusal costs nothing but the boost: the worker starts as slowly as its own limit makes it.
+The rule is level-triggered, so that whatever was missed (a restart of the operator, an answer that got lost) is made up
+for at the next look. A refusal costs nothing but the boost: the worker starts as slowly as its own limit makes it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,15 @@ _log = logging.getLogger(__name__)
 _Object = dict[str, Any]
 
 BOOST_SECONDS = 60.0
-"""The longest boost of a container that runs: an application that takes longer to start, or never does, is not worth a core."""
+"""The longest boost of a container that runs: an application that takes longer to start, or never does, is not worth a
+core.
+"""
 AGAIN_SECONDS = 5.0
 """After which a resize that has not shown in the pod is asked for again."""
 REFUSED_SECONDS = 600.0
-"""How long a pool's workers start without a boost after a refusal: by a quota, a LimitRange, an older API server, or a node that cannot resize."""
+"""How long a pool's workers start without a boost after a refusal: by a quota, a LimitRange, an older API server, or a
+node that cannot resize.
+"""
 _REFUSALS = (400, 403, 404, 405, 422)
 _NO_SUBRESOURCE = "could not find the requested resource"
 """What an API server without resizes says; else 404 means that the pod is gone."""
@@ -69,8 +73,9 @@ def limits_of(pool: GreenWorkerPool, role: Role) -> Limits | None:
 def wanted(pod: _Object, limits: Limits, now: float, *, raised: bool) -> str | None:
     """The CPU limit that a worker should have and has not; None where nothing is to be done. *now* is Unix time.
 
-    What somebody else has set (a VerticalPodAutoscaler) stays: only the usual limit is raised, and only a raised one is put back. That it is
-    raised shows in itself or is remembered (*raised*), for the pool may ask for another boost by now.
+    What somebody else has set (a VerticalPodAutoscaler) stays: only the usual limit is raised, and only a raised one is
+    put back. That it is raised shows in itself or is remembered (*raised*), for the pool may ask for another boost by
+    now.
     """
     limit, status = _cpu_limit(pod), pod.get("status") or {}
     if limit is None or status.get("phase") in ("Succeeded", "Failed"):
@@ -98,8 +103,8 @@ def _cpu_limit(pod: _Object) -> float | None:
 
 
 def _starting_seconds(status: _Object, now: float) -> float | None:
-    """For how long the worker has been running without having started: 0 before it runs, None once its startup probe has succeeded. A
-    container that was restarted starts again.
+    """For how long the worker has been running without having started: 0 before it runs, None once its startup probe
+    has succeeded. A container that was restarted starts again.
     """
     for one in status.get("containerStatuses") or ():
         if one["name"] == names.WORKER_CONTAINER:

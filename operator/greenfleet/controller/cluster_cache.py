@@ -22,14 +22,17 @@ _ALWAYS_SERVED = {
     "PodDisruptionBudget": "policy/v1",
     "NetworkPolicy": "networking.k8s.io/v1",
 }
-"""Children that are watched, so that drift is repaired at once. ConfigMaps are not among them (controller.controller)."""
+"""Children that are watched, so that drift is repaired at once. ConfigMaps are not among them
+(controller.controller).
+"""
 
 
 class ClusterCache:
     """Local copies of our children and pods in some namespaces (none named: in all).
 
-    `child_changed(namespace, pool or None)` is told when labels, owners or spec of a child changed (a Deployment's replicas
-    apart), or when it disappeared; None stands for an exporter's child. `pod_changed(old, new)` is told of every pod.
+    `child_changed(namespace, pool or None)` is told when labels, owners or spec of a child changed (a Deployment's
+    replicas apart), or when it disappeared; None stands for an exporter's child. `pod_changed(old, new)` is told of
+    every pod.
     """
 
     def __init__(
@@ -94,7 +97,9 @@ class ClusterCache:
         return list(self._pods_of[namespace, name, Role.EXPORTER].values())
 
     def exporters(self, namespace: str | None) -> Iterator[str]:
-        """The brokers that there is an exporter for, in a namespace or (None) anywhere: whether a pool needs it or not."""
+        """The brokers that there is an exporter for, in a namespace or (None) anywhere: whether a pool needs it
+        or not.
+        """
         for reflector in self._children["Deployment"]:
             for found in reflector.objects():
                 if namespace in (None, found["metadata"]["namespace"]) and (broker := measured_broker(found)):

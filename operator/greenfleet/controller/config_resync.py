@@ -1,10 +1,11 @@
 """Applies the pools' ConfigMaps again, one after the other: their drift is repaired without ever reading one.
 
-Every other child is watched, and repaired at once. To watch ConfigMaps takes the right to list them, and RBAC cannot narrow that
-to ours: the operator could then read every ConfigMap of the cluster, where people keep what they should not. An apply that
-changes nothing is one request and no write to etcd. What can be wrong in between is little: running workers have their green
-threads from their own annotation, and the ConfigMap says only what a new pod starts with, and which tasks go to prefork. Of a
-pool without workers nobody reads it: it is looked at as soon as the pool has workers again, and else seldom, for the owner that its deletion needs.
+Every other child is watched, and repaired at once. To watch ConfigMaps takes the right to list them, and RBAC cannot
+narrow that to ours: the operator could then read every ConfigMap of the cluster, where people keep what they should
+not. An apply that changes nothing is one request and no write to etcd. What can be wrong in between is little: running
+workers have their green threads from their own annotation, and the ConfigMap says only what a new pod starts with, and
+which tasks go to prefork. Of a pool without workers nobody reads it: it is looked at as soon as the pool has workers
+again, and else seldom, for the owner that its deletion needs.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ class ConfigResync:
         return max(record.reconciliation.config_applied_at, self._tried.get(record.key, -math.inf))
 
     def _longest_ago(self, records: Iterable[Record]) -> tuple[Record | None, Record | None]:
-        """Of the pools that are working, and of those that are idle, the one whose ConfigMap was longest not applied."""
+        """Of the pools that are working, and of those that are idle, the one whose ConfigMap was longest not
+        applied.
+        """
         longest: dict[bool, Record] = {}
         tried = {}
         for record in records:

@@ -28,7 +28,9 @@ _POOL, _EXPORTER, _DOUBT = "pool:", "exporter:", "doubt:"
 _INITIAL_LIST_SECONDS = 60.0
 """How long the first list of pools and kopf's may differ: one that was deleted in between is never told of."""
 _COMPARE_SECONDS = 15.0
-"""The pools in memory are compared with a list so often: a watch that broke off or went silent may have missed a deletion or a creation."""
+"""The pools in memory are compared with a list so often: a watch that broke off or went silent may have missed a
+deletion or a creation.
+"""
 _RESYNC_SECONDS = 600.0
 """Whatever runs is applied again so often, in case a watch missed something."""
 
@@ -57,8 +59,8 @@ class Controller:
         self._reconciler, self._exporters, self._status, self._view = reconciler, exporters, status, view
 
     def pool_changed(self, body: dict[str, Any], *, certain: bool = False) -> None:
-        """A pool is there, new or changed. A change of our own status changes nothing else and costs nothing here. *certain*: as in
-        `Registry.put`.
+        """A pool is there, new or changed. A change of our own status changes nothing else and costs nothing here.
+        *certain*: as in `Registry.put`.
         """
         if body["metadata"].get("deletionTimestamp"):
             # Its children go, or are to stay without it (--cascade=orphan): whatever we applied now would undo either.
@@ -144,7 +146,9 @@ class Controller:
                 self._queue.add(_POOL + record.key)
 
     async def _wait_for_initial_list(self) -> None:
-        """Until kopf has told of every pool that there is: an exporter made from half of them would drop the others' queues."""
+        """Until kopf has told of every pool that there is: an exporter made from half of them would drop the others'
+        queues.
+        """
         missing: set[str] | None = None
         deadline = time.monotonic() + _INITIAL_LIST_SECONDS
         while time.monotonic() < deadline and (missing is None or missing):
@@ -198,7 +202,8 @@ class Controller:
             if not self._is_known(key, metadata):
                 await self._ask_for(key)
         if self._view is not None and self._view.is_synced:
-            # Left by an operator that died before it could remove them: no pool owns them, or one does that uses another broker now.
+            # Left by an operator that died before it could remove them: no pool owns them, or one does that uses
+            # another broker now.
             for broker in self._view.exporters(namespace):
                 if not self._registry.of_broker(broker):
                     self._queue.add(_EXPORTER + broker)

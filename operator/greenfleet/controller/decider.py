@@ -1,7 +1,9 @@
-"""From the `Sample` of one role of a pool to its `Decision`. It alone writes `Fleet`, and knows no API server and no Prometheus.
+"""From the `Sample` of one role of a pool to its `Decision`. It alone writes `Fleet`, and knows no API server and no
+Prometheus.
 
-An idle fleet is decided on once in a while only: while samples show nothing new, the autoscaler would decide the same again.
-The last skipped sample is given to it before the next decision, so that its estimates end where they would have ended.
+An idle fleet is decided on once in a while only: while samples show nothing new, the autoscaler would decide the same
+again. The last skipped sample is given to it before the next decision, so that its estimates end where they would have
+ended.
 """
 
 from __future__ import annotations

@@ -52,7 +52,8 @@ class ExporterReconciler:
         self._one_at_a_time = asyncio.Lock()
 
     async def reconcile(self, broker_key: str) -> float | None:
-        """Applies the exporter of one broker from the full list of its pools, and removes the one that nobody needs any more.
+        """Applies the exporter of one broker from the full list of its pools, and removes the one that nobody needs any
+        more.
 
         A refusal is kept until one succeeds. Returns the seconds after which to try again.
         """
@@ -104,7 +105,9 @@ class ExporterReconciler:
         return None, queues_digest(children)
 
     async def _there(self, pools: Iterable[GreenWorkerPool], namespace: str) -> list[GreenWorkerPool]:
-        """Those pools that the API server has and that do not go: the deletion of what they own may be heard of before their own."""
+        """Those pools that the API server has and that do not go: the deletion of what they own may be heard of before
+        their own.
+        """
         path = paths.collection(f"{GROUP}/{VERSION}", KIND, namespace)
         alive = {
             item["metadata"]["uid"]
@@ -115,8 +118,9 @@ class ExporterReconciler:
         return [pool for pool in pools if pool.uid in alive]
 
     async def _tell(self, broker_key: str, digest: str) -> None:
-        """Has kubelet show the exporter's pods the list of queues at once: a ConfigMap alone is shown within a minute or two, the one of a pod that
-        changed without delay. Twice, because what kubelet has heard of may be the pod and not yet the ConfigMap.
+        """Has kubelet show the exporter's pods the list of queues at once: a ConfigMap alone is shown within a minute
+        or two, the one of a pod that changed without delay. Twice, because what kubelet has heard of may be the pod and
+        not yet the ConfigMap.
         """
         namespace, secret, key = broker_key.split("/", 2)
         pods = [
@@ -144,12 +148,13 @@ class ExporterReconciler:
 
             await self._applier.remove_unwanted(namespace, optional_exporter_children(name), (), is_own)
             await self._leave_to_collector(config_of_gone_exporter(namespace, name), name)
-            # The last: as long as anything is left, it says so (`ClusterCache.exporters`), also to an operator that starts now.
+            # The last: as long as anything is left, it says so (`ClusterCache.exporters`), also to an operator that
+            # starts now.
             await self._applier.remove_unwanted(namespace, (("apps/v1", "Deployment", name),), (), is_own)
 
     async def _leave_to_collector(self, config: Child, exporter: str) -> None:
-        """Has the garbage collector take the ConfigMap of an exporter that is gone, while pools that owned it stay: the operator may not delete
-        ConfigMaps, which would be a right over everybody's.
+        """Has the garbage collector take the ConfigMap of an exporter that is gone, while pools that owned it stay: the
+        operator may not delete ConfigMaps, which would be a right over everybody's.
         """
         found = await self._client.peek(paths.of(config.manifest))
         if found is not None and is_exporters_own(found, exporter):

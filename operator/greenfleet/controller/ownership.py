@@ -1,11 +1,11 @@
 """Whose an object is that has the name of one of ours. Pure.
 
-Names are made from a pool's name, so that somebody else's object may have one already: a chart's, another team's, a hand-written
-one. A server-side apply with force would take it over, and the pool's deletion would delete it.
+Names are made from a pool's name, so that somebody else's object may have one already: a chart's, another team's, a
+hand-written one. A server-side apply with force would take it over, and the pool's deletion would delete it.
 
-An object is a pool's own if it says so by its owner reference (also of a deleted pool of the same name, which the garbage collector has not
-cleaned up after yet), or by the label with the pool's name while nobody else controls it: that is what `--cascade=orphan` leaves behind, and what
-drift of the owner reference looks like.
+An object is a pool's own if it says so by its owner reference (also of a deleted pool of the same name, which the
+garbage collector has not cleaned up after yet), or by the label with the pool's name while nobody else controls it:
+that is what `--cascade=orphan` leaves behind, and what drift of the owner reference looks like.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def is_owned_by(found: _Object, pool: GreenWorkerPool) -> bool:
 
 
 def is_exporters_own(found: _Object, exporter: str) -> bool:
-    """Whether an object is, or was made for, the queue exporter of this name, which several pools own and none controls."""
+    """Whether an object is, or was made for, the queue exporter of this name, which several pools own and none
+    controls.
+    """
     owners = _owners(found)
     if any(owner.get("controller") for owner in owners):
         return False
@@ -48,7 +50,8 @@ def taken_from_pool(child: Child, found: _Object, pool: GreenWorkerPool) -> Stal
     """Why a pool cannot be made: an object of somebody else has the name of one of its own."""
     return StalledReason(
         NAME_TAKEN,
-        f"metadata.name is {pool.name!r}, and the {child.kind} {child.name} that such a pool makes is there already and not its own "
+        f"metadata.name is {pool.name!r}, and the {child.kind} {child.name} that such a pool makes is there "
+        "already and not its own "
         f"({_whose(found, names.POOL_LABEL, pool.name)}): give the pool another name, or remove that {child.kind}",
     )
 
@@ -57,8 +60,10 @@ def taken_from_exporter(child: Child, found: _Object, pool: GreenWorkerPool) -> 
     """The same for the queue exporter of a broker."""
     return StalledReason(
         NAME_TAKEN,
-        f"broker.urlFrom is {pool.spec.broker.secret.name!r}, and the {child.kind} {child.name} of its queue exporter is there already and "
-        f"not Greenfleet's ({_whose(found, names.ROLE_LABEL, Role.EXPORTER)}): remove that {child.kind}, or name another Secret",
+        f"broker.urlFrom is {pool.spec.broker.secret.name!r}, and the {child.kind} {child.name} of its queue "
+        "exporter is there already and "
+        f"not Greenfleet's ({_whose(found, names.ROLE_LABEL, Role.EXPORTER)}): remove that {child.kind}, or name "
+        "another Secret",
     )
 
 

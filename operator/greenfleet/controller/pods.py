@@ -40,7 +40,9 @@ def _threads(text: str) -> int | None:
 
 
 def is_finished(pod: _Object) -> bool:
-    """Whether nothing of the pod runs any more: evicted pods linger in the API, deleted ones for a moment after their end."""
+    """Whether nothing of the pod runs any more: evicted pods linger in the API, deleted ones for a moment after their
+    end.
+    """
     status = pod.get("status") or {}
     if status.get("phase") in ("Succeeded", "Failed"):
         return True

@@ -78,7 +78,9 @@ class PoolScaler:
         self._background.spawn(self._status.sync(record))
 
     def _is_scaled(self, record: Record, pool: GreenWorkerPool, role: Role) -> bool:
-        """Whether the workers of a role are this pool's, and its backlog its own. What else the API server refuses of it stops no scaling."""
+        """Whether the workers of a role are this pool's, and its backlog its own. What else the API server refuses of
+        it stops no scaling.
+        """
         state = record.reconciliation
         if state.conflict is not None or self._registry.is_in_conflict(pool):
             return False
@@ -109,7 +111,9 @@ class PoolScaler:
 
 
 def _note_dead_letters(record: Record, pool: GreenWorkerPool, answers: Answers) -> bool:
-    """What the exporter says of the pool's queues, and the workers of their tasks; True if it is news. Silence is none."""
+    """What the exporter says of the pool's queues, and the workers of their tasks; True if it is news. Silence
+    is none.
+    """
     workers, counts = answers.workers, answers.dead_letters
     named = frozenset() if isinstance(workers, QueryError) else workers.dead_tasks.get(pool.key, frozenset())
     queues = [*consumed_queues(pool, Role.EVENTLET), *consumed_queues(pool, Role.PREFORK)]

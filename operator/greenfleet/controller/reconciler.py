@@ -107,7 +107,8 @@ class Reconciler:
                 state.refused, state.refusals = taken_from_pool(*taken, pool), state.refusals + 1
                 return taken_seconds(state.refusals)
             if self._lacks_any(pool, children):
-                # It is new, or on its way out and told of late: an operator that has just started may know less than it sees.
+                # It is new, or on its way out and told of late: an operator that has just started may know less than it
+                # sees.
                 state.drifted = True
                 if await self._is_deleting(record, pool):
                     return None
@@ -147,10 +148,12 @@ class Reconciler:
             state.generation = pool.generation
 
     async def _is_deleting(self, record: Record, pool: GreenWorkerPool) -> bool:
-        """Whether the pool is gone or going. Asked of the API server itself, if a child changed since it was asked last.
+        """Whether the pool is gone or going. Asked of the API server itself, if a child changed since it was asked
+        last.
 
-        What the collector does to the children of a pool that goes looks like drift, and the operator may be told of it before it
-        is told of the deletion: with `--cascade=orphan` the owner is taken off them, and putting it back would end the workers.
+        What the collector does to the children of a pool that goes looks like drift, and the operator may be told of it
+        before it is told of the deletion: with `--cascade=orphan` the owner is taken off them, and putting it back
+        would end the workers.
         """
         if self._registry.get(record.key) is not record:
             return True  # told meanwhile; of such a record no drift is noted any more
@@ -175,7 +178,8 @@ class Reconciler:
         return False
 
     async def repair_config(self, record: Record) -> None:
-        """Applies the ConfigMap of a settled pool again. It costs one request, which changes nothing unless somebody else did.
+        """Applies the ConfigMap of a settled pool again. It costs one request, which changes nothing unless somebody
+        else did.
 
         Raises ConflictError where the ConfigMap is not the one that was applied last: the pool has to be reconciled.
         """
@@ -191,7 +195,9 @@ class Reconciler:
         await self._apply_config(state, child)
 
     async def _apply_config(self, state: Reconciliation, child: Child) -> None:
-        """Applies the reconciler's part of the ConfigMap; the answer shows whether the autoscaler's part is still there."""
+        """Applies the reconciler's part of the ConfigMap; the answer shows whether the autoscaler's part is still
+        there.
+        """
         try:
             found = await self._applier.apply(child)
         except ConflictError:
@@ -202,7 +208,9 @@ class Reconciler:
         state.config_threads = (state.config_applied_at, (found.get("data") or {}).get("threads"))
 
     async def config_uid(self, record: Record, pool: GreenWorkerPool) -> str | None:
-        """Of the pool's own ConfigMap, None where it has none. After a restart it is asked for: it may be long until the pool's turn comes."""
+        """Of the pool's own ConfigMap, None where it has none. After a restart it is asked for: it may be long until
+        the pool's turn comes.
+        """
         state = record.reconciliation
         if state.config_uid is None:
             found = await self._client.peek(paths.of(pool_config_child(pool, ()).manifest))
@@ -215,7 +223,9 @@ class Reconciler:
         record.reconciliation.config_uid = None
 
     async def _apply_fleet(self, record: Record, pool: GreenWorkerPool, child: Child) -> bool:
-        """Applies a fleet's Deployment. False if it has to wait until another fleet has taken an upgraded operator's template."""
+        """Applies a fleet's Deployment. False if it has to wait until another fleet has taken an upgraded operator's
+        template.
+        """
         for _ in range(_ATTEMPTS):
             if await self._is_deleting(record, pool):
                 return True
@@ -237,8 +247,8 @@ class Reconciler:
             await asyncio.sleep(0.02)
 
     async def _apply_fleet_over(self, live: dict[str, Any] | None, pool: GreenWorkerPool, child: Child) -> bool:
-        """Applies a fleet's Deployment to the version that was looked at, and to no other: replicas are handed over by what
-        it says, and a version without its owner belongs to a pool that goes.
+        """Applies a fleet's Deployment to the version that was looked at, and to no other: replicas are handed over by
+        what it says, and a version without its owner belongs to a pool that goes.
         """
         # Not the uid that was found with it: another one may have taken its place since.
         metadata = {name: value for name, value in child.manifest["metadata"].items() if name != "uid"}
@@ -274,7 +284,8 @@ class Reconciler:
             and pool.spec.scaling.mode != "Manual"
         ):
             note = (
-                f"spec.manualReplicas is {pool.spec.manual_replicas}, and scaling.mode is {pool.spec.scaling.mode}, in which it "
+                f"spec.manualReplicas is {pool.spec.manual_replicas}, and scaling.mode is "
+                f"{pool.spec.scaling.mode}, in which it "
                 "counts for nothing: set scaling.mode to Manual, or leave the number of workers to the operator"
             )
             await self._events.warning(pool, "ManualReplicasIgnored", note)
@@ -287,7 +298,8 @@ class Reconciler:
         ):
             if skips:
                 note = (
-                    f"{field}.insecureSkipVerify is true, so that its certificate is not checked, and whoever answers in its place gets "
+                    f"{field}.insecureSkipVerify is true, so that its certificate is not checked, and whoever "
+                    "answers in its place gets "
                     f"the password: name the CA in {field}.caSecretRef, and remove insecureSkipVerify"
                 )
                 await self._events.warning(pool, "TlsNotVerified", note)

@@ -39,7 +39,9 @@ class Reconciliation:
     conflict: StalledReason | None = None
     """Another pool consumes one of its queues. It is not scaled meanwhile: its backlog is not its own."""
     refused: StalledReason | None = None
-    """What the last reconciliation ran into: somebody else's object, or the API server's refusal. Workers that run go on being scaled."""
+    """What the last reconciliation ran into: somebody else's object, or the API server's refusal. Workers that run go
+    on being scaled.
+    """
     refusals: int = 0
     """Of these in a row."""
     generation: int | None = None
@@ -61,7 +63,9 @@ class Reconciliation:
 
 @dataclass(slots=True)
 class ExporterState:
-    """What became of a broker's exporter, which all pools of the broker share. Written by `controller.exporters` alone."""
+    """What became of a broker's exporter, which all pools of the broker share. Written by
+    `controller.exporters` alone.
+    """
 
     refused: StalledReason | None = None
     """What its last reconciliation ran into."""
@@ -182,8 +186,8 @@ class Record:
 
 
 def what_is_kept(body: dict[str, Any]) -> dict[str, Any]:
-    """An object without its spec, which is parsed already, and without what others write into its metadata: most of its memory, and as much
-    as they like.
+    """An object without its spec, which is parsed already, and without what others write into its metadata: most of its
+    memory, and as much as they like.
     """
     metadata = {name: value for name, value in body["metadata"].items() if name not in ("managedFields", "labels")}
     annotations = metadata.get("annotations") or {}
@@ -192,7 +196,9 @@ def what_is_kept(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_older(body: dict[str, Any], known: dict[str, Any]) -> bool:
-    """By resourceVersion: comparable between objects of one kind since Kubernetes 1.35 by promise, and before in fact."""
+    """By resourceVersion: comparable between objects of one kind since Kubernetes 1.35 by promise, and before
+    in fact.
+    """
     versions = [one["metadata"].get("resourceVersion", "") for one in (body, known)]
     return all(version.isdecimal() for version in versions) and int(versions[0]) < int(versions[1])
 
@@ -204,7 +210,9 @@ class Registry:
         self._records: dict[str, Record] = {}
         self._by_broker: dict[str, dict[str, GreenWorkerPool]] = defaultdict(dict)
         self._consumers: dict[tuple[str, str], dict[str, GreenWorkerPool]] = defaultdict(dict)
-        """By broker and queue, the companions' included. Asked for every pool at every tick, so it must not grow with all pools of a broker."""
+        """By broker and queue, the companions' included. Asked for every pool at every tick, so it must not grow with
+        all pools of a broker.
+        """
         self._exporters: dict[str, ExporterState] = {}
 
     def __len__(self) -> int:
@@ -218,9 +226,9 @@ class Registry:
         return self._records.get(key)
 
     def put(self, body: dict[str, Any], *, certain: bool = False) -> Record:
-        """Takes in an object from the API server. One that is older than what is known changes nothing: events of two objects of the same
-        name, the one deleted and the other created, may come in any order. *certain*: it was asked for just now, and is believed
-        whatever its version: a restored etcd goes back in time.
+        """Takes in an object from the API server. One that is older than what is known changes nothing: events of two
+        objects of the same name, the one deleted and the other created, may come in any order. *certain*: it was asked
+        for just now, and is believed whatever its version: a restored etcd goes back in time.
         """
         key = f"{body['metadata']['namespace']}/{body['metadata']['name']}"
         whole, body = body, what_is_kept(body)

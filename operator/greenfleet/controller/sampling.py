@@ -1,4 +1,6 @@
-"""From Prometheus' answers and the cluster cache to one `Sample` for each role of a pool. Asks nobody and writes nothing."""
+"""From Prometheus' answers and the cluster cache to one `Sample` for each role of a pool. Asks nobody and writes
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from greenfleet.settings import Prometheus
 from greenfleet.status.spec_checks import unknown_source
 
 _SEVERAL_VHOSTS = (
-    "Several virtual hosts of the broker have this queue, and the source does not say which is meant: ask the administrator "
+    "Several virtual hosts of the broker have this queue, and the source does not say which is meant: ask the "
+    "administrator "
     'for one whose selector does, such as rabbitmq_queue_messages_ready{vhost="production"}.'
 )
 
@@ -102,7 +105,8 @@ def _why_not_believed(pool: GreenWorkerPool, expected: Iterable[str], answer: De
     """Why samples of a pool's queues may not be believed although there are some; "" if there are none."""
     if pool.namespace in answer.namespace_mismatch:
         return (
-            "Samples arrive without the target label `namespace`, or with one that does not match, and are not believed: "
+            "Samples arrive without the target label `namespace`, or with one that does not match, and are not "
+            "believed: "
             "see the scrape configuration in the documentation."
         )
     source = pool.spec.scaling.prometheus.source
@@ -117,6 +121,7 @@ def _why_not_believed(pool: GreenWorkerPool, expected: Iterable[str], answer: De
 def _crowded_problem(namespace: str, about: str) -> Problem:
     return Problem(
         MetricsIssue.TOO_MANY_SERIES,
-        f"The pods of namespace {namespace} export so many series {about}, or such long ones, that the answer for everybody was too "
+        f"The pods of namespace {namespace} export so many series {about}, or such long ones, that the answer for "
+        "everybody was too "
         "large, so that this namespace is left out of it for some minutes: find the pods that export them.",
     )

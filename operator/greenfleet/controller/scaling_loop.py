@@ -1,4 +1,5 @@
-"""When pools are looked at: all of them once a tick, and between two ticks those that are idle and for which something waits.
+"""When pools are looked at: all of them once a tick, and between two ticks those that are idle and for which something
+waits.
 
 What is asked is `prometheus.poller`'s, what becomes of an answer `controller.pool_scaler`'s.
 """

@@ -1,7 +1,8 @@
 """The status of a pool, computed anew from what is known, and written only when it says something new. Pure.
 
-Conditions follow kstatus: `Stalled` and `Reconciling` are true only while they hold, and `Ready` is what `kubectl wait`,
-Flux and Argo CD look at. `lastTransitionTime` moves only when a status does. No text holds a number that moves every tick.
+Conditions follow kstatus: `Stalled` and `Reconciling` are true only while they hold, and `Ready` is what `kubectl
+wait`, Flux and Argo CD look at. `lastTransitionTime` moves only when a status does. No text holds a number that moves
+every tick.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ BLOCKED_MEMORY_SECONDS = 300.0
 """How long `HubBlocked` stays true after a task blocked the hub."""
 
 LONGEST_MESSAGE = 4096
-"""Characters of a condition's message. Names of tasks come from outside, and a status that is refused for one of them is never written again."""
+"""Characters of a condition's message. Names of tasks come from outside, and a status that is refused for one of them
+is never written again.
+"""
 
 RISK_MEMORY_SECONDS = 60.0
 """How long `TasksAtRisk` outlives the last sample that said so; workers themselves remember for ten minutes."""
@@ -260,10 +263,12 @@ _PAUSE_TEXT: Mapping[str, str] = {
 }
 
 _LIMIT_TEXT: Mapping[DecisionReason, str] = {
-    DecisionReason.MAX: "The load asks for more than replicas.max workers: raise it if waiting longer is not acceptable.",
+    DecisionReason.MAX: "The load asks for more than replicas.max workers: raise it if waiting longer is not "
+    "acceptable.",
     DecisionReason.TOTAL: "The load asks for more green threads than greenThreads.total allows.",
     DecisionReason.BEHAVIOR: "scaling.behavior slows the change down.",
-    DecisionReason.SATURATED_DOWNSTREAM: "More workers brought no more throughput: something behind the tasks is at its limit.",
+    DecisionReason.SATURATED_DOWNSTREAM: "More workers brought no more throughput: something behind the tasks is "
+    "at its limit.",
     DecisionReason.PAUSED: "scaling.pause holds the number of workers.",
     DecisionReason.MANUAL: "spec.manualReplicas sets the number of workers.",
 }
@@ -279,7 +284,8 @@ def _scaling_limited(decision: Decision | None) -> _Said:
 
 
 _LACKS_CPU = (
-    "A worker's hub wanted to run and had no CPU for most of five minutes: raise worker.resources.limits.cpu, or add nodes; "
+    "A worker's hub wanted to run and had no CPU for most of five minutes: raise worker.resources.limits.cpu, or "
+    "add nodes; "
     "no task is to blame."
 )
 
@@ -289,7 +295,10 @@ def _hub_blocked(evidence: Evidence, now: float) -> _Said:
     starved = now - evidence.risks.get(("cpu", ""), float("-inf")) < RISK_MEMORY_SECONDS
     if tasks:
         listed = ", ".join(tasks[:5])
-        blocks = f"Blocking calls halt all green threads of a worker: {listed}. The worker's log has the place; consider prefork.tasks."
+        blocks = (
+            f"Blocking calls halt all green threads of a worker: {listed}. The worker's log has the place; "
+            "consider prefork.tasks."
+        )
         return "True", "TaskBlocks", f"{blocks} {_LACKS_CPU}" if starved else blocks
     if starved:
         return "True", "LacksCpu", _LACKS_CPU
@@ -303,30 +312,36 @@ _RISKS: Mapping[str, tuple[str, str]] = {
     ),
     "consumer_timeout": (
         "ConsumerTimeout",
-        "Tasks or ETAs exceed RabbitMQ's consumer_timeout, after which everything that their worker holds runs again: raise "
+        "Tasks or ETAs exceed RabbitMQ's consumer_timeout, after which everything that their worker holds runs "
+        "again: raise "
         "it on the broker and in broker.consumerTimeout, or split the tasks.",
     ),
     "delivery_limit": (
         "DeliveryLimit",
-        "Messages have used up half of their quorum queue's delivery limit, after which RabbitMQ drops or dead-letters them: look for "
+        "Messages have used up half of their quorum queue's delivery limit, after which RabbitMQ drops or "
+        "dead-letters them: look for "
         "workers that die and connections that break, or raise x-delivery-limit.",
     ),
     "no_progress": (
         "NothingEnds",
-        "Every thread of a worker is busy, and no task has ended for five minutes: look for calls without a time-out and for "
+        "Every thread of a worker is busy, and no task has ended for five minutes: look for calls without a "
+        "time-out and for "
         "libraries that were imported before patching, or set taskTimeLimits.hard. The worker's log names the tasks.",
     ),
     "prefork": (
         "PreforkImpossible",
-        "Tasks that belong to the prefork companion run on the hub, because there is none or its queue cannot be had: the workers' log says why.",
+        "Tasks that belong to the prefork companion run on the hub, because there is none or its queue cannot be "
+        "had: the workers' log says why.",
     ),
     "prefetch": (
         "PrefetchHoards",
-        "Workers hold messages that no other worker can take: lower worker.prefetchMultiplier, or the app's own prefetch setting.",
+        "Workers hold messages that no other worker can take: lower worker.prefetchMultiplier, or the app's own "
+        "prefetch setting.",
     ),
     "visibility_timeout": (
         "VisibilityTimeout",
-        "Tasks or ETAs exceed Redis' visibility_timeout, and run twice wherever a worker does not renew it: raise it in "
+        "Tasks or ETAs exceed Redis' visibility_timeout, and run twice wherever a worker does not renew it: raise "
+        "it in "
         "broker_transport_options of every worker of this broker.",
     ),
 }
@@ -356,7 +371,8 @@ def _dead_letters(record: Record) -> _Said:
         "True",
         "TaskDeadLettered",
         f"Messages that no worker can run were taken out of the queues: {counts}.{tasks} "
-        f"`kubectl greenfleet dead-letters {metadata['name']} -n {metadata['namespace']}` lists them with the reason: repair the task (or "
+        f"`kubectl greenfleet dead-letters {metadata['name']} -n {metadata['namespace']}` lists them with the "
+        "reason: repair the task (or "
         "raise the memory limit) and requeue them, or drop them.",
     )
 

@@ -31,7 +31,9 @@ LEARNED_INTERVAL_SECONDS = 300.0
 What becomes known for the first time is written at once: a restart would lose it."""
 
 LOAD_INTERVAL_SECONDS = 60.0
-"""Backlog and age of the oldest message are written at most so often, unless something else changes: they move with every sample."""
+"""Backlog and age of the oldest message are written at most so often, unless something else changes: they move with
+every sample.
+"""
 
 
 class StatusWriter:

@@ -1,7 +1,7 @@
 """The operator's own HTTP port: metrics, probes, and the reasons of decisions.
 
-Probes ask nobody else. Live: the loops tick. Ready: the caches are filled, and some replica leads. So a standby is ready to take over,
-and no replica is ready while nobody leads.
+Probes ask nobody else. Live: the loops tick. Ready: the caches are filled, and some replica leads. So a standby is
+ready to take over, and no replica is ready while nobody leads.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Keys to work on: each at most once in the queue, never twice at a time, again later when it fails.
 
-The contract of client-go's workqueue. One broken key backs off by itself and never delays another. Namespaces take turns, so that
-who makes a thousand pools waits for them alone.
+The contract of client-go's workqueue. One broken key backs off by itself and never delays another. Namespaces take
+turns, so that who makes a thousand pools waits for them alone.
 
-Why not a library: kopf's queues have events of one object as their keys, and no other work (an exporter of several pools, a doubt, a resync);
-job queues for asyncio have no keys that are worked on once at a time.
+Why not a library: kopf's queues have events of one object as their keys, and no other work (an exporter of several
+pools, a doubt, a resync); job queues for asyncio have no keys that are worked on once at a time.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ class WorkQueue:
         self._timers[key] = loop.call_later(seconds, self.add, key)
 
     def retry_refused(self) -> None:
-        """Work again on what was refused for want of the Lease: it may have lapsed for a second that nobody else noticed."""
+        """Work again on what was refused for want of the Lease: it may have lapsed for a second that nobody else
+        noticed.
+        """
         refused, self._refused = self._refused, set()
         for key in refused:
             self.add(key)

@@ -1,8 +1,8 @@
 """Pools come and go: each event updates the registry and enqueues what has to be looked at.
 
-`on.event` and not `on.create/update/resume`: the reconciler is level-triggered and retries by itself, so kopf need not keep
-its progress in annotations of the user's objects, and the operator needs no right to patch them. Children do not come through kopf:
-`k8s.reflector` says why.
+`on.event` and not `on.create/update/resume`: the reconciler is level-triggered and retries by itself, so kopf need not
+keep its progress in annotations of the user's objects, and the operator needs no right to patch them. Children do not
+come through kopf: `k8s.reflector` says why.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One door to the API server: dict bodies, bounded concurrency, typed errors, counted requests, and a fence for writes.
 
-Built on `kubernetes.aio` for configuration, authentication (with token rotation) and TLS. The generated per-kind methods
-are not used: they deserialize into models that drop fields they do not know, which an operator must not do.
+Built on `kubernetes.aio` for configuration, authentication (with token rotation) and TLS. The generated per-kind
+methods are not used: they deserialize into models that drop fields they do not know, which an operator must not do.
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ _WRONG_SHAPE = "failed to create typed patch object"
 
 
 _DENIED = re.compile(r"ValidatingAdmissionPolicy .* denied request|admission webhook .* denied the request")
-"""A policy's word, ours or the organisation's: what was sent is refused, and not for lack of a right, though the API server says 403."""
+"""A policy's word, ours or the organisation's: what was sent is refused, and not for lack of a right, though the API
+server says 403.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +121,12 @@ class _Request:
 class Client:
     """Requests to one API server.
 
-    `write_seconds` is asked before every request that changes something: for how long it may take, 0 for not at all. Those that say
-    `fenced=False` (the Lease itself) are not asked about. `observe` is told of every finished request: verb, resource and HTTP status
-    (0: no answer).
+    `write_seconds` is asked before every request that changes something: for how long it may take, 0 for not at all.
+    Those that say `fenced=False` (the Lease itself) are not asked about. `observe` is told of every finished request:
+    verb, resource and HTTP status (0: no answer).
 
-    Slots bound the requests under way, not the connections: a watch holds one for ever, and there may be any number of them. The Lease
-    waits for no slot, and has a session of its own.
+    Slots bound the requests under way, not the connections: a watch holds one for ever, and there may be any number of
+    them. The Lease waits for no slot, and has a session of its own.
     """
 
     def __init__(
@@ -146,7 +148,9 @@ class Client:
         self._writing: set[asyncio.Task[Any]] = set()
 
     async def stop_writing(self) -> None:
-        """Ends the writes that are under way, with the tasks that wait for them: for a replica that gives the Lease back, and then ends."""
+        """Ends the writes that are under way, with the tasks that wait for them: for a replica that gives the Lease
+        back, and then ends.
+        """
         writing = list(self._writing)
         for task in writing:
             task.cancel()
@@ -170,7 +174,9 @@ class Client:
     async def pages(
         self, path: str, query: Mapping[str, str] | None = None, *, metadata_only: bool = False
     ) -> AsyncIterator[Object]:
-        """A whole collection, one list of at most `_PAGE` objects after the other; with `metadata_only` without their spec and status."""
+        """A whole collection, one list of at most `_PAGE` objects after the other; with `metadata_only` without their
+        spec and status.
+        """
         asked = {**(query or {}), "limit": str(_PAGE)}
         while True:
             page = await self.get(path, asked, metadata_only=metadata_only)
@@ -200,7 +206,8 @@ class Client:
         return await self._change(_Request("PATCH", path, {}, body, STRATEGIC_MERGE_PATCH))
 
     async def apply(self, path: str, body: Object, manager: str, *, force: bool = True) -> Object:
-        """Server-side apply by `manager`; unknown fields are an error. With `force` it takes over fields of other managers.
+        """Server-side apply by `manager`; unknown fields are an error. With `force` it takes over fields of other
+        managers.
 
         A uid in `body` makes it ConflictError unless the object is that very one: nothing is created then.
         """
@@ -208,14 +215,18 @@ class Client:
         return await self._change(_Request("PATCH", path, query, body, APPLY))
 
     async def peek(self, path: str) -> Object | None:
-        """An object that may be patched and not read: an empty patch, which is not even stored, answers with it. None: there is none."""
+        """An object that may be patched and not read: an empty patch, which is not even stored, answers with it. None:
+        there is none.
+        """
         try:
             return await self._change(_Request("PATCH", path, {"dryRun": "All"}, {}, MERGE_PATCH))
         except NotFoundError:
             return None
 
     async def delete(self, path: str, uid: str) -> None:
-        """Deletes this very object and, in the background, what it owns. Absent, or another one of its name, is fine."""
+        """Deletes this very object and, in the background, what it owns. Absent, or another one of its name, is
+        fine.
+        """
         options = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
@@ -252,7 +263,9 @@ class Client:
             self._writing.discard(task)
 
     async def watch(self, path: str, query: Mapping[str, str]) -> AsyncIterator[tuple[str, Object]]:
-        """Events of a collection, `(type, object)`, until the server ends the watch or falls silent. Raises GoneError for an old resourceVersion."""
+        """Events of a collection, `(type, object)`, until the server ends the watch or falls silent. Raises GoneError
+        for an old resourceVersion.
+        """
         query = {**query, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(_WATCH_SECONDS)}
         async with self._send(_Request("GET", path, query), _WATCH_SECONDS + 30, self._api) as response:
             async for line in self._lines(response):
@@ -267,7 +280,8 @@ class Client:
     async def _lines(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         """Until the end, and until too long a silence: the connection may be dead without anybody's word.
 
-        A line may be longer than aiohttp's own bound for one: an object has up to 1.5 MB in etcd, and JSON writes a character with up to six.
+        A line may be longer than aiohttp's own bound for one: an object has up to 1.5 MB in etcd, and JSON writes a
+        character with up to six.
         """
         begun: list[bytes] = []
         while piece := await self._next_piece(response):
@@ -373,7 +387,8 @@ async def connect(kubeconfig: str | None = None, **options: Any) -> Client:
         where = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise UnusableConfigError(
-            f"the kubeconfig {where} cannot be used: {said}: mend it, or name another one with KUBECONFIG or --kubeconfig"
+            f"the kubeconfig {where} cannot be used: {said}: mend it, or name another one with KUBECONFIG or "
+            "--kubeconfig"
         ) from error
 
 

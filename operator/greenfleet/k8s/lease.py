@@ -1,7 +1,8 @@
 """Leadership by a Lease (coordination.k8s.io/v1), with client-go's rules and one more: stop writing before it runs out.
 
-The clock that counts is this process's monotonic one. A holder's lease is judged by how long *we* have seen it unchanged,
-never by comparing its timestamps with our wall clock, so that clock skew between nodes cannot make two leaders.
+The clock that counts is this process's monotonic one. A holder's lease is judged by how long *we* have seen it
+unchanged, never by comparing its timestamps with our wall clock, so that clock skew between nodes cannot make two
+leaders.
 
 Why not the `leaderelection` of the kubernetes package: it measures with the wall clock, and it has no fence: nothing
 stops a write that was begun before the lease ran out (here the client asks `write_seconds` before each).
@@ -62,8 +63,8 @@ class Lease:
         return self._renewed + self._duration - self._monotonic() if self.is_held() else 0.0
 
     def leaderless_seconds(self) -> float:
-        """For how long nobody has led, as far as this replica can see. 0 while somebody does, and for one duration after a leader was lost: that is
-        how long a change of leaders may take.
+        """For how long nobody has led, as far as this replica can see. 0 while somebody does, and for one duration
+        after a leader was lost: that is how long a change of leaders may take.
         """
         lost = max(self._alive + 2 * self._duration, self._began)
         return max(0.0, self._monotonic() - lost)

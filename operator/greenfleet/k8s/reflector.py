@@ -1,16 +1,18 @@
 """A local copy of the objects that carry a label, kept up to date by list and watch.
 
-The label narrows on the server, so that a cluster with 10,000 other pods costs nothing here. Follows the protocol of Kubernetes' "API
-concepts": list, watch from its resourceVersion, bookmarks, start over at 410.
+The label narrows on the server, so that a cluster with 10,000 other pods costs nothing here. Follows the protocol of
+Kubernetes' "API concepts": list, watch from its resourceVersion, bookmarks, start over at 410.
 
-Why not `kopf.on.event`, whose watches have label selectors as well (`settings.watching.label_selectors`, kopf 1.45). It was tried:
+Why not `kopf.on.event`, whose watches have label selectors as well (`settings.watching.label_selectors`, kopf 1.45). It
+was tried:
 
-- Missed deletions. After a 410 kopf lists anew and tells of what is there. What went meanwhile is told of by nobody, so a second list and a
-  comparison would be needed for each kind, as the controller does for pools. Here the list itself is the comparison.
+- Missed deletions. After a 410 kopf lists anew and tells of what is there. What went meanwhile is told of by nobody, so
+  a second list and a comparison would be needed for each kind, as the controller does for pools. Here the list itself
+  is the comparison.
 - The end of the first list. kopf knows it and tells no handler. Here it is `synced`.
 - Errors. Any error in kopf's stream but 410 ends the operator. Here it costs a list.
-- Cost. kopf makes a queue, a task and a memory for each object. With 9,000 objects the first list took fifteen times as long, ten times the
-  CPU, and twice the memory.
+- Cost. kopf makes a queue, a task and a memory for each object. With 9,000 objects the first list took fifteen times as
+  long, ten times the CPU, and twice the memory.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ _WORKED_SECONDS = 1.0
 
 
 def strip_managed_fields(item: Object) -> Object:
-    """An object without most of the bookkeeping of who wrote what, which is half of its memory: only who owns `replicas` stays."""
+    """An object without most of the bookkeeping of who wrote what, which is half of its memory: only who owns
+    `replicas` stays.
+    """
     owners = [
         {"manager": entry.get("manager", ""), "fieldsV1": {"f:spec": {"f:replicas": {}}}}
         for entry in item["metadata"].get("managedFields") or ()
@@ -41,7 +45,8 @@ def strip_managed_fields(item: Object) -> Object:
 
 
 class Reflector:
-    """Objects of one collection by `namespace/name`. `changed(old, new)` is told of every difference; either may be None.
+    """Objects of one collection by `namespace/name`. `changed(old, new)` is told of every difference; either may be
+    None.
 
     `kept` makes of each object what is worth the memory; it has to leave name, namespace and resourceVersion.
     """

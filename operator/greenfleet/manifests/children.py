@@ -40,7 +40,9 @@ class Child:
 
 
 def owner_reference(pool: GreenWorkerPool, *, controller: bool) -> Manifest:
-    """The reference that lets the garbage collector clean up after the pool. An exporter has several, none controlling."""
+    """The reference that lets the garbage collector clean up after the pool. An exporter has several, none
+    controlling.
+    """
     reference: Manifest = {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": KIND,

@@ -36,8 +36,8 @@ _REQUESTS = {"cpu": "10m", "memory": "48Mi"}
 _LIMITS = {"memory": "192Mi"}
 _BROKER_VARIABLE = "GREENWORKER_BROKER"
 OVERLAP_SECONDS = 30
-"""A new exporter's pod has to be ready for so long before the old one goes: Prometheus' default scrape interval for pods, and twice what it
-takes to find one.
+"""A new exporter's pod has to be ready for so long before the old one goes: Prometheus' default scrape interval for
+pods, and twice what it takes to find one.
 """
 
 
@@ -68,7 +68,9 @@ def exporter_children(
 
 
 def same_for_exporter(before: GreenWorkerPool, after: GreenWorkerPool) -> bool:
-    """Whether a change of a pool leaves its exporter as it is. Whatever an exporter takes from a pool, the exporter of that pool alone shows."""
+    """Whether a change of a pool leaves its exporter as it is. Whatever an exporter takes from a pool, the exporter of
+    that pool alone shows.
+    """
     one, two = ([child.manifest for child in exporter_children([pool], "", "", ())] for pool in (before, after))
     return one == two
 
@@ -79,7 +81,9 @@ def optional_exporter_children(name: str) -> tuple[tuple[str, str, str], ...]:
 
 
 def config_of_gone_exporter(namespace: str, name: str) -> Child:
-    """The ConfigMap of an exporter that no pool needs any more, with an owner that does not exist: the garbage collector takes such an object."""
+    """The ConfigMap of an exporter that no pool needs any more, with an owner that does not exist: the garbage
+    collector takes such an object.
+    """
     nobody = {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": KIND,
@@ -97,7 +101,9 @@ def config_of_gone_exporter(namespace: str, name: str) -> Child:
 
 
 def measured_broker(deployment: Mapping[str, Any]) -> str | None:
-    """The key of the broker (`namespace/secret/key`) that a Deployment is the queue exporter of; None: it is none of ours."""
+    """The key of the broker (`namespace/secret/key`) that a Deployment is the queue exporter of; None: it is none of
+    ours.
+    """
     metadata = deployment["metadata"]
     if (metadata.get("labels") or {}).get(names.ROLE_LABEL) != names.Role.EXPORTER:
         return None
@@ -148,7 +154,8 @@ def _deployment(pools: Sequence[GreenWorkerPool], name: str, image: _Image, defa
             "replicas": 1,
             "selector": {"matchLabels": names.exporter_selector(name)},
             "revisionHistoryLimit": 3,
-            # The old exporter answers until the new one does, and for so long that every Prometheus has found it: no gap in the samples.
+            # The old exporter answers until the new one does, and for so long that every Prometheus has found it: no
+            # gap in the samples.
             "minReadySeconds": OVERLAP_SECONDS,
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "template": {

@@ -8,8 +8,8 @@ from greenfleet.manifests import names
 from greenfleet.manifests.pods import Manifest
 
 LIMITS = {"sampleLimit": 20_000, "labelLimit": 40, "labelNameLengthLimit": 200, "labelValueLengthLimit": 1_024}
-"""What one target may export. A worker with 100 names of tasks, its limit, has some 10,000 series; what exceeds a limit is not
-scraped at all, and costs its own pool its metrics.
+"""What one target may export. A worker with 100 names of tasks, its limit, has some 10,000 series; what exceeds a limit
+is not scraped at all, and costs its own pool its metrics.
 """
 API_VERSION = "monitoring.coreos.com/v1"
 

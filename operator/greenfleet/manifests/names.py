@@ -87,7 +87,8 @@ def exporter_labels(name: str) -> dict[str, str]:
 def pod_labels(labels: Mapping[str, str], users: Mapping[str, str] | None = None) -> dict[str, str]:
     """Labels of the pods of an object that has `labels`: what they are scraped by, and the user's own.
 
-    Not the version: it would replace every pod when the operator is upgraded. What a pod is a part of, the user may say better.
+    Not the version: it would replace every pod when the operator is upgraded. What a pod is a part of, the user may say
+    better.
     """
     fixed = {name: value for name, value in labels.items() if name not in (PART_OF, VERSION)}
     users = {name: value for name, value in (users or {}).items() if not name.startswith(f"{PREFIX}/")}

@@ -31,7 +31,9 @@ def pool_network_policy(pool: GreenWorkerPool) -> Manifest | None:
 
 
 def exporter_network_policy(pools: Sequence[GreenWorkerPool], name: str) -> Manifest | None:
-    """The policy for the exporter that `pools` share: what any of them allows, because each of them allows the broker."""
+    """The policy for the exporter that `pools` share: what any of them allows, because each of them allows the
+    broker.
+    """
     networks = [
         pool.spec.network for pool in sorted(pools, key=lambda pool: pool.name) if pool.spec.network is not None
     ]

@@ -1,7 +1,7 @@
 """`worker.podTemplatePatch`: a strategic-merge patch of the worker's pod template, and what it may not touch. Pure.
 
-Lists that Kubernetes merges by a key are merged by it here, all others are replaced. Directives (`$patch`, …) are refused: with them a
-patch could take away what Greenfleet needs.
+Lists that Kubernetes merges by a key are merged by it here, all others are replaced. Directives (`$patch`, …) are
+refused: with them a patch could take away what Greenfleet needs.
 """
 
 from __future__ import annotations

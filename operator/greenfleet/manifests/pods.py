@@ -25,7 +25,9 @@ def sparse(model: BaseModel) -> Manifest:
 
 
 def pruned(manifest: Manifest) -> Manifest:
-    """Without the top-level fields that are None, or an empty list, map or string: server-side apply would own them for nothing."""
+    """Without the top-level fields that are None, or an empty list, map or string: server-side apply would own them for
+    nothing.
+    """
     return {key: value for key, value in manifest.items() if value not in (None, [], {}, "")}
 
 
@@ -49,7 +51,9 @@ USUAL = PodDefaults()
 
 
 def restricted_pod(defaults: PodDefaults, chosen: SecurityContext | None = None) -> Manifest:
-    """securityContext of a pod under Pod Security "restricted". What a pool does not mention is the administrator's choice."""
+    """securityContext of a pod under Pod Security "restricted". What a pool does not mention is the administrator's
+    choice.
+    """
 
     def pick(field: str, default: int | None) -> int | None:
         return getattr(chosen, field) if chosen is not None and field in chosen.model_fields_set else default

@@ -122,7 +122,8 @@ def _pod(pool: GreenWorkerPool, role: Role, drain_seconds: int, agent: _Agent, d
         {
             "terminationGracePeriodSeconds": drain_seconds + GRACE_MARGIN_SECONDS,
             "automountServiceAccountToken": worker.service_account_name is not None,
-            # Always said: a name that is only left out comes back, from the deprecated `serviceAccount` that the API server keeps.
+            # Always said: a name that is only left out comes back, from the deprecated `serviceAccount` that the API
+            # server keeps.
             "serviceAccountName": worker.service_account_name or "default",
             "enableServiceLinks": False,
             "securityContext": restricted_pod(defaults, worker.security_context),

@@ -1,11 +1,11 @@
 """Instant queries against one Prometheus server, with limits on time and size.
 
-Every failure is a `QueryError` with a reason that fits into a condition: the caller holds, it never reads a failure as zero.
-An answer is read and handed on series by series, in pieces between which everything else in the process runs on.
+Every failure is a `QueryError` with a reason that fits into a condition: the caller holds, it never reads a failure as
+zero. An answer is read and handed on series by series, in pieces between which everything else in the process runs on.
 Credentials come from files that are read again whenever they change, so that rotation needs no restart.
 
-Why not a client library: those on the package index hold a whole answer in memory before they show a series of it, block their thread, and
-have no bound on its size, which whoever exports series decides.
+Why not a client library: those on the package index hold a whole answer in memory before they show a series of it,
+block their thread, and have no bound on its size, which whoever exports series decides.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class QueryError(Exception):
 
 
 class AnswerTooLargeError(QueryError):
-    """More than `MAX_ANSWER_BYTES`. `namespace` is the one that most of it was about, or that has a series which is too long; "" if that is
-    not known. `sizes`: characters by namespace, where it is the sum that is too large.
+    """More than `MAX_ANSWER_BYTES`. `namespace` is the one that most of it was about, or that has a series which is too
+    long; "" if that is not known. `sizes`: characters by namespace, where it is the sum that is too large.
     """
 
     def __init__(self, message: str, namespace: str, sizes: Mapping[str, int]) -> None:
@@ -75,7 +75,9 @@ class AnswerTooLargeError(QueryError):
 
 
 class PrometheusServer:
-    """One server that the administrator named. `observe(server, seconds, failure)` is told of every query; failure "" is success."""
+    """One server that the administrator named. `observe(server, seconds, failure)` is told of every query; failure ""
+    is success.
+    """
 
     def __init__(
         self,
@@ -103,8 +105,8 @@ class PrometheusServer:
         return found
 
     async def read(self, expression: str, take: Callable[[Series], None]) -> None:
-        """Hands every series that `expression` yields now to `take`, one by one. Raises QueryError, after which nothing that
-        was taken counts.
+        """Hands every series that `expression` yields now to `take`, one by one. Raises QueryError, after which nothing
+        that was taken counts.
         """
         started = asyncio.get_running_loop().time()
         failure = ""
@@ -177,7 +179,10 @@ class PrometheusServer:
             if self._tls is None or self._tls[0] != changed:
                 self._tls = (changed, _tls_context(settings))
         except OSError as error:
-            text = f"the CA file or certificate for Prometheus {self.name!r} cannot be used ({error.strerror or type(error).__name__})"
+            text = (
+                f"the CA file or certificate for Prometheus {self.name!r} cannot be used "
+                f"({error.strerror or type(error).__name__})"
+            )
             raise QueryError(MetricsIssue.UNREACHABLE, text) from None
         return self._tls[1]
 
@@ -245,7 +250,10 @@ class _Answer:
         except (ValueError, KeyError, TypeError, RecursionError):
             raise self._bad() from None
         if is_partial(around):
-            text = f"Prometheus {self._server!r} answered with a part of what it knows, and with warnings: look at its stores"
+            text = (
+                f"Prometheus {self._server!r} answered with a part of what it knows, and with warnings: look at "
+                "its stores"
+            )
             raise QueryError(MetricsIssue.PARTIAL_ANSWER, text)
 
     def _parse(self, text: str) -> None:
@@ -319,15 +327,16 @@ class _Answer:
 
 
 def _without_staleness_marker(values: list[Any]) -> list[Any]:
-    """VictoriaMetrics writes the end of a series, which Prometheus leaves out, as one NaN after the last sample. A gauge that is NaN
-    says so again at the next scrape.
+    """VictoriaMetrics writes the end of a series, which Prometheus leaves out, as one NaN after the last sample. A
+    gauge that is NaN says so again at the next scrape.
     """
     is_marker = len(values) > 1 and values[-1][1] == "NaN" and values[-2][1] != "NaN"
     return values[:-1] if is_marker else values
 
 
 def is_partial(answer: Mapping[str, Any]) -> bool:
-    """Whether an answer leaves out something that its server could not reach: Thanos warns, VictoriaMetrics has a field for it.
+    """Whether an answer leaves out something that its server could not reach: Thanos warns, VictoriaMetrics has a field
+    for it.
 
     Remarks of PromQL on an expression or on data (`PromQL info: …`, `PromQL warning: …`) are about what is there.
     """

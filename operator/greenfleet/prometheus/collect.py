@@ -1,8 +1,9 @@
 """From Prometheus' answers to what is known about each pool: series in, `QueueSample`s and `WorkerSample`s out.
 
 Pure. Whose sample is it: a series counts only if the target label `namespace`, which Prometheus itself attached, agrees
-with the namespace inside `pool` or `broker`, so that no tenant can speak for another's pool. Where series name no broker,
-they count for pools of their own namespace, or for all if the administrator named that namespace for the source.
+with the namespace inside `pool` or `broker`, so that no tenant can speak for another's pool. Where series name no
+broker, they count for pools of their own namespace, or for all if the administrator named that namespace for the
+source.
 
 Numbers of one moment are those of one target. Targets are told apart by every label that is not a part of the number's
 name, so that series which are there twice make two samples that contradict each other, or none, and never a mixture.
@@ -42,8 +43,8 @@ class Depths:
     """One answer about queues."""
 
     queues: Mapping[tuple[str, str], tuple[Depth, ...]] = field(default_factory=dict)
-    """By (broker, queue). For sources that name no broker, by (namespace of the target, queue), and by ("", queue) if that
-    target may speak for every pool. More than one: several targets.
+    """By (broker, queue). For sources that name no broker, by (namespace of the target, queue), and by ("", queue) if
+    that target may speak for every pool. More than one: several targets.
     """
     down: frozenset[str] = frozenset()
     """Brokers that their exporter cannot reach."""
@@ -195,8 +196,8 @@ def _target(labels: Mapping[str, str], without: frozenset[str]) -> _Target:
 
 
 def _scope(labels: Mapping[str, str], query: DepthQuery, *, verify_namespace: bool) -> str | None:
-    """Whose queues a series speaks of: a broker; for sources that name none, the target's namespace, or "" for everybody's.
-    None: it must not speak of them.
+    """Whose queues a series speaks of: a broker; for sources that name none, the target's namespace, or "" for
+    everybody's. None: it must not speak of them.
     """
     if query.names_broker:
         broker = labels.get("broker", "")

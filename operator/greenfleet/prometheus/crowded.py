@@ -1,4 +1,6 @@
-"""Namespaces that are left out of a common question, because their series made the answer too large for everybody. Pure."""
+"""Namespaces that are left out of a common question, because their series made the answer too large for everybody.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,10 @@ MANY_TIMES = 4.0
 def to_leave_out(sizes: Mapping[str, int], expected: Mapping[str, int]) -> str:
     """The namespace to leave out of an answer that was too large; "" if there is none.
 
-    `sizes`: characters of the answer by namespace. `expected`: workers or queues of which the operator knows there. A large namespace has many
-    of both, and is not to blame for that: it is the largest of those that export many times what is usual for each. Where nobody does, the
-    answer is honestly too large, and only the largest makes room for all others.
+    `sizes`: characters of the answer by namespace. `expected`: workers or queues of which the operator knows there. A
+    large namespace has many of both, and is not to blame for that: it is the largest of those that export many times
+    what is usual for each. Where nobody does, the answer is honestly too large, and only the largest makes room for all
+    others.
     """
     if not sizes:
         return ""

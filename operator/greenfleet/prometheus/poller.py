@@ -1,7 +1,7 @@
 """Asks the Prometheus servers about pools: two queries for each server and source, however many pools refer to them.
 
-One answer is for everybody. If a namespace makes it too large, that namespace is left out for a while, and it is asked again.
-An answer that does not come is a value, `QueryError`, with the reason that its pools will show.
+One answer is for everybody. If a namespace makes it too large, that namespace is left out for a while, and it is asked
+again. An answer that does not come is a value, `QueryError`, with the reason that its pools will show.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ class Poller:
         self._crowded = Crowded(time.monotonic)
 
     def server_of(self, pool: GreenWorkerPool) -> str:
-        """The name of the server that a pool refers to. All that the configuration does not name are one: a pool may name any, and each that
-        is asked costs a look at all pools.
+        """The name of the server that a pool refers to. All that the configuration does not name are one: a pool may
+        name any, and each that is asked costs a look at all pools.
         """
         named = pool.spec.scaling.prometheus.server or self._settings.default_server
         return named if named in self._servers else _UNKNOWN_SERVER
@@ -103,7 +103,9 @@ class Poller:
         return Answers(server, depths, workers, dead_letters, crowded, self._scrape_seconds(server))
 
     async def waiting(self, server: str, pools: Iterable[GreenWorkerPool]) -> frozenset[tuple[str, str, str]]:
-        """(source, scope, queue) wherever something waits. An answer that does not come is the next round's business."""
+        """(source, scope, queue) wherever something waits. An answer that does not come is the next round's
+        business.
+        """
         by_source = {source_of(pool): pool for pool in pools}
         verify = self._settings.verify_namespace
 
@@ -235,6 +237,8 @@ def scopes_of(pool: GreenWorkerPool) -> tuple[str, ...]:
 
 
 def query_offset(server: str, servers: Collection[str], tick_seconds: float) -> float:
-    """Seconds into a tick at which a server is asked: spread, so that several servers are not asked in the same moment."""
+    """Seconds into a tick at which a server is asked: spread, so that several servers are not asked in the same
+    moment.
+    """
     servers_in_order = sorted(servers)
     return tick_seconds * servers_in_order.index(server) / len(servers_in_order) if server in servers else 0.0

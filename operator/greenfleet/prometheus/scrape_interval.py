@@ -1,7 +1,7 @@
 """How often a Prometheus server really has samples, measured from their times. Pure.
 
-`scrapeInterval` in the configuration is a claim. If samples come less often, they are too old too soon and pools hold at times
-for a reason that nobody would guess.
+`scrapeInterval` in the configuration is a claim. If samples come less often, they are too old too soon and pools hold
+at times for a reason that nobody would guess.
 """
 
 from __future__ import annotations
@@ -50,8 +50,10 @@ class ScrapeInterval:
             return ""
         usual = _usual(measured)
         return (
-            f"Prometheus {server!r} has a sample of each target about every {usual:g} s, but prometheus.servers.{server}.scrapeInterval of the "
-            f"operator's configuration is {self.claimed_seconds:g} s, so samples count as too old: set it to {usual:g}s, or let this server "
+            f"Prometheus {server!r} has a sample of each target about every {usual:g} s, but "
+            f"prometheus.servers.{server}.scrapeInterval of the "
+            f"operator's configuration is {self.claimed_seconds:g} s, so samples count as too old: set it to "
+            f"{usual:g}s, or let this server "
             "scrape more often."
         )
 

@@ -1,8 +1,8 @@
 """The queries: one per (server, source) for the depth of all queues, one per server for all workers.
 
-Each is one range selector and nothing else: it yields raw series with their names and the times of their scrapes. No query
-sets a label, matches two vectors or aggregates, so no series that a pod exports can make it fail: Prometheus refuses
-such a query for everybody if one pod has two series that differ in nothing but a label that it sets.
+Each is one range selector and nothing else: it yields raw series with their names and the times of their scrapes. No
+query sets a label, matches two vectors or aggregates, so no series that a pod exports can make it fail: Prometheus
+refuses such a query for everybody if one pod has two series that differ in nothing but a label that it sets.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ WORKER_PARTS: Mapping[str, str] = {
     "greenworker_task_risk": RISK,
     "greenworker_dead_letters_total": DEAD_TASK,
 }
-"""What each metric of a worker says: a field of `WorkerSample`, or one of the constants above, whose series are told apart by task or reason. No
-other has a series per task.
+"""What each metric of a worker says: a field of `WorkerSample`, or one of the constants above, whose series are told
+apart by task or reason. No other has a series per task.
 """
 
 _NAMESPACE = re.compile(r"[a-z0-9-]{1,63}")
@@ -107,7 +107,9 @@ def workers(window_seconds: float, without: Collection[str] = ()) -> str:
 
 
 def custom_query(query: str) -> DepthQuery:
-    """A pool's own PromQL: its value now. Its age cannot be asked for, so that it counts as of the time of evaluation."""
+    """A pool's own PromQL: its value now. Its age cannot be asked for, so that it counts as of the time of
+    evaluation.
+    """
     return DepthQuery(f"sum({query})", "queue", names_broker=False, for_one_pool=True)
 
 

@@ -1,7 +1,7 @@
 """A discrete-event fleet that drives the very `decide` of the operator, next to the laws it has to be better than.
 
-It runs without a cluster and without a clock: `python -m greenfleet.simulator --trace burst --law greenfleet,keda-default`.
-Imports `greenfleet.autoscaling` and nothing else of the operator.
+It runs without a cluster and without a clock: `python -m greenfleet.simulator --trace burst --law
+greenfleet,keda-default`. Imports `greenfleet.autoscaling` and nothing else of the operator.
 """
 
 from .figures import Figures

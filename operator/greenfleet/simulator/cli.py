@@ -71,7 +71,8 @@ def _check(arguments: argparse.Namespace) -> None:
             )
     if not MIN_SCRAPE_SECONDS <= arguments.scrape <= MAX_SCRAPE_SECONDS:
         raise ValueError(
-            f"--scrape is {arguments.scrape:g} s, not between {MIN_SCRAPE_SECONDS:g} and {MAX_SCRAPE_SECONDS:g}: choose a number between"
+            f"--scrape is {arguments.scrape:g} s, not between {MIN_SCRAPE_SECONDS:g} and {MAX_SCRAPE_SECONDS:g}: "
+            "choose a number between"
         )
     if arguments.set and arguments.plot:
         raise ValueError("--plot is for single traces, and --set is many: leave one of the two out")
@@ -86,19 +87,22 @@ def _check(arguments: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="greenfleet simulate",
-        description="Simulate a fleet of Eventlet workers under Greenfleet's law, KEDA with HPA, or Celery's --autoscale.",
+        description="Simulate a fleet of Eventlet workers under Greenfleet's law, KEDA with HPA, or Celery's "
+        "--autoscale.",
     )
     parser.add_argument(
         "--set",
         choices=("tuning", "holdout", "known"),
-        help="instead of --trace, many traces and one line for each law: 200 generated ones to tune with, 200 to judge with, or all files",
+        help="instead of --trace, many traces and one line for each law: 200 generated ones to tune with, 200 to "
+        "judge with, or all files",
     )
     parser.add_argument(
         "--without",
         action="append",
         default=[],
         metavar="PART",
-        help=f"also run Greenfleet with this part switched off; several times: with all of them off. Parts: {', '.join(PARTS)}",
+        help="also run Greenfleet with this part switched off; several times: with all of them off. Parts: "
+        f"{', '.join(PARTS)}",
     )
     parser.add_argument(
         "--scrape", type=float, default=2.0, metavar="SECONDS", help="Prometheus' interval (default: %(default)g)"
@@ -109,7 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--law",
         default="",
-        help=f"comma separated: {', '.join(LAWS)}, keda-THREADS-TARGET-WINDOW, keda-fitted-PERCENT-WINDOW, or keda-grid",
+        help=f"comma separated: {', '.join(LAWS)}, keda-THREADS-TARGET-WINDOW, keda-fitted-PERCENT-WINDOW, or "
+        "keda-grid",
     )
     parser.add_argument("--seed", type=int, default=1, help="first seed")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds to average over")

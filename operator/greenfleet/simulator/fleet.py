@@ -1,13 +1,13 @@
 """A fleet of Eventlet workers, event by event.
 
-What is modelled, because it decides: messages are first in, first out; a worker fetches one message at a time through its
-hub and only into a free green thread; every task needs the hub's CPU before and after its I/O, first come, first served, at
-the speed of the CPU limit (so an overloaded hub fetches and finishes slower and its lag grows); pods take time to start;
-a worker that leaves stops fetching, finishes what it runs and gives back what the drain cuts off. Not modelled: noise of the
-node, broker latency, the result backend.
+What is modelled, because it decides: messages are first in, first out; a worker fetches one message at a time through
+its hub and only into a free green thread; every task needs the hub's CPU before and after its I/O, first come, first
+served, at the speed of the CPU limit (so an overloaded hub fetches and finishes slower and its lag grows); pods take
+time to start; a worker that leaves stops fetching, finishes what it runs and gives back what the drain cuts off. Not
+modelled: noise of the node, broker latency, the result backend.
 
-A trace chooses one of two hubs. With `fetch` a message queues for the hub before its task starts. With `core` a task starts as soon as a green
-thread is free and then queues for the core itself, so that its run time counts that wait.
+A trace chooses one of two hubs. With `fetch` a message queues for the hub before its task starts. With `core` a task
+starts as soon as a green thread is free and then queues for the core itself, so that its run time counts that wait.
 """
 
 from __future__ import annotations
@@ -21,16 +21,24 @@ from collections.abc import Callable, Sequence
 from .traces import CHANGING, Trace, value_at
 
 IDLE_CORES = 0.01
-"""Housekeeping of a worker, whatever else it does: beat, metrics, probes (measured: 0.010 to 0.012 of a pod of 0.1 cores)."""
+"""Housekeeping of a worker, whatever else it does: beat, metrics, probes (measured: 0.010 to 0.012 of a pod of 0.1
+cores).
+"""
 LONE_CPU_SECONDS = 0.0015
-"""What a message costs besides its task when nothing is fetched together with it: a ring, a wake-up, a round trip of its own (measured on
-a pod of 0.1 cores: tasks of 5.4 ms in a saturated worker take 6.5 to 7.4 ms at 2 to 8 a second, `bench.worker.trickle` about 1.2 ms)."""
+"""What a message costs besides its task when nothing is fetched together with it: a ring, a wake-up, a round trip of
+its own (measured on a pod of 0.1 cores: tasks of 5.4 ms in a saturated worker take 6.5 to 7.4 ms at 2 to 8 a second,
+`bench.worker.trickle` about 1.2 ms).
+"""
 
 
 LONE_CPU_MOST = 2.0
-"""Of a task's own CPU, with the hub `core`: light tasks take a third of what they take alone (docs/scaling-figures.md)."""
+"""Of a task's own CPU, with the hub `core`: light tasks take a third of what they take alone
+(docs/scaling-figures.md).
+"""
 CORE_SHARE = 0.95
-"""Of a worker's cores, what its tasks get at most with the hub `core`: the kernel and the quota's rounding take the rest."""
+"""Of a worker's cores, what its tasks get at most with the hub `core`: the kernel and the quota's rounding take the
+rest.
+"""
 
 
 def task_cores(trace: Trace) -> float:
@@ -123,7 +131,9 @@ class Fleet:
             change.downstream is not None for change in trace.changes
         )
         self._again: set[float] = set()
-        """Times of publishing of messages that a drain gave back: they have started once, so they wait for nothing new."""
+        """Times of publishing of messages that a drain gave back: they have started once, so they wait for nothing
+        new.
+        """
         changing = {field for change in trace.changes for field in CHANGING if getattr(change, field) is not None}
         self._constant = {field: value_at(trace, field, 0.0) for field in CHANGING if field not in changing}
         self._idle: deque[Worker] = deque()
@@ -134,7 +144,7 @@ class Fleet:
         constant = self._constant.get(field)
         return value_at(self.trace, field, self.now) if constant is None else constant
 
-    # --- time -----------------------------------------------------------------------------------------------------------
+    # --- time ------------------------------
 
     def call_at(self, time: float, action: Callable[[], None]) -> None:
         """Do something at a time that lies ahead."""
@@ -167,7 +177,7 @@ class Fleet:
                 self.thread_seconds += passed * self._serving_threads
             self.now = time
 
-    # --- the Deployment -------------------------------------------------------------------------------------------------
+    # --- the Deployment ------------------------------
 
     def scale(self, replicas: int, deletion_order: tuple[str, ...] = ()) -> None:
         """Set the Deployment's replicas; the controller makes it so."""
@@ -235,7 +245,7 @@ class Fleet:
             self._fetch(worker)
         self._count_threads()
 
-    # --- a task's life --------------------------------------------------------------------------------------------------
+    # --- a task's life ------------------------------
 
     def _wake(self) -> None:
         """A message has come: the next worker that has a free green thread and an idle fetcher takes it."""
@@ -281,7 +291,9 @@ class Fleet:
         return worker.hub_free_at
 
     def _core_lag(self, worker: Worker, piece: float) -> float:
-        """How late the hub `core` turns to something new: every ready green thread runs until it yields, a blocking one until its end."""
+        """How late the hub `core` turns to something new: every ready green thread runs until it yields, a blocking
+        one until its end.
+        """
         if worker.blocked_until > self.now:
             return max(0.0, worker.hub_free_at - self.now)
         return min(self.trace.hub_lag, piece / self.cores) * worker.ready_threads
@@ -362,7 +374,7 @@ class Fleet:
             return
         self._fetch(worker)
 
-    # --- what can be seen -----------------------------------------------------------------------------------------------
+    # --- what can be seen ------------------------------
 
     @property
     def unacked(self) -> int:
@@ -370,6 +382,8 @@ class Fleet:
 
     @property
     def oldest_wait(self) -> float:
-        """Seconds that the oldest message in the broker has been waiting; one that a drain gave back waits for nothing new."""
+        """Seconds that the oldest message in the broker has been waiting; one that a drain gave back waits for
+        nothing new.
+        """
         oldest = next((published for published in self.queue if published not in self._again), self.now)
         return self.now - oldest

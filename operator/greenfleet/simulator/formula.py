@@ -1,6 +1,8 @@
-"""The least that an autoscaler can be: three formulas over what Prometheus shows. Whatever is more has to be better than this.
+"""The least that an autoscaler can be: three formulas over what Prometheus shows. Whatever is more has to be better
+than this.
 
-Workers for the rate: arrivals / μ. Workers for the deadline: backlog / (μ · (maxWait - start-up)). Green threads: 0.9 · S / k · cores.
+Workers for the rate: arrivals / μ. Workers for the deadline: backlog / (μ · (maxWait - start-up)). Green threads: 0.9 ·
+S / k · cores.
 """
 
 from __future__ import annotations

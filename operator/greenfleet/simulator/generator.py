@@ -1,8 +1,8 @@
 """Traces that nobody tuned to: the same seed always makes the same trace.
 
-A trace is an application (run time, CPU per task, cores, start-up, prefetch, objective), a load shape, and up to three events. Quantities that
-span orders of magnitude are drawn log-uniformly. A draw that needs more than 70 % of the largest fleet, or more messages than a simulation
-can afford, is drawn anew, so a law that is right violates little.
+A trace is an application (run time, CPU per task, cores, start-up, prefetch, objective), a load shape, and up to three
+events. Quantities that span orders of magnitude are drawn log-uniformly. A draw that needs more than 70 % of the
+largest fleet, or more messages than a simulation can afford, is drawn anew, so a law that is right violates little.
 """
 
 from __future__ import annotations
@@ -131,7 +131,8 @@ def _with(app: _App, *segments: Segment) -> Trace:
     return replace(app.trace, arrivals=(*app.trace.arrivals, *segments))
 
 
-# --- shapes of the load -------------------------------------------------------------------------------------------------
+# --- shapes of the load
+# -------------------------------------------------------------------------------------------------
 
 
 def _constant(draw: random.Random, app: _App) -> tuple[Trace, str]:
@@ -198,7 +199,8 @@ def _burst_size(draw: random.Random, app: _App) -> int:
     return max(5, round(app.rate * seconds * _log(draw, 0.1, 0.4 * app.trace.replicas_max)))
 
 
-# --- events -------------------------------------------------------------------------------------------------------------
+# --- events
+# -------------------------------------------------------------------------------------------------------------
 
 
 def _one_burst(draw: random.Random, app: _App) -> tuple[Trace, str]:
@@ -272,7 +274,8 @@ EVENTS = (
 )
 
 
-# --- what can be afforded -----------------------------------------------------------------------------------------------
+# --- what can be afforded
+# -----------------------------------------------------------------------------------------------
 
 
 def _affordable(trace: Trace) -> bool:

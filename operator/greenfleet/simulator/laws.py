@@ -78,11 +78,12 @@ PERMISSIVE_UP = ScalingRules((), "Max", 0)
 class Keda:
     """KEDA 2.21 with a HorizontalPodAutoscaler of Kubernetes 1.36.
 
-    KEDA itself moves between zero and one: active when the metric exceeds the activation threshold at a poll, inactive after
-    `cooldown_seconds` without activity (`pkg/scaling/executor/scale_scaledobjects.go`). Between one and the maximum the HPA
-    does, every 15 s, with an external metric and an AverageValue target: desired = ceil(metric / target) unless the ratio to
-    target × replicas is within the tolerance (`replica_calculator.go`, GetExternalPerPodMetricReplicas); then stabilization and
-    policies (`horizontal.go`). Without a metric both hold. Green threads are what the user fixed with `-c`.
+    KEDA itself moves between zero and one: active when the metric exceeds the activation threshold at a poll, inactive
+    after `cooldown_seconds` without activity (`pkg/scaling/executor/scale_scaledobjects.go`). Between one and the
+    maximum the HPA does, every 15 s, with an external metric and an AverageValue target: desired = ceil(metric /
+    target) unless the ratio to target × replicas is within the tolerance (`replica_calculator.go`,
+    GetExternalPerPodMetricReplicas); then stabilization and policies (`horizontal.go`). Without a metric both hold.
+    Green threads are what the user fixed with `-c`.
     """
 
     name: str = "keda-default"
@@ -159,10 +160,11 @@ class Keda:
 
 @dataclass
 class FittedKeda(Keda):
-    """KEDA whose user has measured the application before: polls every second, and its two numbers fit the trace as it begins.
+    """KEDA whose user has measured the application before: polls every second, and its two numbers fit the trace as it
+    begins.
 
-    Green threads fill the core; the target is what one worker holds when it is `wait_share` of maxWait behind. Run time, CPU per task and cores
-    are the true ones, which no user knows as well.
+    Green threads fill the core; the target is what one worker holds when it is `wait_share` of maxWait behind. Run
+    time, CPU per task and cores are the true ones, which no user knows as well.
     """
 
     wait_share: float = 0.5
@@ -178,10 +180,11 @@ class FittedKeda(Keda):
 
 @dataclass
 class CeleryAutoscale:
-    """Celery's own `--autoscale=MAX,MIN`: threads inside a fixed number of workers, one more a second, fewer after 30 s.
+    """Celery's own `--autoscale=MAX,MIN`: threads inside a fixed number of workers, one more a second, fewer after 30
+    s.
 
-    Measured (Eventlet pool, Celery 5.7): one green thread a second, for the prefetch grows with the pool; it never sees the
-    broker's queue.
+    Measured (Eventlet pool, Celery 5.7): one green thread a second, for the prefetch grows with the pool; it never sees
+    the broker's queue.
     """
 
     name: str = "celery-autoscale"

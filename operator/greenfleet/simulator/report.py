@@ -93,8 +93,8 @@ def _cell(value: float | None) -> str:
 def comparison(averages: dict[str, dict[str, dict[str, float | None]]], ours: str, theirs: list[str]) -> dict[str, Any]:
     """Ours against the best single configuration of theirs over all traces, and against the best one of each trace.
 
-    Equal service: a configuration of theirs counts if it violates no more than ours does, over all traces or on that trace;
-    if none does, the ones that violate least count.
+    Equal service: a configuration of theirs counts if it violates no more than ours does, over all traces or on that
+    trace; if none does, the ones that violate least count.
     """
     single = _best(list(averages), averages, ours, theirs)
     ratios_single, ratios_each, traces = [], [], {}

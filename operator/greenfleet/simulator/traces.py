@@ -1,9 +1,10 @@
 """Traces: what arrives when, what the tasks are like, and what goes wrong, as small JSON files.
 
-    {"name": "burst", "seconds": 600, "arrivals": [{"at": 60, "until": 600, "rate": 20}, {"at": 120, "burst": 12000, "over": 4}]}
+    {"name": "burst", "seconds": 600, "arrivals": [{"at": 60, "until": 600, "rate": 20}, {"at": 120, "burst": 12000,
+    "over": 4}]}
 
-`arrivals` are segments that add up: a rate (`rate`, or from `rate` to `to_rate`; `swing` and `period` lay a sine over it) or
-a `burst` published `over` some seconds. The same file drives the simulator and the bench on a real cluster.
+`arrivals` are segments that add up: a rate (`rate`, or from `rate` to `to_rate`; `swing` and `period` lay a sine over
+it) or a `burst` published `over` some seconds. The same file drives the simulator and the bench on a real cluster.
 """
 
 from __future__ import annotations
@@ -87,10 +88,14 @@ class Trace:
     prefetch: int = 1
     """Messages that a worker takes in one turn of its hub: one with Redis, as many as there is room for with AMQP."""
     hub: str = "fetch"
-    """Who queues for the CPU, first come, first served. `fetch`: a message before its task starts, so a full hub takes fewer. `core`: the task
-    itself, for its CPU before and after its I/O, so that its run time counts the wait for the own core."""
+    """Who queues for the CPU, first come, first served. `fetch`: a message before its task starts, so a full hub takes
+    fewer. `core`: the task itself, for its CPU before and after its I/O, so that its run time counts the wait for the
+    own core.
+    """
     hub_lag: float = 0.002
-    """With `core`: seconds that each ready green thread runs before it yields, at most; the hub's lag is that times their number."""
+    """With `core`: seconds that each ready green thread runs before it yields, at most; the hub's lag is that times
+    their number.
+    """
     granted: float = 1.0
     """Share of the CPU limit that the node really gives."""
     stuck_pods: float = 0.0
@@ -179,7 +184,9 @@ def _stream(segment: Segment, end: float, randomness: random.Random) -> list[flo
 
 
 def value_at(trace: Trace, field: str, time: float) -> float:
-    """Run time, CPU or blocking fraction of tasks that start at `time`, or what the downstream bears then (infinite without one)."""
+    """Run time, CPU or blocking fraction of tasks that start at `time`, or what the downstream bears then (infinite
+    without one).
+    """
     start = getattr(trace, field)
     value = math.inf if start is None else float(start)
     for change in trace.changes:

@@ -41,7 +41,9 @@ def pod_failure(pods: Iterable[_Object]) -> StalledReason | None:
 
 @dataclass(frozen=True, slots=True)
 class CapacityShortage:
-    """Why a Deployment has fewer pods at work than it should. While others work, it is no stall: nodes and quotas change."""
+    """Why a Deployment has fewer pods at work than it should. While others work, it is no stall: nodes and quotas
+    change.
+    """
 
     cause: StalledReason
     since: float = 0.0
@@ -97,7 +99,9 @@ _PLACEMENT = {
 
 
 def _refused_pods(deployment: _Object | None) -> StalledReason | None:
-    """Why the namespace does not let a Deployment have its pods: what no pod's status can say, because there is none."""
+    """Why the namespace does not let a Deployment have its pods: what no pod's status can say, because there is
+    none.
+    """
     status = (deployment or {}).get("status") or {}
     if deployment is None:
         return None
@@ -109,19 +113,22 @@ def _refused_pods(deployment: _Object | None) -> StalledReason | None:
     if "error looking up service account" in message:
         return StalledReason(
             reason,
-            f"worker.serviceAccountName is {pod.get('serviceAccountName', 'default')!r}, and this namespace has no such ServiceAccount: "
+            f"worker.serviceAccountName is {pod.get('serviceAccountName', 'default')!r}, and this namespace has no "
+            "such ServiceAccount: "
             "create it, or correct the name",
         )
     if "no PriorityClass with name" in message:
         return StalledReason(
             reason,
-            f"worker.priorityClassName is {pod.get('priorityClassName', '')!r}, and the cluster has no such PriorityClass: "
+            f"worker.priorityClassName is {pod.get('priorityClassName', '')!r}, and the cluster has no such "
+            "PriorityClass: "
             "create it, or correct the name",
         )
     if "exceeded quota" in message or "failed quota" in message:
         return StalledReason(
             reason,
-            f"the namespace's quota has no room for a pod ({message}): ask for less in worker.resources, lower replicas.max, or "
+            f"the namespace's quota has no room for a pod ({message}): ask for less in worker.resources, lower "
+            "replicas.max, or "
             "raise the quota",
         )
     return StalledReason(
@@ -137,7 +144,8 @@ def _container_failure(container: _Object) -> StalledReason | None:
     if reason in _IMAGE_REASONS:
         return StalledReason(
             "ImageUnavailable",
-            f"{what} is {container.get('image', '')!r}: the image cannot be pulled ({reason}): correct the name, or add imagePullSecrets",
+            f"{what} is {container.get('image', '')!r}: the image cannot be pulled ({reason}): correct the name, "
+            "or add imagePullSecrets",
         )
     if reason == "CreateContainerConfigError":
         return _missing_reference(message)
@@ -162,13 +170,15 @@ def _missing_reference(message: str) -> StalledReason:
         kind, name = {"secret": "Secret", "configmap": "ConfigMap"}[match[1]], match[2]
         return StalledReason(
             reason,
-            f"{_reference_field(kind)} is {name!r}, and this namespace has no such {kind}: create it, or correct the name",
+            f"{_reference_field(kind)} is {name!r}, and this namespace has no such {kind}: create it, or correct "
+            "the name",
         )
     if match := re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) \S+?/(\S+)", message):
         key, kind, name = match.groups()
         return StalledReason(
             reason,
-            f"{_reference_field(kind)} is {name!r} with key {key!r}, and the {kind} has no such key: add the key, or correct the reference",
+            f"{_reference_field(kind)} is {name!r} with key {key!r}, and the {kind} has no such key: add the key, "
+            "or correct the reference",
         )
     return StalledReason(reason, f"the container cannot be configured: {_stable(message)}: correct the reference")
 
@@ -190,7 +200,8 @@ def _crash(what: str, reason: str, terminated: _Object, message: str) -> Stalled
     if terminated.get("reason") == "OOMKilled":
         return StalledReason(
             "OutOfMemory",
-            "worker.resources.limits.memory is too small: the worker was killed for it: raise it, or lower greenThreads.max",
+            "worker.resources.limits.memory is too small: the worker was killed for it: raise it, or lower "
+            "greenThreads.max",
         )
     tail = _stable(" ".join(text.splitlines()[-3:])) or _stable(message) or "it left no message: see its log"
     code = terminated.get("exitCode")
@@ -198,7 +209,9 @@ def _crash(what: str, reason: str, terminated: _Object, message: str) -> Stalled
 
 
 def _stable(text: str) -> str:
-    """Without what differs from pod to pod and from minute to minute, and without passwords: redacted before it is cut."""
+    """Without what differs from pod to pod and from minute to minute, and without passwords: redacted before it
+    is cut.
+    """
     text = redacted(text)[:_LONGEST_TEXT]
     text = re.sub(r"\b(back-off) [\d.a-z]+ ", r"\1 ", text)
     text = re.sub(r"pod=\S+", "", text)

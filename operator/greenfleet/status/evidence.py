@@ -1,9 +1,9 @@
-"""What workers and exporters report of a pool besides its load, and routing by evidence: a task that was caught blocking the hub often
-enough moves to the prefork companion. Nothing here knows the API server.
+"""What workers and exporters report of a pool besides its load, and routing by evidence: a task that was caught
+blocking the hub often enough moves to the prefork companion. Nothing here knows the API server.
 
-Seeing a task block once proves little (a page fault, a cold import). What counts is being seen in several separate moments
-within a short time. A route then stays: the task no longer blocks because it was moved, so that calm is no evidence against
-it. A human undoes it with an annotation of the pool, and turning `autoRoute` off undoes all.
+Seeing a task block once proves little (a page fault, a cold import). What counts is being seen in several separate
+moments within a short time. A route then stays: the task no longer blocks because it was moved, so that calm is no
+evidence against it. A human undoes it with an annotation of the pool, and turning `autoRoute` off undoes all.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def block_detections(moments: Sequence[float], now: float) -> tuple[float, ...]:
 
 
 def forget(known: dict[Key, Any], seen_at: Mapping[Key, float], now: float) -> None:
-    """Drops what was last seen longer than `WINDOW_SECONDS` ago, which is longer than any condition remembers, and the oldest of
-    what exceeds `MOST_REMEMBERED`. Times are Unix times.
+    """Drops what was last seen longer than `WINDOW_SECONDS` ago, which is longer than any condition remembers, and the
+    oldest of what exceeds `MOST_REMEMBERED`. Times are Unix times.
     """
     if len(known) > MOST_REMEMBERED:
         for key in sorted(known, key=seen_at.__getitem__)[: len(known) - MOST_REMEMBERED]:
@@ -104,7 +104,9 @@ class Evidence:
                 self.blocked_seconds[key] = seconds
 
     def hear_of_dead_letters(self, counts: Mapping[str, int | None], tasks: Iterable[str]) -> bool:
-        """Takes in the dead letters of each queue of the pool and their tasks; True if it is news. None is silence, and changes nothing."""
+        """Takes in the dead letters of each queue of the pool and their tasks; True if it is news. None is silence, and
+        changes nothing.
+        """
         before = (self.dead_letters, self.dead_tasks)
         now = {queue: self.dead_letters.get(queue, 0) if count is None else count for queue, count in counts.items()}
         self.dead_letters = {queue: count for queue, count in now.items() if count}
@@ -117,8 +119,8 @@ class Evidence:
         self.blocked_seconds.clear()
 
     def forget_old(self, role: Role, pods: Collection[str], now: float) -> None:
-        """Drops what was counted of workers that are gone, and what is too long ago to matter. *pods*: those of a role that live;
-        *now*: Unix time.
+        """Drops what was counted of workers that are gone, and what is too long ago to matter. *pods*: those of a role
+        that live; *now*: Unix time.
         """
         for key in [key for key in self.blocked_seconds if key[0] is role and key[1] not in pods]:
             del self.blocked_seconds[key]

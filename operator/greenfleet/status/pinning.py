@@ -1,12 +1,13 @@
 """Which pod template a fleet gets, so that an upgraded operator restarts no fleet by itself. Pure.
 
-The agent's image is part of the template, and another version of the operator may also build the rest of it differently.
-So a Deployment remembers what its template was made from: the agent in an annotation of the template, and a digest of the
-template as we applied it. From those follows what an apply may do:
+The agent's image is part of the template, and another version of the operator may also build the rest of it
+differently. So a Deployment remembers what its template was made from: the agent in an annotation of the template, and
+a digest of the template as we applied it. From those follows what an apply may do:
 
-- The same template comes out with the agent that the fleet has: keep it. Bounds, scaling and the like changed, or nothing.
-- It does not, and the pool's generation moved: the user changed something that replaces the workers anyway; the fleet takes
-  the operator's current agent on the way.
+- The same template comes out with the agent that the fleet has: keep it. Bounds, scaling and the like changed, or
+  nothing.
+- It does not, and the pool's generation moved: the user changed something that replaces the workers anyway; the fleet
+  takes the operator's current agent on the way.
 - It does not, and nobody changed the pool: this operator builds templates differently from the last one. That is an
   upgrade, and fleets take it one after another (`Choice.upgrade`).
 """
@@ -40,7 +41,9 @@ class Choice:
 
 
 def choose(live: _Object | None, built: _Object, generation: int) -> Choice:
-    """The Deployment for a fleet. `built` has this operator's agent, `live` is what the API server has; neither is changed."""
+    """The Deployment for a fleet. `built` has this operator's agent, `live` is what the API server has; neither is
+    changed.
+    """
     current = _annotated(built, generation)
     if live is None:
         return Choice(current)

@@ -1,4 +1,5 @@
-"""What only the operator can see to be wrong with a spec: references to the administrator's configuration, and schedules. Pure.
+"""What only the operator can see to be wrong with a spec: references to the administrator's configuration, and
+schedules. Pure.
 
 The pool's workers stay as they are, and the loop goes on with what can be used; the condition `Stalled` asks a human.
 """
@@ -48,7 +49,8 @@ def unknown_source(pool: GreenWorkerPool, settings: Prometheus) -> StalledReason
             return None
         return StalledReason(
             "QueryNotAllowed",
-            "scaling.prometheus.query is set, and the administrator did not allow queries of one's own: remove it and name a "
+            "scaling.prometheus.query is set, and the administrator did not allow queries of one's own: remove it "
+            "and name a "
             "source, or ask for prometheus.allowQuery",
         )
     known = {sources.GREENFLEET, *sources.BUILT_IN, *settings.sources}
@@ -75,14 +77,17 @@ def schedule_problem(window: ScheduleWindow) -> str | None:
 
 
 def patch_error(pool: GreenWorkerPool, *, allowed: bool) -> StalledReason | None:
-    """A patch of the pod template where the administrator does not allow it, or one that touches what is Greenfleet's own."""
+    """A patch of the pod template where the administrator does not allow it, or one that touches what is Greenfleet's
+    own.
+    """
     patch = pool.spec.worker.pod_template_patch
     if not patch:
         return None
     if not allowed:
         return StalledReason(
             "PatchNotAllowed",
-            "worker.podTemplatePatch is set, and the administrator does not allow it, so that the pods are made without it: remove it, or ask for "
+            "worker.podTemplatePatch is set, and the administrator does not allow it, so that the pods are made "
+            "without it: remove it, or ask for "
             "pods.allowPodTemplatePatch",
         )
     problem = patch_problem(patch)

@@ -1,8 +1,8 @@
 """How long the oldest message has been waiting for a green thread, without a word from whoever published it. Pure.
 
-Queues are first in, first out. So what has started since a message arrived was there before it, and the oldest message that
-waits is the first of those that have arrived and not started. The operator knows both counts at every sample: what waits, and
-what workers have started. Unlike backlog / rate (Little's law) this also holds while nothing starts at all.
+Queues are first in, first out. So what has started since a message arrived was there before it, and the oldest message
+that waits is the first of those that have arrived and not started. The operator knows both counts at every sample: what
+waits, and what workers have started. Unlike backlog / rate (Little's law) this also holds while nothing starts at all.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ class WaitClock:
         self._started: dict[str, float] | None = None
 
     def update(self, waiting: float, started: Mapping[str, float], now: float) -> float:
-        """Seconds that the oldest message has waited at `now` (Unix time). `started` are the workers' counters, by worker."""
+        """Seconds that the oldest message has waited at `now` (Unix time). `started` are the workers' counters, by
+        worker.
+        """
         self._leave(self._newly_started(started))
         known = sum(count for _, count in self._arrivals)
         if waiting - known > _HALF:

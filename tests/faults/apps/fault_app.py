@@ -1,5 +1,5 @@
-"""The user's code under faults: each task writes "begun" and "done" to a file, with its worker and the monotonic time, and each
-message of a task "got" and "gone" (acknowledged or returned).
+"""The user's code under faults: each task writes "begun" and "done" to a file, with its worker and the monotonic time,
+and each message of a task "got" and "gone" (acknowledged or returned).
 """
 
 # A user's module: no types, no habits of ours.

@@ -79,7 +79,9 @@ def _judge(verdict: Verdict, number: int, plan: Plan, outcomes: list[Outcome], c
 
 
 def all_points(standby: bool = False) -> Iterator[Plan]:
-    """Lives that meet every write of every step once from before and once from after, in the order of their numbers: without an end."""
+    """Lives that meet every write of every step once from before and once from after, in the order of their numbers:
+    without an end.
+    """
     number = 0
     while True:
         number += 1

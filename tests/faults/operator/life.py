@@ -1,7 +1,9 @@
-"""The life of two pools, from the operator's start to their deletion, with a disturbance in every step; and what has to be true after each.
+"""The life of two pools, from the operator's start to their deletion, with a disturbance in every step; and what has to
+be true after each.
 
-A step is one thing that a person, the load or an administrator does. Before the next one begins everything has to be *settled*: what the step is
-for has come about, and the operator has written nothing for ten ticks. What exists then is compared with the same moment of an undisturbed life.
+A step is one thing that a person, the load or an administrator does. Before the next one begins everything has to be
+*settled*: what the step is for has come about, and the operator has written nothing for ten ticks. What exists then is
+compared with the same moment of an undisturbed life.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ _SPEC: Object = {
 
 @dataclass(frozen=True)
 class Crash:
-    """SIGKILL at a write of a step: before the API server hears of the `number`th one, or after it has answered and before the operator knows."""
+    """SIGKILL at a write of a step: before the API server hears of the `number`th one, or after it has answered and
+    before the operator knows.
+    """
 
     number: int
     after: bool
@@ -75,12 +79,16 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Plan:
-    """What happens to one life. `crashes` by step: the first counts writes from the step's beginning, each other one from the restart before it."""
+    """What happens to one life. `crashes` by step: the first counts writes from the step's beginning, each other one
+    from the restart before it.
+    """
 
     crashes: Mapping[str, Sequence[Crash]] = field(default_factory=dict)
     troubles: Mapping[str, Trouble] = field(default_factory=dict)
     standby: bool = False
-    """A second replica takes over when the first one dies; else the first one comes back, as kubelet restarts a container."""
+    """A second replica takes over when the first one dies; else the first one comes back, as kubelet restarts a
+    container.
+    """
     steps: tuple[str, ...] = STEPS
 
     def as_json(self) -> Object:
@@ -514,7 +522,8 @@ class Life:
                 others = [who for _, done, who in held if who != replica.name and renewed < done < at]
                 if others or at > renewed + LEASE_SECONDS + 0.25:
                     broken.append(
-                        f"{replica.name} wrote {_what(seen)} {at - renewed:.2f} s after its last renewal; others led: {others}"
+                        f"{replica.name} wrote {_what(seen)} {at - renewed:.2f} s after its last renewal; others "
+                        f"led: {others}"
                     )
         return broken[:3]
 
@@ -615,7 +624,9 @@ def _fields(entry: Object) -> Object:
 
 
 def _pool_status(status: Object) -> Object:
-    """Counts, and the conditions that a step waits for. Not what was measured, and not the last scaling: a crash right after one loses its reason."""
+    """Counts, and the conditions that a step waits for. Not what was measured, and not the last scaling: a crash right
+    after one loses its reason.
+    """
     told = ("Ready", "Stalled", "Reconciling", "MetricsAvailable")
     kept = {key: status.get(key) for key in ("replicas", "readyReplicas", "selector", "observedGeneration")}
     conditions = [one for one in status.get("conditions") or () if one["type"] in told]

@@ -1,4 +1,5 @@
-"""The long form: every write of every step from before and from after, then random pairs of crashes, stale state, and all mutations of a spec.
+"""The long form: every write of every step from before and from after, then random pairs of crashes, stale state, and
+all mutations of a spec.
 
 python -m tests.faults.operator.long --crash-points 500 --troubles 200 --mutations 1000 --seed 1
 

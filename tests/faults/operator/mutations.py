@@ -1,7 +1,9 @@
-"""Specs that people get wrong: every leaf of the schema deleted, changed, pushed to each bound and past it, in chains, and then put right.
+"""Specs that people get wrong: every leaf of the schema deleted, changed, pushed to each bound and past it, in chains,
+and then put right.
 
-The leaves and their bounds come from the CRD itself (`leaves`, `values`), so that a new field is tried as soon as it is there. A chain begins
-and ends with the same spec: what exists at its end is what existed at its beginning, whatever the API server and the operator said in between.
+The leaves and their bounds come from the CRD itself (`leaves`, `values`), so that a new field is tried as soon as it is
+there. A chain begins and ends with the same spec: what exists at its end is what existed at its beginning, whatever the
+API server and the operator said in between.
 """
 
 from __future__ import annotations
@@ -194,7 +196,9 @@ def _at(spec: Any, path: Path_) -> Any:
 
 
 def right_spec(pool: str) -> Object:
-    """A spec with nearly everything in it. No worker runs: what is compared is what the operator makes, and no rollout delays it."""
+    """A spec with nearly everything in it. No worker runs: what is compared is what the operator makes, and no rollout
+    delays it.
+    """
     [found] = yaml.safe_load_all((REPOSITORY / "tests" / "golden" / "everything.pools.yaml").read_text())
     spec: Object = json.loads(json.dumps(found["spec"]))
     spec["broker"]["urlFrom"] = {"secretKeyRef": {"name": f"broker-{pool}", "key": "url"}}

@@ -1,8 +1,8 @@
 """Real operators that start in a fifth of a second: this process imports everything once, and forks for each operator.
 
-A line of JSON on standard input asks for one: {"arguments": [...], "environment": {...}, "log": path}. The answer is its process id.
-Each is a process of its own that runs what `greenfleet operator` runs. It ends by a signal, and no parent catches what it leaves.
-At the end of standard input all of them are killed.
+A line of JSON on standard input asks for one: {"arguments": [...], "environment": {...}, "log": path}. The answer is
+its process id. Each is a process of its own that runs what `greenfleet operator` runs. It ends by a signal, and no
+parent catches what it leaves. At the end of standard input all of them are killed.
 
 `--hasty` shortens what an operator waits for by a constant and not by a setting: `HASTY` says which and to what.
 """

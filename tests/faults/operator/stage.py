@@ -1,7 +1,9 @@
-"""Where operators live through faults: a real API server with its controllers, a real Prometheus, and stand-ins for kubelet and workers.
+"""Where operators live through faults: a real API server with its controllers, a real Prometheus, and stand-ins for
+kubelet and workers.
 
-One stage serves many lives at a time, each in a namespace of its own with operators of its own (`Replica`), which reach the API server
-through a proxy of their own. What the exporter and the workers say is the test's to choose (`Stage.load`).
+One stage serves many lives at a time, each in a namespace of its own with operators of its own (`Replica`), which reach
+the API server through a proxy of their own. What the exporter and the workers say is the test's to choose
+(`Stage.load`).
 """
 
 from __future__ import annotations

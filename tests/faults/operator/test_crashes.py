@@ -21,7 +21,9 @@ pytestmark = pytest.mark.timeout(300)
 SEED = int(os.environ.get("SEED", "20261128"))
 
 FOUND = {"delete with orphans": ([Crash(1, False)], [Crash(1, True)])}
-"""Crashes that have found something before. An exporter whose pools were gone when its operator died stayed for ever."""
+"""Crashes that have found something before. An exporter whose pools were gone when its operator died stayed for
+ever.
+"""
 
 
 def test_after_a_crash_at_any_write_everything_is_as_without_it(stage: Stage, tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""What the API server does not say, says late, twice or in another order, refuses, or does without answering, changes nothing in the end."""
+"""What the API server does not say, says late, twice or in another order, refuses, or does without answering, changes
+nothing in the end.
+"""
 
 from __future__ import annotations
 

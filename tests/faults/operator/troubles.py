@@ -1,4 +1,6 @@
-"""What goes wrong between operator and API server: stale and missed state, refusals, answers that never come. One per step, drawn from a seed."""
+"""What goes wrong between operator and API server: stale and missed state, refusals, answers that never come. One per
+step, drawn from a seed.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ class Slow(Trouble):
 
 @dataclass
 class Deaf(Trouble):
-    """The watch of one kind does not tell of some events, or of none at all. It ends with a new list, with a new watch, or stays silent."""
+    """The watch of one kind does not tell of some events, or of none at all. It ends with a new list, with a new watch,
+    or stays silent.
+    """
 
     kind: str
     types: tuple[str, ...]
@@ -111,7 +115,9 @@ class Garbled(Trouble):
 
 @dataclass
 class TimeTravel(Trouble):
-    """The operator is killed, and finds lists as they were before the step; the watches tell of what has happened since."""
+    """The operator is killed, and finds lists as they were before the step; the watches tell of what has happened
+    since.
+    """
 
     name: str = "killed, and old lists"
     _lists: dict[str, Mapping[str, bytes]] = field(default_factory=dict, repr=False)

@@ -246,7 +246,9 @@ def test_the_operator_may_ask_for_no_more_of_a_node_than_a_pool_can(operators: A
 def test_the_operator_reads_no_config_map_that_is_not_called_like_one_of_its_own(
     operators: Account, ruled: Release
 ) -> None:
-    """An empty patch answers with the object: the right to patch was one to read every ConfigMap whose name is known."""
+    """An empty patch answers with the object: the right to patch was one to read every ConfigMap whose name is
+    known.
+    """
     shop = ruled.namespace
     for name, readable in (("settings", False), ("greenfleet-queues-0123456789-x", False), ("web-greenfleet", True)):
         config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"a": "b"}}

@@ -1,4 +1,6 @@
-"""What helm does with a release, on a real API server: upgrade, uninstall, install again, and the notes that it prints."""
+"""What helm does with a release, on a real API server: upgrade, uninstall, install again, and the notes that it
+prints.
+"""
 
 from __future__ import annotations
 
@@ -141,7 +143,9 @@ def test_the_notes_hold_a_resource_that_can_be_pasted(release: Release) -> None:
 
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
 def test_helm_test_tells_how_its_pod_ended_and_leaves_nothing_after_a_success(release: Release, phase: str) -> None:
-    """The pod's end is written here: there is no kubelet. What it does is tested with the operator's rights, and end to end."""
+    """The pod's end is written here: there is no kubelet. What it does is tested with the operator's rights, and end to
+    end.
+    """
     release.install(crds={"enabled": False})
     fleet = release.namespace
     with ThreadPoolExecutor() as helm:

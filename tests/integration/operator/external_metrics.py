@@ -1,8 +1,8 @@
 """Test equipment: an external metrics API with values that a test sets, so that a real HPA has something to follow.
 
-Nothing of this is in the product: in a cluster it is KEDA's or Prometheus' adapter. The API server reaches it through an
-EndpointSlice, whose addresses must not be loopback ones: one more address of the range for benchmarks, on the loopback
-device, does.
+Nothing of this is in the product: in a cluster it is KEDA's or Prometheus' adapter. The API server reaches it through
+an EndpointSlice, whose addresses must not be loopback ones: one more address of the range for benchmarks, on the
+loopback device, does.
 """
 
 from __future__ import annotations

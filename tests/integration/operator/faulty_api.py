@@ -1,8 +1,9 @@
-"""An HTTP proxy between an operator and the real API server: it records what passes, and does to it what networks and servers do.
+"""An HTTP proxy between an operator and the real API server: it records what passes, and does to it what networks and
+servers do.
 
-`FaultyApi(kubeconfig, directory)` listens on a free port of the loopback address. Give its `kubeconfig` to the operator under test,
-and talk to the API server itself from the test. A request with a bearer token is passed on as it is, any other one with the client
-certificate of the kubeconfig.
+`FaultyApi(kubeconfig, directory)` listens on a free port of the loopback address. Give its `kubeconfig` to the operator
+under test, and talk to the API server itself from the test. A request with a bearer token is passed on as it is, any
+other one with the client certificate of the kubeconfig.
 
     with FaultyApi(api.kubeconfig, tmp_path) as faulty:
         operator.start(faulty.kubeconfig)
@@ -10,12 +11,14 @@ certificate of the kubeconfig.
             ...  # the watch misses every deletion
             faulty.end_watches("/greenworkerpools")
 
-The faults: `Answer` (410, 409, 429, 500… in place of the API server), `Hold` (a slow network), `Lose` (done, but nobody hears of it),
-`Swallow` (a watch that misses events, or says nothing at all), `Expire` (a watch that begins with 410), `Cut` (something happens at this very
-request, such as a SIGKILL of who sent it), `Garble` (a watch whose events come late, twice, or behind those of other objects) and `Recall`
-(what the API server said before, in place of what it says now).
+The faults: `Answer` (410, 409, 429, 500… in place of the API server), `Hold` (a slow network), `Lose` (done, but nobody
+hears of it), `Swallow` (a watch that misses events, or says nothing at all), `Expire` (a watch that begins with 410),
+`Cut` (something happens at this very request, such as a SIGKILL of who sent it), `Garble` (a watch whose events come
+late, twice, or behind those of other objects) and `Recall` (what the API server said before, in place of what it says
+now).
 
-A rule is about all requests that match. `faulty.judge` is asked about each request by itself, and answers with a fault or None.
+A rule is about all requests that match. `faulty.judge` is asked about each request by itself, and answers with a fault
+or None.
 """
 
 from __future__ import annotations
@@ -62,7 +65,9 @@ class Lose:
 
 @dataclass(frozen=True)
 class Swallow:
-    """Events of a watch that do not arrive: those of these types, or with none named all of them and the bookmarks too."""
+    """Events of a watch that do not arrive: those of these types, or with none named all of them and the
+    bookmarks too.
+    """
 
     types: tuple[str, ...] = ()
     only_open: bool = False
@@ -76,7 +81,9 @@ class Expire:
 
 @dataclass(frozen=True)
 class Cut:
-    """`done()` is called in the proxy's thread, and the connection breaks: before the API server hears of the request, or after it has answered."""
+    """`done()` is called in the proxy's thread, and the connection breaks: before the API server hears of the request,
+    or after it has answered.
+    """
 
     done: Callable[[], None]
     after: bool
@@ -132,7 +139,9 @@ class Seen:
 
 
 class Rule:
-    """What happens to which requests, until it is removed or has happened `times` times. A context manager that removes it."""
+    """What happens to which requests, until it is removed or has happened `times` times. A context manager that removes
+    it.
+    """
 
     def __init__(
         self,
@@ -396,7 +405,9 @@ async def _lines(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 
 
 async def _garbled(lines: AsyncIterator[bytes], how: Garble) -> AsyncIterator[bytes]:
-    """All that arrives within `how.seconds` comes in a batch after it, shuffled; events of one object keep their order."""
+    """All that arrives within `how.seconds` comes in a batch after it, shuffled; events of one object keep
+    their order.
+    """
     chance = random.Random(how.seed)
     arrived: asyncio.Queue[bytes | None] = asyncio.Queue()
 

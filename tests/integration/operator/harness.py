@@ -469,7 +469,9 @@ class RunningPod:
 
 NODES = "/api/v1/nodes"
 STAND_IN = "stand-in"
-"""The node that our stand-in for kubelet speaks for. It need not exist, but for those who ask the API server about it."""
+"""The node that our stand-in for kubelet speaks for. It need not exist, but for those who ask the API server
+about it.
+"""
 
 
 @contextlib.contextmanager
@@ -600,7 +602,9 @@ class Kubelet:
                     self._write(running.directory / "url", b64decode(secret["data"][key]).decode())
 
     def _show_queues(self, pod: Object, running: RunningPod, name: str) -> None:
-        """As kubelet does it: a ConfigMap that changes is shown when the pod changes (or after a minute or two, which no test waits for)."""
+        """As kubelet does it: a ConfigMap that changes is shown when the pod changes (or after a minute or two, which
+        no test waits for).
+        """
         annotations = pod["metadata"].get("annotations") or {}
         config = self.namespace.find("configmaps", name)
         if config is not None and running.shown_for != annotations:
@@ -728,7 +732,9 @@ class Kubelet:
 
     @staticmethod
     def _probe(running: RunningPod) -> bool:
-        """Often until it is ready, then as often as the pods' own probes say: a probe costs the worker CPU that it is judged by."""
+        """Often until it is ready, then as often as the pods' own probes say: a probe costs the worker CPU that it is
+        judged by.
+        """
         if monotonic() - running.probed_at >= (2.0 if running.ready else 0.3):
             running.ready = http_status(f"http://127.0.0.1:{running.port}/readyz") == 200
             running.probed_at = monotonic()

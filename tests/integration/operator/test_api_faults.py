@@ -62,7 +62,9 @@ def test_a_pool_whose_creation_was_missed_is_found(world: World, faulty: FaultyA
 
 
 def test_ten_namespaces_are_looked_after_by_a_leader_that_keeps_its_lease(world: World) -> None:
-    """Each is watched for pools, their pods and three kinds of children; writes and the Lease wait for none of these."""
+    """Each is watched for pools, their pods and three kinds of children; writes and the Lease wait for none of
+    these.
+    """
     others = [Namespace(world.namespace.api, fresh_name("many")) for _ in range(9)]
     everywhere = [world.namespace, *others]
     operator = world.operator(namespaces=[one.name for one in everywhere]).start()

@@ -1,4 +1,6 @@
-"""Bad input: refused at `kubectl apply` with field, value, reason and fix, or `Stalled` with the same; it harms no other pool."""
+"""Bad input: refused at `kubectl apply` with field, value, reason and fix, or `Stalled` with the same; it harms no
+other pool.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no app": ({"app": None}, ["spec.app", "Required value"]),
     "no broker": ({"broker": None}, ["spec.broker", "Required value"]),
     "no queues": ({"queues": None}, ["spec.queues", "Required value"]),
-    "no key of the Secret": ({"broker": {"urlFrom": {"secretKeyRef": {"name": "broker"}}}}, ["spec.broker.urlFrom.secretKeyRef.key", "Required"]),
+    "no key of the Secret": (
+        {"broker": {"urlFrom": {"secretKeyRef": {"name": "broker"}}}},
+        ["spec.broker.urlFrom.secretKeyRef.key", "Required"],
+    ),
     # queue names
     "no queue at all": ({"queues": []}, ["spec.queues", "at least 1"]),
     "an empty queue": ({"queues": [""]}, ["spec.queues[0]"]),
@@ -98,8 +103,14 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "an app that no import finds": ({"app": "proj..celery"}, ["spec.app", "proj..celery"]),
     "an empty image": ({"image": ""}, ["spec.image"]),
     "an enormous image": ({"image": "a" * 513}, ["spec.image", "512"]),
-    "a path as a Secret": ({"broker": {"urlFrom": {"secretKeyRef": {"name": "../x", "key": "url"}}}}, ["spec.broker.urlFrom.secretKeyRef.name"]),
-    "a path as a key": ({"broker": {"urlFrom": {"secretKeyRef": {"name": "b", "key": "../url"}}}}, ["spec.broker.urlFrom.secretKeyRef.key"]),
+    "a path as a Secret": (
+        {"broker": {"urlFrom": {"secretKeyRef": {"name": "../x", "key": "url"}}}},
+        ["spec.broker.urlFrom.secretKeyRef.name"],
+    ),
+    "a path as a key": (
+        {"broker": {"urlFrom": {"secretKeyRef": {"name": "b", "key": "../url"}}}},
+        ["spec.broker.urlFrom.secretKeyRef.key"],
+    ),
     "a Lua injection in the key prefix": (
         {"broker": {"urlFrom": {"secretKeyRef": SECRET}, "keyPrefix": "a'b"}},
         ["spec.broker.keyPrefix"],
@@ -108,7 +119,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"scaling": {"prometheus": {"server": "http://169.254.169.254"}}},
         ["spec.scaling.prometheus.server"],
     ),
-    "an enormous query": ({"scaling": {"prometheus": {"query": "x" * 2001}}}, ["spec.scaling.prometheus.query", "2000"]),
+    "an enormous query": (
+        {"scaling": {"prometheus": {"query": "x" * 2001}}},
+        ["spec.scaling.prometheus.query", "2000"],
+    ),
     "a shell as the interpreter": ({"worker": {"python": "sh -c reboot"}}, ["spec.worker.python"]),
     "a task glob with a space": ({"prefork": {"tasks": ["a b"]}}, ["spec.prefork.tasks[0]"]),
     # wrong types
@@ -117,10 +131,16 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a fraction of a worker": ({"replicas": {"max": 2.5}}, ["spec.replicas.max", "must be of type integer"]),
     "a map as a list": ({"queues": {"a": "b"}}, ["queues"]),
     "a string as a list": ({"queues": "feeds"}, ["queues"]),
-    "a string as a boolean": ({"worker": {"securityContext": {"readOnlyRootFilesystem": "yes"}}}, ["readOnlyRootFilesystem"]),
+    "a string as a boolean": (
+        {"worker": {"securityContext": {"readOnlyRootFilesystem": "yes"}}},
+        ["readOnlyRootFilesystem"],
+    ),
     "an unknown mode": ({"scaling": {"mode": "turbo"}}, ["spec.scaling.mode", "turbo", '"Manual"']),
     "an unknown agent": ({"agent": "remote"}, ["spec.agent", "remote", '"Installed"']),
-    "an unknown policy": ({"scaling": {"onMissingMetrics": {"policy": "panic"}}}, ["spec.scaling.onMissingMetrics.policy", "panic"]),
+    "an unknown policy": (
+        {"scaling": {"onMissingMetrics": {"policy": "panic"}}},
+        ["spec.scaling.onMissingMetrics.policy", "panic"],
+    ),
     # durations and amounts
     "a number as a duration": ({"scaling": {"maxWait": 30}}, ["maxWait"]),
     "a duration without a unit": ({"scaling": {"maxWait": "30"}}, ["spec.scaling.maxWait", "30"]),
@@ -128,7 +148,12 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "an enormous duration": ({"drain": {"timeout": "99999999999h"}}, ["spec.drain.timeout"]),
     "a schedule of 166,000 days": (
         {"scaling": {"schedules": [{**CRON, "cron": "0 0 31 2 *", "duration": "999999h999999h999999h999999h"}]}},
-        ["spec.scaling.schedules[0].duration", "scaling.schedules.duration is 999999h", "between 1m and 744h", "choose a"],
+        [
+            "spec.scaling.schedules[0].duration",
+            "scaling.schedules.duration is 999999h",
+            "between 1m and 744h",
+            "choose a",
+        ],
     ),
     "a schedule of no time": (
         {"scaling": {"schedules": [{**CRON, "duration": "0s"}]}},
@@ -148,18 +173,35 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"broker": {"urlFrom": {"secretKeyRef": SECRET}, "consumerTimeout": "0s"}},
         ["broker.consumerTimeout is 0s", "between 1s and 744h"],
     ),
-    "a blocked hub of no time": ({"hubWatchdog": {"warnAfter": "0ms"}}, ["hubWatchdog.warnAfter is 0ms", "1ms and 744h"]),
-    "a restart for nothing": ({"hubWatchdog": {"restartAfter": "0s"}}, ["hubWatchdog.restartAfter is 0s", "1s and 744h"]),
+    "a blocked hub of no time": (
+        {"hubWatchdog": {"warnAfter": "0ms"}},
+        ["hubWatchdog.warnAfter is 0ms", "1ms and 744h"],
+    ),
+    "a restart for nothing": (
+        {"hubWatchdog": {"restartAfter": "0s"}},
+        ["hubWatchdog.restartAfter is 0s", "1s and 744h"],
+    ),
     "a worker of no age": ({"recycle": {"maxAge": "0s"}}, ["recycle.maxAge is 0s", "between 1s and 744h"]),
-    "a soft limit of nothing": ({"taskTimeLimits": {"soft": "0s"}}, ["taskTimeLimits.soft is 0s", "between 1ms and 744h"]),
-    "a hard limit of years": ({"taskTimeLimits": {"hard": "9999h"}}, ["taskTimeLimits.hard is 9999h", "between 1ms and 744h"]),
+    "a soft limit of nothing": (
+        {"taskTimeLimits": {"soft": "0s"}},
+        ["taskTimeLimits.soft is 0s", "between 1ms and 744h"],
+    ),
+    "a hard limit of years": (
+        {"taskTimeLimits": {"hard": "9999h"}},
+        ["taskTimeLimits.hard is 9999h", "between 1ms and 744h"],
+    ),
     "a warning after the restart": (
         {"hubWatchdog": {"warnAfter": "2m", "restartAfter": "60s"}},
         ["spec.hubWatchdog.warnAfter", "hubWatchdog.warnAfter is 2m", "restartAfter (60s)", "lower warnAfter"],
     ),
     "a soft limit above the hard one": (
         {"taskTimeLimits": {"soft": "1m", "hard": "45s"}},
-        ["spec.taskTimeLimits.soft", "taskTimeLimits.soft is 1m", "taskTimeLimits.hard (45s)", "lower soft or raise hard"],
+        [
+            "spec.taskTimeLimits.soft",
+            "taskTimeLimits.soft is 1m",
+            "taskTimeLimits.hard (45s)",
+            "lower soft or raise hard",
+        ],
     ),
     "a soft limit at the hard one": ({"taskTimeLimits": {"soft": "1m", "hard": "60s"}}, ["taskTimeLimits.soft is 1m"]),
     "less memory than Python needs": (
@@ -176,7 +218,11 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "requests above limits": (
         {"worker": {"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1500m"}}}},
-        ["spec.worker.resources.requests", 'requests is {"cpu":"2"}, above resources.limits ({"cpu":"1500m"})', "lower the request"],
+        [
+            "spec.worker.resources.requests",
+            'requests is {"cpu":"2"}, above resources.limits ({"cpu":"1500m"})',
+            "lower the request",
+        ],
     ),
     "requests above limits in the companion": (
         {"prefork": {"resources": {"requests": {"memory": "1Gi"}, "limits": {"memory": 5}}}},
@@ -210,20 +256,41 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["spec.broker.prioritySteps[0]"],
     ),
     "a schedule without five fields": (
-        {"scaling": {"schedules": [{**CRON, "cron": "every day at noon please"}, {**CRON, "name": "nights", "cron": "@daily"}]}},
+        {
+            "scaling": {
+                "schedules": [
+                    {**CRON, "cron": "every day at noon please"},
+                    {**CRON, "name": "nights", "cron": "@daily"},
+                ]
+            }
+        },
         ["spec.scaling.schedules[1].cron"],
     ),
     "minute 61": (
         {"scaling": {"schedules": [{**CRON, "cron": "61 * * * *"}]}},
-        ["spec.scaling.schedules[0].cron", "scaling.schedules.cron is 61 * * * *", "whose minute (61) is none", "write 0-59"],
+        [
+            "spec.scaling.schedules[0].cron",
+            "scaling.schedules.cron is 61 * * * *",
+            "whose minute (61) is none",
+            "write 0-59",
+        ],
     ),
     "hour 24": (
         {"scaling": {"schedules": [{**CRON, "cron": "0 8,24 * * *"}]}},
-        ["spec.scaling.schedules[0].cron", "scaling.schedules.cron is 0 8,24 * * *", "whose hour (8,24) is none", "write 0-23"],
+        [
+            "spec.scaling.schedules[0].cron",
+            "scaling.schedules.cron is 0 8,24 * * *",
+            "whose hour (8,24) is none",
+            "write 0-23",
+        ],
     ),
     "day 32": (
         {"scaling": {"schedules": [{**CRON, "cron": "0 0 1-32 * *"}]}},
-        ["spec.scaling.schedules[0].cron", "scaling.schedules.cron is 0 0 1-32 * *", "whose day of month (1-32) is none"],
+        [
+            "spec.scaling.schedules[0].cron",
+            "scaling.schedules.cron is 0 0 1-32 * *",
+            "whose day of month (1-32) is none",
+        ],
     ),
     "month 13": (
         {"scaling": {"schedules": [{**CRON, "cron": "0 0 1 13 *"}]}},
@@ -231,7 +298,11 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "a day of the week that is none": (
         {"scaling": {"schedules": [{**CRON, "cron": "0 0 * * noday"}]}},
-        ["spec.scaling.schedules[0].cron", "scaling.schedules.cron is 0 0 * * noday", "whose day of week (noday) is none"],
+        [
+            "spec.scaling.schedules[0].cron",
+            "scaling.schedules.cron is 0 0 * * noday",
+            "whose day of week (noday) is none",
+        ],
     ),
     "a step of nothing": (
         {"scaling": {"schedules": [{**CRON, "cron": "*/0 * * * *"}]}},
@@ -243,8 +314,19 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["spec.worker.env[0]", "worker.env sets value and valueFrom of A", "keep one"],
     ),
     "two sources of one value": (
-        {"worker": {"env": [{"name": "A", "valueFrom": {
-            "fieldRef": {"fieldPath": "metadata.name"}, "secretKeyRef": {"name": "a", "key": "b"}}}]}},
+        {
+            "worker": {
+                "env": [
+                    {
+                        "name": "A",
+                        "valueFrom": {
+                            "fieldRef": {"fieldPath": "metadata.name"},
+                            "secretKeyRef": {"name": "a", "key": "b"},
+                        },
+                    }
+                ]
+            }
+        },
         ["spec.worker.env[0].valueFrom", "worker.env.valueFrom sets 2 of", "keep one"],
     ),
     "no source": ({"worker": {"env": [{"name": "A", "valueFrom": {}}]}}, ["worker.env.valueFrom sets 0 of"]),
@@ -291,19 +373,44 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["spec.worker.tolerations[0].tolerationSeconds", "is 5", "set the effect"],
     ),
     "domains that need not exist": (
-        {"worker": {"topologySpreadConstraints": [
-            {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway", "minDomains": 2}]}},
+        {
+            "worker": {
+                "topologySpreadConstraints": [
+                    {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway", "minDomains": 2}
+                ]
+            }
+        },
         ["spec.worker.topologySpreadConstraints[0].minDomains", "is 2", "remove minDomains"],
     ),
     "a selector that compares with nothing": (
-        {"worker": {"topologySpreadConstraints": [
-            {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway",
-             "labelSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}]}},
+        {
+            "worker": {
+                "topologySpreadConstraints": [
+                    {
+                        "maxSkew": 1,
+                        "topologyKey": "zone",
+                        "whenUnsatisfiable": "ScheduleAnyway",
+                        "labelSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]},
+                    }
+                ]
+            }
+        },
         ["labelSelector.matchExpressions[0].values", "0 entries with operator In"],
     ),
     "a node with more than a word": (
-        {"worker": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
-            {"matchExpressions": [{"key": "cores", "operator": "Gt", "values": ["many"]}]}]}}}}},
+        {
+            "worker": {
+                "affinity": {
+                    "nodeAffinity": {
+                        "requiredDuringSchedulingIgnoredDuringExecution": {
+                            "nodeSelectorTerms": [
+                                {"matchExpressions": [{"key": "cores", "operator": "Gt", "values": ["many"]}]}
+                            ]
+                        }
+                    }
+                }
+            }
+        },
         ["matchExpressions[0].values", "with operator Gt", "write one integer"],
     ),
     "root": ({"worker": {"securityContext": {"runAsUser": 0}}}, ["spec.worker.securityContext.runAsUser"]),
@@ -354,17 +461,45 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
             ["spec.worker.extraArgs[1]", f"worker.extraArgs has {argument.split()[0]},", "remove it, and", fix],
         )
         for argument, fix in {
-            "-A other": "set app", "--app=other": "set app", "-b redis://evil": "that Secret", "--broker=redis://evil": "that Secret",
+            "-A other": "set app",
+            "--app=other": "set app",
+            "-b redis://evil": "that Secret",
+            "--broker=redis://evil": "that Secret",
             "--result-backend redis://evil": "resultBackend.urlFrom",
-            "-Q x": "set queues", "-Qx": "set queues", "-EQx": "set queues", "--queues=x": "set queues", "--queues x": "set queues",
-            "-X x": "set queues", "--exclude-queues=x": "set queues", "-P solo": "prefork.tasks", "--pool=solo": "prefork.tasks",
-            "-c 5": "greenThreads", "-c5": "greenThreads", "--concurrency=5": "greenThreads", "--autoscale=9,1": "replicas",
-            "-n me": "worker.labels", "--hostname=me": "worker.labels", "--prefetch-multiplier 9": "set that",
-            "--time-limit=9": "taskTimeLimits.hard", "--soft-time-limit 9": "taskTimeLimits.soft", "--max-tasks-per-child=9": "recycle.maxTasks",
-            "--max-memory-per-child=9": "recycle.maxTasks or maxMemory", "--uid=0": "runAsUser", "--gid=0": "runAsGroup",
-            "-D": "foreground", "--detach": "foreground", "-B": "celery beat", "-EB": "celery beat", "--beat": "celery beat",
-            "--purge": "celery purge", "--discard": "celery purge", "--workdir=/": "PYTHONPATH", "--config=x": "CELERY_CONFIG_MODULE",
-            "--loader=x": "CELERY_LOADER", "broker_url=redis://evil": "configure the app", ".queues=x": "configure the app",
+            "-Q x": "set queues",
+            "-Qx": "set queues",
+            "-EQx": "set queues",
+            "--queues=x": "set queues",
+            "--queues x": "set queues",
+            "-X x": "set queues",
+            "--exclude-queues=x": "set queues",
+            "-P solo": "prefork.tasks",
+            "--pool=solo": "prefork.tasks",
+            "-c 5": "greenThreads",
+            "-c5": "greenThreads",
+            "--concurrency=5": "greenThreads",
+            "--autoscale=9,1": "replicas",
+            "-n me": "worker.labels",
+            "--hostname=me": "worker.labels",
+            "--prefetch-multiplier 9": "set that",
+            "--time-limit=9": "taskTimeLimits.hard",
+            "--soft-time-limit 9": "taskTimeLimits.soft",
+            "--max-tasks-per-child=9": "recycle.maxTasks",
+            "--max-memory-per-child=9": "recycle.maxTasks or maxMemory",
+            "--uid=0": "runAsUser",
+            "--gid=0": "runAsGroup",
+            "-D": "foreground",
+            "--detach": "foreground",
+            "-B": "celery beat",
+            "-EB": "celery beat",
+            "--beat": "celery beat",
+            "--purge": "celery purge",
+            "--discard": "celery purge",
+            "--workdir=/": "PYTHONPATH",
+            "--config=x": "CELERY_CONFIG_MODULE",
+            "--loader=x": "CELERY_LOADER",
+            "broker_url=redis://evil": "configure the app",
+            ".queues=x": "configure the app",
         }.items()
     },
     # entries of a list that share a key
@@ -377,8 +512,12 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["spec.worker.env[1]: Duplicate value", '"name":"LEVEL"'],
     ),
     "two volumes at one place": (
-        {"worker": {"volumes": [{"name": "a", "emptyDir": {}}, {"name": "b", "emptyDir": {}}],
-                    "volumeMounts": [{"name": "a", "mountPath": "/data"}, {"name": "b", "mountPath": "/data"}]}},
+        {
+            "worker": {
+                "volumes": [{"name": "a", "emptyDir": {}}, {"name": "b", "emptyDir": {}}],
+                "volumeMounts": [{"name": "a", "mountPath": "/data"}, {"name": "b", "mountPath": "/data"}],
+            }
+        },
         ["spec.worker.volumeMounts[1]: Duplicate value", '"mountPath":"/data"'],
     ),
     "two schedules of one name": (
@@ -389,17 +528,29 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"scaling": {"schedules": [{key: value for key, value in CRON.items() if key != "name"}]}},
         ["spec.scaling.schedules[0].name", "Required value"],
     ),
-    "a task twice": ({"prefork": {"tasks": ["proj.resize", "proj.resize"]}}, ["spec.prefork.tasks[1]: Duplicate value"]),
+    "a task twice": (
+        {"prefork": {"tasks": ["proj.resize", "proj.resize"]}},
+        ["spec.prefork.tasks[1]: Duplicate value"],
+    ),
     # fields that had another name before
     "a Secret by its old name": ({"broker": {"secretRef": SECRET}}, ['unknown field "spec.broker.secretRef"']),
     "time limits by their old name": ({"limits": {"hard": "45s"}}, ['unknown field "spec.limits"']),
     "a watchdog by its old name": ({"blocking": {"warnAfter": "1s"}}, ['unknown field "spec.blocking"']),
     "an activation by its old name": ({"scaling": {"activation": 5}}, ['unknown field "spec.scaling.activation"']),
     "missing metrics by their old name": ({"scaling": {"whenBlind": {}}}, ['unknown field "spec.scaling.whenBlind"']),
-    "a mode in lower case": ({"scaling": {"mode": "auto"}}, ['spec.scaling.mode: Unsupported value: "auto"', '"Auto"', '"DryRun"']),
-    "an agent in lower case": ({"agent": "inject"}, ['spec.agent: Unsupported value: "inject"', '"Inject"', '"Installed"']),
+    "a mode in lower case": (
+        {"scaling": {"mode": "auto"}},
+        ['spec.scaling.mode: Unsupported value: "auto"', '"Auto"', '"DryRun"'],
+    ),
+    "an agent in lower case": (
+        {"agent": "inject"},
+        ['spec.agent: Unsupported value: "inject"', '"Inject"', '"Installed"'],
+    ),
     "a pause in its old form": ({"scaling": {"pause": {"in": True}}}, ['unknown field "spec.scaling.pause.in"']),
-    "an unknown pause": ({"scaling": {"pause": "in"}}, ['spec.scaling.pause: Unsupported value: "in"', '"In"', '"Out"', '"All"']),
+    "an unknown pause": (
+        {"scaling": {"pause": "in"}},
+        ['spec.scaling.pause: Unsupported value: "in"', '"In"', '"Out"', '"All"'],
+    ),
     # the network
     "a network without a way out": ({"network": {"egress": []}}, ["spec.network.egress", "at least 1"]),
     "a host as an address": (
@@ -431,7 +582,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"worker": {"env": [{"name": f"V{number}"} for number in range(201)]}},
         ["spec.worker.env", "200"],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -540,12 +691,27 @@ STALLED: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         ["worker.priorityClassName is 'urgent'", "no such PriorityClass", "correct the name"],
     ),
     "a broker URL in a refused value": (
-        {"worker": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
-            {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["redis://:hunter2@redis"]}]}]}}}}},
+        {
+            "worker": {
+                "affinity": {
+                    "nodeAffinity": {
+                        "requiredDuringSchedulingIgnoredDuringExecution": {
+                            "nodeSelectorTerms": [
+                                {
+                                    "matchFields": [
+                                        {"key": "metadata.name", "operator": "In", "values": ["redis://:hunter2@redis"]}
+                                    ]
+                                }
+                            ]
+                        }
+                    }
+                }
+            }
+        },
         "Refused",
         ["***@"],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture

@@ -255,7 +255,9 @@ def test_the_pods_are_admitted_under_pod_security_restricted(world: World) -> No
 
 
 def test_fields_of_the_pods_reach_a_real_cluster_with_a_quota(make_world: WorldMaker) -> None:
-    """OpenShift's null, a quota on requests, a patch: as the API server keeps and defaults them, not as we think it does."""
+    """OpenShift's null, a quota on requests, a patch: as the API server keeps and defaults them, not as we think it
+    does.
+    """
     world = make_world("fields", runs=only_exporters)
     shop = world.namespace
     quota = {"metadata": {"name": "team"}, "spec": {"hard": {"requests.cpu": "2", "requests.memory": "4Gi"}}}

@@ -1,4 +1,6 @@
-"""The command line against a real API server: one form for names, a sentence for each wrong input, and never a traceback."""
+"""The command line against a real API server: one form for names, a sentence for each wrong input, and never a
+traceback.
+"""
 
 from __future__ import annotations
 
@@ -149,7 +151,9 @@ def test_why_reaches_the_leader_among_all_replicas_and_its_role_reaches_nothing_
 
 
 def _behind_the_service(shop: Namespace, name: str, port: int) -> Object:
-    """An Endpoints subset for one replica, and a pod for it: the API server's proxy passes nothing to an address that is no pod's."""
+    """An Endpoints subset for one replica, and a pod for it: the API server's proxy passes nothing to an address that
+    is no pod's.
+    """
     address = _own_address()
     container = {"name": "operator", "image": "registry.example/operator:1", "securityContext": RESTRICTED}
     spec = {

@@ -46,7 +46,9 @@ def test_health_follows_a_pool_through_its_life(world: World) -> None:
 
 
 def test_the_conditions_keep_kstatus_contract(world: World) -> None:
-    """`Reconciling` and `Stalled` are never both true, each carries the generation it speaks of, and Ready is always there."""
+    """`Reconciling` and `Stalled` are never both true, each carries the generation it speaks of, and Ready is always
+    there.
+    """
     shop = world.namespace
     world.operator().start()
     shop.apply_pool("good", replicas={"min": 1, "max": 1})

@@ -42,7 +42,9 @@ LABELS = (
     "broker2",
     "namespace",
 )
-"""Labels in which two series of a hostile target differ: what a query could set, match on, aggregate over or relabel."""
+"""Labels in which two series of a hostile target differ: what a query could set, match on, aggregate over or
+relabel.
+"""
 
 
 class Targets:
@@ -194,7 +196,9 @@ def test_whatever_labels_and_values_one_tenants_pods_export_the_others_metrics_a
 
 
 def test_a_tenant_whose_series_are_there_twice_has_no_metrics_for_it(targets: Targets, shared: Prometheus) -> None:
-    """Two series that differ in one label, which no pod of ours exports, make no mixture: there is no sample, or two."""
+    """Two series that differ in one label, which no pod of ours exports, make no mixture: there is no sample,
+    or two.
+    """
     for label in LABELS:
         namespace = f"twice-{label}"
         half = exported(namespace, more=f',{label}="a"').splitlines()[::2]

@@ -1,4 +1,6 @@
-"""What one tenant writes into its own namespace costs nobody else the operator: real objects, as large and as odd as the API server takes them."""
+"""What one tenant writes into its own namespace costs nobody else the operator: real objects, as large and as odd as
+the API server takes them.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def pod(name: str, text: str) -> Object:
 
 @pytest.mark.parametrize("character", ["x", "<", "\x01", "€"])
 def test_a_pod_as_large_as_etcd_takes_it_ends_no_watch(calm_world: World, character: str) -> None:
-    """JSON writes `<` with six characters: the watch's line was longer than the client's bound for one, and the operator ended."""
+    """JSON writes `<` with six characters: the watch's line was longer than the client's bound for one, and the
+    operator ended.
+    """
     shop = calm_world.namespace
     size = {"\x01": 480_000, "€": 400_000}.get(character, 1_300_000)
     name = f"large-{ord(character)}"

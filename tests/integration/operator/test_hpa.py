@@ -1,4 +1,6 @@
-"""A HorizontalPodAutoscaler in place of our own loop: a real one of the controller manager, through the scale subresource."""
+"""A HorizontalPodAutoscaler in place of our own loop: a real one of the controller manager, through the scale
+subresource.
+"""
 
 from __future__ import annotations
 

@@ -92,7 +92,9 @@ def test_a_leader_that_was_frozen_stops_writing_when_it_wakes_up(world: World) -
 
 
 def test_a_leader_that_cannot_renew_stops_writing_before_its_lease_runs_out(world: World) -> None:
-    """Somebody else's name is in the Lease: every renewal conflicts, as it does when the API server cannot be reached."""
+    """Somebody else's name is in the Lease: every renewal conflicts, as it does when the API server cannot be
+    reached.
+    """
     first = world.operator("operator-1").start()
     eventually(first.leads, "the first leads")
     shop = world.namespace

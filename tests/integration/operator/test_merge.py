@@ -1,4 +1,6 @@
-"""Two who apply one pool, such as a Git repository and a platform team: the lists with keys are merged as in a Deployment."""
+"""Two who apply one pool, such as a Git repository and a platform team: the lists with keys are merged as in a
+Deployment.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Whose an object is: a pool takes over what it or its predecessor made, asks before it makes, and leaves alone what is somebody else's."""
+"""Whose an object is: a pool takes over what it or its predecessor made, asks before it makes, and leaves alone what is
+somebody else's.
+"""
 
 from __future__ import annotations
 

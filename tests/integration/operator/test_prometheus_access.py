@@ -1,4 +1,6 @@
-"""The Prometheus client against a real Prometheus behind TLS, basic authentication and a bearer proxy, all of it rotated while it runs."""
+"""The Prometheus client against a real Prometheus behind TLS, basic authentication and a bearer proxy, all of it
+rotated while it runs.
+"""
 
 from __future__ import annotations
 

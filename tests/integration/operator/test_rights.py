@@ -1,4 +1,6 @@
-"""The operator under exactly the rights that its chart gives it: nothing is forbidden to it, and no right goes unused."""
+"""The operator under exactly the rights that its chart gives it: nothing is forbidden to it, and no right goes
+unused.
+"""
 
 from __future__ import annotations
 

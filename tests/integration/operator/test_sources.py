@@ -1,4 +1,5 @@
-"""The built-in query sources against the real thing: real exporters, a real Prometheus, and what the operator reads of them.
+"""The built-in query sources against the real thing: real exporters, a real Prometheus, and what the operator reads of
+them.
 
 No API server is needed for that: the query, the client and the reading of the answer are the operator's own.
 """

@@ -1,4 +1,5 @@
-"""An operator that takes a pool for alive although it has gone makes nothing of its own anew, and takes nothing over that was left on purpose.
+"""An operator that takes a pool for alive although it has gone makes nothing of its own anew, and takes nothing over
+that was left on purpose.
 
 A restart in the middle of a deletion, or a watch with a gap: the children are seen as they are, the pool as it was.
 """
@@ -85,7 +86,9 @@ def test_a_pool_that_has_gone_is_not_made_again_and_its_orphans_stay(world: Worl
 
 @pytest.mark.parametrize("missing", ["configmaps", "networkpolicies", "deployments", "poddisruptionbudgets"])
 def test_a_pool_that_goes_gets_back_nothing_that_the_collector_has_taken(world: World, missing: str) -> None:
-    """A crash at any point of the collector's work: the pool waits for a finalizer here, so that the point holds still."""
+    """A crash at any point of the collector's work: the pool waits for a finalizer here, so that the point
+    holds still.
+    """
     shop, name = world.namespace, f"going-{missing}"
     body: Any = shop.apply_pool(name, network=EGRESS, replicas={"min": 1})
     reconcile_as_remembered(shop, body)

@@ -1,4 +1,6 @@
-"""Over the life of a pool: drift, restarts by hand, upgrades of the operator, PodMonitors that come late, deletion in any order."""
+"""Over the life of a pool: drift, restarts by hand, upgrades of the operator, PodMonitors that come late, deletion in
+any order.
+"""
 
 from __future__ import annotations
 
@@ -265,7 +267,9 @@ def test_pod_monitors_appear_when_the_cluster_learns_what_they_are(world: World)
 
 @pytest.mark.slow
 def test_a_rolling_update_under_load_loses_no_task_and_runs_none_twice(make_world: WorldMaker) -> None:
-    """Real workers on Redis: each old one has tasks that run when it is asked to leave, and finishes or gives back all."""
+    """Real workers on Redis: each old one has tasks that run when it is asked to leave, and finishes or gives
+    back all.
+    """
     world = make_world("rolling")
     world.operator().start()
     hub = Hub(world, "rolled", replicas={"min": 2, "max": 2}, drain={"timeout": "20s"})

@@ -58,7 +58,9 @@ def sentinel(tmp_path: Path) -> Iterator[Sentinel]:
 
 @pytest.fixture(scope="session")
 def rabbit_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
-    """One RabbitMQ for all tests; each uses queues of its own name. GREENFLEET_TESTS_RABBITMQ_URL names another one, of another version."""
+    """One RabbitMQ for all tests; each uses queues of its own name. GREENFLEET_TESTS_RABBITMQ_URL names another one, of
+    another version.
+    """
     if url := os.environ.get("GREENFLEET_TESTS_RABBITMQ_URL"):
         other = RabbitMQ.__new__(RabbitMQ)
         other.url = url

@@ -43,8 +43,8 @@ def free_port() -> int:
 
 
 def eventually(condition: Callable[[], Any], what: str, seconds: float = 30.0, every: float = 0.05) -> Any:
-    """The first true value of *condition*, looked at *every* so many seconds; an AssertionError that says *what* did not
-    happen after *seconds*.
+    """The first true value of *condition*, looked at *every* so many seconds; an AssertionError that says *what* did
+    not happen after *seconds*.
     """
     deadline = monotonic() + seconds
     while True:
@@ -75,7 +75,9 @@ PROBE_SECONDS = 3.0
 
 @contextmanager
 def slow_clients(port: int, count: int) -> Iterator[list[int]]:
-    """So many clients of the metrics port that send a byte now and then, and come again when they are dropped: how often is in the list."""
+    """So many clients of the metrics port that send a byte now and then, and come again when they are dropped: how
+    often is in the list.
+    """
     ended = Event()
     dropped = [0] * count
 
@@ -154,7 +156,9 @@ class Redis:
 
 
 class Relay:
-    """A TCP relay to a broker, as a Service is: it can send new connections elsewhere and swallow what the old ones say."""
+    """A TCP relay to a broker, as a Service is: it can send new connections elsewhere and swallow what the old ones
+    say.
+    """
 
     def __init__(self, port: int) -> None:
         self.target = port
@@ -352,14 +356,21 @@ class RabbitMQ:
         self.node = f"green{self.port}@localhost"
         self.process: subprocess.Popen[bytes] | None = None
         self.environment = {
-            **os.environ, "HOME": str(beside.directory if beside else directory),
-            "ERL_EPMD_PORT": str(self.epmd_port), "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "RABBITMQ_NODENAME": self.node, "RABBITMQ_NODE_PORT": str(self.port), "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
-            "RABBITMQ_DIST_PORT": str(free_port()), "RABBITMQ_MNESIA_BASE": str(directory / "mnesia"),
-            "RABBITMQ_LOG_BASE": str(directory / "log"), "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "plugins"),
-            "RABBITMQ_CONF_ENV_FILE": str(directory / "none"), "RABBITMQ_CONFIG_FILE": str(directory / "rabbit"),
+            **os.environ,
+            "HOME": str(beside.directory if beside else directory),
+            "ERL_EPMD_PORT": str(self.epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": self.node,
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_MNESIA_BASE": str(directory / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(directory / "log"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "plugins"),
+            "RABBITMQ_CONF_ENV_FILE": str(directory / "none"),
+            "RABBITMQ_CONFIG_FILE": str(directory / "rabbit"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none",
-        }  # fmt: skip
+        }
         # Else the node would start a daemon of its own, which outlives everything.
         self.epmd: subprocess.Popen[bytes] | None = None
         if beside is None:
@@ -402,8 +413,8 @@ class RabbitMQ:
         )  # fmt: skip
 
     def close_connections(self) -> None:
-        """As an administrator, or a broker that restarts: every client has to connect again. RabbitMQ waits up to 30 s for one that
-        does not answer.
+        """As an administrator, or a broker that restarts: every client has to connect again. RabbitMQ waits up to 30 s
+        for one that does not answer.
         """
         subprocess.run(
             [program("rabbitmqctl-is-not-used", "/usr/lib/rabbitmq/bin/rabbitmqctl"), "close_all_connections", "test"],
@@ -552,7 +563,9 @@ class Worker:
         )
 
     def reaches(self, name: str, value: float, /, **labels: str) -> None:
-        """Waits until *name* is *value*: a task is counted a moment after its result, its ack or its ledger can be seen."""
+        """Waits until *name* is *value*: a task is counted a moment after its result, its ack or its ledger can be
+        seen.
+        """
         where = ",".join(f"{label}={text}" for label, text in labels.items())
         eventually(lambda: self.metric(name, **labels) == value, f"{name}{{{where}}} is {value:g}", 10)
 

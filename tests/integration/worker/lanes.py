@@ -83,7 +83,8 @@ class RabbitLane(Lane):
 
 def publish(lane: Lane, task: str, first: int, last: int, *more: Any, confirm: bool = False) -> None:
     """As Celery's protocol 2, in one go: a client that does nothing else makes 200,000 messages in reasonable time.
-    *confirm*: wait for each until RabbitMQ has it on disk. Redis gets all in one command, for ours writes each command to disk.
+    *confirm*: wait for each until RabbitMQ has it on disk. Redis gets all in one command, for ours writes each command
+    to disk.
     """
     waiting: list[str] = []
     with Connection(
@@ -96,7 +97,11 @@ def publish(lane: Lane, task: str, first: int, last: int, *more: Any, confirm: b
             identity = str(uuid.uuid4())
             headers = {"lang": "py", "task": f"green_app.{task}", "id": identity, "root_id": identity, "retries": 0}
             producer.publish(
-                [[number, *more], {}, {}], routing_key=lane.queue, exchange="", headers=headers, correlation_id=identity,
-            )  # fmt: skip
+                [[number, *more], {}, {}],
+                routing_key=lane.queue,
+                exchange="",
+                headers=headers,
+                correlation_id=identity,
+            )
     if waiting:
         lane.server.client().lpush(lane.queue, *waiting)

@@ -1,4 +1,6 @@
-"""The companion's queue is the one that the application would declare; what cannot be had is refused before anything is forwarded."""
+"""The companion's queue is the one that the application would declare; what cannot be had is refused before anything is
+forwarded.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ _numbers = itertools.count(1)
 PRIORITIES = "{'task_queue_max_priority': 10}"
 QUORUM = "{'task_create_missing_queue_type': 'quorum', 'broker_transport_options': {'confirm_publish': True}}"
 OWN_QUEUES = (
-    "{'task_create_missing_queues': False, 'task_queues': [Queue('NAME', routing_key='NAME'), Queue('NAME.prefork', Exchange('heavy', type='topic'),"
+    "{'task_create_missing_queues': False, 'task_queues': [Queue('NAME', routing_key='NAME'), "
+    "Queue('NAME.prefork', Exchange('heavy', type='topic'),"
     " routing_key='heavy.#', queue_arguments={'x-max-length': 500})]}"
 )
 

@@ -36,10 +36,18 @@ def ask(producer: Producer, command: str, **arguments: Any) -> Any:
 
 
 REFUSED: dict[str, dict[str, Any]] = {
-    "shutdown": {}, "pool_grow": {"n": 1}, "pool_shrink": {"n": 1}, "pool_restart": {}, "autoscale": {"max": 9, "min": 1},
-    "rate_limit": {"task_name": "green_app.noop", "rate_limit": "1/h"}, "time_limit": {"task_name": "green_app.noop", "hard": 1},
-    "add_consumer": {"queue": "theirs"}, "cancel_consumer": {"queue": "feeds"}, "enable_events": {}, "disable_events": {},
-}  # fmt: skip
+    "shutdown": {},
+    "pool_grow": {"n": 1},
+    "pool_shrink": {"n": 1},
+    "pool_restart": {},
+    "autoscale": {"max": 9, "min": 1},
+    "rate_limit": {"task_name": "green_app.noop", "rate_limit": "1/h"},
+    "time_limit": {"task_name": "green_app.noop", "hard": 1},
+    "add_consumer": {"queue": "theirs"},
+    "cancel_consumer": {"queue": "feeds"},
+    "enable_events": {},
+    "disable_events": {},
+}
 
 
 def test_whoever_writes_to_the_broker_may_read_and_revoke_and_not_change_the_worker(

@@ -1,4 +1,6 @@
-"""The six defects of a green worker on stock Celery 5.7: each fails there (a strict xfail proves it) and passes here."""
+"""The six defects of a green worker on stock Celery 5.7: each fails there (a strict xfail proves it) and passes
+here.
+"""
 
 from __future__ import annotations
 
@@ -142,8 +144,9 @@ def test_6_a_full_pool_keeps_its_connection(rabbit_lane: Lane, start_worker: Sta
 
 
 def test_7_a_broken_connection_leaves_no_worker_without_a_consumer(rabbit_lane: Lane, start_worker: Start) -> None:
-    """Where an acknowledgement is the first to notice, kombu connects anew by itself, to a channel without a consumer: stock
-    workers look well ever after and do nothing. One cut in three hits that moment, so no strict expectation of stock.
+    """Where an acknowledgement is the first to notice, kombu connects anew by itself, to a channel without a consumer:
+    stock workers look well ever after and do nothing. One cut in three hits that moment, so no strict expectation of
+    stock.
     """
     producer = rabbit_lane.producer()
     relay = Relay(rabbit_lane.server.port)
@@ -165,7 +168,9 @@ def _producer(server: Redis) -> Any:
 
 
 def test_an_early_acknowledgement_is_sent_before_its_task_begins(any_lane: Lane, start_worker: Start) -> None:
-    """Else a task that takes its process along comes again, to take along the next one, although its app asked for at most once."""
+    """Else a task that takes its process along comes again, to take along the next one, although its app asked for at
+    most once.
+    """
     any_lane.producer().early_exit.delay(1)
     options: dict[str, Any] = {"queues": any_lane.queue, "environment": any_lane.environment()}
     start_worker(any_lane.url, **options).wait(30)

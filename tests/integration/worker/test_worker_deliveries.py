@@ -131,7 +131,9 @@ def test_messages_that_wait_for_their_eta_keep_no_other_back(limited: Limited, s
 def test_where_celery_lets_rabbitmq_delay_a_task_no_worker_holds_it(
     rabbit_server: RabbitMQ, start_worker: Start, pool: str
 ) -> None:
-    """From 5.5 on, for quorum queues on a topic exchange: what waits there for its ETA is nobody's, so no drain returns it."""
+    """From 5.5 on, for quorum queues on a topic exchange: what waits there for its ETA is nobody's, so no drain returns
+    it.
+    """
     limited = Limited(rabbit_server, "topic")
     more: dict[str, Any] = {"arguments": ["-c", "2"]} if pool == "prefork" else {"threads": 2}
     worker = start_worker(

@@ -1,4 +1,6 @@
-"""The examples as they lie in `examples/`, against a real broker and a real worker; and transports that the worker does not speak."""
+"""The examples as they lie in `examples/`, against a real broker and a real worker; and transports that the worker does
+not speak.
+"""
 
 from __future__ import annotations
 

@@ -52,7 +52,9 @@ def test_answers_and_names_the_task_while_the_hub_is_blocked(
 def test_clients_that_send_a_byte_now_and_then_starve_no_probe(
     redis_broker: Redis, start_worker: Start, count: int
 ) -> None:
-    """Those that are dropped come again at once: more of them than the worker reads from are no reason to drop a probe."""
+    """Those that are dropped come again at once: more of them than the worker reads from are no reason to drop
+    a probe.
+    """
     worker = start_worker(redis_broker.url).ready()
     with slow_clients(worker.port, count) as dropped:
         if count > OPEN_REQUESTS:

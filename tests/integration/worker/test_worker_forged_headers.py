@@ -1,4 +1,5 @@
-"""Headers of ours that somebody else wrote: a record of deaths, a time of publishing and a task's name that no worker would write.
+"""Headers of ours that somebody else wrote: a record of deaths, a time of publishing and a task's name that no worker
+would write.
 
 Whoever may publish may write them. They cost that message its record or its wait, and nobody else anything.
 """

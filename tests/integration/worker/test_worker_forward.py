@@ -47,9 +47,12 @@ def test_forwards_by_list_glob_mark_and_evidence(any_lane: Lane, start_worker: S
     routes.write_text("[]")
     before = green.metric("greenworker_tasks_started_total", task="green_app.nap")
     eventually(
-        lambda: producer.nap.delay(9, 0) and green.metric("greenworker_tasks_started_total", task="green_app.nap") > before,
-        "and it is undone", 15,
-    )  # fmt: skip
+        lambda: (
+            producer.nap.delay(9, 0) and green.metric("greenworker_tasks_started_total", task="green_app.nap") > before
+        ),
+        "and it is undone",
+        15,
+    )
 
 
 def _sent_on(producer: Any, green: Worker) -> bool:

@@ -1,7 +1,7 @@
 """The injected agent in somebody else's image: another layout, another user, a read-only root, libraries of their own.
 
-The image is a real environment with Celery (with its extra for Redis) and Eventlet and nothing else, at versions that pip chose; the root is a
-bind mount of this machine's, remounted read-only in a mount namespace of its own.
+The image is a real environment with Celery (with its extra for Redis) and Eventlet and nothing else, at versions that
+pip chose; the root is a bind mount of this machine's, remounted read-only in a mount namespace of its own.
 """
 
 from __future__ import annotations

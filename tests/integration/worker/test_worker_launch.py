@@ -185,7 +185,9 @@ def test_what_ends_a_worker_is_left_in_one_line_without_passwords(redis_broker: 
 def test_a_wrapper_that_instruments_starts_the_worker_and_patching_still_comes_first(
     start_worker: Start, redis_broker: Redis, client_app: Any, tmp_path: Path
 ) -> None:
-    """`worker.wrapper: [opentelemetry-instrument]`, the real one: its sitecustomize imports Celery and redis before any program runs."""
+    """`worker.wrapper: [opentelemetry-instrument]`, the real one: its sitecustomize imports Celery and redis before any
+    program runs.
+    """
     tools = python_tool(REPOSITORY / "requirements" / "opentelemetry.lock").parent
     [packages] = tools.parent.glob("lib/python3*/site-packages")
     _, _, script = (tools / "opentelemetry-instrument").read_text().partition("\n")

@@ -1,4 +1,5 @@
-"""No task is lost when worker, broker or connection die at full speed: a ledger of task ids says so. Twice is allowed and said.
+"""No task is lost when worker, broker or connection die at full speed: a ledger of task ids says so. Twice is allowed
+and said.
 
 At full speed acknowledgements travel in batches, and each of these deaths hits some that were written and not sent.
 """

@@ -62,9 +62,13 @@ def test_hard_limit_kills_and_records(lane: Lane, redis_broker: Redis, start_wor
 @pytest.mark.slow
 def test_hard_limit_requeues_if_the_app_wants_that(lane: Lane, redis_broker: Redis, start_worker: Start) -> None:
     worker = start_worker(
-        lane.url, queues=lane.queue,
-        environment={"GREENWORKER_HARD_LIMIT_SECONDS": "1", **conf(redis_broker, task_acks_on_failure_or_timeout=False)},
-    ).ready()  # fmt: skip
+        lane.url,
+        queues=lane.queue,
+        environment={
+            "GREENWORKER_HARD_LIMIT_SECONDS": "1",
+            **conf(redis_broker, task_acks_on_failure_or_timeout=False),
+        },
+    ).ready()
     lane.producer().nap.delay(1, 60)
     eventually(lambda: worker.ledger.counts("start")["1"] >= 2, "it ran again", 15)
     eventually(lambda: worker.metric("greenworker_tasks_requeued_total", reason="hard_limit") >= 1, "counted")

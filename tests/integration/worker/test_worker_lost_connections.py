@@ -183,9 +183,12 @@ def test_a_companions_lost_connection_is_never_replaced_without_a_word(rabbit_se
             connection.drain_events(timeout=30)
         closing.join()
         uses: list[Callable[[], object]] = [
-            lambda: connection.drain_events(timeout=1), connection.heartbeat_check, connection.channel, connection.connect,
+            lambda: connection.drain_events(timeout=1),
+            connection.heartbeat_check,
+            connection.channel,
+            connection.connect,
             lambda: connection.default_channel,
-        ]  # fmt: skip
+        ]
         for use in uses:
             with pytest.raises(ConnectionResetError):
                 use()

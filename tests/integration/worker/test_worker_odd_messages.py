@@ -1,5 +1,5 @@
-"""Whatever stands in a queue is run, refused as Celery refuses it, or kept among the dead letters: never dropped, and no worker ends
-with it.
+"""Whatever stands in a queue is run, refused as Celery refuses it, or kept among the dead letters: never dropped, and
+no worker ends with it.
 """
 
 # mypy: disable-error-code="no-untyped-call,type-arg"
@@ -70,7 +70,9 @@ RUNNABLE: dict[str, bytes] = {
     "half-emoji": json.dumps(message("half-emoji", headers__title="big news \ud83d")).encode(),
     "deep": json.dumps(message("deep", headers__deep=nested(900))).encode(),
     "huge-number": json.dumps(message("huge-number", headers__count=10**400)).encode(),
-    "not-a-number": json.dumps(message("not-a-number", headers__score=float("nan"), headers__top=float("inf"))).encode(),
+    "not-a-number": json.dumps(
+        message("not-a-number", headers__score=float("nan"), headers__top=float("inf"))
+    ).encode(),
     "nul": json.dumps(message("nul", headers__title="a\x00b", headers__empty="")).encode(),
     "not-ascii": json.dumps(message("not-ascii", headers__title="é😀"), ensure_ascii=False).encode(),
     "spaces": b" \n" + json.dumps(message("spaces"), indent=2).encode() + b"\n",
@@ -82,7 +84,8 @@ RUNNABLE: dict[str, bytes] = {
         message(
             "protocol-1", headers={}, properties__body_encoding="base64",
             body=base64.b64encode(json.dumps({
-                "task": "green_app.noop", "id": "id-p1", "args": ["protocol-1"], "kwargs": {}, "retries": 0, "eta": None,
+                "task": "green_app.noop", "id": "id-p1", "args": ["protocol-1"], "kwargs": {}, "retries": 0,
+                "eta": None,
             }).encode()).decode(),
         )
     ).encode(),
@@ -281,7 +284,9 @@ def test_a_return_whose_answer_is_lost_takes_no_later_delivery_with_it(consumer:
 
 
 def test_what_a_late_answer_brings_is_not_given_back_meanwhile(consumer: Consumer) -> None:
-    """A delivery that nobody here knows is given back, because its answer may be lost. An answer that is awaited is not lost yet."""
+    """A delivery that nobody here knows is given back, because its answer may be lost. An answer that is awaited is not
+    lost yet.
+    """
     taken: list[Any] = []
     consumer.take = taken.append
     consumer.redis.lpush("feeds", json.dumps(message()).encode())

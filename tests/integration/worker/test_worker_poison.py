@@ -89,9 +89,16 @@ def command(lane: Lane, directory: Path, *arguments: str) -> Any:
     (directory / "url").write_text(lane.url)
     finished = subprocess.run(
         [PYTHON, "-m", "greenworker.exporter.dead_letters", *arguments, "--queue", lane.queue],
-        env={**os.environ, "GREENWORKER_BROKER": "shop/broker/url", "GREENWORKER_BROKER_URL_FILE": str(directory / "url")},
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+        env={
+            **os.environ,
+            "GREENWORKER_BROKER": "shop/broker/url",
+            "GREENWORKER_BROKER_URL_FILE": str(directory / "url"),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout)
 
@@ -202,7 +209,9 @@ def test_nothing_starts_beside_a_suspect(any_lane: Lane, start_worker: Start) ->
 def test_a_delivery_limit_of_the_queue_loses_nothing_beside_a_poison(
     rabbit_server: RabbitMQ, start_worker: Start
 ) -> None:
-    """RabbitMQ drops what a quorum queue has delivered too often: here after 3 times, by default in RabbitMQ 4 after 20."""
+    """RabbitMQ drops what a quorum queue has delivered too often: here after 3 times, by default in RabbitMQ 4 after
+    20.
+    """
     lane = RabbitLane(rabbit_server, "quorum")
     limit_deliveries(rabbit_server, 3)
     tasks = lane.producer()

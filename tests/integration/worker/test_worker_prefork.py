@@ -76,7 +76,9 @@ def children_of(worker: Worker) -> list[int]:
 def test_a_lost_connection_gives_back_no_task_that_is_on_its_way_to_a_process(
     own_redis: Redis, start_worker: Start, client_app: Any
 ) -> None:
-    """The process reads it later than the parent connects again. What was not sent to a process goes back, and runs once as well."""
+    """The process reads it later than the parent connects again. What was not sent to a process goes back, and runs
+    once as well.
+    """
     tasks = client_app(own_redis.url, queue="feeds.prefork")
     worker = start_worker(
         own_redis.url, pool="prefork", queues="feeds.prefork", arguments=["-c", "1"],
@@ -142,7 +144,9 @@ def _has_done(worker: Worker, tasks: int) -> bool:
 
 @pytest.mark.slow
 def test_no_kill_loses_a_message(own_redis: Redis, start_worker: Start, client_app: Any) -> None:
-    """Killed again and again while it fetches as fast as it can: each id is done, and what is doubled had been running."""
+    """Killed again and again while it fetches as fast as it can: each id is done, and what is doubled had been
+    running.
+    """
     count, kills = 3000, 6
     tasks = client_app(own_redis.url, queue="feeds.prefork")
     for number in range(count):

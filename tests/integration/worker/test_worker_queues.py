@@ -234,8 +234,10 @@ def test_rabbitmq_unacked_comes_from_its_prometheus_plugin(
         tasks.nap.delay(number, 60)
     worker = start_worker(rabbit_server.url, queues=queue, threads=4).ready()
     watched = exporter(
-        rabbit_server.url, queues=f"{queue},idle", environment={"GREENWORKER_BROKER_METRICS_PORT": str(rabbit_server.metrics_port)}
-    ).ready()  # fmt: skip
+        rabbit_server.url,
+        queues=f"{queue},idle",
+        environment={"GREENWORKER_BROKER_METRICS_PORT": str(rabbit_server.metrics_port)},
+    ).ready()
     eventually(lambda: watched.depth(queue, UNACKED) == 4, "four run", 20)
     assert watched.depth(queue) == 5
     worker.stop()

@@ -37,8 +37,8 @@ def test_resizes_up_and_down(rabbit_lane: Lane, start_worker: Start) -> None:
 
 
 def held(worker: Worker) -> float:
-    """Messages that the worker has and has not settled. The lesser of two looks: tasks may start between the two readings that a
-    look adds up, and then count twice; too many messages stay for as long as tasks run.
+    """Messages that the worker has and has not settled. The lesser of two looks: tasks may start between the two
+    readings that a look adds up, and then count twice; too many messages stay for as long as tasks run.
     """
     names = ("celery_worker_tasks_active", "greenworker_tasks_reserved")
     looks = (sum(value for (name, _), value in worker.samples().items() if name in names) for _ in range(2))
@@ -79,7 +79,8 @@ def test_several_queues_share_one_limit(rabbit_server: RabbitMQ, start_worker: S
         for lane in lanes
     )
     worker = start_worker(
-        one.url, queues=f"{one.queue},{other.queue}", threads=40, environment={"APP_CONF": f"{{'task_queues': [{queues}]}}"}
+        one.url, queues=f"{one.queue},{other.queue}", threads=40, environment={"APP_CONF": f"{{'task_queues': "
+                                                                                           f"[{queues}]}}"}
     ).ready()  # fmt: skip
     most = 0.0
 

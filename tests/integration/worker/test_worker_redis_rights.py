@@ -1,4 +1,6 @@
-"""Redis with an access list: the rights that docs/worker.md lists are enough, and one that is missing is said in four parts."""
+"""Redis with an access list: the rights that docs/worker.md lists are enough, and one that is missing is said in four
+parts.
+"""
 
 from __future__ import annotations
 

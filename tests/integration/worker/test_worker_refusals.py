@@ -1,4 +1,6 @@
-"""Starts that cannot succeed say why in four parts, and those that could look healthy and do nothing are put right or refused."""
+"""Starts that cannot succeed say why in four parts, and those that could look healthy and do nothing are put right or
+refused.
+"""
 
 from __future__ import annotations
 
@@ -128,7 +130,8 @@ def launched_by(tmp_path: Path, *flags: str) -> list[str]:
     """A program of the image's that has imported Celery before it comes to the launcher."""
     program = tmp_path / "program.py"
     program.write_text(
-        "import sys, runpy, kombu, celery\nsys.path.insert(0, '.')\nrunpy.run_module('greenworker', run_name='__main__')\n"
+        "import sys, runpy, kombu, celery\nsys.path.insert(0, '.')\nrunpy.run_module('greenworker', "
+        "run_name='__main__')\n"
     )
     return [PYTHON, *flags, str(program)]
 
@@ -173,7 +176,9 @@ GEVENT = """
 def test_gevent_in_the_app_is_refused(
     start_worker: Start, redis_broker: Redis, tmp_path: Path, code: str, breaks: str
 ) -> None:
-    """A stand-in for gevent, which leaves the same trace: where the patch comes after Eventlet's it breaks, sooner or later."""
+    """A stand-in for gevent, which leaves the same trace: where the patch comes after Eventlet's it breaks, sooner or
+    later.
+    """
     (tmp_path / "gevent").mkdir()
     (tmp_path / "gevent" / "__init__.py").touch()
     (tmp_path / "gevent" / "monkey.py").write_text(dedent(GEVENT) % breaks)
@@ -188,7 +193,8 @@ def test_an_app_that_takes_the_green_socket_away_is_refused(
     start_worker: Start, redis_broker: Redis, tmp_path: Path
 ) -> None:
     (tmp_path / "socks.py").write_text(
-        "import socket\nimport _socket\nfrom celery import Celery\nsocket.socket = type('Tracing', (_socket.socket,), {})\napp = Celery()\n"
+        "import socket\nimport _socket\nfrom celery import Celery\nsocket.socket = type('Tracing', "
+        "(_socket.socket,), {})\napp = Celery()\n"
     )
     said = refusal(start_worker(redis_broker.url, app="socks", cwd=tmp_path))
     assert "socket.socket is socks.Tracing" in said["value"]
@@ -198,7 +204,8 @@ def test_an_app_may_make_a_socket_of_its_own_from_the_green_one(
     start_worker: Start, redis_broker: Redis, tmp_path: Path
 ) -> None:
     (tmp_path / "proxied.py").write_text(
-        f"import sys\nsys.path.append({str(APPS)!r})\nimport socket\nclass Proxied(socket.socket):\n    pass\nsocket.socket = Proxied\n"
+        f"import sys\nsys.path.append({str(APPS)!r})\nimport socket\nclass Proxied(socket.socket):\n    "
+        "pass\nsocket.socket = Proxied\n"
         "from green_app import app\n"
     )
     worker: Any = start_worker(redis_broker.url, app="proxied", cwd=tmp_path).ready()

@@ -45,7 +45,9 @@ def start_on(start_worker: Start, lane: RabbitLane, backend: str, pool: str = "e
 def test_a_task_that_was_retried_at_once_ends_in_success(
     rabbit_server: RabbitMQ, backend: str, start_worker: Start, pool: str
 ) -> None:
-    """RETRY is slow: to be stored (Redis), or because the publish of the retry is confirmed late (RPC). The retried task is faster."""
+    """RETRY is slow: to be stored (Redis), or because the publish of the retry is confirmed late (RPC). The retried
+    task is faster.
+    """
     lane = RabbitLane(rabbit_server, "quorum")
     worker = start_on(start_worker, lane, backend, pool, SLOW_CONFIRM="1" if backend == "rpc://" else "")
     send = producer_of(lane, backend)

@@ -170,7 +170,9 @@ def test_a_rate_limit_holds_for_what_waited_in_the_line(any_lane: Lane, start_wo
 def test_what_waits_apart_in_a_companion_does_not_start_once_it_is_withdrawn(
     any_lane: Lane, start_worker: Start
 ) -> None:
-    """A suspect waits for the end of what runs, and everything else for the suspect. The slots of all that were withdrawn are free again."""
+    """A suspect waits for the end of what runs, and everything else for the suspect. The slots of all that were
+    withdrawn are free again.
+    """
     tasks = any_lane.producer()
     worker = start_worker(
         any_lane.url, pool="prefork", queues=any_lane.queue, arguments=["-c", "4"],

@@ -1,4 +1,6 @@
-"""A long life: 200,000 tasks and 100 broken connections leave nothing behind, and what a thousand green threads cost."""
+"""A long life: 200,000 tasks and 100 broken connections leave nothing behind, and what a thousand green threads
+cost.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""``rediss://`` and ``amqps://``: who answers is checked before anything is said to them, by the worker, its companion and the exporter."""
+"""``rediss://`` and ``amqps://``: who answers is checked before anything is said to them, by the worker, its companion
+and the exporter.
+"""
 
 # mypy: disable-error-code="no-untyped-call,attr-defined"
 
@@ -74,7 +76,8 @@ def tls_redis(tmp_path: Path) -> Iterator[Callable[..., TlsRedis]]:
         port = free_port()
         servers.append(
             Redis(
-                certificate.parent, "--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key),
+                certificate.parent, "--tls-port", str(port), "--tls-cert-file", str(certificate),
+                "--tls-key-file", str(key),
                 "--tls-auth-clients", "no", "--requirepass", PASSWORD, password=PASSWORD,
             )
         )  # fmt: skip
@@ -89,7 +92,9 @@ def tls_redis(tmp_path: Path) -> Iterator[Callable[..., TlsRedis]]:
 
 @pytest.fixture
 def impostor(tmp_path: Path) -> Iterator[tuple[int, Path, bytearray]]:
-    """A TLS server that nobody should trust: its port, its certificate, and everything that it was told after the handshake."""
+    """A TLS server that nobody should trust: its port, its certificate, and everything that it was told after the
+    handshake.
+    """
     certificate, key = certificate_in(tmp_path / "impostor", "DNS:elsewhere.example")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)

@@ -1,6 +1,8 @@
-"""A worker's life in short on the oldest and on the newest versions, beside those of the lock that all other tests run on.
+"""A worker's life in short on the oldest and on the newest versions, beside those of the lock that all other tests run
+on.
 
-The environments are made once, from hash-locked requirements, and kept under ``out/matrix``. `tools.worker_matrix` runs everything on them.
+The environments are made once, from hash-locked requirements, and kept under ``out/matrix``. `tools.worker_matrix` runs
+everything on them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The watchdog names task and line of whatever blocks the hub, with the interpreter held or not, and costs next to nothing."""
+"""The watchdog names task and line of whatever blocks the hub, with the interpreter held or not, and costs next to
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -89,8 +91,9 @@ def test_names_task_and_line_of_what_blocks(
 def test_names_the_task_also_while_others_want_the_interpreter(
     redis_broker: Redis, start_worker: Start, client_app: Any, tmp_path: Path
 ) -> None:
-    """Scrapes wait for the interpreter too, and whoever gets it first may not be the watchdog. A task may end unseen where a thread
-    that knows nothing of it was first; one that blocks again and again is named (30 of 30 with four scrapers on Python 3.12).
+    """Scrapes wait for the interpreter too, and whoever gets it first may not be the watchdog. A task may end unseen
+    where a thread that knows nothing of it was first; one that blocks again and again is named (30 of 30 with four
+    scrapers on Python 3.12).
     """
     worker = start_worker(redis_broker.url, app="blocking_app").ready()
     names = ("extension_that_keeps_the_interpreter", "parser", "regular_expression")
@@ -117,12 +120,17 @@ def test_names_the_task_also_while_others_want_the_interpreter(
 def test_names_a_resolver_that_waits_for_its_server(
     redis_broker: Redis, start_worker: Start, client_app: Any, tmp_path: Path
 ) -> None:
-    """C code waits for a name server that never answers: a mount namespace gives the worker a resolv.conf of its own."""
+    """C code waits for a name server that never answers: a mount namespace gives the worker a resolv.conf of
+    its own.
+    """
     name_server = socket(AF_INET, SOCK_DGRAM)
     name_server.bind(("127.53.53.53", 53))
     (tmp_path / "resolv.conf").write_text("nameserver 127.53.53.53\noptions timeout:1 attempts:1\n")
     (tmp_path / "nsswitch.conf").write_text("hosts: dns\n")
-    mount = f"mount --bind {tmp_path}/resolv.conf /etc/resolv.conf && mount --bind {tmp_path}/nsswitch.conf /etc/nsswitch.conf"
+    mount = (
+        f"mount --bind {tmp_path}/resolv.conf /etc/resolv.conf && mount --bind {tmp_path}/nsswitch.conf "
+        "/etc/nsswitch.conf"
+    )
     namespace = ["unshare", "--mount", *([] if os.getuid() == 0 else ["--map-root-user"])]
     worker = start_worker(
         redis_broker.url, app="blocking_app",
@@ -146,12 +154,17 @@ def test_blames_nobody_who_waits_as_he_should(redis_broker: Redis, start_worker:
 
 
 def starve(process: int) -> subprocess.Popen[bytes]:
-    """Leaves a process some hundredth of a core, as a low CPU limit or a crowded node does. Returns who takes the rest."""
+    """Leaves a process some hundredth of a core, as a low CPU limit or a crowded node does. Returns who takes
+    the rest.
+    """
     cpu = min(os.sched_getaffinity(0))
     for thread in (int(path.name) for path in Path(f"/proc/{process}/task").iterdir()):
         os.sched_setaffinity(thread, {cpu})
         os.setpriority(os.PRIO_PROCESS, thread, 19)
-    burner = f"import os, time\nos.sched_setaffinity(0, {{{cpu}}})\nend = time.monotonic() + 60\nwhile time.monotonic() < end: pass"
+    burner = (
+        f"import os, time\nos.sched_setaffinity(0, {{{cpu}}})\nend = time.monotonic() + 60\nwhile "
+        "time.monotonic() < end: pass"
+    )
     return subprocess.Popen([PYTHON, "-c", burner])
 
 

@@ -61,7 +61,8 @@ def settle(world: World, rate: float, ticks: int = 60) -> Decision:
     return decision
 
 
-# --- the live demonstration ---------------------------------------------------------------------------------------------
+# --- the live demonstration
+# ---------------------------------------------------------------------------------------------
 
 
 def test_green_threads_move_first_and_workers_only_when_threads_are_exhausted() -> None:
@@ -154,7 +155,8 @@ def test_why_tells_of_workers_that_can_wait_a_little_longer(most: int, promise: 
     assert any(f"1 more worker would keep up, and {promise}" in text for text in texts), texts
 
 
-# --- threads ------------------------------------------------------------------------------------------------------------
+# --- threads
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_threads_go_straight_to_what_the_core_bears_while_anything_waits() -> None:
@@ -208,7 +210,8 @@ def test_nearly_full_memory_takes_threads_away() -> None:
     assert "memory" in next(step.text for step in decision.why.adjustments if step.dimension == "threads")
 
 
-# --- workers ------------------------------------------------------------------------------------------------------------
+# --- workers
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_burst_is_an_amount_with_a_deadline_not_a_rate() -> None:
@@ -335,8 +338,8 @@ def test_activation_keeps_a_pool_at_zero_until_enough_waits() -> None:
 
 
 def test_a_saturated_downstream_stops_growth_in_both_dimensions() -> None:
-    """Throughput stands at 100/s whatever runs; S grows with concurrency, so any formula in S would ask for more. In the first
-    twenty seconds, the fleet keeps up.
+    """Throughput stands at 100/s whatever runs; S grows with concurrency, so any formula in S would ask for more. In
+    the first twenty seconds, the fleet keeps up.
     """
     spec = replace(SPEC, threads_max=1000, replicas_max=20, max_wait_seconds=30.0)
     state = initial_state(Learned(1.0, 0.003, 100, 4.0), NOW - 600)
@@ -382,7 +385,8 @@ def test_a_saturated_downstream_stops_growth_in_both_dimensions() -> None:
     assert replicas * threads <= 400
 
 
-# --- limits -------------------------------------------------------------------------------------------------------------
+# --- limits
+# -------------------------------------------------------------------------------------------------------------
 
 
 def test_max_holds_and_says_so() -> None:
@@ -473,7 +477,8 @@ def test_manual_leaves_the_workers_to_the_user_and_the_threads_to_us() -> None:
     assert first(replace(sample(), queues=()), spec).replicas == 3
 
 
-# --- learning -----------------------------------------------------------------------------------------------------------
+# --- learning
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_restarted_container_is_a_new_count_not_a_negative_one() -> None:
@@ -487,9 +492,9 @@ def test_a_restarted_container_is_a_new_count_not_a_negative_one() -> None:
 
 
 def cold_start(spec: ScalingSpec, *, ready_at: float, fetching: float = 0.0) -> list[Decision]:
-    """350 messages from zero. The worker answers scrapes from its second 2 on, burns its tenth of a core on imports until it is
-    Ready, then on *fetching* for so many seconds, and from then on on its tasks: 2.5 ms before 2 s of I/O and 2.5 ms after. What
-    was decided in every tick.
+    """350 messages from zero. The worker answers scrapes from its second 2 on, burns its tenth of a core on imports
+    until it is Ready, then on *fetching* for so many seconds, and from then on on its tasks: 2.5 ms before 2 s of I/O
+    and 2.5 ms after. What was decided in every tick.
     """
     state, decisions = initial_state(Learned(), NOW - 600), []
     for up in range(2, int(ready_at + fetching) + 8, 2):
@@ -510,7 +515,9 @@ def cold_start(spec: ScalingSpec, *, ready_at: float, fetching: float = 0.0) -> 
 
 @pytest.mark.parametrize("ready_at", [8.1, 8.9, 9.5, 9.9])
 def test_what_a_worker_burns_until_it_is_ready_is_not_its_tasks_cpu(ready_at: float) -> None:
-    """The scrape during which it became Ready made tasks validate several times as dear, and five workers came for one."""
+    """The scrape during which it became Ready made tasks validate several times as dear, and five workers came
+    for one.
+    """
     spec = replace(DEMO, cpu_limit_cores=0.1, threads_start=100, threads_max=1000, max_wait_seconds=30.0)
     decisions = cold_start(spec, ready_at=ready_at)
     assert {decision.replicas for decision in decisions} == {1}
@@ -527,7 +534,9 @@ def test_a_few_tasks_and_much_fetching_are_not_the_cpu_per_task(fetching: float)
 
 
 def test_a_burst_that_has_just_come_is_no_proof_of_slow_workers() -> None:
-    """They were idle for most of the time between the two scrapes. Those to whom it came before, and who did little, are slow."""
+    """They were idle for most of the time between the two scrapes. Those to whom it came before, and who did little,
+    are slow.
+    """
 
     def validate(at: float, ready: float, started: float) -> Sample:
         done = max(0.0, started - 20)
@@ -624,8 +633,9 @@ FEED_HUB = (
     (100, 188, 0.150, 0.97),
     (150, 217, 0.151, 1.0),
 )
-"""Green threads, tasks per second, cores and share of the hub's time, measured: tasks of 0.28 s and hardly any CPU in a worker of 0.15
-cores with an endless backlog. (docs/scaling-figures.md, what a lone message costs)"""
+"""Green threads, tasks per second, cores and share of the hub's time, measured: tasks of 0.28 s and hardly any CPU in a
+worker of 0.15 cores with an endless backlog. (docs/scaling-figures.md, what a lone message costs)
+"""
 
 
 def feed_hub(threads: float) -> CounterDelta:
@@ -636,7 +646,9 @@ def feed_hub(threads: float) -> CounterDelta:
 
 
 def test_light_tasks_get_the_green_threads_that_make_them_light() -> None:
-    """20 green threads use the whole CPU up on 73 tasks a second, because each message wakes the hub for itself; 83 do 202 with no more."""
+    """20 green threads use the whole CPU up on 73 tasks a second, because each message wakes the hub for itself; 83 do
+    202 with no more.
+    """
     spec = replace(SPEC, cpu_limit_cores=0.15, threads_start=20, threads_max=200)
     service, limit, threads = Service(), ConcurrencyLimit(), 20
     for tick in range(12):
@@ -671,7 +683,8 @@ def test_a_pod_that_became_ready_again_after_hours_did_not_take_hours_to_start()
     assert first(given).learned.startup_seconds == KNOWN.startup_seconds
 
 
-# --- the answer ---------------------------------------------------------------------------------------------------------
+# --- the answer
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_why_tells_what_was_seen_what_was_wanted_and_what_held_it_back() -> None:

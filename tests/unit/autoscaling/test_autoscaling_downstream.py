@@ -80,7 +80,9 @@ def test_growth_without_slower_tasks_has_no_ceiling() -> None:
 
 
 def test_a_worker_that_has_just_come_is_compared_with_nothing() -> None:
-    """Seen on a cluster: four workers came to one that was full; its slow tasks and their idle cores made a ceiling for all five."""
+    """Seen on a cluster: four workers came to one that was full; its slow tasks and their idle cores made a ceiling for
+    all five.
+    """
     state = moment(Downstream(), 0, running=100, throughput=50, runtime=2.0)
     fresh = replace(pod("pod-1", now=NOW), ready_since=NOW + 1)
     for seconds in (2, 4):

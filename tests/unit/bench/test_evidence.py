@@ -1,4 +1,6 @@
-"""The evidence decides what is deleted: it has to compare like with like, go on where it stopped, and never use runs of other code."""
+"""The evidence decides what is deleted: it has to compare like with like, go on where it stopped, and never use runs of
+other code.
+"""
 
 from __future__ import annotations
 

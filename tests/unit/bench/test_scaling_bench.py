@@ -35,7 +35,8 @@ def second(at: float, *, ready: int = 1, threads: int = 10, pods: int = 1, repli
     return Second(at, 0, pods, ready, replicas, threads)
 
 
-# --- figures ------------------------------------------------------------------------------------------------------------
+# --- figures
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_second_is_violated_while_any_message_waits_too_long() -> None:
@@ -110,7 +111,8 @@ def test_a_record_comes_back_from_its_file(tmp_path: Path) -> None:
     assert records.read(tmp_path / "new" / "one.json") == one
 
 
-# --- the comparison -----------------------------------------------------------------------------------------------------
+# --- the comparison
+# -----------------------------------------------------------------------------------------------------
 
 
 def result(violated: int, cost: float) -> Figures:
@@ -162,7 +164,8 @@ def test_every_trace_has_a_tuned_configuration() -> None:
     assert {tuned.single, *tuned.traces.values()} <= set(tuning.grid())
 
 
-# --- the load and the fleets --------------------------------------------------------------------------------------------
+# --- the load and the fleets
+# --------------------------------------------------------------------------------------------
 
 
 def test_every_law_gets_the_same_messages() -> None:
@@ -219,7 +222,8 @@ def test_kedas_defaults_are_kedas() -> None:
     assert "unacked" in tuned["spec"]["triggers"][0]["metadata"]["query"]
 
 
-# --- the simulator held against it ---------------------------------------------------------------------------------------
+# --- the simulator held against it
+# ---------------------------------------------------------------------------------------
 
 
 def test_a_simulation_agrees_with_itself() -> None:
@@ -233,7 +237,8 @@ def test_a_simulation_agrees_with_itself() -> None:
     assert agreement(fewer, run).workers == pytest.approx(1.0)
 
 
-# --- the optimum --------------------------------------------------------------------------------------------------------
+# --- the optimum
+# --------------------------------------------------------------------------------------------------------
 
 QUIET = Trace("quiet", 40, (), warmup=0, max_wait=5, cpu=0.01, cores=0.1 + IDLE_CORES, startup=(3, 3), replicas_max=3)
 """One worker starts ten tasks a second, and looks after itself."""

@@ -18,8 +18,12 @@ def row(label: str, threads: int, feeds: float, cpu_ms: float, megabytes: float)
 
 def test_the_last_line_has_every_key_even_if_nothing_was_measured() -> None:
     assert {
-        "agent_cpu_overhead", "rabbitmq_speedup_vs_default", "redis_speedup_vs_stock", "redis_vs_dramatiq", "rabbitmq_vs_dramatiq",
-    } <= worker.summary({}).keys()  # fmt: skip
+        "agent_cpu_overhead",
+        "rabbitmq_speedup_vs_default",
+        "redis_speedup_vs_stock",
+        "redis_vs_dramatiq",
+        "rabbitmq_vs_dramatiq",
+    } <= worker.summary({}).keys()
     found = feedhub.summary([])
     assert {"feeds_per_second", "vs_prefork_per_core", "vs_dramatiq", "vs_raw_greenpool"} <= found.keys()
     assert all(

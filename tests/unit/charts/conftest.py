@@ -25,7 +25,9 @@ def _helm() -> str | None:
 
 @pytest.fixture(scope="session")
 def helm() -> str:
-    """Path of helm. Where the tools must be there (`GREENFLEET_TOOLS_REQUIRED`, set in CI), their absence is a failure."""
+    """Path of helm. Where the tools must be there (`GREENFLEET_TOOLS_REQUIRED`, set in CI), their absence is a
+    failure.
+    """
     found = _helm()
     if found is None and os.environ.get("GREENFLEET_TOOLS_REQUIRED"):
         pytest.fail("helm was not found: `cluster/kube up` builds it, or set HELM")
@@ -36,7 +38,8 @@ def helm() -> str:
 
 @pytest.fixture(scope="session")
 def render_text(helm: str, tmp_path_factory: pytest.TempPathFactory) -> RenderText:
-    """`render_text("greenfleet", {...values})`: what helm writes, or subprocess.CalledProcessError with its words in stderr.
+    """`render_text("greenfleet", {...values})`: what helm writes, or subprocess.CalledProcessError with its words in
+    stderr.
 
     What `helm test` would make is there with `tests=True` only.
     """

@@ -1,4 +1,6 @@
-"""No value is there that no value file tries: each leaf of the schema is set in one of them, and what helm writes shows it."""
+"""No value is there that no value file tries: each leaf of the schema is set in one of them, and what helm writes shows
+it.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,9 @@ def _file_that_sets(path: Path_) -> str | None:
 
 
 def _without(values: dict[str, Any], path: Path_) -> dict[str, Any]:
-    """The same values with the default of one leaf, or without it where it has none, or with another where it needs one."""
+    """The same values with the default of one leaf, or without it where it has none, or with another where it needs
+    one.
+    """
     found, usual = copy.deepcopy(values), _usual(path)
     for holder in _holders(found, path):
         if usual:

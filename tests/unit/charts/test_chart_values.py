@@ -1,4 +1,6 @@
-"""What the operator's chart renders, for each value file in `values/`: the table `expected.yaml`, and rules that hold for all."""
+"""What the operator's chart renders, for each value file in `values/`: the table `expected.yaml`, and rules that hold
+for all.
+"""
 
 from __future__ import annotations
 

@@ -264,8 +264,9 @@ def test_one_scrape_interval_is_what_pod_monitors_ask_for_and_by_which_samples_a
 
 
 CEL_SINCE = {r"\bisCIDR\(": 31, r"\bcidr\(": 31, r"\bisIP\(": 31, r"\bip\(": 31, r"\bformat\.": 32}
-"""Functions of CEL by the minor version of Kubernetes that takes them in a new definition: one after the version that knows them, so that an API
-server can be rolled back (k8s.io/apiserver, `pkg/cel/environment`)."""
+"""Functions of CEL by the minor version of Kubernetes that takes them in a new definition: one after the version that
+knows them, so that an API server can be rolled back (k8s.io/apiserver, `pkg/cel/environment`).
+"""
 
 
 def test_no_cluster_that_the_chart_admits_refuses_the_definition_for_a_function_that_it_does_not_know() -> None:

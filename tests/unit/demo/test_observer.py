@@ -26,7 +26,9 @@ SERIES = {"metric": {"__name__": "greenworker_threads_limit", "worker": "feeds-a
 
 
 class Answers:
-    """An API whose answers, and silences, a test can choose. Stands in for failures that a real one cannot be made to show."""
+    """An API whose answers, and silences, a test can choose. Stands in for failures that a real one cannot be made to
+    show.
+    """
 
     def __init__(self) -> None:
         self.pool: dict[str, Any] = {"status": {"conditions": [{"type": "MetricsAvailable", "status": "False"}]}}

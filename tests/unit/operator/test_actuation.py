@@ -87,7 +87,9 @@ def test_a_pod_is_told_at_most_every_few_seconds() -> None:
 
 
 def test_more_green_threads_do_not_wait_for_the_time_after_fewer() -> None:
-    """A crowd came two seconds after the last one had been forgotten, and stood before 23 green threads for five more."""
+    """A crowd came two seconds after the last one had been forgotten, and stood before 23 green threads for
+    five more.
+    """
     lately = NOW - WRITE_INTERVAL_SECONDS + 3
     assert needs(threads=100, written=lately, fewer=True)
     assert not needs(threads=100, written=lately, fewer=False)

@@ -75,7 +75,9 @@ def _optional(schema: dict[str, Any], path: str) -> list[tuple[str, dict[str, An
 
 
 def test_nothing_in_the_spec_is_open() -> None:
-    """A field that kept unknown ones would let a misspelt rule through, and have no bounds. A patch is open by its nature."""
+    """A field that kept unknown ones would let a misspelt rule through, and have no bounds. A patch is open by its
+    nature.
+    """
     patch = "spec.worker.podTemplatePatch"
     assert [path for path, schema in [*SPEC, *STATUS] if schema.get("x-kubernetes-preserve-unknown-fields")] == [patch]
     assert [path for path, schema in SPEC if schema.get("type") == "object" and not _fields(schema)] == [patch]

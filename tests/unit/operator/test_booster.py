@@ -16,7 +16,9 @@ TENTH = Limits("100m", "1")
 
 
 def a_pod(limit: str | None = "100m", *, started: bool | None = None, runs: float | None = 1.0, **more: Any) -> Object:
-    """A worker's pod. `started` None: kubelet has not said anything of its container; `runs`: for so many seconds, None: not now."""
+    """A worker's pod. `started` None: kubelet has not said anything of its container; `runs`: for so many seconds,
+    None: not now.
+    """
     resources = {"requests": {"cpu": "10m"}, "limits": {} if limit is None else {"cpu": limit}}
     containers = [{"name": "sidecar"}, {"name": "worker", "resources": resources}]
     state = {"waiting": {}} if runs is None else {"running": {"startedAt": rfc3339(NOW - runs)}}

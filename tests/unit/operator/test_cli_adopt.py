@@ -1,4 +1,6 @@
-"""`kubectl greenfleet adopt`: what becomes of a hand-written Deployment, and what is in the way. Nothing is dropped in silence."""
+"""`kubectl greenfleet adopt`: what becomes of a hand-written Deployment, and what is in the way. Nothing is dropped in
+silence.
+"""
 
 from __future__ import annotations
 
@@ -193,7 +195,11 @@ OBSTACLES: dict[str, tuple[Object, str, Object]] = {
         "the volume root is a hostPath",
         {"drop": frozenset({"root"})},
     ),
-    "init container": (deployment({"initContainers": [SIDECAR]}), "initContainers has proxy", {"drop": frozenset({"proxy"})}),
+    "init container": (
+        deployment({"initContainers": [SIDECAR]}),
+        "initContainers has proxy",
+        {"drop": frozenset({"proxy"})},
+    ),
     "host network": (deployment({"hostNetwork": True}), "hostNetwork", {"drop": frozenset({"hostNetwork"})}),
     "resource field": (
         deployment(env=[BROKER, {"name": "CPUS", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}]),
@@ -205,7 +211,7 @@ OBSTACLES: dict[str, tuple[Object, str, Object]] = {
         "the image's own",
         {"container": "worker", "app": "proj", "queues": ("feeds",)},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", OBSTACLES)

@@ -13,8 +13,13 @@ from greenfleet.cli.main import main
 from greenfleet.manifests import names
 
 LETTER = {
-    "queue": "feeds", "task": "proj.parse", "id": "7f3a", "reason": "worker_lost", "at": 1_800_000_000.0, "deliveries": 3,
-}  # fmt: skip
+    "queue": "feeds",
+    "task": "proj.parse",
+    "id": "7f3a",
+    "reason": "worker_lost",
+    "at": 1_800_000_000.0,
+    "deliveries": 3,
+}
 
 
 @pytest.fixture

@@ -217,7 +217,8 @@ def fleet_without_pods(message: str, **pod: Any) -> Object:
     ("message", "pod", "parts"),
     [
         (
-            'pods "feeds-eventlet-5d9-" is forbidden: error looking up service account shop/crawler: serviceaccount "crawler" not found',
+            'pods "feeds-eventlet-5d9-" is forbidden: error looking up service account shop/crawler: '
+            'serviceaccount "crawler" not found',
             {"serviceAccountName": "crawler"},
             ["worker.serviceAccountName is 'crawler'", "no such ServiceAccount", "create it"],
         ),

@@ -221,7 +221,9 @@ FEEDS = version({"metadata": {"name": "feeds", "namespace": "shop"}}, "3")
 
 @dataclass
 class Nonsense:
-    """An API server, or what stands before it, whose first list or watch says anything; the next ones are as they should be."""
+    """An API server, or what stands before it, whose first list or watch says anything; the next ones are as they
+    should be.
+    """
 
     first_list: bytes | None = None
     first_watch: bytes | None = None

@@ -1,7 +1,8 @@
 """Every way to know too little, through the real client, the real scaling loop and the real status writer.
 
-Each fault: the fleet holds (or rises to its floor, from zero workers too), one condition and one Event say why, nothing is
-written again while it lasts, and the recovery takes nobody away before a window has passed. Time is an argument: no test waits.
+Each fault: the fleet holds (or rises to its floor, from zero workers too), one condition and one Event say why, nothing
+is written again while it lasts, and the recovery takes nobody away before a window has passed. Time is an argument: no
+test waits.
 """
 
 from __future__ import annotations

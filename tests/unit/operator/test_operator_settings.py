@@ -1,4 +1,6 @@
-"""The administrator's configuration: refused at start with field, value, reason and fix, and never with a password in it."""
+"""The administrator's configuration: refused at start with field, value, reason and fix, and never with a password in
+it.
+"""
 
 from __future__ import annotations
 

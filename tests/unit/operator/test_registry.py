@@ -176,16 +176,36 @@ GOOD_SCHEDULE = {
 @pytest.mark.parametrize(
     ("scaling", "reason", "parts"),
     [
-        ({"prometheus": {"server": "elsewhere"}}, "UnknownPrometheusServer", ["server is 'elsewhere'", "administrator"]),
-        ({"prometheus": {"source": "guesswork"}}, "UnknownSource", ["source is 'guesswork'", "celery-exporter", "mine"]),
+        (
+            {"prometheus": {"server": "elsewhere"}},
+            "UnknownPrometheusServer",
+            ["server is 'elsewhere'", "administrator"],
+        ),
+        (
+            {"prometheus": {"source": "guesswork"}},
+            "UnknownSource",
+            ["source is 'guesswork'", "celery-exporter", "mine"],
+        ),
         ({"prometheus": {"query": "sum(up)"}}, "QueryNotAllowed", ["query is set", "remove it"]),
-        ({"schedules": [GOOD_SCHEDULE, {**GOOD_SCHEDULE, "cron": "a b c d e"}]}, "InvalidSchedule", ["schedules[1].cron is 'a b c d e'"]),
+        (
+            {"schedules": [GOOD_SCHEDULE, {**GOOD_SCHEDULE, "cron": "a b c d e"}]},
+            "InvalidSchedule",
+            ["schedules[1].cron is 'a b c d e'"],
+        ),
         ({"schedules": [{**GOOD_SCHEDULE, "cron": "99 * * * *"}]}, "InvalidSchedule", ["outside 0-59"]),
-        ({"schedules": [{**GOOD_SCHEDULE, "timezone": "Mars/Olympus"}]}, "InvalidSchedule", ["timezone is 'Mars/Olympus'"]),
+        (
+            {"schedules": [{**GOOD_SCHEDULE, "timezone": "Mars/Olympus"}]},
+            "InvalidSchedule",
+            ["timezone is 'Mars/Olympus'"],
+        ),
         ({"schedules": [{**GOOD_SCHEDULE, "timezone": "Europe"}]}, "InvalidSchedule", ["timezone is 'Europe'"]),
-        ({"schedules": [{**GOOD_SCHEDULE, "timezone": "/etc/passwd"}]}, "InvalidSchedule", ["timezone is '/etc/passwd'"]),
+        (
+            {"schedules": [{**GOOD_SCHEDULE, "timezone": "/etc/passwd"}]},
+            "InvalidSchedule",
+            ["timezone is '/etc/passwd'"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_only_the_operator_can_see_is_said_in_four_parts(scaling: Object, reason: str, parts: list[str]) -> None:
     found = config_error(pool(scaling=scaling), Prometheus(sources={"mine": Source(selector="x")}))
     assert found is not None
@@ -436,7 +456,9 @@ def test_the_last_pool_is_forgotten_when_a_list_has_none() -> None:
 def test_who_shares_a_queue_is_found_without_a_look_at_every_pool_of_the_broker(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is asked for every pool at every tick: 1,000 pools on one broker took seconds of it, for all pools of the cluster."""
+    """It is asked for every pool at every tick: 1,000 pools on one broker took seconds of it, for all pools of the
+    cluster.
+    """
     found = registry(*(body(f"pool-{number}", queues=[f"queue-{number}"]) for number in range(200)))
     asked: list[str] = []
     original = registry_module.queues_of

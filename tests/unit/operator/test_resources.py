@@ -84,7 +84,9 @@ def test_a_named_service_account_is_used_with_its_token() -> None:
 
 
 def test_a_service_account_that_is_named_no_more_does_not_come_back() -> None:
-    """The API server copies the name into the deprecated `serviceAccount`, and from there into a template without a name."""
+    """The API server copies the name into the deprecated `serviceAccount`, and from there into a template without a
+    name.
+    """
     assert pod(pool())["serviceAccountName"] == "default"
 
 

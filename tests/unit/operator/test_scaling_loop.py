@@ -1,4 +1,6 @@
-"""What a round of the scaling loop asks and writes: the cost must not grow with the number of pools, and dry-run writes nothing."""
+"""What a round of the scaling loop asks and writes: the cost must not grow with the number of pools, and dry-run writes
+nothing.
+"""
 
 from __future__ import annotations
 

@@ -45,7 +45,9 @@ def _fields(schema: dict[str, Any], path: str = "spec") -> Iterator[str]:
 
 
 SELECTORS = ("spec.network.", "spec.worker.affinity.", "spec.prefork.affinity.", "spec.exporter.affinity.")
-"""Peers of a NetworkPolicy, and whom the scheduler keeps apart: they select pods by namespace, and read nothing there."""
+"""Peers of a NetworkPolicy, and whom the scheduler keeps apart: they select pods by namespace, and read nothing
+there.
+"""
 FIELDS = [field for field in _fields(SPEC) if not field.startswith(SELECTORS)]
 
 

@@ -34,7 +34,9 @@ def owners(name: str) -> set[str]:
 
 
 def writes(module: Path) -> Iterator[str]:
-    """Attributes of something else than `self` that a module assigns to, deletes from, or calls a mutating method of."""
+    """Attributes of something else than `self` that a module assigns to, deletes from, or calls a mutating
+    method of.
+    """
     for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
         targets: list[ast.expr] = []
         if isinstance(node, ast.Assign):

@@ -1,4 +1,6 @@
-"""The status contract: kstatus conditions, times that move only with their status, and no number that moves every tick."""
+"""The status contract: kstatus conditions, times that move only with their status, and no number that moves
+every tick.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What the status writer says in Events: once when something becomes bad, once when it is good again, and nothing in between."""
+"""What the status writer says in Events: once when something becomes bad, once when it is good again, and nothing in
+between.
+"""
 
 from __future__ import annotations
 

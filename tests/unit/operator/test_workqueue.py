@@ -1,4 +1,6 @@
-"""The work queue keeps client-go's contract: each key once, never twice at a time, and one broken key delays no other."""
+"""The work queue keeps client-go's contract: each key once, never twice at a time, and one broken key delays no
+other.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A judgement on generated traces is worth as much as the traces: the same for everybody, wide, affordable, and not the ones used for tuning."""
+"""A judgement on generated traces is worth as much as the traces: the same for everybody, wide, affordable, and not the
+ones used for tuning.
+"""
 
 from __future__ import annotations
 

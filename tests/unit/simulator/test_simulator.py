@@ -26,7 +26,8 @@ def fleet(trace: Trace, published: list[float], threads: int = 100, replicas: in
     return world
 
 
-# --- the fleet ----------------------------------------------------------------------------------------------------------
+# --- the fleet
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_no_message_is_lost_or_invented() -> None:
@@ -211,7 +212,8 @@ def test_prometheus_scrapes_as_often_as_it_is_told(interval: float) -> None:
     assert interval - 1 <= max(ages) <= interval
 
 
-# --- traces -------------------------------------------------------------------------------------------------------------
+# --- traces
+# -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", sorted(TRACES.glob("*.json")), ids=lambda path: path.stem)
@@ -244,7 +246,8 @@ def test_a_scaled_trace_is_a_larger_fleet_with_a_larger_load() -> None:
     assert twice.replicas_max == 20
 
 
-# --- the laws of others -------------------------------------------------------------------------------------------------
+# --- the laws of others
+# -------------------------------------------------------------------------------------------------
 
 
 def sync(law: Keda, metric: float, replicas: int, at: float = 0.0) -> int:
@@ -326,7 +329,8 @@ def test_laws_are_found_by_name_and_unknown_ones_are_refused() -> None:
         law_named("magic")
 
 
-# --- the whole ----------------------------------------------------------------------------------------------------------
+# --- the whole
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_same_seed_gives_the_same_run() -> None:

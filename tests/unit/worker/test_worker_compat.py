@@ -1,4 +1,5 @@
-"""The private names of other libraries that the worker relies on exist in the version that is installed, and are called as we call them.
+"""The private names of other libraries that the worker relies on exist in the version that is installed, and are called
+as we call them.
 
 ``make test-matrix`` runs this on each supported version.
 """

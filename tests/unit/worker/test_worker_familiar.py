@@ -19,7 +19,9 @@ CELERY_EXPORTER = {
     "celery_worker_up": {"hostname"},
     "celery_worker_tasks_active": {"hostname"},
 }
-"""Families of a worker and their labels, from src/exporter.py of danihodovic/celery-exporter; ``task_sent`` is the producers'."""
+"""Families of a worker and their labels, from src/exporter.py of danihodovic/celery-exporter; ``task_sent`` is the
+producers'.
+"""
 OURS = {"pool", "role", "worker"}
 
 

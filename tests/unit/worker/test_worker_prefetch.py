@@ -1,4 +1,6 @@
-"""Credits beside a model of the broker: messages go to whichever consumer has credit left, also while an answer is awaited."""
+"""Credits beside a model of the broker: messages go to whichever consumer has credit left, also while an answer is
+awaited.
+"""
 
 from __future__ import annotations
 

@@ -8,9 +8,22 @@ from celery.worker.control import Panel
 from greenworker.bootstrap.remote_control import reason
 
 READS = {
-    "report", "conf", "query_task", "clock", "hello", "ping", "stats", "scheduled", "reserved", "active", "revoked", "registered",
-    "memsample", "memdump", "active_queues",
-}  # fmt: skip
+    "report",
+    "conf",
+    "query_task",
+    "clock",
+    "hello",
+    "ping",
+    "stats",
+    "scheduled",
+    "reserved",
+    "active",
+    "revoked",
+    "registered",
+    "memsample",
+    "memdump",
+    "active_queues",
+}
 REVOKES = {"revoke", "revoke_by_stamped_headers", "terminate"}
 COMMANDS = sorted(Panel.meta)
 

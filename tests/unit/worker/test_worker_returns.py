@@ -51,7 +51,8 @@ def test_the_limit_is_the_queues_own_or_the_brokers(queue: Any, version: str, li
 
 def test_a_refused_declaration_names_the_argument_and_both_values() -> None:
     text = (
-        "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 'feeds' in vhost 'shop': received the value 'quorum' of type "
+        "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 'feeds' in vhost 'shop': received the "
+        "value 'quorum' of type "
         "'longstr' but current is the value 'classic' of type 'longstr'"
     )
     said = refused_declaration(PreconditionFailed(text, (50, 10)))
@@ -60,7 +61,10 @@ def test_a_refused_declaration_names_the_argument_and_both_values() -> None:
     assert "vhost shop with x-queue-type=classic" in said.reason
     assert "declare x-queue-type=classic" in said.fix
     assert "delete it" in said.fix
-    durable = "PRECONDITION_FAILED - inequivalent arg 'durable' for exchange 'e' in vhost '/': received 'false' but current is 'true'"
+    durable = (
+        "PRECONDITION_FAILED - inequivalent arg 'durable' for exchange 'e' in vhost '/': received 'false' "
+        "but current is 'true'"
+    )
     other = refused_declaration(PreconditionFailed(durable, (40, 10)))
     assert other is not None
     assert other.value == "exchange e: durable=false"

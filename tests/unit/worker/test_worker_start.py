@@ -98,10 +98,14 @@ def test_an_unreadable_broker_url_is_refused_without_a_part_of_its_password(url:
 @pytest.mark.parametrize(
     "url",
     [
-        "redis://:p%2Fw@host:6379/0", "rediss://host/0?ssl_cert_reqs=required", "amqps://user:pass@host:5671/vhost",
-        "sentinel://one:26379;sentinel://:pw@two:26379/0?master_name=feeds", "redis+socket:///tmp/redis.sock", "redis://[::1]:6379/0",
+        "redis://:p%2Fw@host:6379/0",
+        "rediss://host/0?ssl_cert_reqs=required",
+        "amqps://user:pass@host:5671/vhost",
+        "sentinel://one:26379;sentinel://:pw@two:26379/0?master_name=feeds",
+        "redis+socket:///tmp/redis.sock",
+        "redis://[::1]:6379/0",
     ],
-)  # fmt: skip
+)
 def test_every_readable_broker_url_is_accepted(url: str) -> None:
     check(Arguments.parse(GOOD), "eventlet", {"CELERY_BROKER_URL": url})
 
@@ -109,11 +113,19 @@ def test_every_readable_broker_url_is_accepted(url: str) -> None:
 @pytest.mark.parametrize(
     ("more", "environ"),
     [
-        (["-B"], {}), (["--beat"], {}), (["--autoscale=9,1"], {}), (["-c", "5"], {}),
-        (["--concurrency=5"], {}), (["--max-tasks-per-child=9"], {}), (["--max-memory-per-child", "9"], {}), (["--pool=solo"], {}),
-        (["-D"], {}), (["-P", "gevent"], {}), ([], {"REMAP_SIGTERM": "SIGQUIT"}),
+        (["-B"], {}),
+        (["--beat"], {}),
+        (["--autoscale=9,1"], {}),
+        (["-c", "5"], {}),
+        (["--concurrency=5"], {}),
+        (["--max-tasks-per-child=9"], {}),
+        (["--max-memory-per-child", "9"], {}),
+        (["--pool=solo"], {}),
+        (["-D"], {}),
+        (["-P", "gevent"], {}),
+        ([], {"REMAP_SIGTERM": "SIGQUIT"}),
     ],
-)  # fmt: skip
+)
 def test_refuses_what_breaks_the_pool(more: list[str], environ: dict[str, str]) -> None:
     with pytest.raises(MisconfiguredError) as caught:
         check(Arguments.parse([*GOOD, *more]), "eventlet", environ)
@@ -125,16 +137,30 @@ def test_refuses_what_breaks_the_pool(more: list[str], environ: dict[str, str]) 
 @pytest.mark.parametrize(
     ("more", "needle"),
     [
-        (["-Q", "foreign"], "queues"), (["-Qforeign"], "queues"), (["--queues=foreign"], "queues"), (["-EQforeign"], "queues"),
-        (["--queues", "foreign"], "queues"), (["-X", "feeds"], "queues"), (["--exclude-queues=feeds"], "queues"),
-        (["-A", "other"], "app"), (["-n", "me@%h"], "worker.labels"), (["--hostname=me"], "worker.labels"),
-        (["-P", "eventlet"], "prefork.tasks"), (["--prefetch-multiplier=9"], "worker.prefetchMultiplier"),
-        (["--time-limit=9"], "taskTimeLimits.hard"), (["--soft-time-limit", "9"], "taskTimeLimits.soft"), (["--purge"], "celery purge"),
-        (["--discard"], "celery purge"), (["--uid=0"], "runAsUser"), (["broker_url=redis://:hunter2@evil"], "configuration"),
-        (["--", "task.always_eager=1"], "configuration"), (["-b", "redis://:hunter2@evil"], "broker.urlFrom"),
-        (["--broker=redis://:hunter2@evil"], "broker.urlFrom"), (["--result-backend=redis://:hunter2@evil"], "resultBackend"),
+        (["-Q", "foreign"], "queues"),
+        (["-Qforeign"], "queues"),
+        (["--queues=foreign"], "queues"),
+        (["-EQforeign"], "queues"),
+        (["--queues", "foreign"], "queues"),
+        (["-X", "feeds"], "queues"),
+        (["--exclude-queues=feeds"], "queues"),
+        (["-A", "other"], "app"),
+        (["-n", "me@%h"], "worker.labels"),
+        (["--hostname=me"], "worker.labels"),
+        (["-P", "eventlet"], "prefork.tasks"),
+        (["--prefetch-multiplier=9"], "worker.prefetchMultiplier"),
+        (["--time-limit=9"], "taskTimeLimits.hard"),
+        (["--soft-time-limit", "9"], "taskTimeLimits.soft"),
+        (["--purge"], "celery purge"),
+        (["--discard"], "celery purge"),
+        (["--uid=0"], "runAsUser"),
+        (["broker_url=redis://:hunter2@evil"], "configuration"),
+        (["--", "task.always_eager=1"], "configuration"),
+        (["-b", "redis://:hunter2@evil"], "broker.urlFrom"),
+        (["--broker=redis://:hunter2@evil"], "broker.urlFrom"),
+        (["--result-backend=redis://:hunter2@evil"], "resultBackend"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("role", ["eventlet", "prefork"])
 def test_an_argument_does_not_go_around_a_field(more: list[str], needle: str, role: str) -> None:
     with pytest.raises(MisconfiguredError) as caught:
@@ -234,8 +260,17 @@ def test_reads_lists() -> None:
 
 @pytest.mark.parametrize(
     ("text", "threads"),
-    [("250\n", 250), ('"250"', 250), ("", None), ("  ", None), ("many", None), ("0", 1), ("-3", 1), ("9999999", GREEN_THREADS_CEILING)],
-)  # fmt: skip
+    [
+        ("250\n", 250),
+        ('"250"', 250),
+        ("", None),
+        ("  ", None),
+        ("many", None),
+        ("0", 1),
+        ("-3", 1),
+        ("9999999", GREEN_THREADS_CEILING),
+    ],
+)
 def test_reads_threads(tmp_path: Path, text: str, threads: int | None) -> None:
     path = tmp_path / "threads"
     path.write_text(text)

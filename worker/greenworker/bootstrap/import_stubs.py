@@ -1,7 +1,7 @@
 """What a worker never needs and would import all the same: the interactive shell of ``celery amqp``.
 
-At a tenth of a core half a second of importing is five seconds of waiting for a worker, and a fifth of it is prompt_toolkit. Nobody
-can give that command to this process. Standard library only.
+At a tenth of a core half a second of importing is five seconds of waiting for a worker, and a fifth of it is
+prompt_toolkit. Nobody can give that command to this process. Standard library only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from types import ModuleType
 
 @contextmanager
 def without_shell() -> Iterator[None]:
-    """While ``celery.bin`` is imported: its one use of click_repl registers a command. Whoever imports it later gets it."""
+    """While ``celery.bin`` is imported: its one use of click_repl registers a command. Whoever imports it later gets
+    it.
+    """
     if "click_repl" in sys.modules:
         yield
         return

@@ -1,4 +1,6 @@
-"""The user's code is imported: whatever goes wrong with that is said in four parts, and an import that never ends too."""
+"""The user's code is imported: whatever goes wrong with that is said in four parts, and an import that never
+ends too.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """``python -m greenworker.bootstrap.inject DIRECTORY``: what the init container does for agent ``Inject``.
 
-Copies the launcher to ``DIRECTORY/bin`` and this package to ``DIRECTORY/lib``, readable for every user. Needs nothing but
-a writable DIRECTORY: the root may be read-only and the user any number. The compiled files come along: an interpreter of the
-same version need not compile (0.03 s of CPU, which is 0.3 s on a tenth of a core), any other ignores them.
+Copies the launcher to ``DIRECTORY/bin`` and this package to ``DIRECTORY/lib``, readable for every user. Needs nothing
+but a writable DIRECTORY: the root may be read-only and the user any number. The compiled files come along: an
+interpreter of the same version need not compile (0.03 s of CPU, which is 0.3 s on a tenth of a core), any other ignores
+them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def inject(directory: Path) -> None:
 
 
 def _copy(source: str, target: str) -> str:
-    """The content and the time of its change, by which Python knows what was compiled from what; no owner, mode or label of the image's."""
+    """The content and the time of its change, by which Python knows what was compiled from what; no owner, mode or
+    label of the image's.
+    """
     shutil.copyfile(source, target)
     changed = Path(source).stat().st_mtime_ns
     os.utime(target, ns=(changed, changed))

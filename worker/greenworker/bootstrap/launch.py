@@ -1,4 +1,5 @@
-"""Starts a Celery worker with greenworker inside it: ``python -m greenworker …`` or ``<python> /greenfleet/bin/launch.py …``.
+"""Starts a Celery worker with greenworker inside it: ``python -m greenworker …`` or ``<python>
+/greenfleet/bin/launch.py …``.
 
 The order is the point. Monkey-patching comes before everything that opens a socket; our libraries are *appended* to the
 path, so that the user's own versions win; what is missing is said in four parts before Celery's own errors hide it.

@@ -1,8 +1,9 @@
-"""Our own lines, and Celery's on the standard output, in the application's log format where that is JSON: a log shipper expects nothing else.
+"""Our own lines, and Celery's on the standard output, in the application's log format where that is JSON: a log shipper
+expects nothing else.
 
-Our lines cannot go through `logging`: they come from real threads too, while the hub is blocked, and a handler's lock is green. So only the
-formatter of the application's own handler is used, and the line is written by us. No library for JSON logs: the agent is injected into an image
-that may have none.
+Our lines cannot go through `logging`: they come from real threads too, while the hub is blocked, and a handler's lock
+is green. So only the formatter of the application's own handler is used, and the line is written by us. No library for
+JSON logs: the agent is injected into an image that may have none.
 """
 
 from __future__ import annotations

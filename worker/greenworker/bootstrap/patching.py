@@ -1,7 +1,7 @@
 """Patching comes first, or the start is refused.
 
-What imports Celery, kombu or a client library before Eventlet has patched keeps real locks, sockets and sleeps: the worker then looks
-well, takes messages, and finishes none. Standard library only: this runs before the patch.
+What imports Celery, kombu or a client library before Eventlet has patched keeps real locks, sockets and sleeps: the
+worker then looks well, takes messages, and finishes none. Standard library only: this runs before the patch.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ AGAIN = "_GREENFLEET_PYTHONPATH"
 
 
 def patch_first() -> None:
-    """Patch the standard library. If something was imported too early, start Python once more, with the patch before everything.
-    Raises `MisconfiguredError` if that does not help, or if the image has no Eventlet.
+    """Patch the standard library. If something was imported too early, start Python once more, with the patch before
+    everything. Raises `MisconfiguredError` if that does not help, or if the image has no Eventlet.
     """
     if find_spec("eventlet") is None:
         raise MisconfiguredError(
@@ -54,7 +54,8 @@ def too_early(early: list[str]) -> MisconfiguredError:
     return MisconfiguredError(
         "image", f"{', '.join(early)} imported before the launcher, by {importer(sys.modules)}",
         "Eventlet had not patched the standard library by then: the worker would take messages and finish none",
-        "remove what imports it while Python starts (a .pth file, usercustomize, auto-instrumentation), or instrument in the app itself",
+        "remove what imports it while Python starts (a .pth file, usercustomize, auto-instrumentation), or "
+        "instrument in the app itself",
     )  # fmt: skip
 
 
@@ -75,17 +76,23 @@ def _start_again() -> None:
 
 
 def check_app(modules: dict[str, Any]) -> None:
-    """Once the app is imported, or could not be: raises `MisconfiguredError` if it has put something else in the patch's place."""
+    """Once the app is imported, or could not be: raises `MisconfiguredError` if it has put something else in the
+    patch's place.
+    """
     monkey = modules.get("gevent.monkey")
     if monkey is not None and getattr(monkey, "saved", None):
         raise MisconfiguredError(
             "app", "gevent.monkey.patch_all()",
-            "the app patches the standard library for gevent, and this worker runs on Eventlet: with both, locks and sockets break and tasks hang",
-            "call it where gevent serves (gunicorn's configuration or the WSGI module), not in a module that the worker imports",
+            "the app patches the standard library for gevent, and this worker runs on Eventlet: with both, locks "
+            "and sockets break and tasks hang",
+            "call it where gevent serves (gunicorn's configuration or the WSGI module), not in a module that the "
+            "worker imports",
         )  # fmt: skip
     problem = hub.unpatched_part()
     if problem:
         raise MisconfiguredError(
-            "app", problem, "the app, or a library that it imports, has replaced what Eventlet had patched: each wait would block all tasks",
-            "remove what patches the standard library besides Eventlet (another green library, a tracer) from what the worker imports",
+            "app", problem, "the app, or a library that it imports, has replaced what Eventlet had patched: each "
+                            "wait would block all tasks",
+            "remove what patches the standard library besides Eventlet (another green library, a tracer) from what "
+            "the worker imports",
         )  # fmt: skip

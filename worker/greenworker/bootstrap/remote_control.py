@@ -1,8 +1,8 @@
 """What Celery's remote control may do: everybody who can write to the broker can use it.
 
-Reading stays, and revoking, which applications do in their normal course (``AsyncResult.revoke``). What changes a worker is
-refused with a reason, unless the resource says ``Full``. The size of the green pool is the operator's in either case. Commands that the
-application registers itself are its own.
+Reading stays, and revoking, which applications do in their normal course (``AsyncResult.revoke``). What changes a
+worker is refused with a reason, unless the resource says ``Full``. The size of the green pool is the operator's in
+either case. Commands that the application registers itself are its own.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ OPERATORS = frozenset({"pool_grow", "pool_shrink", "pool_restart", "autoscale"})
 """What would be undone within a second, or is not possible with green threads."""
 
 RESTRICTED = (
-    "refused: spec.worker.remoteControl of this GreenWorkerPool is ReadOnly, because everybody who can write to the broker could "
+    "refused: spec.worker.remoteControl of this GreenWorkerPool is ReadOnly, because everybody who can write to "
+    "the broker could "
     "do this; set it to Full to allow it"
 )
 SIZE = (
-    "refused: the operator sets the number of green threads and restarts workers; change greenThreads.min, max and start of the "
+    "refused: the operator sets the number of green threads and restarts workers; change greenThreads.min, max and "
+    "start of the "
     "GreenWorkerPool instead"
 )
 AGAIN_SECONDS = (1.0, 30.0)
@@ -48,7 +50,9 @@ EVENTS = "; for task events add -E to spec.worker.extraArgs"
 
 
 def restrict(allowed: str, role: str) -> None:
-    """After the app and its commands are loaded, before the consumer listens. *allowed*: ReadOnly or Full; Disabled is not heard."""
+    """After the app and its commands are loaded, before the consumer listens. *allowed*: ReadOnly or Full; Disabled is
+    not heard.
+    """
     for name, command in list(Panel.data.items()):
         if not str(command.__module__).startswith("celery."):
             continue
@@ -80,12 +84,14 @@ def keep_listening() -> None:
 
 
 class Mailbox(pidbox.gPidbox):  # type: ignore[misc]
-    """Celery's, whose green thread ends at the first error, for ever and without a word to anybody: a Redis that is full when the worker
-    starts, a connection of the mailbox alone that is lost. This one opens it again.
+    """Celery's, whose green thread ends at the first error, for ever and without a word to anybody: a Redis that is
+    full when the worker starts, a connection of the mailbox alone that is lost. This one opens it again.
     """
 
     def start(self, c: Any) -> None:
-        """For each connection of the consumer. The events are made here: who stops it before it runs waits for it all the same."""
+        """For each connection of the consumer. The events are made here: who stops it before it runs waits for it all
+        the same.
+        """
         self._node_shutdown, self._node_stopped = Event(), Event()
         c.pool.spawn_n(self._listen, c, self._node_shutdown, self._node_stopped)
 

@@ -1,4 +1,6 @@
-"""Which versions of what the image has to bring. Asked of the installed packages' metadata, before any of them is imported. Standard library only."""
+"""Which versions of what the image has to bring. Asked of the installed packages' metadata, before any of them is
+imported. Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ CELERIES = ("5.3", "5.4", "5.5", "5.6", "5.7")
 """With which the worker is tested, each with the kombu of the same number."""
 
 OLDEST = {"celery": (5, 3), "kombu": (5, 3), "eventlet": (0, 40), "redis": (4, 5)}
-"""Major and minor; what is tested with the oldest Celery. pyproject.toml has the same, and a test holds them together."""
+"""Major and minor; what is tested with the oldest Celery. pyproject.toml has the same, and a test holds them
+together.
+"""
 
 REASONS = {
     "celery": "the worker is a Celery worker",
@@ -26,7 +30,9 @@ REASONS = {
 
 
 def check_versions(version_of: Callable[[str], str | None], role: str, broker_url: str) -> None:
-    """Raises `MisconfiguredError` for what is missing or too old. *version_of*: a package's version, None if it is not there."""
+    """Raises `MisconfiguredError` for what is missing or too old. *version_of*: a package's version, None if it is not
+    there.
+    """
     wanted = ["eventlet"] if role == "eventlet" else []
     wanted += ["celery", "kombu"]
     if broker_url.startswith(("redis://", "rediss://", "sentinel://")):

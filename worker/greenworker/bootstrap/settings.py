@@ -19,8 +19,8 @@ from greenworker.environment import Environment
 from greenworker.misconfigured import MisconfiguredError
 
 PUBLISH_RETRY_POLICY = {"max_retries": 60, "interval_start": 0, "interval_step": 0.2, "interval_max": 1.0}
-"""How long a task waits for a broker that does not take what it publishes: about a minute. Celery's own is less than a second,
-after which a chain ends with FAILURE although only its broker was restarted.
+"""How long a task waits for a broker that does not take what it publishes: about a minute. Celery's own is less than a
+second, after which a chain ends with FAILURE although only its broker was restarted.
 """
 
 GREEN_DEFAULTS: dict[str, Any] = {
@@ -71,7 +71,9 @@ def decode_json_with_one_decoder() -> None:
 
 
 def set_defaults(environment: Environment) -> str:
-    """Before the user's app is imported. Returns the master's name if the broker's URL has one: see `without_master_name`."""
+    """Before the user's app is imported. Returns the master's name if the broker's URL has one: see
+    `without_master_name`.
+    """
     from celery.app import defaults  # noqa: PLC0415 - not before patching
 
     decode_json_with_one_decoder()
@@ -92,7 +94,9 @@ def set_defaults(environment: Environment) -> str:
 
 
 def without_master_name(url: str) -> tuple[str, str]:
-    """The URL without ``?master_name=``, and the name. The exporter reads it there; kombu wants it among its options."""
+    """The URL without ``?master_name=``, and the name. The exporter reads it there; kombu wants it among its
+    options.
+    """
     found = re.findall(r"[?&]master_name=([^&;]*)", url) if url.startswith("sentinel://") else []
     if not found:
         return url, ""
@@ -120,7 +124,8 @@ def merge_broker_options(app: Any, environment: Environment, master_name: str = 
 
 
 def check_layout(options: Mapping[str, Any], environment: Environment) -> None:
-    """Refuse an app whose *options* (``broker_transport_options``) put messages where the resource, and with it the exporter, does not
+    """Refuse an app whose *options* (``broker_transport_options``) put messages where the resource, and with it the
+    exporter, does not
     look: the pool would see an empty queue. Raises `MisconfiguredError`.
     """
     prefix = environment.key_prefix
@@ -128,7 +133,8 @@ def check_layout(options: Mapping[str, Any], environment: Environment) -> None:
         own = options["global_keyprefix"]
         raise MisconfiguredError(
             "broker.keyPrefix", prefix,
-            f"the app's broker_transport_options say global_keyprefix={own!r}, and the exporter counts the keys with the resource's prefix",
+            f"the app's broker_transport_options say global_keyprefix={own!r}, and the exporter counts the keys "
+            "with the resource's prefix",
             f"set broker.keyPrefix to {own!r}, or remove global_keyprefix from the app",
         )  # fmt: skip
     steps = environment.priority_steps or DEFAULT_STEPS
@@ -136,7 +142,8 @@ def check_layout(options: Mapping[str, Any], environment: Environment) -> None:
         own = sorted(options["priority_steps"])
         raise MisconfiguredError(
             "broker.prioritySteps", ",".join(map(str, steps)),
-            f"the app's broker_transport_options say priority_steps={own}: messages of the other steps would be neither counted nor fetched",
+            f"the app's broker_transport_options say priority_steps={own}: messages of the other steps would be "
+            "neither counted nor fetched",
             f"set broker.prioritySteps to {own}, or remove priority_steps from the app",
         )  # fmt: skip
     for name, stock in FIXED_OPTIONS.items():
@@ -155,15 +162,17 @@ FIXED_OPTIONS: dict[str, Any] = {"sep": "\x06\x16", "unacked_key": "unacked", "a
 
 FIXED_REASONS = {
     "sep": "the exporter knows queues with priorities by kombu's own separator, and would count nothing",
-    "unacked_key": "the exporter counts unacknowledged messages under kombu's own key, and the pool would rest while some are to be restored",
+    "unacked_key": "the exporter counts unacknowledged messages under kombu's own key, and the pool would rest "
+    "while some are to be restored",
     "ack_emulation": "without it, what a killed worker held is lost",
 }
 
 
 def own_rpc_backends(app: Any) -> None:
-    """``rpc://`` gives each thread that sends a task a queue of its own for the result, by an identity that belongs to the thread.
-    A backend that all share reads the first one's queue only, and ``.get()`` in a task would wait for ever. So it is made for each green
-    thread, as Celery does by default, unless the app itself says otherwise. Each is read by one green thread at a time: `rpc_results`.
+    """``rpc://`` gives each thread that sends a task a queue of its own for the result, by an identity that belongs to
+    the thread. A backend that all share reads the first one's queue only, and ``.get()`` in a task would wait for ever.
+    So it is made for each green thread, as Celery does by default, unless the app itself says otherwise. Each is read
+    by one green thread at a time: `rpc_results`.
     """
     if str(app.conf.result_backend or "").split("://", maxsplit=1)[0] != "rpc":
         return
@@ -182,13 +191,16 @@ def own_word(app: Any, name: str) -> bool:
 
 
 REDIS_TIMES: dict[str, Any] = {"socket_timeout": 15.0, "socket_connect_timeout": 5.0, "socket_keepalive": True}
-"""Seconds. kombu waits for ever: a connection to a Redis whose node or pod is gone without a word would hold the worker until
-TCP itself gives up, which takes a quarter of an hour. None of our commands blocks, so an answer that late will not come.
+"""Seconds. kombu waits for ever: a connection to a Redis whose node or pod is gone without a word would hold the worker
+until TCP itself gives up, which takes a quarter of an hour. None of our commands blocks, so an answer that late will
+not come.
 """
 
 
 def secure_broker(app: Any, environment: Environment) -> list[str]:
-    """Have the broker's certificate and host name checked, unless the app or the URL has its own wishes. Returns warnings for the log."""
+    """Have the broker's certificate and host name checked, unless the app or the URL has its own wishes. Returns
+    warnings for the log.
+    """
     url, trust, own = first_url(app.conf.broker_read_url), environment.broker_trust, app.conf.broker_use_ssl
     scheme = url.split("://")[0]
     if scheme not in ("rediss", "amqps"):
@@ -205,7 +217,9 @@ def secure_broker(app: Any, environment: Environment) -> list[str]:
 
 
 def secure_result_backend(app: Any, environment: Environment) -> list[str]:
-    """The same for a result backend on Redis whose URL is the resource's. Other backends know nothing of these options."""
+    """The same for a result backend on Redis whose URL is the resource's. Other backends know nothing of these
+    options.
+    """
     url = os.environ.get("CELERY_RESULT_BACKEND", "")
     if not url.startswith("rediss://"):
         return []

@@ -67,7 +67,9 @@ def _leave_at_once_on_sigterm() -> None:
 
 
 def _choose_green_waits() -> None:
-    """psycopg 3 waits in C unless it is told not to, before it is imported; what the image or the user says counts more."""
+    """psycopg 3 waits in C unless it is told not to, before it is imported; what the image or the user says counts
+    more.
+    """
     if find_spec("psycopg") is not None:
         os.environ.setdefault("PSYCOPG_WAIT_FUNC", "wait_selector")
 

@@ -10,9 +10,19 @@ from greenworker.misconfigured import MisconfiguredError
 
 _SHORT_WITH_VALUE = frozenset("AbnSlOcPQXIsf")
 _LONG_SYNONYMS = {
-    "--events": "-E", "--task-events": "-E", "--beat": "-B", "--detach": "-D", "--pool": "-P", "--concurrency": "-c",
-    "--app": "-A", "--queues": "-Q", "--exclude-queues": "-X", "--broker": "-b", "--hostname": "-n", "--discard": "--purge",
-}  # fmt: skip
+    "--events": "-E",
+    "--task-events": "-E",
+    "--beat": "-B",
+    "--detach": "-D",
+    "--pool": "-P",
+    "--concurrency": "-c",
+    "--app": "-A",
+    "--queues": "-Q",
+    "--exclude-queues": "-X",
+    "--broker": "-b",
+    "--hostname": "-n",
+    "--discard": "--purge",
+}
 _LONG_FLAGS = frozenset({
     "-E", "-B", "-D", "--no-color", "--quiet", "--version", "--skip-checks", "--purge", "--discard",
     "--disable-prefetch", "--without-gossip", "--without-mingle", "--without-heartbeat",
@@ -20,10 +30,15 @@ _LONG_FLAGS = frozenset({
 
 
 _HAS_A_FIELD = {
-    "-b": "broker.urlFrom", "--result-backend": "resultBackend.urlFrom", "-X": "queues",
-    "--prefetch-multiplier": "worker.prefetchMultiplier", "--time-limit": "taskTimeLimits.hard", "--soft-time-limit": "taskTimeLimits.soft",
-    "--uid": "worker.securityContext.runAsUser", "--gid": "worker.securityContext.runAsGroup",
-}  # fmt: skip
+    "-b": "broker.urlFrom",
+    "--result-backend": "resultBackend.urlFrom",
+    "-X": "queues",
+    "--prefetch-multiplier": "worker.prefetchMultiplier",
+    "--time-limit": "taskTimeLimits.hard",
+    "--soft-time-limit": "taskTimeLimits.soft",
+    "--uid": "worker.securityContext.runAsUser",
+    "--gid": "worker.securityContext.runAsGroup",
+}
 """Options that say anew what the resource says, and the field to use."""
 
 _GIVEN = {
@@ -36,17 +51,28 @@ _GIVEN = {
 """Options that the operator gives itself: the last one counts in Celery, so a second one would go around the field."""
 
 _VARIABLES = {
-    "CELERY_BROKER_READ_URL": "broker.urlFrom", "CELERY_BROKER_WRITE_URL": "broker.urlFrom",
-    "CELERY_WORKER_EXCLUDE_QUEUES": "queues", "CELERY_WORKER_PURGE": "", "CELERY_WORKER_BEAT": "", "CELERY_WORKER_DETACH": "",
-    "CELERY_WORKER_AUTOSCALE": "greenThreads", "CELERY_WORKER_TIME_LIMIT": "taskTimeLimits.hard",
+    "CELERY_BROKER_READ_URL": "broker.urlFrom",
+    "CELERY_BROKER_WRITE_URL": "broker.urlFrom",
+    "CELERY_WORKER_EXCLUDE_QUEUES": "queues",
+    "CELERY_WORKER_PURGE": "",
+    "CELERY_WORKER_BEAT": "",
+    "CELERY_WORKER_DETACH": "",
+    "CELERY_WORKER_AUTOSCALE": "greenThreads",
+    "CELERY_WORKER_TIME_LIMIT": "taskTimeLimits.hard",
     "CELERY_WORKER_SOFT_TIME_LIMIT": "taskTimeLimits.soft",
-    "CELERY_WORKER_MAX_TASKS_PER_CHILD": "recycle.maxTasks", "CELERY_WORKER_MAX_MEMORY_PER_CHILD": "recycle.maxMemory",
-    "CELERY_WORKER_UID": "worker.securityContext.runAsUser", "CELERY_WORKER_GID": "worker.securityContext.runAsGroup",
-}  # fmt: skip
-"""Variables that Celery reads as options, or instead of the broker's URL; those that a given option overrides are left out."""
+    "CELERY_WORKER_MAX_TASKS_PER_CHILD": "recycle.maxTasks",
+    "CELERY_WORKER_MAX_MEMORY_PER_CHILD": "recycle.maxMemory",
+    "CELERY_WORKER_UID": "worker.securityContext.runAsUser",
+    "CELERY_WORKER_GID": "worker.securityContext.runAsGroup",
+}
+"""Variables that Celery reads as options, or instead of the broker's URL; those that a given option overrides are left
+out.
+"""
 
 _OVERRIDES = {"BROKER_URL": "CELERY_BROKER_URL", "RESULT_BACKEND": "CELERY_RESULT_BACKEND"}
-"""Variables of the app that Celery's command line also takes for its own (`-b`, `--result-backend`), and what they override."""
+"""Variables of the app that Celery's command line also takes for its own (`-b`, `--result-backend`), and what they
+override.
+"""
 
 
 @dataclass(frozen=True)
@@ -131,7 +157,8 @@ def check(arguments: Arguments, role: str, environ: Mapping[str, str]) -> None:
     for option, limit in (("--max-tasks-per-child", "maxTasks"), ("--max-memory-per-child", "maxMemory")):
         if option in options:
             raise MisconfiguredError(
-                "worker.extraArgs", f"{option}={options[option]}", "the Eventlet pool has no child processes and ignores it",
+                "worker.extraArgs", f"{option}={options[option]}", "the Eventlet pool has no child processes and "
+                                                                   "ignores it",
                 f"remove the option and use recycle.{limit}",
             )  # fmt: skip
     if "-B" in options:
@@ -160,7 +187,8 @@ def _check_fields(arguments: Arguments, environ: Mapping[str, str]) -> None:
     more = [word for word in arguments.positional if word != "worker"]
     if "worker" in arguments.positional and more:
         raise MisconfiguredError(
-            "worker.extraArgs", more[0].partition("=")[0], "Celery takes NAME=VALUE for a change of the app's configuration",
+            "worker.extraArgs", more[0].partition("=")[0], "Celery takes NAME=VALUE for a change of the app's "
+                                                           "configuration",
             "remove it, and set the field that means it, or configure the app",
         )  # fmt: skip
     if "--purge" in arguments.options:
@@ -176,7 +204,8 @@ def _check_fields(arguments: Arguments, environ: Mapping[str, str]) -> None:
         if environ.get(ours) and environ.get(variable, environ[ours]) != environ[ours]:
             field = "broker" if ours == "CELERY_BROKER_URL" else "resultBackend"
             raise MisconfiguredError(
-                "worker.env", variable, f"Celery's command line takes it for its own option and prefers it to {field}.urlFrom",
+                "worker.env", variable, "Celery's command line takes it for its own option and prefers it to "
+                                        f"{field}.urlFrom",
                 f"give the variable another name, or the same value as {field}.urlFrom",
             )  # fmt: skip
 
@@ -188,7 +217,8 @@ def _check_urls(environ: Mapping[str, str]) -> None:
     if scheme is not None:
         raise MisconfiguredError(
             "broker.urlFrom", f"{scheme}://…", "this worker speaks to Redis and to RabbitMQ",
-            "use redis://, rediss://, sentinel://, amqp:// or amqps:// in each URL, or run this app on a stock Celery worker",
+            "use redis://, rediss://, sentinel://, amqp:// or amqps:// in each URL, or run this app on a stock "
+            "Celery worker",
         )  # fmt: skip
     if not is_readable_backend(environ.get("CELERY_RESULT_BACKEND", "")):
         raise MisconfiguredError("resultBackend.urlFrom", "(not shown)", UNREADABLE, FIX)

@@ -1,7 +1,8 @@
 """Dead letters: messages that were taken out of their queue because no worker can run them.
 
-A dead letter is kept until a person requeues or drops it. On Redis it is an entry of the list `key`, the newest last, on
-RabbitMQ a message of the queue `rabbit_queue`. Standard library only: the worker writes them, the command reads them.
+A dead letter is kept until a person requeues or drops it. On Redis it is an entry of the list `key`, the newest last,
+on RabbitMQ a message of the queue `rabbit_queue`. Standard library only: the worker writes them, the command reads
+them.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ def key(prefix: str, queue: str) -> str:
 
 
 def entry(payload: bytes, *, queue: str, reason: str, at: float, deliveries: int) -> str:
-    """One that nobody can read. *payload*: the message as it was in its queue, *at*: Unix seconds, *deliveries*: how often it was
-    given to a worker, as far as is known; *reason* begins with the word that the metric has.
+    """One that nobody can read. *payload*: the message as it was in its queue, *at*: Unix seconds, *deliveries*: how
+    often it was given to a worker, as far as is known; *reason* begins with the word that the metric has.
     """
     return DeadLetter(queue, "", "", reason, round(at, 3), deliveries, payload).to_json()
 
@@ -63,7 +64,8 @@ def refusal(kind: str, error: BaseException) -> str:
 def sentence(queue: str, deaths: int) -> str:
     """Why, for the result backend and the log."""
     return (
-        f"{deaths} worker processes ended while they ran this task and nothing else: its message is a dead letter of queue "
+        f"{deaths} worker processes ended while they ran this task and nothing else: its message is a dead letter "
+        "of queue "
         f"{queue} now; kubectl greenfleet dead-letters lists it, and requeues it once the task is repaired"
     )
 
@@ -92,9 +94,14 @@ class DeadLetter:
             payload = b64decode(found["payload"])
             identity = found.get("id") or sha256(payload).hexdigest()[:16]  # a person has to be able to name it
             return cls(
-                str(found["queue"]), str(found.get("task") or ""), str(identity), str(found["reason"]), float(found["at"]),
-                int(found["deliveries"]), payload,
-            )  # fmt: skip
+                str(found["queue"]),
+                str(found.get("task") or ""),
+                str(identity),
+                str(found["reason"]),
+                float(found["at"]),
+                int(found["deliveries"]),
+                payload,
+            )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a dead letter: {error!r}") from error
 

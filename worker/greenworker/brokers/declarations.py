@@ -1,6 +1,8 @@
-"""What a broker refuses to declare, said in four parts: the queue, the argument, what the broker has and what the app wants.
+"""What a broker refuses to declare, said in four parts: the queue, the argument, what the broker has and what the app
+wants.
 
-RabbitMQ closes the channel with a sentence in English; its form has been the same from 3.6 to 4.x. Standard library only.
+RabbitMQ closes the channel with a sentence in English; its form has been the same from 3.6 to 4.x. Standard library
+only.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from typing import Any
 from greenworker.misconfigured import MisconfiguredError, refuse
 
 DIFFERENT = re.compile(
-    r"inequivalent arg '(?P<argument>[^']+)' for (?P<kind>queue|exchange) '(?P<name>[^']*)' in vhost '(?P<vhost>[^']*)': "
+    r"inequivalent arg '(?P<argument>[^']+)' for (?P<kind>queue|exchange) '(?P<name>[^']*)' in vhost "
+    r"'(?P<vhost>[^']*)': "
     r"received (?P<wanted>.+?) but current is (?P<found>.+)",
     re.DOTALL,
 )
@@ -23,8 +26,8 @@ LOCKED = re.compile(
 
 
 def refused_declaration(error: BaseException, queue: str = "") -> MisconfiguredError | None:
-    """What *error* of a channel says of a declaration; None if it speaks of something else, as of a task that took too long. *queue*: the one that
-    was to be declared, where that is known.
+    """What *error* of a channel says of a declaration; None if it speaks of something else, as of a task that took too
+    long. *queue*: the one that was to be declared, where that is known.
     """
     text = str(getattr(error, "reply_text", "") or error)
     code = getattr(error, "reply_code", None) or getattr(error, "code", 0)
@@ -42,13 +45,15 @@ def refused_declaration(error: BaseException, queue: str = "") -> MisconfiguredE
     if code == 404 and found is not None and (not queue or found["name"] == queue):
         what = f"{found['kind']} {found['name']}"
         return MisconfiguredError(
-            "app", what, f"there is no {what} in vhost {found['vhost']}, and the app does not declare it (or somebody has deleted it meanwhile)",
+            "app", what, f"there is no {what} in vhost {found['vhost']}, and the app does not declare it (or "
+                         "somebody has deleted it meanwhile)",
             "declare it on the broker, or remove no_declare from the app's task_queues",
         )  # fmt: skip
     found = LOCKED.search(text)
     if code == 405 and found is not None:
         return MisconfiguredError(
-            "app", f"queue {found['name']}", "another connection has it for itself (exclusive), so that workers cannot share it",
+            "app", f"queue {found['name']}", "another connection has it for itself (exclusive), so that workers "
+                                             "cannot share it",
             "remove exclusive from the app's task_queues, or stop the other consumer",
         )  # fmt: skip
     return None
@@ -59,9 +64,11 @@ def _different(found: re.Match[str]) -> MisconfiguredError:
     wanted, has = _value(found["wanted"]), _value(found["found"])
     return MisconfiguredError(
         "app", f"{what}: {argument}={wanted}",
-        f"the {found['kind']} exists in vhost {found['vhost']} with {argument}={has}, and the app declares {argument}={wanted}; "
+        f"the {found['kind']} exists in vhost {found['vhost']} with {argument}={has}, and the app declares "
+        f"{argument}={wanted}; "
         "RabbitMQ refuses a declaration that differs",
-        f"declare {argument}={has} in the app (task_queues, or the setting that it comes from), or let the {found['kind']} run empty, delete it on "
+        f"declare {argument}={has} in the app (task_queues, or the setting that it comes from), or let the "
+        f"{found['kind']} run empty, delete it on "
         "the broker and have the app declare it anew",
     )  # fmt: skip
 
@@ -75,7 +82,9 @@ def _value(text: str) -> str:
 
 
 def refuse_declarations(consumer: Any) -> None:
-    """Have *consumer* (Celery's) say what the broker refuses to declare, and leave: Celery ends in a traceback, or tries for ever."""
+    """Have *consumer* (Celery's) say what the broker refuses to declare, and leave: Celery ends in a traceback, or
+    tries for ever.
+    """
     start = consumer.blueprint.start
 
     def guarded(parent: Any) -> None:

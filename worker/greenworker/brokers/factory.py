@@ -19,5 +19,6 @@ def settlement_for(surroundings: Surroundings) -> Settlement:
         return AmqpSettlement(surroundings)
     raise MisconfiguredError(
         "broker.urlFrom", f"{broker_scheme(surroundings.app)}://…", "this worker speaks to Redis and to RabbitMQ",
-        "use redis://, rediss://, sentinel://, amqp:// or amqps:// as the broker, or run this app on a stock Celery worker",
+        "use redis://, rediss://, sentinel://, amqp:// or amqps:// as the broker, or run this app on a stock "
+        "Celery worker",
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """Which tasks belong to the prefork companion, and how a message gets there.
 
-Three sources, any of which suffices: the names and globs of the resource, the author's mark ``@app.task(pool="prefork")``,
-and the operator's evidence in the routes file. A message is sent on as it is: body, headers, properties.
+Three sources, any of which suffices: the names and globs of the resource, the author's mark
+``@app.task(pool="prefork")``, and the operator's evidence in the routes file. A message is sent on as it is: body,
+headers, properties.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ SUFFIX = ".prefork"
 RELOAD_SECONDS = 2.0
 
 ALONE = (
-    "{task} belongs to prefork (its author's mark), and the pool has no companion that would take it from {queue}.prefork: it runs on the hub; add "
+    "{task} belongs to prefork (its author's mark), and the pool has no companion that would take it from "
+    "{queue}.prefork: it runs on the hub; add "
     "prefork to the resource, or remove the mark"
 )
 
@@ -131,8 +133,9 @@ class Forwarder:
         return True
 
     def check(self, queues: Iterable[str]) -> None:
-        """Before the first message is taken, if tasks belong to the companion whatever happens: raises `MisconfiguredError` for the
-        first of the *queues* whose companion cannot consume what would be forwarded to it. A broker that does not answer is no reason.
+        """Before the first message is taken, if tasks belong to the companion whatever happens: raises
+        `MisconfiguredError` for the first of the *queues* whose companion cannot consume what would be forwarded to it.
+        A broker that does not answer is no reason.
         """
         routes = self._routes
         tasks = ", ".join(sorted([*routes.patterns, *routes.marked])[:3])
@@ -183,6 +186,7 @@ def declared_queue(app: Any, name: str) -> Any:
 def missing_queue(name: str) -> MisconfiguredError:
     """An app that forbids queues which it does not list."""
     return MisconfiguredError(
-        "app", "task_create_missing_queues=False", f"the app's task_queues has no queue {name}, and the app forbids others",
+        "app", "task_create_missing_queues=False", f"the app's task_queues has no queue {name}, and the app "
+                                                   "forbids others",
         f"add Queue({name!r}) to the app's task_queues, or let the app create missing queues",
     )  # fmt: skip

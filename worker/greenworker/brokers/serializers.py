@@ -21,7 +21,9 @@ DANGER = {
 
 
 def restrict(app: Any, accepted: Iterable[str]) -> None:
-    """Hold *app* to the serializers *accepted* by the resource. Raises `MisconfiguredError` if its configuration wants more."""
+    """Hold *app* to the serializers *accepted* by the resource. Raises `MisconfiguredError` if its configuration wants
+    more.
+    """
     types = check(wanted(app.conf), accepted)
     app.conf.accept_content = list(types)
     app.conf.result_accept_content = list(types)
@@ -42,7 +44,8 @@ def check(asked: Iterable[tuple[str, str]], accepted: Iterable[str]) -> tuple[st
             continue
         reason = DANGER.get(found, "what a worker may not decode is lost")
         raise MisconfiguredError(
-            "worker.acceptContent", allowed, f"the app's {where} says {name!r}, and the resource does not accept it: {reason}",
+            "worker.acceptContent", allowed, f"the app's {where} says {name!r}, and the resource does not accept "
+                                             f"it: {reason}",
             f"use one of {allowed} there, or add {name!r} to worker.acceptContent",
         )  # fmt: skip
     return tuple(types)

@@ -1,4 +1,5 @@
-"""What a worker owes its broker for each message that it holds: one protocol, one implementation for each kind of broker.
+"""What a worker owes its broker for each message that it holds: one protocol, one implementation for each kind of
+broker.
 
 A consumer gets its settlement when it is made and passes it on. What becomes of a message is decided nowhere else.
 """
@@ -28,11 +29,13 @@ class Attempts(Protocol):
         """The process lives: the attempts are forgotten. Raises the broker's errors."""
 
     def requeue(self, message: Any, suspicion: Suspicion) -> bool:
-        """After a child of the companion died of it: back to its queue with this record; False if the caller is to requeue it."""
+        """After a child of the companion died of it: back to its queue with this record; False if the caller is to
+        requeue it.
+        """
 
     def bury(self, message: Any, task: str, task_id: str, deaths: int) -> str:
-        """Make the message a dead letter, in one step or in two that lose nothing; the queue that it came from. Raises the
-        broker's errors.
+        """Make the message a dead letter, in one step or in two that lose nothing; the queue that it came from. Raises
+        the broker's errors.
         """
 
 
@@ -70,20 +73,24 @@ class Settlement(Protocol):
         """There is a (new) connection; messages arrive from now on. Never raises."""
 
     def count_redelivery(self, message: Any) -> bool:
-        """Before *message* runs: note that it was delivered before. True if it was sent back for that, and is no longer here."""
+        """Before *message* runs: note that it was delivered before. True if it was sent back for that, and is no longer
+        here.
+        """
 
     def check_delivery_limit(self, message: Any) -> None:
         """Warn if the broker drops *message* after a few more deliveries."""
 
     def refuse(self, message: Any, error: Exception) -> bool:
-        """Celery raised *error* as it took *message*, which does not run. True if it is a dead letter now; False if the caller is to
-        raise the error.
+        """Celery raised *error* as it took *message*, which does not run. True if it is a dead letter now; False if the
+        caller is to raise the error.
         """
 
     # what is done
 
     def acknowledge_now(self, message: Any) -> None:
-        """Returns when an acknowledgement of *message* that was given before is on the broker. Raises the broker's errors."""
+        """Returns when an acknowledgement of *message* that was given before is on the broker. Raises the broker's
+        errors.
+        """
 
     def flush(self) -> None:
         """Send the acknowledgements that wait to travel together. What the broker does not take is sent again later."""
@@ -97,15 +104,17 @@ class Settlement(Protocol):
         """`return_messages` for the loop that has read *message* and may not wait."""
 
     def return_unstarted(self, holder: Holder, messages: Sequence[Any], kept: Sequence[Any]) -> int:
-        """In a drain: everything that has not started, but *kept*. *messages*: what the consumer knows of it. Returns how many went
-        back. Raises the broker's errors.
+        """In a drain: everything that has not started, but *kept*. *messages*: what the consumer knows of it. Returns
+        how many went back. Raises the broker's errors.
         """
 
     def requeue_started(self, messages: Sequence[Any]) -> None:
         """Tasks that are about to be killed: back to their queue, marked as redelivered. Raises the broker's errors."""
 
     def declare(self, queue: Any) -> None:
-        """Make sure that kombu's *queue*, a companion's, exists. Raises `MisconfiguredError`, or the broker's errors."""
+        """Make sure that kombu's *queue*, a companion's, exists. Raises `MisconfiguredError`, or the broker's
+        errors.
+        """
 
     def forward(self, message: Any, task: str, queue: Any, otherwise: Callable[[MisconfiguredError], None]) -> None:
         """Send *message* on to *queue*, now or soon; *otherwise* is called if the broker will not have the queue."""

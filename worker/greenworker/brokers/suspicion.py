@@ -1,6 +1,7 @@
 """Whether a message is suspected of ending the process that runs it, and how sure that is. Pure; standard library only.
 
-A process that dies names no culprit: everything that ran in it may be. So each message carries its own record, in a header:
+A process that dies names no culprit: everything that ran in it may be. So each message carries its own record, in a
+header:
 
 - *deaths*: processes that ended while they held it, with others beside it. One is an accident (a node is lost). From
   `SUSPECT_DEATHS` on the message is a suspect, and runs apart from everything else.
@@ -18,8 +19,8 @@ from time import time
 from typing import Any
 
 HEADER = "greenfleet-suspicion"
-"""Message header: ``deaths attempts seen``, decimal numbers; *seen* is the Unix second of the last death. *survived* is a fourth
-number, if it is not 0.
+"""Message header: ``deaths attempts seen``, decimal numbers; *seen* is the Unix second of the last death. *survived* is
+a fourth number, if it is not 0.
 """
 
 SUSPECT_DEATHS = 2
@@ -29,7 +30,9 @@ MEMORY_SECONDS = 3600
 """Deaths further apart than this are unrelated: brokers restart and nodes go."""
 
 TOGETHER = 10
-"""Suspects that run beside each other at their first attempt, so that a hundred innocent ones are not run one by one."""
+"""Suspects that run beside each other at their first attempt, so that a hundred innocent ones are not run one
+by one.
+"""
 
 MOST = 1000
 """Of deaths, attempts and survivals; a record with more was not written by a worker: no cap is above 100."""

@@ -45,8 +45,8 @@ def consumer_transport(app: Any) -> str | None:
 
 
 def keep_transport(connection: Any, ours: Mapping[str, str]) -> Any:
-    """*connection*, which stays with our transports when kombu goes to the next of several URLs: there it takes the URL's own scheme.
-    *ours*: transports by scheme.
+    """*connection*, which stays with our transports when kombu goes to the next of several URLs: there it takes the
+    URL's own scheme. *ours*: transports by scheme.
     """
     switch = connection.switch
 

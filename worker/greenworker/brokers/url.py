@@ -1,5 +1,5 @@
-"""Whether a URL of a broker or a result backend can be read, asked before any library does: their errors quote what they cannot read, and
-that is often a part of the password. Standard library only.
+"""Whether a URL of a broker or a result backend can be read, asked before any library does: their errors quote what
+they cannot read, and that is often a part of the password. Standard library only.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ FIX = "write %2F for /, %23 for #, %3F for ?, %40 for @ in its user and password
 
 
 def is_readable(url: str) -> bool:
-    """False for a URL, or one of several with ``;`` between them, without a scheme, with a port that is no number, or with an ``@`` after
-    the host: what stands before it is then the end of a password with an unescaped ``/``, ``#`` or ``?``.
+    """False for a URL, or one of several with ``;`` between them, without a scheme, with a port that is no number, or
+    with an ``@`` after the host: what stands before it is then the end of a password with an unescaped ``/``, ``#`` or
+    ``?``.
     """
     try:
         for part in url.split(";"):
@@ -26,7 +27,9 @@ def is_readable(url: str) -> bool:
 
 
 def is_readable_backend(url: str) -> bool:
-    """The same for a result backend. Those that are not Redis have addresses of their own kinds: several hosts, or none."""
+    """The same for a result backend. Those that are not Redis have addresses of their own kinds: several hosts, or
+    none.
+    """
     scheme = url.split(":", maxsplit=1)[0].lower()
     return scheme not in ("redis", "rediss", "sentinel") or is_readable(url)
 

@@ -52,8 +52,8 @@ class Broker(Protocol):
         """The depth of every queue; 0 for one that the broker does not know. Raises on any doubt."""
 
     def count_dead_letters(self, queues: tuple[Queue, ...]) -> None:
-        """Where `depths` does not ask for dead letters itself: count those of *queues* from now on, beside everything else. Later depths have
-        them.
+        """Where `depths` does not ask for dead letters itself: count those of *queues* from now on, beside everything
+        else. Later depths have them.
         """
 
     def dead_letters(self, queue: Queue) -> Letters:

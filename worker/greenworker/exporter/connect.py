@@ -9,8 +9,8 @@ from greenworker.tls import Trust
 
 
 def connect(url: str, trust: Trust, metrics_port: int = 0) -> Broker:
-    """Open a connection to whatever *url* names; *metrics_port* is that of RabbitMQ's Prometheus plugin, 0 for none. Raises what the client
-    library raises, ValueError for a strange URL.
+    """Open a connection to whatever *url* names; *metrics_port* is that of RabbitMQ's Prometheus plugin, 0 for none.
+    Raises what the client library raises, ValueError for a strange URL.
     """
     if not is_readable(url):
         raise ValueError(f"{UNREADABLE}: {FIX}")

@@ -1,7 +1,8 @@
-"""``python -m greenworker.exporter.dead_letters list --queue feeds``: dead letters of the exporter's broker, for people.
+"""``python -m greenworker.exporter.dead_letters list --queue feeds``: dead letters of the exporter's broker, for
+people.
 
-Runs beside the exporter, which has the broker's URL. Answers are JSON on standard output; what went wrong is one line on
-standard error, without credentials, and exit status 1.
+Runs beside the exporter, which has the broker's URL. Answers are JSON on standard output; what went wrong is one line
+on standard error, without credentials, and exit status 1.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The loop: read the URL, ask the broker, publish; back off while it is down.
 
-A scrape has the broker asked at once and waits for the answer, so that what Prometheus keeps is the depth of that moment and not one of a
-second before: an autoscaler reacts no faster than its samples are young.
+A scrape has the broker asked at once and waits for the answer, so that what Prometheus keeps is the depth of that
+moment and not one of a second before: an autoscaler reacts no faster than its samples are young.
 """
 
 from __future__ import annotations
@@ -103,8 +103,14 @@ class Exporter:
         self.up = GaugeSet("greenfleet_queue_up", "1 if the broker answered the last question.", [])
         self.up.values[()] = 0
         for family in (
-            self.up, self.ready, self.unacked, self.dead, self.familiar_ready, self.familiar_consumers, *process_families()
-        ):  # fmt: skip
+            self.up,
+            self.ready,
+            self.unacked,
+            self.dead,
+            self.familiar_ready,
+            self.familiar_consumers,
+            *process_families(),
+        ):
             self.registry.add(family)
         self.last_round = self.last_answer = monotonic()
         self.problem = "the broker has not been asked yet"
@@ -183,7 +189,9 @@ class Exporter:
             self._failures = 0
 
     def _wanted(self) -> tuple[Queue, ...]:
-        """The queues to ask for: what the file says now, or said last. Raises OSError or ValueError until it has said something."""
+        """The queues to ask for: what the file says now, or said last. Raises OSError or ValueError until it has said
+        something.
+        """
         if self.options.queues is not None:
             return self.options.queues
         try:

@@ -1,8 +1,9 @@
 """Several Redis URLs with ``;`` between them as one broker.
 
-Producers and workers use the first that answers when they connect, and stay there: after a failover some are on one server and some
-on another. So the depth of a queue is the sum over all servers that answer. A replica shows what its master has, and is left out;
-so is a server that two URLs name. One that is down is tried again in the background, and holds nobody up.
+Producers and workers use the first that answers when they connect, and stay there: after a failover some are on one
+server and some on another. So the depth of a queue is the sum over all servers that answer. A replica shows what its
+master has, and is left out; so is a server that two URLs name. One that is down is tried again in the background, and
+holds nobody up.
 """
 
 from __future__ import annotations

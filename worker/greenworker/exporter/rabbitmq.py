@@ -26,8 +26,8 @@ DEAD_EVERY_SECONDS = 5.0
 """How often dead letters are counted, if there are few queues."""
 
 DEAD_PAUSE_SHARE = 9
-"""The pause after a question for dead letters, in times of its answer: a queue that does not exist costs the broker a new channel, seven
-times what one costs that exists. 1,000 queues without dead letters take some 12 s.
+"""The pause after a question for dead letters, in times of its answer: a queue that does not exist costs the broker a
+new channel, seven times what one costs that exists. 1,000 queues without dead letters take some 12 s.
 """
 
 DEAD_PAUSE_SECONDS = 5.0
@@ -107,8 +107,8 @@ class RabbitBroker:
 
 
 class DeadLetterCount:
-    """Counts dead letters over a connection and in a thread of its own: no depth waits for these questions, and most of them are for queues
-    that do not exist.
+    """Counts dead letters over a connection and in a thread of its own: no depth waits for these questions, and most of
+    them are for queues that do not exist.
     """
 
     def __init__(self, connect: Callable[[], Any]) -> None:
@@ -157,8 +157,8 @@ class DeadLetterCount:
 
 
 class RabbitLetters:
-    """Messages of a queue. To look at one it is taken and published again at the tail: a quorum queue counts what is only
-    returned, and would drop what was looked at too often.
+    """Messages of a queue. To look at one it is taken and published again at the tail: a quorum queue counts what is
+    only returned, and would drop what was looked at too often.
     """
 
     def __init__(self, connection: Any, queue: Queue) -> None:
@@ -201,8 +201,8 @@ class RabbitLetters:
         channel.close()
 
     def _publish(self, channel: Any, message: Any, queue: str, headers: Mapping[str, Any]) -> None:
-        """With the broker's confirmation, so that nothing is lost between this and the acknowledgement. kombu has unpacked the body,
-        unless this image lacks what it was packed with: then it travels as it is.
+        """With the broker's confirmation, so that nothing is lost between this and the acknowledgement. kombu has
+        unpacked the body, unless this image lacks what it was packed with: then it travels as it is.
         """
         properties = {name: message.properties[name] for name in PROPERTIES if message.properties.get(name) is not None}
         self.connection.Producer(channel, auto_declare=False).publish(

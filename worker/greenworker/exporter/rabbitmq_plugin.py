@@ -3,8 +3,9 @@
 Asked over plain HTTP on the plugin's own port. The aggregated ``/metrics`` knows no queues; ``/metrics/detailed`` does
 since RabbitMQ 3.9, ``/metrics/per-object`` before that.
 
-Why not `prometheus_client.parser`: RabbitMQ 3.10 does not escape what it writes, and one queue with a quote in its name makes that parser
-refuse the whole page, for all queues. On the pages of a large broker it also takes thirteen times the CPU, for series that nobody needs.
+Why not `prometheus_client.parser`: RabbitMQ 3.10 does not escape what it writes, and one queue with a quote in its name
+makes that parser refuse the whole page, for all queues. On the pages of a large broker it also takes thirteen times the
+CPU, for series that nobody needs.
 """
 
 from __future__ import annotations

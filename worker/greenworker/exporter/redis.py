@@ -30,8 +30,8 @@ UNACKED_SCAN_LIMIT = 5_000
 """Entries looked at to divide the shared hash among queues; a larger one is extrapolated."""
 
 COUNT_BY_ROUTING_KEY = r"""
--- How many of the unacknowledged messages each queue has, by its name in JSON: the last text of an entry, which begins behind the
--- last quote that is not escaped and has a comma after it.   KEYS: unacked   ARGV: cursor, entries
+-- How many of the unacknowledged messages each queue has, by its name in JSON: the last text of an entry, which
+-- begins behind the last quote that is not escaped and has a comma after it.   KEYS: unacked   ARGV: cursor, entries
 local found = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
 local counts, seen = {}, 0
 for i = 2, #found[2], 2 do
@@ -193,7 +193,9 @@ def sentinels(addresses: list[tuple[str, int]], options: dict[str, Any], login: 
 
 
 def sentinel_client(urls: list[str], options: dict[str, Any]) -> redis.Redis:
-    """The master that the Sentinels know; ``?master_name=`` if they know several. Everything else is in the first URL."""
+    """The master that the Sentinels know; ``?master_name=`` if they know several. Everything else is in the
+    first URL.
+    """
     parsed = [urlsplit(url) for url in urls if url]
     first = parsed[0]
     login = {"username": first.username, "password": first.password}
@@ -246,7 +248,9 @@ class RedisLetters:
 
 
 def renewed(payload: bytes) -> tuple[bytes, int]:
-    """A message on Redis as if it had never been delivered, and its priority. One that is not kombu's stays as it is."""
+    """A message on Redis as if it had never been delivered, and its priority. One that is not kombu's stays as
+    it is.
+    """
     try:
         message = json.loads(payload)
         properties = message["properties"]

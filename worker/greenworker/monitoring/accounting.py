@@ -75,14 +75,26 @@ class Accounting:
         self.early_ack_killed.child()
         self.hub_lag.child()
         families: list[Family] = [
-            self.started, self.finished, self.requeued, self.forwarded, self.dead_letters, self.early_ack_killed, self.runtime,
-            self.wait, self.hub_lag, self.hub_blocked, *self._totals(), *process_families(),
-        ]  # fmt: skip
+            self.started,
+            self.finished,
+            self.requeued,
+            self.forwarded,
+            self.dead_letters,
+            self.early_ack_killed,
+            self.runtime,
+            self.wait,
+            self.hub_lag,
+            self.hub_blocked,
+            *self._totals(),
+            *process_families(),
+        ]
         for family in families:
             self.registry.add(family)
 
     def _totals(self) -> tuple[Family, ...]:
-        """Of all tasks together: what the operator reads, with the same few series however many tasks an application has."""
+        """Of all tasks together: what the operator reads, with the same few series however many tasks an application
+        has.
+        """
         return (
             CounterFunction("greenworker_started_total", "Tasks of all names started.", lambda: self.started_count),
             CounterFunction("greenworker_finished_total", "Tasks of all names finished.", lambda: self.finished_count),

@@ -1,8 +1,9 @@
 """The same numbers once more, under the names that dashboards of celery-exporter know.
 
-Names and labels are those of github.com/danihodovic/celery-exporter and its Grafana dashboards; what it learns from task
-events, which halve a worker's throughput, is counted here anyway. Everything is read from our own families at the moment
-of the scrape, so task names are bounded as they are there. ``celery_task_sent_total`` is missing: only producers know it.
+Names and labels are those of github.com/danihodovic/celery-exporter and its Grafana dashboards; what it learns from
+task events, which halve a worker's throughput, is counted here anyway. Everything is read from our own families at the
+moment of the scrape, so task names are bounded as they are there. ``celery_task_sent_total`` is missing: only producers
+know it.
 """
 
 from __future__ import annotations

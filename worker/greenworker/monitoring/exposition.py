@@ -3,9 +3,9 @@
 Nothing here touches the hub: a scrape and a probe answer while it is blocked. Sockets are the native C ones.
 Standard library only.
 
-The queue exporter uses it too, although its process is not patched and could run `prometheus_client`'s server. That one gives each client a
-thread and no deadline: 1,100 clients that send a byte now and then had some 900 threads there, and 2 here. It would also be a second
-server beside this one, which the worker needs.
+The queue exporter uses it too, although its process is not patched and could run `prometheus_client`'s server. That one
+gives each client a thread and no deadline: 1,100 clients that send a byte now and then had some 900 threads there, and
+2 here. It would also be a second server beside this one, which the worker needs.
 """
 
 from __future__ import annotations
@@ -20,22 +20,25 @@ from greenworker.monitoring.metrics import CONTENT_TYPE
 from greenworker.redaction import redacted
 
 REQUEST_SECONDS = 2.0
-"""For a whole request, from the connection to its last byte: a client that takes longer is dropped, however busy it is. So long may it
-take to read the answer.
+"""For a whole request, from the connection to its last byte: a client that takes longer is dropped, however busy it is.
+So long may it take to read the answer.
 """
 
 OPEN_REQUESTS = 128
-"""Connections whose request is not complete. Each costs a file descriptor and no thread. Who comes when there are so many takes the
-place of the oldest.
+"""Connections whose request is not complete. Each costs a file descriptor and no thread. Who comes when there are so
+many takes the place of the oldest.
 """
 
 UNDISTURBED_SECONDS = 0.25
-"""A connection has so long at least for its request, however many come after it: who comes meanwhile waits in the kernel's queue. Without
-it, clients that come again as soon as they are dropped would drop a probe between its connection and its request.
+"""A connection has so long at least for its request, however many come after it: who comes meanwhile waits in the
+kernel's queue. Without it, clients that come again as soon as they are dropped would drop a probe between its
+connection and its request.
 """
 
 BACKLOG = 256
-"""The kernel's queue. Its last one waits for BACKLOG * UNDISTURBED_SECONDS / OPEN_REQUESTS = 0.5 s at most; a probe's time-out is 3 s."""
+"""The kernel's queue. Its last one waits for BACKLOG * UNDISTURBED_SECONDS / OPEN_REQUESTS = 0.5 s at most; a probe's
+time-out is 3 s.
+"""
 
 REQUEST_LIMIT_BYTES = 16_384
 
@@ -49,8 +52,9 @@ Answer = tuple[int, str, bytes]
 
 
 def listen(port: int) -> native.Socket:
-    """Takes the port, so that whoever connects from now on is answered as soon as there is an `Exposition`: the first thing that a
-    process does, for kubelet's first probe comes before an application is imported. Raises `MisconfiguredError`.
+    """Takes the port, so that whoever connects from now on is answered as soon as there is an `Exposition`: the first
+    thing that a process does, for kubelet's first probe comes before an application is imported. Raises
+    `MisconfiguredError`.
     """
     problem: OSError | None = None
     for family, address in ((native.AF_INET6, "::"), (native.AF_INET, "0.0.0.0")):  # noqa: S104 - kubelet asks
@@ -85,8 +89,8 @@ class Asking:
 
 
 class Exposition:
-    """A very small HTTP/1.1 server: GET, one request per connection. One thread reads all requests; each complete one is answered by
-    a thread of its own.
+    """A very small HTTP/1.1 server: GET, one request per connection. One thread reads all requests; each complete one
+    is answered by a thread of its own.
     """
 
     def __init__(
@@ -97,8 +101,8 @@ class Exposition:
         ready: Callable[[], str],
         woke: Callable[[], None] = lambda: None,
     ) -> None:
-        """*listener* is from `listen`. *healthy* and *ready* say what is wrong; an empty text means that nothing is. *woke* is called first of all
-        whenever a request has come in.
+        """*listener* is from `listen`. *healthy* and *ready* say what is wrong; an empty text means that nothing is.
+        *woke* is called first of all whenever a request has come in.
         """
         self.metrics = metrics
         self.healthy = healthy

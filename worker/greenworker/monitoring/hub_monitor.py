@@ -41,8 +41,8 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True, slots=True)
 class StackSample:
-    """What the hub's thread was doing when somebody looked: file, line and name of its frames, innermost first. The frames
-    themselves would keep the task's objects alive.
+    """What the hub's thread was doing when somebody looked: file, line and name of its frames, innermost first. The
+    frames themselves would keep the task's objects alive.
     """
 
     beat: float
@@ -79,7 +79,9 @@ class HubMonitor:
         native.start_thread(self._watch, ())
 
     def sample_now(self) -> None:
-        """For any of our other threads that has waited: whoever gets the interpreter first after C code kept it sees best."""
+        """For any of our other threads that has waited: whoever gets the interpreter first after C code kept it sees
+        best.
+        """
         beat, last = self.runtime.last_beat, self._early_sample
         if (
             beat is None
@@ -122,7 +124,9 @@ class HubMonitor:
                 self._charge(sample)
 
     def _confirm(self, beat: float) -> StackSample | None:
-        """What blocks the hub now. Where both threads waited for the CPU, the hub may only be about to get it: look again."""
+        """What blocks the hub now. Where both threads waited for the CPU, the hub may only be about to get it: look
+        again.
+        """
         if not self._is_stalled(beat):
             return None
         before = self._stall.used()
@@ -132,9 +136,9 @@ class HubMonitor:
         return self._look(beat)
 
     def _confirm_held(self, sample: StackSample, before: float | None) -> StackSample | None:
-        """What kept this thread from the interpreter, and with it the hub. *sample* was taken as soon as possible; a second look
-        would come too late. If the hub has ticked again meanwhile, the block began with *before*, the last beat that this
-        thread has seen, or with a later one.
+        """What kept this thread from the interpreter, and with it the hub. *sample* was taken as soon as possible; a
+        second look would come too late. If the hub has ticked again meanwhile, the block began with *before*, the last
+        beat that this thread has seen, or with a later one.
         """
         silent, early, ended = self._is_stalled(sample.beat), self._early_sample, self.runtime.late_task
         if silent and sample.task != UNKNOWN:
@@ -171,8 +175,10 @@ class HubMonitor:
         remedy = remedy_of(sample.stack)
         stack = [traceback.FrameSummary(file, line, name) for file, line, name in reversed(sample.stack)]
         native.say(
-            f"the hub has been blocked for more than {self.warn_after:g} s by {sample.task} at {sample.file}:{sample.line}; all "
-            f"other tasks of this worker wait meanwhile{f'; {remedy}' if remedy else ''}\n{''.join(traceback.format_list(stack))}".rstrip()
+            f"the hub has been blocked for more than {self.warn_after:g} s by {sample.task} at "
+            f"{sample.file}:{sample.line}; all "
+            "other tasks of this worker wait "
+            f"meanwhile{f'; {remedy}' if remedy else ''}\n{''.join(traceback.format_list(stack))}".rstrip()
         )
 
 
@@ -197,14 +203,15 @@ def stack_sample(beat: float, task: Any, frame: FrameType | None) -> StackSample
 
 
 class HubStall:
-    """How long the hub has been silent by its own fault: without the time in which it wanted to run and did not get the CPU.
+    """How long the hub has been silent by its own fault: without the time in which it wanted to run and did not get the
+    CPU.
 
-    A CPU limit freezes a process for most of each 100 ms, and a crowded node is no better; no task is to blame for that.
-    The kernel counts it per thread (`/proc/PID/task/TID/schedstat`: nanoseconds on a CPU, nanoseconds waiting on a run queue),
-    but a wait only once it is over. So two threads are looked at: the watchdog's own waits, which are over whenever it looks,
-    stand for the wait that the hub may be in, or for the time in which it waits for an interpreter that the watchdog keeps
-    without a CPU. The CPU that the hub has used since its last beat counts in any case. And a hub that waits for a CPU at the
-    moment at which it is looked at is not blocked then.
+    A CPU limit freezes a process for most of each 100 ms, and a crowded node is no better; no task is to blame for
+    that. The kernel counts it per thread (`/proc/PID/task/TID/schedstat`: nanoseconds on a CPU, nanoseconds waiting on
+    a run queue), but a wait only once it is over. So two threads are looked at: the watchdog's own waits, which are
+    over whenever it looks, stand for the wait that the hub may be in, or for the time in which it waits for an
+    interpreter that the watchdog keeps without a CPU. The CPU that the hub has used since its last beat counts in any
+    case. And a hub that waits for a CPU at the moment at which it is looked at is not blocked then.
     """
 
     def __init__(self) -> None:
@@ -250,7 +257,9 @@ def hub_cpu_wait() -> Family:
 
 
 class SchedulerTimes:
-    """Seconds that a thread has had a CPU, and has waited for one. The file stays open: it is read forty times a second."""
+    """Seconds that a thread has had a CPU, and has waited for one. The file stays open: it is read forty times a
+    second.
+    """
 
     def __init__(self, schedstat: Path) -> None:
         """`/proc/thread-self` means the thread that opens it."""
@@ -301,8 +310,8 @@ def is_tracer(frame: FrameType) -> bool:
 
 
 def place_of(frame: FrameType | None) -> FrameType | None:
-    """The innermost frame that is neither the standard library's nor an installed package's; else the innermost one above
-    Celery's tracer; None if there is none.
+    """The innermost frame that is neither the standard library's nor an installed package's; else the innermost one
+    above Celery's tracer; None if there is none.
     """
     inner = None
     for step in frames(frame):

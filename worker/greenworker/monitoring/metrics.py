@@ -2,8 +2,8 @@
 
 `prometheus_client` protects every increment with a ``threading.Lock``, which monkey-patching turns into a green one: a
 scrape from an operating-system thread that meets it would drive a hub of its own. Here the hub's thread is the only
-writer, and the reader takes a snapshot of plain integers, which is exact enough for a counter. That is also why a scrape
-answers while the hub is blocked. Text format: Prometheus exposition 0.0.4. Standard library only.
+writer, and the reader takes a snapshot of plain integers, which is exact enough for a counter. That is also why a
+scrape answers while the hub is blocked. Text format: Prometheus exposition 0.0.4. Standard library only.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def escape(value: str) -> str:
 
 
 def legible(value: str) -> str:
-    """A label value that came with a message: no half characters, which UTF-8 does not have, and not longer than people read."""
+    """A label value that came with a message: no half characters, which UTF-8 does not have, and not longer than people
+    read.
+    """
     value = value.encode("utf-8", "backslashreplace").decode()
     return value if len(value) <= LABEL_LENGTH else value[: LABEL_LENGTH - 1] + "…"
 

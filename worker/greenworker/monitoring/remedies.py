@@ -14,7 +14,8 @@ _REMEDIES: tuple[tuple[str, str, str], ...] = (
     (
         r"[/\\]psycopg[/\\]",
         "",
-        "psycopg 3 waits in C: remove PSYCOPG_WAIT_FUNC from the image and worker.env (wait_selector is the default here)",
+        "psycopg 3 waits in C: remove PSYCOPG_WAIT_FUNC from the image and worker.env (wait_selector is the "
+        "default here)",
     ),
     (
         r"[/\\]psycopg2[/\\]",

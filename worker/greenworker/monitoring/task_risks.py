@@ -1,7 +1,7 @@
 """What endangers the promise while a worker runs: said once in the log, and as a metric for as long as it holds.
 
-`startup_checks` refuses what would break the pool before it starts; this looks at what only shows at work. Nothing here changes
-what the worker does. The operator reads the metric and says it in the condition ``TasksAtRisk``.
+`startup_checks` refuses what would break the pool before it starts; this looks at what only shows at work. Nothing here
+changes what the worker does. The operator reads the metric and says it in the condition ``TasksAtRisk``.
 """
 
 from __future__ import annotations
@@ -33,10 +33,14 @@ NO_PROGRESS = "no_progress"
 CPU = "cpu"
 
 NO_PROGRESS_SECONDS = 300.0
-"""All threads are busy and no task has ended for so long: tasks that are meant to run longer, or something that waits for ever."""
+"""All threads are busy and no task has ended for so long: tasks that are meant to run longer, or something that waits
+for ever.
+"""
 
 CPU_WINDOW_SECONDS, CPU_WAIT_SHARE = 300.0, 0.5
-"""A hub that has waited for a CPU for more than this share of so long a time is starved: a burst or a start is no reason to worry."""
+"""A hub that has waited for a CPU for more than this share of so long a time is starved: a burst or a start is no
+reason to worry.
+"""
 
 REDIS_VISIBILITY_SECONDS = 3600.0
 """kombu's default (``Channel.visibility_timeout``)."""
@@ -137,8 +141,8 @@ class TaskRisks:
     def check(
         self, running: Sequence[Any], reserved: int, threads: int, finished: int = 0, cpu_waited: float = 0.0
     ) -> None:
-        """Look at the requests that run and at what waits inside the worker; every `CHECK_SECONDS`. *finished*: tasks so far; *cpu_waited*:
-        seconds that the hub has wanted to run and had no CPU, so far.
+        """Look at the requests that run and at what waits inside the worker; every `CHECK_SECONDS`. *finished*: tasks
+        so far; *cpu_waited*: seconds that the hub has wanted to run and had no CPU, so far.
         """
         ack_timeout, now = self.ack_timeout, time()
         self._check_progress(running, threads, finished)
@@ -153,7 +157,8 @@ class TaskRisks:
             self._acks_seen = failures
             self.found(
                 ACKS, "",
-                "the broker did not take acknowledgements of finished tasks: those that cannot be sent again run twice; "
+                "the broker did not take acknowledgements of finished tasks: those that cannot be sent again run "
+                "twice; "
                 "look at the broker's log, its connection limit and the network",
             )  # fmt: skip
         self._forget()
@@ -164,7 +169,8 @@ class TaskRisks:
         if hoarding and self._hoarding:
             self.found(
                 PREFETCH, "",
-                f"{reserved} messages wait inside this worker for {threads} threads, where no other worker can take them: "
+                f"{reserved} messages wait inside this worker for {threads} threads, where no other worker can "
+                "take them: "
                 "lower worker.prefetchMultiplier (1 holds none back) or the app's own prefetch setting",
             )  # fmt: skip
         self._hoarding = hoarding
@@ -177,8 +183,10 @@ class TaskRisks:
             names = ", ".join(sorted({str(request.name) for request in running})[:5])
             self.found(
                 NO_PROGRESS, "",
-                f"all {threads} threads of this worker are busy, and no task has ended for {NO_PROGRESS_SECONDS:.0f} s ({names}): "
-                "look for calls without a time-out and for libraries that were imported before patching, or set taskTimeLimits.hard",
+                f"all {threads} threads of this worker are busy, and no task has ended for "
+                f"{NO_PROGRESS_SECONDS:.0f} s ({names}): "
+                "look for calls without a time-out and for libraries that were imported before patching, or set "
+                "taskTimeLimits.hard",
             )  # fmt: skip
 
     def _check_cpu(self, waited: float) -> None:
@@ -191,14 +199,16 @@ class TaskRisks:
         if now > began and (waited - before) / (now - began) > CPU_WAIT_SHARE:
             self.found(
                 CPU, "",
-                f"the hub of this worker wanted to run and had no CPU for {waited - before:.0f} of {now - began:.0f} s: raise "
+                f"the hub of this worker wanted to run and had no CPU for {waited - before:.0f} of "
+                f"{now - began:.0f} s: raise "
                 "worker.resources.limits.cpu, or add nodes; no task is to blame",
             )  # fmt: skip
 
     def _too_long(self, ack_timeout: AckTimeout, task: str, what: str) -> None:
         self.found(
             ack_timeout.reason, task,
-            f"{task} {what}, and the broker's {ack_timeout.reason} is {ack_timeout.seconds:g} s: {ack_timeout.consequence}; "
+            f"{task} {what}, and the broker's {ack_timeout.reason} is {ack_timeout.seconds:g} s: "
+            f"{ack_timeout.consequence}; "
             f"{ack_timeout.fix}",
         )  # fmt: skip
 

@@ -1,9 +1,9 @@
 """Celery's consumer with a loop for green pools: drains, resizes quorum queues, and keeps AMQP's heartbeats cheaply.
 
 Celery's own loop drains the event dispatcher's connection for up to 0.1 s in every cycle, which is 17 tasks a second on
-AMQP; it notices a new prefetch count or a shutdown only after two idle seconds; and where an acknowledgement is the first to
-find the connection broken, kombu connects anew inside ``drain_events`` without a word, to a channel without a consumer: the
-worker looks well and never gets another message.
+AMQP; it notices a new prefetch count or a shutdown only after two idle seconds; and where an acknowledgement is the
+first to find the connection broken, kombu connects anew inside ``drain_events`` without a word, to a channel without a
+consumer: the worker looks well and never gets another message.
 """
 
 from __future__ import annotations
@@ -86,14 +86,14 @@ EVENTS_SECONDS = 0.05
 """How long a task event may wait for others that travel with it."""
 
 EVENTS_AT_ONCE = 1000
-"""From so many on they are sent at once. At Celery's own limit of 24 each of the green threads that wait for a message to be sent would
-send the few events of the meantime in one of its own: 1,700 messages for 9,000 events.
+"""From so many on they are sent at once. At Celery's own limit of 24 each of the green threads that wait for a message
+to be sent would send the few events of the meantime in one of its own: 1,700 messages for 9,000 events.
 """
 
 
 class Heartbeat:
-    """Of one AMQP connection, for as long as its loop runs. Celery's own goes on after the connection is lost, one more timer
-    with all that it refers to for each reconnect.
+    """Of one AMQP connection, for as long as its loop runs. Celery's own goes on after the connection is lost, one more
+    timer with all that it refers to for each reconnect.
     """
 
     def __init__(self, connection: Any, rate: float) -> None:
@@ -187,7 +187,9 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         super().update_strategies()
 
     def buffer_task_events(self) -> None:
-        """Several task events in one message, as Celery does for its process pool: one by one they cost a round trip each."""
+        """Several task events in one message, as Celery does for its process pool: one by one they cost a round trip
+        each.
+        """
         dispatcher = self.event_dispatcher
         if dispatcher:
             dispatcher.buffer_group = frozenset({"task"})
@@ -208,7 +210,9 @@ class Consumer(StockConsumer):  # type: ignore[misc]
             logger.warning("Could not send task events: %r", error)
 
     def reset_rate_limits(self) -> None:
-        """At the start, and when remote control sets one. Celery forgets what waits for the old rate; it waits for the new one."""
+        """At the start, and when remote control sets one. Celery forgets what waits for the old rate; it waits for the
+        new one.
+        """
         old = {name: bucket for name, bucket in self.task_buckets.items() if bucket is not None and bucket.contents}
         super().reset_rate_limits()
         for name, bucket in old.items():
@@ -221,8 +225,8 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         }
 
     def may_start(self, request: Any) -> bool:
-        """False: its rate limit does not allow it yet, and it waits in its bucket again. Celery takes the token when the pool gets
-        the task; those that wait for a thread together would start together.
+        """False: its rate limit does not allow it yet, and it waits in its bucket again. Celery takes the token when
+        the pool gets the task; those that wait for a thread together would start together.
         """
         if not self.start_rates or self.disable_rate_limits or request is None:
             return True
@@ -292,8 +296,8 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         return p
 
     def send_acknowledgement(self, message: Any) -> None:
-        """An early acknowledgement reaches the broker before its task begins: a task that takes its process along at once does
-        not come again. Late ones travel together. What the broker does not take is logged, as by Celery.
+        """An early acknowledgement reaches the broker before its task begins: a task that takes its process along at
+        once does not come again. Late ones travel together. What the broker does not take is logged, as by Celery.
         """
         try:
             self.settlement.acknowledge_now(message)
@@ -398,7 +402,9 @@ class Consumer(StockConsumer):  # type: ignore[misc]
     # reconnect
 
     def on_close(self) -> None:
-        """The connection is lost. On Redis what runs stays ours; what has not started goes back as soon as Redis answers."""
+        """The connection is lost. On Redis what runs stays ours; what has not started goes back as soon as Redis
+        answers.
+        """
         self.runtime.consuming = False
         self.settlement.connection_lost(self)
         if isinstance(state.scheduled_requests, ScheduledRequests):

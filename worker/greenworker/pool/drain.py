@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from greenworker.runtime import Runtime
 
 LAST_RESORT_SECONDS = 10.0
-"""How long leaving may take after the last task has ended, and after the drain's own time; the grace period is 15 s longer
-than that (docs/contract.md).
+"""How long leaving may take after the last task has ended, and after the drain's own time; the grace period is 15 s
+longer than that (docs/contract.md).
 """
 
 

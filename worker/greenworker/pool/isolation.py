@@ -1,7 +1,7 @@
 """Suspects run apart, so that the death of the process blames them alone; a proven culprit becomes a dead letter.
 
-While a worker has suspects, nothing else starts in it: what ran before ends first, then a few suspects run together, and
-whoever was among those when a process died runs all alone. See `suspicion` for what makes a suspect.
+While a worker has suspects, nothing else starts in it: what ran before ends first, then a few suspects run together,
+and whoever was among those when a process died runs all alone. See `suspicion` for what makes a suspect.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class Isolation:
         self, start: Callable[[Any], None], request_of: Callable[[Any], Any], stopped: Callable[[], bool],
         settle: Callable[[Any], object],
     ) -> None:  # fmt: skip
-        """*stopped*: nothing starts any more. *settle*: makes the item's message a dead letter, or tries again later."""
+        """*stopped*: nothing starts any more. *settle*: makes the item's message a dead letter, or tries again
+        later.
+        """
         self.attempts: Attempts | None = None
         self.max_deaths = 0
         self.waiting: deque[Any] = deque()
@@ -156,8 +158,9 @@ class Isolation:
 
 
 def refuse(settlement: Settlement, message: Any, error: Exception, waiting: Iterable[Any]) -> bool:
-    """Celery raised *error* as it took *message*. What runs or is settled stays as it is; the rest becomes a dead letter. Raises *error*
-    where that is not possible. *waiting*: the pool's requests that have not started. Returns whether Celery had reserved it.
+    """Celery raised *error* as it took *message*. What runs or is settled stays as it is; the rest becomes a dead
+    letter. Raises *error* where that is not possible. *waiting*: the pool's requests that have not started. Returns
+    whether Celery had reserved it.
     """
     tag = message.delivery_tag
     if message.acknowledged or any(each.message.delivery_tag == tag for each in (*state.active_requests, *waiting)):

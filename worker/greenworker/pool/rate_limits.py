@@ -7,7 +7,8 @@ class StartRate:
     """At most so many starts a second: each has its due time, one interval after the one before.
 
     A start may be half an interval early, because the timer that brought it may have been late the last time; the next
-    one is due at the same moment all the same, so that the rate holds. It is the generic cell rate algorithm (ITU-T I.371).
+    one is due at the same moment all the same, so that the rate holds. It is the generic cell rate algorithm (ITU-T
+    I.371).
     """
 
     def __init__(self, per_second: float) -> None:

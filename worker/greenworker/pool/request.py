@@ -1,8 +1,9 @@
 """Celery's request, which keeps a message until what its task publishes at its end has been published.
 
-A retry and the next link of a chain are published while a task ends. If the broker does not take them, Celery settles the
-message all the same: the retry is rejected, the rest of the chain is dropped, and nobody runs either again. Here such a
-message goes back to its queue, if the task is acknowledged late: the task runs again, and with it what it publishes.
+A retry and the next link of a chain are published while a task ends. If the broker does not take them, Celery settles
+the message all the same: the retry is rejected, the rest of the chain is dropped, and nobody runs either again. Here
+such a message goes back to its queue, if the task is acknowledged late: the task runs again, and with it what it
+publishes.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Request(StockRequest):  # type: ignore[misc]
         if self.task.acks_late and was_not_published(exc_info):
             task_ready(self)
             logger.warning(
-                "%s[%s] runs again: the broker did not take what it publishes at its end (its retry, or the next of its chain)",
+                "%s[%s] runs again: the broker did not take what it publishes at its end (its retry, or the next "
+                "of its chain)",
                 self.name, self.id,
             )  # fmt: skip
             if Runtime.of(self.app).environment.role == "eventlet":
@@ -51,8 +53,9 @@ class Request(StockRequest):  # type: ignore[misc]
 def was_not_published(exc_info: Any) -> bool:
     """Whether Celery's own part of a task's end, and not the task, failed for want of the broker.
 
-    *exc_info* is billiard's; `internal` says that the error came from outside of the task's body. A retry that could not be
-    published is a `Reject` whose reason is the broker's error, marked by `retries` (celery/app/task.py, `Task.retry`).
+    *exc_info* is billiard's; `internal` says that the error came from outside of the task's body. A retry that could
+    not be published is a `Reject` whose reason is the broker's error, marked by `retries` (celery/app/task.py,
+    `Task.retry`).
     """
     error = unwrapped(exc_info.exception)
     if isinstance(error, Reject):

@@ -1,11 +1,12 @@
 """RETRY is stored before the retry is published, so that a state never goes back from SUCCESS to RETRY.
 
-Celery's ``Task.retry`` publishes, and its tracer stores RETRY when the exception has left the task. A publisher confirm or a slow
-result backend between the two lets the retried task finish first: RETRY is stored over its SUCCESS and stays for ever. A result
-backend that is shared by the green threads makes that likelier, because the SUCCESS is stored faster then.
+Celery's ``Task.retry`` publishes, and its tracer stores RETRY when the exception has left the task. A publisher confirm
+or a slow result backend between the two lets the retried task finish first: RETRY is stored over its SUCCESS and stays
+for ever. A result backend that is shared by the green threads makes that likelier, because the SUCCESS is stored faster
+then.
 
-The seam is the public ``Task.retry`` of each task, whoever wrote it: only there are both the exception and the moment before the
-publish known. The tracer's own store of the same RETRY is left out.
+The seam is the public ``Task.retry`` of each task, whoever wrote it: only there are both the exception and the moment
+before the publish known. The tracer's own store of the same RETRY is left out.
 """
 
 from __future__ import annotations
@@ -37,9 +38,15 @@ def store_retries_first(app: Any) -> None:
 
 def _storing_first(task: Any, stock: Callable[..., Any]) -> Callable[..., Any]:
     def retry(  # noqa: PLR0917 - Celery's signature
-        args: Any = None, kwargs: Any = None, exc: Any = None, throw: bool = True, eta: Any = None, countdown: Any = None,
-        max_retries: int | None = None, **options: Any,
-    ) -> Any:  # fmt: skip
+        args: Any = None,
+        kwargs: Any = None,
+        exc: Any = None,
+        throw: bool = True,
+        eta: Any = None,
+        countdown: Any = None,
+        max_retries: int | None = None,
+        **options: Any,
+    ) -> Any:
         request = task.request
         if throw and _will_publish(task, request, max_retries) and _stores(task, request):
             _store(task, request, exc, eta or countdown)
@@ -105,4 +112,7 @@ def _text(reason: Retry) -> str:
     before = "".join(traceback.format_exception(handled)) if handled is not None else ""
     again = "\nDuring handling of the above exception, another exception occurred:\n\n" if before else ""
     frames = traceback.format_list(traceback.extract_stack()[-4:-3])
-    return f"{before}{again}Traceback (most recent call last):\n{''.join(frames)}{type(reason).__module__}.Retry: {reason}\n"
+    return (
+        f"{before}{again}Traceback (most recent call last):\n{''.join(frames)}{type(reason).__module__}.Retry: "
+        f"{reason}\n"
+    )

@@ -1,7 +1,7 @@
 """Revoked and expired tasks: asked for right before the start, and settled whatever the result backend says.
 
-Celery stores REVOKED before it acknowledges. Where that fails, the error leaves through whoever asked: the consumer, which ends
-the worker or its connection; the timer; or remote control. And the message stays with the worker for ever.
+Celery stores REVOKED before it acknowledges. Where that fails, the error leaves through whoever asked: the consumer,
+which ends the worker or its connection; the timer; or remote control. And the message stays with the worker for ever.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class SettledRevocation:
 
 
 def settle_revocations(app: Any) -> None:
-    """Before the tasks' strategies are made, which is at every connection: for all tasks, with whatever class of requests."""
+    """Before the tasks' strategies are made, which is at every connection: for all tasks, with whatever class of
+    requests.
+    """
     for task in app.tasks.values():
         stock: Any = symbol_by_name(task.Request)  # type: ignore[no-untyped-call]
         if not issubclass(stock, SettledRevocation):

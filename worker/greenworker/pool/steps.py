@@ -136,7 +136,8 @@ def check_hub(blocking_detection: bool) -> None:
     if blocking_detection:
         raise MisconfiguredError(
             "app", "eventlet.debug.hub_blocking_detection(True)",
-            "it raises into whatever task runs when the hub was blocked, so that tasks fail and acknowledgements can break",
+            "it raises into whatever task runs when the hub was blocked, so that tasks fail and acknowledgements "
+            "can break",
             "remove the call; hubWatchdog.warnAfter names the task that blocks, and only looks",
         )  # fmt: skip
 

@@ -29,7 +29,9 @@ logger = get_logger(__name__)
 
 
 class Job:
-    """One task on its way through the pool; without a *request* a call that a strategy of the app's own makes (batches)."""
+    """One task on its way through the pool; without a *request* a call that a strategy of the app's own makes
+    (batches).
+    """
 
     __slots__ = (
         "accept",
@@ -274,7 +276,9 @@ class TaskPool(BasePool):  # type: ignore[misc]
             self._leave(job)
 
     def _withdrawn(self, job: Job) -> bool:
-        """Whether it must not start: killed, revoked or expired while it waited. Celery has asked before it came into the line."""
+        """Whether it must not start: killed, revoked or expired while it waited. Celery has asked before it came into
+        the line.
+        """
         try:
             revoked = job.request is not None and job.request.revoked()
         except Exception:
@@ -343,8 +347,8 @@ class TaskPool(BasePool):  # type: ignore[misc]
 
 
 def decoded_once(args: tuple[Any, ...], request: Any) -> tuple[Any, ...]:
-    """The tracer's arguments with the body that Celery's strategy has decoded already: it asks for the payload to tell the
-    protocol, and the tracer would decode the same text again.
+    """The tracer's arguments with the body that Celery's strategy has decoded already: it asks for the payload to tell
+    the protocol, and the tracer would decode the same text again.
     """
     payload = getattr(getattr(request, "message", None), "_decoded_cache", None)
     if payload is None or len(args) != 6 or not args[4] or args[3] is not request.message.body:

@@ -72,8 +72,8 @@ def is_sent(job: Any) -> bool:
 class TaskPool(StockPool):  # type: ignore[misc]
     """Celery's pool with a counter at either end of a task, and suspects apart from the others.
 
-    A child that dies ends one task, and the parent knows which. What ends the parent as well (an OOM kill of the container)
-    may have been any of them.
+    A child that dies ends one task, and the parent knows which. What ends the parent as well (an OOM kill of the
+    container) may have been any of them.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -121,8 +121,8 @@ class TaskPool(StockPool):  # type: ignore[misc]
         return [item.request for item in (*self.pending, *self.isolation.waiting)]
 
     def flush_unsent(self, flush: Callable[[], None]) -> None:
-        """On Redis, after a lost connection: *flush* is Celery's, which forgets what no process has accepted. A process runs all the
-        same what is in its pipe, so that stays under way.
+        """On Redis, after a lost connection: *flush* is Celery's, which forgets what no process has accepted. A process
+        runs all the same what is in its pipe, so that stays under way.
         """
         pool = self._pool
         sent = [
@@ -172,7 +172,9 @@ class TaskPool(StockPool):  # type: ignore[misc]
             self.isolation.forgive(item)
 
     def _withdrawn(self, item: Item) -> bool:
-        """Whether it was revoked or has expired while it waited here: then Celery has settled it. It had asked before it came."""
+        """Whether it was revoked or has expired while it waited here: then Celery has settled it. It had asked before
+        it came.
+        """
         try:
             revoked = bool(item.request.revoked())
         except Exception:
@@ -220,13 +222,14 @@ def within(_seconds: float, what: Callable[[], Any]) -> Any:
 
 
 def without_reconnect(connection: Any) -> Any:
-    """*connection*, a connected one of AMQP, which never connects anew by itself: nothing consumes on what kombu would connect, and
-    Celery's event loop does not read it. Whoever uses it once it is lost gets ``ConnectionResetError``.
+    """*connection*, a connected one of AMQP, which never connects anew by itself: nothing consumes on what kombu would
+    connect, and Celery's event loop does not read it. Whoever uses it once it is lost gets ``ConnectionResetError``.
     """
 
     def ensure_connection(*_: Any, **__: Any) -> Any:
         if not connection.connected:
-            # Without an errno: so `celery.worker.loops._quick_drain` drops it, which may be called where the hub is cleaned up.
+            # Without an errno: so `celery.worker.loops._quick_drain` drops it, which may be called where the hub is
+            # cleaned up.
             raise ConnectionResetError(LOST)
         return connection._connection
 
@@ -294,7 +297,9 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         return [tag for tag in held if tag not in running]
 
     def on_close(self) -> None:
-        """The connection is lost. On Redis what runs stays ours; what has not started goes back as soon as Redis answers."""
+        """The connection is lost. On Redis what runs stays ours; what has not started goes back as soon as Redis
+        answers.
+        """
         pool = self.pool
         pool.pending.clear()
         pool.isolation.take_waiting()
@@ -310,8 +315,8 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         self.settlement.connection_lost(self)
 
     def start_credits(self) -> None:
-        """A new connection. Where the broker fixes a consumer's prefetch, as quorum queues do, messages that wait for their ETA would take
-        all of it, and no other would come.
+        """A new connection. Where the broker fixes a consumer's prefetch, as quorum queues do, messages that wait for
+        their ETA would take all of it, and no other would come.
         """
         self.credits = None
         self._queues.clear()
@@ -319,9 +324,9 @@ class Consumer(StockConsumer):  # type: ignore[misc]
             self.credits = start_credits(self.task_consumer, self.qos, self.runtime.drain)
 
     def raise_if_lost(self) -> None:
-        """To be asked by a timer of the event loop: the error ends the loop, and Celery connects anew. Celery reads the connection as its
-        loop begins, for a tenth of a second, and drops what the broker says there of its end (`celery.worker.loops._quick_drain`).
-        The socket is closed by then, so nothing else notices.
+        """To be asked by a timer of the event loop: the error ends the loop, and Celery connects anew. Celery reads the
+        connection as its loop begins, for a tenth of a second, and drops what the broker says there of its end
+        (`celery.worker.loops._quick_drain`). The socket is closed by then, so nothing else notices.
         """
         if self.on_amqp and self.connection is not None and not self.connection.connected:
             raise ConnectionResetError(LOST)
@@ -358,7 +363,9 @@ class Consumer(StockConsumer):  # type: ignore[misc]
             self._prune_at = 2 * len(self._received) + 100
 
     def shutdown(self) -> None:
-        """The end: whatever is not acknowledged goes back before the channel closes, which would count as a failure of each."""
+        """The end: whatever is not acknowledged goes back before the channel closes, which would count as a failure of
+        each.
+        """
         left = [message for message in self._received.values() if not message.acknowledged]
         if left:
             try:
@@ -445,7 +452,9 @@ class ProcessDrain(Drain):
 
     @staticmethod
     def _end_tasks(*_: object) -> None:
-        """What Celery's cold shutdown does from 5.5 on: earlier ones wait for what runs. The messages go back as the worker ends."""
+        """What Celery's cold shutdown does from 5.5 on: earlier ones wait for what runs. The messages go back as the
+        worker ends.
+        """
         for request in list(state.active_requests):
             request._already_cancelled = request.acknowledged = True  # nobody settles its message but the end
             with suppress(ProcessLookupError, TypeError):
@@ -512,7 +521,9 @@ class Consuming(bootsteps.StartStopStep):  # type: ignore[misc]
         Runtime.of(consumer.app).consuming = True
 
     def stop(self, consumer: Any) -> None:
-        """The connection is lost, or the worker ends: then no further round of the loop sends what was acknowledged last."""
+        """The connection is lost, or the worker ends: then no further round of the loop sends what was acknowledged
+        last.
+        """
         runtime = Runtime.of(consumer.app)
         runtime.consuming = False
         if runtime.drain.draining:

@@ -1,7 +1,8 @@
-"""Prefetch of the prefork companion where the broker fixes it for the life of a consumer: `Credits` on py-amqp's own channel.
+"""Prefetch of the prefork companion where the broker fixes it for the life of a consumer: `Credits` on py-amqp's own
+channel.
 
-Celery raises its prefetch count by one for each message that waits for its ETA. A quorum queue ignores that: a few of them took the whole
-prefetch, and the companion stood still until the first ETA.
+Celery raises its prefetch count by one for each message that waits for its ETA. A quorum queue ignores that: a few of
+them took the whole prefetch, and the companion stood still until the first ETA.
 """
 
 # mypy: disable-error-code="no-untyped-call,attr-defined"
@@ -16,8 +17,8 @@ from greenworker.pool.drain import Drain
 
 
 def start_credits(consumer: Any, qos: Any, drain: Drain) -> Credits:
-    """For kombu's *consumer*, which does not consume yet: Celery's *qos* decides from now on. Its messages have to be told to
-    ``channel.unsettled``.
+    """For kombu's *consumer*, which does not consume yet: Celery's *qos* decides from now on. Its messages have to be
+    told to ``channel.unsettled``.
     """
     channel = consumer.channel
     unsettled = channel.unsettled = Unsettled()

@@ -1,8 +1,8 @@
 """Redis for the prefork companion: the same atomic fetching and the same store as the green worker has.
 
 kombu's own way is a BRPOP that pops a message and books it afterwards: a worker that is killed in between has lost it.
-What differs from the green side is only who waits: Celery's event loop asks and acknowledges in each of its rounds, and an
-ordinary thread says that this worker lives.
+What differs from the green side is only who waits: Celery's event loop asks and acknowledges in each of its rounds, and
+an ordinary thread says that this worker lives.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -23,7 +23,9 @@ from greenworker.brokers.redis.unacked_store import DEAD_AFTER_SECONDS, FETCH_AT
 
 
 class ThreadUnackedStore(UnackedStore):
-    """What is held belongs to the event loop's thread; an ordinary thread sends its heartbeat and recovers what dead workers held."""
+    """What is held belongs to the event loop's thread; an ordinary thread sends its heartbeat and recovers what dead
+    workers held.
+    """
 
     def __init__(self, worker: str) -> None:
         super().__init__(worker)
@@ -41,7 +43,9 @@ class ThreadUnackedStore(UnackedStore):
             os.eventfd_read(self.wakeup_fd)
 
     def start_background(self) -> None:
-        """At the first connection: the heartbeat in one thread, the recovery in another, which may have to wait for an answer."""
+        """At the first connection: the heartbeat in one thread, the recovery in another, which may have to wait for an
+        answer.
+        """
         native.start_thread(self._beat_for_ever, ())
         native.start_thread(self._recover_in_thread, ())
 
@@ -72,8 +76,8 @@ class ThreadUnackedStore(UnackedStore):
 
 
 class QoS(transport.QoS):
-    """Acknowledges in the loop's next round, together with whatever else ended in this one; in a drain, whose loop may have
-    made its last round, at once.
+    """Acknowledges in the loop's next round, together with whatever else ended in this one; in a drain, whose loop may
+    have made its last round, at once.
     """
 
     def ack(self, delivery_tag: str) -> None:
@@ -93,7 +97,9 @@ class Channel(transport.Channel):
         return max(0, prefetch - len(self.store.held)) if prefetch else FETCH_AT_ONCE
 
     def give_up(self, request: Any) -> None:
-        """Celery had taken one of its processes for it, and forgets to let go if the pipe to it would not have the task."""
+        """Celery had taken one of its processes for it, and forgets to let go if the pipe to it would not have the
+        task.
+        """
         semaphore = getattr(self.runtime.pool, "semaphore", None)
         if semaphore is not None:
             semaphore.release()

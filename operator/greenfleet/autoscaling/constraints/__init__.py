@@ -1,4 +1,6 @@
-"""What holds a recommendation back, in order. Each constraint is a function: (context, workers) → Adjustment or None."""
+"""What holds a recommendation back, in order. Each constraint is a function: (context, workers) → Adjustment or
+None.
+"""
 
 from __future__ import annotations
 

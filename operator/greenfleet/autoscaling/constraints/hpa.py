@@ -1,8 +1,8 @@
 """`behavior` with the semantics of the HorizontalPodAutoscaler (`autoscaling/v2`, `horizontal.go`).
 
-A policy allows a change of `value` pods or percent relative to the replicas at the start of its period, which is today's
-replicas without what was added and with what was removed meanwhile. `Max` takes the most permissive policy, `Min` the least,
-`Disabled` allows nothing.
+A policy allows a change of `value` pods or percent relative to the replicas at the start of its period, which is
+today's replicas without what was added and with what was removed meanwhile. `Max` takes the most permissive policy,
+`Min` the least, `Disabled` allows nothing.
 """
 
 from __future__ import annotations

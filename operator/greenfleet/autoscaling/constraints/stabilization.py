@@ -25,7 +25,8 @@ def first_within(needs: tuple[Need, ...], now: float, seconds: float) -> Need | 
 def down_window_seconds(spec: ScalingSpec, startup_seconds: float, tuning: Tuning = DEFAULT) -> float:
     """How far a scale-in looks back: the user's window, else one start-up within bounds, never less than three scrapes.
 
-    Who keeps a worker for as long as a new one takes to start never pays more than twice the best (the ski-rental argument).
+    Who keeps a worker for as long as a new one takes to start never pays more than twice the best (the ski-rental
+    argument).
     """
     if spec.scale_down.stabilization_window_seconds is not None:
         return float(spec.scale_down.stabilization_window_seconds)

@@ -1,7 +1,7 @@
 """How many messages arrived, how fast, and which of them still wait.
 
-A steady stream is a rate that workers must keep up with, a burst is an amount with a deadline. Brokers count neither, so
-arrivals are what was started plus the growth of what waits: `Δstarted + Δ(ready + reserved)`.
+A steady stream is a rate that workers must keep up with, a burst is an amount with a deadline. Brokers count neither,
+so arrivals are what was started plus the growth of what waits: `Δstarted + Δ(ready + reserved)`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """All messages that arrived before some moment and still wait; the oldest of its youngest interval came at `since`."""
+    """All messages that arrived before some moment and still wait; the oldest of its youngest interval came at
+    `since`.
+    """
 
     since: float
     amount: float
@@ -51,7 +53,8 @@ class Arrivals:
         scrape_seconds: float,
         tuning: Tuning = DEFAULT,
     ) -> Arrivals:
-        """After one more interval, in which started and waiting messages became `change` more. Without `since` the memory begins.
+        """After one more interval, in which started and waiting messages became `change` more. Without `since` the
+        memory begins.
 
         A negative balance evens out within a scrape or two; one that lasts longer is a purge, and is forgotten.
         """
@@ -65,7 +68,9 @@ class Arrivals:
         return Arrivals(_remember(self.history, new, unstarted, window, tuning), min(0.0, amount), begun)
 
     def rate(self, scrape_seconds: float, tuning: Tuning = DEFAULT) -> float:
-        """Arrivals per second over the window, without the excess of single intervals: the deadline takes care of bursts."""
+        """Arrivals per second over the window, without the excess of single intervals: the deadline takes care of
+        bursts.
+        """
         return self._rate(tuning.lasting(tuning.rate_window_seconds, scrape_seconds), scrape_seconds, tuning)
 
     def present_rate(self, scrape_seconds: float, tuning: Tuning = DEFAULT) -> float:
@@ -78,7 +83,9 @@ class Arrivals:
         return min(usual, recent + tuning.deviations * sqrt(max(recent, 1 / seconds) / seconds))
 
     def _rate(self, window: float, scrape_seconds: float, tuning: Tuning) -> float:
-        """Each interval counts for no more than chance around the median explains (winsorised). What came after the last scrape is unknown."""
+        """Each interval counts for no more than chance around the median explains (winsorised). What came after the
+        last scrape is unknown.
+        """
         flows = [arrival for arrival in self.history if arrival.seconds > 0]
         end = flows[-1].until if flows else 0.0
         flows = [flow for flow in flows if flow.until > end - window]
@@ -95,10 +102,11 @@ class Arrivals:
         )
 
     def waiting(self, unstarted: float) -> tuple[Waiting, ...]:
-        """For every interval that still has unstarted messages, oldest first: what must have started for it to be through.
+        """For every interval that still has unstarted messages, oldest first: what must have started for it to be
+        through.
 
-        The broker is first in, first out, so the unstarted messages are the youngest ones. In an interval of which only a part
-        is left, the oldest message left is as young as that part allows.
+        The broker is first in, first out, so the unstarted messages are the youngest ones. In an interval of which only
+        a part is left, the oldest message left is as young as that part allows.
         """
         found: list[Waiting] = []
         left = unstarted
@@ -119,7 +127,8 @@ def _remember(
 ) -> tuple[Arrival, ...]:
     """With one more interval, without what neither the rate nor a deadline can need any more.
 
-    Bounded: an idle pool remembers one silence, and where there are too many intervals, the older half of them is kept in pairs.
+    Bounded: an idle pool remembers one silence, and where there are too many intervals, the older half of them is kept
+    in pairs.
     """
     last = history[-1] if history else None
     if last is not None and new.amount == 0 == last.amount and last.since < last.until == new.since:

@@ -1,4 +1,6 @@
-"""Green threads that one worker bears: what its core bears (`service.cpu_threads`), more where that was seen to idle, less where memory is full."""
+"""Green threads that one worker bears: what its core bears (`service.cpu_threads`), more where that was seen to idle,
+less where memory is full.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ class ConcurrencyLimit:
     """Green threads that the cores bore idling while messages waited: S lags behind tasks that become slower."""
     raised_at: float = 0.0
     ceiling: float = inf
-    """Green threads that memory bears, or that an earlier life bore: multiplicative decrease, slow increase (Chiu and Jain, 1989)."""
+    """Green threads that memory bears, or that an earlier life bore: multiplicative decrease, slow increase (Chiu and
+    Jain, 1989).
+    """
     moved_at: float = 0.0
 
     def update(
@@ -78,7 +82,9 @@ def capacity(spec: ScalingSpec, service: Service, limit: ConcurrencyLimit, tunin
 
 
 def safe_threads(spec: ScalingSpec, service: Service, limit: ConcurrencyLimit, tuning: Tuning = DEFAULT) -> int:
-    """What core and memory bear, within the user's bounds. Until the CPU per task is known, a guess may only raise the start value."""
+    """What core and memory bear, within the user's bounds. Until the CPU per task is known, a guess may only raise the
+    start value.
+    """
     runtime, cpu, bears = service.runtime_seconds, service.cpu_per_task_seconds, float(spec.threads_start)
     cores = cores_for_tasks(spec, tuning)
     if runtime is not None and cpu is not None:

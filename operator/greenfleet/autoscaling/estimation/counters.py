@@ -14,8 +14,8 @@ from ..validation import Observation
 
 @dataclass(frozen=True, slots=True)
 class CounterDelta(WorkerCounters):
-    """Sums over the workers. `cpu_seconds` is of workers that were Ready throughout and stay: importing the user's code is no
-    task's CPU. `hub_busy_seconds` and `hub_blocked_seconds` are of workers that stay.
+    """Sums over the workers. `cpu_seconds` is of workers that were Ready throughout and stay: importing the user's code
+    is no task's CPU. `hub_busy_seconds` and `hub_blocked_seconds` are of workers that stay.
     """
 
     seconds: float = 0.0

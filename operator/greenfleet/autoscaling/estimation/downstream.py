@@ -1,11 +1,14 @@
-"""Did more running tasks bring more throughput? If not, something downstream is full, and more of them only make it slower.
+"""Did more running tasks bring more throughput? If not, something downstream is full, and more of them only make it
+slower.
 
-A full downstream inflates the run time S in proportion to the running tasks while throughput stands still (Little's law), and any formula
-in S then asks for ever more. So growth that made tasks slower has to pay, and stops where it did not (additive increase on throughput gain):
+A full downstream inflates the run time S in proportion to the running tasks while throughput stands still (Little's
+law), and any formula in S then asks for ever more. So growth that made tasks slower has to pay, and stops where it did
+not (additive increase on throughput gain):
 
     growing --half as much again runs, and tasks are slower--> testing --throughput gained--> growing
-    testing --throughput stood still--> holding --time is up--> testing half as much again: green threads first, then workers
-    holding --throughput falls: perhaps the tasks themselves became slower--> testing; it rises: the downstream recovered--> growing
+    testing --throughput stood still--> holding --time is up--> testing half as much again: green threads first, then
+    workers holding --throughput falls: perhaps the tasks themselves became slower--> testing; it rises: the downstream
+    recovered--> growing
 """
 
 from __future__ import annotations

@@ -78,8 +78,9 @@ class Service:
     def _learn_runtime(
         self, spec: ScalingSpec, observation: Observation, delta: CounterDelta, tuning: Tuning
     ) -> Service:
-        """Green threads must not grow on run time that they inflated themselves: while hubs are saturated, tasks wait for their own core,
-        and S may fall, but not rise. Until it was measured on a hub with time to spare, it falls by itself.
+        """Green threads must not grow on run time that they inflated themselves: while hubs are saturated, tasks wait
+        for their own core, and S may fall, but not rise. Until it was measured on a hub with time to spare, it falls by
+        itself.
 
         Before any task has ended, S is at least what the tasks that run took so far.
         """
@@ -107,7 +108,8 @@ class Service:
     def _learn_cpu(self, spec: ScalingSpec, delta: CounterDelta, tuning: Tuning) -> Service:
         """CPU over the mean of started and finished tasks, for a task burns some before its I/O and some after it.
 
-        A message that comes alone costs a wake-up and a round trip of its own, so k is that of busy hubs, unless tasks have become cheaper.
+        A message that comes alone costs a wake-up and a round trip of its own, so k is that of busy hubs, unless tasks
+        have become cheaper.
         """
         tasks = (delta.cpu_started + delta.cpu_finished) / 2
         if delta.cpu_started == 0:
@@ -126,7 +128,9 @@ class Service:
     def _learn_efficiency(
         self, spec: ScalingSpec, observation: Observation, delta: CounterDelta, tuning: Tuning
     ) -> Service:
-        """Saturated workers show what the model leaves out: fetching, uneven distribution, a node that is short of CPU."""
+        """Saturated workers show what the model leaves out: fetching, uneven distribution, a node that is short
+        of CPU.
+        """
         runtime, cpu = self.runtime_seconds, self.cpu_per_task_seconds
         serving = {pod.name for pod in observation.serving}
         samples = [worker for worker in observation.workers if worker.pod in serving]
@@ -174,7 +178,9 @@ class Capacity:
 
     @property
     def rate(self) -> float:
-        """Tasks per second of one worker with all its green threads: μ = min(c/S, cores/k), as far as it was reached."""
+        """Tasks per second of one worker with all its green threads: μ = min(c/S, cores/k), as far as it was
+        reached.
+        """
         return self.efficiency * min(self.safe_threads / self.runtime_seconds, self.cpu_rate)
 
 
@@ -191,7 +197,8 @@ def cores_for_tasks(spec: ScalingSpec, tuning: Tuning) -> float:
 def cpu_threads(runtime: float, cpu: float, cores: float) -> float:
     """Green threads that keep the core busy: with c tasks of which each needs k of S seconds, it is c·k/S busy.
 
-    With 16 tasks in flight on average, all of them are often in their I/O at once; the square root covers that (Halfin and Whitt, 1981).
+    With 16 tasks in flight on average, all of them are often in their I/O at once; the square root covers that (Halfin
+    and Whitt, 1981).
     """
     enough = cores * runtime / cpu if cpu > 0 else inf
     return enough + sqrt(enough)

@@ -47,13 +47,16 @@ def _anything_waits(context: DecisionContext) -> bool:
 
 
 def _steady(context: DecisionContext, before: int, workers: int) -> Adjustment:
-    """For the rate, by Little's law and square-root staffing; never fewer than tasks run, for then none starts until some have ended."""
+    """For the rate, by Little's law and square-root staffing; never fewer than tasks run, for then none starts until
+    some have ended.
+    """
     worker, busy, tuning = context.worker, context.observation.busy, context.tuning
     concurrency = context.rate * worker.runtime_seconds
     for_rate = ceil((concurrency / tuning.utilisation + tuning.deviations * sqrt(concurrency)) / workers)
     running = ceil(busy / workers)
     text = (
-        f"{explain.rate(context.rate)} of {explain.seconds(worker.runtime_seconds)} each need so many green threads per worker, "
+        f"{explain.rate(context.rate)} of {explain.seconds(worker.runtime_seconds)} each need so many green "
+        "threads per worker, "
         "with room for chance"
         if for_rate >= running
         else f"{explain.count(busy, 'task')} run"

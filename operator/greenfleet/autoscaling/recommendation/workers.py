@@ -1,7 +1,7 @@
 """Workers for the rate and workers for the deadline.
 
-A rate needs so many workers for ever; a backlog needs so many until its deadline. Taking the larger of the two keeps both
-promises, and neither needs a safety factor of its own.
+A rate needs so many workers for ever; a backlog needs so many until its deadline. Taking the larger of the two keeps
+both promises, and neither needs a safety factor of its own.
 """
 
 from __future__ import annotations
@@ -59,9 +59,10 @@ def for_rate(  # noqa: PLR0917
 ) -> int:
     """Workers that keep up with `rate` messages per second, once they are needed.
 
-    New workers bring nothing before messages would be late without them: if so many served from now on, the new ones after their start-up,
-    and the message that comes now would still start within the objective, they can come later, or never, for rates fall and an estimate
-    may be a little too high. What is there already stays while it is needed, so that a constant rate comes to rest.
+    New workers bring nothing before messages would be late without them: if so many served from now on, the new ones
+    after their start-up, and the message that comes now would still start within the objective, they can come later, or
+    never, for rates fall and an estimate may be a little too high. What is there already stays while it is needed, so
+    that a constant rate comes to rest.
     """
     enough = for_rate_at_once(rate, fleet, worker)
     then = enough - fleet.overdue
@@ -89,9 +90,10 @@ def for_deadline(
 ) -> DeadlineDemand | None:
     """The fewest workers with which every waiting message starts before its deadline.
 
-    Workers that run count for all of the time that is left, new ones for what is left after their start-up. A plan leaves a margin; a fleet
-    that is a little behind its plan may use most of it before more workers come, for they would arrive when the work is nearly done. A
-    message that is late already cannot be saved; it gets the workers that clear it soon at a bounded price.
+    Workers that run count for all of the time that is left, new ones for what is left after their start-up. A plan
+    leaves a margin; a fleet that is a little behind its plan may use most of it before more workers come, for they
+    would arrive when the work is nearly done. A message that is late already cannot be saved; it gets the workers that
+    clear it soon at a bounded price.
     """
     catch_up = max(tuning.scale_in_seconds, tuning.catch_up * spec.max_wait_seconds)
     margin = margin_seconds(spec, tuning)
@@ -114,7 +116,9 @@ def for_deadline(
 
 
 def _starts(worker: Capacity, busy: float, seconds: float) -> float:
-    """Tasks that a worker which runs `busy` of them starts within `seconds`: into free green threads at once, then as tasks end."""
+    """Tasks that a worker which runs `busy` of them starts within `seconds`: into free green threads at once, then as
+    tasks end.
+    """
     if seconds <= 0:
         return 0.0
     threads, rounds = worker.safe_threads, seconds / worker.runtime_seconds

@@ -294,7 +294,8 @@ if os.environ.get("CLOSED_AS_THE_LOOP_BEGINS"):
     def close(sender, **_):
         """The broker closes the connection on which the worker has just begun to consume."""
         if sender.hub:
-            sender.qos.update()  # Celery's loop begins with it, then looks for what the broker says for a tenth of a second
+            # Celery's loop begins with it, then looks for what the broker says for a tenth of a second
+            sender.qos.update()
         connection = sender.connection.connection
         connection.transport.write(ACK_ON_A_CHANNEL_THAT_IS_NOT_OPEN)
         select.select([connection.sock], [], [], 30)

@@ -1,7 +1,8 @@
 """Patches for Eventlet, then lets the image's own ``sitecustomize`` run, as if this one were not there.
 
-Auto-instrumentation (OpenTelemetry's, Datadog's) starts with a ``sitecustomize`` that imports Celery and kombu. What they have taken from the
-standard library by then is not green. Standard library only until the patch; it must never keep Python from starting.
+Auto-instrumentation (OpenTelemetry's, Datadog's) starts with a ``sitecustomize`` that imports Celery and kombu. What
+they have taken from the standard library by then is not green. Standard library only until the patch; it must never
+keep Python from starting.
 """
 
 # ruff: noqa: PTH100, PTH120

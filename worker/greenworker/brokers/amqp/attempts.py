@@ -1,12 +1,12 @@
 """Attempts and dead letters on RabbitMQ, and a count of what was redelivered.
 
-A classic queue says that a message was delivered before, not how often; a quorum queue counts, and drops what exceeds its
-delivery limit, guilty or not. So a redelivered message is published again with its record in a header and then
+A classic queue says that a message was delivered before, not how often; a quorum queue counts, and drops what exceeds
+its delivery limit, guilty or not. So a redelivered message is published again with its record in a header and then
 acknowledged: its queue's own count begins anew. Attempts have to be on the broker before they begin, and who holds a
 message cannot change it: they are the messages of a small queue of that one suspect's.
 
-A lost connection looks like a death to whoever gets the message next. Only the worker that has lost it knows better: when it
-has a connection again, it writes down which messages it held. That is read before a message becomes a suspect.
+A lost connection looks like a death to whoever gets the message next. Only the worker that has lost it knows better:
+when it has a connection again, it writes down which messages it held. That is read before a message becomes a suspect.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -37,14 +37,16 @@ ANSWER_SECONDS = 5.0
 """How long a question to the broker may take."""
 
 PAUSE_SECONDS = 30.0
-"""After a failure nothing is asked for so long, and redelivered messages run as they are: this must not stop a worker."""
+"""After a failure nothing is asked for so long, and redelivered messages run as they are: this must not stop a
+worker.
+"""
 
 EXPIRES_SECONDS = 86_400
 """A suspect's queue that nobody has used for so long is of no use any more, and RabbitMQ deletes it."""
 
 SURVIVED = "suspect.lost.connections"
-"""End of the name of the queue that has one message for each lost connection whose worker lives. No suspect's queue is called so:
-a dot never stands in a task's part.
+"""End of the name of the queue that has one message for each lost connection whose worker lives. No suspect's queue is
+called so: a dot never stands in a task's part.
 """
 
 FRESH_SECONDS = 2.0
@@ -92,8 +94,8 @@ class AmqpAttempts:
     # what arrives
 
     def recount(self, message: Any) -> bool:
-        """A message that was delivered before, maybe to a process that died of it, goes to the tail of its queue with one
-        death more in its record; True if it is on its way, and no longer here.
+        """A message that was delivered before, maybe to a process that died of it, goes to the tail of its queue with
+        one death more in its record; True if it is on its way, and no longer here.
         """
         info, headers = message.delivery_info or {}, message.headers
         if not info.get("redelivered") or not isinstance(headers, dict):
@@ -106,8 +108,9 @@ class AmqpAttempts:
         return self.send_back(message, self._without_survivals(message, read(headers).after_death(now)))
 
     def send_back(self, message: Any, suspicion: Suspicion) -> bool:
-        """For a message that did not start here, with a record as it came or as it was counted on its arrival: publish it anew at the
-        tail of its queue, then acknowledge it. False if the broker has not confirmed it: then the original has to run or to go back.
+        """For a message that did not start here, with a record as it came or as it was counted on its arrival: publish
+        it anew at the tail of its queue, then acknowledge it. False if the broker has not confirmed it: then the
+        original has to run or to go back.
         """
         queue = self.queue_of(message)
         if not queue or monotonic() < self._asked_again_at:
@@ -182,7 +185,9 @@ class AmqpAttempts:
         self._using(lambda channel: channel.queue_delete(self._attempts_queue(message)))
 
     def bury(self, message: Any, task: str, task_id: str, deaths: int) -> str:
-        """Publish with confirmation, then acknowledge. Raises the broker's errors; then the message is still in its queue."""
+        """Publish with confirmation, then acknowledge. Raises the broker's errors; then the message is still in its
+        queue.
+        """
         queue = self._set_aside(message, WORKER_LOST, deaths)
         try:
             self.end(message)
@@ -254,15 +259,17 @@ class AmqpAttempts:
     # the connection
 
     def _settle(self, message: Any) -> None:
-        """The broker has its copy. What cannot be acknowledged is delivered again, and has doubled a task: that must end no consumer."""
+        """The broker has its copy. What cannot be acknowledged is delivered again, and has doubled a task: that must
+        end no consumer.
+        """
         try:
             message.ack_log_error(logger, self.connection_errors())
         except Exception as error:
             logger.warning("Could not acknowledge a message of which the broker has a copy: %r", error)
 
     def _copy(self, message: Any, queue: str, more: Mapping[str, Any]) -> None:
-        """Returns when the broker has confirmed it. Raises the broker's errors: then it may have it or not, and a second one would double
-        it for sure.
+        """Returns when the broker has confirmed it. Raises the broker's errors: then it may have it or not, and a
+        second one would double it for sure.
         """
         if monotonic() - self._used_at > IDLE_SECONDS:
             self._using(lambda channel: channel.basic_qos(0, 1, False))  # any question

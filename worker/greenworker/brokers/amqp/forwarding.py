@@ -77,7 +77,9 @@ class Publisher:
         return [entry.message for entry in (*self._under_way, *self._waiting)]
 
     def declare(self, queue: Any) -> None:
-        """Once for each connection, as the application would. Raises `MisconfiguredError` if it cannot be had, or the broker's errors."""
+        """Once for each connection, as the application would. Raises `MisconfiguredError` if it cannot be had, or the
+        broker's errors.
+        """
         if queue.name in self._declared:
             return
         try:
@@ -114,7 +116,9 @@ class Publisher:
             self._running = False
 
     def _publish(self, batch: list[Entry]) -> list[Entry]:
-        """What has to be tried again. What cannot be forwarded is the caller's again; what is lost is nobody's here any more."""
+        """What has to be tried again. What cannot be forwarded is the caller's again; what is lost is nobody's here any
+        more.
+        """
         good: list[Entry] = []
         left: list[Entry] = []
         for entry in batch:

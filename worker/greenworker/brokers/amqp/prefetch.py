@@ -1,13 +1,14 @@
-"""Prefetch where the broker fixes it for the life of a consumer, as quorum queues do: several consumers, each with credits.
+"""Prefetch where the broker fixes it for the life of a consumer, as quorum queues do: several consumers, each with
+credits.
 
-A cancelled consumer keeps what it was given until that is settled. Cancel one and add another with the new prefetch, and
-the worker holds up to both together. So growth adds a consumer with the difference; a shrink cancels as many as it must,
-and their credits come back as their messages are settled. What may be delivered, over all queues (the credits of the
-consumers, and what the cancelled ones still hold), is never more than the limit; after a shrink never more than what was
-held at that moment, and from there it only falls.
+A cancelled consumer keeps what it was given until that is settled. Cancel one and add another with the new prefetch,
+and the worker holds up to both together. So growth adds a consumer with the difference; a shrink cancels as many as it
+must, and their credits come back as their messages are settled. What may be delivered, over all queues (the credits of
+the consumers, and what the cancelled ones still hold), is never more than the limit; after a shrink never more than
+what was held at that moment, and from there it only falls.
 
-Each queue has a share of the limit: what it needs, and evenly where not all can have that. A queue with a backlog gets what
-the others do not use.
+Each queue has a share of the limit: what it needs, and evenly where not all can have that. A queue with a backlog gets
+what the others do not use.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ from celery.utils.log import get_logger
 logger = get_logger(__name__)
 
 CONSUMERS = 12
-"""At most, for one queue. AMQP 0-9-1 asks a broker for 16 at least; with 8 pieces after a shrink there is room to grow."""
+"""At most, for one queue. AMQP 0-9-1 asks a broker for 16 at least; with 8 pieces after a shrink there is room
+to grow.
+"""
 
 PIECES = 8
-"""What comes back from cancelled consumers is handed out again in pieces of an eighth at least, so that they stay few."""
+"""What comes back from cancelled consumers is handed out again in pieces of an eighth at least, so that they
+stay few.
+"""
 
 SHARE_SECONDS = 1.0
 """How often the shares of several queues are looked at. Each move costs three round trips to the broker."""
@@ -139,11 +144,14 @@ class Credits:
         self._stopped = stopped
         self._queues: dict[str, QueueConsumers] = {}
         self._looked = 0.0
-        # Celery's remote control adds a queue to kombu's consumer and lets it consume: `apply` does that in its next turn.
+        # Celery's remote control adds a queue to kombu's consumer and lets it consume: `apply` does that in its next
+        # turn.
         consumer.consume = lambda *_, **__: None
 
     def apply(self, limit: int) -> None:
-        """Make the credits agree with the *limit* (messages) and with what was settled meanwhile; to be called often."""
+        """Make the credits agree with the *limit* (messages) and with what was settled meanwhile; to be called
+        often.
+        """
         if self._stopped():
             return
         grown = limit > self.limit

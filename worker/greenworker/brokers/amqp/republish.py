@@ -1,7 +1,7 @@
 """Publishes a message that was received once more, as it is, and says whether the broker has it: AMQP only.
 
-Whoever settles the original waits for that. Copies go to a queue by its name, over a connection of their own: the worker's consumer
-reads the other one. Many travel together, and the broker confirms them when it likes.
+Whoever settles the original waits for that. Copies go to a queue by its name, over a connection of their own: the
+worker's consumer reads the other one. Many travel together, and the broker confirms them when it likes.
 """
 
 # mypy: disable-error-code="no-untyped-call,attr-defined"
@@ -47,7 +47,9 @@ class Republisher:
         self._unroutable: set[str] = set()
 
     def declare(self, queue: Any) -> None:
-        """Make sure that *queue* (kombu's) exists as it says. Raises the channel's errors, and those of the connection."""
+        """Make sure that *queue* (kombu's) exists as it says. Raises the channel's errors, and those of the
+        connection.
+        """
         channel = self._connected().channel()
         try:
             bound = queue.bind(channel)
@@ -58,7 +60,9 @@ class Republisher:
                 channel.close()
 
     def publish(self, copies: Sequence[Copy], seconds: float) -> set[int]:
-        """The positions of the *copies* that the broker has, within *seconds*. The others it may have, or not. Never raises."""
+        """The positions of the *copies* that the broker has, within *seconds*. The others it may have, or not. Never
+        raises.
+        """
         deadline = monotonic() + seconds
         self._confirmed, self._waiting, self._unroutable = set(), {}, set()
         try:

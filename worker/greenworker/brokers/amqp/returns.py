@@ -1,10 +1,11 @@
 """Gives messages back to an AMQP broker without using up their deliveries.
 
-A quorum queue counts how often a message was delivered in vain, and drops it (or dead-letters it) beyond its delivery limit: 20 by default in
-RabbitMQ 4. Up to 4.2 everything counts that ends a delivery without an acknowledgement: reject and nack with requeue, a closed channel, a lost
-connection (seen on 3.10 and 4.0). From 4.3 on ``basic.nack`` does not count and ``basic.reject`` does (seen on 4.3.6). So there a message is
-nacked; on older brokers a copy of it is published to the end of its queue, and the original is acknowledged when the broker has confirmed the
-copy. Who dies in between has doubled a task, not lost it. Classic queues do not count, and keep the message at its place.
+A quorum queue counts how often a message was delivered in vain, and drops it (or dead-letters it) beyond its delivery
+limit: 20 by default in RabbitMQ 4. Up to 4.2 everything counts that ends a delivery without an acknowledgement: reject
+and nack with requeue, a closed channel, a lost connection (seen on 3.10 and 4.0). From 4.3 on ``basic.nack`` does not
+count and ``basic.reject`` does (seen on 4.3.6). So there a message is nacked; on older brokers a copy of it is
+published to the end of its queue, and the original is acknowledged when the broker has confirmed the copy. Who dies in
+between has doubled a task, not lost it. Classic queues do not count, and keep the message at its place.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -70,7 +71,9 @@ def deliveries(message: Any) -> int:
 
 
 class Returns:
-    """Of one consumer. `give_back` waits for the broker; the connection that the messages came from has to be read meanwhile, or idle."""
+    """Of one consumer. `give_back` waits for the broker; the connection that the messages came from has to be read
+    meanwhile, or idle.
+    """
 
     def __init__(self, app: Any, queue_of: Callable[[Any], str]) -> None:
         self._app = app
@@ -79,7 +82,9 @@ class Returns:
         self._one_at_a_time = Lock()
 
     def look_at(self, message: Any, task_risks: TaskRisks) -> None:
-        """*message*, which was delivered before, has arrived. Its queue counts, though the app may not say so (a vhost has a default type)."""
+        """*message*, which was delivered before, has arrived. Its queue counts, though the app may not say so (a vhost
+        has a default type).
+        """
         queue = self._queue_of(message)
         self._counting.add(queue)
         limit = limit_of(self._app.amqp.queues.get(queue), server_properties(message.channel))
@@ -89,7 +94,8 @@ class Returns:
         task = head_of(message).task
         task_risks.found(
             DELIVERY_LIMIT, task,
-            f"a message of {task} was delivered {used} times in vain, and queue {queue} drops it (or dead-letters it) after {limit}: "
+            f"a message of {task} was delivered {used} times in vain, and queue {queue} drops it (or dead-letters "
+            f"it) after {limit}: "
             "look for workers that die while they run it and for connections that break, or raise x-delivery-limit",
         )  # fmt: skip
 
@@ -102,8 +108,8 @@ class Returns:
         return bool(arguments.get("x-queue-type") == "quorum")
 
     def give_back(self, messages: list[Any]) -> None:
-        """In a drain, on AMQP, without a record (see `AmqpSettlement.return_messages`): all of *messages*; those that are settled already
-        are left alone. Raises the connection's errors.
+        """In a drain, on AMQP, without a record (see `AmqpSettlement.return_messages`): all of *messages*; those that
+        are settled already are left alone. Raises the connection's errors.
         """
         with self._one_at_a_time:
             self._give_back([message for message in messages if not message.acknowledged])

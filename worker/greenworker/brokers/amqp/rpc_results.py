@@ -1,7 +1,8 @@
 """Results over the broker (``rpc://``), read by one green thread at a time.
 
-Celery starts a green thread that reads results, and only then connects, in the thread that waits. The reader looks a second later: where
-the connection is not complete yet, both read the same socket, which Eventlet forbids. The same when a lost connection is replaced.
+Celery starts a green thread that reads results, and only then connects, in the thread that waits. The reader looks a
+second later: where the connection is not complete yet, both read the same socket, which Eventlet forbids. The same when
+a lost connection is replaced.
 """
 
 # mypy: disable-error-code="no-untyped-call,misc"

@@ -97,7 +97,9 @@ class AmqpSettlement:
             self._going_back -= len(messages)
 
     def _sent_back(self, message: Any) -> bool:
-        """Whoever gets a message that RabbitMQ has requeued counts a death. One that has a record goes back as a copy with it as it was."""
+        """Whoever gets a message that RabbitMQ has requeued counts a death. One that has a record goes back as a copy
+        with it as it was.
+        """
         known = getattr(message, "suspicion", NONE)
         suspicion = known if known != NONE else read(message.headers)
         return suspicion != NONE and self.attempts is not None and self.attempts.send_back(message, suspicion)

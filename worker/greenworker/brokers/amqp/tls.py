@@ -1,4 +1,6 @@
-"""kombu's ``amqps://`` with the host name of each connection checked, where the options ask for it by ``server_hostname: None``."""
+"""kombu's ``amqps://`` with the host name of each connection checked, where the options ask for it by
+``server_hostname: None``.
+"""
 
 # mypy: disable-error-code="no-untyped-call,misc"
 
@@ -10,7 +12,9 @@ from kombu.transport import pyamqp
 
 
 class NameChecked(pyamqp.Transport):
-    """For this connection only: the options belong to all connections of the app, and the next broker has another name."""
+    """For this connection only: the options belong to all connections of the app, and the next broker has
+    another name.
+    """
 
     def establish_connection(self) -> Any:
         """As kombu's."""

@@ -1,8 +1,9 @@
 """kombu's AMQP transport with fewer system calls; for the worker's own consumer only.
 
-py-amqp asks the socket for each frame's seven bytes of head, then for its body, then for its end, three frames a message,
-and sends every acknowledgement by itself. Here the socket is read in large pieces, everything that has arrived is handled
-before it is read again, and the acknowledgements of one turn of the hub travel in one send. Each is still a frame of its
+py-amqp asks the socket for each frame's seven bytes of head, then for its body, then for its end, three frames a
+message, and sends every acknowledgement by itself. Here the socket is read in large pieces, everything that has arrived
+is handled before it is read again, and the acknowledgements of one turn of the hub travel in one send. Each is still a
+frame of its
 own: `multiple` would settle what runs. The bytes on the wire are the same.
 """
 
@@ -108,8 +109,8 @@ class Channel(pyamqp.Channel):
         return super().basic_reject(delivery_tag, *args, **kwargs)
 
     def basic_consume(self, *args: Any, consumer_tag: str = "", callback: Any = None, **kwargs: Any) -> Any:
-        """py-amqp notes the callback when the broker has answered. Here messages are handled in the same turn as the answer
-        that they follow, and would find none: py-amqp sends those back.
+        """py-amqp notes the callback when the broker has answered. Here messages are handled in the same turn as the
+        answer that they follow, and would find none: py-amqp sends those back.
         """
         if consumer_tag:
             self.callbacks[consumer_tag] = callback
@@ -139,7 +140,9 @@ class Channel(pyamqp.Channel):
             logger.warning("%d acknowledgements could not be sent, the tasks will run again: %r", count, error)
 
     def _do_revive(self) -> None:
-        """The broker has closed the channel and py-amqp opens a new one by the same number: old tags mean nothing there."""
+        """The broker has closed the channel and py-amqp opens a new one by the same number: old tags mean nothing
+        there.
+        """
         self.task_risks.acks_failed += len(self._acks)
         self._acks.clear()
         self.unsettled.clear()

@@ -21,7 +21,9 @@ class RedisAttempts:
         return known
 
     def begin(self, message: Any, after: Suspicion) -> None:
-        """Who gets the message after the death of this process sees one more; who gets it from this process does not."""
+        """Who gets the message after the death of this process sees one more; who gets it from this process
+        does not.
+        """
         held = self.store.held.get(message.delivery_tag)
         if held is not None:
             self.store.mark(message.delivery_tag, with_header(held.payload, after))
@@ -30,7 +32,9 @@ class RedisAttempts:
         """Whatever settles the message forgets them."""
 
     def requeue(self, message: Any, suspicion: Suspicion) -> bool:
-        """After a child died of it: notes the record, and leaves the way back to the caller, whose requeue takes what is held."""
+        """After a child died of it: notes the record, and leaves the way back to the caller, whose requeue takes what
+        is held.
+        """
         held = self.store.held.get(message.delivery_tag)
         if held is not None:
             held.payload = with_header(held.payload, suspicion)

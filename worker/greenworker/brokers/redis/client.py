@@ -1,8 +1,9 @@
 """redis-py clients for a broker that may refuse to write for a while, and for a heartbeat that has no time to wait.
 
-A replica that was the master a moment ago (READONLY), a full Redis (OOM), one that cannot write to its disk (MISCONF): redis-py raises
-these as faults of the command, and Celery ends the worker. Here they are what they mean: a broker that is not to be had just now. The worker
-keeps what it runs, connects anew until somebody answers, and finds the new master where the address has moved.
+A replica that was the master a moment ago (READONLY), a full Redis (OOM), one that cannot write to its disk (MISCONF):
+redis-py raises these as faults of the command, and Celery ends the worker. Here they are what they mean: a broker that
+is not to be had just now. The worker keeps what it runs, connects anew until somebody answers, and finds the new master
+where the address has moved.
 
 Imports redis: the user's own, after patching.
 """
@@ -21,8 +22,8 @@ import redis
 from kombu.transport import redis as stock
 
 HEARTBEAT_TIMEOUT_SECONDS = 2.0
-"""For connecting and for the answer to a heartbeat. Others take over 20 s after the last one: within that time a connection that has gone
-silent is given up and a new one is tried, several times over.
+"""For connecting and for the answer to a heartbeat. Others take over 20 s after the last one: within that time a
+connection that has gone silent is given up and a new one is tried, several times over.
 """
 
 _STATES = re.compile(
@@ -35,7 +36,9 @@ class UnavailableError(redis.ConnectionError):
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Whether *error* tells of the state that Redis is in, not of the command. An older Redis puts a script's error into a longer text."""
+    """Whether *error* tells of the state that Redis is in, not of the command. An older Redis puts a script's error
+    into a longer text.
+    """
     names = {each.__name__ for each in type(error).__mro__}
     return isinstance(error, redis.ResponseError) and bool(
         names & {"ReadOnlyError", "OutOfMemoryError"} or _STATES.search(str(error))
@@ -83,7 +86,9 @@ def client_class(prefix: str) -> Any:
 
 
 def impatient(pool: Any, seconds: float = HEARTBEAT_TIMEOUT_SECONDS) -> Any:
-    """*pool*, which nobody else uses, with time-outs of so many seconds, those of its Sentinels included, and without second attempts."""
+    """*pool*, which nobody else uses, with time-outs of so many seconds, those of its Sentinels included, and without
+    second attempts.
+    """
     sentinels = getattr(getattr(pool, "sentinel_manager", None), "sentinels", ())
     for each in (pool, *(sentinel.connection_pool for sentinel in sentinels)):
         options = each.connection_kwargs

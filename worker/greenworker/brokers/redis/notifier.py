@@ -1,9 +1,9 @@
 """Redis notifies a worker when a message comes to an empty queue, so that the worker need not poll.
 
-A blocking pop can lose a message: it is popped before it is booked. But Redis tells a client that tracks keys when one of them
-changes (https://redis.io/docs/latest/develop/reference/client-side-caching/, since 6.0). Nothing is cached here; only the
-notification is used. It costs one question for each time that the queue was empty and is not. Polling ten times a second costs
-an idle worker 1 % of a core, and each message up to 0.1 s.
+A blocking pop can lose a message: it is popped before it is booked. But Redis tells a client that tracks keys when one
+of them changes (https://redis.io/docs/latest/develop/reference/client-side-caching/, since 6.0). Nothing is cached
+here; only the notification is used. It costs one question for each time that the queue was empty and is not. Polling
+ten times a second costs an idle worker 1 % of a core, and each message up to 0.1 s.
 
 Without a notifier the worker polls ten times a second; with one it still asks every `ASK_ANYWAY_SECONDS`.
 """
@@ -35,7 +35,9 @@ _CHANNEL = b"__redis__:invalidate"
 
 
 class EmptyQueueNotifier:
-    """Two connections of one worker's own: one asks and is tracked by Redis, the other receives. Of the hub's thread."""
+    """Two connections of one worker's own: one asks and is tracked by Redis, the other receives. Of the hub's
+    thread.
+    """
 
     def __init__(self, pool: Any) -> None:
         """*pool*: a connection pool of redis-py for this broker, which nobody else uses."""
@@ -58,7 +60,9 @@ class EmptyQueueNotifier:
         return bool(self._lists)
 
     def listen(self, lists: Sequence[str]) -> bool | None:
-        """True: *lists* are empty, and Redis notifies us as soon as one is not. False: a message waits. None: no notifier is connected."""
+        """True: *lists* are empty, and Redis notifies us as soon as one is not. False: a message waits. None: no
+        notifier is connected.
+        """
         if not self.connected and not self._connect():
             return None
         if self._lists == tuple(lists):
@@ -130,7 +134,9 @@ class EmptyQueueNotifier:
         return connection
 
     def _receive(self, subscriber: Any) -> None:
-        """For as long as the connection lives. Nobody else touches it: a green thread may wait for a descriptor of its own only."""
+        """For as long as the connection lives. Nobody else touches it: a green thread may wait for a descriptor of its
+        own only.
+        """
         try:
             while True:
                 if subscriber.can_read(timeout=60):

@@ -1,4 +1,5 @@
-"""What a worker may do on Redis, asked before it takes a message: a script that is stopped half-way by an access list would have popped one.
+"""What a worker may do on Redis, asked before it takes a message: a script that is stopped half-way by an access list
+would have popped one.
 
 docs/worker.md lists the rights.
 """
@@ -72,16 +73,20 @@ ANSWER_SECONDS = 5.0
 """For the answer to a subscription; one that comes later is left to whoever listens there."""
 
 MAILBOX_FIX = (
-    "give the user the keys, channels and commands for remote control that docs/worker.md lists under Rights on Redis (ACL SETUSER), "
+    "give the user the keys, channels and commands for remote control that docs/worker.md lists under Rights on "
+    "Redis (ACL SETUSER), "
     "or set spec.worker.remoteControl to Disabled"
 )
 
-FIX = "give the user the commands and keys that docs/worker.md lists under Rights on Redis (ACL SETUSER), with the broker's key prefix"
+FIX = (
+    "give the user the commands and keys that docs/worker.md lists under Rights on Redis (ACL SETUSER), with the "
+    "broker's key prefix"
+)
 
 
 def check_rights(client: Any, probe: str, keys: Iterable[str]) -> None:
-    """Raises `MisconfiguredError` if the user of *client* may not run our scripts, a command in them, or use one of *keys*. *probe*: a
-    key of ours that does not exist.
+    """Raises `MisconfiguredError` if the user of *client* may not run our scripts, a command in them, or use one of
+    *keys*. *probe*: a key of ours that does not exist.
     """
     problem = "its Redis user may not run scripts"
     command = "evalsha"
@@ -99,8 +104,8 @@ def check_rights(client: Any, probe: str, keys: Iterable[str]) -> None:
 
 
 def check_mailbox(client: Any, probe: str, keys: Iterable[str], topic: str) -> None:
-    """As `check_rights`, for Celery's remote control: without one of these rights revoking a task would have no effect. *topic*: the
-    channel that the worker subscribes to.
+    """As `check_rights`, for Celery's remote control: without one of these rights revoking a task would have no effect.
+    *topic*: the channel that the worker subscribes to.
     """
     keys = list(keys)
     problem = ""

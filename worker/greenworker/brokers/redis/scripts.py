@@ -1,15 +1,16 @@
 """The Lua that makes Redis a broker that does not lose: each script is one step that happens or does not.
 
-Keys and payloads are kombu's (``unacked``, ``unacked_index``, JSON), so stock producers and stock workers share the same
-Redis; ours are added beside them under ``greenworker.``. Times come from the Redis server: no clock skew. Each works in a Redis
-that is full (see HEARTBEAT).
+Keys and payloads are kombu's (``unacked``, ``unacked_index``, JSON), so stock producers and stock workers share the
+same Redis; ours are added beside them under ``greenworker.``. Times come from the Redis server: no clock skew. Each
+works in a Redis that is full (see HEARTBEAT).
 """
 
 FETCH = """
 -- Pop and book in one step. kombu pops with BRPOP and books afterwards: a worker killed in between loses the message.
 -- What is acknowledged travels along: the slots that are filled here are those of the tasks that ended.
--- No payload is read here: what Lua's JSON cannot decode (half an emoji, deep nesting) is a task all the same. So each delivery
--- has a tag of the worker's own, and goes back to the queue that it came from, whatever exchange had brought it there.
+-- No payload is read here: what Lua's JSON cannot decode (half an emoji, deep nesting) is a task all the same.
+-- So each delivery has a tag of the worker's own, and goes back to the queue that it came from, whatever exchange
+-- had brought it there.
 -- Who fetches lives: so whatever is booked under a worker, the others know that worker.
 -- KEYS: unacked, unacked_index, held, workers, then the lists, highest priority first
 -- ARGV: how many at most, lists per priority step, stem of the tags, number of the first tag, worker, for each list the
@@ -67,8 +68,8 @@ return #ARGV
 """
 
 REQUEUE = """
--- Put messages back where they came from, in the order given; each only if this very delivery is still booked: the answer of an
--- earlier attempt may be lost, and the message another delivery's by now.
+-- Put messages back where they came from, in the order given; each only if this very delivery is still booked:
+-- the answer of an earlier attempt may be lost, and the message another delivery's by now.
 -- KEYS: unacked, unacked_index, held   ARGV: side ('head' or 'tail'), then tag, list, payload …
 local push = ARGV[1] == 'head' and 'RPUSH' or 'LPUSH'
 local count = 0
@@ -98,8 +99,8 @@ return 1
 
 HEARTBEAT = """
 -- This worker lives, and with it what it holds: the visibility time-out counts from now.
--- A full Redis refuses what could need memory, unless the script has written already: hence the ZREM of nobody, and it is the order
--- in the other scripts too. They free what they take, and are the only way to empty a full Redis.
+-- A full Redis refuses what could need memory, unless the script has written already: hence the ZREM of nobody,
+-- and it is the order in the other scripts too. They free what they take, and are the only way to empty a full Redis.
 -- KEYS: workers, held, unacked_index   ARGV: worker, 1 to renew
 redis.call('ZREM', KEYS[1], '')
 local now = redis.call('TIME')

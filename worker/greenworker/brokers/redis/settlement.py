@@ -1,4 +1,6 @@
-"""Settles messages of Redis: the unacked store knows each of them, in the order in which they came, and outlives connections."""
+"""Settles messages of Redis: the unacked store knows each of them, in the order in which they came, and outlives
+connections.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """kombu's Redis transport with atomic fetching and batched acknowledgements; for the worker's own consumer only.
 
-Everything that is not fetching (declaring, binding, publishing, fanout, TLS, Sentinel, key prefix) stays kombu's. Why fetching does not: kombu
-pops a message before it books it, acknowledges with a round trip each, and on a green pool never restores what a dead worker held.
+Everything that is not fetching (declaring, binding, publishing, fanout, TLS, Sentinel, key prefix) stays kombu's. Why
+fetching does not: kombu pops a message before it books it, acknowledges with a round trip each, and on a green pool
+never restores what a dead worker held.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -37,9 +38,9 @@ FETCH_GAP_SECONDS = 0.004
 """Two fetches are at least so far apart, so that slots which become free together are filled together."""
 
 IDLE_WAIT_SECONDS = (0.005, 0.1)
-"""Without a notifier an empty queue is asked again after the first, doubling up to the second: 10 questions a second at rest.
-With one, so long is the pause before listening again where other workers took the message first: a hundred idle workers are not
-to run for each message.
+"""Without a notifier an empty queue is asked again after the first, doubling up to the second: 10 questions a second at
+rest. With one, so long is the pause before listening again where other workers took the message first: a hundred idle
+workers are not to run for each message.
 """
 
 FLOW_SECONDS = 0.03
@@ -87,7 +88,8 @@ class QoS(stock.QoS):
 
     def restore_unacked(self, client: Any = None) -> None:
         """Called when a channel closes. What runs goes on running and is acknowledged later, over the next connection;
-        what has not started was given back by the consumer, and is another worker's by now. What is left came by ``basic_get``.
+        what has not started was given back by the consumer, and is another worker's by now. What is left came by
+        ``basic_get``.
         """
         got = [tag for tag in self._delivered if tag in self.channel.by_get]
         with self.channel.conn_or_acquire(client) as connection:
@@ -127,8 +129,8 @@ class Channel(stock.Channel):
         return Client(connection_pool=self.pool)
 
     def _queue_bind(self, *args: Any, **kwargs: Any) -> None:
-        """A full Redis refuses the binding, which only producers need, and has one already where they have sent anything: the
-        worker goes on, for nobody else empties it.
+        """A full Redis refuses the binding, which only producers need, and has one already where they have sent
+        anything: the worker goes on, for nobody else empties it.
         """
         try:
             with unavailable(), refusing(self._plain(), ()):
@@ -177,12 +179,14 @@ class Channel(stock.Channel):
         return len(fetched)
 
     def _width(self, order: Sequence[str]) -> int:
-        """How many queues the script takes from in turn. The orders ``priority`` and ``sorted`` empty one before the next."""
+        """How many queues the script takes from in turn. The orders ``priority`` and ``sorted`` empty one before the
+        next.
+        """
         return 1 if isinstance(self._queue_cycle, priority_cycle) else len(order)
 
     def _hand_over(self, tag: str, payload: bytes, queue: str) -> None:
-        """Give the message to Celery, as kombu does. What nobody can read or take ends among the dead letters: a worker that
-        ended with it would only hand it on to the next one. Raises what is not the message's fault.
+        """Give the message to Celery, as kombu does. What nobody can read or take ends among the dead letters: a worker
+        that ended with it would only hand it on to the next one. Raises what is not the message's fault.
         """
         reason = dead_letters.UNDECODABLE
         try:
@@ -231,7 +235,9 @@ class Channel(stock.Channel):
 
 
 class Poller(stock.MultiChannelPoller):
-    """Waits for messages with a notifier or by asking, not by blocking in BRPOP, which pops before anything is booked."""
+    """Waits for messages with a notifier or by asking, not by blocking in BRPOP, which pops before anything is
+    booked.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -305,7 +311,9 @@ class Poller(stock.MultiChannelPoller):
         return next((channel.store.notifier for channel in self._consuming()), None)
 
     def _wait(self, left: float) -> None:
-        """Full: until a slot becomes free. Empty: until the notifier reports a message; without one, a little longer each time."""
+        """Full: until a slot becomes free. Empty: until the notifier reports a message; without one, a little longer
+        each time.
+        """
         with_capacity = [channel for channel in self._consuming() if channel.room()]
         if not with_capacity:
             self.wakeup.wait(min(left, 0.5))

@@ -1,8 +1,8 @@
 """What this worker holds of a Redis broker, and everything it owes it.
 
 The store outlives connections: a tag on Redis stays valid through a reconnect (unlike AMQP's), so acknowledgements that
-could not be sent are sent later, tasks that run through a broker restart are not delivered a second time, and nothing is
-given back while it runs. All acknowledgements of a few milliseconds travel together.
+could not be sent are sent later, tasks that run through a broker restart are not delivered a second time, and nothing
+is given back while it runs. All acknowledgements of a few milliseconds travel together.
 
 Every message is also booked under its worker (``greenworker.held.<worker>``), and a real thread says every few seconds
 that the worker lives, also while the hub is blocked. Another worker gives back what a dead one held: after
@@ -159,7 +159,8 @@ class UnackedStore:
 
     def _make_clients(self, channel: Any) -> None:
         """Clients of our own, which reconnect by themselves; new ones only if the broker is another one now."""
-        from greenworker.brokers.redis.client import Client, impatient  # noqa: PLC0415 - the user's own redis, after patching
+        # The user's own redis, after patching.
+        from greenworker.brokers.redis.client import Client, impatient  # noqa: PLC0415
 
         pool = channel._get_pool()
         address = {name: value for name, value in pool.connection_kwargs.items() if isinstance(value, (str, int))}
@@ -194,8 +195,8 @@ class UnackedStore:
 
     def fetch(self, lists: list[str], queues: list[str], per_step: int, count: int) -> list[tuple[int, str, bytes]]:
         """Pop and book up to *count* messages from *lists*, highest priority first, *per_step* lists for each priority:
-        (index into lists, delivery tag, payload). *queues*: the name of each list's queue. Acknowledgements travel along.
-        Raises the broker's connection errors.
+        (index into lists, delivery tag, payload). *queues*: the name of each list's queue. Acknowledgements travel
+        along. Raises the broker's connection errors.
         """
         assert self.keys is not None
         count = min(count, FETCH_AT_ONCE)
@@ -241,9 +242,9 @@ class UnackedStore:
             self._due.set()
 
     def give_back(self, tags: list[str], *, started: bool, head: bool = True) -> int:
-        """While Redis answers (a drain, a kill at its deadline): return messages to the list they came from, at once: to its head in
-        their old order, or to its tail.
-        *started* ones are marked as redelivered. Returns how many were still booked.
+        """While Redis answers (a drain, a kill at its deadline): return messages to the list they came from, at once:
+        to its head in their old order, or to its tail. *started* ones are marked as redelivered. Returns how many were
+        still booked.
         """
         assert self.keys is not None
         order = list(reversed(tags)) if head else tags
@@ -281,7 +282,9 @@ class UnackedStore:
         return bool(self._scripts[MARK](keys=[self.keys.unacked, self.keys.held], args=[tag, payload]))
 
     def return_later(self, tags: list[str]) -> None:
-        """When Redis may not answer (a lost connection, a failed script): `give_back`, unstarted, as soon as it does."""
+        """When Redis may not answer (a lost connection, a failed script): `give_back`, unstarted, as soon as it
+        does.
+        """
         self._returns.update(tag for tag in tags if tag in self.held)
         self._due.set()
 
@@ -299,7 +302,9 @@ class UnackedStore:
                 self._scripts[ACK](keys=[self.keys.unacked, self.keys.index, self.keys.held], args=acks)
 
     def send_ack(self, tag: str) -> None:
-        """Returns when Redis knows of an acknowledgement. Raises the broker's connection errors; it is sent again later then."""
+        """Returns when Redis knows of an acknowledgement. Raises the broker's connection errors; it is sent again later
+        then.
+        """
         while tag in self._acks or tag in self._on_the_way:
             if tag in self._acks:
                 self.flush()
@@ -316,7 +321,9 @@ class UnackedStore:
 
     @contextmanager
     def _sending_acks(self) -> Iterator[list[str]]:
-        """What is to be acknowledged, for one green thread alone. An error puts it back, to be sent again: twice is once."""
+        """What is to be acknowledged, for one green thread alone. An error puts it back, to be sent again: twice is
+        once.
+        """
         tags, self._acks = self._acks, []
         self._on_the_way.update(tags)
         try:
@@ -370,8 +377,8 @@ class UnackedStore:
                 logger.warning("Could not look for messages of dead workers: %r", error)
 
     def _recover_dead_workers(self) -> None:
-        """Give back what dead workers hold. After a restart of Redis everybody looks dead: wait until the living have had
-        the time to say so.
+        """Give back what dead workers hold. After a restart of Redis everybody looks dead: wait until the living have
+        had the time to say so.
         """
         if (
             self.keys is None
@@ -403,7 +410,9 @@ class UnackedStore:
             logger.warning("Gave back %d messages that the dead worker %s held", count, name)
 
     def _recover_lost_deliveries(self) -> None:
-        """A fetch whose answer was lost with its connection has booked messages that nobody knows here. Seen twice: back."""
+        """A fetch whose answer was lost with its connection has booked messages that nobody knows here. Seen twice:
+        back.
+        """
         if self.keys is None or self._client.hlen(self.keys.held) == len(self.held) + len(self._unsettled()):
             self._suspects.clear()
             return
@@ -427,15 +436,15 @@ class UnackedStore:
         return {*self._acks, *self._on_the_way}
 
     def _restore_visible(self) -> None:
-        """What stock workers hold for longer than the visibility time-out. kombu's own attempt is never reached on an idle
-        green worker: BRPOP's time-out beats the drain's.
+        """What stock workers hold for longer than the visibility time-out. kombu's own attempt is never reached on an
+        idle green worker: BRPOP's time-out beats the drain's.
         """
         if not self._channel.closed:
             self._channel.qos.restore_visible(num=self._channel.unacked_restore_limit, interval=1)
 
     def _return_lost(self, held_key: str, entries: dict[bytes, bytes], *, died: bool = False) -> int:
-        """*entries*: delivery tag to length and list of each. *died*: whoever held them ended with them, and one of them may be
-        why. Returns how many were still booked.
+        """*entries*: delivery tag to length and list of each. *died*: whoever held them ended with them, and one of
+        them may be why. Returns how many were still booked.
         """
         assert self.keys is not None
         count, tags = 0, list(entries)
@@ -477,7 +486,9 @@ class UnackedStore:
 
 
 def redelivered(payload: bytes) -> bytes:
-    """The same message, marked as kombu marks one that had been delivered before; what cannot be marked stays as it is."""
+    """The same message, marked as kombu marks one that had been delivered before; what cannot be marked stays
+    as it is.
+    """
     try:
         message = loads(payload)
         properties = message.get("properties")
@@ -492,5 +503,7 @@ def redelivered(payload: bytes) -> bytes:
 
 @lru_cache(maxsize=4096)
 def json_name(queue: str) -> str:
-    """The name of a queue as JSON has it, with as little escaped as possible: the exporter compares it with the name."""
+    """The name of a queue as JSON has it, with as little escaped as possible: the exporter compares it with the
+    name.
+    """
     return dumps(queue, ensure_ascii=False)

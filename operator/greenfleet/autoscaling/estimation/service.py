@@ -90,7 +90,7 @@ class Service:
             if runtime.weight > 0 or not tuning.uses("running-tasks"):
                 return self
             age = running / max(1.0, observation.busy)
-            longer = age > max(known or 0.0, tuning.runtime_seconds)
+            longer = age > max(known or 0.0, tuning.runtime_seconds) and delta.hub_utilisation < tuning.saturated
             return replace(self, running_seconds=running, runtime_seconds=age if longer else known)
         old = kept(delta.seconds, tuning.half_life_seconds)
         full = delta.hub_utilisation >= tuning.saturated and not delta.blocked(tuning) and tuning.uses("own-wait")

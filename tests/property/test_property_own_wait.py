@@ -38,7 +38,7 @@ def test_green_threads_never_grow_on_run_time_that_they_inflated_themselves(
     runtime: float, cpu: float, cores: float, workers: float
 ) -> None:
     """A worker is full with S/k·cores green threads. With chance and a burst at the start it gets at most as many more,
-    and 14 where ten are the least. Of all 54 cases six get more than half as many more, each at 90 % of the core or more.
+    and 14 where ten are the least. Of all 54 cases six get more than half as many more, each at 90 % of the core.
     """
     run = simulate(steady(runtime, cpu, cores, workers), law_named("greenfleet"), 1)
     late = [second for second in run.seconds if second.at > SECONDS / 2]

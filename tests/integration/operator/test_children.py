@@ -52,8 +52,9 @@ def test_the_children_appear_and_are_owned(world: World) -> None:
         assert "finalizers" not in child["metadata"], "the garbage collector alone cleans up"
     [exporter] = eventually(lambda: exporters(world), "the exporter")
     assert [owner["name"] for owner in exporter["metadata"]["ownerReferences"]] == ["feeds"]
-    ready = shop.await_condition("feeds", "Ready", "True")
-    assert ready["reason"] == "ScaledToZero"
+    eventually(
+        lambda: shop.await_condition("feeds", "Ready", "True")["reason"] == "ScaledToZero", "its load is known", 40
+    )
     assert shop.pool("feeds")["status"]["observedGeneration"] == 1
     assert "finalizers" not in shop.pool("feeds")["metadata"]
     shop.delete_pool("feeds", wait=False)

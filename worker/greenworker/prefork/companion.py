@@ -292,9 +292,12 @@ class Consumer(StockConsumer):  # type: ignore[misc]
 
     def unstarted_tags(self, held: Iterable[str]) -> list[str]:
         """See `settlement.Holder`."""
-        requests = [*state.active_requests, *(item.request for item in self.pool.under_way)]
-        running = {request.message.delivery_tag for request in requests}
+        running = {request.message.delivery_tag for request in self._started()}
         return [tag for tag in held if tag not in running]
+
+    def _started(self) -> list[Any]:
+        """Requests that run, or are on their way to a process."""
+        return [*state.active_requests, *(item.request for item in self.pool.under_way)]
 
     def on_close(self) -> None:
         """The connection is lost. On Redis what runs stays ours; what has not started goes back as soon as Redis
@@ -310,7 +313,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
             return
         pool.flush_unsent(super().on_close)
         pool.forget_discarded()
-        for request in [*state.active_requests, *(item.request for item in pool.under_way)]:
+        for request in self._started():
             state.task_reserved(request)
         self.settlement.connection_lost(self)
 

@@ -2,9 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 from greenworker.brokers.settlement import Settlement, Surroundings
 from greenworker.brokers.transports import broker_scheme, consumer_transport
 from greenworker.misconfigured import MisconfiguredError
+
+if TYPE_CHECKING:
+    from greenworker.runtime import Runtime
+
+
+def settlement_of(consumer: Any, runtime: Runtime, within: Callable[[float, Callable[[], Any]], Any]) -> Settlement:
+    """For the broker of Celery's *consumer*; *within* calls something for so many seconds at most.
+    Raises as `settlement_for`.
+    """
+    return settlement_for(
+        Surroundings(
+            app=consumer.app,
+            store=runtime.store,
+            accounting=runtime.accounting,
+            task_risks=runtime.task_risks,
+            max_deliveries=runtime.environment.max_deliveries,
+            draining=lambda: runtime.drain.draining,
+            consumed_from=consumer.consumed_from,
+            connection_errors=lambda: consumer.connection_errors,
+            within=within,
+        )
+    )
 
 
 def settlement_for(surroundings: Surroundings) -> Settlement:

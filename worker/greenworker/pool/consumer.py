@@ -22,9 +22,9 @@ from celery.worker.consumer import Consumer as StockConsumer
 from greenworker import compat, hub
 from greenworker.brokers.amqp.prefetch import Credits
 from greenworker.brokers.declarations import refuse_declarations
-from greenworker.brokers.factory import settlement_for
+from greenworker.brokers.factory import settlement_of
 from greenworker.brokers.forwarding import Forwarder
-from greenworker.brokers.settlement import Settlement, Surroundings
+from greenworker.brokers.settlement import Settlement
 from greenworker.brokers.transports import AMQP_TRANSPORTS, REDIS_TRANSPORTS, consumer_transport, keep_transport
 from greenworker.misconfigured import or_exit
 from greenworker.monitoring.task_risks import acknowledge, settles
@@ -160,10 +160,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         """Queues of the consumers that the drain has cancelled, by tag."""
         super().__init__(*args, **kwargs)
         runtime = self.runtime
-        self.settlement: Settlement = or_exit(settlement_for, Surroundings(
-            self.app, runtime.store, runtime.accounting, runtime.task_risks, runtime.environment.max_deliveries,
-            lambda: runtime.drain.draining, self.consumed_from, lambda: self.connection_errors, hub.within,
-        ))  # fmt: skip
+        self.settlement: Settlement = or_exit(settlement_of, self, runtime, hub.within)
         self.forwarder = Forwarder(self.app, runtime.routes, runtime.task_risks, self.settlement)
         refuse_declarations(self)
         self.pool.may_start = self.may_start

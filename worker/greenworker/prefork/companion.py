@@ -22,9 +22,9 @@ from celery.worker.consumer import Consumer as StockConsumer
 
 from greenworker import compat, native
 from greenworker.brokers.declarations import refuse_declarations
-from greenworker.brokers.factory import settlement_for
+from greenworker.brokers.factory import settlement_of
 from greenworker.brokers.serializers import restrict_tasks
-from greenworker.brokers.settlement import Settlement, Surroundings
+from greenworker.brokers.settlement import Settlement
 from greenworker.brokers.transports import (
     AMQP_TRANSPORTS,
     COMPANION_REDIS_TRANSPORTS,
@@ -270,10 +270,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         runtime = self.runtime = Runtime.of(self.app)
         runtime.task_buckets = self.task_buckets
         runtime.consumer = self
-        self.settlement: Settlement = or_exit(settlement_for, Surroundings(
-            self.app, runtime.store, runtime.accounting, runtime.task_risks, runtime.environment.max_deliveries,
-            lambda: runtime.drain.draining, self.consumed_from, lambda: self.connection_errors, within,
-        ))  # fmt: skip
+        self.settlement: Settlement = or_exit(settlement_of, self, runtime, within)
         self.pool.isolation.attempts = self.settlement.attempts
 
     def consumed_from(self, message: Any) -> str:

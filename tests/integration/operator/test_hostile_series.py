@@ -20,7 +20,7 @@ from greenfleet.manifests.names import Role
 from greenfleet.prometheus import client
 from greenfleet.prometheus.client import PrometheusServer
 from greenfleet.prometheus.collect import Depths, Workers
-from greenfleet.prometheus.poller import Answers, Poller
+from greenfleet.prometheus.poller import WORKERS, Answers, Poller
 from greenfleet.prometheus.sources import DEPTH_PARTS, WORKER_PARTS
 from greenfleet.settings import Prometheus as Settings
 from greenfleet.settings import Server, Source
@@ -231,7 +231,7 @@ def test_a_tenant_whose_series_are_too_many_is_left_out_and_the_others_metrics_a
     eventually(lambda: instant(shared, seen), "all were scraped", 40)
     answers = ask(shared, "quiet", "loud", "long")
     assert knows(answers, "quiet") == (7, 5)
-    assert answers.crowded["workers"] == {"loud", "long"}
+    assert answers.crowded[WORKERS] == {"loud", "long"}
     assert answers.crowded[GREENFLEET] == {"long"}
     for namespace in ("loud", "long"):
         shared.remove(namespace)

@@ -14,7 +14,7 @@ import yaml
 
 from greenfleet.api import GROUP, KIND, VERSION, parse_pool
 from greenfleet.api.pool import RESERVED_VARIABLE, InvalidPoolError, PoolSpec
-from greenfleet.cli.celery_command import CeleryCommand, UnreadableCommandError, parse
+from greenfleet.cli.celery_command import CeleryCommand, OtherProgramError, UnreadableCommandError, parse
 from greenfleet.manifests.names import Role
 from greenfleet.manifests.worker import GRACE_MARGIN_SECONDS, fleet_deployment
 from greenfleet.redaction import redacted
@@ -34,6 +34,8 @@ _BROKER_NAMES = (
     "CLOUDAMQP_URL",
 )
 _RESULT_NAME = "CELERY_RESULT_BACKEND"
+_EACH_SENDS = "several workers would send each periodic task several times"
+_BEAT_ALONE = "a Deployment of its own with one replica and the strategy Recreate (examples/beat.yaml)"
 _VOLUME_KINDS = ("secret", "configMap", "emptyDir", "persistentVolumeClaim")
 _OWN_LABELS = ("app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/component")
 
@@ -69,6 +71,7 @@ def plan(deployment: Object, wishes: Wishes) -> Adoption:
     pod = deployment["spec"]["template"]["spec"]
     container, command = _container(pod, wishes, found)
     if container is None:
+        found.obstacles += _beat(deployment)
         return found
     spec: Object = {"app": wishes.app or command.options.get("app", ""), "image": container["image"]}
     if not spec["app"]:
@@ -152,6 +155,8 @@ def _container(pod: Object, wishes: Wishes, found: Adoption) -> tuple[Object | N
     """The container that runs Celery, with its command; the others are obstacles."""
     candidates: list[tuple[Object, CeleryCommand]] = []
     complaints = []
+    if all(_program(container) == "beat" for container in pod["containers"]):
+        return None, CeleryCommand()  # said by `_beat`, and no option makes a worker of it
     for container in pod["containers"]:
         argv = [*(container.get("command") or ()), *(container.get("args") or ())]
         if wishes.container not in (None, container["name"]):
@@ -173,12 +178,46 @@ def _container(pod: Object, wishes: Wishes, found: Adoption) -> tuple[Object | N
     for kind in ("containers", "initContainers"):
         for other in pod.get(kind) or ():
             if other["name"] != container["name"] and other["name"] not in wishes.drop:
+                reason, fix = "a pool's pods have only the worker", "run it elsewhere"
+                if _program(other) == "beat":
+                    reason, fix = f"it runs celery beat, and {_EACH_SENDS}", f"run it in {_BEAT_ALONE}"
                 found.obstacles.append(
-                    f"{kind} has {other['name']}, and a pool's pods have only the worker: run it elsewhere, then say "
-                    f"--drop {other['name']}"
+                    f"{kind} has {other['name']}, and {reason}: {fix}, then say --drop {other['name']}"
                 )
     _judge(command, wishes, found)
     return container, command
+
+
+def _program(container: Object) -> str:
+    """What the container runs of Celery's, where that is no worker."""
+    try:
+        parse([*(container.get("command") or ()), *(container.get("args") or ())])
+    except OtherProgramError as error:
+        return error.program
+    except UnreadableCommandError:
+        return ""
+    return "worker"
+
+
+def _beat(deployment: Object) -> list[str]:
+    """What to do about a Deployment of beat: it stays, as a single one."""
+    spec, metadata = deployment["spec"], deployment["metadata"]
+    if not all(_program(container) == "beat" for container in spec["template"]["spec"]["containers"]):
+        return []
+    kubectl = f"kubectl -n {metadata['namespace']}"
+    replicas = spec.get("replicas", 1)
+    strategy = (spec.get("strategy") or {}).get("type", "RollingUpdate")
+    mend = []
+    if replicas > 1:
+        mend.append(f"replicas is {replicas}: {kubectl} scale deployment/{metadata['name']} --replicas=1")
+    if strategy != "Recreate":
+        patch = """{"spec": {"strategy": {"type": "Recreate", "rollingUpdate": null}}}"""
+        mend.append(f"strategy is {strategy}: {kubectl} patch deployment/{metadata['name']} -p '{patch}'")
+    more = "".join(f"; {one}" for one in mend) or ", which it is"
+    return [
+        f"Deployment {metadata['name']} runs celery beat, which is not a worker and stays beside the pool as "
+        f"{_BEAT_ALONE}{more}. Adopt the Deployment of the workers instead"
+    ]
 
 
 def _judge(command: CeleryCommand, wishes: Wishes, found: Adoption) -> None:
@@ -188,9 +227,8 @@ def _judge(command: CeleryCommand, wishes: Wishes, found: Adoption) -> None:
             found.notes.append(f"--{name} is left out: {why}")
     if "beat" in command.options and "beat" not in wishes.drop:
         found.obstacles.append(
-            "the command has -B (an embedded beat), and a fleet of several workers would send each periodic task "
-            "several "
-            "times: run `celery beat` in a Deployment of its own, then say --drop beat"
+            f"the command has -B (an embedded beat), and {_EACH_SENDS}: run `celery beat` in {_BEAT_ALONE}, then say "
+            "--drop beat"
         )
     if "exclude" in command.options and not wishes.queues:
         found.obstacles.append(

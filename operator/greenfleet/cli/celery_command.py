@@ -49,6 +49,14 @@ class UnreadableCommandError(ValueError):
     """The command is not one that can be understood; the text says why."""
 
 
+class OtherProgramError(UnreadableCommandError):
+    """The command runs Celery, and no worker: `program` is beat, flower and so on."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__(f"it runs `celery {program}`, which is not a worker")
+        self.program = program
+
+
 @dataclass(frozen=True, slots=True)
 class CeleryCommand:
     """A worker's command line, sorted by what becomes of it."""
@@ -93,7 +101,7 @@ def parse(argv: Sequence[str]) -> CeleryCommand:
     for name, meaning, value, written in _options(words[at + 1 :]):
         if meaning == "argument":
             if name != "worker" or saw_worker:
-                raise UnreadableCommandError(f"it runs `celery {name}`, which is not a worker")
+                raise OtherProgramError(name)
             saw_worker = True
         elif meaning == "extra":
             extra += written

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,6 +16,8 @@ from celery import Celery
 
 from tests.integration.operator.conftest import World, WorldMaker
 from tests.integration.operator.harness import RESTRICTED, Object, eventually
+
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -51,10 +56,14 @@ def by_hand(world: World, queue: str, ledger: str) -> Object:
     }
 
 
-def adopt(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
+def environment(world: World) -> dict[str, str]:
+    return {**os.environ, "KUBECONFIG": str(world.namespace.api.kubeconfig)}
+
+
+def adopt(world: World, *arguments: str, deployment: str = "feeds") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "greenfleet", "adopt", "feeds", "-n", world.namespace.name, *arguments],
-        env={**os.environ, "KUBECONFIG": str(world.namespace.api.kubeconfig)},
+        [sys.executable, "-m", "greenfleet", "adopt", deployment, "-n", world.namespace.name, *arguments],
+        env=environment(world),
         text=True,
         capture_output=True,
         check=False,
@@ -104,6 +113,25 @@ def test_a_hand_written_fleet_is_taken_over_and_every_task_is_done(world: World)
     other = adopt(world, "--name", "with.dot")
     assert other.returncode == 1
     assert "use hyphens" in other.stderr
+
+
+def test_a_beat_stays_beside_the_pool_and_the_commands_that_are_said_make_it_a_single_one(world: World) -> None:
+    """The commands are run as they are said."""
+    shop = world.namespace
+    beat = yaml.safe_load((REPOSITORY / "examples" / "beat.yaml").read_text())
+    beat["metadata"]["namespace"] = shop.name
+    beat["spec"].update(replicas=2, strategy={"type": "RollingUpdate"})
+    shop.api.create(shop.path("deployments"), beat)
+    said = adopt(world, "--yes", deployment="feeds-beat")
+    assert (said.returncode, said.stdout) == (1, "")
+    assert "stays beside the pool" in said.stderr
+    commands = re.findall(r"kubectl -n \S+ (?:scale \S+ --replicas=1|patch \S+ -p '[^']*')", said.stderr)
+    assert len(commands) == 2, said.stderr
+    for command in commands:
+        subprocess.run(shlex.split(command), env=environment(world), check=True, capture_output=True)
+    spec = shop.api.get(shop.path("deployments", "feeds-beat"))["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+    assert "which it is." in adopt(world, deployment="feeds-beat").stderr
 
 
 @pytest.mark.slow

@@ -5,15 +5,18 @@ silence.
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from greenfleet.api import parse_pool
 from greenfleet.cli.adoption import Adoption, Wishes, difference, plan
 from greenfleet.cli.celery_command import UnreadableCommandError, parse
 from tests.unit.operator.objects import Object
 
+REPOSITORY = Path(__file__).resolve().parents[3]
 BROKER = {"name": "CELERY_BROKER_URL", "valueFrom": {"secretKeyRef": {"name": "broker", "key": "url"}}}
 COMMAND = ["celery", "-A", "proj", "worker", "-P", "eventlet", "-c", "200", "-Q", "feeds,slow"]
 
@@ -162,7 +165,12 @@ OBSTACLES: dict[str, tuple[Object, str, Object]] = {
     # what is in the way: the Deployment, a part of the sentence, and the wish that lifts it
     "prefork": (deployment(command=["celery", "-A", "proj", "worker"]), "the prefork pool", {"to_eventlet": True}),
     "gevent": (deployment(command=[*COMMAND, "-P", "gevent"]), "the gevent pool", {"to_eventlet": True}),
-    "beat": (deployment(command=[*COMMAND, "-B"]), "embedded beat", {"drop": frozenset({"beat"})}),
+    "beat": (deployment(command=[*COMMAND, "-B"]), "the strategy Recreate", {"drop": frozenset({"beat"})}),
+    "beat with a schedule": (
+        deployment(command=[*COMMAND, "--beat", "-s", "/tmp/schedule"]),
+        "embedded beat",
+        {"drop": frozenset({"beat"})},
+    ),
     "no secret": (deployment(env=[]), "from a Secret only", {"broker_secret": "broker/url"}),
     "literal broker": (
         deployment(env=[{"name": "CELERY_BROKER_URL", "value": "redis://:hunter2@redis/0"}]),
@@ -229,6 +237,48 @@ def test_a_sidecar_is_in_the_way_until_it_is_left_out() -> None:
     source["spec"]["template"]["spec"]["containers"].append(SIDECAR)
     assert "containers has proxy" in plan(source, Wishes()).obstacles[0]
     assert adopted(source, drop=frozenset({"proxy"}))
+
+
+BEAT = ["celery", "-A", "proj", "beat", "-s", "/tmp/schedule"]
+
+
+def test_a_beat_beside_the_worker_goes_into_a_deployment_of_its_own() -> None:
+    source = deployment()
+    source["spec"]["template"]["spec"]["containers"].append({"name": "clock", "image": "proj:1", "command": BEAT})
+    [said] = plan(source, Wishes()).obstacles
+    assert "clock, and it runs celery beat" in said
+    assert "one replica and the strategy Recreate (examples/beat.yaml), then say --drop clock" in said
+    assert adopted(source, drop=frozenset({"clock"}))
+
+
+@pytest.mark.parametrize(
+    ("replicas", "strategy", "wanted"),
+    [
+        (1, {"type": "Recreate"}, {", which it is."}),
+        (3, {"type": "Recreate"}, {"replicas is 3", "kubectl -n shop scale deployment/feeds --replicas=1"}),
+        (1, None, {"strategy is RollingUpdate", "kubectl -n shop patch deployment/feeds -p"}),
+        (2, {"type": "RollingUpdate"}, {"replicas is 2", "strategy is RollingUpdate"}),
+    ],
+)
+def test_a_deployment_of_beat_stays_as_a_single_one_and_no_option_makes_a_pool_of_it(
+    replicas: int, strategy: Object | None, wanted: set[str]
+) -> None:
+    source = deployment(command=BEAT)
+    source["spec"].update(replicas=replicas, **({"strategy": strategy} if strategy else {}))
+    for wishes in (Wishes(), Wishes(container="worker", app="proj", queues=("feeds",))):
+        [said] = plan(source, wishes).obstacles
+        assert "runs celery beat, which is not a worker and stays beside the pool" in said
+        assert "Adopt the Deployment of the workers instead" in said
+        for part in wanted:
+            assert part in said
+        assert ("replicas is" in said, "strategy is" in said) == (replicas > 1, strategy != {"type": "Recreate"})
+
+
+def test_the_beat_of_the_examples_needs_no_change() -> None:
+    source = yaml.safe_load((REPOSITORY / "examples" / "beat.yaml").read_text())
+    source["metadata"]["namespace"] = "shop"
+    [said] = plan(source, Wishes()).obstacles
+    assert ", which it is." in said
 
 
 def test_root_is_in_the_way_and_no_option_lifts_it() -> None:

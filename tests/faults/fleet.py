@@ -68,7 +68,7 @@ class Fleet:
             "GREENWORKER_DRAIN_SECONDS": str(DRAIN_SECONDS),
             "GREENWORKER_RESTART_AFTER_SECONDS": str(RESTART_AFTER_SECONDS),
             "GREENWORKER_PREFORK_TASKS": '["fault_app.heavy"]',
-            "LEDGER": str(directory / "done"),
+            "JOURNAL": str(directory / "done"),
             **environment,
         }
         (directory / "done").touch()

@@ -130,7 +130,7 @@ def test_the_exporter_serves_every_metric_of_the_contract_and_no_other() -> None
 
 
 def test_names_of_celery_exporter_are_those_of_the_contract() -> None:
-    from tests.unit.worker.test_worker_familiar import CELERY_EXPORTER
+    from tests.unit.worker.test_worker_celery_exporter_metrics import CELERY_EXPORTER
 
     said = {name.removesuffix("_total") for name in re.findall(r"`(celery_[a-z_]+)", section("Metrics"))}
     queues = {"celery_queue_length", "celery_active_consumer_count"}

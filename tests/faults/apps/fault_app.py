@@ -29,7 +29,7 @@ WORKER = os.environ.get("GREENWORKER_WORKER", "none")
 
 
 def note(event, identity):
-    with open(os.environ["LEDGER"], "a") as file:
+    with open(os.environ["JOURNAL"], "a") as file:
         file.write(f"{event} {identity} {WORKER} {time.monotonic():.3f}\n")
 
 

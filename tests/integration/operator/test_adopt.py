@@ -27,7 +27,7 @@ def world(make_world: WorldMaker) -> World:
     return made
 
 
-def by_hand(world: World, queue: str, ledger: str) -> Object:
+def by_hand(world: World, queue: str, journal: str) -> Object:
     """What somebody wrote before they knew of Greenfleet."""
     container = {
         "name": "celery",
@@ -36,7 +36,7 @@ def by_hand(world: World, queue: str, ledger: str) -> Object:
         "args": ["-Q", queue, "-n", "old@%h", "--without-gossip", "--without-mingle"],
         "env": [
             {"name": "CELERY_BROKER_URL", "valueFrom": {"secretKeyRef": {"name": "broker", "key": "url"}}},
-            {"name": "LEDGER", "value": ledger},
+            {"name": "JOURNAL", "value": journal},
         ],
         "securityContext": RESTRICTED,
     }
@@ -73,8 +73,8 @@ def adopt(world: World, *arguments: str, deployment: str = "feeds") -> subproces
 
 def test_a_hand_written_fleet_is_taken_over_and_every_task_is_done(world: World) -> None:
     shop = world.namespace
-    queue, ledger = f"{shop.name}-feeds", world.directory / "ledger"
-    ledger.touch()
+    queue, journal = f"{shop.name}-feeds", world.directory / "journal"
+    journal.touch()
     producer = Celery("producer", broker=world.redis.url, set_as_current=False)
 
     def publish(numbers: range, seconds: float) -> None:
@@ -82,9 +82,9 @@ def test_a_hand_written_fleet_is_taken_over_and_every_task_is_done(world: World)
             producer.send_task("hub_app.fetch", (number, seconds), queue=queue, ignore_result=True)
 
     def done() -> Counter[str]:
-        return Counter(ledger.read_text().split())
+        return Counter(journal.read_text().split())
 
-    shop.api.create(shop.path("deployments"), by_hand(world, queue, str(ledger)))
+    shop.api.create(shop.path("deployments"), by_hand(world, queue, str(journal)))
     publish(range(4), 0.1)
     eventually(lambda: len(done()) == 4, "the old workers work", 40, world.kubelet.tail)
 

@@ -52,18 +52,18 @@ def calm_world(make_world: WorldMaker) -> World:
 
 
 class Hub:
-    """One pool with its producer and the ledger of what its tasks did."""
+    """One pool with its producer and the journal of what its tasks did."""
 
     def __init__(self, world: World, name: str, **spec: Any) -> None:
         self.world = world
         self.shop = world.namespace
         self.name = name
         self.queue = f"{world.namespace.name}-{name}"
-        self.ledger = world.directory / f"{name}-ledger"
-        self.ledger.touch()
+        self.journal = world.directory / f"{name}-journal"
+        self.journal.touch()
         self.sent = 0
         self.producer = Celery("producer", broker=world.redis.url, set_as_current=False)
-        environment = [{"name": "LEDGER", "value": str(self.ledger)}]
+        environment = [{"name": "JOURNAL", "value": str(self.journal)}]
         self.shop.apply_pool(
             name, **{**FLEET, **spec}, queues=[self.queue], worker={"env": environment}, agent="Installed"
         )
@@ -77,7 +77,7 @@ class Hub:
         self.sent += count
 
     def done(self) -> Counter[str]:
-        return Counter(self.ledger.read_text().split())
+        return Counter(self.journal.read_text().split())
 
     def await_done(self, seconds: float = 60) -> None:
         eventually(
@@ -290,7 +290,7 @@ def test_pausing_out_holds_and_unpausing_lets_go(calm_world: World) -> None:
         "pause",
         **FLEET,
         queues=[hub.queue],
-        worker={"env": [{"name": "LEDGER", "value": str(hub.ledger)}]},
+        worker={"env": [{"name": "JOURNAL", "value": str(hub.journal)}]},
         agent="Installed",
     )
     hub.await_replicas(1)

@@ -117,7 +117,7 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
 
 @pytest.fixture
 def client_app() -> Iterator[Callable[..., Producer]]:
-    """``client_app(url).nap.delay(1, 0.5)``: a stock producer of the test app's tasks."""
+    """``client_app(url).sleep.delay(1, 0.5)``: a stock producer of the test app's tasks."""
     made: list[Producer] = []
 
     def make(url: str, **conf: Any) -> Producer:

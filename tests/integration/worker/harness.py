@@ -475,7 +475,7 @@ class Worker:
         self.start_file = self.directory / "start"
         self.termination_log = self.directory / f"{self.name}-termination"
         self.log = self.directory / f"{self.name}.log"
-        self.ledger = UnackedStore(self.directory / "ledger")
+        self.journal = Journal(self.directory / "journal")
         self.start_file.write_text(str(self.threads))
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -499,7 +499,7 @@ class Worker:
             "GREENWORKER_START_FILE": str(self.start_file),
             "GREENWORKER_DRAIN_SECONDS": "20",
             "GREENWORKER_TERMINATION_LOG": str(self.termination_log),
-            "LEDGER": str(self.ledger.path),
+            "JOURNAL": str(self.journal.path),
             **self.environment,
         }
         self.process = subprocess.Popen(
@@ -563,7 +563,7 @@ class Worker:
         )
 
     def reaches(self, name: str, value: float, /, **labels: str) -> None:
-        """Waits until *name* is *value*: a task is counted a moment after its result, its ack or its ledger can be
+        """Waits until *name* is *value*: a task is counted a moment after its result, its ack or its line can be
         seen.
         """
         where = ",".join(f"{label}={text}" for label, text in labels.items())
@@ -589,7 +589,7 @@ class Worker:
             self.process.wait(10)
 
 
-class UnackedStore:
+class Journal:
     """What tasks did: one line each, appended in one write."""
 
     def __init__(self, path: Path) -> None:

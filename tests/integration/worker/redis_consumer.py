@@ -26,7 +26,7 @@ class Consumer:
         self.relay = relay
         self.runtime = Runtime(Environment.read({"GREENWORKER_POOL": "test/feeds", "GREENWORKER_ROLE": "prefork"}))
         self.runtime.drain = Drain(self.runtime)
-        self.ledger = self.runtime.store = ThreadUnackedStore("w")
+        self.store = self.runtime.store = ThreadUnackedStore("w")
         prefork_redis.Channel.runtime = self.runtime
         self.redis = redis.Redis(port=broker.port)
         self.take: Callable[[Any], None] = lambda message: None
@@ -43,7 +43,7 @@ class Consumer:
         self.take(message)
 
     def close(self) -> None:
-        self.ledger.close()
+        self.store.close()
         self.connection.collect()
         state.reserved_requests.clear()
 

@@ -25,16 +25,16 @@ def test_a_batch_is_acknowledged_once_and_what_is_no_batch_yet_is_given_back(
     ).ready()
     for number in range(20):
         producer.app.send_task("batch_app.index", (number,), queue=producer.queue)
-    eventually(lambda: worker.ledger.done() == 20, "two batches have run")
+    eventually(lambda: worker.journal.done() == 20, "two batches have run")
     worker.reaches("greenworker_threads_busy", 0)
-    assert worker.ledger.counts("accepted") == {"10": 2}
+    assert worker.journal.counts("accepted") == {"10": 2}
     assert worker.metric("greenworker_tasks_finished_total", task="batch_app.index", state="SUCCESS") == 2
     for number in range(20, 35):
         producer.app.send_task("batch_app.index", (number,), queue=producer.queue)
-    eventually(lambda: len(worker.ledger.counts("start")) == 30, "the third one runs")
+    eventually(lambda: len(worker.journal.counts("start")) == 30, "the third one runs")
     eventually(lambda: any_lane.ready() == 0, "and five wait for theirs")
     worker.signal(signal.SIGTERM)
     assert worker.wait(20) == 0, worker.tail()
     eventually(lambda: any_lane.ready() == 5, "the five are back, and no other", 40)
-    assert worker.ledger.done() == 30
-    assert max(worker.ledger.counts("start").values()) == 1
+    assert worker.journal.done() == 30
+    assert max(worker.journal.counts("start").values()) == 1

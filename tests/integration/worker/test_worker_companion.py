@@ -80,7 +80,7 @@ def test_the_companion_takes_what_was_forwarded_before_it_came(
     send(rabbit_server.url, queue, conf, "marked", "noop", "marked")
     green.reaches("greenworker_tasks_forwarded_total", 2)
     companion = start_companion(start_worker, rabbit_server.url, queue, conf).ready()
-    eventually(lambda: green.ledger.done() == 3, f"all are done; {companion.tail()}")
+    eventually(lambda: green.journal.done() == 3, f"all are done; {companion.tail()}")
     companion.reaches("greenworker_tasks_started_total", 2, task="green_app.marked")
 
 
@@ -157,7 +157,7 @@ def test_messages_of_the_old_protocol_are_counted_and_forwarded_by_their_name(
     old = any_lane.producer(task_protocol=1)
     old.heavy.delay(1)
     old.noop.apply_async((2,), headers={PUBLISHED_AT: "1"})
-    eventually(lambda: green.ledger.done() == 2, f"both are done; {companion.tail()}")
+    eventually(lambda: green.journal.done() == 2, f"both are done; {companion.tail()}")
     green.reaches("greenworker_tasks_forwarded_total", 1, task="green_app.heavy")
     companion.reaches("celery_task_received_total", 1, name="green_app.heavy")
     green.reaches("celery_task_received_total", 1, name="green_app.noop")
@@ -174,7 +174,7 @@ def test_a_mark_in_a_pool_without_a_companion_is_said_and_the_task_runs_here(
     """Nobody would ever take it from the companion's queue."""
     green = start_worker(redis_broker.url, threads=5).ready()
     Producer(redis_broker.url).marked.delay(1)
-    eventually(lambda: green.ledger.done() == 1, "the task runs here")
+    eventually(lambda: green.journal.done() == 1, "the task runs here")
     green.reaches("greenworker_task_risk", 1, reason="prefork", task="green_app.marked")
     assert "has no companion" in green.tail()
     assert redis_broker.client().llen("feeds.prefork") == 0

@@ -65,7 +65,7 @@ def test_whoever_writes_to_the_broker_may_read_and_revoke_and_not_change_the_wor
     assert "revoked" in ask(producer, "revoke", task_id="theirs")["ok"]
     assert ask(producer, "revoked") == ["theirs"]
     producer.noop.delay(1)
-    eventually(lambda: worker.ledger.done() == 1, "it works as before")
+    eventually(lambda: worker.journal.done() == 1, "it works as before")
 
 
 @pytest.mark.slow
@@ -88,7 +88,7 @@ def test_the_apps_prefetch_multiplier_wins_over_the_resources(
 ) -> None:
     producer = any_lane.producer()
     for number in range(30):
-        producer.nap.delay(number, 20)
+        producer.sleep.delay(number, 20)
     worker = start_on(
         start_worker, any_lane, threads=5,
         environment={"GREENWORKER_PREFETCH_MULTIPLIER": "2", "APP_CONF": repr(conf)},
@@ -123,7 +123,7 @@ def test_task_events_reach_celerys_own_receiver(any_lane: Lane, start_worker: St
         receiver.should_stop = True
         thread.join(10)
         connection.release()
-    assert worker.ledger.done() == 50
+    assert worker.journal.done() == 50
     assert (seen["task-received"], seen["task-started"]) == (51, 51)
     states = Counter(task.state for task in state.tasks.values())
     assert states == {"SUCCESS": 50, "FAILURE": 1}
@@ -147,12 +147,12 @@ def test_every_task_is_done_with_task_events_at_the_price_that_is_printed(any_la
 
 def measure(worker: Worker, lane: Lane, first: int, count: int) -> tuple[float, float]:
     """Seconds for *count* tasks after 50 others, and milliseconds of the worker's CPU for each."""
-    done = worker.ledger.done()
+    done = worker.journal.done()
     publish(lane, "noop", first, first + 50)
-    eventually(lambda: worker.ledger.done() == done + 50, "warm")
+    eventually(lambda: worker.journal.done() == done + 50, "warm")
     before, began = worker.metric("process_cpu_seconds_total"), monotonic()
     publish(lane, "noop", first + 50, first + 50 + count)
-    eventually(lambda: worker.ledger.done() == done + 50 + count, "all are done", 120)
+    eventually(lambda: worker.journal.done() == done + 50 + count, "all are done", 120)
     seconds = monotonic() - began
     worker.reaches("greenworker_threads_busy", 0)
     return seconds, (worker.metric("process_cpu_seconds_total") - before) * 1000 / count
@@ -173,7 +173,7 @@ def test_the_last_events_are_sent_when_the_worker_leaves(any_lane: Lane, start_w
                 return kind in seen
 
             heard("")  # Redis' client subscribes when it reads for the first time
-            producer.nap.delay(1, 1)
+            producer.sleep.delay(1, 1)
             eventually(lambda: heard("task-started"), "it runs")
             worker.signal(signal.SIGTERM)
             eventually(lambda: heard("task-succeeded"), "the end of the task is heard")
@@ -185,8 +185,8 @@ def test_the_pool_sends_the_eventlet_pools_signal_for_each_task(any_lane: Lane, 
     worker = start_on(start_worker, any_lane, environment={"LISTENS": "1"})
     producer.noop.delay(1)
     producer.noop.delay(2)
-    eventually(lambda: worker.ledger.done() == 2, "both are done")
-    assert worker.ledger.counts("applied") == {"green_app.noop": 2}
+    eventually(lambda: worker.journal.done() == 2, "both are done")
+    assert worker.journal.counts("applied") == {"green_app.noop": 2}
 
 
 @pytest.mark.parametrize("backend", ["redis", "rpc"])

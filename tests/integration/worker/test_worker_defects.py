@@ -44,11 +44,11 @@ def test_1_amqp_is_fast_with_celerys_default_options(rabbit_lane: Lane, start_wo
         environment=late(stock, **rabbit_lane.environment()),
     ).connected()
     tasks.noop.delay(-1)
-    eventually(lambda: worker.ledger.done() == 1, "warm")
+    eventually(lambda: worker.journal.done() == 1, "warm")
     began = monotonic()
     for number in range(300):
         tasks.noop.delay(number)
-    eventually(lambda: worker.ledger.done() == 301, "300 done", 60)
+    eventually(lambda: worker.journal.done() == 301, "300 done", 60)
     assert 300 / (monotonic() - began) > 60
 
 
@@ -60,12 +60,12 @@ def test_2_redis_restores_what_a_stock_worker_left(redis_broker: Redis, start_wo
     producer = _producer(redis_broker)
     victim = start_worker(redis_broker.url, stock=True, threads=10, environment=conf).connected()
     for number in range(10):
-        producer.nap.delay(number, 3)
-    eventually(lambda: len(victim.ledger.counts("start")) == 10, "ten run")
+        producer.sleep.delay(number, 3)
+    eventually(lambda: len(victim.journal.counts("start")) == 10, "ten run")
     victim.signal(signal.SIGKILL)
     victim.wait()
     other = start_worker(redis_broker.url, stock=stock, threads=10, environment=conf).connected()
-    eventually(lambda: other.ledger.done() == 10, "all ten are done by the other", 30)
+    eventually(lambda: other.journal.done() == 10, "all ten are done by the other", 30)
 
 
 @pytest.mark.slow
@@ -75,8 +75,8 @@ def test_3_redis_acknowledges_however_many_end_at_once(redis_broker: Redis, star
     producer = _producer(redis_broker)
     worker = start_worker(redis_broker.url, stock=stock, threads=200, environment=late(stock)).connected()
     for number in range(600):
-        producer.nap.delay(number, 1)
-    eventually(lambda: worker.ledger.done() == 600, "all done", 60)
+        producer.sleep.delay(number, 1)
+    eventually(lambda: worker.journal.done() == 600, "all done", 60)
     eventually(lambda: redis_broker.client().hlen("unacked") == 0, "all acknowledged", 5)
     assert "Couldn't ack" not in worker.log.read_text()
 
@@ -90,8 +90,8 @@ def test_4_sigquit_loses_nothing(any_lane: Lane, start_worker: Start, stock: boo
         environment=late(stock, GREENWORKER_DRAIN_SECONDS="1", **any_lane.environment()),
     ).connected()  # fmt: skip
     for number in range(10):
-        producer.nap.delay(number, 30)
-    eventually(lambda: len(worker.ledger.counts("start")) == 10, "ten run")
+        producer.sleep.delay(number, 30)
+    eventually(lambda: len(worker.journal.counts("start")) == 10, "ten run")
     worker.signal(signal.SIGQUIT)
     worker.wait(20)
     eventually(lambda: any_lane.ready() == 10, "all ten are back", 5)
@@ -111,13 +111,13 @@ def test_5_result_backend_is_made_once(any_lane: Lane, redis_server: Redis, star
     ).connected()
     for number in range(300):
         producer.noop.apply_async((number,), ignore_result=False)
-    eventually(lambda: len(worker.ledger.counts("done")) == 300, "all ran", 60)
+    eventually(lambda: len(worker.journal.counts("done")) == 300, "all ran", 60)
     before = int(redis_server.client().info("stats")["total_connections_received"])
     for number in range(300, 600):
         producer.noop.apply_async((number,), ignore_result=False)
     eventually(lambda: sum(1 for _ in redis_server.client(1).scan_iter("celery-task-meta-*")) == 600, "600 results", 60)
     opened = int(redis_server.client().info("stats")["total_connections_received"]) - before
-    assert worker.ledger.done() == 600
+    assert worker.journal.done() == 600
     assert opened < 300, f"{opened} connections for 300 tasks"
 
 
@@ -134,10 +134,10 @@ def test_6_a_full_pool_keeps_its_connection(rabbit_lane: Lane, start_worker: Sta
         environment={**rabbit_lane.environment(), "APP_CONF": repr(conf), "GREENWORKER_PREFETCH_MULTIPLIER": "4"},
     ).connected()  # fmt: skip
     for number in range(30):
-        producer.nap.delay(number, 12)
-    eventually(lambda: worker.ledger.done() == 30 or worker.gone(), "all done", 120)
+        producer.sleep.delay(number, 12)
+    eventually(lambda: worker.journal.done() == 30 or worker.gone(), "all done", 120)
     assert not worker.gone(), worker.tail()
-    assert max(worker.ledger.counts("done").values()) == 1
+    assert max(worker.journal.counts("done").values()) == 1
     log = worker.log.read_text()
     assert "Connection to broker lost" not in log
     assert "Second simultaneous" not in log
@@ -155,9 +155,9 @@ def test_7_a_broken_connection_leaves_no_worker_without_a_consumer(rabbit_lane: 
     for cut in range(8):
         for number in range(400):
             producer.noop.delay(cut * 400 + number)
-        eventually(lambda cut=cut: worker.ledger.done() > cut * 400 + 50, "under way")
+        eventually(lambda cut=cut: worker.journal.done() > cut * 400 + 50, "under way")
         relay.cut()
-        eventually(lambda cut=cut: worker.ledger.done() == (cut + 1) * 400, f"all are done after cut {cut}")
+        eventually(lambda cut=cut: worker.journal.done() == (cut + 1) * 400, f"all are done after cut {cut}")
     relay.close()
 
 
@@ -178,6 +178,6 @@ def test_an_early_acknowledgement_is_sent_before_its_task_begins(any_lane: Lane,
         assert any_lane.server.client().hlen("unacked") == 0, "nothing is left to be given back in 20 s"
     second = start_worker(any_lane.url, **options).ready()
     any_lane.producer().noop.delay(2)
-    eventually(lambda: second.ledger.done() == 1, "the next task is done")
-    assert second.ledger.counts("start")["1"] == 1
+    eventually(lambda: second.journal.done() == 1, "the next task is done")
+    assert second.journal.counts("start")["1"] == 1
     assert not second.gone()

@@ -63,7 +63,7 @@ def limited(rabbit_server: RabbitMQ) -> Limited:
 def test_no_clean_drain_uses_up_a_delivery(limited: Limited, start_worker: Start, pool: str) -> None:
     """What runs when the drain's time ends, what waits for a thread, and what waits for its ETA."""
     for number in range(6):
-        limited.producer.nap.delay(number, 60)
+        limited.producer.sleep.delay(number, 60)
     for number in range(6, 9):
         limited.producer.noop.apply_async((number,), countdown=600)
     more: dict[str, Any] = {"arguments": ["-c", "2"]} if pool == "prefork" else {"threads": 2}
@@ -76,13 +76,13 @@ def test_no_clean_drain_uses_up_a_delivery(limited: Limited, start_worker: Start
         worker.wait(30)
         eventually(lambda: limited.ready() == 9, f"all are back: {limited.ready()}; {worker.tail()}", 10)
     headers = limited.headers()
-    assert sorted(each["task"].partition(".")[2] for each in headers) == ["nap"] * 6 + ["noop"] * 3
+    assert sorted(each["task"].partition(".")[2] for each in headers) == ["sleep"] * 6 + ["noop"] * 3
     assert [each for each in headers if each.get(COUNT) or EARLIER in each] == []
 
 
 def test_a_message_near_its_limit_is_said_and_its_copy_hides_nothing(limited: Limited, start_worker: Start) -> None:
     """Without a cap of ours. With one, a redelivered message is published anew, and its queue counts from zero."""
-    limited.producer.nap.delay(1, 60)
+    limited.producer.sleep.delay(1, 60)
     with Connection(limited.server.url) as connection:
         channel = connection.channel()
         message = eventually(lambda: channel.basic_get(limited.name), "it is there")
@@ -94,7 +94,7 @@ def test_a_message_near_its_limit_is_said_and_its_copy_hides_nothing(limited: Li
         environment={**limited.environment, "GREENWORKER_MAX_DELIVERIES": "0"},
     ).ready()
     eventually(lambda: worker.metric("greenworker_threads_busy") == 1, "it runs")
-    worker.reaches("greenworker_task_risk", 1, reason="delivery_limit", task="green_app.nap")
+    worker.reaches("greenworker_task_risk", 1, reason="delivery_limit", task="green_app.sleep")
     assert f"queue {limited.name} drops it" in worker.tail()
     worker.signal(signal.SIGTERM)
     worker.wait(30)
@@ -118,9 +118,9 @@ def test_messages_that_wait_for_their_eta_keep_no_other_back(limited: Limited, s
     worker = start_worker(
         limited.server.url, queues=limited.name, pool=pool, environment=limited.environment, **more
     ).ready()
-    eventually(lambda: worker.ledger.done() == 3, f"those without are done; {worker.tail()}")
+    eventually(lambda: worker.journal.done() == 3, f"those without are done; {worker.tail()}")
     limited.producer.noop.delay(15)
-    eventually(lambda: worker.ledger.done() == 4, "and one that comes later")
+    eventually(lambda: worker.journal.done() == 4, "and one that comes later")
     worker.signal(signal.SIGTERM)
     worker.wait(30)
     eventually(lambda: limited.ready() == 12, f"the others are back: {limited.ready()}; {worker.tail()}", 10)
@@ -142,11 +142,11 @@ def test_where_celery_lets_rabbitmq_delay_a_task_no_worker_holds_it(
     for number in range(6):
         limited.producer.noop.apply_async((number,), countdown=6)
     limited.producer.noop.delay(6)
-    eventually(lambda: worker.ledger.done() == 1, f"the one without is done; {worker.tail()}")
+    eventually(lambda: worker.journal.done() == 1, f"the one without is done; {worker.tail()}")
     assert worker.metric("greenworker_tasks_scheduled") == 0
     assert worker.metric("greenworker_tasks_reserved") == 0
-    eventually(lambda: worker.ledger.done() == 7, f"the others when their time has come; {worker.tail()}", 30)
-    assert max(worker.ledger.counts("done").values()) == 1
+    eventually(lambda: worker.journal.done() == 7, f"the others when their time has come; {worker.tail()}", 30)
+    assert max(worker.journal.counts("done").values()) == 1
 
 
 def test_a_nack_brings_a_message_back(limited: Limited) -> None:

@@ -38,7 +38,7 @@ def test_the_beat_of_the_example_feeds_a_pool_and_there_is_never_a_second(
         **os.environ,
         broker["name"]: redis_broker.url,
         "APP_CONF": repr({"beat_schedule": schedule}),
-        "LEDGER": str(tmp_path / "unused"),
+        "JOURNAL": str(tmp_path / "unused"),
     }
     worker = start_worker(redis_broker.url).ready()
     beat = subprocess.Popen(
@@ -46,7 +46,7 @@ def test_the_beat_of_the_example_feeds_a_pool_and_there_is_never_a_second(
     )
     try:
         eventually(
-            lambda: sum(worker.ledger.counts("done").values()) >= 3,
+            lambda: sum(worker.journal.counts("done").values()) >= 3,
             "periodic tasks run in the pool",
             40,
         )

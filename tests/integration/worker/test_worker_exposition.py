@@ -26,7 +26,7 @@ def test_answers_and_names_the_task_while_the_hub_is_blocked(
     worker = start_worker(redis_broker.url, environment={"GREENWORKER_RESTART_AFTER_SECONDS": "2"}).ready()
     assert worker.status("/healthz") == 200
     tasks.spin.delay(5)
-    eventually(lambda: worker.ledger.order("start") == ["spin"], "it spins")
+    eventually(lambda: worker.journal.order("start") == ["spin"], "it spins")
     eventually(lambda: worker.status("/healthz") == 503, "not healthy after restartAfter", 10)
     began = monotonic()
     assert worker.status("/metrics") == 200
@@ -36,7 +36,7 @@ def test_answers_and_names_the_task_while_the_hub_is_blocked(
         "it is put down to it",
         5,
     )
-    eventually(lambda: worker.ledger.order("done") == ["spin"], "it ends")
+    eventually(lambda: worker.journal.order("done") == ["spin"], "it ends")
     eventually(lambda: worker.status("/healthz") == 200, "healthy again")
     blocked = worker.metric("greenworker_hub_blocked_seconds_total", task="green_app.spin")
     assert 4 < blocked < 6

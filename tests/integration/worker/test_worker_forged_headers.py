@@ -29,9 +29,9 @@ def push(broker: Redis, *messages: dict[str, Any]) -> None:
     broker.client().lpush("feeds", *map(json.dumps, messages))
 
 
-def nap(number: int, **changes: Any) -> dict[str, Any]:
+def sleep(number: int, **changes: Any) -> dict[str, Any]:
     """A message for a task that takes a minute."""
-    return message(number, headers__task="green_app.nap", body=body_of(number, 60), **changes)
+    return message(number, headers__task="green_app.sleep", body=body_of(number, 60), **changes)
 
 
 def test_a_time_of_publishing_that_is_no_number_keeps_no_green_thread(redis_broker: Redis, start_worker: Start) -> None:
@@ -41,7 +41,7 @@ def test_a_time_of_publishing_that_is_no_number_keeps_no_green_thread(redis_brok
     stamps = [10**400, -(10**400), "-inf", "nan", "1e999", {}, [], True]
     push(redis_broker, *(message(n, **{"headers__greenfleet-published-at": said}) for n, said in enumerate(stamps)))
     push(redis_broker, *(message(n) for n in range(len(stamps), len(stamps) + 4)))
-    eventually(lambda: worker.ledger.done() == len(stamps) + 4, "all are done")
+    eventually(lambda: worker.journal.done() == len(stamps) + 4, "all are done")
     eventually(lambda: worker.metric("greenworker_threads_busy") == 0, "no green thread is kept")
     assert worker.status("/metrics") == 200
 
@@ -55,7 +55,7 @@ def test_a_name_that_is_no_text_and_a_very_long_one_leave_the_metrics_alone(
     push(
         redis_broker, message(1, headers__task="green_app.\ud83d"), message(2, headers__task="x" * 200_000), message(3)
     )
-    eventually(lambda: worker.ledger.done() == 1, "the one that has a task is done")
+    eventually(lambda: worker.journal.done() == 1, "the one that has a task is done")
     status, body = worker.get("/metrics")
     assert status == 200
     assert len(body) < 2 * len(plain) + 20_000
@@ -64,8 +64,8 @@ def test_a_name_that_is_no_text_and_a_very_long_one_leave_the_metrics_alone(
 def test_what_a_dead_worker_held_comes_back_beside_a_forged_record(redis_broker: Redis, start_worker: Start) -> None:
     victim = start_worker(redis_broker.url, name="victim").ready()
     client = redis_broker.client()
-    push(redis_broker, nap(0, **{"headers__greenfleet-suspicion": FORGED}))
-    push(redis_broker, *map(nap, range(1, 4)))
+    push(redis_broker, sleep(0, **{"headers__greenfleet-suspicion": FORGED}))
+    push(redis_broker, *map(sleep, range(1, 4)))
     eventually(lambda: client.hlen("unacked") == 4, "all are held")
     victim.signal(signal.SIGKILL)
     victim.wait()
@@ -95,5 +95,5 @@ def test_a_forged_record_of_a_redelivered_message_ends_no_worker(
     worker = start_worker(
         rabbit_lane.url, queues=rabbit_lane.queue, environment=rabbit_lane.environment(), pool=pool, arguments=arguments
     )
-    eventually(lambda: worker.ledger.done() == 2, "both are done", 60)
+    eventually(lambda: worker.journal.done() == 2, "both are done", 60)
     assert not worker.gone()

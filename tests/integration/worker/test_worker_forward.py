@@ -37,18 +37,19 @@ def test_forwards_by_list_glob_mark_and_evidence(any_lane: Lane, start_worker: S
     producer.heavy.delay(1)
     producer.marked.delay(2)
     producer.noop.delay(3)
-    eventually(lambda: green.ledger.done() == 3, "three done")
+    eventually(lambda: green.journal.done() == 3, "three done")
     companion.reaches("greenworker_tasks_started_total", 2)
     green.reaches("greenworker_tasks_started_total", 1, task="green_app.noop")
     green.reaches("greenworker_tasks_forwarded_total", 1, task="green_app.heavy")
     green.reaches("greenworker_tasks_forwarded_total", 1, task="green_app.marked")
-    routes.write_text(json.dumps(["green_app.nap"]))
-    eventually(lambda: _sent_on(producer, green), "evidence routes nap", 15)
+    routes.write_text(json.dumps(["green_app.sleep"]))
+    eventually(lambda: _sent_on(producer, green), "evidence routes sleep", 15)
     routes.write_text("[]")
-    before = green.metric("greenworker_tasks_started_total", task="green_app.nap")
+    before = green.metric("greenworker_tasks_started_total", task="green_app.sleep")
     eventually(
         lambda: (
-            producer.nap.delay(9, 0) and green.metric("greenworker_tasks_started_total", task="green_app.nap") > before
+            producer.sleep.delay(9, 0)
+            and green.metric("greenworker_tasks_started_total", task="green_app.sleep") > before
         ),
         "and it is undone",
         15,
@@ -56,8 +57,8 @@ def test_forwards_by_list_glob_mark_and_evidence(any_lane: Lane, start_worker: S
 
 
 def _sent_on(producer: Any, green: Worker) -> bool:
-    producer.nap.delay(8, 0)
-    return green.metric("greenworker_tasks_forwarded_total", task="green_app.nap") > 0
+    producer.sleep.delay(8, 0)
+    return green.metric("greenworker_tasks_forwarded_total", task="green_app.sleep") > 0
 
 
 def test_a_forwarded_message_keeps_everything(any_lane: Lane, start_worker: Start) -> None:
@@ -69,9 +70,9 @@ def test_a_forwarded_message_keeps_everything(any_lane: Lane, start_worker: Star
         (7,), kwargs={"fails": 2}, task_id="the-id", priority=5, expires=expires, eta=eta, group_id="the-group",
         compression="gzip", headers=headers,
     )  # fmt: skip
-    eventually(lambda: green.ledger.done() == 1, "done after two retries")
-    assert [_own(json.loads(text)) for text in green.ledger.order("headers")] == [headers] * 3, "through retries too"
-    seen = [json.loads(text) for text in green.ledger.order("seen")]
+    eventually(lambda: green.journal.done() == 1, "done after two retries")
+    assert [_own(json.loads(text)) for text in green.journal.order("headers")] == [headers] * 3, "through retries too"
+    seen = [json.loads(text) for text in green.journal.order("seen")]
     assert [entry[1] for entry in seen] == [0, 1, 2], "retries go the same way"
     for identity, _, first_eta, until, group, priority, number in seen[:1]:
         assert (identity, group, number) == ("the-id", "the-group", 7)
@@ -79,8 +80,8 @@ def test_a_forwarded_message_keeps_everything(any_lane: Lane, start_worker: Star
         assert datetime.fromisoformat(first_eta) == eta
         assert priority == 5
     assert all(entry[0] == "the-id" for entry in seen)
-    assert len(green.ledger.counts("pid")) == 1, "always in the companion's one process"
-    assert str(green.process and green.process.pid) not in green.ledger.counts("pid")
+    assert len(green.journal.counts("pid")) == 1, "always in the companion's one process"
+    assert str(green.process and green.process.pid) not in green.journal.counts("pid")
 
 
 def _own(headers: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def test_chains_groups_chords_and_results_cross_over(any_lane: Lane, redis_serve
         members = group([heavy(10), increment(11), heavy(12)], app=producer.app).apply_async()
         assert members.get(timeout=30) == [10, 12, 12]
         assert (members.completed_count(), members.successful()) == (3, True)
-        groups = [json.loads(text)[4] for text in green.ledger.order("seen")]
+        groups = [json.loads(text)[4] for text in green.journal.order("seen")]
         assert groups == [None, members.id, members.id]
 
         assert chord([heavy(number) for number in range(5)], app=producer.app)(add()).get(timeout=30) == 10
@@ -122,13 +123,13 @@ def test_nothing_is_lost_when_the_forwarder_is_killed(any_lane: Lane, start_work
     producer = any_lane.producer()
     for number in range(200):
         producer.heavy.delay(number)
-    eventually(lambda: green.ledger.done() > 20, "under way")
+    eventually(lambda: green.journal.done() > 20, "under way")
     green.signal(signal.SIGKILL)
     start_worker(
         any_lane.url, queues=any_lane.queue, threads=10, name="second",
         environment={**any_lane.environment(), "GREENWORKER_PREFORK_TASKS": json.dumps(["green_app.heavy"])},
     ).ready()  # fmt: skip
-    eventually(lambda: green.ledger.done() == 200, "all done", 60)
+    eventually(lambda: green.journal.done() == 200, "all done", 60)
 
 
 def test_what_waits_to_be_forwarded_is_forwarded_once_after_a_lost_connection(

@@ -58,8 +58,8 @@ def order(number):
         f"patched {socket.socket.__module__.startswith('eventlet')}",
         f"ours-last {sys.path[-1].endswith('/greenfleet/lib')}",
     ]
-    with open(os.environ["LEDGER"], "a") as ledger:
-        ledger.write("\\n".join(facts) + "\\n")
+    with open(os.environ["JOURNAL"], "a") as journal:
+        journal.write("\\n".join(facts) + "\\n")
 """
 
 
@@ -100,8 +100,8 @@ def test_works_in_an_image_that_knows_nothing_of_it(  # noqa: PLR0917
     for directory in (root, writable):
         directory.mkdir()
     writable.chmod(0o777)
-    (writable / "ledger").touch()
-    (writable / "ledger").chmod(0o666)
+    (writable / "journal").touch()
+    (writable / "journal").chmod(0o666)
     python, launcher = image / "venv" / "bin" / "python", image / "greenfleet" / "bin" / "launch.py"
     enter = f"""
         mount --make-rprivate / && mount --bind / {root} && mount -o remount,ro,bind {root}
@@ -115,10 +115,10 @@ def test_works_in_an_image_that_knows_nothing_of_it(  # noqa: PLR0917
         environment={"PYTHONPATH": str(project / "src"), "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/"},
     ).ready()  # fmt: skip
     client_app(redis_broker.url).app.send_task("shop.orders.tasks.order", [1], queue="feeds")
-    eventually(worker.ledger.done, f"the order is done; {worker.tail()}")
+    eventually(worker.journal.done, f"the order is done; {worker.tail()}")
     facts = {"user": str(USER), "root": "read-only", "prometheus": version, "cwd": str(project), "patched": "True"}
     facts["ours-last"] = "True"
-    assert {name: next(iter(worker.ledger.counts(name))) for name in facts} == facts
+    assert {name: next(iter(worker.journal.counts(name))) for name in facts} == facts
     worker.reaches("greenworker_tasks_finished_total", 1, task="shop.orders.tasks.order")
     worker.resize(33)
     eventually(lambda: worker.metric("greenworker_threads_limit") == 33, "it follows the threads file")

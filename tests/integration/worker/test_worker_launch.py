@@ -55,7 +55,7 @@ def test_pickle_runs_where_the_resource_says_so(start_worker: Start, redis_broke
         redis_broker.url, environment={"APP_CONF": conf, "GREENWORKER_ACCEPT_CONTENT": "json,pickle"}
     ).ready()
     client_app(redis_broker.url).noop.apply_async((1,), serializer="pickle")
-    eventually(lambda: worker.ledger.done() == 1, "the pickled message runs")
+    eventually(lambda: worker.journal.done() == 1, "the pickled message runs")
 
 
 def test_says_what_the_image_lacks(start_worker: Start, redis_broker: Redis, tmp_path: Path) -> None:
@@ -107,21 +107,21 @@ def test_injected_agent_runs_as_any_user_from_a_read_only_directory(
         command = ["setpriv", "--reuid=65532", "--regid=65532", "--clear-groups", *see_all, *command]
         (tmp_path / "worker").mkdir()
         (tmp_path / "worker").chmod(0o777)
-        (tmp_path / "worker" / "ledger").touch()
-        (tmp_path / "worker" / "ledger").chmod(0o666)
+        (tmp_path / "worker" / "journal").touch()
+        (tmp_path / "worker" / "journal").chmod(0o666)
     worker = start_worker(
         redis_broker.url, command=command,
         environment={"PYTHONPATH": str(bare), "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/"},
     ).ready()  # fmt: skip
     client_app(redis_broker.url).noop.delay(1)
-    eventually(lambda: worker.ledger.done() == 1, "the task is done")
+    eventually(lambda: worker.journal.done() == 1, "the task is done")
 
 
 def test_a_task_and_an_app_keep_what_they_chose(start_worker: Start, redis_broker: Redis, client_app: Any) -> None:
     tasks = client_app(redis_broker.url)
     worker = start_worker(redis_broker.url, threads=5).ready()
     tasks.early.delay(1, 5)
-    tasks.nap.delay(2, 5)
+    tasks.sleep.delay(2, 5)
     eventually(lambda: worker.metric("greenworker_threads_busy") == 2, "both run")
     eventually(
         lambda: redis_broker.client().hlen("unacked") == 1, "the late one is unacknowledged, the early one is not"
@@ -129,7 +129,7 @@ def test_a_task_and_an_app_keep_what_they_chose(start_worker: Start, redis_broke
     worker.stop()
     redis_broker.client().flushall()
     other = start_worker(redis_broker.url, environment={"APP_CONF": repr({"task_acks_late": False})}).ready()
-    tasks.nap.delay(3, 5)
+    tasks.sleep.delay(3, 5)
     eventually(lambda: other.metric("greenworker_threads_busy") == 1, "it runs")
     eventually(lambda: redis_broker.client().hlen("unacked") == 0, "the app asked for early acknowledgement")
 
@@ -208,9 +208,9 @@ def test_a_wrapper_that_instruments_starts_the_worker_and_patching_still_comes_f
     ).ready()
     app = client_app(redis_broker.url)
     for number in range(20):
-        app.nap.delay(number, 1.0)
+        app.sleep.delay(number, 1.0)
     eventually(lambda: worker.metric("greenworker_threads_busy") == 20, "twenty tasks wait in green threads at once")
-    eventually(lambda: worker.ledger.done() == 20, "all are done")
+    eventually(lambda: worker.journal.done() == 20, "all are done")
     eventually(lambda: "run/" in worker.tail(2000), "the instrumentation saw the tasks run")
     worker.signal(signal.SIGTERM)
     assert worker.wait(30) == 0, worker.tail()

@@ -50,19 +50,19 @@ def test_every_further_signal_is_harmless_and_one_line_counts(any_lane: Lane, st
     producer = any_lane.producer()
     worker = worker_on(start_worker, any_lane, GREENWORKER_PREFETCH_MULTIPLIER="2", GREENWORKER_DRAIN_SECONDS="3")
     for number in range(4):
-        producer.nap.delay(number, 1.5)
+        producer.sleep.delay(number, 1.5)
     for number in range(4, 10):
-        producer.nap.delay(number, 60)
+        producer.sleep.delay(number, 60)
     for number in range(10, 15):
-        producer.nap.delay(number, 0)
-    eventually(lambda: len(worker.ledger.counts("start")) == 10, "ten run")
+        producer.sleep.delay(number, 0)
+    eventually(lambda: len(worker.journal.counts("start")) == 10, "ten run")
     eventually(lambda: worker.metric("greenworker_tasks_reserved") == 5, "five wait inside the worker")
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGINT):
         worker.signal(number)
     eventually(lambda: worker.metric("greenworker_draining") == 1, "it drains")
     worker.signal(signal.SIGTERM)
     assert worker.wait(30) == 0, worker.tail()
-    assert worker.ledger.done() == 4, "what could finish has finished"
+    assert worker.journal.done() == 4, "what could finish has finished"
     eventually(lambda: any_lane.ready() == 11, "six that ran too long and five that never ran are back")
     (line,) = summaries(worker)
     assert re.search(
@@ -84,14 +84,14 @@ def test_a_broker_that_stops_answering_while_tasks_run(frail_lane: Lane, start_w
     producer = frail_lane.producer()
     worker = worker_on(start_worker, frail_lane, GREENWORKER_DRAIN_SECONDS="6")
     for number in range(5):
-        producer.nap.delay(number, 3)
+        producer.sleep.delay(number, 3)
     for number in range(5, 10):
-        producer.nap.delay(number, 60)
-    eventually(lambda: len(worker.ledger.counts("start")) == 10, "ten run")
+        producer.sleep.delay(number, 60)
+    eventually(lambda: len(worker.journal.counts("start")) == 10, "ten run")
     with frail_lane.server.silent():
         took = seconds_to_leave(worker)
     assert took < 6 + 15, worker.tail()
-    assert worker.ledger.done() == 5, "what could finish has finished"
+    assert worker.journal.done() == 5, "what could finish has finished"
     assert len(summaries(worker)) == 1
 
 
@@ -100,8 +100,8 @@ def test_a_broker_that_is_gone_cannot_hold_the_worker(frail_lane: Lane, start_wo
     producer = frail_lane.producer()
     worker = worker_on(start_worker, frail_lane)
     for number in range(3):
-        producer.nap.delay(number, 4)
-    eventually(lambda: len(worker.ledger.counts("start")) == 3, "three run")
+        producer.sleep.delay(number, 4)
+    eventually(lambda: len(worker.journal.counts("start")) == 3, "three run")
     frail_lane.server.kill()
     eventually(lambda: worker.status("/readyz") == 503, "it has noticed")
     took = seconds_to_leave(worker)
@@ -119,15 +119,15 @@ def test_a_redis_that_was_replaced_cannot_hold_the_worker(
     worker = start_worker(own_redis.url, threads=10).ready()
     if when == "busy":
         for number in range(10):
-            tasks.nap.delay(number, 6)
-        eventually(lambda: len(worker.ledger.counts("start")) == 10, "ten run")
+            tasks.sleep.delay(number, 6)
+        eventually(lambda: len(worker.journal.counts("start")) == 10, "ten run")
     own_redis.stop(signal.SIGKILL)
     for entry in own_redis.directory.glob("appendonlydir/*"):
         entry.unlink()
     own_redis.start()
     eventually(lambda: worker.status("/readyz") == 200, "it consumes from the new one", 40)
     tasks.noop.delay("new")
-    eventually(lambda: worker.ledger.counts("done")["new"] == 1, "the new one's tasks run")
+    eventually(lambda: worker.journal.counts("done")["new"] == 1, "the new one's tasks run")
     took = seconds_to_leave(worker)
     assert took < 12, worker.tail()
     assert own_redis.client().hlen("unacked") == 0
@@ -142,12 +142,12 @@ def test_a_redis_that_went_without_a_word_is_left_for_the_new_one(
     other, relay = Redis(tmp_path / "other"), Relay(own_redis.port)
     try:
         worker = start_worker(f"redis://127.0.0.1:{relay.port}/0", threads=10).ready()
-        client_app(own_redis.url).nap.delay("held", 2)
-        eventually(lambda: worker.ledger.counts("start")["held"] == 1, "it runs")
+        client_app(own_redis.url).sleep.delay("held", 2)
+        eventually(lambda: worker.journal.counts("start")["held"] == 1, "it runs")
         relay.move(other.port)
         client_app(other.url).noop.delay("new")
-        eventually(lambda: worker.ledger.counts("done")["new"] == 1, "the new one's task runs", 45)
-        assert worker.ledger.counts("done")["held"] == 1
+        eventually(lambda: worker.journal.counts("done")["new"] == 1, "the new one's task runs", 45)
+        assert worker.journal.counts("done")["held"] == 1
         assert seconds_to_leave(worker) < 12, worker.tail()
         assert other.client().zcard("greenworker.workers") == 0, "it has said goodbye there"
     finally:
@@ -159,7 +159,7 @@ def test_a_blocked_hub_cannot_hold_the_worker(redis_broker: Redis, start_worker:
     tasks = client_app(redis_broker.url)
     worker = start_worker(redis_broker.url, environment={"GREENWORKER_DRAIN_SECONDS": "1"}).ready()
     tasks.spin.delay(60)
-    eventually(lambda: worker.ledger.order("start") == ["spin"], "it spins")
+    eventually(lambda: worker.journal.order("start") == ["spin"], "it spins")
     took = seconds_to_leave(worker)
     assert took < 1 + 15, worker.tail()
     assert len(summaries(worker)) == 1

@@ -29,15 +29,15 @@ def test_soft_limit_is_raised_inside_the_task(lane: Lane, start_worker: Start) -
     producer.patient.delay("default", 60)
     producer.own_soft.delay("own", 60)
     producer.patient.delay("quick", 0.1)
-    eventually(lambda: set(worker.ledger.counts("soft")) == {"default", "own"}, "both caught it", 10)
-    assert set(worker.ledger.counts("done")) == {"quick"}
+    eventually(lambda: set(worker.journal.counts("soft")) == {"default", "own"}, "both caught it", 10)
+    assert set(worker.journal.counts("done")) == {"quick"}
 
 
 @pytest.mark.slow
 def test_soft_limit_of_the_message_wins(lane: Lane, start_worker: Start) -> None:
     worker = start_worker(lane.url, queues=lane.queue, environment={"GREENWORKER_SOFT_LIMIT_SECONDS": "30"}).ready()
     lane.producer().patient.apply_async(("message", 60), soft_time_limit=1)
-    eventually(lambda: set(worker.ledger.counts("soft")) == {"message"}, "it was raised", 10)
+    eventually(lambda: set(worker.journal.counts("soft")) == {"message"}, "it was raised", 10)
 
 
 def test_hard_limit_kills_and_records(lane: Lane, redis_broker: Redis, start_worker: Start) -> None:
@@ -47,7 +47,7 @@ def test_hard_limit_kills_and_records(lane: Lane, redis_broker: Redis, start_wor
     ).ready()  # fmt: skip
     producer = lane.producer(result_backend=redis_broker.url.replace("/0", "/1"))
     own = producer.own_hard.apply_async(("own", 60), ignore_result=False)
-    default = producer.nap.apply_async(("default", 60), ignore_result=False)
+    default = producer.sleep.apply_async(("default", 60), ignore_result=False)
     for result in (own, default):
         with pytest.raises(Exception, match="TimeLimitExceeded"):
             result.get(timeout=15)
@@ -56,7 +56,7 @@ def test_hard_limit_kills_and_records(lane: Lane, redis_broker: Redis, start_wor
     worker.reaches("greenworker_threads_busy", 0)
     eventually(lambda: redis_broker.client().hlen("unacked") == 0, "acknowledged, as acks_on_failure_or_timeout says")
     assert lane.ready() == 0
-    assert worker.ledger.done() == 0
+    assert worker.journal.done() == 0
 
 
 @pytest.mark.slow
@@ -69,8 +69,8 @@ def test_hard_limit_requeues_if_the_app_wants_that(lane: Lane, redis_broker: Red
             **conf(redis_broker, task_acks_on_failure_or_timeout=False),
         },
     ).ready()
-    lane.producer().nap.delay(1, 60)
-    eventually(lambda: worker.ledger.counts("start")["1"] >= 2, "it ran again", 15)
+    lane.producer().sleep.delay(1, 60)
+    eventually(lambda: worker.journal.counts("start")["1"] >= 2, "it ran again", 15)
     eventually(lambda: worker.metric("greenworker_tasks_requeued_total", reason="hard_limit") >= 1, "counted")
 
 
@@ -80,7 +80,7 @@ def test_a_task_that_calls_exit_fails_alone(lane: Lane, start_worker: Start) -> 
     producer.leave.delay(1)
     producer.fail.delay(2)
     producer.noop.delay(3)
-    eventually(lambda: worker.ledger.done() == 1, "the others go on")
+    eventually(lambda: worker.journal.done() == 1, "the others go on")
     eventually(lambda: worker.metric("greenworker_tasks_finished_total", state="FAILURE") == 2, "two failed")
     assert not worker.gone()
     assert lane.ready() == 0
@@ -90,7 +90,7 @@ def test_a_task_that_calls_exit_fails_alone(lane: Lane, start_worker: Start) -> 
 def test_revoke_with_terminate_ends_a_running_task(lane: Lane, redis_broker: Redis, start_worker: Start) -> None:
     worker = start_worker(lane.url, queues=lane.queue).ready()
     producer = lane.producer()
-    result = producer.nap.delay(1, 60)
+    result = producer.sleep.delay(1, 60)
     eventually(lambda: worker.metric("greenworker_threads_busy") == 1, "it runs")
     producer.app.control.revoke(result.id, terminate=True)
     eventually(lambda: worker.metric("greenworker_threads_busy") == 0, "it is gone", 10)

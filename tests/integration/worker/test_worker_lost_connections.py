@@ -44,16 +44,16 @@ def test_a_task_that_outlives_two_lost_connections_is_no_suspect(
             url, queues=rabbit_lane.queue, pool=pool, threads=10, environment=rabbit_lane.environment(),
             arguments=["-c", "4"] if pool == "prefork" else [],
         ).ready()  # fmt: skip
-        tasks.nap.delay(1, 60)
+        tasks.sleep.delay(1, 60)
         for starts in (1, 2, 3):
             # A suspect would wait until those that run have ended.
             eventually(
-                lambda expected=starts: worker.ledger.counts("start")["1"] == expected, f"started {starts} times"
+                lambda expected=starts: worker.journal.counts("start")["1"] == expected, f"started {starts} times"
             )
             if starts < 3:
                 relay.cut()
         tasks.noop.delay(2)
-        eventually(lambda: worker.ledger.counts("done")["2"] == 1, "others run beside it")
+        eventually(lambda: worker.journal.counts("done")["2"] == 1, "others run beside it")
 
 
 class Taken:
@@ -170,7 +170,7 @@ def test_a_worker_whose_connection_is_closed_as_its_loop_begins_consumes_again(
     )  # fmt: skip
     eventually(lambda: "Connection to broker lost" in worker.log.read_text(), "it has noticed", 60)
     lane.producer().noop.delay(1)
-    eventually(lambda: worker.ledger.counts("done")["1"] == 1, "it consumes again", 60)
+    eventually(lambda: worker.journal.counts("done")["1"] == 1, "it consumes again", 60)
 
 
 def test_a_companions_lost_connection_is_never_replaced_without_a_word(rabbit_server: RabbitMQ) -> None:

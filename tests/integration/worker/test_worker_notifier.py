@@ -39,7 +39,7 @@ def test_a_worker_at_rest_hardly_asks(own_redis: Redis, start_worker: Start, cli
     tasks = client_app(own_redis.url)
     worker = start_worker(own_redis.url).ready()
     tasks.noop.delay(0)
-    eventually(lambda: worker.ledger.done() == 1, "the worker is up")
+    eventually(lambda: worker.journal.done() == 1, "the worker is up")
     eventually(lambda: len(listeners(own_redis)) == 2, "two connections of the notifier")
     sleep(1)
     before = questions(own_redis)
@@ -52,7 +52,7 @@ def test_single_messages_start_at_once(own_redis: Redis, start_worker: Start, cl
     tasks = client_app(own_redis.url)
     worker = start_worker(own_redis.url).ready()
     tasks.noop.delay(0)
-    eventually(lambda: worker.ledger.done() == 1, "the worker is up")
+    eventually(lambda: worker.journal.done() == 1, "the worker is up")
     client, waited = own_redis.client(), []
     for number in range(1, 21):
         sleep(0.31)
@@ -62,7 +62,7 @@ def test_single_messages_start_at_once(own_redis: Redis, start_worker: Start, cl
             sleep(0.001)
         waited.append(monotonic() - began)
     assert sorted(waited)[10] < 0.03, waited
-    eventually(lambda: worker.ledger.done() == 21, "all done")
+    eventually(lambda: worker.journal.done() == 21, "all done")
 
 
 @pytest.mark.parametrize("lost", ["hears", "asks", "both"])
@@ -79,7 +79,7 @@ def test_lost_listeners_come_back(own_redis: Redis, start_worker: Start, client_
                 own_redis.client().client_kill_filter(_id=each["id"])
         tasks.noop.delay(done)
         done += 1
-        eventually(lambda: worker.ledger.done() == done, "nobody has to ring for it", 3)  # noqa: B023
+        eventually(lambda: worker.journal.done() == done, "nobody has to ring for it", 3)  # noqa: B023
         sleep(1.5)  # it finds out
     eventually(lambda: len(listeners(own_redis)) == 2, "and again", 15)
 
@@ -90,7 +90,7 @@ def test_without_a_notifier_it_asks(deaf_redis: Redis, start_worker: Start, clie
     for number in range(10):
         tasks.noop.delay(number)
         sleep(0.15)
-    eventually(lambda: worker.ledger.done() == 10, "all done", 3)
+    eventually(lambda: worker.journal.done() == 10, "all done", 3)
 
 
 def test_every_priority_and_every_queue_rings(own_redis: Redis, start_worker: Start, client_app: Any) -> None:
@@ -107,7 +107,7 @@ def test_every_priority_and_every_queue_rings(own_redis: Redis, start_worker: St
             while client.keys(f"{queue}*"):
                 assert monotonic() - began < 0.5, (queue, priority)
                 sleep(0.002)
-    eventually(lambda: worker.ledger.done() == number, "all done")
+    eventually(lambda: worker.journal.done() == number, "all done")
 
 
 def test_many_idle_workers_share_what_comes(own_redis: Redis, start_worker: Start, client_app: Any) -> None:
@@ -119,5 +119,5 @@ def test_many_idle_workers_share_what_comes(own_redis: Redis, start_worker: Star
     for number in range(60):
         tasks.noop.delay(number)
         sleep(0.03)
-    eventually(lambda: workers[0].ledger.done() == 60, "all done (they share a ledger)")
-    assert max(workers[0].ledger.counts("done").values()) == 1
+    eventually(lambda: workers[0].journal.done() == 60, "all done (they share a journal)")
+    assert max(workers[0].journal.counts("done").values()) == 1

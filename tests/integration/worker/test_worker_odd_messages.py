@@ -132,9 +132,9 @@ def test_odd_messages_are_run_or_kept_and_no_worker_ends(redis_broker: Redis, st
     for payload in (*RUNNABLE.values(), *KEPT.values(), *REFUSED.values()):
         client.lpush("feeds", payload)
     client.lpush("feeds", json.dumps(message("last")).encode())
-    eventually(lambda: worker.ledger.done() >= len(runnable) + 1 or worker.gone(), f"all run; {worker.tail()}")
+    eventually(lambda: worker.journal.done() >= len(runnable) + 1 or worker.gone(), f"all run; {worker.tail()}")
     assert not worker.gone(), worker.tail()
-    assert worker.ledger.counts("done") == dict.fromkeys([*runnable, "last"], 1)
+    assert worker.journal.counts("done") == dict.fromkeys([*runnable, "last"], 1)
     eventually(lambda: client.hlen("unacked") == 0, "everything is settled", 10)
     letters = [json.loads(text) for text in client.lrange(DEAD, 0, -1)]
     assert [base64.b64decode(letter["payload"]) for letter in letters] == list(kept.values()), "in their order"
@@ -173,17 +173,17 @@ def test_what_celery_cannot_take_from_rabbitmq_is_a_dead_letter_and_no_worker_en
                 content_type="application/json", content_encoding="utf-8",
             )  # fmt: skip
     publish(rabbit_lane, "noop", 10, 15)
-    eventually(lambda: worker.ledger.done() >= 5 or worker.gone(), f"the others are done; {worker.tail()}", 60)
+    eventually(lambda: worker.journal.done() >= 5 or worker.gone(), f"the others are done; {worker.tail()}", 60)
     eventually(
         lambda: rabbit_lane.ready(rabbit_queue(rabbit_lane.queue)) >= len(REFUSED_ON_RABBITMQ) or worker.gone(),
         f"all that cannot be taken are dead letters; {worker.tail()}", 60,
     )  # fmt: skip
     assert not worker.gone(), worker.tail()
-    assert all(count == 1 for count in worker.ledger.counts("done").values())
+    assert all(count == 1 for count in worker.journal.counts("done").values())
     worker.reaches("greenworker_dead_letters_total", len(REFUSED_ON_RABBITMQ), queue=rabbit_lane.queue)
     assert rabbit_lane.ready() == 0
     publish(rabbit_lane, "noop", 20, 22)
-    eventually(lambda: worker.ledger.done() >= 7, f"it goes on; {worker.tail()}", 30)
+    eventually(lambda: worker.journal.done() >= 7, f"it goes on; {worker.tail()}", 30)
 
 
 texts = st.text(st.characters(codec=None), max_size=8)
@@ -221,7 +221,7 @@ def test_whatever_is_fetched_is_delivered_as_it_was_or_kept_as_it_was(
     seen: list[bytes] = []
 
     def take(message: Any) -> None:
-        held = consumer.ledger.held[message.delivery_tag].payload
+        held = consumer.store.held[message.delivery_tag].payload
         booked = json.loads(consumer.redis.hget("unacked", message.delivery_tag) or b"")
         assert len(booked) == 3
         assert booked[1:] == ["", "feeds"]
@@ -235,11 +235,11 @@ def test_whatever_is_fetched_is_delivered_as_it_was_or_kept_as_it_was(
         consumer.redis.lpush("feeds", payload)
     while consumer.redis.llen("feeds"):
         assert consumer.channel.fetch()
-    consumer.ledger.flush()
+    consumer.store.flush()
     dead = [base64.b64decode(json.loads(text)["payload"]) for text in consumer.redis.lrange(DEAD, 0, -1)]
     assert sorted(seen + dead) == sorted(written)
     assert not (fails and seen)
-    assert consumer.booked() == len(consumer.ledger.held) == consumer.channel.room() - 10 == 0
+    assert consumer.booked() == len(consumer.store.held) == consumer.channel.room() - 10 == 0
 
 
 @given(payload=payloads)
@@ -265,21 +265,21 @@ def test_a_return_whose_answer_is_lost_takes_no_later_delivery_with_it(consumer:
     consumer.take = running.append
     consumer.redis.lpush("feeds", json.dumps(message()).encode())
     assert consumer.channel.fetch() == 1
-    assert consumer.ledger.give_back(list(consumer.ledger.held), started=False) == 1  # Redis knows the script now
+    assert consumer.store.give_back(list(consumer.store.held), started=False) == 1  # Redis knows the script now
     assert consumer.channel.fetch() == 1
     consumer.relay.deaf = True
     with pytest.raises(redis.TimeoutError):
-        consumer.ledger.give_back(list(consumer.ledger.held), started=False)
+        consumer.store.give_back(list(consumer.store.held), started=False)
     consumer.relay.deaf = False
     assert consumer.redis.llen("feeds") == 1, "it was given back, and the answer was lost"
     assert consumer.channel.fetch() == 1, "and fetched anew: it runs"
-    consumer.ledger.flush()
+    consumer.store.flush()
     assert consumer.redis.llen("feeds") == 0, "what runs is nobody else's"
     assert consumer.booked() == 1
-    assert len(consumer.ledger.held) == 1
+    assert len(consumer.store.held) == 1
     running[-1].ack()
-    consumer.ledger.flush()
-    assert consumer.booked() == len(consumer.ledger.held) == 0
+    consumer.store.flush()
+    assert consumer.booked() == len(consumer.store.held) == 0
     assert consumer.channel.room() == 10
 
 
@@ -297,7 +297,7 @@ def test_what_a_late_answer_brings_is_not_given_back_meanwhile(consumer: Consume
             lambda: consumer.booked() == 1 and consumer.relay.waiting, "it is booked, and the answer is on its way"
         )
         for _ in range(3):
-            consumer.ledger._recover_lost_deliveries()
+            consumer.store._recover_lost_deliveries()
         consumer.relay.answers.set()
         assert fetched.result(10) == 1
     assert len(taken) == 1
@@ -309,7 +309,7 @@ def test_stock_kombu_can_restore_what_we_have_booked(consumer: Consumer) -> None
     payload = message("half-emoji", headers__title="big news \ud83d", properties__priority=9)
     consumer.redis.lpush("feeds\x06\x163", json.dumps(payload).encode())
     assert consumer.channel.fetch() == 1
-    tag = next(iter(consumer.ledger.held))
+    tag = next(iter(consumer.store.held))
     with Connection(f"redis://127.0.0.1:{consumer.relay.port}/0") as stock:
         stock.default_channel.qos.restore_by_tag(tag)
     assert consumer.booked() == 0

@@ -122,15 +122,15 @@ def test_the_tasks_beside_a_poison_are_done_and_it_becomes_a_dead_letter(
 ) -> None:
     tasks = lane.producer()
     for number in range(50):
-        tasks.nap.delay(number, 1)
+        tasks.sleep.delay(number, 1)
     tasks.poison.delay("poison")
     for number in range(50, 100):
-        tasks.nap.delay(number, 1)
+        tasks.sleep.delay(number, 1)
     with kubelet(start_worker, lane, threads=120) as pool:
         eventually(lambda: dead(lane) == 1, f"the poison is a dead letter; {pool.tail()}", 90)
-        ledger = pool.workers[0].ledger
-        eventually(lambda: ledger.done() == 100, f"the others are done, {ledger.done()}", 60)
-        assert pool.deaths == ledger.counts("start")["poison"] <= 4
+        journal = pool.workers[0].journal
+        eventually(lambda: journal.done() == 100, f"the others are done, {journal.done()}", 60)
+        assert pool.deaths == journal.counts("start")["poison"] <= 4
         eventually(
             lambda: pool.metric("greenworker_dead_letters_total", queue=lane.queue, task="green_app.poison") == 1,
             "counted",
@@ -148,7 +148,7 @@ def test_the_tasks_beside_a_poison_are_done_and_it_becomes_a_dead_letter(
     assert command(lane, tmp_path, "requeue", letter["id"]) == [letter]
     assert command(lane, tmp_path, "list") == []
     cured = start_worker(lane.url, queues=lane.queue, environment={**lane.environment(), "ANTIDOTE": "1"})
-    eventually(lambda: cured.ledger.counts("done")["poison"] == 1, "the repaired task is done")
+    eventually(lambda: cured.journal.counts("done")["poison"] == 1, "the repaired task is done")
     eventually(lambda: lane.ready() == 0 and dead(lane) == 0, "nothing is left")
 
 
@@ -169,23 +169,23 @@ def test_a_suspect_that_ends_its_process_alone_is_a_dead_letter_and_its_failure_
     }
     with kubelet(start_worker, any_lane, 1, threads=20, environment=environment) as pool:
         eventually(lambda: dead(any_lane) == 1, "the poison is a dead letter", 60)
-        assert pool.deaths == pool.workers[0].ledger.counts("start")["poison"] == 2
+        assert pool.deaths == pool.workers[0].journal.counts("start")["poison"] == 2
         stored = redis_broker.client(3)
         [key] = eventually(lambda: stored.keys("celery-task-meta-*"), "the failure is stored")
         result = json.loads(str(stored.get(key)))
         assert (result["status"], result["result"]["exc_type"]) == ("FAILURE", "WorkerLostError")
         assert "dead letter of queue" in str(result["result"]["exc_message"])
         tasks.noop.delay(1)
-        eventually(lambda: pool.workers[0].ledger.done() == 1, "and the worker goes on")
+        eventually(lambda: pool.workers[0].journal.done() == 1, "and the worker goes on")
 
 
 def test_a_drain_never_counts_against_a_suspect(any_lane: Lane, start_worker: Start) -> None:
     """One death alone would be enough here."""
-    suspected(any_lane.producer(), "nap", 1, 300)
+    suspected(any_lane.producer(), "sleep", 1, 300)
     environment = {**any_lane.environment(), "GREENWORKER_MAX_DELIVERIES": "1", "GREENWORKER_DRAIN_SECONDS": "1"}
     for run in (1, 2, 3):
         worker = start_worker(any_lane.url, queues=any_lane.queue, environment=environment)
-        eventually(lambda run=run, worker=worker: worker.ledger.counts("start")["1"] == run, "it runs")
+        eventually(lambda run=run, worker=worker: worker.journal.counts("start")["1"] == run, "it runs")
         worker.signal(signal.SIGTERM)
         assert worker.wait(30) == 0, worker.tail()
     assert (any_lane.ready(), dead(any_lane)) == (1, 0)
@@ -194,14 +194,14 @@ def test_a_drain_never_counts_against_a_suspect(any_lane: Lane, start_worker: St
 def test_nothing_starts_beside_a_suspect(any_lane: Lane, start_worker: Start) -> None:
     tasks = any_lane.producer()
     worker = start_worker(any_lane.url, queues=any_lane.queue, threads=10, environment=any_lane.environment()).ready()
-    tasks.nap.delay("before", 2)
-    eventually(lambda: worker.ledger.counts("start")["before"] == 1, "it runs")
-    suspected(tasks, "nap", "suspect", 1)
+    tasks.sleep.delay("before", 2)
+    eventually(lambda: worker.journal.counts("start")["before"] == 1, "it runs")
+    suspected(tasks, "sleep", "suspect", 1)
     eventually(lambda: any_lane.ready() == 0, "the worker has it")
     for number in range(5):
         tasks.noop.delay(number)
-    eventually(lambda: worker.ledger.done() == 7, f"all are done; {worker.tail()}")
-    lines = worker.ledger.path.read_text().split("\n")
+    eventually(lambda: worker.journal.done() == 7, f"all are done; {worker.tail()}")
+    lines = worker.journal.path.read_text().split("\n")
     assert lines[:4] == ["start before", "done before", "start suspect", "done suspect"]
 
 
@@ -216,12 +216,12 @@ def test_a_delivery_limit_of_the_queue_loses_nothing_beside_a_poison(
     limit_deliveries(rabbit_server, 3)
     tasks = lane.producer()
     for number in range(30):
-        tasks.nap.delay(number, 2)
+        tasks.sleep.delay(number, 2)
     tasks.poison.delay("poison")
     with kubelet(start_worker, lane, 1, threads=100, environment={"GREENWORKER_MAX_DELIVERIES": "3"}) as pool:
         eventually(lambda: dead(lane) == 1, f"the poison is a dead letter; {pool.tail()}", 120)
-        ledger = pool.workers[0].ledger
-        eventually(lambda: ledger.done() == 30, f"the others are done, {ledger.done()}", 60)
+        journal = pool.workers[0].journal
+        eventually(lambda: journal.done() == 30, f"the others are done, {journal.done()}", 60)
 
 
 @pytest.mark.parametrize("kind", ["redis", pytest.param("quorum", marks=pytest.mark.slow)])
@@ -244,7 +244,7 @@ def test_a_prefork_child_dies_as_often_as_the_field_says(
         lane.url, pool="prefork", queues=lane.queue, arguments=["-c", "2"], environment=environment
     ).ready()
     eventually(lambda: dead(lane) == 1, f"the poison is a dead letter; {worker.tail()}", 30)
-    eventually(lambda: worker.ledger.done() == 20, "the others are done")
-    assert worker.ledger.counts("start")["poison"] == 2
+    eventually(lambda: worker.journal.done() == 20, "the others are done")
+    assert worker.journal.counts("start")["poison"] == 2
     worker.reaches("greenworker_dead_letters_total", 1, queue=lane.queue, task="green_app.poison")
     assert not worker.gone()

@@ -34,7 +34,7 @@ def test_prefork_has_the_same_metrics_and_drain(redis_broker: Redis, start_worke
     worker.reaches("greenworker_task_runtime_seconds_count", 6)
     worker.reaches("celery_task_failed_total", 1, name="green_app.fail", exception="ValueError")
     for number in range(100, 106):
-        tasks.nap.delay(number, 60)
+        tasks.sleep.delay(number, 60)
     eventually(lambda: worker.metric("greenworker_threads_busy") == 2, "two run")
     worker.signal(signal.SIGTERM)
     eventually(lambda: worker.gone() or worker.status("/readyz") == 503, "it drains")
@@ -86,7 +86,7 @@ def test_a_lost_connection_gives_back_no_task_that_is_on_its_way_to_a_process(
     ).ready()  # fmt: skip
     client = own_redis.client()
     tasks.noop.delay("first")
-    eventually(lambda: worker.ledger.done() == 1 and client.hlen("unacked") == 0, "its process works")
+    eventually(lambda: worker.journal.done() == 1 and client.hlen("unacked") == 0, "its process works")
     (child,) = children_of(worker)
     os.kill(child, signal.SIGSTOP)
     try:
@@ -102,7 +102,7 @@ def test_a_lost_connection_gives_back_no_task_that_is_on_its_way_to_a_process(
     finally:
         os.kill(child, signal.SIGCONT)
     eventually(lambda: client.hlen("unacked") == client.llen("feeds.prefork") == 0, "all are done")
-    assert worker.ledger.counts("done") == {"first": 1, "0": 1, "1": 1, "2": 1, "3": 1}
+    assert worker.journal.counts("done") == {"first": 1, "0": 1, "1": 1, "2": 1, "3": 1}
     worker.reaches("greenworker_tasks_finished_total", 5, state="SUCCESS")
 
 
@@ -111,12 +111,12 @@ def test_prefork_drain_lets_tasks_finish(redis_broker: Redis, start_worker: Star
     tasks = client_app(redis_broker.url, queue="feeds.prefork")
     worker = start_worker(redis_broker.url, pool="prefork", queues="feeds.prefork", arguments=["-c", "2"]).ready()
     for number in range(6):
-        tasks.nap.delay(number, 2)
+        tasks.sleep.delay(number, 2)
     eventually(lambda: worker.metric("greenworker_threads_busy") == 2, "two run")
     worker.signal(signal.SIGTERM)
     assert worker.wait(30) == 0
-    assert redis_broker.client().llen("feeds.prefork") + worker.ledger.done() == 6
-    assert worker.ledger.done() >= 2
+    assert redis_broker.client().llen("feeds.prefork") + worker.journal.done() == 6
+    assert worker.journal.done() >= 2
 
 
 @pytest.mark.slow
@@ -127,19 +127,19 @@ def test_messages_of_a_killed_companion_come_back_soon(
     options: dict[str, Any] = {"pool": "prefork", "queues": "feeds.prefork", "arguments": ["-c", "2"]}
     victim = start_worker(redis_broker.url, **options).ready()
     for number in range(8):
-        tasks.nap.delay(number, 1)
+        tasks.sleep.delay(number, 1)
     eventually(lambda: victim.metric("greenworker_threads_busy") == 2, "two run")
     assert redis_broker.client().hlen("unacked") >= 2
     victim.signal(signal.SIGKILL)
     victim.wait()
     other = start_worker(redis_broker.url, **options).ready()
-    eventually(lambda: other.ledger.done() == 8, "every task is done, long before the visibility time-out", 60)
+    eventually(lambda: other.journal.done() == 8, "every task is done, long before the visibility time-out", 60)
     eventually(lambda: redis_broker.client().hlen("unacked") == 0, "nothing is left over")
     assert [key for key in redis_broker.client().scan_iter("greenworker.held.*")] == []
 
 
 def _has_done(worker: Worker, tasks: int) -> bool:
-    return worker.ledger.done() > tasks
+    return worker.journal.done() > tasks
 
 
 @pytest.mark.slow
@@ -154,16 +154,16 @@ def test_no_kill_loses_a_message(own_redis: Redis, start_worker: Start, client_a
     options: dict[str, Any] = {"pool": "prefork", "queues": "feeds.prefork", "arguments": ["-c", "2"]}
     for _ in range(kills):
         victim = start_worker(own_redis.url, **options).ready()
-        enough = victim.ledger.done() + 50
+        enough = victim.journal.done() + 50
         eventually(partial(_has_done, victim, enough), "it works at full speed")
         victim.signal(signal.SIGKILL)
         victim.wait()
     left = own_redis.client().llen("feeds.prefork") + own_redis.client().hlen("unacked")
-    assert left + victim.ledger.done() >= count, "every message is done, waits or is booked, at every moment"
+    assert left + victim.journal.done() >= count, "every message is done, waits or is booked, at every moment"
     last = start_worker(own_redis.url, **options).ready()
-    eventually(lambda: last.ledger.done() == count, "every id is done", 90)
+    eventually(lambda: last.journal.done() == count, "every id is done", 90)
     eventually(lambda: own_redis.client().hlen("unacked") == 0, "nothing is left over", 60)
-    doubled = sum(times - 1 for times in last.ledger.counts("done").values())
+    doubled = sum(times - 1 for times in last.journal.counts("done").values())
     assert doubled <= kills * 2 * 4, "at most what ran or was about to be acknowledged"
 
 
@@ -174,10 +174,10 @@ def test_a_restart_of_the_broker_loses_nothing_and_doubles_nothing(
     tasks = client_app(own_redis.url, queue="feeds.prefork")
     worker = start_worker(own_redis.url, pool="prefork", queues="feeds.prefork", arguments=["-c", "4"]).ready()
     for number in range(60):
-        tasks.nap.delay(number, 0.5)
-    eventually(lambda: worker.ledger.done() > 10, "under way")
+        tasks.sleep.delay(number, 0.5)
+    eventually(lambda: worker.journal.done() > 10, "under way")
     own_redis.stop(signal.SIGKILL)
     own_redis.start()
-    eventually(lambda: worker.ledger.done() == 60, "all done", 60)
-    assert max(worker.ledger.counts("done").values()) == 1
+    eventually(lambda: worker.journal.done() == 60, "all done", 60)
+    assert max(worker.journal.counts("done").values()) == 1
     eventually(lambda: own_redis.client().hlen("unacked") == 0, "nothing is left over")

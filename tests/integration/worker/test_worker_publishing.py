@@ -41,9 +41,9 @@ def be_away(relay: Relay) -> None:
 def test_a_retry_that_cannot_be_published_is_not_lost(any_lane: Lane, start_worker: Start, pool: str) -> None:
     worker, relay = behind_a_relay(start_worker, any_lane, pool)
     any_lane.producer().retry_after.delay(1, 1.0)
-    eventually(lambda: worker.ledger.counts("start"), "it runs")
+    eventually(lambda: worker.journal.counts("start"), "it runs")
     be_away(relay)
-    eventually(lambda: worker.ledger.done() == 1, f"it is done in the end; {worker.tail()}", 40)
+    eventually(lambda: worker.journal.done() == 1, f"it is done in the end; {worker.tail()}", 40)
     relay.close()
 
 
@@ -52,8 +52,8 @@ def test_the_rest_of_a_chain_that_cannot_be_published_is_not_lost(
 ) -> None:
     worker, relay = behind_a_relay(start_worker, any_lane, pool)
     producer = any_lane.producer()
-    chain(producer.nap.s(1, 1.0).set(immutable=True), producer.noop.s(2).set(immutable=True)).apply_async()
-    eventually(lambda: worker.ledger.counts("start"), "the first runs")
+    chain(producer.sleep.s(1, 1.0).set(immutable=True), producer.noop.s(2).set(immutable=True)).apply_async()
+    eventually(lambda: worker.journal.counts("start"), "the first runs")
     be_away(relay)
-    eventually(lambda: worker.ledger.counts("done")["2"], f"the second is done; {worker.tail()}", 40)
+    eventually(lambda: worker.journal.counts("done")["2"], f"the second is done; {worker.tail()}", 40)
     relay.close()

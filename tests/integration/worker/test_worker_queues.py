@@ -80,7 +80,7 @@ def test_counts_every_priority_and_what_is_unacknowledged(
 ) -> None:
     tasks = client_app(redis_broker.url)
     for number in range(22):
-        tasks.nap.apply_async((number, 20), priority=number % 10)
+        tasks.sleep.apply_async((number, 20), priority=number % 10)
     watched = exporter(redis_broker.url, queues="feeds,other").ready()
     assert watched.depth() == 22
     assert watched.depth("other") == 0
@@ -97,7 +97,7 @@ def test_a_scrape_shows_the_depth_of_its_moment(
     tasks = client_app(redis_broker.url)
     watched = exporter(redis_broker.url, environment={"GREENWORKER_POLL_SECONDS": "60"}).ready()
     for number in range(1, 4):
-        tasks.nap.delay(number, 20)
+        tasks.sleep.delay(number, 20)
         sleep(2 * FRESH_SECONDS)
         assert watched.depth() == number
 
@@ -231,7 +231,7 @@ def test_rabbitmq_unacked_comes_from_its_prometheus_plugin(
     queue = "unacked"
     tasks = client_app(rabbit_server.url, queue=queue)
     for number in range(9):
-        tasks.nap.delay(number, 60)
+        tasks.sleep.delay(number, 60)
     worker = start_worker(rabbit_server.url, queues=queue, threads=4).ready()
     watched = exporter(
         rabbit_server.url,
@@ -366,10 +366,10 @@ def test_odd_names_have_their_depth_and_what_is_unacknowledged_on_redis(
     tasks = client_app(redis_broker.url)
     for name in names:
         for number in range(3):
-            tasks.nap.apply_async((number, 60), queue=name)
+            tasks.sleep.apply_async((number, 60), queue=name)
     start_worker(redis_broker.url, queues=",".join(names), threads=3 * len(names)).ready()
     for number in range(2):
-        tasks.nap.apply_async((number, 60), queue=ODD_NAMES[3])
+        tasks.sleep.apply_async((number, 60), queue=ODD_NAMES[3])
     redis_broker.client().hset("unacked", "stock", json.dumps([{"body": "x"}, "", ODD_NAMES[3]]))
     watched = exporter(
         redis_broker.url, environment={"GREENWORKER_QUEUES": json.dumps([{"queue": name} for name in ODD_NAMES])}

@@ -25,15 +25,15 @@ def test_resizes_up_and_down(rabbit_lane: Lane, start_worker: Start) -> None:
     tasks = rabbit_lane.producer()
     worker = worker_on(start_worker, rabbit_lane, threads=2)
     for number in range(150):
-        tasks.nap.delay(number, 0.5)
+        tasks.sleep.delay(number, 0.5)
     eventually(lambda: worker.metric("greenworker_threads_busy") == 2, "two run")
     worker.resize(60)
     eventually(lambda: worker.metric("greenworker_threads_busy") > 40, "many run")
     worker.resize(3)
     eventually(lambda: worker.metric("greenworker_threads_busy") <= 3, "few run")
     worker.resize(60)
-    eventually(lambda: worker.ledger.done() == 150, "all done")
-    assert max(worker.ledger.counts("done").values()) == 1
+    eventually(lambda: worker.journal.done() == 150, "all done")
+    assert max(worker.journal.counts("done").values()) == 1
 
 
 def held(worker: Worker) -> float:
@@ -52,7 +52,7 @@ def test_a_resize_never_holds_more_than_the_limit_or_than_was_held_before(
     tasks = rabbit_lane.producer()
     worker = worker_on(start_worker, rabbit_lane, threads=100)
     for number in range(2000):
-        tasks.nap.delay(number, 0.5 + number % 20 / 10)
+        tasks.sleep.delay(number, 0.5 + number % 20 / 10)
     eventually(lambda: held(worker) == 100, "a hundred are held")
     before = 100
     for threads in (20, 100, 60, 8, 100):
@@ -68,7 +68,7 @@ def test_a_resize_never_holds_more_than_the_limit_or_than_was_held_before(
         eventually(arrived, f"{threads} are held")
         assert most <= max(threads, before), (before, threads)
         before = threads
-    assert max(worker.ledger.counts("start").values()) == 1
+    assert max(worker.journal.counts("start").values()) == 1
 
 
 def test_several_queues_share_one_limit(rabbit_server: RabbitMQ, start_worker: Start) -> None:
@@ -88,18 +88,18 @@ def test_several_queues_share_one_limit(rabbit_server: RabbitMQ, start_worker: S
         def look() -> bool:
             nonlocal most
             most = max(most, held(worker))
-            starts, ends = worker.ledger.order("start"), worker.ledger.counts("done")
+            starts, ends = worker.journal.order("start"), worker.journal.counts("done")
             return sum(each.startswith(number) and each not in ends for each in starts) >= 15
 
         return look
 
-    publish(one, "nap", 1_000, 2_000, 1.5)
+    publish(one, "sleep", 1_000, 2_000, 1.5)
     eventually(lambda: held(worker) >= 39, "the only queue with a backlog has all threads but one")
-    publish(other, "nap", 2_000, 3_000, 1.5)
+    publish(other, "sleep", 2_000, 3_000, 1.5)
     eventually(at_work("2"), "the other one gets its share")
     eventually(at_work("1"), "and the first one keeps its own")
     assert most <= 40
-    assert max(worker.ledger.counts("start").values()) == 1
+    assert max(worker.journal.counts("start").values()) == 1
 
 
 def test_waiting_counts_from_our_header_else_from_the_brokers_timestamp(rabbit_lane: Lane, start_worker: Start) -> None:
@@ -108,7 +108,7 @@ def test_waiting_counts_from_our_header_else_from_the_brokers_timestamp(rabbit_l
     tasks.noop.apply_async((2,), timestamp=int(time()) - 100)
     tasks.noop.apply_async((3,), headers={"greenfleet-published-at": f"{time() - 1000:.3f}"})
     worker = worker_on(start_worker, rabbit_lane, threads=5)
-    eventually(lambda: worker.ledger.done() == 3, "all done")
+    eventually(lambda: worker.journal.done() == 3, "all done")
     assert worker.metric("greenworker_task_wait_seconds_count") == 2, "nobody says when the first was published"
     assert 1100 <= worker.metric("greenworker_task_wait_seconds_sum") < 1160
 
@@ -117,12 +117,12 @@ def test_drain_gives_back_and_finishes(rabbit_lane: Lane, start_worker: Start) -
     tasks = rabbit_lane.producer()
     worker = worker_on(start_worker, rabbit_lane, threads=4, environment={"GREENWORKER_PREFETCH_MULTIPLIER": "4"})
     for number in range(40):
-        tasks.nap.delay(number, 3)
+        tasks.sleep.delay(number, 3)
     eventually(lambda: worker.metric("greenworker_tasks_reserved") == 12, "twelve wait inside the worker")
     worker.signal(signal.SIGTERM)
     eventually(lambda: rabbit_lane.ready() == 36, "all that had not started is back", 10)
     assert worker.wait(20) == 0, worker.tail()
-    assert worker.ledger.done() == 4, worker.tail()
+    assert worker.journal.done() == 4, worker.tail()
     assert rabbit_lane.ready() == 36
 
 
@@ -130,7 +130,7 @@ def test_drain_deadline_requeues(rabbit_lane: Lane, start_worker: Start) -> None
     tasks = rabbit_lane.producer()
     worker = worker_on(start_worker, rabbit_lane, threads=30, environment={"GREENWORKER_DRAIN_SECONDS": "2"})
     for number in range(40):
-        tasks.nap.delay(number, 60)
+        tasks.sleep.delay(number, 60)
     eventually(lambda: worker.metric("greenworker_threads_busy") == 30, "thirty run")
     began = monotonic()
     worker.signal(signal.SIGTERM)
@@ -146,13 +146,13 @@ def test_acknowledgements_that_travel_together_all_arrive(rabbit_lane: Lane, sta
     worker = worker_on(start_worker, rabbit_lane, threads=50)
     for number in range(400):
         tasks.noop.delay(number)
-    eventually(lambda: worker.ledger.done() == 400, "all done")
+    eventually(lambda: worker.journal.done() == 400, "all done")
     eventually(lambda: worker.metric("greenworker_threads_busy") == 0, "the worker is idle")
     worker.signal(signal.SIGKILL)
     worker.wait()
     eventually(lambda: rabbit_lane.consumers() == 0, "the broker has noticed")
     assert rabbit_lane.ready() == 0
-    assert max(worker.ledger.counts("done").values()) == 1
+    assert max(worker.journal.counts("done").values()) == 1
 
 
 @pytest.mark.slow
@@ -160,12 +160,12 @@ def test_kill_loses_nothing(rabbit_lane: Lane, start_worker: Start) -> None:
     tasks = rabbit_lane.producer()
     victim = worker_on(start_worker, rabbit_lane, threads=20)
     for number in range(60):
-        tasks.nap.delay(number, 0.5 if number >= 20 else 5)
+        tasks.sleep.delay(number, 0.5 if number >= 20 else 5)
     eventually(lambda: victim.metric("greenworker_threads_busy") == 20, "twenty run")
     victim.signal(signal.SIGKILL)
     victim.wait()
     other = worker_on(start_worker, rabbit_lane, threads=40)
-    eventually(lambda: other.ledger.done() == 60, "every task is done")
+    eventually(lambda: other.journal.done() == 60, "every task is done")
 
 
 @pytest.mark.slow
@@ -182,9 +182,9 @@ def test_the_second_of_two_urls_is_used_while_the_first_does_not_answer(
     dead = f"amqp://guest:guest@127.0.0.1:{free_port()}//"
     worker = start_worker(f"{dead};{there.url};{here.url}", queues=here.queue, environment=here.environment()).ready()
     publish(there, "noop", 0, 5, confirm=True)
-    eventually(lambda: worker.ledger.done() == 5, f"from the second; {worker.tail()}", 30)
+    eventually(lambda: worker.journal.done() == 5, f"from the second; {worker.tail()}", 30)
     own_rabbit.stop()
     publish(here, "noop", 5, 10, confirm=True)
-    eventually(lambda: worker.ledger.done() >= 10 or worker.gone(), f"from the third; {worker.tail()}", 90)
+    eventually(lambda: worker.journal.done() >= 10 or worker.gone(), f"from the third; {worker.tail()}", 90)
     assert not worker.gone(), worker.tail()
-    assert worker.ledger.counts("done") == dict.fromkeys(map(str, range(10)), 1)
+    assert worker.journal.counts("done") == dict.fromkeys(map(str, range(10)), 1)

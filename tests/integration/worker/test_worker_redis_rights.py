@@ -40,7 +40,7 @@ def test_the_documented_rights_are_enough_for_tasks_and_remote_control(
     for number in range(5):
         tasks.noop.apply_async((number,), priority=number)
     own_redis.client().lpush(f"{prefix}feeds", "no message")
-    eventually(lambda: victim.ledger.done() == 5, "all are done")
+    eventually(lambda: victim.journal.done() == 5, "all are done")
     eventually(lambda: own_redis.client().llen(f"{prefix}greenworker.dead.feeds") == 1, "and a dead letter is kept")
     assert tasks.remote_control_answers()
     assert not victim.gone(), victim.tail()

@@ -27,7 +27,7 @@ def test_a_silent_connection_is_replaced_long_before_others_take_over(redis_brok
     client = redis_broker.client()
 
     def last_beat() -> float:
-        return float(client.zscore("greenworker.workers", consumer.ledger.worker) or 0)
+        return float(client.zscore("greenworker.workers", consumer.store.worker) or 0)
 
     first = last_beat()
     beat = eventually(lambda: last_beat() > first and last_beat(), "it beats")
@@ -44,8 +44,8 @@ def test_survives_a_failover_that_leaves_its_redis_read_only(
     tasks, client = client_app(own_redis.url), own_redis.client()
     worker = start_as(pool, start_worker, own_redis.url, threads=4).ready()
     for number in range(16):
-        tasks.nap.delay(number, 1)
-    eventually(lambda: worker.ledger.counts("done"), "under way")
+        tasks.sleep.delay(number, 1)
+    eventually(lambda: worker.journal.counts("done"), "under way")
     client.execute_command("REPLICAOF", "127.0.0.1", str(free_port()))
     eventually(lambda: worker.status("/readyz") == 503 or worker.gone(), "it does not consume")
 
@@ -55,9 +55,9 @@ def test_survives_a_failover_that_leaves_its_redis_read_only(
     eventually(lambda: refused() > 12 or worker.gone(), "it has tried again and again")
     assert not worker.gone(), worker.tail()
     client.execute_command("REPLICAOF", "NO", "ONE")
-    eventually(lambda: worker.ledger.done() == 16 or worker.gone(), f"all are done; {worker.tail()}")
+    eventually(lambda: worker.journal.done() == 16 or worker.gone(), f"all are done; {worker.tail()}")
     if pool == "eventlet":  # Celery's processes may run what was on its way to them and was given back as not started
-        assert set(worker.ledger.counts("done").values()) == {1}
+        assert set(worker.journal.counts("done").values()) == {1}
     eventually(lambda: client.hlen("unacked") == 0, "everything is acknowledged")
 
 
@@ -66,15 +66,15 @@ def test_empties_a_redis_that_is_full(own_redis: Redis, start_worker: Start, cli
     """It comes to one that is full, and keeps its heartbeat."""
     tasks, client = client_app(own_redis.url), own_redis.client()
     for number in range(40):
-        tasks.nap.delay(number, 0.2)
+        tasks.sleep.delay(number, 0.2)
     client.config_set("maxmemory-policy", "noeviction")
     client.config_set("maxmemory", 1_000_000 if client.info("memory")["used_memory"] > 1_000_000 else 500_000)
     with pytest.raises(Exception, match="maxmemory"):
         client.set("more", "x")
     worker = start_as(pool, start_worker, own_redis.url, threads=4)
-    eventually(lambda: worker.ledger.done() == 40 or worker.gone(), "all are done")
+    eventually(lambda: worker.journal.done() == 40 or worker.gone(), "all are done")
     assert not worker.gone(), worker.tail()
-    assert set(worker.ledger.counts("done").values()) == {1}
+    assert set(worker.journal.counts("done").values()) == {1}
     eventually(lambda: client.hlen("unacked") == 0, "everything is acknowledged", 10)
     ((_, beat),) = client.zrange("greenworker.workers", 0, -1, withscores=True)
     assert time() - beat < DEAD_AFTER_SECONDS
@@ -118,10 +118,10 @@ def test_the_second_of_two_urls_is_as_safe_as_the_first(
     tasks, client = client_app(redis_broker.url), redis_broker.client()
     worker = start_as(pool, start_worker, f"redis://127.0.0.1:{free_port()}/0;{redis_broker.url}", threads=4).ready()
     for number in range(8):
-        tasks.nap.delay(number, 1)
+        tasks.sleep.delay(number, 1)
     eventually(lambda: client.keys("greenworker.held.*"), "what it holds is booked under its name")
     assert client.zcard("greenworker.workers") == 1
-    eventually(lambda: worker.ledger.done() == 8, "all are done")
+    eventually(lambda: worker.journal.done() == 8, "all are done")
     eventually(lambda: client.hlen("unacked") == 0 and not client.keys("greenworker.held.*"), "and acknowledged")
 
 

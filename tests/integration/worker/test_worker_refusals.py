@@ -106,8 +106,8 @@ INSTRUMENTATION = """
     kombu.utils.compat.detect_environment()
     guard = threading.Lock()
     threading.Thread(target=sleep, args=(0.1,), daemon=True).start()
-    with open(os.environ["LEDGER"], "a") as ledger:
-        ledger.write(f"instrumented {os.environ.get('PYTHONPATH')}\\n")
+    with open(os.environ["JOURNAL"], "a") as journal:
+        journal.write(f"instrumented {os.environ.get('PYTHONPATH')}\\n")
 """
 
 
@@ -120,10 +120,10 @@ def test_auto_instrumentation_that_imports_celery_first_finds_it_patched(
     tasks = Producer(redis_broker.url)
     began = monotonic()
     for number in range(60):
-        tasks.nap.delay(number, 0.5)
-    eventually(lambda: worker.ledger.done() == 60, f"all are done; {worker.tail()}", 20)
+        tasks.sleep.delay(number, 0.5)
+    eventually(lambda: worker.journal.done() == 60, f"all are done; {worker.tail()}", 20)
     assert monotonic() - began < 10, "side by side"
-    assert set(worker.ledger.order("instrumented")) == {path}, "and sees the environment that it had"
+    assert set(worker.journal.order("instrumented")) == {path}, "and sees the environment that it had"
 
 
 def launched_by(tmp_path: Path, *flags: str) -> list[str]:
@@ -142,8 +142,8 @@ def test_a_program_that_imports_celery_and_then_launches_the_worker_is_started_a
     worker = start_worker(redis_broker.url, threads=20, command=launched_by(tmp_path)).ready()
     tasks = Producer(redis_broker.url)
     for number in range(40):
-        tasks.nap.delay(number, 0.5)
-    eventually(lambda: worker.ledger.done() == 40, "all are done", 20)
+        tasks.sleep.delay(number, 0.5)
+    eventually(lambda: worker.journal.done() == 40, "all are done", 20)
 
 
 def test_what_is_imported_too_early_all_the_same_is_refused(
@@ -210,7 +210,7 @@ def test_an_app_may_make_a_socket_of_its_own_from_the_green_one(
     )
     worker: Any = start_worker(redis_broker.url, app="proxied", cwd=tmp_path).ready()
     Producer(redis_broker.url).noop.delay(1)
-    eventually(lambda: worker.ledger.done() == 1, "a task runs")
+    eventually(lambda: worker.journal.done() == 1, "a task runs")
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_a_task_that_was_retried_at_once_ends_in_success(
     eventually(lambda: worker.metric("greenworker_tasks_finished_total", state="SUCCESS") == 4, "all succeeded")
     eventually(lambda: [result.state for result in results] == ["SUCCESS"] * 4, "and none went back", 5)
     assert [result.result for result in results] == [0, 0, 1, 1]
-    assert max(worker.ledger.counts("done").values()) == 2, "each once, two have the same number"
+    assert max(worker.journal.counts("done").values()) == 2, "each once, two have the same number"
 
 
 def test_until_it_is_tried_again_it_says_why(redis_broker: Redis, rabbit_server: RabbitMQ, start_worker: Start) -> None:
@@ -82,6 +82,6 @@ def test_a_retry_that_cannot_be_recorded_is_retried_all_the_same(
     environment = {**lane.environment(), "APP_CONF": repr(conf)}
     worker = start_worker(lane.url, queues=lane.queue, environment=environment).ready()
     producer_of(lane, backend)("again", 1)
-    eventually(lambda: worker.ledger.counts("done")["1"], "it ran again")
+    eventually(lambda: worker.journal.counts("done")["1"], "it ran again")
     worker.reaches("greenworker_threads_busy", 0)
-    assert worker.ledger.counts("done")["1"] == 1
+    assert worker.journal.counts("done")["1"] == 1

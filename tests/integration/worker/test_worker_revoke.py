@@ -41,7 +41,7 @@ def wait_for(worker: Worker, name: str, value: float) -> None:
 def fill(worker: Worker, tasks: Any, seconds: float) -> None:
     """Both threads are busy for so long."""
     for number in (1, 2):
-        tasks.nap.delay(f"busy{number}", seconds)
+        tasks.sleep.delay(f"busy{number}", seconds)
     wait_for(worker, "greenworker_threads_busy", 2)
 
 
@@ -67,14 +67,14 @@ def test_what_waits_in_the_line_does_not_start_once_it_is_withdrawn(
     tasks = any_lane.producer()
     worker = worker_on(start_worker, any_lane, late)
     fill(worker, tasks, 3)
-    sent = {name: tasks.nap.delay(name, 0.1) for name in ("revoked", "terminated", "kept")}
-    tasks.nap.apply_async(("expired", 0.1), expires=1)
+    sent = {name: tasks.sleep.delay(name, 0.1) for name in ("revoked", "terminated", "kept")}
+    tasks.sleep.apply_async(("expired", 0.1), expires=1)
     wait_for(worker, "greenworker_tasks_reserved", 4)
     tasks.app.control.revoke(sent["revoked"].id)
     tasks.app.control.revoke(sent["terminated"].id, terminate=True)
-    eventually(lambda: worker.ledger.counts("done")["kept"], "what was not withdrawn is done")
+    eventually(lambda: worker.journal.counts("done")["kept"], "what was not withdrawn is done")
     wait_for(worker, "celery_task_revoked_total", 3)
-    assert set(worker.ledger.counts("start")) == {"busy1", "busy2", "kept"}
+    assert set(worker.journal.counts("start")) == {"busy1", "busy2", "kept"}
     nothing_is_left(any_lane, worker)
 
 
@@ -84,9 +84,9 @@ def test_what_waits_for_its_eta_or_its_rate_does_not_start_once_it_is_withdrawn(
     tasks = any_lane.producer()
     worker = worker_on(start_worker, any_lane, late=True)
     tasks.limited.delay("first")
-    eventually(lambda: worker.ledger.counts("start")["first"], "the only one for the next two seconds")
+    eventually(lambda: worker.journal.counts("start")["first"], "the only one for the next two seconds")
     sent = {
-        "eta": tasks.nap.apply_async(("eta", 0), countdown=2),
+        "eta": tasks.sleep.apply_async(("eta", 0), countdown=2),
         "rate": tasks.limited.delay("rate"),
     }
     tasks.limited.apply_async(("expired",), expires=1)
@@ -95,9 +95,9 @@ def test_what_waits_for_its_eta_or_its_rate_does_not_start_once_it_is_withdrawn(
     wait_for(worker, "greenworker_tasks_reserved", 3)
     tasks.app.control.revoke(sent["eta"].id)
     tasks.app.control.revoke(sent["rate"].id, terminate=True)
-    eventually(lambda: worker.ledger.counts("done")["kept"], "what was not withdrawn is done")
+    eventually(lambda: worker.journal.counts("done")["kept"], "what was not withdrawn is done")
     wait_for(worker, "celery_task_revoked_total", 3)
-    assert set(worker.ledger.counts("start")) == {"first", "kept"}
+    assert set(worker.journal.counts("start")) == {"first", "kept"}
     nothing_is_left(any_lane, worker)
 
 
@@ -107,12 +107,12 @@ def test_a_result_backend_that_fails_neither_starts_nor_keeps_what_is_revoked(
     """REVOKED cannot be stored: that must neither end the worker, nor leave the message with it for ever."""
     tasks = any_lane.producer()
     worker = worker_on(start_worker, any_lane, late=True, **BROKEN_BACKEND)
-    running = tasks.nap.apply_async(("running", 60), ignore_result=True)
-    tasks.nap.apply_async(("busy", 3), ignore_result=True)
+    running = tasks.sleep.apply_async(("running", 60), ignore_result=True)
+    tasks.sleep.apply_async(("busy", 3), ignore_result=True)
     wait_for(worker, "greenworker_threads_busy", 2)
-    waiting = tasks.nap.apply_async(("waiting", 0), ignore_result=False)
-    tasks.nap.apply_async(("expired", 0), ignore_result=False, expires=1)
-    held = tasks.nap.apply_async(("eta", 0), ignore_result=False, countdown=2)
+    waiting = tasks.sleep.apply_async(("waiting", 0), ignore_result=False)
+    tasks.sleep.apply_async(("expired", 0), ignore_result=False, expires=1)
+    held = tasks.sleep.apply_async(("eta", 0), ignore_result=False, countdown=2)
     wait_for(worker, "greenworker_tasks_reserved", 2)
     wait_for(worker, "greenworker_tasks_scheduled", 1)
     for one in (waiting, held):
@@ -120,9 +120,9 @@ def test_a_result_backend_that_fails_neither_starts_nor_keeps_what_is_revoked(
     wait_for(worker, "celery_task_revoked_total", 3)
     tasks.app.control.revoke(running.id, terminate=True)
     wait_for(worker, "celery_task_revoked_total", 4)
-    tasks.nap.apply_async(("after", 0), ignore_result=True)
-    eventually(lambda: worker.ledger.counts("done")["after"], "the worker goes on")
-    assert set(worker.ledger.counts("start")) == {"running", "busy", "after"}
+    tasks.sleep.apply_async(("after", 0), ignore_result=True)
+    eventually(lambda: worker.journal.counts("done")["after"], "the worker goes on")
+    assert set(worker.journal.counts("start")) == {"running", "busy", "after"}
     nothing_is_left(any_lane, worker)
 
 
@@ -131,7 +131,7 @@ def test_a_drain_does_not_give_back_what_is_revoked(any_lane: Lane, start_worker
     tasks = any_lane.producer()
     worker = worker_on(start_worker, any_lane, late=True)
     fill(worker, tasks, 2)
-    revoked, kept = (tasks.nap.delay(name, 0.1) for name in ("revoked", "kept"))
+    revoked, kept = (tasks.sleep.delay(name, 0.1) for name in ("revoked", "kept"))
     wait_for(worker, "greenworker_tasks_reserved", 2)
     tasks.app.control.revoke(revoked.id)
     eventually(lambda: revoked.id in str(tasks.app.control.inspect(timeout=0.5).revoked()), "it has heard")
@@ -139,19 +139,19 @@ def test_a_drain_does_not_give_back_what_is_revoked(any_lane: Lane, start_worker
     assert worker.wait(20) == 0, worker.tail()
     assert any_lane.ready() == 1, kept
     other = start_worker(any_lane.url, queues=any_lane.queue, environment=any_lane.environment()).ready()
-    eventually(lambda: other.ledger.counts("done")["kept"], "the one that was given back is done")
-    assert not other.ledger.counts("start")["revoked"]
+    eventually(lambda: other.journal.counts("done")["kept"], "the one that was given back is done")
+    assert not other.journal.counts("start")["revoked"]
 
 
 def test_a_time_limit_counts_from_the_start_not_from_the_line(any_lane: Lane, start_worker: Start) -> None:
     tasks = any_lane.producer()
     worker = worker_on(start_worker, any_lane, late=True)
     fill(worker, tasks, 2)
-    tasks.nap.apply_async(("short", 0.5), time_limit=1)
-    tasks.nap.apply_async(("long", 60), time_limit=1)
+    tasks.sleep.apply_async(("short", 0.5), time_limit=1)
+    tasks.sleep.apply_async(("long", 60), time_limit=1)
     eventually(lambda: worker.metric("greenworker_tasks_finished_total", state="KILLED") == 1, "the long one is killed")
-    eventually(lambda: worker.ledger.counts("done")["short"], "the short one is done")
-    assert not worker.ledger.counts("done")["long"]
+    eventually(lambda: worker.journal.counts("done")["short"], "the short one is done")
+    assert not worker.journal.counts("done")["long"]
 
 
 def test_a_rate_limit_holds_for_what_waited_in_the_line(any_lane: Lane, start_worker: Start) -> None:
@@ -161,8 +161,8 @@ def test_a_rate_limit_holds_for_what_waited_in_the_line(any_lane: Lane, start_wo
     fill(worker, tasks, 3)
     for number in range(10):
         tasks.brisk.delay(number)
-    eventually(lambda: worker.ledger.done() == 12, "all are done", 20)
-    starts = sorted(float(at) for at in worker.ledger.order("at"))
+    eventually(lambda: worker.journal.done() == 12, "all are done", 20)
+    starts = sorted(float(at) for at in worker.journal.order("at"))
     assert len(starts) == 10
     assert starts[-1] - starts[0] >= 7 * 0.2, "ten at five a second take almost two seconds"
 
@@ -179,17 +179,17 @@ def test_what_waits_apart_in_a_companion_does_not_start_once_it_is_withdrawn(
         environment={**any_lane.environment(), "GREENWORKER_PREFETCH_MULTIPLIER": "2"},
     ).ready()  # fmt: skip
     suspicion = {HEADER: Suspicion(deaths=2, seen=int(time())).header()}
-    tasks.nap.delay("busy", 5)
+    tasks.sleep.delay("busy", 5)
     wait_for(worker, "greenworker_threads_busy", 1)
-    sent = [tasks.nap.apply_async(("suspect", 0.1), headers=suspicion), tasks.nap.delay("behind", 0.1)]
-    tasks.nap.apply_async(("expired", 0.1), expires=1)
+    sent = [tasks.sleep.apply_async(("suspect", 0.1), headers=suspicion), tasks.sleep.delay("behind", 0.1)]
+    tasks.sleep.apply_async(("expired", 0.1), expires=1)
     for number in range(4):
-        tasks.nap.delay(f"kept{number}", 2)
+        tasks.sleep.delay(f"kept{number}", 2)
     wait_for(worker, "celery_task_received_total", 8)
-    assert worker.ledger.order("start") == ["busy"], "all wait apart or behind"
+    assert worker.journal.order("start") == ["busy"], "all wait apart or behind"
     for one in sent:
         tasks.app.control.revoke(one.id)
     wait_for(worker, "greenworker_threads_busy", 4)
     wait_for(worker, "celery_task_revoked_total", 3)
-    assert set(worker.ledger.counts("start")) == {"busy", "kept0", "kept1", "kept2", "kept3"}
+    assert set(worker.journal.counts("start")) == {"busy", "kept0", "kept1", "kept2", "kept3"}
     nothing_is_left(any_lane, worker)

@@ -25,14 +25,14 @@ def test_a_worker_follows_the_sentinel_to_the_new_master(
         arguments=["-c", "2"] if pool == "prefork" else (),
     ).ready()  # fmt: skip
     for number in range(20):
-        tasks.nap.delay(number, 0.1)
-    eventually(lambda: worker.ledger.done() == 20, "before")
+        tasks.sleep.delay(number, 0.1)
+    eventually(lambda: worker.journal.done() == 20, "before")
     assert sentinel.client().exists("greenworker.workers"), "the worker's own bookkeeping goes through the Sentinel too"
     sentinel.fail_over()
     eventually(lambda: worker.status("/readyz") == 200, "connected again", 30)
     after = client_app(sentinel.url, broker_transport_options=options)
     for number in range(20, 40):
-        after.nap.delay(number, 0.1)
-    eventually(lambda: worker.ledger.done() == 40, f"after; {worker.tail()}", 40)
+        after.sleep.delay(number, 0.1)
+    eventually(lambda: worker.journal.done() == 40, f"after; {worker.tail()}", 40)
     eventually(lambda: sentinel.client().hlen("unacked") == 0, "nothing is left over", 20)
     eventually(lambda: sentinel.client().exists("greenworker.workers"), "and says again that it lives", 20)

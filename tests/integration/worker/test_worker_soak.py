@@ -35,7 +35,7 @@ def state_of(worker: Worker, lane: Lane, number: int) -> dict[str, float]:
     lane.producer().census.delay(number)
 
     def census() -> list[int]:
-        notes = (note.partition(":") for note in worker.ledger.counts("census"))
+        notes = (note.partition(":") for note in worker.journal.counts("census"))
         return [int(alive) for at, _, alive in notes if at == str(number)]
 
     eventually(census, "the census is taken", 60)
@@ -75,7 +75,7 @@ def test_200_000_tasks_and_100_reconnects_leave_nothing_behind(lane: Lane, start
         if (cut + 1) % max(1, RECONNECTS // 10) == 0:
             states.append(state_of(worker, lane, cut))
             print(json.dumps({"lane": lane.kind, "tasks": (cut + 1) * batch, **states[-1]}), flush=True)
-    counts = worker.ledger.counts("done")
+    counts = worker.journal.counts("done")
     assert len(counts) == batch * RECONNECTS, "none is lost"
     assert relay.accepted > RECONNECTS, "every cut was felt"
     twice = sum(count > 1 for count in counts.values())
@@ -94,8 +94,8 @@ def test_memory_of_a_thousand_green_threads(lane: Lane, start_worker: Start) -> 
     """Idle ones cost nothing, for a thread is made for its task; busy ones cost a stack and a request."""
     worker = start_worker(lane.url, queues=lane.queue, threads=10, environment=lane.environment()).ready()
     for number in range(20):
-        lane.producer().nap.delay(number, 0.1)
-    eventually(lambda: worker.ledger.done() == 20, "warm")
+        lane.producer().sleep.delay(number, 0.1)
+    eventually(lambda: worker.journal.done() == 20, "warm")
 
     def rss() -> float:
         return worker.metric("process_resident_memory_bytes") / MEBIBYTE
@@ -106,7 +106,7 @@ def test_memory_of_a_thousand_green_threads(lane: Lane, start_worker: Start) -> 
     idle = rss()
     producer: Any = lane.producer()
     for number in range(3000):
-        producer.nap.delay(number + 100, 90)
+        producer.sleep.delay(number + 100, 90)
     eventually(lambda: worker.metric("greenworker_threads_busy") == 1000, "a thousand run", 60)
     first = rss()
     worker.resize(3000)

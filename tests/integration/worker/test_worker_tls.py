@@ -126,7 +126,7 @@ def test_worker_companion_and_exporter_speak_tls_with_the_ca_that_the_resource_n
     assert RedisBroker(server.url, Trust(server.ca)).depths((Queue("feeds"),))["feeds"].ready == 3
     mounted = {"GREENWORKER_BROKER_CA_FILE": str(server.ca)}
     worker = start_worker(server.url, environment=mounted).ready()
-    eventually(lambda: worker.ledger.done() == 3, "done over TLS")
+    eventually(lambda: worker.journal.done() == 3, "done over TLS")
     start_worker(server.url, environment=mounted, pool="prefork", arguments=["-c", "1"]).ready()
 
 
@@ -263,7 +263,7 @@ def test_worker_companion_and_exporter_speak_amqps(
     exporter.close()
     mounted = {"GREENWORKER_BROKER_CA_FILE": str(certificate)}
     worker = start_worker(url, environment=mounted).ready()
-    eventually(lambda: worker.ledger.done() == 3, "done over TLS")
+    eventually(lambda: worker.journal.done() == 3, "done over TLS")
     worker.signal(signal.SIGTERM)
     assert worker.wait(20) == 0
     start_worker(url, environment=mounted, pool="prefork", arguments=["-c", "1"]).ready()

@@ -58,20 +58,20 @@ def test_starts_runs_resizes_and_drains(
         command=[str(python), "-m", "greenworker"], arguments=["-c", "2"] if pool == "prefork" else [],
     ).ready(60)  # fmt: skip
     publish(any_lane, "noop", 0, TASKS)
-    eventually(lambda: worker.ledger.done() == TASKS, f"{TASKS} tasks are done")
+    eventually(lambda: worker.journal.done() == TASKS, f"{TASKS} tasks are done")
     if pool == "eventlet":
         worker.resize(40)
         for number in range(TASKS, TASKS + 60):
-            tasks.nap.delay(number, 1)
+            tasks.sleep.delay(number, 1)
         eventually(lambda: worker.metric("greenworker_threads_busy") == 40, "as many run as were asked for")
     else:
         for number in range(TASKS, TASKS + 10):
-            tasks.nap.delay(number, 1)
+            tasks.sleep.delay(number, 1)
         eventually(lambda: worker.metric("greenworker_threads_busy") == 2, "both processes run")
-    published = sum(worker.ledger.counts("done").values()) + (60 if pool == "eventlet" else 10)
+    published = sum(worker.journal.counts("done").values()) + (60 if pool == "eventlet" else 10)
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0, worker.tail()
-    eventually(lambda: worker.ledger.done() + any_lane.ready() == published, "what did not start went back")
-    started = worker.ledger.counts("start")
-    assert set(started) <= set(worker.ledger.counts("done")), "what had started ended"
-    assert max(worker.ledger.counts("done").values()) == 1, "each once"
+    eventually(lambda: worker.journal.done() + any_lane.ready() == published, "what did not start went back")
+    started = worker.journal.counts("start")
+    assert set(started) <= set(worker.journal.counts("done")), "what had started ended"
+    assert max(worker.journal.counts("done").values()) == 1, "each once"

@@ -59,11 +59,11 @@ def run_all(producer: Any, worker: Worker, names: Sequence[str], fifo: Path) -> 
     for name in names:
         if name == "file":
             Thread(target=write_late).start()
-        done = worker.ledger.counts("done")[name]
+        done = worker.journal.counts("done")[name]
         before = worker.metric("greenworker_hub_cpu_wait_seconds_total")
         producer.app.send_task(f"blocking_app.{name}", [str(fifo)] if name == "file" else [], queue="feeds")
         eventually(
-            lambda name=name, done=done: worker.ledger.counts("done")[name] > done, f"{name} ends; {worker.tail()}", 40
+            lambda name=name, done=done: worker.journal.counts("done")[name] > done, f"{name} ends; {worker.tail()}", 40
         )
         waited[name] = worker.metric("greenworker_hub_cpu_wait_seconds_total") - before
     return waited
@@ -137,7 +137,7 @@ def test_names_a_resolver_that_waits_for_its_server(
         command=[*namespace, "sh", "-c", f'{mount} && exec "$@"', "sh", PYTHON, "-m", "greenworker"],
     ).ready()  # fmt: skip
     client_app(redis_broker.url).app.send_task("blocking_app.resolver", queue="feeds")
-    eventually(worker.ledger.done, "it gives up", 40)
+    eventually(worker.journal.done, "it gives up", 40)
     eventually(lambda: seen(worker), "it is named", 5)
     assert seen(worker) == {"resolver": marked_lines()["resolver"]}
 
@@ -178,7 +178,7 @@ def test_a_hub_that_waits_for_a_cpu_is_blocked_by_nobody_and_says_what_it_lacks(
     try:
         for number in range(1, 5):  # one by one: together they would keep the hub from ticking by themselves
             app.send_task("blocking_app.crunch", queue="feeds")
-            eventually(lambda number=number: worker.ledger.counts("done")["crunch"] == number, "it ends", 50)
+            eventually(lambda number=number: worker.journal.counts("done")["crunch"] == number, "it ends", 50)
     finally:
         burner.kill()
         burner.wait(10)

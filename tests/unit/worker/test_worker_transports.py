@@ -84,17 +84,17 @@ def test_json_is_decoded_as_kombu_decodes_it() -> None:
 
 
 def test_acknowledgements_that_did_not_arrive_are_sent_again_and_count_as_ours_meanwhile() -> None:
-    ledger = unacked_store.UnackedStore("w")
-    ledger.held = {tag: unacked_store.Delivery("q", b"", 0.0) for tag in ("a", "b", "c")}
-    ledger.ack("a")
-    ledger.ack("b")
-    with pytest.raises(OSError, match="gone"), ledger._sending_acks() as tags:
+    store = unacked_store.UnackedStore("w")
+    store.held = {tag: unacked_store.Delivery("q", b"", 0.0) for tag in ("a", "b", "c")}
+    store.ack("a")
+    store.ack("b")
+    with pytest.raises(OSError, match="gone"), store._sending_acks() as tags:
         assert tags == ["a", "b"]
-        ledger.ack("c")  # another task ends meanwhile
-        with ledger._sending_acks() as others:
+        store.ack("c")  # another task ends meanwhile
+        with store._sending_acks() as others:
             assert others == ["c"], "no acknowledgement travels twice at once"
-        assert ledger._unsettled() == {"a", "b"}
+        assert store._unsettled() == {"a", "b"}
         raise OSError("gone")
-    with ledger._sending_acks() as tags:
+    with store._sending_acks() as tags:
         assert tags == ["a", "b"]
-    assert not ledger._unsettled()
+    assert not store._unsettled()

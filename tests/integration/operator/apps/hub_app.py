@@ -12,5 +12,5 @@ app.conf.task_ignore_result = True
 @app.task
 def fetch(number: int, seconds: float) -> None:
     time.sleep(seconds)
-    with open(os.environ["LEDGER"], "a") as ledger:  # noqa: PTH123 - one write, one line
-        ledger.write(f"{number}\n")
+    with open(os.environ["JOURNAL"], "a") as journal:  # noqa: PTH123 - one write, one line
+        journal.write(f"{number}\n")

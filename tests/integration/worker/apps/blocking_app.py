@@ -34,8 +34,8 @@ text = json.dumps([{"n": n} for n in range(900_000)])
 
 @signals.task_postrun.connect
 def note(task=None, **_):
-    with open(os.environ["LEDGER"], "a") as ledger:
-        ledger.write(f"done {task.name.partition('.')[2]}\n")
+    with open(os.environ["JOURNAL"], "a") as journal:
+        journal.write(f"done {task.name.partition('.')[2]}\n")
 
 
 @app.task

@@ -27,8 +27,8 @@ if os.environ.get("APP_CONF"):
 
 
 def note(event: str, number: object) -> None:
-    with open(os.environ["LEDGER"], "a") as ledger:
-        ledger.write(f"{event} {number}\n")
+    with open(os.environ["JOURNAL"], "a") as journal:
+        journal.write(f"{event} {number}\n")
 
 
 @app.task
@@ -37,7 +37,7 @@ def noop(number):
 
 
 @app.task
-def nap(number, seconds):
+def sleep(number, seconds):
     note("start", number)
     time.sleep(seconds)
     note("done", number)

@@ -1,4 +1,4 @@
-"""No task is lost when worker, broker or connection die at full speed: a ledger of task ids says so. Twice is allowed
+"""No task is lost when worker, broker or connection die at full speed: a journal of task ids says so. Twice is allowed
 and said.
 
 At full speed acknowledgements travel in batches, and each of these deaths hits some that were written and not sent.
@@ -61,13 +61,13 @@ def test_at_full_speed_no_task_is_lost(
 ) -> None:
     worker = start_on(lane, start_worker)
     publish(lane, "noop", 0, TASKS, confirm=accident is kill_broker)
-    ledger = worker.ledger
+    journal = worker.journal
     for part in (1, 2):
-        eventually(lambda part=part: ledger.done() > part * TASKS // 4, "under way", 60)
+        eventually(lambda part=part: journal.done() > part * TASKS // 4, "under way", 60)
         worker = accident(lane, worker, start_worker)
-    eventually(lambda: worker.ledger.done() == TASKS, "all are done", 120)
+    eventually(lambda: worker.journal.done() == TASKS, "all are done", 120)
     eventually(lambda: lane.ready() == 0, "and none is left", 60)
-    twice = sum(count > 1 for count in worker.ledger.counts("done").values())
+    twice = sum(count > 1 for count in worker.journal.counts("done").values())
     print(json.dumps({"lane": lane.kind, "tasks": TASKS, "lost": 0, "twice": twice}))
     if lane.kind == "redis" and accident is kill_broker:
         assert twice == 0, "acknowledgements outlive the connection there"
@@ -79,7 +79,7 @@ def test_resizes_follow_through_broken_connections(lane: Lane, start_worker: Sta
     relay = Relay(lane.server.port)
     url = lane.url.replace(f":{lane.server.port}", f":{relay.port}")
     worker = start_worker(url, queues=lane.queue, threads=10, environment=lane.environment()).ready()
-    publish(lane, "nap", 0, 3000, 0.5)
+    publish(lane, "sleep", 0, 3000, 0.5)
     for threads in (300, 10, 400, 20, 300):
         worker.resize(threads)
         relay.cut()
@@ -88,13 +88,13 @@ def test_resizes_follow_through_broken_connections(lane: Lane, start_worker: Sta
                 worker.metric("greenworker_threads_limit") == threads
                 and (
                     threads < 100
-                    or worker.ledger.done() == 3000
+                    or worker.journal.done() == 3000
                     or worker.metric("greenworker_threads_busy") > threads // 2
                 )
             ),
             f"{threads} run after the cut",
         )
-    eventually(lambda: worker.ledger.done() == 3000, "all are done", 60)
+    eventually(lambda: worker.journal.done() == 3000, "all are done", 60)
     if lane.kind == "redis":
-        assert max(worker.ledger.counts("done").values()) == 1
+        assert max(worker.journal.counts("done").values()) == 1
     relay.close()

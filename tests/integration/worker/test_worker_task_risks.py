@@ -24,8 +24,8 @@ def test_warns_of_tasks_and_etas_beyond_the_visibility_timeout(
     assert worker.metric(GUARD) == 0
     tasks.noop.apply_async((1,), eta=datetime.now(timezone.utc) + timedelta(hours=1))
     eventually(lambda: worker.metric(GUARD, reason="visibility_timeout", task="green_app.noop") == 1, "the ETA")
-    tasks.nap.delay(2, 30)
-    eventually(lambda: worker.metric(GUARD, reason="visibility_timeout", task="green_app.nap") == 1, "the task", 20)
+    tasks.sleep.delay(2, 30)
+    eventually(lambda: worker.metric(GUARD, reason="visibility_timeout", task="green_app.sleep") == 1, "the task", 20)
     assert worker.tail(200).count("visibility_timeout is 4 s") == 1, "said once"
 
 
@@ -38,8 +38,8 @@ def test_warns_beyond_the_consumer_timeout_and_of_hoards_and_of_lost_acknowledge
         environment={"GREENWORKER_CONSUMER_TIMEOUT_SECONDS": "4", "GREENWORKER_PREFETCH_MULTIPLIER": "6"},
     ).ready()  # fmt: skip
     for number in range(30):
-        tasks.nap.delay(number, 12)
-    eventually(lambda: worker.metric(GUARD, reason="consumer_timeout", task="green_app.nap") == 1, "the task", 20)
+        tasks.sleep.delay(number, 12)
+    eventually(lambda: worker.metric(GUARD, reason="consumer_timeout", task="green_app.sleep") == 1, "the task", 20)
     eventually(lambda: worker.metric(GUARD, reason="prefetch") == 1, "fifteen wait for three threads", 20)
     assert worker.metric("greenworker_acks_failed_total") == 0
     rabbit_server.close_connections()
@@ -57,8 +57,8 @@ def test_the_prefork_companion_warns_too(redis_broker: Redis, start_worker: Star
     ).ready()
     tasks.noop.apply_async((1,), eta=datetime.now(timezone.utc) + timedelta(hours=1))
     eventually(lambda: worker.metric(GUARD, task="green_app.noop") == 1, "the ETA")
-    tasks.nap.delay(1, 30)
-    eventually(lambda: worker.metric(GUARD, task="green_app.nap") == 1, "the task", 20)
+    tasks.sleep.delay(1, 30)
+    eventually(lambda: worker.metric(GUARD, task="green_app.sleep") == 1, "the task", 20)
 
 
 def test_acknowledgements_that_redis_does_not_take_are_counted(
@@ -67,7 +67,7 @@ def test_acknowledgements_that_redis_does_not_take_are_counted(
     tasks = client_app(own_redis.url)
     worker = start_worker(own_redis.url, threads=5).ready()
     for number in range(5):
-        tasks.nap.delay(number, 2)
+        tasks.sleep.delay(number, 2)
     eventually(lambda: worker.metric("greenworker_threads_busy") == 5, "five run")
     own_redis.stop(signal.SIGKILL)
     eventually(lambda: worker.metric("greenworker_acks_failed_total") > 0, "they end, and cannot say so")

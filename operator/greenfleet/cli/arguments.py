@@ -13,6 +13,7 @@ import typer
 from greenfleet.api.values import duration_seconds
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+_KEY = re.compile(r"[-._a-zA-Z0-9]+")
 
 
 class Output(StrEnum):
@@ -29,6 +30,14 @@ def object_name(text: str) -> str:
         raise typer.BadParameter(
             f"{text!r} is not the name of an object: write NAME (with -n NAMESPACE) or NAMESPACE/NAME, in lower case"
         )
+    return text
+
+
+def secret_key(text: str) -> str:
+    """NAME/KEY of a Secret, or its NAME, which means its key `url`."""
+    name, slash, key = text.partition("/")
+    if not _NAME.fullmatch(name) or (slash and not _KEY.fullmatch(key)):
+        raise typer.BadParameter(f"{text!r} is no Secret and key of it: write NAME/KEY, such as broker/url")
     return text
 
 
@@ -78,4 +87,11 @@ Namespace = Annotated[
 ]
 OperatorNamespace = Annotated[str, typer.Option(help="Where the operator runs.")]
 Format = Annotated[Output, typer.Option("-o", "--output", help="For people, or for programs.")]
-Kubeconfig = Annotated[str | None, typer.Option(metavar="FILE", help="Instead of the pod's service account.")]
+Kubeconfig = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="The cluster to ask; without it, in a pod the pod's own cluster, elsewhere $KUBECONFIG or ~/.kube/config.",
+        show_default=False,
+    ),
+]

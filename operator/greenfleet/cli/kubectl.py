@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from typing import Any
+
+_LOGGED = re.compile(r"[IWEF][0-9]{4} [0-9:.]+ +[0-9]+ ")
+_UNREACHED = ("current-context", "Unable to connect to the server", "The connection to the server", "error: EOF")
+"""The last one: kubectl asks for a user name, because the kubeconfig has no credentials."""
+_CHOOSE = (
+    "kubectl reaches no cluster: choose one with `kubectl config use-context NAME`, or another kubeconfig with "
+    "KUBECONFIG, and try `kubectl get pods`"
+)
 
 
 class KubectlError(Exception):
@@ -44,8 +53,14 @@ def kubectl(*arguments: str, stdin: str | None = None) -> str:
     except OSError as error:
         raise KubectlError(f"kubectl ({program}) does not run: {error.strerror}: install one that does") from None
     if finished.returncode != 0:
-        raise KubectlError(finished.stderr.strip() or f"kubectl {' '.join(arguments)} failed")
+        raise KubectlError(_complaint(finished.stderr) or f"kubectl {' '.join(arguments)} failed")
     return finished.stdout
+
+
+def _complaint(stderr: str) -> str:
+    """What kubectl says, without what it logs on the way there, and what to do where no cluster was reached."""
+    said = "\n".join(line for line in stderr.splitlines() if not _LOGGED.match(line)).strip()
+    return f"{said}\n{_CHOOSE}" if any(sign in said for sign in _UNREACHED) else said
 
 
 def kubectl_json(*arguments: str, stdin: str | None = None) -> dict[str, Any]:

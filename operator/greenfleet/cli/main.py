@@ -73,11 +73,22 @@ def wait(
     ] = None,
     namespace: Annotated[
         list[str] | None,
-        typer.Option("-n", "--namespace", help="Where to look for pools, repeatable; without it, everywhere."),
+        typer.Option(
+            "-n",
+            "--namespace",
+            help="Where to look for pools, repeatable; without it, everywhere. For one pool: its namespace; "
+            "without it, that of the current context.",
+        ),
     ] = None,
     operator_namespace: OperatorNamespace = OPERATOR_NAMESPACE,
     timeout: Annotated[
-        float, typer.Option(parser=arguments.span, metavar="DURATION", show_default="2m", help="Such as 90s.")
+        float,
+        typer.Option(
+            parser=arguments.span,
+            metavar="DURATION",
+            show_default="2m",
+            help="How long to wait, such as 90s; then it exits with 1 and says what is missing.",
+        ),
     ] = 120.0,
     kubeconfig: Kubeconfig = None,
 ) -> int:
@@ -134,10 +145,16 @@ def adopt(
         list[str] | None, typer.Option(help="A queue, where the command does not say it; repeatable.")
     ] = None,
     broker_secret: Annotated[
-        str | None, typer.Option(metavar="NAME/KEY", help="The Secret and key with the broker URL.")
+        str | None,
+        typer.Option(
+            metavar="NAME/KEY",
+            parser=arguments.secret_key,
+            help="The Secret and key (url, if left out) with the broker URL.",
+        ),
     ] = None,
     result_secret: Annotated[
-        str | None, typer.Option(metavar="NAME/KEY", help="The Secret and key with the result backend's URL.")
+        str | None,
+        typer.Option(metavar="NAME/KEY", parser=arguments.secret_key, help="The same for the result backend's URL."),
     ] = None,
     to_eventlet: Annotated[
         bool, typer.Option("--to-eventlet", help="The Deployment runs another pool, and its tasks fit green threads.")

@@ -135,16 +135,27 @@ def _traces(arguments: argparse.Namespace) -> list[Trace]:
 
 def _names(text: str, directory: Path) -> list[str]:
     if text == "all":
-        return sorted(path.stem for path in directory.glob("*.json"))
+        return _known(directory)
     return [name for name in text.split(",") if name]
 
 
 def _trace(name: str, directory: Path) -> Trace:
     path = Path(name) if name.endswith(".json") else directory / f"{name}.json"
     if not path.is_file():
-        known = ", ".join(sorted(each.stem for each in directory.glob("*.json"))) or f"none in {directory}"
-        raise ValueError(f"trace {name!r} does not exist; traces here: {known}")
+        known = ", ".join(_known(directory))
+        raise ValueError(f"trace {name!r} does not exist: choose from {known}, or name a file (FILE.json)")
     return load(path)
+
+
+def _known(directory: Path) -> list[str]:
+    """Names of the traces that are there. Raises ValueError where there are none."""
+    found = sorted(path.stem for path in directory.glob("*.json"))
+    if not found:
+        raise ValueError(
+            f"--traces is {directory}, and it holds no traces: they come with the source, so run this in a clone of "
+            "the repository, or name a directory with --traces or a file with --trace FILE.json"
+        )
+    return found
 
 
 def _laws(arguments: argparse.Namespace) -> list[Law]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -37,7 +39,14 @@ WRONG = {
     "a picture of many traces": (["simulate", "--set=known", "--plot=x.png"], "leave one of the two out"),
     "no trace": (["simulate", "--trace="], "--trace is empty"),
     "a trace that is none": (["simulate", "--trace={home}/empty.json"], "is no trace"),
-    "a trace that is no file": (["simulate", "--trace=nope"], "trace 'nope' does not exist"),
+    "a trace that is no file": (["simulate", "--trace=nope"], "trace 'nope' does not exist: choose from"),
+    "no clone": (
+        ["simulate", "--traces={home}/none"],
+        "and it holds no traces: they come with the source, so run this in a",
+    ),
+    "no clone for all": (["simulate", "--trace=all", "--traces={home}/none"], "and it holds no traces"),
+    "a secret of three parts": (["adopt", "feeds", "--broker-secret=a/b/c"], "write NAME/KEY, such as broker/url"),
+    "a secret with no key": (["adopt", "feeds", "--result-secret=a/"], "--result-secret': 'a/' is no Secret and key"),
 }
 WITHOUT_A_CLUSTER = (["wait"], ["wait", "feeds", "--timeout=3"], ["wait", "shop/feeds"], ["operator"])
 SLOW = {
@@ -47,6 +56,8 @@ SLOW = {
     "a negative history",
     "a fleet of no size",
     "no trace",
+    "no clone for all",
+    "a secret with no key",
     "a trace that is no file",
     "a list",
     "no cluster",
@@ -98,6 +109,23 @@ def test_without_a_cluster_the_kubeconfig_is_named(kubeconfig: str, tmp_path: Pa
         assert done.returncode in (1, 78)
         assert f"the kubeconfig {file} cannot be used" in done.stderr
         assert "mend it, or name another one with KUBECONFIG" in done.stderr
+
+
+def test_of_what_kubectl_says_the_log_is_left_out_and_the_way_to_a_cluster_is_named(tmp_path: Path) -> None:
+    """kubectl itself, which logs each attempt before it says that the server refuses."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not on the PATH")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        (tmp_path / "config").write_text(
+            "{apiVersion: v1, kind: Config, current-context: a, contexts: [{name: a, context: {cluster: a, user: a}}], "
+            f"clusters: [{{name: a, cluster: {{server: 'http://127.0.0.1:{closed.getsockname()[1]}'}}}}], "
+            "users: [{name: a, user: {token: x}}]}"
+        )
+        done = greenfleet(tmp_path, "adopt", "shop/feeds", kubeconfig=tmp_path / "config")
+    first, second = done.stderr.splitlines()
+    assert first.startswith("greenfleet: The connection to the server 127.0.0.1:")
+    assert second.startswith("kubectl reaches no cluster: choose one with `kubectl config use-context NAME`")
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:

@@ -96,6 +96,8 @@ class Verdict:
     """What the broker and the workers said when some were overdue, and a line for each of those."""
     late: int = 0
     """Done, but later than they should."""
+    begun_again: int = 0
+    """Begun more than once, retries left out: faults that hit a running task."""
     twice: Mapping[str, str] = field(default_factory=dict)
     """Identity → the disruptions that explain it."""
     unexplained: tuple[str, ...] = ()
@@ -161,6 +163,10 @@ def judge(
         done=sum(bool(done.get(one.identity)) for one in sent),
         lost=tuple(one.identity for one in owed),
         late=sum(bool(ends) and ends[0].at > due for ends in done.values()),
+        begun_again=sum(
+            one.kind != "retry" and sum(event.what == "begun" for event in history.get(one.identity, ())) > 1
+            for one in sent
+        ),
         twice=twice,
         unexplained=tuple(unexplained),
         forgotten=len(forgotten),

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
@@ -36,6 +37,7 @@ def main() -> int:
         if monotonic() > until:
             break
         directory = Path(tempfile.mkdtemp(prefix="greenfleet-faults-"))
+        started, start = datetime.now(UTC), monotonic()
         try:
             verdict = run(
                 broker,
@@ -49,7 +51,13 @@ def main() -> int:
             traceback.print_exc()
             broken.append(seed)
             continue
-        print(json.dumps(as_line(broker, seed, verdict)), flush=True)
+        about = {
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": round(monotonic() - start),
+            "rounds": chosen.rounds,
+            "per_second": chosen.per_second,
+        }
+        print(json.dumps({**about, **as_line(broker, seed, verdict)}), flush=True)
         total.update(
             runs=1, tasks=verdict.confirmed, done=verdict.done, lost=len(verdict.lost), twice=len(verdict.twice),
             unexplained=len(verdict.unexplained), disruptions=sum(verdict.disruptions.values()),

@@ -24,6 +24,12 @@ the worker did.
 """
 
 
+PUBLISHING_SECONDS = 60.0
+"""The same for a task at whose end the next one of its chain, or its chord's body, is published: so long that may be
+tried again (`task_publish_retry_policy` of the workers).
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Sent:
     """One task that the producer published. *after*: the task whose end publishes this one, or "" for the producer
@@ -176,7 +182,7 @@ def judge(
     )
 
 
-def holds(events: Sequence[Event]) -> list[Hold]:
+def holds(events: Sequence[Event], unsettled_seconds: float = UNSETTLED_SECONDS) -> list[Hold]:
     """Who had a message of one task in its hands, and when. *events*: of that task, in their order."""
     found = []
     for position, event in enumerate(events):
@@ -192,7 +198,7 @@ def holds(events: Sequence[Event]) -> list[Hold]:
         if gone is not None:
             end = gone + IN_FLIGHT_SECONDS
         elif done is not None:
-            end = done + UNSETTLED_SECONDS
+            end = min(done + unsettled_seconds, max(taken, done + UNSETTLED_SECONDS))
         else:
             end = taken
         found.append(Hold(event.worker, event.at, end))
@@ -225,7 +231,8 @@ def _causes(
     # A worker publishes a retry, and the copy for the companion, while it holds the message.
     publishes = sent.kind in ("retry", "forwarded")
     harmful = [one for one in disruptions if one.may_repeat or (publishes and one.loses_confirmations)]
-    found += _touched(history[sent.identity], harmful, last)
+    seconds = PUBLISHING_SECONDS if sent.kind in ("chain", "chord") else UNSETTLED_SECONDS
+    found += _touched(history[sent.identity], harmful, last, unsettled_seconds=seconds)
     if sent.kind in ("chain", "group", "chord") and not sent.after:  # these are published with Celery's own retries
         for one in disruptions:
             if one.loses_confirmations and not one.target and one.start <= sent.tried_until and one.end >= sent.at:
@@ -233,11 +240,17 @@ def _causes(
     return found
 
 
-def _touched(events: Sequence[Event], disruptions: Sequence[Disruption], last: float, prefix: str = "") -> list[str]:
+def _touched(
+    events: Sequence[Event],
+    disruptions: Sequence[Disruption],
+    last: float,
+    prefix: str = "",
+    unsettled_seconds: float = UNSETTLED_SECONDS,
+) -> list[str]:
     """For each hold from before *last* that a disruption touched before *last*: which one."""
     found = []
     stalls = [one for one in disruptions if one.stalls]
-    for got in holds(events):
+    for got in holds(events, unsettled_seconds):
         since = [one.start for one in stalls if one.target == got.worker and one.start <= got.start <= one.end]
         hold = replace(got, start=min(since, default=got.start))
         one = next((one for one in disruptions if max(hold.start, one.start) < last and one.touches(hold)), None)

@@ -190,6 +190,10 @@ PRIVATE = (
     Private(
         "amqp.channel:Channel._on_basic_deliver", "what is unsettled, by consumer", ("consumer_tag", "delivery_tag")
     ),
+    Private("amqp.channel:Channel._basic_publish", "without waiting for its confirmation", ()),
+    Private("amqp.channel:Channel._confirm_selected", "whether this channel confirms"),
+    Private("amqp.connection:Connection._on_blocked", "the broker blocks who publishes", ()),
+    Private("amqp.connection:Connection._on_unblocked", "it takes messages again", ()),
     Private("amqp.channel:Channel._do_revive", "tags of a closed channel mean nothing", ()),
     Private(
         "amqp.channel:Channel.basic_ack", "acknowledgements travel together", ("delivery_tag", "multiple", "argsig")

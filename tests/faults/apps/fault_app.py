@@ -21,8 +21,6 @@ app.conf.result_extended = True
 if os.environ.get("QUEUE_KIND"):
     name = os.environ["QUEUE_NAME"]
     arguments = {"x-queue-type": os.environ["QUEUE_KIND"]}
-    # For retries and the next tasks of chains: docs/your-app.md.
-    app.conf.broker_transport_options = {"confirm_publish": True}
     app.conf.task_queues = [Queue(name, Exchange(name), routing_key=name, queue_arguments=arguments)]
 
 WORKER = os.environ.get("GREENWORKER_WORKER", "none")

@@ -22,11 +22,11 @@ def pool(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def behind_a_relay(start_worker: Start, lane: Lane, pool: str) -> tuple[Worker, Relay]:
+def behind_a_relay(start_worker: Start, lane: Lane, pool: str, children: int = 2) -> tuple[Worker, Relay]:
     relay = Relay(lane.server.port)
     worker = start_worker(
         lane.url.replace(f":{lane.server.port}", f":{relay.port}"), queues=lane.queue, pool=pool,
-        arguments=["-c", "2"] if pool == "prefork" else [], environment=lane.environment(),
+        arguments=["-c", str(children)] if pool == "prefork" else [], environment=lane.environment(),
     )  # fmt: skip
     return worker.ready(), relay
 
@@ -56,4 +56,26 @@ def test_the_rest_of_a_chain_that_cannot_be_published_is_not_lost(
     eventually(lambda: worker.journal.counts("start"), "the first runs")
     be_away(relay)
     eventually(lambda: worker.journal.counts("done")["2"], f"the second is done; {worker.tail()}", 40)
+    relay.close()
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["and-ends", "and-stays"])
+def test_a_retry_that_a_silent_connection_swallows_is_not_lost(
+    rabbit_lane: Lane, start_worker: Start, pool: str, ends: bool
+) -> None:
+    worker, relay = behind_a_relay(start_worker, rabbit_lane, pool, children=1)
+    producer = rabbit_lane.producer()
+    before = len(relay.sockets)
+    producer.retry_after.delay(1, 0.0)
+    eventually(lambda: worker.ledger.done() == 1, f"a retry works; {worker.tail()}")
+    published_over = relay.sockets[before:]
+    assert published_over
+    relay.silenced.update(published_over)
+    producer.retry_after.delay(2, 0.0)
+    eventually(lambda: worker.ledger.counts("start")["2"] == 1, "the second one runs")
+    sleep(2.0)  # time enough to publish, and to acknowledge
+    if ends:
+        for side in published_over:
+            side.close()
+    eventually(lambda: worker.ledger.done() == 2, f"it is done in the end; {worker.tail()}", 60)
     relay.close()

@@ -137,6 +137,14 @@ def test_a_fault_elsewhere_or_at_another_time_explains_nothing(case: str) -> Non
     assert len(found.unexplained) == 1
 
 
+@pytest.mark.parametrize("kind", ["chain", "chord"])
+def test_a_worker_that_publishes_what_follows_its_task_settles_later(kind: str) -> None:
+    killed = Disruption("sigkill", "w1", 8.0, 8.0, may_repeat=True)
+    assert verdict(TWICE, killed, kind=kind).twice == {"a": "sigkill w1"}
+    assert not verdict(TWICE, Disruption("sigkill", "w1", 12.0, 12.0, may_repeat=True), kind=kind).kept
+    assert not verdict([*ONCE, *TWICE[3:]], killed, kind=kind).kept, "it has settled it"
+
+
 @pytest.mark.parametrize("kind", ["retry", "forwarded"])
 def test_what_a_worker_publishes_may_be_doubled_only_while_confirmations_are_lost(kind: str) -> None:
     unreachable = Disruption("unreachable", "", 2.0, 7.0, **KEPT)

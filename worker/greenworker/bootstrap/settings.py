@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from greenworker import tls
-from greenworker.brokers.transports import first_url, redis_transport
+from greenworker.brokers.transports import consumer_transport, first_url, redis_transport
 from greenworker.environment import Environment
 from greenworker.misconfigured import MisconfiguredError
 
@@ -107,6 +107,11 @@ def without_master_name(url: str) -> tuple[str, str]:
 def merge_broker_options(app: Any, environment: Environment, master_name: str = "") -> None:
     """After the app is loaded. The app's own options win, except for what the resource says about keys."""
     if redis_transport(app) is None:
+        if consumer_transport(app) is not None:
+            from greenworker.brokers.amqp import confirms  # noqa: PLC0415 - needs amqp
+
+            confirms.install()
+            app.conf.broker_transport_options = {"confirm_publish": True, **(app.conf.broker_transport_options or {})}
         return
     check_layout(app.conf.broker_transport_options or {}, environment)
     options: dict[str, Any] = {

@@ -10,6 +10,8 @@ from typing import Any
 
 from kombu.transport import pyamqp
 
+from greenworker.brokers.amqp import confirms
+
 
 class NameChecked(pyamqp.Transport):
     """For this connection only: the options belong to all connections of the app, and the next broker has
@@ -30,5 +32,5 @@ class NameChecked(pyamqp.Transport):
             client.ssl, client.hostname = options, host
 
 
-class SSLTransport(NameChecked, pyamqp.SSLTransport):
-    """What ``amqps://`` means after `greenworker.tls.check_host_names`."""
+class SSLTransport(NameChecked, confirms.Transport, pyamqp.SSLTransport):
+    """What ``amqps://`` means after `greenworker.tls.check_host_names` and `confirms.install`."""

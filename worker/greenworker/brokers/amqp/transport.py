@@ -22,6 +22,7 @@ from celery.utils.log import get_logger
 from kombu.transport import pyamqp
 
 from greenworker import hub
+from greenworker.brokers.amqp import confirms
 from greenworker.brokers.amqp.prefetch import Unsettled
 from greenworker.brokers.amqp.tls import NameChecked
 from greenworker.monitoring.task_risks import TaskRisks
@@ -78,7 +79,7 @@ class Frames:
         return kind, channel, received[start + HEAD.size : end]
 
 
-class Channel(pyamqp.Channel):
+class Channel(confirms.Channel):
     """Acknowledges once in a turn of the hub, and knows what is unsettled."""
 
     task_risks: ClassVar[TaskRisks]
@@ -154,7 +155,7 @@ class Channel(pyamqp.Channel):
         return super().close(*args, **kwargs)
 
 
-class Connection(pyamqp.Connection):
+class Connection(confirms.Connection):
     """Reads in large pieces and handles all that has arrived."""
 
     Channel = Channel

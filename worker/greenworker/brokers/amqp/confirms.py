@@ -1,0 +1,83 @@
+"""What the app publishes over AMQP waits for its confirmation, but not for ever.
+
+Celery acknowledges a task over one connection after its retry, or the next task of its chain, was written to another
+one. Without a confirmation nobody knows whether the broker has read that: with the connection, or with the node behind
+it, the message would be gone and the original acknowledged. py-amqp waits for a confirmation as long as the connection
+seems to live, and a connection that has fallen silent seems to live for ever.
+"""
+
+# mypy: disable-error-code="no-untyped-call,misc"
+
+from __future__ import annotations
+
+from typing import Any
+
+from amqp import spec
+from amqp.exceptions import MessageNacked, RecoverableConnectionError
+from kombu.transport import TRANSPORT_ALIASES, pyamqp
+
+CONFIRM_SECONDS = 15.0
+"""Within so long a broker has written down what it was sent. After that Celery publishes again, over a new
+connection.
+"""
+
+
+class Channel(pyamqp.Channel):
+    """Gives a connection up that does not confirm."""
+
+    _confirm_selected: bool
+
+    def basic_publish_confirm(
+        self, *args: Any, timeout: float | None = None, confirm_timeout: float | None = None, **kwargs: Any
+    ) -> Any:
+        """As py-amqp's. Raises RecoverableConnectionError if no confirmation comes; while the broker says that it
+        blocks who publishes, it is waited for.
+        """
+        if not self._confirm_selected:
+            self._confirm_selected = True
+            self.confirm_select()
+        returned = self._basic_publish(*args, timeout=timeout, **kwargs)
+        seconds = confirm_timeout or timeout or CONFIRM_SECONDS
+        while True:
+            try:
+                self.wait([spec.Basic.Ack, spec.Basic.Nack], callback=_refuse_nack, timeout=seconds)
+            except TimeoutError as error:
+                connection = self.connection
+                if connection.blocked:
+                    continue
+                connection.collect()  # a confirmation that comes later would be taken for the next one's
+                raise RecoverableConnectionError(f"not confirmed within {seconds:g} s") from error
+            return returned
+
+
+class Connection(pyamqp.Connection):
+    """Knows whether the broker blocks who publishes."""
+
+    Channel = Channel
+    blocked = False
+
+    def _on_blocked(self) -> Any:
+        self.blocked = True
+        return super()._on_blocked()
+
+    def _on_unblocked(self) -> Any:
+        self.blocked = False
+        return super()._on_unblocked()
+
+
+class Transport(pyamqp.Transport):
+    """What ``amqp://`` means after `install`."""
+
+    Connection = Connection
+
+
+def install() -> None:
+    """For connections of this process from now on."""
+    for scheme in ("amqp", "pyamqp"):
+        TRANSPORT_ALIASES[scheme] = "greenworker.brokers.amqp.confirms:Transport"
+    TRANSPORT_ALIASES["amqps"] = "greenworker.brokers.amqp.tls:SSLTransport"
+
+
+def _refuse_nack(method: Any, *_: Any) -> None:
+    if method == spec.Basic.Nack:
+        raise MessageNacked

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,14 +20,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from celery import Celery
+from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 from charts.gates.parts import programs, python_tool
 from greenfleet.autoscaling.validation import stale_after_seconds
 from greenfleet.prometheus.client import PrometheusServer, Series
 from greenfleet.prometheus.collect import Depth, Depths, read_depths
 from greenfleet.prometheus.sources import BUILT_IN, DepthQuery, greenfleet_depth, selected_depth
-from greenfleet.settings import Server
+from greenfleet.settings import Server, Settings
 from tests.integration.operator.harness import REPOSITORY, Prometheus, eventually, free_port, http_status
 from tests.integration.worker.harness import RabbitMQ, Redis
 
@@ -205,6 +209,37 @@ def test_redis_exporter_tells_the_length_of_a_list(redis: Redis, own_prometheus:
     await_ready(own_prometheus, query, "re-feeds", 4)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         assert b"redis_up 1" in answer.read()
+
+
+def documented(word: str) -> Settings:
+    """The configuration of `docs/operator.md` that holds *word*, as the operator reads it."""
+    blocks = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "docs" / "operator.md").read_text(), re.DOTALL)
+    [block] = [block for block in blocks if word in block]
+    return Settings.model_validate(yaml.safe_load(block))
+
+
+def test_the_documented_source_tells_the_depth_of_an_sqs_queue(own_prometheus: Prometheus) -> None:
+    """Series as YACE names them. What CloudWatch does not know is NaN, which is no depth of zero."""
+    source = documented("queueLabel: dimension_QueueName").prometheus.source("sqs")
+    assert source is not None
+    registry = CollectorRegistry()
+    labels = ("account_id", "dimension_QueueName", "name", "region")
+    visible = Gauge("aws_sqs_approximate_number_of_messages_visible_average", "Help", labels, registry=registry)
+    for queue, value in (("orders", 42.0), ("mail", 0.0), ("unknown", float("nan"))):
+        visible.labels("123456789012", queue, f"arn:aws:sqs:eu-west-1:123456789012:{queue}", "eu-west-1").set(value)
+    port = free_port()
+    server, thread = start_http_server(port, "127.0.0.1", registry)
+    try:
+        own_prometheus.add("yace", port, {"namespace": "monitoring"})
+        query = selected_depth(source, WINDOW)
+        await_ready(own_prometheus, query, "orders", 42)
+        assert ready(own_prometheus, query, "mail") == [0]
+        [unknown] = ready(own_prometheus, query, "unknown")
+        assert math.isnan(unknown), "which is BadValue"
+        assert ready(own_prometheus, query, "unheard-of") == []
+    finally:
+        server.shutdown()
+        thread.join()
 
 
 class VictoriaMetrics:

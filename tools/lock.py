@@ -21,12 +21,14 @@ LOCKS = {
     "requirements/checkov.lock": ("checkov",),
     "requirements/audit.lock": ("audit",),
     "requirements/celery-exporter.lock": ("celery-exporter",),
+    "requirements/examples.lock": ("examples",),
     "requirements/opentelemetry.lock": ("opentelemetry",),
 }
 APART = (
     "requirements/checkov.lock",
     "requirements/audit.lock",
     "requirements/celery-exporter.lock",
+    "requirements/examples.lock",
     "requirements/opentelemetry.lock",
 )
 CELERIES = {

@@ -33,7 +33,12 @@ from tools.interpreters import find_or_make  # noqa: E402
 OUT = ROOT / "out" / "matrix"
 RESULTS = ROOT / "out" / "matrix.json"
 PAGE = ROOT / "docs" / "compatibility.md"
-SUITES = ("tests/unit/worker", "tests/integration/worker", "--ignore=tests/integration/worker/test_worker_versions.py")
+ELSEWHERE = ("versions", "examples", "frameworks")
+"""Tests that bring environments of their own, or need the operator's packages."""
+SUITES = (
+    "tests/unit/worker", "tests/integration/worker",
+    *(f"--ignore=tests/integration/worker/test_worker_{name}.py" for name in ELSEWHERE),
+)  # fmt: skip
 SMOKE = ("tests/unit/worker", "tests/integration/worker/test_worker_redis.py", "-k", "not restart and not killed")
 SHOWN = ("celery", "kombu", "redis", "eventlet", "greenlet", "amqp")
 """Packages whose versions the page names."""

@@ -19,7 +19,7 @@ from kubelocal.report import Report
 from kubelocal.run import run, system_path
 
 FOR_CONTROL_PLANE = {"openssl": "openssl"}
-"""Package name to a program or file that shows it is there, however it was installed."""
+"""Package name to a program or file (a pattern) that shows it is there, however it was installed."""
 
 FOR_NODE = {
     "containerd": "containerd",
@@ -41,6 +41,7 @@ FOR_TESTS = {
     "redis-server": "redis-server",
     "rabbitmq-server": "/usr/sbin/rabbitmq-server",
     "prometheus": "prometheus",
+    "postgresql": "/usr/lib/postgresql/*/bin/postgres",
 }
 
 _POLICY = Path("/usr/sbin/policy-rc.d")
@@ -84,6 +85,6 @@ def _no_services() -> Iterator[None]:
 
 
 def _present(evidence: str) -> bool:
-    return (
-        Path(evidence).exists() if evidence.startswith("/") else shutil.which(evidence, path=system_path()) is not None
-    )
+    if evidence.startswith("/"):
+        return any(Path("/").glob(evidence[1:]))
+    return shutil.which(evidence, path=system_path()) is not None

@@ -97,6 +97,15 @@ def test_a_queue_that_exists_with_other_arguments_is_named_with_both_values(
     assert "delete it" in said["fix"]
 
 
+@pytest.mark.parametrize("url", ["sqs://AKIA:hunter2@", "filesystem://", "redis://127.0.0.1:1;sqs://AKIA:hunter2@"])
+def test_a_transport_that_the_worker_does_not_speak_is_refused_in_four_parts(start_worker: Start, url: str) -> None:
+    worker = start_worker(url)
+    said = refusal(worker)
+    assert said["field"] == "broker.urlFrom"
+    assert "RabbitMQ" in said["reason"]
+    assert "hunter2" not in worker.tail() + json.dumps(said)
+
+
 # what is imported too early
 
 INSTRUMENTATION = """

@@ -15,6 +15,8 @@ from greenworker.misconfigured import MisconfiguredError, refuse
 
 IMPORT_TIMEOUT_SECONDS = 270.0
 """An import may be slow on a slow node. At 300 s the liveness probe ends the process, which would say nothing."""
+WAY_OUT_OF_A_FACTORY = "where a function makes the app, write `app = make_app()` in a module, and name that"
+"""Celery calls no factory, so that none of its commands would understand the same name."""
 
 
 class Imports:
@@ -50,6 +52,8 @@ class Imports:
         if isinstance(error, KeyError) and error.args and isinstance(error.args[0], str) and error.args[0].isupper():
             fix = f"if {error.args[0]} is an environment variable, set it in worker.env or worker.envFrom; {fix}"
         place = where(error.__traceback__)
+        if isinstance(error, AttributeError) and not place:  # Celery's own: it found the module, and no app there
+            fix = f"name the module and its app, as module:app; {WAY_OUT_OF_A_FACTORY}; {fix}"
         what = f"{type(error).__name__}: {error}" + (f" ({place})" if place else "")
         return MisconfiguredError("app", self.app, f"the image's app cannot be imported: {what}", fix)
 

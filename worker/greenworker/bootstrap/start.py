@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from greenworker import native
 from greenworker.bootstrap import import_stubs
-from greenworker.bootstrap.imports import Imports
+from greenworker.bootstrap.imports import WAY_OUT_OF_A_FACTORY, Imports
 from greenworker.bootstrap.patching import check_app, patch_first
 from greenworker.bootstrap.requirements import check_versions, installed
 from greenworker.bootstrap.startup_checks import Arguments, check
@@ -177,7 +177,7 @@ def _load_app(arguments: Arguments, *, green: bool) -> Any:
             if not hasattr(app, "conf"):
                 raise MisconfiguredError(
                     "app", name, f"it is a {type(app).__name__} and no Celery app, and Celery calls no factory",
-                    "write `app = make_app()` (your factory) in a module, and name that: spec.app: module:app",
+                    f"{WAY_OUT_OF_A_FACTORY}: spec.app: module:app",
                 )  # fmt: skip
             str(app.conf.task_default_queue)  # the configuration is read now; it may be a module of its own
         except BaseException:

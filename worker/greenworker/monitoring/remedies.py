@@ -17,11 +17,6 @@ _REMEDIES: tuple[tuple[str, str, str], ...] = (
         "psycopg 3 waits in C: remove PSYCOPG_WAIT_FUNC from the image and worker.env (wait_selector is the "
         "default here)",
     ),
-    (
-        r"[/\\]psycopg2[/\\]",
-        "",
-        "psycopg2 waits in C: call eventlet.support.psycopg2_patcher.make_psycopg_green() in the app, use psycopg 3",
-    ),
     (r"[/\\]MySQLdb[/\\]", "", "mysqlclient waits in C: use PyMySQL (pymysql.install_as_MySQLdb())"),
     (r"[/\\]grpc[/\\]", "", "gRPC waits in C, and knows of no Eventlet: call the service over HTTP"),
     (

@@ -1,0 +1,1 @@
+"""The Django app with a model and its tasks."""

@@ -225,7 +225,7 @@ def run_queries(worker: Worker, send: Callable[[int], object], count: int, secon
     began = monotonic()
     for number in range(count):
         send(number)
-    eventually(lambda: worker.ledger.done() == count, f"all are done; {worker.tail()}", 60)
+    eventually(lambda: worker.journal.done() == count, f"all are done; {worker.tail()}", 60)
     return count * seconds / (monotonic() - began)
 
 

@@ -26,7 +26,7 @@ Start = Callable[..., Worker]
 
 def environment(lane: Lane) -> dict[str, str]:
     """Of a neighbour: Flower's API is open, as behind a proxy that asks who comes."""
-    ours = {"CELERY_BROKER_URL": lane.url, "LEDGER": os.devnull, "FLOWER_UNAUTHENTICATED_API": "true"}
+    ours = {"CELERY_BROKER_URL": lane.url, "JOURNAL": os.devnull, "FLOWER_UNAUTHENTICATED_API": "true"}
     return {**os.environ, **lane.environment(), **ours}
 
 
@@ -138,7 +138,7 @@ def test_without_events_flower_shows_the_worker_and_no_task_and_cannot_turn_them
     producer.app.control.enable_events()  # what Flower does now and then
     for number in range(5):
         producer.noop.delay(number)
-    eventually(lambda: worker.ledger.done() == 5, "all run")
+    eventually(lambda: worker.journal.done() == 5, "all run")
     assert flower.get("/api/tasks") == {}
 
 
@@ -182,7 +182,7 @@ def test_celery_events_prints_what_happens(any_lane: Lane, start_worker: Start, 
             return any(f"succeeded: green_app.noop({one}" in log.read_text() or one in log.read_text() for one in sent)
 
         eventually(heard, f"a task is heard; {log.read_text()}", 40, every=0.5)
-    eventually(lambda: worker.ledger.done() == len(sent), "all run")
+    eventually(lambda: worker.journal.done() == len(sent), "all run")
 
 
 def test_the_settings_on_the_page_of_what_changes_are_those_of_a_worker(any_lane: Lane, start_worker: Start) -> None:

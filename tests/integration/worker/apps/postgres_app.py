@@ -22,5 +22,5 @@ def query(number, seconds):
     connection = driver.connect(os.environ["DATABASE"])
     connection.cursor().execute("SELECT pg_sleep(%s)", [seconds])
     connection.close()
-    with open(os.environ["LEDGER"], "a") as ledger:
-        ledger.write(f"done {number}\n")
+    with open(os.environ["JOURNAL"], "a") as journal:
+        journal.write(f"done {number}\n")

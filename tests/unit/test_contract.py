@@ -44,7 +44,7 @@ def first_column(text: str) -> list[str]:
 
 
 def fleets() -> list[dict[str, Any]]:
-    pools = [*pools_of("everything"), *pools_of("installed"), *pools_of("tls")]
+    pools = [*pools_of("everything"), *pools_of("installed"), *pools_of("tls"), *pools_of("parts")]
     return [
         child.manifest
         for pool in pools
@@ -60,7 +60,7 @@ def exporters() -> list[dict[str, Any]]:
             for child in exporter_children(pools_of(name), IMAGE, "IfNotPresent", [])
             if child.is_deployment
         )
-        for name in ("tls", "minimal", "installed")
+        for name in ("tls", "minimal", "installed", "parts")
     ]
 
 
@@ -166,8 +166,8 @@ def test_names_labels_and_ports_are_those_of_the_contract() -> None:
     ):
         assert name in said, name
     assert names.THREADS_ANNOTATION in CONTRACT
-    assert names.exporter_name("secret", "key").startswith("greenfleet-queues-")
-    assert re.fullmatch(r"greenfleet-queues-[0-9a-f]{10}", names.exporter_name("secret", "key"))
+    assert names.exporter_name("secret/key").startswith("greenfleet-queues-")
+    assert re.fullmatch(r"greenfleet-queues-[0-9a-f]{10}", names.exporter_name("secret/key"))
 
 
 def test_commands_are_those_of_the_contract_and_exist_in_the_worker() -> None:

@@ -7,6 +7,8 @@ models, so the two cannot disagree. Imports nothing that does I/O.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from typing import Annotated, Any, Literal
 
@@ -40,6 +42,9 @@ APPARMOR_ANNOTATION = "container.apparmor.security.beta.kubernetes.io/"
 """How AppArmor profiles were named before Kubernetes 1.30; nodes still heed it, and `unconfined` takes a
 profile away.
 """
+HOST_PATTERN = r"^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?)$"
+"""A name, or an address of either kind: nothing that could be a user, a path or a query in a URL."""
+PRINTABLE = r"^[^\x00-\x1f\x7f]+$"
 IMAGE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$"
 _PATH_PART = "[a-z0-9]+((\\\\.|_|__|-+)[a-z0-9]+)*"
 IMAGE_REFERENCE = (
@@ -135,19 +140,160 @@ class CaSecretRef(Model):
     key: SecretKey = Field(default="ca.crt", description="Key that holds the PEM bundle.")
 
 
+def _exactly_one(of: str, *fields: str) -> JsonSchema:
+    """One of these optional fields has to be set."""
+    listed = ", ".join(f"has(self.{field})" for field in fields)
+    return rule(
+        f"[{listed}].filter(is_set, is_set).size() == 1",
+        f"{of} sets %d of {', '.join(fields)}, and it must be one: keep one of them",
+        f"[{listed}].filter(is_set, is_set).size()",
+    )
+
+
 class UrlSource(Model):
     """Where a URL comes from."""
 
     secret_key_ref: SecretKeyRef = Field(description="Secret key that holds the URL.")
 
 
-class Broker(Model):
+class HostSource(Model):
+    """A host name or an address: exactly one."""
+
+    model_config = ConfigDict(json_schema_extra=rules(_exactly_one("host", "value", "secretKeyRef")))
+
+    value: str | None = Field(
+        default=None, min_length=1, max_length=253, pattern=HOST_PATTERN, description="The name or address itself."
+    )
+    secret_key_ref: SecretKeyRef | None = Field(default=None, description="Secret key that holds it.")
+
+
+class PortSource(Model):
+    """A port: exactly one."""
+
+    model_config = ConfigDict(json_schema_extra=rules(_exactly_one("port", "value", "secretKeyRef")))
+
+    value: int | None = Field(default=None, ge=1, le=65535, description="The port's number itself.")
+    secret_key_ref: SecretKeyRef | None = Field(default=None, description="Secret key that holds it.")
+
+
+class PathSource(Model):
+    """A virtual host or a database: exactly one."""
+
+    model_config = ConfigDict(json_schema_extra=rules(_exactly_one("path", "value", "secretKeyRef")))
+
+    value: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=255,
+        pattern=PRINTABLE,
+        description="The name or number itself, not percent-encoded.",
+    )
+    secret_key_ref: SecretKeyRef | None = Field(default=None, description="Secret key that holds it.")
+
+
+class UsernameSource(Model):
+    """A user's name: exactly one."""
+
+    model_config = ConfigDict(json_schema_extra=rules(_exactly_one("username", "value", "secretKeyRef")))
+
+    value: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=255,
+        pattern=PRINTABLE,
+        description="The name itself, not percent-encoded.",
+    )
+    secret_key_ref: SecretKeyRef | None = Field(default=None, description="Secret key that holds it.")
+
+
+class PasswordSource(Model):
+    """Where a password comes from."""
+
+    secret_key_ref: SecretKeyRef = Field(description="Secret key that holds the password, not percent-encoded.")
+
+
+URL_PARTS = ("transport", "host", "port", "path", "username", "password")
+"""What a URL is made of, where it is not in one Secret key as a whole."""
+
+
+def _whole_or_parts(of: str) -> tuple[JsonSchema, JsonSchema]:
+    """`urlFrom`, or `transport` and `host` with what else there is."""
+    listed = ", ".join(f"has(self.{part})" for part in URL_PARTS)
+    return (
+        rule(
+            "has(self.urlFrom) || (has(self.transport) && has(self.host))",
+            f"{of}.urlFrom is not set, nor both {of}.transport and {of}.host, and the worker has to know where to "
+            f"connect: set {of}.urlFrom, or {of}.transport and {of}.host",
+        ),
+        rule(
+            f"!has(self.urlFrom) || ![{listed}].exists(is_set, is_set)",
+            f"{of}.urlFrom is set beside %d of {', '.join(URL_PARTS)}, and the URL says all of them: keep "
+            f"{of}.urlFrom, or them",
+            f"[{listed}].filter(is_set, is_set).size()",
+        ),
+    )
+
+
+class UrlOrParts(Model):
+    """A URL as a whole, or in parts that each come from a place of their own."""
+
+    url_from: UrlSource | None = None
+    transport: str | None = None
+    host: HostSource | None = Field(
+        default=None, description="Host name or address, as a value or from a Secret. In place of urlFrom."
+    )
+    port: PortSource | None = Field(
+        default=None, description="Port, as a value or from a Secret. Absent: the transport's usual one."
+    )
+    path: PathSource | None = Field(
+        default=None,
+        description="Virtual host (RabbitMQ) or number of the database (Redis), as a value or from a Secret. Absent: "
+        "/ or 0.",
+    )
+    username: UsernameSource | None = Field(
+        default=None, description="User, as a value or from a Secret. Absent: none, as with Redis' requirepass."
+    )
+    password: PasswordSource | None = Field(default=None, description="Password, from a Secret. Absent: none.")
+
+    @property
+    def parts(self) -> dict[str, str | SecretKeyRef]:
+        """Each part that is set: what it is, or the Secret key that holds it."""
+        found: dict[str, str | SecretKeyRef] = {} if self.transport is None else {"transport": self.transport}
+        for name in URL_PARTS[1:]:
+            source = getattr(self, name)
+            if source is not None:
+                found[name] = source.secret_key_ref or str(source.value)
+        return found
+
+
+class Broker(UrlOrParts):
     """Where the tasks wait."""
 
-    url_from: UrlSource = Field(
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            *_whole_or_parts("broker"),
+            rule(
+                "!has(self.password) || has(self.username) || !has(self.transport) || "
+                "self.transport in ['redis', 'rediss']",
+                "broker.transport is %s with a password and without a username, and RabbitMQ wants both: set "
+                "broker.username",
+                "self.transport",
+                at=".password",
+            ),
+        )
+    )
+
+    url_from: UrlSource | None = Field(
+        default=None,
         description="Where the broker URL comes from (redis://…, rediss://…, sentinel://…, amqp://… or amqps://…). "
         "The worker gets "
-        "it as CELERY_BROKER_URL, which overrides the app's own configuration. The operator itself never reads it."
+        "it as CELERY_BROKER_URL, which overrides the app's own configuration. The operator itself never reads it. "
+        "In its place: transport and host, with port, path, username and password.",
+    )
+    transport: Literal["redis", "rediss", "amqp", "amqps"] | None = Field(
+        default=None,
+        description="How the broker is spoken to: redis or amqp, with TLS rediss or amqps. In place of urlFrom, with "
+        "host. Sentinels and several brokers need urlFrom.",
     )
     key_prefix: str = Field(
         default="",
@@ -196,16 +342,37 @@ class Broker(Model):
     )
 
     @property
-    def secret(self) -> SecretKeyRef:
-        """The Secret that names this broker: pools with the same one share a queue exporter."""
-        return self.url_from.secret_key_ref
+    def identity(self) -> str:
+        """Names this broker in its namespace: pools with the same one share a queue exporter. `secret/key` of the URL,
+        or the host (the Secret that holds it) and a digest of what the parts say, which is never what a Secret holds.
+        """
+        if self.url_from is not None:
+            return f"{self.url_from.secret_key_ref.name}/{self.url_from.secret_key_ref.key}"
+        said = {
+            name: part if isinstance(part, str) else {"name": part.name, "key": part.key}
+            for name, part in self.parts.items()
+        }
+        host = self.parts.get("host", "")
+        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:10]
+        return f"{host if isinstance(host, str) else host.name}:{digest}"
 
 
-class ResultBackend(Model):
+class ResultBackend(UrlOrParts):
     """Where results go."""
 
-    url_from: UrlSource = Field(
-        description="Where the URL of the result backend comes from; the worker gets it as CELERY_RESULT_BACKEND."
+    model_config = ConfigDict(json_schema_extra=rules(*_whole_or_parts("resultBackend")))
+
+    url_from: UrlSource | None = Field(
+        default=None,
+        description="Where the URL of the result backend comes from; the worker gets it as CELERY_RESULT_BACKEND. In "
+        "its place: transport and host, with port, path, username and password.",
+    )
+    transport: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=60,
+        pattern=r"^[a-z][a-z0-9+.-]*$",
+        description="The scheme of its URL, such as redis, rediss or db+postgresql. In place of urlFrom, with host.",
     )
     ca_secret_ref: CaSecretRef | None = Field(
         default=None,
@@ -218,11 +385,6 @@ class ResultBackend(Model):
         description="True: check neither the certificate nor the host name of a result backend at rediss://. For a "
         "test only.",
     )
-
-    @property
-    def secret(self) -> SecretKeyRef:
-        """The Secret that holds the URL."""
-        return self.url_from.secret_key_ref
 
 
 class GreenThreads(Model):
@@ -595,16 +757,6 @@ class FieldRef(Model):
 
     field_path: str = Field(
         min_length=1, max_length=400, pattern=FIELD_PATHS, description="Path of the field, such as metadata.namespace."
-    )
-
-
-def _exactly_one(of: str, *fields: str) -> JsonSchema:
-    """One of these optional fields has to be set."""
-    listed = ", ".join(f"has(self.{field})" for field in fields)
-    return rule(
-        f"[{listed}].filter(is_set, is_set).size() == 1",
-        f"{of} sets %d of {', '.join(fields)}, and it must be one: keep one of them",
-        f"[{listed}].filter(is_set, is_set).size()",
     )
 
 
@@ -1219,9 +1371,8 @@ class GreenWorkerPool(Model):
 
     @property
     def broker_key(self) -> str:
-        """`namespace/secret/key`: the identity of the broker, and the label `broker` of its metrics."""
-        reference = self.spec.broker.secret
-        return f"{self.namespace}/{reference.name}/{reference.key}"
+        """`namespace/` and the broker's identity there: the label `broker` of its metrics."""
+        return f"{self.namespace}/{self.spec.broker.identity}"
 
 
 class InvalidPoolError(ValueError):

@@ -9,6 +9,7 @@ import datetime
 import json
 from typing import Any
 
+from greenfleet.api.pool import URL_PARTS, Broker
 from greenfleet.cli.arguments import located
 from greenfleet.cli.kubectl import KubectlError, current_namespace, kubectl
 from greenfleet.cli.output import complain, say
@@ -56,12 +57,12 @@ def _misuse(pool: str, action: str, identity: str, *, every: bool) -> str:
 def ask(namespace: str, pool: str, action: str, identity: str) -> list[dict[str, Any]]:
     """What the exporter's pod answers. Raises KubectlError."""
     spec = json.loads(kubectl("get", "greenworkerpool", pool, "-n", namespace, "-o", "json"))["spec"]
-    secret = spec["broker"]["urlFrom"]["secretKeyRef"]
+    broker = Broker.model_validate({name: spec["broker"].get(name) for name in ("urlFrom", *URL_PARTS)})
     queues = [name for queue in spec["queues"] for name in (queue, prefork_queue(queue))]
     words = [action, *([identity] if identity else [])]
     for queue in queues:
         words.append(f"--queue={queue}")
-    deployment = f"deployment/{names.exporter_name(secret['name'], secret['key'])}"
+    deployment = f"deployment/{names.exporter_name(broker.identity)}"
     answer = kubectl(
         "exec", "-n", namespace, deployment, "-c", names.EXPORTER_CONTAINER, "--", "python", "-m", MODULE, *words
     )

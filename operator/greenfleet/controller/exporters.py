@@ -79,7 +79,7 @@ class ExporterReconciler:
             self._monitors.monitoring,
             defaults=self._pod_defaults,
         )
-        name = names.exporter_name(pools[0].spec.broker.secret.name, pools[0].spec.broker.secret.key)
+        name = names.exporter_name(pools[0].spec.broker.identity)
         state = self._registry.exporter(broker_key)
         try:
             if (taken := await self._applier.taken(children, lambda found: is_exporters_own(found, name))) is not None:
@@ -122,10 +122,10 @@ class ExporterReconciler:
         or two, the one of a pod that changed without delay. Twice, because what kubelet has heard of may be the pod and
         not yet the ConfigMap.
         """
-        namespace, secret, key = broker_key.split("/", 2)
+        namespace, _, broker = broker_key.partition("/")
         pods = [
             pod["metadata"]["name"]
-            for pod in self._view.exporter_pods(namespace, names.exporter_name(secret, key))
+            for pod in self._view.exporter_pods(namespace, names.exporter_name(broker))
             if (pod["metadata"].get("annotations") or {}).get(names.QUEUES_ANNOTATION) != digest
         ]
         for annotation, value in ((f"{names.QUEUES_ANNOTATION}-touched", digest), (names.QUEUES_ANNOTATION, digest)):
@@ -138,8 +138,8 @@ class ExporterReconciler:
 
     async def _remove(self, broker_key: str) -> None:
         """For a pool that moved to another broker: it still owns the old exporter, so that nobody collects it."""
-        namespace, secret, key = broker_key.split("/", 2)
-        name = names.exporter_name(secret, key)
+        namespace, _, broker = broker_key.partition("/")
+        name = names.exporter_name(broker)
         unreadable = any(record.pool is None and record.key.startswith(f"{namespace}/") for record in self._registry)
         if not unreadable:
 

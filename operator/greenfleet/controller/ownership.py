@@ -58,9 +58,15 @@ def taken_from_pool(child: Child, found: _Object, pool: GreenWorkerPool) -> Stal
 
 def taken_from_exporter(child: Child, found: _Object, pool: GreenWorkerPool) -> StalledReason:
     """The same for the queue exporter of a broker."""
+    broker = pool.spec.broker
+    field, name = (
+        ("broker.urlFrom", broker.url_from.secret_key_ref.name)
+        if broker.url_from is not None
+        else ("broker.host", broker.identity.rpartition(":")[0])
+    )
     return StalledReason(
         NAME_TAKEN,
-        f"broker.urlFrom is {pool.spec.broker.secret.name!r}, and the {child.kind} {child.name} of its queue "
+        f"{field} is {name!r}, and the {child.kind} {child.name} of its queue "
         "exporter is there already and "
         f"not Greenfleet's ({_whose(found, names.ROLE_LABEL, Role.EXPORTER)}): remove that {child.kind}, or name "
         "another Secret",

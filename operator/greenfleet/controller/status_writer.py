@@ -80,8 +80,7 @@ class StatusWriter:
         pool = record.pool
         if pool is None:
             return (record.body,)
-        reference = pool.spec.broker.secret
-        exporter = names.exporter_name(reference.name, reference.key)
+        exporter = names.exporter_name(pool.spec.broker.identity)
         deployments = (*(names.fleet_name(pool.name, role) for role in (Role.EVENTLET, Role.PREFORK)), exporter)
         return (record.body, *(self._view.deployment(pool.namespace, name) for name in deployments))
 
@@ -130,8 +129,7 @@ class StatusWriter:
         companions = self._view.pods(namespace, name, Role.PREFORK)
         exporter, exporter_pods = None, []
         if record.pool is not None:
-            reference = record.pool.spec.broker.secret
-            exporter_name = names.exporter_name(reference.name, reference.key)
+            exporter_name = names.exporter_name(record.pool.spec.broker.identity)
             exporter = self._view.deployment(namespace, exporter_name)
             exporter_pods = self._view.exporter_pods(namespace, exporter_name)
         fleet = self._view.deployment(namespace, names.fleet_name(name, Role.EVENTLET))

@@ -1,4 +1,4 @@
-"""The queue-depth exporter: one small Deployment per (namespace, broker secret), shared by all pools of that broker.
+"""The queue-depth exporter: one small Deployment per broker of a namespace, shared by all pools of that broker.
 
 It is always built from the full list of its pools: a view from one pool would drop the others' queues.
 """
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool
+from greenfleet.api.pool import Broker, SecretKeyRef
 from greenfleet.manifests import names
 from greenfleet.manifests.children import Child, owner_reference
 from greenfleet.manifests.monitor import API_VERSION as MONITOR_API_VERSION
@@ -27,7 +28,7 @@ from greenfleet.manifests.pods import (
     pruned,
     restricted_container,
     restricted_pod,
-    secret_env,
+    url_env,
     with_requests,
 )
 from greenfleet.manifests.worker import consumed_queues, placement, roles_of, users_annotations
@@ -52,7 +53,7 @@ def exporter_children(
 ) -> tuple[Child, ...]:
     """What all pools of one broker, at least one, share: the exporter's Deployment and what goes with it."""
     broker = pools[0].spec.broker
-    name = names.exporter_name(broker.secret.name, broker.secret.key)
+    name = names.exporter_name(broker.identity)
     found = [
         _config(pools, name),  # before the pods that read it
         exporter_network_policy(pools, name),
@@ -101,7 +102,7 @@ def config_of_gone_exporter(namespace: str, name: str) -> Child:
 
 
 def measured_broker(deployment: Mapping[str, Any]) -> str | None:
-    """The key of the broker (`namespace/secret/key`) that a Deployment is the queue exporter of; None: it is none of
+    """The key of the broker (`namespace/identity`) that a Deployment is the queue exporter of; None: it is none of
     ours.
     """
     metadata = deployment["metadata"]
@@ -109,11 +110,10 @@ def measured_broker(deployment: Mapping[str, Any]) -> str | None:
         return None
     for container in deployment["spec"]["template"]["spec"]["containers"]:
         for variable in container.get("env") or ():
-            namespace, _, reference = str(variable.get("value", "")).partition("/")
-            secret, _, key = reference.partition("/")
+            namespace, _, broker = str(variable.get("value", "")).partition("/")
             if variable["name"] == _BROKER_VARIABLE and namespace == metadata["namespace"]:
-                ours = bool(key) and metadata["name"] == names.exporter_name(secret, key)
-                return f"{namespace}/{reference}" if ours else None
+                ours = bool(broker) and metadata["name"] == names.exporter_name(broker)
+                return f"{namespace}/{broker}" if ours else None
     return None
 
 
@@ -179,29 +179,29 @@ def _deciding(pools: Sequence[GreenWorkerPool]) -> GreenWorkerPool:
 def _pod(pools: Sequence[GreenWorkerPool], name: str, image: _Image, defaults: PodDefaults) -> Manifest:
     spec = _deciding(pools).spec
     broker = pools[0].spec.broker
-    secret = broker.secret
     authorities = [pool.spec.broker.ca_secret_ref for pool in pools if pool.spec.broker.ca_secret_ref is not None]
     environment: list[Manifest] = [
         {"name": _BROKER_VARIABLE, "value": pools[0].broker_key},
-        {"name": "GREENWORKER_BROKER_URL_FILE", "value": f"{names.BROKER_DIRECTORY}/url"},
+        {"name": "GREENWORKER_BROKER_URL_FILE", "value": f"{names.BROKER_DIRECTORY}/url"}
+        if broker.url_from is not None
+        else {"name": "GREENWORKER_BROKER_DIRECTORY", "value": names.BROKER_DIRECTORY},
         {"name": "GREENWORKER_METRICS_PORT", "value": str(names.METRICS_PORT)},
         {"name": "GREENWORKER_QUEUES_FILE", "value": f"{names.QUEUES_DIRECTORY}/queues"},
-        # Not read by the exporter: it makes kubelet name a missing Secret in the pod's status, which a volume does not.
-        secret_env("GREENWORKER_BROKER_URL_CHECK", secret.name, secret.key),
+        # What comes from a Secret is read from the volume's files, which follow it. The variables make kubelet name a
+        # missing Secret in the pod's status, which a volume does not.
+        *url_env("GREENWORKER_BROKER_URL_CHECK", "GREENWORKER_BROKER", broker),
     ]
     volumes: list[Manifest] = [
-        {
-            "name": "broker",
-            "secret": {"secretName": secret.name, "optional": True, "items": [{"key": secret.key, "path": "url"}]},
-        },
+        *_broker_volumes(broker),
         {"name": "queues", "configMap": {"name": name}},
         {"name": "tmp", "emptyDir": {}},
     ]
     mounts: list[Manifest] = [
-        {"name": "broker", "mountPath": names.BROKER_DIRECTORY, "readOnly": True},
         {"name": "queues", "mountPath": names.QUEUES_DIRECTORY, "readOnly": True},
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
     ]
+    if volumes[0]["name"] == "broker":
+        mounts.insert(0, {"name": "broker", "mountPath": names.BROKER_DIRECTORY, "readOnly": True})
     if metrics_ports := [pool.spec.broker.metrics_port for pool in pools if pool.spec.broker.metrics_port]:
         environment.append({"name": "GREENWORKER_BROKER_METRICS_PORT", "value": str(metrics_ports[0])})
     if authorities:
@@ -239,6 +239,20 @@ def _pod(pools: Sequence[GreenWorkerPool], name: str, image: _Image, defaults: P
             "volumes": volumes,
         }
     )
+
+
+def _broker_volumes(broker: Broker) -> list[Manifest]:
+    """One with the file `url`, or with a file for each part of it that comes from a Secret; none without such parts."""
+    if broker.url_from is not None:
+        secret = broker.url_from.secret_key_ref
+        items = [{"key": secret.key, "path": "url"}]
+        return [{"name": "broker", "secret": {"secretName": secret.name, "optional": True, "items": items}}]
+    sources = [
+        {"secret": {"name": part.name, "optional": True, "items": [{"key": part.key, "path": name}]}}
+        for name, part in broker.parts.items()
+        if isinstance(part, SecretKeyRef)
+    ]
+    return [{"name": "broker", "projected": {"sources": sources}}] if sources else []
 
 
 def queue_list(pools: Sequence[GreenWorkerPool]) -> list[Manifest]:

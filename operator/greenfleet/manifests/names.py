@@ -54,9 +54,9 @@ def config_name(pool: str) -> str:
     return f"{pool}-greenfleet"
 
 
-def exporter_name(secret: str, key: str) -> str:
-    """Name of the exporter for one broker of a namespace."""
-    return f"greenfleet-queues-{hashlib.sha256(f'{secret}/{key}'.encode()).hexdigest()[:10]}"
+def exporter_name(broker: str) -> str:
+    """Name of the exporter for one broker of a namespace, by the broker's identity there."""
+    return f"greenfleet-queues-{hashlib.sha256(broker.encode()).hexdigest()[:10]}"
 
 
 def fleet_selector(pool: str, role: Role) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from greenfleet.api.pool import ResourceAmounts, SecurityContext
+from greenfleet.api.pool import ResourceAmounts, SecurityContext, UrlOrParts
 from greenfleet.manifests.names import METRICS_PORT
 
 Manifest = dict[str, Any]
@@ -107,6 +107,19 @@ def http_probe(path: str, *, period_seconds: int, failure_threshold: int, **more
         "failureThreshold": failure_threshold,
         **more,
     }
+
+
+def url_env(whole: str, parts: str, source: UrlOrParts) -> list[Manifest]:
+    """The variables of a URL: *whole*, or one for each of its parts, whose names begin with *parts*."""
+    if source.url_from is not None:
+        reference = source.url_from.secret_key_ref
+        return [secret_env(whole, reference.name, reference.key)]
+    return [
+        {"name": f"{parts}_{name.upper()}", "value": part.replace("$", "$$")}  # kubelet expands $(NAME)
+        if isinstance(part, str)
+        else secret_env(f"{parts}_{name.upper()}", part.name, part.key)
+        for name, part in source.parts.items()
+    ]
 
 
 def secret_env(name: str, secret: str, key: str) -> Manifest:

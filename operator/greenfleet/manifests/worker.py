@@ -25,8 +25,8 @@ from greenfleet.manifests.pods import (
     pruned,
     restricted_container,
     restricted_pod,
-    secret_env,
     sparse,
+    url_env,
     with_requests,
 )
 
@@ -283,13 +283,12 @@ def _environment(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> list[
         "GREENWORKER_PREFORK_TASKS": json.dumps(spec.prefork.tasks) if spec.prefork is not None else None,
     }
     environment = [
-        secret_env("CELERY_BROKER_URL", broker.secret.name, broker.secret.key),
+        *url_env("CELERY_BROKER_URL", "GREENWORKER_BROKER", broker),
         {"name": "GREENWORKER_WORKER", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         *({"name": name, "value": str(value)} for name, value in values.items() if value is not None),
     ]
     if results is not None:
-        reference = results.secret
-        environment.append(secret_env("CELERY_RESULT_BACKEND", reference.name, reference.key))
+        environment += url_env("CELERY_RESULT_BACKEND", "GREENWORKER_RESULT_BACKEND", results)
     return environment
 
 

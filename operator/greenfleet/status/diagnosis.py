@@ -184,7 +184,7 @@ def _missing_reference(message: str) -> StalledReason:
 
 
 def _reference_field(kind: str) -> str:
-    return "broker.urlFrom, resultBackend.urlFrom or worker.env" if kind == "Secret" else "worker.env or worker.envFrom"
+    return "broker, resultBackend or worker.env" if kind == "Secret" else "worker.env or worker.envFrom"
 
 
 def _crash(what: str, reason: str, terminated: _Object, message: str) -> StalledReason:

@@ -40,7 +40,7 @@ from tests.integration.operator.harness import (
 
 TICK_SECONDS = 0.2
 LEASE_SECONDS = 5
-BROKERS = {names.exporter_name(secret, "url"): secret for secret in ("broker", "broker-2")}
+BROKERS = {names.exporter_name(f"{secret}/url"): secret for secret in ("broker", "broker-2")}
 
 _WATCHED = (
     "/api/v1/pods",

@@ -24,7 +24,7 @@ def exporters(world: World) -> list[Object]:
 
 
 def owners_of_exporter(world: World, secret: str = "broker") -> list[str]:
-    found = world.namespace.find("deployments", names.exporter_name(secret, "url"))
+    found = world.namespace.find("deployments", names.exporter_name(f"{secret}/url"))
     return sorted(owner["name"] for owner in found["metadata"].get("ownerReferences", [])) if found else []
 
 
@@ -66,7 +66,7 @@ def test_a_pool_that_has_its_broker_not_checked_is_warned_once_and_its_neighbour
     broker = {"urlFrom": {"secretKeyRef": {"name": "unchecked", "key": "url"}}}
 
     def skips() -> bool:
-        return "INSECURE_SKIP_VERIFY" in str(shop.find("deployments", names.exporter_name("unchecked", "url")))
+        return "INSECURE_SKIP_VERIFY" in str(shop.find("deployments", names.exporter_name("unchecked/url")))
 
     shop.apply_pool("trusting", broker={**broker, "insecureSkipVerify": True})
     note = eventually(lambda: shop.events("trusting", "TlsNotVerified"), "the Event", 30)[0]
@@ -88,7 +88,7 @@ def test_a_pool_that_joins_a_broker_is_measured_without_a_restart_of_the_exporte
     world.redis.client().rpush("late.prefork", "x", "x")
     shop.secret("joined", url=world.redis.url)
     broker = {"urlFrom": {"secretKeyRef": {"name": "joined", "key": "url"}}}
-    name = names.exporter_name("joined", "url")
+    name = names.exporter_name("joined/url")
     shop.apply_pool("early", queues=["early"], broker=broker)
     shop.await_condition("early", "Ready", "True")
 
@@ -184,7 +184,7 @@ def test_an_exporter_that_no_pool_uses_any_more_goes_even_while_its_pool_stays(w
     eventually(lambda: "moves" in owners_of_exporter(world, "broker-1"), "the first exporter")
     shop.apply_pool("moves", broker={"urlFrom": {"secretKeyRef": {"name": "broker-2", "key": "url"}}})
     eventually(lambda: owners_of_exporter(world, "broker-2") == ["moves"], "the new exporter")
-    old = names.exporter_name("broker-1", "url")
+    old = names.exporter_name("broker-1/url")
     eventually(lambda: not shop.find("deployments", old), "the old exporter is gone")
     # The collector of a young cluster takes up to half a minute to learn of the resource.
     eventually(lambda: not shop.find("configmaps", old), "and its ConfigMap", 60)

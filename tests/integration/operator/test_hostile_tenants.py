@@ -75,7 +75,7 @@ def test_a_pod_as_large_as_etcd_takes_it_ends_no_watch(calm_world: World, charac
 @pytest.mark.parametrize(("secret", "key"), [("broker", ""), ("", ""), ("a", "b/c/../d"), ("..", "..")])
 def test_a_deployment_that_claims_to_be_an_exporter_breaks_nothing(calm_world: World, secret: str, key: str) -> None:
     shop = calm_world.namespace
-    name, broker = names.exporter_name(secret, key), f"{shop.name}/{secret}" + (f"/{key}" if key else "")
+    name, broker = names.exporter_name(f"{secret}/{key}"), f"{shop.name}/{secret}" + (f"/{key}" if key else "")
     labels = {**OURS, "greenfleet.io/role": "exporter", "app.kubernetes.io/instance": name}
     container = {"name": "c", "image": "x", "env": [{"name": "GREENWORKER_BROKER", "value": broker}]}
     template = {"metadata": {"labels": labels}, "spec": {"containers": [container]}}

@@ -202,7 +202,7 @@ def test_a_sample_without_the_pools_own_namespace_label_is_not_believed(
     calm_world.namespace.secret(name, url=calm_world.redis.url)  # so that its exporter is its own
     hub = Hub(calm_world, name, broker={"urlFrom": {"secretKeyRef": {"name": name, "key": "url"}}})
     hub.await_seen()
-    deployment = names.exporter_name(name, "url")
+    deployment = names.exporter_name(f"{name}/url")
     [exporter] = [target for target in prometheus.names() if target.startswith(deployment)]
     prometheus.relabel(exporter, {**labels, "pod": exporter})
     eventually(lambda: hub.shop.condition(name, "MetricsAvailable").get("status") != "True", "no sample counts")

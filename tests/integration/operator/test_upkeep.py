@@ -16,7 +16,7 @@ from tests.integration.operator.harness import Kubelet, Namespace, Object, event
 from tests.integration.operator.test_loop import Hub
 
 EGRESS = {"egress": [{"to": [{"ipBlock": {"cidr": "198.18.0.0/15"}}], "ports": [{"port": 6379}]}]}
-EXPORTER = names.exporter_name("broker", "url")
+EXPORTER = names.exporter_name("broker/url")
 
 
 @pytest.fixture(scope="module")

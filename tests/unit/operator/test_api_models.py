@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -51,6 +52,42 @@ def test_prefork_has_its_own_defaults_and_never_routes_by_itself() -> None:
 def test_a_pool_is_known_by_namespace_and_name_and_its_broker_by_secret_and_key() -> None:
     found = pool("feeds", namespace="shop")
     assert (found.key, found.broker_key) == ("shop/feeds", "shop/broker/url")
+
+
+REDIS = {"transport": "redis", "host": {"value": "redis"}, "password": {"secretKeyRef": {"name": "redis", "key": "pw"}}}
+
+
+def test_a_broker_in_parts_is_known_by_its_host_and_all_that_its_parts_say() -> None:
+    def identity(**parts: Any) -> str:
+        return pool(broker={**REDIS, **parts}).spec.broker.identity
+
+    same = pool("other", broker={**REDIS, "keyPrefix": "x:", "metricsPort": 1}).spec.broker.identity
+    assert identity() == same == identity(host={"value": "redis"})
+    others = [
+        identity(),
+        identity(host={"value": "redis2"}),
+        identity(host={"secretKeyRef": {"name": "redis", "key": "host"}}),
+        identity(transport="rediss"),
+        identity(port={"value": 6379}),
+        identity(port={"value": 6380}),
+        identity(path={"value": "0"}),
+        identity(path={"value": "1"}),
+        identity(username={"value": "0"}),
+        identity(password={"secretKeyRef": {"name": "redis", "key": "other"}}),
+        identity(password={"secretKeyRef": {"name": "other", "key": "pw"}}),
+        pool(broker={"transport": "redis", "host": {"value": "redis"}}).spec.broker.identity,
+    ]
+    assert len(set(others)) == len(others)
+    assert all(re.fullmatch(r"redis2?:[0-9a-f]{10}", one) for one in others), others
+    assert pool(namespace="a", broker=REDIS).broker_key == f"a/{identity()}"
+
+
+def test_no_secret_can_be_named_so_that_it_is_taken_for_a_broker_in_parts() -> None:
+    """Both share a namespace of names: that of the exporters."""
+    for name, key in (("redis:0123456789", "url"), ("redis", "a/b"), ("redis", "")):
+        with pytest.raises(InvalidPoolError):
+            pool(broker={"urlFrom": {"secretKeyRef": {"name": name, "key": key}}})
+    assert "/" not in pool(broker=REDIS).spec.broker.identity
 
 
 def test_a_spec_is_a_value_and_cannot_be_changed() -> None:

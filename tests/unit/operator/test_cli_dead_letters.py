@@ -11,6 +11,7 @@ import pytest
 from greenfleet.cli import dead_letters as cli
 from greenfleet.cli.main import main
 from greenfleet.manifests import names
+from tests.unit.operator.objects import pool
 
 LETTER = {
     "queue": "feeds",
@@ -46,13 +47,21 @@ def test_the_list_is_asked_of_the_exporters_pod_for_every_queue(
     assert main(["dead-letters", "feeds", "-n", "shop"]) == 0
     exec_call = calls.read_text().splitlines()[-1]
     assert (
-        f"exec -n shop deployment/{names.exporter_name('broker', 'url')} -c queues -- python -m {cli.MODULE}"
-        in exec_call
+        f"exec -n shop deployment/{names.exporter_name('broker/url')} -c queues -- python -m {cli.MODULE}" in exec_call
     )
     assert exec_call.endswith("list --queue=feeds --queue=feeds.prefork --queue=slow --queue=slow.prefork")
     out = capsys.readouterr().out
     assert out.splitlines()[0].split() == ["ID", "TASK", "QUEUE", "REASON", "DELIVERIES", "AT"]
     assert "7f3a  proj.parse  feeds  worker_lost  3" in out
+
+
+def test_the_exporter_of_a_broker_in_parts_is_found(calls: Path) -> None:
+    broker = {"transport": "redis", "host": {"value": "redis"}, "password": {"secretKeyRef": {"name": "r", "key": "p"}}}
+    spec = {"broker": {**broker, "keyPrefix": "x:", "newer": True}, "queues": ["feeds"]}
+    calls.with_name("pool.json").write_text(json.dumps({"spec": spec}))
+    assert main(["dead-letters", "feeds", "-n", "shop"]) == 0
+    exporter = names.exporter_name(pool(broker=broker).spec.broker.identity)
+    assert f"exec -n shop deployment/{exporter} -c queues" in calls.read_text()
 
 
 def test_the_module_that_runs_in_the_pod_is_there() -> None:

@@ -56,7 +56,7 @@ def test_a_missing_secret_is_named_with_the_field_and_the_fix() -> None:
     found = pod_failure([waiting("CreateContainerConfigError", 'secret "broker" not found')])
     assert found is not None
     assert found.reason == "ReferenceMissing"
-    assert "broker.urlFrom" in found.message
+    assert "broker, resultBackend or worker.env" in found.message
     assert "'broker'" in found.message
     assert "create it" in found.message
 

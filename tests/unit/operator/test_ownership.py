@@ -16,7 +16,7 @@ from greenfleet.controller.registry import Registry
 from greenfleet.manifests import Child, names
 from tests.unit.operator.objects import Object, body
 
-EXPORTER = names.exporter_name("broker", "url")
+EXPORTER = names.exporter_name("broker/url")
 OURS = {"greenfleet.io/pool": "web", "app.kubernetes.io/managed-by": "greenfleet"}
 
 

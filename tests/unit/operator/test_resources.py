@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -107,6 +108,58 @@ def test_secrets_reach_the_pod_by_reference_only() -> None:
     assert found["CELERY_BROKER_URL"] == {"secretKeyRef": {"name": "broker", "key": "url"}}
     assert found["CELERY_RESULT_BACKEND"] == {"secretKeyRef": {"name": "results", "key": "url"}}
     assert "CELERY_RESULT_BACKEND" not in environment(worker(pool()))
+
+
+PARTS: Object = {
+    "transport": "amqps",
+    "host": {"secretKeyRef": {"name": "rabbit", "key": "host"}},
+    "port": {"value": 5671},
+    "path": {"value": "a $(B) c$"},
+    "username": {"value": "shop"},
+    "password": {"secretKeyRef": {"name": "login", "key": "password"}},
+}
+
+
+@pytest.mark.parametrize("role", [Role.EVENTLET, Role.PREFORK])
+def test_parts_of_a_url_reach_the_worker_as_they_are_and_secrets_by_reference(role: Role) -> None:
+    found = environment(worker(pool(prefork={}, broker=PARTS, resultBackend=PARTS), role))
+    for prefix in ("GREENWORKER_BROKER", "GREENWORKER_RESULT_BACKEND"):
+        assert {name: value for name, value in found.items() if re.fullmatch(f"{prefix}_[A-Z]+", name)} == {
+            f"{prefix}_TRANSPORT": "amqps",
+            f"{prefix}_HOST": {"secretKeyRef": {"name": "rabbit", "key": "host"}},
+            f"{prefix}_PORT": "5671",
+            f"{prefix}_PATH": "a $$(B) c$$",  # kubelet makes one of two
+            f"{prefix}_USERNAME": "shop",
+            f"{prefix}_PASSWORD": {"secretKeyRef": {"name": "login", "key": "password"}},
+        }
+    assert "CELERY_BROKER_URL" not in found
+    assert "CELERY_RESULT_BACKEND" not in found
+
+
+def test_parts_of_a_url_reach_the_exporter_as_files_of_their_secrets() -> None:
+    resource = pool(broker=PARTS)
+    spec = exporter(resource)["spec"]["template"]["spec"]
+    sources = {volume["name"]: volume for volume in spec["volumes"]}["broker"]["projected"]["sources"]
+    assert [one["secret"] for one in sources] == [
+        {"name": "rabbit", "optional": True, "items": [{"key": "host", "path": "host"}]},
+        {"name": "login", "optional": True, "items": [{"key": "password", "path": "password"}]},
+    ]
+    found = environment(spec["containers"][0])
+    assert found["GREENWORKER_BROKER_DIRECTORY"] == "/etc/greenfleet/broker"
+    assert {"name": "broker", "mountPath": "/etc/greenfleet/broker", "readOnly": True} in spec["containers"][0][
+        "volumeMounts"
+    ]
+    assert found["GREENWORKER_BROKER"] == resource.broker_key
+    assert found["GREENWORKER_BROKER_PORT"] == "5671"
+    assert not [name for name in found if "URL" in name]
+    [_, deployment] = [child.manifest for child in exporter_children([resource], IMAGE, "IfNotPresent", [])]
+    assert measured_broker(deployment) == resource.broker_key
+
+
+def test_an_exporter_of_a_broker_without_secrets_mounts_none() -> None:
+    spec = exporter(pool(broker={"transport": "redis", "host": {"value": "redis"}}))["spec"]["template"]["spec"]
+    assert [volume["name"] for volume in spec["volumes"]] == ["queues", "tmp"]
+    assert [mount["name"] for mount in spec["containers"][0]["volumeMounts"]] == ["queues", "tmp"]
 
 
 def test_the_environment_says_everything_that_the_spec_says() -> None:
@@ -368,11 +421,11 @@ def test_names_of_the_longest_allowed_pool_still_fit_into_a_label() -> None:
         assert len(manifest["metadata"]["name"]) <= 63
         for value in manifest["metadata"]["labels"].values():
             assert len(value) <= 63
-    assert len(names.exporter_name("s" * 253, "k" * 253)) <= 63
+    assert len(names.exporter_name("s" * 253 + "/" + "k" * 253)) <= 63
 
 
 def test_exporters_of_different_secrets_or_keys_have_different_names() -> None:
-    found = {names.exporter_name(*one) for one in [("a", "b"), ("a", "c"), ("b", "b"), ("ab", ""), ("a/b", "c")]}
+    found = {names.exporter_name(one) for one in ["a/b", "a/c", "b/b", "ab/", "ab:c"]}
     assert len(found) == 5
 
 

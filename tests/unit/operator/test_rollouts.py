@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from greenfleet.api import GreenWorkerPool, parse_pool
+from greenfleet.api.pool import URL_PARTS
 from greenfleet.controller.pods import scaling_spec
 from greenfleet.manifests import children_of_pool, exporter_children
 from greenfleet.manifests.names import Role
@@ -22,6 +23,8 @@ from tests.golden.test_golden import HERE as GOLDEN
 from tests.unit.operator.objects import Object, body, crd_schema
 
 EVERYTHING: Object = yaml.safe_load((GOLDEN / "everything.pools.yaml").read_text(encoding="utf-8"))["spec"]
+
+IN_PARTS: Object = yaml.safe_load((GOLDEN / "parts.pools.yaml").read_text(encoding="utf-8"))["spec"]
 
 E, P = "eventlet", "prefork"
 NOTHING: set[str] = set()
@@ -36,6 +39,18 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "agent": ("Installed", BOTH),
     "queues": (["feeds"], BOTH),
     "broker.urlFrom": ({"secretKeyRef": {"name": "other", "key": "url"}}, BOTH),
+    **{
+        f"{url}.{part}": (value, BOTH)
+        for url in ("broker", "resultBackend")
+        for part, value in {
+            "transport": "rediss",
+            "host": {"value": "other"},
+            "port": {"value": 7},
+            "path": {"secretKeyRef": {"name": "other", "key": "path"}},
+            "username": {"value": "other"},
+            "password": {"secretKeyRef": {"name": "other", "key": "password"}},
+        }.items()
+    },
     "broker.keyPrefix": ("b:", BOTH),
     "broker.prioritySteps": ([0], BOTH),
     "broker.consumerTimeout": ("31m", BOTH),
@@ -121,8 +136,17 @@ may use that start.
 """
 
 
-def changed(field: str) -> GreenWorkerPool:
+def base(field: str) -> Object:
+    """What is changed: a URL is whole or in parts."""
     spec = copy.deepcopy(EVERYTHING)
+    group, _, name = field.partition(".")
+    if name in URL_PARTS:
+        spec[group] = copy.deepcopy(IN_PARTS[group])
+    return spec
+
+
+def changed(field: str) -> GreenWorkerPool:
+    spec = base(field)
     *groups, name = field.split(".")
     place = spec
     for group in groups:
@@ -133,8 +157,8 @@ def changed(field: str) -> GreenWorkerPool:
     return parse_pool(body("everything", **spec))
 
 
-def original() -> GreenWorkerPool:
-    return parse_pool(body("everything", **EVERYTHING))
+def original(field: str = "") -> GreenWorkerPool:
+    return parse_pool(body("everything", **base(field)))
 
 
 def templates(pool: GreenWorkerPool) -> dict[str, Object]:
@@ -156,7 +180,7 @@ def test_the_table_has_every_field_of_the_spec() -> None:
 
 @pytest.mark.parametrize("field", CHANGES)
 def test_a_change_replaces_the_pods_that_it_must_and_no_others(field: str) -> None:
-    before, after = templates(original()), templates(changed(field))
+    before, after = templates(original(field)), templates(changed(field))
     assert {role for role in before if before[role] != after[role]} == CHANGES[field][1]
 
 
@@ -171,7 +195,7 @@ def test_every_change_has_an_effect(field: str) -> None:
             scaling_spec(pool, role, 2.0) for role in (Role.EVENTLET, Role.PREFORK)
         ]
 
-    assert everything(original()) != everything(changed(field))
+    assert everything(original(field)) != everything(changed(field))
 
 
 @pytest.mark.parametrize("role", [E, P])

@@ -18,6 +18,7 @@ from greenworker.bootstrap.imports import WAY_OUT_OF_A_FACTORY, Imports
 from greenworker.bootstrap.patching import check_app, patch_first
 from greenworker.bootstrap.requirements import check_versions, installed
 from greenworker.bootstrap.startup_checks import Arguments, check
+from greenworker.brokers.parts import set_urls
 from greenworker.brokers.transports import consumer_transport, redis_transport
 from greenworker.environment import Environment
 from greenworker.misconfigured import (
@@ -37,6 +38,7 @@ def start(argv: Sequence[str]) -> NoReturn:
         environment = Environment.read()
         listener = listen(environment.metrics_port)
         arguments = Arguments.parse(argv)
+        set_urls(os.environ)
         check(arguments, environment.role, os.environ)
         check_versions(installed, environment.role, os.environ.get("CELERY_BROKER_URL", ""))
         if environment.role == "eventlet":

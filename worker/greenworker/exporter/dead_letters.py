@@ -50,9 +50,8 @@ def run(action: str, identity: str, wanted: Sequence[str], environ: Mapping[str,
     if queues is None:
         queues = parse_queues(options.queues_file.read_text() if options.queues_file.exists() else "[]")
     known = {queue.name: queue for queue in queues}
-    url = options.url_file.read_text().strip()
     found: list[dict[str, Any]] = []
-    with closing(connect(url, options.trust)) as broker:
+    with closing(connect(options.url(), options.trust)) as broker:
         for name in wanted:
             letters = broker.dead_letters(known.get(name) or Queue(name))
             if action in ("requeue", "drop"):

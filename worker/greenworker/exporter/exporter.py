@@ -10,10 +10,11 @@ import json
 import random
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
+from greenworker.brokers.parts import has_parts, parts, url_of
 from greenworker.environment import trust_of
 from greenworker.exporter.broker import Broker, Depth, Queue
 from greenworker.exporter.connect import connect
@@ -40,6 +41,10 @@ class Options:
 
     broker: str
     url_file: Path
+    parts_directory: Path | None
+    """Where the parts of the URL that come from Secrets are. None: the URL is in one file."""
+    environ: Mapping[str, str] = field(repr=False)
+    """Has the other parts."""
     trust: Trust
     metrics_port: int
     queues_file: Path
@@ -54,11 +59,15 @@ class Options:
         broker = environ.get("GREENWORKER_BROKER", "")
         if not broker:
             raise MisconfiguredError(
-                "GREENWORKER_BROKER", "", "every sample is labelled with its broker", "set it to namespace/secret/key"
+                "GREENWORKER_BROKER", "", "every sample is labelled with its broker", "set it to namespace/name"
             )
         return cls(
             broker=broker,
             url_file=Path(environ.get("GREENWORKER_BROKER_URL_FILE") or "/etc/greenfleet/broker/url"),
+            parts_directory=Path(environ.get("GREENWORKER_BROKER_DIRECTORY") or "/etc/greenfleet/broker")
+            if has_parts(environ)
+            else None,
+            environ=environ,
             trust=trust_of(
                 environ.get("GREENWORKER_BROKER_CA_FILE"), environ.get("GREENWORKER_BROKER_INSECURE_SKIP_VERIFY")
             ),
@@ -68,6 +77,12 @@ class Options:
             poll_seconds=float(environ.get("GREENWORKER_POLL_SECONDS") or 1),
             port=int(environ.get("GREENWORKER_METRICS_PORT") or 9540),
         )
+
+    def url(self) -> str:
+        """The broker's URL as its Secrets say it now. Raises OSError or `MisconfiguredError`."""
+        if self.parts_directory is None:
+            return self.url_file.read_text().strip()
+        return url_of("broker", parts(self.environ, directory=self.parts_directory))
 
 
 def parse_queues(text: str) -> tuple[Queue, ...]:
@@ -157,7 +172,7 @@ class Exporter:
     def poll(self) -> None:
         """Ask for every queue once."""
         try:
-            url = self.options.url_file.read_text().strip()
+            url = self.options.url()
             if url != self._url:
                 self._disconnect()
                 self._url = url

@@ -14,6 +14,7 @@ from typing import Any
 
 import redis
 
+from greenworker.brokers.parts import broker_field
 from greenworker.misconfigured import MisconfiguredError, or_exit
 
 ATTEMPT = """
@@ -133,7 +134,7 @@ def _refused(client: Any, script: str, probe: str) -> str:
 def misconfigured(client: Any, reason: str, fix: str = FIX) -> MisconfiguredError:
     """In four parts."""
     user = client.connection_pool.connection_kwargs.get("username") or "default"
-    return MisconfiguredError("broker.urlFrom", f"user {user}", reason, fix)
+    return MisconfiguredError(broker_field("username"), f"user {user}", reason, fix)
 
 
 def _which(client: Any, keys: Iterable[str]) -> str:

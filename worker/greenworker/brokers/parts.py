@@ -1,0 +1,135 @@
+"""The URL of a broker or a result backend, from parts that each have a variable or a file of their own: transport,
+host, port, path, username, password. Secrets hold them as they are; percent-encoding is done here. Standard library
+only.
+
+No error quotes a part: a whole URL may stand where a host is expected, with its password.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
+from ipaddress import IPv6Address
+from pathlib import Path
+from urllib.parse import quote
+
+from greenworker.misconfigured import MisconfiguredError
+
+BROKER = {
+    "transport": "GREENWORKER_BROKER_TRANSPORT",
+    "host": "GREENWORKER_BROKER_HOST",
+    "port": "GREENWORKER_BROKER_PORT",
+    "path": "GREENWORKER_BROKER_PATH",
+    "username": "GREENWORKER_BROKER_USERNAME",
+    "password": "GREENWORKER_BROKER_PASSWORD",
+}
+"""The variable of each part; docs/contract.md."""
+
+RESULT_BACKEND = {
+    "transport": "GREENWORKER_RESULT_BACKEND_TRANSPORT",
+    "host": "GREENWORKER_RESULT_BACKEND_HOST",
+    "port": "GREENWORKER_RESULT_BACKEND_PORT",
+    "path": "GREENWORKER_RESULT_BACKEND_PATH",
+    "username": "GREENWORKER_RESULT_BACKEND_USERNAME",
+    "password": "GREENWORKER_RESULT_BACKEND_PASSWORD",
+}
+
+TRANSPORTS = ("redis", "rediss", "amqp", "amqps")
+"""Of brokers. Sentinels, and several brokers for failover, need a whole URL."""
+
+_HIDDEN = "(not shown)"
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?", re.ASCII)
+_TRANSPORT = re.compile(r"[a-z][a-z0-9+.-]*", re.ASCII)
+
+
+def set_urls(environ: MutableMapping[str, str]) -> None:
+    """Write the URLs that are given by parts where Celery, the app and the startup checks look for them. Raises
+    `MisconfiguredError`.
+    """
+    for field, variables, url in (
+        ("broker", BROKER, "CELERY_BROKER_URL"),
+        ("resultBackend", RESULT_BACKEND, "CELERY_RESULT_BACKEND"),
+    ):
+        if has_parts(environ, variables):
+            environ[url] = url_of(field, parts(environ, variables))
+
+
+def has_parts(environ: Mapping[str, str], variables: Mapping[str, str] = BROKER) -> bool:
+    """Whether a URL is given by parts."""
+    return variables["transport"] in environ
+
+
+def broker_field(part: str) -> str:
+    """What the resource calls the place where a *part* of the broker's URL is said."""
+    return f"broker.{part}" if has_parts(os.environ) else "broker.urlFrom"
+
+
+def parts(
+    environ: Mapping[str, str], variables: Mapping[str, str] = BROKER, directory: Path | None = None
+) -> dict[str, str]:
+    """The parts that are given. A file in *directory* that is called as a part counts more than the variable: it
+    follows its Secret, and the variable says what the Secret held when the pod started. Raises OSError.
+    """
+    found = {part: environ[variable] for part, variable in variables.items() if variable in environ}
+    if directory is not None:
+        for part in variables:
+            with suppress(FileNotFoundError):
+                found[part] = os.fsdecode((directory / part).read_bytes())
+    return found
+
+
+def url_of(field: str, given: Mapping[str, str]) -> str:
+    """The URL of *field* (`broker` or `resultBackend`). Raises `MisconfiguredError`."""
+    text = {part: _text(f"{field}.{part}", value) for part, value in given.items()}
+    transport = text.get("transport", "")
+    if not _TRANSPORT.fullmatch(transport) or (field == "broker" and transport not in TRANSPORTS):
+        raise MisconfiguredError(
+            f"{field}.transport", _HIDDEN, "it is the scheme of a URL that this worker knows",
+            "use redis, rediss, amqp or amqps",
+        )  # fmt: skip
+    path = text.get("path", "")
+    if transport in ("redis", "rediss") and path and not re.fullmatch("[0-9]{1,9}", path, re.ASCII):
+        raise MisconfiguredError(
+            f"{field}.path", _HIDDEN, "on Redis it is the number of a database", "use a number such as 0"
+        )
+    user = quote(text["username"], safe="") if "username" in text else ""
+    password = f":{quote(text['password'], safe='')}" if "password" in text else ""
+    login = f"{user}{password}@" if user or password else ""
+    address = _host(field, text.get("host", "")) + _port(field, text.get("port"))
+    return f"{transport}://{login}{address}/{quote(path, safe='')}"
+
+
+def _text(field: str, value: str) -> str:
+    """Without the line break that `echo` and editors leave at the end."""
+    value = value.rstrip("\r\n")
+    if not value:
+        raise MisconfiguredError(field, "", "it is empty", "fill that key of the Secret, or remove the field")
+    try:  # the bytes, whatever the locale took them for
+        return os.fsencode(value).decode()
+    except UnicodeError:
+        raise MisconfiguredError(
+            field, _HIDDEN, "it is no text in UTF-8", "write it as text: `kubectl create secret` encodes it itself"
+        ) from None
+
+
+def _host(field: str, host: str) -> str:
+    if _HOST.fullmatch(host):
+        return host
+    try:
+        return f"[{IPv6Address(host.removeprefix('[').removesuffix(']').replace('%', ' '))}]"  # no zones in URLs
+    except ValueError:
+        raise MisconfiguredError(
+            f"{field}.host", _HIDDEN, "it is neither a host name nor an address",
+            "write the name alone, such as redis.shop.svc; a key that holds a whole URL belongs into "
+            f"{field}.urlFrom",
+        ) from None  # fmt: skip
+
+
+def _port(field: str, port: str | None) -> str:
+    if port is None:
+        return ""
+    if not re.fullmatch("[0-9]{1,5}", port, re.ASCII) or not 0 < int(port) < 65_536:
+        raise MisconfiguredError(f"{field}.port", _HIDDEN, "it is not a number from 1 to 65535", "write the number")
+    return f":{int(port)}"

@@ -7,13 +7,15 @@ becomes different is a note.
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 import yaml
 
 from greenfleet.api import GROUP, KIND, VERSION, parse_pool
-from greenfleet.api.pool import RESERVED_VARIABLE, InvalidPoolError, PoolSpec
+from greenfleet.api.pool import RESERVED_VARIABLE, URL_PARTS, InvalidPoolError, PoolSpec
 from greenfleet.cli.celery_command import CeleryCommand, OtherProgramError, UnreadableCommandError, parse
 from greenfleet.manifests.names import Role
 from greenfleet.manifests.worker import GRACE_MARGIN_SECONDS, fleet_deployment
@@ -34,6 +36,11 @@ _BROKER_NAMES = (
     "CLOUDAMQP_URL",
 )
 _RESULT_NAME = "CELERY_RESULT_BACKEND"
+_PART = r"\$\([A-Za-z_][A-Za-z0-9_.-]*\)|[^\s:/?#@$;]*"
+_WRITTEN_URL = re.compile(
+    rf"(?P<transport>rediss?|amqps?)://((?P<username>{_PART})(:(?P<password>{_PART}))?@)?(?P<host>{_PART})"
+    rf"(:(?P<port>{_PART}))?(/(?P<path>{_PART}))?/?"
+)
 _EACH_SENDS = "several workers would send each periodic task several times"
 _BEAT_ALONE = "a Deployment of its own with one replica and the strategy Recreate (examples/beat.yaml)"
 _VOLUME_KINDS = ("secret", "configMap", "emptyDir", "persistentVolumeClaim")
@@ -247,7 +254,10 @@ def _environment(
 ) -> list[Object]:
     """The variables that stay; the broker and the result backend go into the spec."""
     variables = container.get("env") or []
+    by_name = {variable["name"]: variable for variable in variables}
     spec["broker"] = _reference(wishes.broker_secret) or _broker(variables)
+    if spec["broker"] is None and "broker" not in command.options:
+        spec["broker"] = _parts_of(_BROKER_NAMES[0], by_name, found)
     if spec["broker"] is None:
         literal = next((one for one in variables if one["name"] in _BROKER_NAMES and one.get("value")), None)
         where = (
@@ -262,8 +272,10 @@ def _environment(
             "--from-literal=url=…, "
             "then say --broker-secret broker/url"
         )
-    result = next((one for one in variables if one["name"] == _RESULT_NAME), None)
+    result = by_name.get(_RESULT_NAME)
     backend = _reference(wishes.result_secret) or (result and _secret_of(result))
+    if not backend and "result_backend" not in command.options and _RESULT_NAME not in wishes.drop:
+        backend = _parts_of(_RESULT_NAME, by_name, found)
     if backend:
         spec["resultBackend"] = backend
     elif (result or "result_backend" in command.options) and _RESULT_NAME not in wishes.drop:
@@ -307,6 +319,39 @@ def _broker(variables: list[Object]) -> Object | None:
         if name in by_name and (reference := _secret_of(by_name[name])) is not None:
             return reference
     return None
+
+
+def _parts_of(name: str, by_name: dict[str, Object], found: Adoption) -> Object | None:
+    """The parts of a URL that is written out, but has its password by `$(NAME)` from a Secret, or none."""
+    written = _WRITTEN_URL.fullmatch(by_name.get(name, {}).get("value") or "")
+    if written is None:
+        return None
+    parts: Object = {"transport": written["transport"]}
+    for part in URL_PARTS[1:]:
+        source = _source(written[part], by_name) if written[part] else {}
+        if source is None or (part == "password" and "value" in source):
+            return None
+        if part == "port" and "value" in source:
+            source = {"value": int(source["value"])} if source["value"].isdecimal() else {}
+        if source:
+            parts[part] = source
+    if any("secretKeyRef" in source for part, source in parts.items() if part != "transport"):
+        found.notes.append(
+            f"env {name} is taken apart: what it has as $(NAME) of a Secret is percent-encoded by the worker now, so "
+            "that it must not be encoded already"
+        )
+    return parts
+
+
+def _source(text: str, by_name: dict[str, Object]) -> Object | None:
+    """Where a part of a URL comes from; None: from where a pool cannot take it."""
+    if not text.startswith("$("):
+        return {"value": unquote(text)}
+    named = by_name.get(text[2:-1], {})
+    if named.get("value") and "$" not in named["value"]:
+        return {"value": named["value"]}
+    reference = (named.get("valueFrom") or {}).get("secretKeyRef")
+    return reference and {"secretKeyRef": {"name": reference["name"], "key": reference["key"]}}
 
 
 def _secret_of(variable: Object) -> Object | None:

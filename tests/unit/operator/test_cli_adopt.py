@@ -160,6 +160,63 @@ def test_a_command_that_is_no_plain_worker_is_not_guessed_at(argv: list[str]) ->
         parse(argv)
 
 
+PASSWORD = {"name": "REDIS_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "redis", "key": "redis-password"}}}
+FROM_SECRET = {"secretKeyRef": {"name": "redis", "key": "redis-password"}}
+WRITTEN: dict[str, Object] = {
+    "redis://:$(REDIS_PASSWORD)@redis-master:6379/0": {
+        "transport": "redis",
+        "host": {"value": "redis-master"},
+        "port": {"value": 6379},
+        "path": {"value": "0"},
+        "password": FROM_SECRET,
+    },
+    "amqps://shop%40x:$(REDIS_PASSWORD)@$(HOST)/team%2Ffeeds": {
+        "transport": "amqps",
+        "host": {"value": "rabbit.shop.svc"},
+        "path": {"value": "team/feeds"},
+        "username": {"value": "shop@x"},
+        "password": FROM_SECRET,
+    },
+    "amqp://$(REDIS_PASSWORD):$(REDIS_PASSWORD)@rabbit//": {
+        "transport": "amqp",
+        "host": {"value": "rabbit"},
+        "username": FROM_SECRET,
+        "password": FROM_SECRET,
+    },
+    "redis://redis": {"transport": "redis", "host": {"value": "redis"}},
+}
+
+
+@pytest.mark.parametrize("url", WRITTEN)
+def test_a_url_with_a_password_of_a_secret_or_without_one_becomes_parts(url: str) -> None:
+    host = {"name": "HOST", "value": "rabbit.shop.svc"}
+    urls = [{"name": name, "value": url} for name in ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND")]
+    source = deployment(env=[PASSWORD, host, *urls])
+    spec = adopted(source)
+    assert spec["broker"] == spec["resultBackend"] == WRITTEN[url]
+    assert spec["worker"]["env"] == [PASSWORD, host], "the app may read them"
+    assert ("percent-encoded" in "\n".join(plan(source, Wishes()).notes)) == ("PASSWORD" in url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:hunter2@redis/0",
+        "redis://:$(WRITTEN)@redis/0",
+        "redis://:$(UNKNOWN)@redis/0",
+        "redis://:a$(REDIS_PASSWORD)@redis/0",
+        "redis://one:6379/0;redis://two:6379/0",
+        "sentinel://:$(REDIS_PASSWORD)@one:26379/0?master_name=feeds",
+    ],
+)
+def test_a_url_that_is_not_so_simple_is_not_taken_apart(url: str) -> None:
+    written = {"name": "WRITTEN", "value": "hunter2"}
+    source = deployment(env=[PASSWORD, written, {"name": "CELERY_BROKER_URL", "value": url}])
+    [said] = plan(source, Wishes()).obstacles
+    assert "from a Secret only" in said
+    assert "hunter2" not in said
+
+
 SIDECAR = {"name": "proxy", "image": "proxy:1"}
 OBSTACLES: dict[str, tuple[Object, str, Object]] = {
     # what is in the way: the Deployment, a part of the sentence, and the wish that lifts it

@@ -18,6 +18,8 @@ KNOWN = Path(__file__).parents[1] / "traces"
 KNOWN_SEEDS = (1, 2)
 SETS = ("tuning", "holdout", "known")
 WHOLE = "greenfleet"
+LEARNED = "greenfleet-learned"
+"""The same with a pool that has run before: it knows what a fitted KEDA's user has measured."""
 FORMULA = "formula"
 FITTED = tuple(f"keda-fitted-{percent}-{window}" for percent in (15, 30, 50) for window in (0, 60))
 FIXED = ("keda-200-100-0", "keda-200-400-0", "keda-500-400-0")
@@ -37,7 +39,7 @@ def kedas(name: str) -> tuple[str, ...]:
 
 def laws(name: str) -> list[str]:
     """All rows of a set."""
-    return [WHOLE, FORMULA, *kedas(name), *parts()]
+    return [WHOLE, LEARNED, FORMULA, *kedas(name), *parts()]
 
 
 def traces(name: str) -> list[tuple[str, int]]:

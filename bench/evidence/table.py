@@ -57,6 +57,8 @@ def section(store: Store, name: str, scrape_seconds: float) -> str:
     if rows.WHOLE not in found:
         return ""
     lines = [HEADER, line("**the whole autoscaler**", found[rows.WHOLE], whole=True)]
+    if rows.LEARNED in found:
+        lines.append(line("the whole autoscaler, and the pool has run before", found[rows.LEARNED]))
     if rows.FORMULA in found:
         lines.append(line("formula of 60 lines", found[rows.FORMULA]))
     if best := best_keda(found, name):

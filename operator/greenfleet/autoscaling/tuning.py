@@ -42,7 +42,7 @@ class Tuning:
 
     # Three lengths of time
     scale_in_seconds: float = 10.0
-    """A short time: the least window of a scale-in, and the least time in which late messages are cleared."""
+    """A short time: the least window of a scale-in."""
     long_seconds: float = 60.0
     """A long time: the longest window of a scale-in, the window of green threads (an idle one costs some kilobytes),
     the age at which a pod that is not Ready is no capacity on its way, and the first stop of growth that brought
@@ -118,8 +118,10 @@ class Tuning:
     """Of maxWait, besides a scrape and a half and a second: what passes before a decision has an effect."""
     slack: float = 0.4
     """Of the margin: how far the fleet may fall behind its plan before workers are added."""
-    catch_up: float = 0.3
-    """Of maxWait: in so long new workers clear what was late before they were Ready."""
+    catch_up: float = 0.15
+    """Of maxWait: in so long new workers clear what was late before they were Ready (0.3 and at least 10 s violated 858
+    for 584 s in 100 tuning traces scraped every 15 s, for 1 % fewer worker-seconds).
+    """
     backlog_seconds: float = 2.0
     """Work that may wait when workers leave."""
 

@@ -69,6 +69,20 @@ class Greenfleet:
             fleet.call_at(fleet.now + self.actuation_seconds, lambda: fleet.set_threads(decision.threads))
 
 
+@dataclass
+class ExperiencedGreenfleet(Greenfleet):
+    """Greenfleet with a pool that has run before: `status.learned` holds what the trace begins with.
+
+    The like of `FittedKeda`, whose user has measured the same.
+    """
+
+    name: str = "greenfleet-learned"
+
+    def start(self, trace: Trace) -> int:
+        self.learned = Learned(trace.runtime, trace.cpu, startup_seconds=trace.startup[1])
+        return super().start(trace)
+
+
 HPA_DEFAULT_UP = ScalingRules((Policy("Percent", 100, 15), Policy("Pods", 4, 15)), "Max", 0)
 HPA_DEFAULT_DOWN = ScalingRules((Policy("Percent", 100, 15),), "Max", 300)
 PERMISSIVE_UP = ScalingRules((), "Max", 0)
@@ -245,6 +259,7 @@ def keda_grid() -> list[Keda]:
 
 LAWS: dict[str, Callable[[], Law]] = {
     "greenfleet": Greenfleet,
+    "greenfleet-learned": ExperiencedGreenfleet,
     "keda-default": Keda,
     "keda-tuned": lambda: replace(keda_tuned(500, 400, 0), name="keda-tuned"),
     "celery-autoscale": CeleryAutoscale,

@@ -119,7 +119,8 @@ def test_the_page_shows_each_set_each_scrape_and_what_was_deleted(
     stores = {("tuning", scrape): Store(tmp_path / f"{scrape}.jsonl") for scrape in (2.0, 15.0)}
     part = next(iter(PARTS))
     for (name, scrape), kept in stores.items():
-        for law, outcome in (("greenfleet", GOOD), (rows.FITTED[0], DEAR), (f"greenfleet without {part}", GOOD)):
+        found = ((rows.WHOLE, GOOD), (rows.LEARNED, GOOD), (rows.FITTED[0], DEAR), (f"greenfleet without {part}", GOOD))
+        for law, outcome in found:
             kept.add(Job(law, name, "1", 1, scrape), outcome)
     every = {
         (name, scrape): stores.get((name, scrape), Store(tmp_path / "none"))
@@ -128,6 +129,6 @@ def test_the_page_shows_each_set_each_scrape_and_what_was_deleted(
     }
     text = page.page(every)
     assert f"without `{part}` (earns nothing here)" in text
-    assert "| tuning | 15 s | 1 | 0 | 0 | 0.909 |" in text
+    assert "| tuning | 15 s | 1 | 0 | 0 | 0.909 | 0 | 0.909 |" in text
     assert "| `warm-pool` | Kept workers. | nothing |" in text
     assert "## holdout" not in text, "nothing was run there"

@@ -95,8 +95,7 @@ def for_deadline(
     would arrive when the work is nearly done. A message that is late already cannot be saved; it gets the workers that
     clear it soon at a bounded price.
     """
-    catch_up = max(tuning.scale_in_seconds, tuning.catch_up * spec.max_wait_seconds)
-    margin = margin_seconds(spec, tuning)
+    catch_up, margin = tuning.catch_up * spec.max_wait_seconds, margin_seconds(spec, tuning)
     # With seldom scrapes, a fleet that falls behind is seen too late.
     often = tuning.lasting_scrapes * spec.scrape_interval_seconds <= tuning.rate_window_seconds
     slack = tuning.slack * margin if often and tuning.uses("deadline-slack") else 0.0

@@ -10,7 +10,7 @@ or the connection or the broker of a worker, while that worker had a message of 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 IN_FLIGHT_SECONDS = 1.0
@@ -108,6 +108,10 @@ class Verdict:
     """Identity → the disruptions that explain it."""
     unexplained: tuple[str, ...] = ()
     """Done more often than anything explains: the identity and its history."""
+    orphaned: tuple[str, ...] = ()
+    """The broker has them, and gives them to nobody until it is started again: a defect of quorum queues
+    (rabbitmq-server#15473).
+    """
     forgotten: int = 0
     """Lost with a master that died before its replica had them: outside of the promise."""
     early_lost: int = 0
@@ -133,10 +137,14 @@ def parse(lines: Iterable[str]) -> list[Event]:
 
 
 def judge(
-    sent: Sequence[Sent], events: Sequence[Event], disruptions: Sequence[Disruption], due: float = float("inf")
+    sent: Sequence[Sent],
+    events: Sequence[Event],
+    disruptions: Sequence[Disruption],
+    due: float = float("inf"),
+    orphans: Collection[str] = (),
 ) -> Verdict:
     """The verdict over a whole run, after everything has come to rest. What is first done after *due* (monotonic) is
-    late.
+    late. *orphans*: what the broker had ready only after it was started again without a consumer.
     """
     history: dict[str, list[Event]] = defaultdict(list)
     for event in sorted(events, key=lambda each: each.at):
@@ -148,7 +156,9 @@ def judge(
     miscounted = [one for one in lost if one.kind == "chord" and any(len(done.get(part, ())) > 1 for part in one.after)]
     early = [one for one in lost if one.kind == "early"]
     forgotten = [one for one in lost if _forgotten(one, history, disruptions)]
-    owed = [one for one in lost if one not in miscounted and one not in early and one not in forgotten]
+    orphaned = [one for one in lost if one.identity in orphans and one.kind != "early"]
+    apart = [*miscounted, *early, *forgotten, *orphaned]
+    owed = [one for one in lost if one not in apart]
     twice: dict[str, str] = {}
     unexplained = []
     for identity, ends in done.items():
@@ -175,6 +185,7 @@ def judge(
         ),
         twice=twice,
         unexplained=tuple(unexplained),
+        orphaned=tuple(one.identity for one in orphaned),
         forgotten=len(forgotten),
         early_lost=len(early),
         miscounted_chords=len(miscounted),

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -102,9 +103,11 @@ def run(
         _until_quiet(fleet, sent, due + LATE_SECONDS)
         events = parse(fleet.done_file.read_text().splitlines())
         verdict = judge(sent, events, nemesis.finish(), due)
-        if overdue:
-            known += _whereabouts(fleet, server, sorted(overdue), sent, events)
-            verdict = dataclasses.replace(verdict, whereabouts=tuple(known))
+        if verdict.lost:
+            lines, orphans = _whereabouts(fleet, server, peer, verdict.lost, sent, events)
+            verdict = judge(sent, events, nemesis.finish(), due, orphans)
+            known += lines
+        verdict = dataclasses.replace(verdict, whereabouts=tuple(known) if verdict.lost or verdict.orphaned else ())
     finally:
         fleet.stop()
         relay.close()
@@ -150,14 +153,39 @@ def _overview(fleet: Fleet, server: Redis | Sentinel | RabbitMQ) -> list[str]:
     return [*(f"{name}: {ready} ready, {held} held" for name, (ready, held) in depths(server).items()), *state(fleet)]
 
 
-def _whereabouts(
-    fleet: Fleet, server: Redis | Sentinel | RabbitMQ, overdue: Sequence[str], sent: list[Sent], events: list[Event]
-) -> list[str]:
-    """What is known about the *overdue* tasks, one line each. Ends the fleet."""
+def _whereabouts(  # noqa: PLR0917 - all that can tell
+    fleet: Fleet,
+    server: Redis | Sentinel | RabbitMQ,
+    peer: RabbitMQ | None,
+    overdue: Sequence[str],
+    sent: list[Sent],
+    events: list[Event],
+) -> tuple[list[str], set[str]]:
+    """What is known about the *overdue* tasks, one line each; and those that the broker has ready only after it was
+    started again. Ends the fleet.
+    """
     alive = messages(server)
     fleet.stop()
     sleep(2.0)  # until the broker has noticed
-    return tell(overdue, sent, events, alive, messages(server))
+    after = messages(server)
+    lines = tell(overdue, sent, events, alive, after)
+    nowhere = [each for each in overdue if each not in alive and each not in after]
+    held = sum(held for _, held in depths(server).values())
+    if not nowhere or not held or not isinstance(server, RabbitMQ):
+        return lines, set()
+    lines.append(f"{held} messages are held although no worker is there: the broker is started again")
+    restart([server] if peer is None else [peer, *peer.members])
+    found = messages(server)
+    lines += [f"{each} is ready in {', '.join(found[each])} now" for each in nowhere if each in found]
+    return lines, {each for each in nowhere if each in found}
+
+
+def restart(nodes: Sequence[RabbitMQ]) -> None:
+    """All of them at once: none starts without the others."""
+    for node in nodes:
+        node.kill()
+    with ThreadPoolExecutor(len(nodes)) as threads:
+        list(threads.map(RabbitMQ.start, nodes))
 
 
 def _until_quiet(fleet: Fleet, sent: list[Sent], deadline: float) -> set[str]:

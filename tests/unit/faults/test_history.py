@@ -43,6 +43,12 @@ def test_a_task_that_only_began_is_lost() -> None:
     assert verdict(["begun a w1 2.0"]).lost == ("a",)
 
 
+def test_what_the_broker_has_and_gives_to_nobody_is_counted_apart() -> None:
+    found = judge([sent("a"), sent("b")], parse(["got a w1 2.0"]), [], orphans={"a"})
+    assert (found.orphaned, found.lost, found.kept) == (("a",), ("b",), False)
+    assert judge([sent("a")], parse(ONCE), [], orphans={"a"}).orphaned == (), "it is done"
+
+
 def test_what_the_broker_never_confirmed_is_not_owed() -> None:
     assert judge([sent("a", confirmed=None)], [], []).kept
 

@@ -1,0 +1,139 @@
+"""Writes the table of the fault runs in docs/reliability.md from the JSON lines of the runs.
+
+python -m tests.faults.table                # from tests/faults/runs.jsonl
+python -m tests.faults.table LOG.jsonl …    # adds the runs of these logs first; a run that is there already is replaced
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+RUNS = Path(__file__).with_name("runs.jsonl")
+PAGE = Path(__file__).parents[2] / "docs/reliability.md"
+BEGIN, END = "<!-- runs: python -m tests.faults.table -->", "<!-- end of runs -->"
+TITLES = {
+    "redis": "Redis",
+    "sentinel": "Sentinel",
+    "classic": "classic queue",
+    "quorum": "quorum queue",
+    "cluster": "three nodes",
+}
+COUNTED = ("confirmed", "lost", "unexplained", "orphaned", "forgotten", "early_lost", "miscounted_chords", "late")
+Run = Mapping[str, Any]
+
+
+def compact(line: Run) -> dict[str, Any]:
+    """What the table needs of a line of `tests.faults.long`."""
+    causes = Counter(kind for told in line["twice"].values() for kind in causes_of(told))
+    counts = {name: line.get(name, 0) for name in COUNTED}
+    return {
+        **{name: line[name] for name in ("started", "seconds", "rounds", "per_second", "broker", "seed")},
+        **{name: len(value) if isinstance(value, list) else value for name, value in counts.items()},
+        "twice": len(line["twice"]),
+        "begun_again": line["begun_again"],
+        "faults": dict(sorted(line["disruptions"].items())),
+        "causes": dict(sorted(causes.items())),
+    }
+
+
+def causes_of(told: str) -> list[str]:
+    """The kinds of the disruptions that explain why one task was done twice, as `history.judge` tells them."""
+    found = []
+    for cause in told.split(", "):
+        kind = re.sub(r"^published (by \S+ )?while ", "", cause)
+        found.append("parent" if kind.startswith("sent twice") else kind.split()[0])
+    return found
+
+
+def merged(known: Iterable[Run], new: Iterable[Run]) -> list[Run]:
+    """By their beginning; a new line takes the place of the same run's."""
+    by_run = {(run["started"], run["broker"], run["seed"]): run for run in [*known, *new]}
+    return [by_run[key] for key in sorted(by_run)]
+
+
+def table(runs: Sequence[Run]) -> str:
+    """Markdown: a row for each fault and one for each sum, a column for each broker."""
+    brokers = [name for name in TITLES if any(run["broker"] == name for run in runs)]
+    faults: dict[str, Counter[str]] = defaultdict(Counter)
+    causes: dict[str, Counter[str]] = defaultdict(Counter)
+    sums: dict[str, Counter[str]] = defaultdict(Counter)
+    for run in runs:
+        faults[run["broker"]].update(run["faults"])
+        causes[run["broker"]].update(run["causes"])
+        sums[run["broker"]].update({name: run[name] for name in (*COUNTED, "twice", "begun_again", "seconds")}, runs=1)
+        sums[run["broker"]]["faults"] += sum(run["faults"].values())
+    lines = [_row("fault", [TITLES[name] for name in brokers], "all"), _row("---", ["---"] * len(brokers), "---")]
+    for kind in sorted({kind for found in [*faults.values(), *causes.values()] for kind in found} - {"parent"}):
+        tried, twice = [faults[name][kind] for name in brokers], [causes[name][kind] for name in brokers]
+        cells = [_cell(*pair) for pair in zip(tried, twice, strict=True)]
+        lines.append(_row(kind.replace("_", " "), cells, _cell(sum(tried), sum(twice))))
+    repeated = [causes[name]["parent"] for name in brokers]
+    lines.append(
+        _row(
+            "(the task before it in its chain ran twice)",
+            [_cell(0, each) for each in repeated],
+            _cell(0, sum(repeated)),
+        )
+    )
+    for title, name in (
+        ("runs", "runs"),
+        ("**faults**", "faults"),
+        ("**tasks confirmed**", "confirmed"),
+        ("**lost**", "lost"),
+        ("**done twice**, with a cause", "twice"),
+        ("done twice without a cause", "unexplained"),
+        ("begun again after a fault", "begun_again"),
+        ("late", "late"),
+        ("held by the broker for nobody", "orphaned"),
+        ("gone with a master that its replica had not caught up with", "forgotten"),
+        ("acknowledged early, and killed", "early_lost"),
+        ("bodies of chords of which a part ran twice", "miscounted_chords"),
+    ):
+        each = [sums[broker][name] for broker in brokers]
+        lines.append(_row(title, [f"{number:,}" for number in each], f"{sum(each):,}"))
+    hours = sum(sums[broker]["seconds"] for broker in brokers) / 3600
+    days = sorted({str(run["started"])[:10] for run in runs})
+    head = (
+        f"{len(runs)} runs in {hours:.1f} hours, of {' and '.join(days)}. A cell says how often a fault was tried, and "
+        "how many repetitions it explains."
+    )
+    return "\n".join([head, "", *lines])
+
+
+def _row(head: str, cells: Iterable[str], last: str) -> str:
+    return f"| {' | '.join([head, *cells, last])} |"
+
+
+def _cell(tried: int, twice: int) -> str:
+    if not tried and not twice:
+        return ""
+    return f"{tried:,} ({twice:,} twice)" if twice else f"{tried:,}"
+
+
+def placed(page: str, text: str) -> str:
+    """*page* with *text* between its marks. Raises ValueError without them."""
+    start, end = page.index(BEGIN) + len(BEGIN), page.index(END)
+    return f"{page[:start]}\n{text}\n{page[end:]}"
+
+
+def main() -> int:
+    """0."""
+    parser = argparse.ArgumentParser(description="the table of the fault runs")
+    parser.add_argument("logs", nargs="*", type=Path, help="output of tests.faults.long")
+    known = [json.loads(line) for line in RUNS.read_text().splitlines()] if RUNS.exists() else []
+    lines = [json.loads(line) for log in parser.parse_args().logs for line in log.read_text().splitlines()]
+    runs = merged(known, [compact(line) for line in lines if "broker" in line])
+    RUNS.write_text("".join(json.dumps(run) + "\n" for run in runs))
+    PAGE.write_text(placed(PAGE.read_text(), table(runs)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""The table of the fault runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from tests.faults import table
+from tests.faults.history import Verdict
+from tests.faults.run import as_line
+
+VERDICT = Verdict(
+    confirmed=1000,
+    twice={"t1": "sigkill w1", "t2": "published by t1 while cut", "t3": "sent twice by t2, broker_killed"},
+    disruptions={"sigkill": 2, "cut": 3},
+    orphaned=("t9",),
+)
+ABOUT = {"started": "2026-11-29T11:00:00+00:00", "seconds": 1800, "rounds": 3, "per_second": 45.0}
+
+
+def line(broker: str, seed: int, verdict: Verdict = VERDICT) -> table.Run:
+    found: table.Run = json.loads(json.dumps({**ABOUT, **as_line(broker, seed, verdict)}))
+    return table.compact(found)
+
+
+def row(text: str, head: str) -> list[str]:
+    found = next(each for each in text.splitlines() if each.startswith(f"| {head} |"))
+    return [cell.strip() for cell in found.split("|")[2:-1]]
+
+
+def test_a_row_says_how_often_a_fault_was_tried_and_what_it_explains() -> None:
+    text = table.table([line("redis", 1), line("cluster", 2), line("cluster", 3)])
+    assert row(text, "fault") == ["Redis", "three nodes", "all"]
+    assert row(text, "sigkill") == ["2 (1 twice)", "4 (2 twice)", "6 (3 twice)"]
+    assert row(text, "cut")[0] == "3 (1 twice)"
+    assert row(text, "broker killed")[0] == "0 (1 twice)"
+    assert row(text, "**tasks confirmed**") == ["1,000", "2,000", "3,000"]
+    assert row(text, "**lost**") == ["0", "0", "0"]
+    assert row(text, "held by the broker for nobody") == ["1", "2", "3"]
+    assert "3 runs in 1.5 hours" in text
+
+
+def test_a_lost_task_stands_in_the_table() -> None:
+    text = table.table([line("redis", 1, dataclasses.replace(VERDICT, lost=("t1", "t2")))])
+    assert row(text, "**lost**") == ["2", "2"]
+
+
+def test_a_run_that_is_known_is_replaced() -> None:
+    again = line("redis", 1, dataclasses.replace(VERDICT, confirmed=5))
+    assert [run["confirmed"] for run in table.merged([line("redis", 1), line("redis", 2)], [again])] == [5, 1000]
+
+
+def test_the_page_has_its_place_for_it() -> None:
+    page = table.PAGE.read_text()
+    runs = [json.loads(each) for each in table.RUNS.read_text().splitlines()]
+    assert table.placed(page, table.table(runs)) == page, "python -m tests.faults.table"

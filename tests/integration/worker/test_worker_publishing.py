@@ -67,15 +67,15 @@ def test_a_retry_that_a_silent_connection_swallows_is_not_lost(
     producer = rabbit_lane.producer()
     before = len(relay.sockets)
     producer.retry_after.delay(1, 0.0)
-    eventually(lambda: worker.ledger.done() == 1, f"a retry works; {worker.tail()}")
+    eventually(lambda: worker.journal.done() == 1, f"a retry works; {worker.tail()}")
     published_over = relay.sockets[before:]
     assert published_over
     relay.silenced.update(published_over)
     producer.retry_after.delay(2, 0.0)
-    eventually(lambda: worker.ledger.counts("start")["2"] == 1, "the second one runs")
+    eventually(lambda: worker.journal.counts("start")["2"] == 1, "the second one runs")
     sleep(2.0)  # time enough to publish, and to acknowledge
     if ends:
         for side in published_over:
             side.close()
-    eventually(lambda: worker.ledger.done() == 2, f"it is done in the end; {worker.tail()}", 60)
+    eventually(lambda: worker.journal.done() == 2, f"it is done in the end; {worker.tail()}", 60)
     relay.close()

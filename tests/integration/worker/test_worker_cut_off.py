@@ -1,0 +1,109 @@
+"""A worker that nobody hears of any more: its node is gone, or its network; and a broker that gives up on one that it
+hears of.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import sleep
+
+import pytest
+
+from tests.integration.worker.harness import RabbitMQ, Redis, Relay, Worker, eventually
+from tests.integration.worker.lanes import Lane, RabbitLane, RedisLane
+
+Start = Callable[..., Worker]
+
+NOTICED_SECONDS = 90.0
+"""Redis: 20 s until it counts as dead. RabbitMQ: two of its heartbeats, which are 8 s here and 60 by default."""
+
+
+@pytest.fixture(scope="module")
+def impatient_rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """It looks after its clients more often than by default."""
+    server = RabbitMQ(tmp_path_factory.mktemp("rabbit"), settings="heartbeat = 8\nchannel_tick_interval = 1000\n")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["redis", pytest.param("classic", marks=pytest.mark.slow), "quorum"])
+def lane(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lane]:
+    """A queue of each kind of broker."""
+    if request.param != "redis":
+        yield RabbitLane(request.getfixturevalue("impatient_rabbit"), request.param)
+        return
+    server = Redis(tmp_path)
+    yield RedisLane(server)
+    server.stop()
+
+
+@pytest.fixture
+def rabbit_lane(impatient_rabbit: RabbitMQ) -> Lane:
+    """A quorum queue."""
+    return RabbitLane(impatient_rabbit, "quorum")
+
+
+def test_what_a_worker_held_whose_node_is_gone_runs_elsewhere(lane: Lane, start_worker: Start) -> None:
+    """Nobody closes the connections of a node without power; and its worker never comes back."""
+    gone = start_worker(lane.url, queues=lane.queue, environment=lane.environment()).ready()
+    lane.producer().nap.delay(1, 3.0)
+    eventually(lambda: gone.journal.counts("start")["1"] == 1, "it runs")
+    gone.signal(signal.SIGSTOP)
+    other = start_worker(lane.url, queues=lane.queue, environment=lane.environment()).ready()
+    eventually(lambda: other.journal.counts("done")["1"] == 1, f"the other does it; {other.tail()}", NOTICED_SECONDS)
+
+
+def test_what_a_worker_runs_that_is_cut_off_runs_twice(lane: Lane, start_worker: Start) -> None:
+    relay = Relay(lane.server.port)
+    through = lane.url.replace(f":{lane.server.port}", f":{relay.port}")
+    lonely = start_worker(through, queues=lane.queue, environment=lane.environment()).ready()
+    lane.producer().nap.delay(1, 45.0)
+    eventually(lambda: lonely.journal.counts("start")["1"] == 1, "it runs")
+    relay.refuse()
+    relay.silenced.update(relay.sockets)
+    other = start_worker(lane.url, queues=lane.queue, environment=lane.environment()).ready()
+    eventually(
+        lambda: other.journal.counts("start")["1"] == 2, f"the other begins it too; {other.tail()}", NOTICED_SECONDS
+    )
+    relay.accept(lane.server.port)
+    eventually(lambda: other.journal.counts("done")["1"] == 2, f"both do it; {lonely.tail()}", NOTICED_SECONDS)
+    lane.producer().noop.delay(2)
+    eventually(lambda: other.journal.counts("done")["2"] == 1, "and go on")
+    relay.close()
+
+
+def test_a_task_longer_than_the_consumer_timeout_runs_twice(rabbit_lane: Lane, start_worker: Start) -> None:
+    server: RabbitMQ = rabbit_lane.server
+    server.control("eval", "application:set_env(rabbit, consumer_timeout, 4000).")
+    try:
+        worker = start_worker(rabbit_lane.url, queues=rabbit_lane.queue, environment=rabbit_lane.environment()).ready()
+        rabbit_lane.producer().nap.delay(1, 20.0)
+        eventually(lambda: worker.journal.counts("start")["1"] >= 2, f"it begins again; {worker.tail()}", 60)
+    finally:
+        server.control("eval", "application:set_env(rabbit, consumer_timeout, 1800000).")
+    eventually(lambda: worker.journal.counts("done")["1"] >= 2, f"it is done twice; {worker.tail()}", 60)
+
+
+def test_a_broker_out_of_memory_stops_producers_and_not_workers(rabbit_lane: Lane, start_worker: Start) -> None:
+    server: RabbitMQ = rabbit_lane.server
+    worker = start_worker(rabbit_lane.url, queues=rabbit_lane.queue, environment=rabbit_lane.environment()).ready()
+    producer = rabbit_lane.producer(broker_transport_options={"confirm_publish": True})
+    for number in range(40):
+        producer.nap.delay(number, 1.0)
+    server.control("set_vm_memory_high_watermark", "0")
+    sent = threading.Thread(target=producer.noop.delay, args=("late",), daemon=True)
+    try:
+        sent.start()
+        eventually(lambda: len(worker.journal.counts("done")) == 40, f"workers go on; {worker.tail()}", 60)
+        eventually(lambda: rabbit_lane.ready() == 0, "and acknowledge")
+        sleep(1.0)
+        assert sent.is_alive(), "the producer waits"
+        assert not worker.journal.counts("done")["late"]
+    finally:
+        server.control("set_vm_memory_high_watermark", "0.4")
+    eventually(lambda: worker.journal.counts("done")["late"] == 1, "then its task arrives", 60)
+    sent.join(30)
+    assert set(worker.journal.counts("done").values()) == {1}

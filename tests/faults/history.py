@@ -24,6 +24,9 @@ the worker did.
 """
 
 
+PUBLISHES_LAST = ("chain", "chord", "retry")
+"""Kinds of tasks that publish something after their author's last line."""
+
 PUBLISHING_SECONDS = 60.0
 """The same for a task at whose end the next one of its chain, or its chord's body, is published: so long that may be
 tried again (`task_publish_retry_policy` of the workers).
@@ -83,6 +86,11 @@ class Disruption:
     """Whether the worker stands still: what it gets at the end may have been on its way since the beginning."""
     forgets: bool = False
     """Whether the broker may forget what it has confirmed meanwhile."""
+
+    unfinished: bool = False
+    """Whether it is the end of a drain, when what still runs is given back: a task has ended for its author before it
+    has published what follows it.
+    """
 
     def touches(self, hold: Hold) -> bool:
         """Whether it was where the message was, while it was there."""
@@ -172,7 +180,7 @@ def judge(
             unexplained.append(_told(by_identity.get(identity), history[identity]))
     counts: dict[str, int] = defaultdict(int)
     for disruption in disruptions:
-        counts[disruption.kind] += 1
+        counts[disruption.kind] += not disruption.unfinished  # that one is part of a drain
     return Verdict(
         sent=len(sent),
         confirmed=sum(one.confirmed_at is not None for one in sent),
@@ -189,7 +197,7 @@ def judge(
         forgotten=len(forgotten),
         early_lost=len(early),
         miscounted_chords=len(miscounted),
-        disruptions=dict(counts),
+        disruptions={kind: count for kind, count in counts.items() if count},
     )
 
 
@@ -241,8 +249,13 @@ def _causes(
         )
     # A worker publishes a retry, and the copy for the companion, while it holds the message.
     publishes = sent.kind in ("retry", "forwarded")
-    harmful = [one for one in disruptions if one.may_repeat or (publishes and one.loses_confirmations)]
-    seconds = PUBLISHING_SECONDS if sent.kind in ("chain", "chord") else UNSETTLED_SECONDS
+    last_words = sent.kind in PUBLISHES_LAST
+    harmful = [
+        one
+        for one in disruptions
+        if one.may_repeat or (publishes and one.loses_confirmations) or (last_words and one.unfinished)
+    ]
+    seconds = PUBLISHING_SECONDS if last_words else UNSETTLED_SECONDS
     found += _touched(history[sent.identity], harmful, last, unsettled_seconds=seconds)
     if sent.kind in ("chain", "group", "chord") and not sent.after:  # these are published with Celery's own retries
         for one in disruptions:

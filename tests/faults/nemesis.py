@@ -37,6 +37,9 @@ times that.
 
 SIGKILLED = -9
 
+GIVES_BACK_SECONDS = 10.0
+"""Within so long after its own time a drain has ended."""
+
 LAGS_SECONDS = 1.0
 """A replica is so far behind its master at most."""
 
@@ -118,8 +121,16 @@ class Nemesis:
             for one in ended
             if one.name not in noted
         ]
-        known = [*self.disruptions, *starved, *(self._silence(*one) for one in self._silent)]
+        drained = [self._drain_over(one) for one in self.disruptions if one.kind in ("drain", "rollout")]
+        known = [*self.disruptions, *drained, *starved, *(self._silence(*one) for one in self._silent)]
         return [*(self._as_it_was(one, known) for one in known), *killed]
+
+    @staticmethod
+    def _drain_over(drain: Disruption) -> Disruption:
+        over = drain.start + DRAIN_SECONDS
+        return Disruption(
+            "drain_over", drain.target, over, over + GIVES_BACK_SECONDS, may_repeat=False, unfinished=True
+        )
 
     def _silence(self, worker: str, start: float, sides: tuple[socket.socket, socket.socket]) -> Disruption:
         """Until one side has given the connection up."""

@@ -38,6 +38,7 @@ def compact(line: Run) -> dict[str, Any]:
         **{name: len(value) if isinstance(value, list) else value for name, value in counts.items()},
         "twice": len(line["twice"]),
         "begun_again": line["begun_again"],
+        "judged_again": line.get("judged_again", False),
         "faults": dict(sorted(line["disruptions"].items())),
         "causes": dict(sorted(causes.items())),
     }

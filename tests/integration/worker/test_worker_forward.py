@@ -61,6 +61,20 @@ def _sent_on(producer: Any, green: Worker) -> bool:
     return green.metric("greenworker_tasks_forwarded_total", task="green_app.sleep") > 0
 
 
+@pytest.mark.parametrize("replicated", [False, True])
+def test_says_that_the_queue_of_the_companion_is_not_replicated(
+    rabbit_server: RabbitMQ, start_worker: Start, replicated: bool
+) -> None:
+    """It is declared as the app and its producers would declare it: of another type, RabbitMQ would refuse those."""
+    lane = RabbitLane(rabbit_server, "quorum")
+    conf = {"task_create_missing_queue_type": "quorum"} if replicated else {}
+    green, _ = pair(start_worker, lane, APP_CONF=repr(conf), GREENWORKER_PREFORK_TASKS=json.dumps(["green_app.heavy"]))
+    lane.producer(**conf).heavy.apply_async((1,), queue=f"{lane.queue}.prefork")
+    eventually(lambda: green.journal.done() == 1, "what a producer sends there is done")
+    said = f"{lane.queue} is a quorum queue, and {lane.queue}.prefork is none" in green.log.read_text()
+    assert said is not replicated
+
+
 def test_a_forwarded_message_keeps_everything(any_lane: Lane, start_worker: Start) -> None:
     green, _ = pair(start_worker, any_lane, GREENWORKER_PREFORK_TASKS=json.dumps(["green_app.heavy"]))
     expires = datetime.now(timezone.utc) + timedelta(minutes=5)

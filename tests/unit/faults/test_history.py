@@ -151,6 +151,14 @@ def test_a_worker_that_publishes_what_follows_its_task_settles_later(kind: str) 
     assert not verdict([*ONCE, *TWICE[3:]], killed, kind=kind).kept, "it has settled it"
 
 
+def test_a_drain_gives_back_what_has_not_published_what_follows_it() -> None:
+    over = Disruption("drain_over", "w1", 6.0, 16.0, may_repeat=False, unfinished=True)
+    publishing = [*run("a", "w1", 1.9, 2.0, 2.5, 6.5), *TWICE[3:]]
+    assert verdict(publishing, over, kind="chain").twice == {"a": "drain_over w1"}
+    assert not verdict(publishing, over, kind="short").kept, "it publishes nothing"
+    assert not verdict([*ONCE, *TWICE[3:]], over, kind="chain").kept, "it was settled before"
+
+
 @pytest.mark.parametrize("kind", ["retry", "forwarded"])
 def test_what_a_worker_publishes_may_be_doubled_only_while_confirmations_are_lost(kind: str) -> None:
     unreachable = Disruption("unreachable", "", 2.0, 7.0, **KEPT)

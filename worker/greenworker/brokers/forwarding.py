@@ -35,6 +35,12 @@ ALONE = (
     "prefork to the resource, or remove the mark"
 )
 
+NOT_REPLICATED = (
+    "{queue} is a quorum queue, and {queue}.prefork is none: while the node that has it is away, tasks for the "
+    "companion wait. Set task_create_missing_queue_type='quorum' in the app, or add {queue}.prefork to its "
+    "task_queues; a queue that exists has to be deleted for that, when it is empty"
+)
+
 
 class Routes:
     """Decides by name. `matches` is asked for every message, so it remembers."""
@@ -145,7 +151,10 @@ class Forwarder:
             if queue.endswith(SUFFIX):
                 continue
             try:
-                self._settlement.declare(declared_queue(self._app, queue + SUFFIX))
+                companions = declared_queue(self._app, queue + SUFFIX)
+                if is_quorum_queue(self._app.amqp.queues.get(queue)) and not is_quorum_queue(companions):
+                    logger.warning(NOT_REPLICATED.format(queue=queue))
+                self._settlement.declare(companions)
             except MisconfiguredError as error:
                 reason = f"{error.reason}; so the prefork companion cannot take {tasks} and other tasks of its"
                 raise MisconfiguredError(error.field, error.value, reason, error.fix) from error
@@ -166,6 +175,11 @@ class Forwarder:
         self._queues[name] = None
         sentence = f"{task} and others are not forwarded to {name} and run on the hub: {error}"
         self._task_risks.found(PREFORK, task, sentence)
+
+
+def is_quorum_queue(queue: Any) -> bool:
+    """As far as the app says so. *queue*: kombu's, or None."""
+    return (getattr(queue, "queue_arguments", None) or {}).get("x-queue-type") == "quorum"
 
 
 def declared_queue(app: Any, name: str) -> Any:

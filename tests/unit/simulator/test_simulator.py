@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -344,6 +345,24 @@ def test_greenfleet_keeps_its_objective_and_costs_less_than_keda_with_defaults(n
     ours, theirs = (simulate(trace, law_named(law), 1).figures for law in ("greenfleet", "keda-default"))
     assert ours.violated_seconds == 0
     assert ours.worker_seconds < 0.75 * theirs.worker_seconds
+
+
+@pytest.mark.parametrize("scrape_seconds", [15.0, 30.0, 60.0])
+def test_a_steady_load_that_is_seldom_scraped_brings_no_flapping_and_no_missing_metrics(scrape_seconds: float) -> None:
+    """With `maxWait` at five scrapes, as docs/scaling.md asks."""
+    trace = Trace(
+        "steady", 2400, (Segment(0, rate=10),), warmup=900, cpu=0.01, cores=0.05, max_wait=5 * scrape_seconds
+    )  # fmt: skip
+    law = law_named("greenfleet")
+    run = simulate(trace, law, 1, scrape_seconds)
+    wanted = [second.replicas for second in run.seconds if second.at > trace.warmup]
+    steps = [after - before for before, after in itertools.pairwise(wanted) if after != before]
+    assert len(steps) <= 1, steps
+    assert run.figures.violated_seconds == 0
+    assert 2 <= min(wanted) <= max(wanted) < trace.replicas_max
+    settled = [decision for decision in law.decisions if decision.why.at > trace.warmup]
+    assert settled
+    assert not any(decision.metrics_issues for decision in settled)
 
 
 def test_green_threads_never_grow_on_run_time_that_they_inflated_themselves() -> None:

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+from greenworker.bootstrap import launch
 from greenworker.bootstrap.requirements import CELERIES, OLDEST, check_versions
 from greenworker.misconfigured import MisconfiguredError
 
@@ -35,3 +43,33 @@ def test_found_and_needed_are_named(package: str, found: str | None) -> None:
 def test_only_what_is_used_is_needed() -> None:
     check_versions({**ENOUGH, "redis": None}.get, "eventlet", "amqp://rabbit//")
     check_versions({**ENOUGH, "eventlet": None}.get, "prefork", REDIS)
+
+
+def test_an_old_python_is_said_before_anything_else_is_imported(tmp_path: Path) -> None:
+    """The launcher's own file is all that it has to be able to read."""
+    source = Path(launch.__file__).read_text()
+    ast.parse(source, feature_version=(3, 4))
+    log = tmp_path / "termination"
+    code = f"""
+import runpy, sys
+sys.version, sys.version_info = "3.9.18 (main)", (3, 9, 18, "final", 0)
+before = set(sys.modules)
+import os
+leave = os._exit
+def exit_with(status):
+    print(sorted(set(sys.modules) - before - {{"json", "json.decoder", "json.encoder", "json.scanner", "_json"}}))
+    sys.stdout.flush()
+    leave(status)
+os._exit = exit_with
+runpy.run_path({launch.__file__!r}, run_name="__main__")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], text=True, capture_output=True, check=False, timeout=60,
+        env={**os.environ, "GREENWORKER_TERMINATION_LOG": str(log)},
+    )  # fmt: skip
+    assert ended.returncode == 78, ended.stderr
+    said = json.loads(log.read_text())
+    assert (said["field"], said["value"]) == ("image", "Python 3.9.18")
+    assert "Python 3.10 or newer" in said["reason"]
+    assert "worker.python" in said["fix"]
+    assert not {"greenworker", "celery", "eventlet"} & set(ast.literal_eval(ended.stdout))

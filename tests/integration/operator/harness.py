@@ -596,10 +596,13 @@ class Kubelet:
             if volume["name"] == "queues":
                 self._show_queues(pod, running, volume["configMap"]["name"])
             if volume["name"] == "broker":
-                secret = self.namespace.find("secrets", volume["secret"]["secretName"])
-                key = volume["secret"]["items"][0]["key"]
-                if secret is not None and key in (secret.get("data") or {}):
-                    self._write(running.directory / "url", b64decode(secret["data"][key]).decode())
+                sources = volume["projected"]["sources"] if "projected" in volume else [volume]
+                for source in (one["secret"] for one in sources):
+                    secret = self.namespace.find("secrets", source.get("secretName") or source["name"])
+                    for item in source["items"]:
+                        if secret is not None and item["key"] in (secret.get("data") or {}):
+                            text = b64decode(secret["data"][item["key"]]).decode()
+                            self._write(running.directory / item["path"], text)
 
     def _show_queues(self, pod: Object, running: RunningPod, name: str) -> None:
         """As kubelet does it: a ConfigMap that changes is shown when the pod changes (or after a minute or two, which
@@ -640,6 +643,7 @@ class Kubelet:
             "GREENWORKER_START_FILE": str(directory / "start-threads"),
             "GREENWORKER_ROUTES_FILE": str(directory / "start-routes"),
             "GREENWORKER_BROKER_URL_FILE": str(directory / "url"),
+            "GREENWORKER_BROKER_DIRECTORY": str(directory),
             "GREENWORKER_QUEUES_FILE": str(directory / "queues"),
             "GREENWORKER_METRICS_PORT": str(running.port),
             "GREENWORKER_TERMINATION_LOG": str(directory / "termination"),
@@ -673,7 +677,7 @@ class Kubelet:
         """Raises LookupError with kubelet's words."""
         source = entry.get("valueFrom")
         if source is None:
-            return str(entry.get("value", ""))
+            return str(entry.get("value", "")).replace("$$", "$")
         if "fieldRef" in source:
             return str(pod["metadata"][source["fieldRef"]["fieldPath"].removeprefix("metadata.")])
         reference = source["secretKeyRef"]

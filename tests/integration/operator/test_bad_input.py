@@ -13,6 +13,7 @@ from tests.integration.operator.conftest import World, WorldMaker
 from tests.integration.operator.harness import Namespace, Refused, eventually, fresh_name, only_exporters
 
 SECRET = {"name": "broker", "key": "url"}
+REDIS = {"transport": "redis", "host": {"value": "redis"}}
 VOLUME = {"name": "v", "emptyDir": {}}
 CRON = {"name": "office-hours", "cron": "0 8 * * *", "duration": "1h", "minReplicas": 1}
 
@@ -76,6 +77,56 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no key of the Secret": (
         {"broker": {"urlFrom": {"secretKeyRef": {"name": "broker"}}}},
         ["spec.broker.urlFrom.secretKeyRef.key", "Required"],
+    ),
+    # a broker in parts
+    "a broker by nothing": (
+        {"broker": {"keyPrefix": "x"}},
+        ["spec.broker", "broker.urlFrom is not set", "broker.transport and broker.host"],
+    ),
+    "a transport without a host": ({"broker": {"transport": "redis"}}, ["broker.urlFrom is not set"]),
+    "a host without a transport": ({"broker": {"host": {"value": "redis"}}}, ["broker.urlFrom is not set"]),
+    "a URL and parts": (
+        {"broker": {"urlFrom": {"secretKeyRef": SECRET}, **REDIS}},
+        ["broker.urlFrom is set beside 2 of transport, host", "keep broker.urlFrom"],
+    ),
+    "a URL and a password": (
+        {"broker": {"urlFrom": {"secretKeyRef": SECRET}, "password": {"secretKeyRef": SECRET}}},
+        ["broker.urlFrom is set beside 1 of transport, host"],
+    ),
+    "results by a URL and parts": (
+        {"resultBackend": {"urlFrom": {"secretKeyRef": SECRET}, **REDIS}},
+        ["resultBackend.urlFrom is set beside 2 of"],
+    ),
+    "results by nothing": ({"resultBackend": {}}, ["spec.resultBackend", "resultBackend.urlFrom is not set"]),
+    "a password in the text": (
+        {"broker": {**REDIS, "password": {"value": "hunter2"}}},
+        ["spec.broker.password", "secretKeyRef"],
+    ),
+    "a user twice": (
+        {"broker": {**REDIS, "username": {"value": "shop", "secretKeyRef": SECRET}}},
+        ["spec.broker.username", "username sets 2 of value, secretKeyRef", "keep one"],
+    ),
+    "a host that is nowhere": ({"broker": {**REDIS, "host": {}}}, ["spec.broker.host", "host sets 0 of value"]),
+    "a password without a user on RabbitMQ": (
+        {"broker": {**REDIS, "transport": "amqp", "password": {"secretKeyRef": SECRET}}},
+        ["spec.broker.password", "broker.transport is amqp", "set broker.username"],
+    ),
+    "another user in a host": (
+        {"broker": {**REDIS, "host": {"value": "u:p@evil"}}},
+        ["spec.broker.host.value", "u:p@evil"],
+    ),
+    "a path in a host": ({"broker": {**REDIS, "host": {"value": "evil/x"}}}, ["spec.broker.host.value"]),
+    "a query in a host": ({"broker": {**REDIS, "host": {"value": "evil?x"}}}, ["spec.broker.host.value"]),
+    "two hosts": ({"broker": {**REDIS, "host": {"value": "one;two"}}}, ["spec.broker.host.value"]),
+    "a variable as a host": ({"broker": {**REDIS, "host": {"value": "$(HOME)"}}}, ["spec.broker.host.value"]),
+    "a line break after a host": ({"broker": {**REDIS, "host": {"value": "redis\n"}}}, ["spec.broker.host.value"]),
+    "a null byte in a path": ({"broker": {**REDIS, "path": {"value": "a\u0000"}}}, ["spec.broker.path.value"]),
+    "a port that is too high": ({"broker": {**REDIS, "port": {"value": 65536}}}, ["spec.broker.port.value", "65535"]),
+    "a port as text": ({"broker": {**REDIS, "port": {"value": "6379"}}}, ["spec.broker.port.value", "integer"]),
+    "Sentinels in parts": ({"broker": {**REDIS, "transport": "sentinel"}}, ["spec.broker.transport", "sentinel"]),
+    "a part of another namespace's Secret": (
+        {"broker": {**REDIS, "password": {"secretKeyRef": {**SECRET, "namespace": "kube-system"}}}},
+        ["namespace", "unknown field"],
     ),
     # queue names
     "no queue at all": ({"queues": []}, ["spec.queues", "at least 1"]),

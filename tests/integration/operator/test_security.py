@@ -103,6 +103,15 @@ FORBIDDEN: dict[str, tuple[Object, str]] = {
         {"broker": {"urlFrom": {"secretKeyRef": {"name": "../kube-system/token", "key": "url"}}}},
         "secretKeyRef.name",
     ),
+    "a Secret of another namespace, in parts": (
+        {
+            "broker": {
+                "transport": "redis",
+                "host": {"secretKeyRef": {"name": "broker", "key": "url", "namespace": "kube-system"}},
+            }
+        },
+        "secretKeyRef.namespace",
+    ),
     "a Prometheus by its address": (
         {"scaling": {"prometheus": {"server": "http://evil.example:9090"}}},
         "prometheus.server",
@@ -180,6 +189,10 @@ def test_the_operator_reaches_no_address_that_a_pool_brings(world: World, pool: 
         worker={"env": [{"name": "HTTP_PROXY", "value": address}], "annotations": {"prometheus.io/path": address}},
     )
     eventually(lambda: shop.deployment(pool), "the operator looks after it")
+    host, _, port = listener.address.partition(":")
+    parts = {"transport": "redis", "host": {"value": host}, "port": {"value": int(port)}}
+    shop.apply_pool(pool, app="hub_app", image="hub:1", broker=parts, resultBackend=parts)
+    eventually(lambda: "GREENWORKER_BROKER_HOST" in str(shop.deployment(pool)), "the address is the workers'")
     _await_ticks(world.operators[0], 4)
     assert listener.requests == []
 

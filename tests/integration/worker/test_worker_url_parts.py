@@ -187,7 +187,16 @@ def test_a_user_and_a_virtual_host_of_rabbitmq_as_its_cluster_operator_gives_the
     eventually(lambda: worker.journal.done() == 1, "the task ran")
     eventually(lambda: watched.depth() == 0, "in that virtual host")
 
-    for said in sayings(ODD):
+    rabbit_server.control("change_password", user, NEW)
+    rabbit_server.control("close_all_connections", "--vhost", vhost, "test")
+    eventually(lambda: watched.up() == 0, "down: the Secret has not been rotated yet", 30)
+    worker.stop()
+    tasks = client_app(url.replace(quote(ODD, safe=""), quote(NEW, safe="")))
+    tasks.noop.delay(2)
+    watched.mount(**{**secret, "password": NEW})
+    eventually(lambda: watched.depth() == 1, "up again", 30)
+    assert not watched.gone(), "the same process"
+    for said in sayings(ODD) + sayings(NEW):
         assert said not in worker.log.read_text() + watched.log.read_text() + watched.get("/readyz")[1]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from greenfleet.api import GreenWorkerPool, duration_seconds, quantity
 from greenfleet.api.placement import TopologySpreadConstraint
-from greenfleet.api.pool import APPARMOR_ANNOTATION, CaSecretRef, Exporter, Prefork, ResourceAmounts, Worker
+from greenfleet.api.pool import APPARMOR_ANNOTATION, CaSecretRef, Exporter, Prefork, ResourceAmounts, UrlOrParts, Worker
 from greenfleet.manifests import names
 from greenfleet.manifests.names import Role
 from greenfleet.manifests.patch import patched
@@ -283,13 +283,19 @@ def _environment(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> list[
         "GREENWORKER_PREFORK_TASKS": json.dumps(spec.prefork.tasks) if spec.prefork is not None else None,
     }
     environment = [
-        *url_env("CELERY_BROKER_URL", "GREENWORKER_BROKER", broker),
+        *_url_env("CELERY_BROKER_URL", "GREENWORKER_BROKER", broker),
         {"name": "GREENWORKER_WORKER", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         *({"name": name, "value": str(value)} for name, value in values.items() if value is not None),
     ]
     if results is not None:
-        environment += url_env("CELERY_RESULT_BACKEND", "GREENWORKER_RESULT_BACKEND", results)
+        environment += _url_env("CELERY_RESULT_BACKEND", "GREENWORKER_RESULT_BACKEND", results)
     return environment
+
+
+def _url_env(whole: str, parts: str, source: UrlOrParts) -> list[Manifest]:
+    """Beside parts an empty URL: what the image or `envFrom` has under that name does not count."""
+    nothing = [{"name": whole, "value": ""}] if source.url_from is None else []
+    return [*nothing, *url_env(whole, parts, source)]
 
 
 def _seconds(duration: str | None) -> str | None:

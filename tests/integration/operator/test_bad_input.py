@@ -100,7 +100,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "results by nothing": ({"resultBackend": {}}, ["spec.resultBackend", "resultBackend.urlFrom is not set"]),
     "a password in the text": (
         {"broker": {**REDIS, "password": {"value": "hunter2"}}},
-        ["spec.broker.password", "secretKeyRef"],
+        ["spec.broker.password.value", "unknown field"],
     ),
     "a user twice": (
         {"broker": {**REDIS, "username": {"value": "shop", "secretKeyRef": SECRET}}},

@@ -24,8 +24,8 @@ Parts = dict[str, str]
 
 ODD = "p@ss:w/o%41r?d#[;]&=+ \\'\"$é€\U0001f407"
 NEW = "n/e@w:" + ODD
-NOWHERE = "redis://elsewhere.invalid:1/0"
-"""What the image or a Secret in envFrom may say: the parts count more."""
+NO_URL = ""
+"""As the operator sets CELERY_BROKER_URL beside parts."""
 
 
 def variables(prefix: str = "GREENWORKER_BROKER", **parts: str) -> Parts:
@@ -121,7 +121,7 @@ def test_a_password_alone_opens_redis_for_broker_results_and_exporter(
     tasks = client_app(f"redis://:{quote(ODD, safe='')}@127.0.0.1:{locked_redis.port}/0")
     sent = tasks.noop.apply_async((1,), ignore_result=False)
     eventually(lambda: watched.depth() == 1, "the exporter counts it")
-    worker = start_worker(NOWHERE, environment={**broker, **results}).ready()
+    worker = start_worker(NO_URL, environment={**broker, **results}).ready()
     eventually(lambda: watched.depth() == 0, "the worker takes it")
     eventually(lambda: locked_redis.client(3).get(f"celery-task-meta-{sent.id}"), "and its result is in that database")
     for said in sayings(ODD):
@@ -158,7 +158,7 @@ def test_a_user_of_redis_is_rotated_and_the_exporter_follows_without_a_restart(
     assert not watched.gone(), "the same process"
 
     admin.delete("feeds")
-    worker = start_worker(NOWHERE, environment={**place, **variables(username=user, password=NEW)}).ready()
+    worker = start_worker(NO_URL, environment={**place, **variables(username=user, password=NEW)}).ready()
     client_app(own_redis.url).noop.delay(1)
     eventually(lambda: worker.journal.done() == 1, "the worker logs in as that user")
     shown += [watched.get("/metrics")[1], watched.get("/readyz")[1], watched.log.read_text(), worker.log.read_text()]
@@ -183,7 +183,7 @@ def test_a_user_and_a_virtual_host_of_rabbitmq_as_its_cluster_operator_gives_the
     watched = exporter(variables(**place, **login), secret).ready()
     assert isinstance(watched, Mounted)
     assert watched.depth() == 1
-    worker = start_worker(NOWHERE, environment=variables(**place, **login)).ready()
+    worker = start_worker(NO_URL, environment=variables(**place, **login)).ready()
     eventually(lambda: worker.journal.done() == 1, "the task ran")
     eventually(lambda: watched.depth() == 0, "in that virtual host")
 
@@ -236,7 +236,7 @@ def test_a_part_that_does_not_fit_ends_the_worker_in_four_parts_and_keeps_the_ex
         **variables(transport="redis", host="127.0.0.1", port=str(redis_broker.port)),
         **variables(**{part: value}),
     }
-    worker = start_worker(redis_broker.url, environment=broker)
+    worker = start_worker(NO_URL, environment=broker)
     assert worker.wait(30) == 78, worker.tail()
     said = json.loads(worker.termination_log.read_text())
     assert said["field"] == f"broker.{part}"
@@ -249,12 +249,21 @@ def test_a_part_that_does_not_fit_ends_the_worker_in_four_parts_and_keeps_the_ex
     assert not any("hunter2" in text for text in [*shown, watched.get("/readyz")[1]])
 
 
+def test_a_url_of_the_image_beside_parts_is_refused(redis_broker: Redis, start_worker: Start) -> None:
+    environment = variables(transport="redis", host="127.0.0.1", port=str(redis_broker.port))
+    worker = start_worker("redis://:hunter2@elsewhere.invalid", environment=environment)
+    assert worker.wait(30) == 78, worker.tail()
+    said = json.loads(worker.termination_log.read_text())
+    assert (said["field"], said["value"]) == ("worker.env", "GREENWORKER_BROKER_TRANSPORT")
+    assert "hunter2" not in worker.log.read_text() + worker.termination_log.read_text()
+
+
 def test_a_missing_right_blames_the_part_that_names_the_user(own_redis: Redis, start_worker: Start) -> None:
     own_redis.client().execute_command(
         "ACL", "SETUSER", "shop", "reset", "on", ">secret", "~*", "&*", "+@all", "-hsetnx"
     )
     login = variables(transport="redis", host="127.0.0.1", port=str(own_redis.port), username="shop", password="secret")
-    worker = start_worker(NOWHERE, environment=login)
+    worker = start_worker(NO_URL, environment=login)
     assert worker.wait(30) == 78, worker.tail()
     said = json.loads(worker.termination_log.read_text())
     assert (said["field"], said["value"]) == ("broker.username", "user shop")

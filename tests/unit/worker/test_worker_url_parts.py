@@ -110,9 +110,9 @@ def test_a_part_that_is_missing_is_refused(part: str) -> None:
     assert refused.value.field == f"broker.{part}"
 
 
-def test_parts_win_over_a_url_that_the_image_or_envfrom_brings() -> None:
+def test_the_urls_are_where_celery_looks_for_them_and_may_be_made_twice() -> None:
     environ = {
-        "CELERY_BROKER_URL": "redis://elsewhere",
+        "CELERY_BROKER_URL": "",
         BROKER["transport"]: "redis",
         BROKER["host"]: "here",
         RESULT_BACKEND["transport"]: "db+postgresql",
@@ -120,9 +120,23 @@ def test_parts_win_over_a_url_that_the_image_or_envfrom_brings() -> None:
         RESULT_BACKEND["path"]: "results",
         RESULT_BACKEND["username"]: "a@b",
     }
-    set_urls(environ)
+    for _ in range(2):
+        set_urls(environ)
     assert environ["CELERY_BROKER_URL"] == "redis://here/"
     assert environ["CELERY_RESULT_BACKEND"] == "db+postgresql://a%40b@db/results"
+
+
+@pytest.mark.parametrize(
+    ("variables", "url", "field"),
+    [(BROKER, "CELERY_BROKER_URL", "broker"), (RESULT_BACKEND, "CELERY_RESULT_BACKEND", "resultBackend")],
+)
+def test_a_url_and_parts_together_are_refused(variables: dict[str, str], url: str, field: str) -> None:
+    """One of them comes from the image or `envFrom`, around the resource."""
+    with pytest.raises(MisconfiguredError) as refused:
+        set_urls({url: "redis://:hunter2@elsewhere", variables["transport"]: "redis", variables["host"]: "here"})
+    assert (refused.value.field, refused.value.value) == ("worker.env", variables["transport"])
+    assert f"{field}.urlFrom" in refused.value.fix
+    assert "hunter2" not in refused.value.as_json()
 
 
 def test_nothing_changes_without_parts() -> None:

@@ -52,8 +52,15 @@ def set_urls(environ: MutableMapping[str, str]) -> None:
         ("broker", BROKER, "CELERY_BROKER_URL"),
         ("resultBackend", RESULT_BACKEND, "CELERY_RESULT_BACKEND"),
     ):
-        if has_parts(environ, variables):
-            environ[url] = url_of(field, parts(environ, variables))
+        if not has_parts(environ, variables):
+            continue
+        made = url_of(field, parts(environ, variables))
+        if environ.get(url) not in (None, "", made):  # what was made already: Python may have been started once more
+            raise MisconfiguredError(
+                "worker.env", variables["transport"], f"{url} is there too, and one of them would go around {field}",
+                f"set {field}.urlFrom or its parts, and remove the variable from the image and worker.envFrom",
+            )  # fmt: skip
+        environ[url] = made
 
 
 def has_parts(environ: Mapping[str, str], variables: Mapping[str, str] = BROKER) -> bool:

@@ -8,9 +8,10 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import yaml
@@ -37,6 +38,18 @@ class Cluster:
         if check:
             assert finished.returncode == 0, f"{' '.join(command)}\n{finished.stdout}\n{finished.stderr}"
         return finished.stdout + finished.stderr
+
+    @contextmanager
+    def kubectl_in_the_background(self, *arguments: str, stdout: IO[bytes]) -> Iterator[None]:
+        """kubectl that goes on, such as one that watches, until the block ends."""
+        command = [str(self.stage.helm.parent / "kubectl"), *arguments]
+        with subprocess.Popen(
+            command, stdout=stdout, env={**os.environ, "KUBECONFIG": str(self.stage.kubeconfig)}
+        ) as run:
+            try:
+                yield
+            finally:
+                run.terminate()
 
     def pool(self, name: str) -> dict[str, Any]:
         """A GreenWorkerPool of the demo's namespace."""

@@ -39,7 +39,8 @@ PULL_POLICY: Schema = {"type": "string", "enum": ["Always", "IfNotPresent", "Nev
 DIGEST: Schema = {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"}
 TAG: Schema = {"type": "string", "pattern": "^([A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?$"}
 SPAN: Schema = {"type": "string", "pattern": DURATION}
-INTERVAL: Schema = {"type": "string", "pattern": DURATION.replace("|([1-9]|1[0-9]|2[0-4])h", "")}
+INTERVAL: Schema = {"type": ["string", "number"]}
+"""Which it is, `greenfleet.interval` of the templates looks at: a schema's pattern tells nobody that 5 lacks a unit."""
 OPTIONAL_NAME: Schema = {"type": "string", "maxLength": 52, "pattern": "^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$"}
 
 
@@ -129,7 +130,7 @@ VALUES: tuple[Value, ...] = (
         "ServiceMonitor, and every server "
         "that does not say its own. What is stale follows from it. 2s to 15s are good. Empty: 2s for the bundled "
         "Prometheus, 15s for yours.",
-        {"type": "string", "pattern": f"^$|{INTERVAL['pattern']}"},
+        INTERVAL,
     ),
     Value(
         "prometheus.bundled.enabled",
@@ -454,6 +455,8 @@ def schema_json() -> str:
     """The closed schema."""
     top = {"$schema": "https://json-schema.org/draft-07/schema#", "title": "Values of the greenfleet chart"}
     schema: Schema = {**top, **_schema(tree())}
+    # `prometheus.bundled=false` is refused by the templates (`greenfleet.bundled`), which name the field that is meant.
+    schema["properties"]["prometheus"]["properties"]["bundled"]["type"] = ["object", "string", "number", "boolean"]
     schema["properties"]["global"] = {"type": "object", "description": "Helm's own; not used."}
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 

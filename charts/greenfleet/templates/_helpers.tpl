@@ -96,6 +96,9 @@ annotations:
 {{- define "greenfleet.bundled" -}}
 {{- $prometheus := .Values.prometheus }}
 {{- $given := $prometheus.servers }}
+{{- if not (kindIs "map" $prometheus.bundled) }}
+{{- fail (printf "prometheus.bundled is %v, and it takes no value of its own: set prometheus.bundled.enabled to auto, true or false" $prometheus.bundled) }}
+{{- end }}
 {{- $enabled := toString $prometheus.bundled.enabled }}
 {{- if and (eq $enabled "false") (not $given) }}
 {{- fail "prometheus.bundled.enabled is false, and prometheus.servers is empty: without a Prometheus nothing is known of the load; add a server, or leave prometheus.bundled.enabled at auto" }}
@@ -107,17 +110,34 @@ annotations:
 {{- if $on }}true{{ end }}
 {{- end }}
 
+{{/* A scrape interval, given its field and its value. */}}
+{{- define "greenfleet.interval" -}}
+{{- $field := index . 0 }}
+{{- $value := index . 1 | toString }}
+{{- if not (regexMatch "^([1-9][0-9]{0,4}ms|[1-9][0-9]{0,3}s|[1-9][0-9]{0,2}m([1-9][0-9]{0,3}s)?)$" $value) }}
+{{- fail (printf "%s is %s, which is no scrape interval: write a number and a unit (ms, s or m), such as 5s" $field (default "empty" $value)) }}
+{{- end }}
+{{- $value }}
+{{- end }}
+
 {{/* All servers that the operator may ask, each with its scrape interval. */}}
 {{- define "greenfleet.servers" -}}
 {{- $prometheus := .Values.prometheus }}
 {{- $found := dict }}
+{{- $common := "" }}
+{{- if ne (toString $prometheus.scrapeInterval) "" }}
+{{- $common = include "greenfleet.interval" (list "prometheus.scrapeInterval" $prometheus.scrapeInterval) }}
+{{- end }}
 {{- range $name, $server := $prometheus.servers }}
-{{- $interval := $server.scrapeInterval | default $prometheus.scrapeInterval | default "15s" }}
+{{- $interval := $common | default "15s" }}
+{{- if hasKey $server "scrapeInterval" }}
+{{- $interval = include "greenfleet.interval" (list (printf "prometheus.servers.%s.scrapeInterval" $name) $server.scrapeInterval) }}
+{{- end }}
 {{- $_ := set $found $name (merge (dict "scrapeInterval" $interval) $server) }}
 {{- end }}
 {{- if include "greenfleet.bundled" . }}
 {{- $url := printf "http://%s-prometheus.%s.svc:9090" (include "greenfleet.fullname" .) .Release.Namespace }}
-{{- $_ := set $found "bundled" (dict "url" $url "scrapeInterval" ($prometheus.scrapeInterval | default "2s")) }}
+{{- $_ := set $found "bundled" (dict "url" $url "scrapeInterval" ($common | default "2s")) }}
 {{- end }}
 {{- toYaml $found }}
 {{- end }}

@@ -55,3 +55,11 @@ def test_a_server_of_the_users_in_an_upgrade_takes_the_bundled_one_away(release:
     assert "http://p.monitoring:9090" in said
     for kind in ("deployments", "configmaps", "networkpolicies"):
         assert release.namespace.find(kind, "greenfleet-prometheus") is None, kind
+
+
+def test_a_server_of_the_users_that_is_called_bundled_is_not_said_to_be_of_the_release(release: Release) -> None:
+    mine = {"servers": {"bundled": {"url": "http://p.monitoring:9090"}}, "bundled": {"enabled": False}}
+    said = release.install(crds={"enabled": False}, prometheus=mine)
+    assert "http://p.monitoring:9090" in said
+    assert "must scrape pods that have the label greenfleet.io/scrape=true" in said
+    assert "a small one of this release" not in said

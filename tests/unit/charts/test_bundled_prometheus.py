@@ -170,11 +170,31 @@ def test_the_default_server_is_the_only_one_or_the_one_that_is_called_so(
             "prometheus.defaultServer is empty, and there are several servers (eu, us)",
         ),
         ({"defaultServer": "foo"}, "prometheus.defaultServer is foo, which is not among prometheus.servers (bundled)"),
-        ({"scrapeInterval": "5"}, "scrapeInterval"),
-        ({"scrapeInterval": "0s"}, "scrapeInterval"),
-        ({"scrapeInterval": "1h"}, "scrapeInterval"),
-        ({"scrapeInterval": "fast"}, "scrapeInterval"),
-        ({"servers": {"default": {"url": "http://p:9090", "scrapeInterval": "5"}}}, "scrapeInterval"),
+        (
+            {"bundled": "maybe"},
+            "prometheus.bundled is maybe, and it takes no value of its own: set prometheus.bundled.enabled",
+        ),
+        (
+            {"bundled": False},
+            "prometheus.bundled is false, and it takes no value of its own: set prometheus.bundled.enabled",
+        ),
+        (
+            {"scrapeInterval": 5},
+            "prometheus.scrapeInterval is 5, which is no scrape interval: write a number and a unit",
+        ),
+        ({"scrapeInterval": "5"}, "prometheus.scrapeInterval is 5, which is no scrape interval"),
+        ({"scrapeInterval": 0}, "prometheus.scrapeInterval is 0, which is no scrape interval"),
+        ({"scrapeInterval": "0s"}, "prometheus.scrapeInterval is 0s, which is no scrape interval"),
+        ({"scrapeInterval": "1h"}, "prometheus.scrapeInterval is 1h, which is no scrape interval"),
+        ({"scrapeInterval": "fast"}, "prometheus.scrapeInterval is fast, which is no scrape interval"),
+        (
+            {"servers": {"default": {"url": "http://p:9090", "scrapeInterval": 5}}},
+            "prometheus.servers.default.scrapeInterval is 5, which is no scrape interval",
+        ),
+        (
+            {"servers": {"default": {"url": "http://p:9090", "scrapeInterval": ""}}},
+            "prometheus.servers.default.scrapeInterval is empty",
+        ),
     ],
 )
 def test_values_that_contradict_each_other_or_are_no_interval_are_refused(

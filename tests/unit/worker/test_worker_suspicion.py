@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from celery.worker import state
 
 from greenworker.brokers.dead_letters import AT, DELIVERIES, DeadLetter
+from greenworker.brokers.settlement import Settlement
 from greenworker.brokers.suspicion import (
     HEADER,
     MEMORY_SECONDS,
@@ -21,7 +23,7 @@ from greenworker.brokers.suspicion import (
 )
 from greenworker.exporter.rabbitmq import letter_of
 from greenworker.exporter.redis import renewed
-from greenworker.pool.isolation import Isolation, store_failure, take_header
+from greenworker.pool.isolation import Isolation, refuse, store_failure, take_header
 
 NOW = 1_800_000_000.0
 
@@ -127,7 +129,7 @@ class Pool:
     def requeue(self, message: Any, suspicion: Suspicion) -> bool:
         return True
 
-    def bury(self, message: Any, task: str, task_id: str, deaths: int) -> str:
+    def dead_letter(self, message: Any, task: str, task_id: str, deaths: int) -> str:
         return "feeds"
 
     def turn(self) -> list[str]:
@@ -256,3 +258,42 @@ def test_a_lost_connection_whose_worker_lives_is_taken_back_once() -> None:
 def test_what_was_taken_back_is_forgotten_with_the_deaths() -> None:
     later = NONE.after_death(NOW).without(1).after_death(NOW + MEMORY_SECONDS + 2)
     assert (later.deaths, later.survived) == (1, 0)
+
+
+class Refusals:
+    """A settlement that says what it is asked to refuse, and whether it has done so."""
+
+    def __init__(self, *, done: bool = True) -> None:
+        self.refused: list[Any] = []
+        self.done = done
+
+    def refuse(self, message: Any, error: Exception) -> bool:
+        self.refused.append(message)
+        return self.done
+
+
+def delivered(*, acknowledged: bool = False) -> Any:
+    return SimpleNamespace(message=SimpleNamespace(delivery_tag="tag", acknowledged=acknowledged), id="id")
+
+
+@pytest.mark.parametrize("where", ["settled", "runs", "in the pool"])
+def test_an_error_of_celerys_leaves_alone_what_is_settled_or_runs(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settlement, request = Refusals(), delivered(acknowledged=where == "settled")
+    monkeypatch.setattr(state, "active_requests", [request] if where == "runs" else [])
+    known = [request] if where == "in the pool" else []
+    assert not refuse(cast("Settlement", settlement), request.message, ValueError("odd"), known)
+    assert not settlement.refused
+
+
+def test_what_celery_cannot_take_is_no_longer_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    settlement, request, ready = Refusals(), delivered(), []
+    monkeypatch.setattr(state, "reserved_requests", [request])
+    monkeypatch.setattr(state, "task_ready", ready.append)
+    assert refuse(cast("Settlement", settlement), request.message, ValueError("odd"), [])
+    assert (settlement.refused, ready) == ([request.message], [request])
+
+
+def test_what_cannot_be_set_aside_ends_the_worker_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "task_ready", pytest.fail)
+    with pytest.raises(ValueError, match="odd"):
+        refuse(cast("Settlement", Refusals(done=False)), delivered().message, ValueError("odd"), [])

@@ -33,7 +33,7 @@ class Attempts(Protocol):
         requeue it.
         """
 
-    def bury(self, message: Any, task: str, task_id: str, deaths: int) -> str:
+    def dead_letter(self, message: Any, task: str, task_id: str, deaths: int) -> str:
         """Make the message a dead letter, in one step or in two that lose nothing; the queue that it came from. Raises
         the broker's errors.
         """

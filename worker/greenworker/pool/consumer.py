@@ -266,10 +266,10 @@ class Consumer(StockConsumer):  # type: ignore[misc]
                 run_here(message)
 
         def run_here(message: Any) -> None:
-            take_header(message)
-            received(message)
-            settlement.check_delivery_limit(message)
             try:
+                take_header(message)
+                received(message)
+                settlement.check_delivery_limit(message)
                 handle(message)
             except Exception as error:
                 refuse(settlement, message, error, self.pool.requests())

@@ -157,13 +157,13 @@ class Isolation:
             logger.warning("Could not write down that %s is tried: %r", request.name, error)
 
 
-def refuse(settlement: Settlement, message: Any, error: Exception, waiting: Iterable[Any]) -> bool:
+def refuse(settlement: Settlement, message: Any, error: Exception, in_pool: Iterable[Any]) -> bool:
     """Celery raised *error* as it took *message*. What runs or is settled stays as it is; the rest becomes a dead
-    letter. Raises *error* where that is not possible. *waiting*: the pool's requests that have not started. Returns
-    whether Celery had reserved it.
+    letter. Raises *error* where that is not possible. *in_pool*: the requests that the pool has. Returns whether Celery
+    had reserved it.
     """
     tag = message.delivery_tag
-    if message.acknowledged or any(each.message.delivery_tag == tag for each in (*state.active_requests, *waiting)):
+    if message.acknowledged or any(each.message.delivery_tag == tag for each in (*state.active_requests, *in_pool)):
         logger.error("A message is settled or its task runs, and Celery raised: %r", error, exc_info=error)
         return False
     if not settlement.refuse(message, error):
@@ -174,12 +174,12 @@ def refuse(settlement: Settlement, message: Any, error: Exception, waiting: Iter
     return bool(reserved)
 
 
-def bury(attempts: Attempts | None, accounting: Any, request: Any) -> bool:
+def dead_letter(attempts: Attempts | None, accounting: Any, request: Any) -> bool:
     """Make a request's message a dead letter, count it and store its failure; False if that is to be tried again."""
     deaths = suspicion_of(request).deaths_alone
     try:
         assert attempts is not None
-        queue = attempts.bury(request.message, request.name, request.id, deaths)
+        queue = attempts.dead_letter(request.message, request.name, request.id, deaths)
     except LookupError as error:
         logger.info("%s[%s] is another worker's by now: %s", request.name, request.id, error)
         state.task_ready(request)

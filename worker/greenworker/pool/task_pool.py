@@ -21,7 +21,7 @@ from celery.utils.log import get_logger
 from celery.worker.request import Request
 
 from greenworker import hub
-from greenworker.pool.isolation import AGAIN_SECONDS, Isolation, bury
+from greenworker.pool.isolation import AGAIN_SECONDS, Isolation, dead_letter
 from greenworker.pool.outcome import FAILURE, KILLED, SUCCESS, exception_name, outcome
 from greenworker.runtime import Runtime
 
@@ -81,7 +81,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
         self.jobs: dict[int, Job] = {}
         self.pending: deque[Job] = deque()
         self.isolation = Isolation(
-            self._start, lambda job: job.request, lambda: self.runtime.drain.draining, self._bury
+            self._start, lambda job: job.request, lambda: self.runtime.drain.draining, self._dead_letter
         )
         self.isolation.max_deaths = environment.max_deliveries
         self._isolating = False
@@ -228,11 +228,11 @@ class TaskPool(BasePool):  # type: ignore[misc]
             self._advance()
             self.runtime.capacity.set()
 
-    def _bury(self, job: Job) -> None:
-        if not bury(self.isolation.attempts, self.runtime.accounting, job.request):
-            hub.call_after(AGAIN_SECONDS, self._bury_again, job)
+    def _dead_letter(self, job: Job) -> None:
+        if not dead_letter(self.isolation.attempts, self.runtime.accounting, job.request):
+            hub.call_after(AGAIN_SECONDS, self._dead_letter_again, job)
 
-    def _bury_again(self, job: Job) -> None:
+    def _dead_letter_again(self, job: Job) -> None:
         if not self.runtime.drain.draining:
             self.isolation.add(job)
             self._advance()

@@ -36,7 +36,7 @@ from greenworker.misconfigured import or_exit
 from greenworker.monitoring.metrics import Gauge
 from greenworker.monitoring.task_risks import CHECK_SECONDS, acknowledge, check_tasks, settles
 from greenworker.pool.drain import LAST_RESORT_SECONDS, Drain
-from greenworker.pool.isolation import AGAIN_SECONDS, Isolation, bury, refuse, suspicion_of, take_header
+from greenworker.pool.isolation import AGAIN_SECONDS, Isolation, dead_letter, refuse, suspicion_of, take_header
 from greenworker.pool.outcome import FAILURE, exception_name, outcome, outcome_of_error
 from greenworker.pool.revocation import settle_revocations
 from greenworker.pool.steps import Recycle, reserved
@@ -82,7 +82,7 @@ class TaskPool(StockPool):  # type: ignore[misc]
         self.under_way: list[Item] = []
         self.pending: deque[Item] = deque()
         self.isolation = Isolation(
-            self._start_apart, lambda item: item.request, lambda: self.runtime.drain.draining, self._bury
+            self._start_apart, lambda item: item.request, lambda: self.runtime.drain.draining, self._dead_letter
         )
         self.isolation.max_deaths = self.runtime.environment.max_deliveries
 
@@ -117,8 +117,8 @@ class TaskPool(StockPool):  # type: ignore[misc]
         return item.job
 
     def requests(self) -> list[Any]:
-        """Of what waits for a process."""
-        return [item.request for item in (*self.pending, *self.isolation.waiting)]
+        """Of what is under way to a process and of what waits for one."""
+        return [item.request for item in (*self.under_way, *self.pending, *self.isolation.waiting)]
 
     def flush_unsent(self, flush: Callable[[], None]) -> None:
         """On Redis, after a lost connection: *flush* is Celery's, which forgets what no process has accepted. A process
@@ -196,7 +196,7 @@ class TaskPool(StockPool):  # type: ignore[misc]
         if attempts is None or self.runtime.drain.draining:
             return False
         message.suspicion = suspicion_of(request).begun(alone=True)
-        if message.suspicion.deaths_alone >= self.isolation.max_deaths and bury(
+        if message.suspicion.deaths_alone >= self.isolation.max_deaths and dead_letter(
             attempts, self.runtime.accounting, request
         ):
             return True
@@ -205,13 +205,13 @@ class TaskPool(StockPool):  # type: ignore[misc]
         request.acknowledged = True
         return True
 
-    def _bury(self, item: Item) -> None:
-        if bury(self.isolation.attempts, self.runtime.accounting, item.request):
+    def _dead_letter(self, item: Item) -> None:
+        if dead_letter(self.isolation.attempts, self.runtime.accounting, item.request):
             self.free_slot()
         else:
-            self.runtime.consumer.timer.call_after(AGAIN_SECONDS, self._bury_again, (item,))
+            self.runtime.consumer.timer.call_after(AGAIN_SECONDS, self._dead_letter_again, (item,))
 
-    def _bury_again(self, item: Item) -> None:
+    def _dead_letter_again(self, item: Item) -> None:
         self.isolation.add(item)
         self._advance()
 
@@ -340,12 +340,12 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         def on_message(message: Any) -> None:
             if settlement.count_redelivery(message):
                 return
-            take_header(message)
-            runtime.received(message)
             if self.on_amqp:
                 self._remember(message)
-            settlement.check_delivery_limit(message)
             try:
+                take_header(message)
+                runtime.received(message)
+                settlement.check_delivery_limit(message)
                 handle(message)
             except Exception as error:
                 if refuse(settlement, message, error, self.pool.requests()):

@@ -96,14 +96,6 @@ class Channel(transport.Channel):
         prefetch = self.qos.prefetch_count
         return max(0, prefetch - len(self.store.held)) if prefetch else FETCH_AT_ONCE
 
-    def give_up(self, request: Any) -> None:
-        """Celery had taken one of its processes for it, and forgets to let go if the pipe to it would not have the
-        task.
-        """
-        semaphore = getattr(self.runtime.pool, "semaphore", None)
-        if semaphore is not None:
-            semaphore.release()
-
 
 class Poller(stock.MultiChannelPoller):
     """Asks for messages as an event of Celery's loop instead of blocking in BRPOP.

@@ -184,7 +184,7 @@ class AmqpAttempts:
         """Delete the suspect's queue. Raises the broker's errors."""
         self._using(lambda channel: channel.queue_delete(self._attempts_queue(message)))
 
-    def bury(self, message: Any, task: str, task_id: str, deaths: int) -> str:
+    def dead_letter(self, message: Any, task: str, task_id: str, deaths: int) -> str:
         """Publish with confirmation, then acknowledge. Raises the broker's errors; then the message is still in its
         queue.
         """
@@ -196,7 +196,7 @@ class AmqpAttempts:
         return queue
 
     def refuse(self, message: Any, reason: str) -> str:
-        """For a message that Celery cannot take: as `bury`, with *reason*."""
+        """For a message that Celery cannot take: as `dead_letter`, with *reason*."""
         return self._set_aside(message, reason, 1)
 
     def _set_aside(self, message: Any, reason: str, deliveries: int) -> str:

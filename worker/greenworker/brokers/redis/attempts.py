@@ -40,8 +40,8 @@ class RedisAttempts:
             held.payload = with_header(held.payload, suspicion)
         return False
 
-    def bury(self, message: Any, task: str, task_id: str, deaths: int) -> str:
-        """One script. A message that is no longer ours is somebody else's to bury."""
+    def dead_letter(self, message: Any, task: str, task_id: str, deaths: int) -> str:
+        """One script. A message that is no longer ours is another worker's to settle."""
         held, channel = self.store.held.get(message.delivery_tag), message.channel
         if held is None:
             raise LookupError("this worker no longer holds the message")

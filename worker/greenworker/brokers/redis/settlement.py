@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from json import dumps, loads
 from typing import Any
 
+from greenworker.brokers.dead_letters import REFUSED
 from greenworker.brokers.redis.attempts import RedisAttempts
 from greenworker.brokers.settlement import Holder, Surroundings
 from greenworker.misconfigured import MisconfiguredError
@@ -47,8 +48,13 @@ class RedisSettlement:
         """Redis has none."""
 
     def refuse(self, message: Any, error: Exception) -> bool:
-        """The transport does it, which also has what Celery cannot read at all."""
-        return False
+        """As the transport does with what nobody can read."""
+        channel, tag = message.channel, message.delivery_tag
+        if channel.is_not_its_fault(error):
+            return False
+        channel.set_aside(tag, self.queue_of(message), REFUSED, error)
+        message._state = "REJECTED"
+        return True
 
     def acknowledge_now(self, message: Any) -> None:
         """See `UnackedStore.send_ack`."""

@@ -16,7 +16,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from celery.utils.log import get_logger
-from celery.worker import state
 from kombu.transport import redis as stock
 from kombu.transport import virtual
 from kombu.utils.json import loads
@@ -185,7 +184,7 @@ class Channel(stock.Channel):
         return 1 if isinstance(self._queue_cycle, priority_cycle) else len(order)
 
     def _hand_over(self, tag: str, payload: bytes, queue: str) -> None:
-        """Give the message to Celery, as kombu does. What nobody can read or take ends among the dead letters: a worker
+        """Give the message to Celery, as kombu does. What nobody can read or take becomes a dead letter: a worker
         that ended with it would only hand it on to the next one. Raises what is not the message's fault.
         """
         reason = dead_letters.UNDECODABLE
@@ -194,35 +193,22 @@ class Channel(stock.Channel):
             message["properties"]["delivery_tag"] = tag
             reason = dead_letters.REFUSED
             self.connection._deliver(message, queue)
-        except MemoryError:
-            raise
         except Exception as error:
-            if reason == dead_letters.REFUSED and self._lost_connection(error):
+            if isinstance(error, MemoryError) or (reason == dead_letters.REFUSED and self.is_not_its_fault(error)):
                 raise
-            self._refuse(tag, queue, reason, error)
+            self.set_aside(tag, queue, reason, error)
 
-    def _runs(self, tag: str) -> bool:
-        pool = self.runtime.pool
-        apart = getattr(getattr(pool, "isolation", None), "waiting", ())
-        jobs = [*getattr(pool, "jobs", {}).values(), *getattr(pool, "pending", ()), *apart]
-        requests = [*state.active_requests, *(job.request for job in jobs if job.request is not None)]
-        return any(request.message.delivery_tag == tag for request in requests)
+    def is_not_its_fault(self, error: Exception) -> bool:
+        """Whether *error* says nothing of the message that was taken. kombu counts KeyError among the errors of its
+        connection; here it is a header that is missing.
+        """
+        return isinstance(error, (MemoryError, *self.connection_errors)) and not isinstance(error, KeyError)
 
-    def give_up(self, request: Any) -> None:
-        """Celery had reserved *request*, and its pool would not have it."""
-
-    def _lost_connection(self, error: Exception) -> bool:
-        """kombu counts KeyError among the errors of its connection; here it is a header that is missing."""
-        return isinstance(error, self.connection_errors) and not isinstance(error, KeyError)
-
-    def _refuse(self, tag: str, queue: str, reason: str, error: Exception) -> None:
-        if tag not in self.store.held or self._runs(tag):
-            logger.error("A message of %s is settled or runs, and Celery raised: %r", queue, error, exc_info=error)
+    def set_aside(self, tag: str, queue: str, reason: str, error: Exception) -> None:
+        """Make a message that cannot be taken a dead letter. One that is settled meanwhile stays as it is."""
+        if tag not in self.store.held:
+            logger.error("A message of %s is settled, and Celery raised: %r", queue, error, exc_info=error)
             return
-        for request in list(state.reserved_requests):
-            if request.message.delivery_tag == tag:
-                state.task_ready(request)
-                self.give_up(request)
         text = dead_letters.refusal(reason, error)
         if self.store.dead_letter(tag, queue, text):
             self.runtime.accounting.dead_letters.add(1, queue, "", reason)

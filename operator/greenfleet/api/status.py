@@ -118,5 +118,5 @@ class PoolStatus(Model):
     blocking_tasks: list[Annotated[str, Field(max_length=300)]] = Field(
         default=[],
         max_length=100,
-        description="Tasks that were seen blocking the hub, and that evidence routes to prefork.",
+        description="Tasks that were seen blocking the hub, and that auto-routing moved to prefork.",
     )

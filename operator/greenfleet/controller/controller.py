@@ -105,7 +105,7 @@ class Controller:
                 self._queue.add(_EXPORTER + record.pool.broker_key)
 
     def routes_changed(self, key: str) -> None:
-        """Evidence changed which tasks run in prefork workers."""
+        """Auto-routing changed which tasks run in prefork workers."""
         self._queue.add(_POOL + key)
 
     def enqueue_all(self) -> None:

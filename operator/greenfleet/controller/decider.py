@@ -18,7 +18,7 @@ from greenfleet.autoscaling.model import Decision, Sample, ScalingSpec
 from greenfleet.controller.pods import scaling_spec
 from greenfleet.controller.registry import Fleet, Record
 from greenfleet.controller.sampling import FleetSample
-from greenfleet.controller.status import learned_from_status
+from greenfleet.controller.status_builder import learned_from_status
 from greenfleet.manifests.names import Role
 from greenfleet.own_metrics import OperatorMetrics
 from greenfleet.status.load import Load

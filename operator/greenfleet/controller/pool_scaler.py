@@ -97,8 +97,8 @@ class PoolScaler:
         if decision is None:
             return
         sample = found.sample
-        record.evidence.hear(fleet.role, found.workers, now)
-        record.evidence.forget_old(fleet.role, {pod.name for pod in sample.pods}, now)
+        record.findings.add_workers(fleet.role, found.workers, now)
+        record.findings.forget_old(fleet.role, {pod.name for pod in sample.pods}, now)
         if Mode(pool.spec.scaling.mode) is not Mode.DRY_RUN:
             if (worker := self._recycler.choose(fleet, found.workers, sample, now)) is not None:
                 self._background.spawn(self._recycler.evict(pool, worker))
@@ -117,6 +117,4 @@ def _note_dead_letters(record: Record, pool: GreenWorkerPool, answers: Answers) 
     workers, counts = answers.workers, answers.dead_letters
     named = frozenset() if isinstance(workers, QueryError) else workers.dead_tasks.get(pool.key, frozenset())
     queues = [*consumed_queues(pool, Role.EVENTLET), *consumed_queues(pool, Role.PREFORK)]
-    return record.evidence.hear_of_dead_letters(
-        {queue: counts.get((pool.broker_key, queue)) for queue in queues}, named
-    )
+    return record.findings.set_dead_letters({queue: counts.get((pool.broker_key, queue)) for queue in queues}, named)

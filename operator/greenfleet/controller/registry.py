@@ -13,7 +13,8 @@ from greenfleet.autoscaling import State
 from greenfleet.autoscaling.model import Decision, Sample, ScalingSpec, Why
 from greenfleet.manifests.names import Role
 from greenfleet.manifests.worker import consumed_queues, roles_of
-from greenfleet.status.evidence import EXEMPT_ANNOTATION, Evidence, exempt_tasks, routes
+from greenfleet.status.auto_routing import EXEMPT_ANNOTATION, exempt_tasks, routes
+from greenfleet.status.findings import Findings
 from greenfleet.status.load import Load
 from greenfleet.status.stalled import StalledReason
 from greenfleet.status.waiting import WaitClock
@@ -146,7 +147,7 @@ class Record:
     """Why the spec cannot be parsed."""
     reconciliation: Reconciliation = field(default_factory=Reconciliation)
     fleets: dict[Role, Fleet] = field(default_factory=dict)
-    evidence: Evidence = field(default_factory=Evidence)
+    findings: Findings = field(default_factory=Findings)
     report: Report = field(default_factory=Report)
 
     @property
@@ -160,11 +161,11 @@ class Record:
         return self.body.get("status") or {}
 
     def routes(self, now: float) -> tuple[str, ...]:
-        """Tasks that evidence sends to prefork: kept in the status, which is where they survive a restart."""
+        """Tasks that auto-routing moved to prefork: kept in the status, which is where they survive a restart."""
         if self.pool is None or self.pool.spec.prefork is None or not self.pool.spec.prefork.auto_route:
             return ()
         exempt = exempt_tasks(self.body["metadata"].get("annotations") or {})
-        return routes(self.status.get("blockingTasks") or (), self.evidence.detections, exempt, now)
+        return routes(self.status.get("blockingTasks") or (), self.findings.detections, exempt, now)
 
     @property
     def is_scaled_to_zero(self) -> bool:
@@ -278,7 +279,7 @@ class Registry:
         """For a new leader: what another replica decided in between is not known, so begin anew."""
         for record in self:
             record.fleets.clear()
-            record.evidence.forget_counters()
+            record.findings.forget_counters()
 
     def of_broker(self, broker_key: str) -> list[GreenWorkerPool]:
         """All pools of one broker, those in conflict included."""

@@ -12,14 +12,20 @@ from greenfleet.api import GreenWorkerPool
 from greenfleet.controller.cluster_cache import ClusterCache, is_available
 from greenfleet.controller.field_managers import STATUS
 from greenfleet.controller.registry import Record
-from greenfleet.controller.status import Observed, compute, learned_from_status, learned_status, significant_change
+from greenfleet.controller.status_builder import (
+    Observed,
+    compute,
+    learned_from_status,
+    learned_status,
+    significant_change,
+)
 from greenfleet.k8s import paths
 from greenfleet.k8s.client import ApiError, Client, ConflictError, NotFoundError, NotLeaderError
 from greenfleet.k8s.events import EventRecorder
 from greenfleet.manifests import names
 from greenfleet.manifests.names import Role
+from greenfleet.status.auto_routing import EXEMPT_ANNOTATION
 from greenfleet.status.diagnosis import capacity_shortage, nothing_runs, pod_failure
-from greenfleet.status.evidence import EXEMPT_ANNOTATION
 from greenfleet.status.load import FIELDS
 from greenfleet.status.stalled import StalledReason
 
@@ -198,7 +204,7 @@ class StatusWriter:
                 await self._events.normal(record.pool, reason, message)
 
     async def _announce_routes(self, record: Record, before: dict[str, Any], after: dict[str, Any]) -> None:
-        """Evidence moved a task, or a human moved it back: say so, and have the workers' list of routes written."""
+        """Auto-routing moved a task, or a human moved it back: say so, and have the workers' list of routes written."""
         old, new = set(before.get("blockingTasks") or ()), set(after.get("blockingTasks") or ())
         if old == new or record.pool is None:
             return

@@ -1,4 +1,4 @@
-"""The pool's ConfigMap: the start value of green threads, and the routes that evidence made."""
+"""The pool's ConfigMap: the start value of green threads, and the tasks that auto-routing moved."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ _OWN_LABELS = frozenset({"__name__", "task", "reason"})
 
 
 @dataclass(frozen=True, slots=True)
-class Depth:
-    """One target's word on one queue."""
+class TargetDepth:
+    """One queue, as one target says it."""
 
     sample: QueueSample
     labels: Mapping[str, str]
@@ -42,7 +42,7 @@ class Depth:
 class Depths:
     """One answer about queues."""
 
-    queues: Mapping[tuple[str, str], tuple[Depth, ...]] = field(default_factory=dict)
+    queues: Mapping[tuple[str, str], tuple[TargetDepth, ...]] = field(default_factory=dict)
     """By (broker, queue). For sources that name no broker, by (namespace of the target, queue), and by ("", queue) if
     that target may speak for every pool. More than one: several targets.
     """
@@ -53,7 +53,7 @@ class Depths:
     unnamed: frozenset[str] = frozenset()
     """Queues that targets spoke of which may speak for their own namespace only."""
 
-    def of(self, scopes: Iterable[str], queue: str) -> tuple[Depth, ...]:
+    def of(self, scopes: Iterable[str], queue: str) -> tuple[TargetDepth, ...]:
         """Everything said about a queue to whoever listens to these scopes: brokers or namespaces."""
         return tuple(depth for scope in scopes for depth in self.queues.get((scope, queue), ()))
 
@@ -131,11 +131,11 @@ class DepthReader:
 
     def result(self) -> Depths:
         """What all of them say together."""
-        found: dict[tuple[str, str], list[Depth]] = defaultdict(list)
+        found: dict[tuple[str, str], list[TargetDepth]] = defaultdict(list)
         for (scope, queue, _), said in self._queues.items():
             if said.at is not None:
                 sample = QueueSample(queue, said.at, said.values[READY], said.values.get(UNACKED, 0.0))
-                found[scope, queue].append(Depth(sample, said.labels))
+                found[scope, queue].append(TargetDepth(sample, said.labels))
         if self._query.names_broker:
             # While an exporter rolls over, the old and the new one both answer: the younger sample is the better one.
             found.update({key: _youngest(depths) for key, depths in found.items()})
@@ -148,7 +148,7 @@ class DepthReader:
         )
 
 
-def _youngest(depths: list[Depth]) -> list[Depth]:
+def _youngest(depths: list[TargetDepth]) -> list[TargetDepth]:
     newest = max(depth.sample.at for depth in depths)
     return [depth for depth in depths if depth.sample.at == newest]
 

@@ -27,7 +27,7 @@ from prometheus_client import CollectorRegistry, Gauge, start_http_server
 from charts.gates.parts import programs, python_tool
 from greenfleet.autoscaling.validation import stale_after_seconds
 from greenfleet.prometheus.client import PrometheusServer, Series
-from greenfleet.prometheus.collect import Depth, Depths, read_depths
+from greenfleet.prometheus.collect import Depths, TargetDepth, read_depths
 from greenfleet.prometheus.sources import BUILT_IN, DepthQuery, greenfleet_depth, selected_depth
 from greenfleet.settings import Server, Settings
 from tests.integration.operator.harness import REPOSITORY, Prometheus, eventually, free_port, http_status
@@ -300,7 +300,7 @@ def test_victoriametrics_with_its_default_latency_offset_is_as_young_as_promethe
     try:
         query = greenfleet_depth(WINDOW)
 
-        def found() -> list[Depth]:
+        def found() -> list[TargetDepth]:
             return list(
                 read_depths(victoria.read(query.expression), query, verify_namespace=True).of((BROKER,), "vm-feeds")
             )

@@ -17,7 +17,7 @@ from greenfleet.k8s.reflector import strip_managed_fields
 from greenfleet.manifests.names import Role
 from greenfleet.prometheus.collect import Worker
 from tests.unit.operator.objects import pool, record
-from tests.unit.operator.test_status import decision
+from tests.unit.operator.test_status_builder import decision
 
 NOW = 10_000.0
 

@@ -15,7 +15,7 @@ from greenfleet.controller.config_resync import (
 from greenfleet.controller.registry import Record
 from greenfleet.manifests.names import Role
 from tests.unit.operator.objects import record
-from tests.unit.operator.test_status import decision
+from tests.unit.operator.test_status_builder import decision
 
 HOUR = 3600
 

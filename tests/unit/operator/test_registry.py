@@ -20,7 +20,7 @@ from greenfleet.k8s.client import Client
 from greenfleet.manifests.names import Role
 from greenfleet.own_metrics import OperatorMetrics
 from greenfleet.settings import Prometheus, Source
-from greenfleet.status.evidence import EXEMPT_ANNOTATION
+from greenfleet.status.auto_routing import EXEMPT_ANNOTATION
 from greenfleet.status.spec_checks import config_error
 from greenfleet.status.stalled import StalledReason
 from tests.unit.operator.objects import Object, body, pool

@@ -315,7 +315,7 @@ def test_the_reconciler_and_the_autoscaler_own_different_keys_of_the_config_map(
     assert json.loads(ours["routes"]) == []
 
 
-def test_evidence_routes_are_in_the_config_map_in_a_stable_order() -> None:
+def test_auto_routes_are_in_the_config_map_in_a_stable_order() -> None:
     children = children_of_pool(pool(), IMAGE, "IfNotPresent", ("proj.b", "proj.a"))
     assert json.loads(children[0].manifest["data"]["routes"]) == ["proj.a", "proj.b"]
 

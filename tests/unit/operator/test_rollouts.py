@@ -131,8 +131,8 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
 
 PATCHES = PodDefaults(allow_patch=True)
 READ_BY_THE_LOOP = {"scaling.prometheus", "prefork.autoRoute", "worker.startupBoost"}
-"""Neither in a manifest nor in the law's own spec: which query is asked, whether evidence makes routes, and what pods
-may use that start.
+"""Neither in a manifest nor in the autoscaler's own spec: which query is asked, whether tasks are auto-routed, and what
+pods may use that start.
 """
 
 

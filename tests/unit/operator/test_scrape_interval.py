@@ -7,11 +7,11 @@ import dataclasses
 import pytest
 
 from greenfleet.autoscaling.model import MetricsIssue, Problem
-from greenfleet.controller.status import compute
+from greenfleet.controller.status_builder import compute
 from greenfleet.manifests.names import Role
 from greenfleet.prometheus.scrape_interval import NewestSamples, ScrapeInterval
 from tests.unit.operator.objects import record
-from tests.unit.operator.test_status import WELL, conditions, decision
+from tests.unit.operator.test_status_builder import WELL, conditions, decision
 
 
 def scraped(

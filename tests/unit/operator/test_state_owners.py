@@ -12,7 +12,7 @@ import pytest
 
 import greenfleet.controller
 from greenfleet.controller.registry import Actuation, ExporterState, Fleet, Reconciliation, Record, Recycling, Report
-from greenfleet.status.evidence import Evidence
+from greenfleet.status.findings import Findings
 
 ENGINE = Path(greenfleet.controller.__file__).parent
 OWNERS = {
@@ -23,7 +23,7 @@ OWNERS = {
     Recycling: "recycler",
     Actuation: "actuator",
     Report: "status_writer",
-    Evidence: "evidence",
+    Findings: "findings",
 }
 MUTATES = {"append", "update", "clear", "pop", "setdefault", "add", "discard"}
 

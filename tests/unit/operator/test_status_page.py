@@ -10,7 +10,7 @@ import pytest
 
 from greenfleet.api.status import CONDITION_TYPES
 from greenfleet.autoscaling.model import MetricsIssue
-from greenfleet.controller.status import _LIMIT_TEXT
+from greenfleet.controller.status_builder import _LIMIT_TEXT
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DOCS, OPERATOR = REPOSITORY / "docs", REPOSITORY / "operator" / "greenfleet"
@@ -40,7 +40,7 @@ def _said(page: str) -> set[str]:
         "status/diagnosis",
         "controller/reconciler",
         "controller/registry",
-        "controller/status",
+        "controller/status_builder",
         "status/spec_checks",
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from greenfleet.autoscaling.model import DecisionReason
-from greenfleet.controller.status import RISK_MEMORY_SECONDS
+from greenfleet.controller.status_builder import RISK_MEMORY_SECONDS
 from greenfleet.controller.status_writer import LOAD_INTERVAL_SECONDS
 from tests.unit.operator.test_metrics_missing import LONG, TICK, Cluster, World, play
 
@@ -86,7 +86,7 @@ def test_an_operator_that_starts_anew_does_not_warn_again_of_tasks_at_risk(monke
         world.risks = (("visibility_timeout", "proj.slow"),)
         await pass_time(2 * TICK)
         assert cluster.warned == ["VisibilityTimeout"]
-        world.record.evidence.risks.clear()
+        world.record.findings.risks.clear()
         world.record.fleets.clear()
         await world.sync_status()
         assert cluster.condition("TasksAtRisk")["status"] == "True", "no all-clear before the workers were asked"

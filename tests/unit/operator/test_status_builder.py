@@ -13,7 +13,7 @@ from greenfleet.api.pool import Prefork
 from greenfleet.api.status import CONDITION_TYPES, PoolStatus
 from greenfleet.autoscaling.model import Decision, DecisionReason, Learned, MetricsIssue, Problem, Why
 from greenfleet.controller.registry import Record
-from greenfleet.controller.status import (
+from greenfleet.controller.status_builder import (
     RISK_MEMORY_SECONDS,
     Observed,
     compute,
@@ -249,7 +249,7 @@ def test_every_limit_has_a_sentence(limit: DecisionReason) -> None:
 
 def test_a_task_that_blocked_the_hub_is_named_for_a_while() -> None:
     found = reconciled()
-    found.evidence.blocked = {"proj.slow": NOW - 100, "proj.old": NOW - 1000}
+    found.findings.blocked = {"proj.slow": NOW - 100, "proj.old": NOW - 1000}
     said = conditions(compute(found, WELL))["HubBlocked"]
     assert said["status"] == "True"
     assert "proj.slow" in said["message"]
@@ -258,7 +258,7 @@ def test_a_task_that_blocked_the_hub_is_named_for_a_while() -> None:
 
 def test_what_endangers_tasks_is_one_condition_with_every_reason() -> None:
     found = reconciled()
-    found.evidence.risks = {
+    found.findings.risks = {
         ("visibility_timeout", "proj.slow"): NOW,
         ("prefetch", ""): NOW,
         ("visibility_timeout", "proj.old"): NOW - 1000,
@@ -269,13 +269,13 @@ def test_what_endangers_tasks_is_one_condition_with_every_reason() -> None:
     assert "worker.prefetchMultiplier" in said["message"]
     assert "Tasks: proj.slow." in said["message"]
     assert "proj.old" not in said["message"]
-    found.evidence.risks = {}
+    found.findings.risks = {}
     assert conditions(compute(found, WELL))["TasksAtRisk"]["status"] == "False"
 
 
 def test_dead_letters_are_counted_named_and_the_command_is_there() -> None:
     found = reconciled()
-    found.evidence.dead_letters, found.evidence.dead_tasks = (
+    found.findings.dead_letters, found.findings.dead_tasks = (
         {"feeds": 2, "feeds.prefork": 1},
         frozenset({"proj.parse", "proj.render"}),
     )
@@ -344,7 +344,7 @@ def test_an_age_is_the_longest_step_that_has_passed(seconds: float, said: str) -
     assert age(seconds) == said
 
 
-def test_routes_of_evidence_survive_a_restart_and_end_with_auto_route() -> None:
+def test_auto_routes_survive_a_restart_and_end_with_auto_route() -> None:
     found = record()
     found.body["status"] = {"blockingTasks": ["proj.slow"]}
     assert found.pool is not None
@@ -392,25 +392,25 @@ def test_learned_values_are_worth_a_write_when_they_move_by_a_fifth() -> None:
 
 def test_names_of_tasks_that_are_made_to_be_long_do_not_make_a_status_that_is_refused() -> None:
     found = reconciled(decision())
-    found.evidence.blocked["x" * 60_000] = NOW
-    found.evidence.risks["acks", "y" * 60_000] = NOW
-    found.evidence.dead_letters["feeds"] = 1
-    found.evidence.dead_tasks = frozenset({"z" * 60_000})
+    found.findings.blocked["x" * 60_000] = NOW
+    found.findings.risks["acks", "y" * 60_000] = NOW
+    found.findings.dead_letters["feeds"] = 1
+    found.findings.dead_tasks = frozenset({"z" * 60_000})
     PoolStatus.model_validate(compute(found, WELL))
 
 
 def test_a_hub_without_a_cpu_is_said_as_such_and_beside_a_task_that_blocks() -> None:
     found = reconciled(decision())
-    found.evidence.risks["cpu", ""] = NOW - RISK_MEMORY_SECONDS / 2
+    found.findings.risks["cpu", ""] = NOW - RISK_MEMORY_SECONDS / 2
     said = conditions(compute(found, WELL))
     assert (said["HubBlocked"]["status"], said["HubBlocked"]["reason"]) == ("True", "LacksCpu")
     assert "worker.resources.limits.cpu" in said["HubBlocked"]["message"]
     assert said["TasksAtRisk"]["status"] == "False", "nothing is lost by it"
-    found.evidence.blocked["proj.slow"] = NOW
+    found.findings.blocked["proj.slow"] = NOW
     said = conditions(compute(found, WELL))
     assert said["HubBlocked"]["reason"] == "TaskBlocks"
     assert "limits.cpu" in said["HubBlocked"]["message"]
-    found.evidence.blocked.clear()
+    found.findings.blocked.clear()
     later = dataclasses.replace(WELL, now=NOW + RISK_MEMORY_SECONDS)
     assert conditions(compute(found, later))["HubBlocked"]["status"] == "False"
 

@@ -17,7 +17,7 @@ from greenfleet.manifests import names
 from greenfleet.manifests.names import Role
 from greenfleet.redaction import redacted
 from greenfleet.status.diagnosis import GRACE_SECONDS
-from greenfleet.status.evidence import Evidence
+from greenfleet.status.findings import Findings
 from greenfleet.status.load import FIELDS, load_status
 from greenfleet.status.stalled import StalledReason
 from greenfleet.status.times import rfc3339, unix_time
@@ -126,8 +126,8 @@ def _conditions(record: Record, observed: Observed, decision: Decision | None) -
         "MetricsAvailable": _metrics_available(record, observed, decision),
         "ScalingActive": _scaling_active(record, decision),
         "ScalingLimited": _scaling_limited(decision),
-        "HubBlocked": _hub_blocked(record.evidence, observed.now),
-        "TasksAtRisk": _tasks_at_risk(record.evidence.risks, observed.now),
+        "HubBlocked": _hub_blocked(record.findings, observed.now),
+        "TasksAtRisk": _tasks_at_risk(record.findings.risks, observed.now),
         "DeadLetters": _dead_letters(record),
     }
     before = {condition["type"]: condition for condition in record.status.get("conditions") or ()}
@@ -290,9 +290,9 @@ _LACKS_CPU = (
 )
 
 
-def _hub_blocked(evidence: Evidence, now: float) -> _Said:
-    tasks = sorted(task for task, at in evidence.blocked.items() if now - at < BLOCKED_MEMORY_SECONDS)
-    starved = now - evidence.risks.get(("cpu", ""), float("-inf")) < RISK_MEMORY_SECONDS
+def _hub_blocked(findings: Findings, now: float) -> _Said:
+    tasks = sorted(task for task, at in findings.blocked.items() if now - at < BLOCKED_MEMORY_SECONDS)
+    starved = now - findings.risks.get(("cpu", ""), float("-inf")) < RISK_MEMORY_SECONDS
     if tasks:
         listed = ", ".join(tasks[:5])
         blocks = (
@@ -362,11 +362,11 @@ def _tasks_at_risk(risks: Mapping[tuple[str, str], float], now: float) -> _Said:
 
 def _dead_letters(record: Record) -> _Said:
     """How many, of which tasks, and the command."""
-    if not record.evidence.dead_letters:
+    if not record.findings.dead_letters:
         return "False", "NoDeadLetters", "No message was taken out of the queues."
     metadata = record.body["metadata"]
-    counts = ", ".join(f"{count} of queue {queue}" for queue, count in sorted(record.evidence.dead_letters.items()))
-    tasks = f" Tasks: {', '.join(sorted(record.evidence.dead_tasks)[:5])}." if record.evidence.dead_tasks else ""
+    counts = ", ".join(f"{count} of queue {queue}" for queue, count in sorted(record.findings.dead_letters.items()))
+    tasks = f" Tasks: {', '.join(sorted(record.findings.dead_tasks)[:5])}." if record.findings.dead_tasks else ""
     return (
         "True",
         "TaskDeadLettered",

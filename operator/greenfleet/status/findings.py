@@ -1,46 +1,21 @@
-"""What workers and exporters report of a pool besides its load, and routing by evidence: a task that was caught
-blocking the hub often enough moves to the prefork companion. Nothing here knows the API server.
-
-Seeing a task block once proves little (a page fault, a cold import). What counts is being seen in several separate
-moments within a short time. A route then stays: the task no longer blocks because it was moved, so that calm is no
-evidence against it. A human undoes it with an annotation of the pool, and turning `autoRoute` off undoes all.
-"""
+"""What workers and exporters report of a pool besides its load. Nothing here knows the API server."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from greenfleet.manifests.names import PREFIX, Role
+from greenfleet.manifests.names import Role
 from greenfleet.prometheus.collect import Worker
+from greenfleet.status.auto_routing import WINDOW_SECONDS, block_detections
 
-MOMENTS = 3
-"""Separate catches that make a route."""
-MOMENT_SECONDS = 10.0
-"""Catches closer together than this are one moment."""
-WINDOW_SECONDS = 600.0
-"""Catches older than this are forgotten."""
 MOST_REMEMBERED = 2_000
 """Entries of each kind for one pool. A worker tells a hundred names of tasks apart."""
-Key = TypeVar("Key")
-MOST_ROUTES, LONGEST_TASK = 100, 300
-"""What `status.blockingTasks` has room for."""
-MOST_EXEMPT = 1_000
-EXEMPT_ANNOTATION = f"{PREFIX}/keep-on-eventlet"
-"""On a pool: names of tasks, comma separated, that evidence must not move."""
 DEAD_TASKS = 20
 """Names of dead-lettered tasks that are remembered of one pool."""
 _BLOCKED_NOISE_SECONDS = 0.05
-_NOT_TASKS = frozenset({"", "unknown", "other"})
-
-
-def block_detections(moments: Sequence[float], now: float) -> tuple[float, ...]:
-    """The moments at which a task was seen blocking, with one at `now`."""
-    recent = tuple(moment for moment in moments if now - moment <= WINDOW_SECONDS)
-    if recent and now - recent[-1] < MOMENT_SECONDS:
-        return recent
-    return (*recent[-MOMENTS:], now)
+Key = TypeVar("Key")
 
 
 def forget(known: dict[Key, Any], seen_at: Mapping[Key, float], now: float) -> None:
@@ -54,29 +29,8 @@ def forget(known: dict[Key, Any], seen_at: Mapping[Key, float], now: float) -> N
         del known[key]
 
 
-def routes(
-    before: Iterable[str], detections: Mapping[str, Sequence[float]], exempt: Iterable[str], now: float
-) -> tuple[str, ...]:
-    """Tasks that run in prefork workers because of evidence, sorted."""
-    proven = {
-        task
-        for task, moments in detections.items()
-        if task not in _NOT_TASKS and sum(now - moment <= WINDOW_SECONDS for moment in moments) >= MOMENTS
-    }
-    # Those that are routed stay, whatever is caught after them.
-    kept, spared = dict.fromkeys([*before, *sorted(proven)]), set(exempt)
-    known = [task for task in kept if task not in spared and len(task) <= LONGEST_TASK]
-    return tuple(sorted(known[:MOST_ROUTES]))
-
-
-def exempt_tasks(annotations: Mapping[str, str]) -> tuple[str, ...]:
-    """Tasks that a human wants to keep on Eventlet: the first `MOST_EXEMPT` of them, for it is asked at every tick."""
-    names = annotations.get(EXEMPT_ANNOTATION, "").split(",", MOST_EXEMPT)[:MOST_EXEMPT]
-    return tuple(name.strip() for name in names if name.strip())
-
-
 @dataclass(slots=True)
-class Evidence:
+class Findings:
     """What was reported of one pool. Written by its own methods alone, which the scaling loop calls."""
 
     blocked: dict[str, float] = field(default_factory=dict)
@@ -84,16 +38,16 @@ class Evidence:
     blocked_seconds: dict[tuple[Role, str, str], float] = field(default_factory=dict)
     """Counter values by (role, worker, task), to see increments."""
     detections: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    """Moments at which each task was seen blocking, as evidence for routing."""
+    """Moments at which each task was seen blocking, for auto-routing."""
     risks: dict[tuple[str, str], float] = field(default_factory=dict)
-    """Unix time at which workers last said that something endangers tasks, by (reason, task)."""
+    """Unix time at which workers last reported that something endangers tasks, by (reason, task)."""
     dead_letters: dict[str, int] = field(default_factory=dict)
-    """Dead letters by queue, as the exporter last said."""
+    """Dead letters by queue, as the exporter last reported."""
     dead_tasks: frozenset[str] = frozenset()
     """Tasks that workers have moved there."""
 
-    def hear(self, role: Role, workers: Iterable[Worker], now: float) -> None:
-        """Takes in what the workers of a role say. *now* is Unix time."""
+    def add_workers(self, role: Role, workers: Iterable[Worker], now: float) -> None:
+        """Adds what the workers of a role report. *now* is Unix time."""
         for worker in workers:
             self.risks.update(dict.fromkeys(worker.risks, now))
             for task, seconds in worker.blocked_seconds_by_task.items():
@@ -103,9 +57,9 @@ class Evidence:
                     self.detections[task] = block_detections(self.detections.get(task, ()), now)
                 self.blocked_seconds[key] = seconds
 
-    def hear_of_dead_letters(self, counts: Mapping[str, int | None], tasks: Iterable[str]) -> bool:
-        """Takes in the dead letters of each queue of the pool and their tasks; True if it is news. None is silence, and
-        changes nothing.
+    def set_dead_letters(self, counts: Mapping[str, int | None], tasks: Iterable[str]) -> bool:
+        """The dead letters of each queue of the pool and their tasks; True if it is news. A count of None changes
+        nothing: nobody says how many there are.
         """
         before = (self.dead_letters, self.dead_tasks)
         now = {queue: self.dead_letters.get(queue, 0) if count is None else count for queue, count in counts.items()}

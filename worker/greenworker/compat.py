@@ -31,9 +31,10 @@ def prefetch_is_static(consumer: Any) -> bool:
     """Whether the prefetch count of Celery's *consumer* is fixed for the life of each of its consumers: with quorum
     queues.
     """
+    driver_type = consumer.connection.transport.driver_type
     if hasattr(consumer, "qos_global"):
-        return consumer.qos_global is False
-    return declares_quorum_queues(consumer.app, consumer.connection.transport.driver_type)  # Celery 5.6
+        return driver_type == "amqp" and consumer.qos_global is False
+    return declares_quorum_queues(consumer.app, driver_type)  # Celery 5.6
 
 
 def keep_prefetch_count(consumer: Any, count: int) -> None:
@@ -142,6 +143,12 @@ PRIVATE = (
         ("args", "kwargs", "exc", "throw", "eta", "countdown", "max_retries"),
     ),
     Private("celery.backends.base:Backend.mark_as_retry", "the same", ("task_id", "exc", "traceback", "request")),
+    Private(
+        "celery.backends.rpc:ResultConsumer._reconnect",
+        "nobody reads results over the broker while it connects",
+        (),
+        since="5.6",
+    ),
     Private("celery.apps.worker:safe_say", "Celery's own lines in the application's log format", ("msg",)),
     # kombu
     Private("kombu.message:Message._decoded_cache", "a body is decoded once"),

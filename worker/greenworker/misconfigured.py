@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn, ParamSpec, TypeVar
 
@@ -57,6 +60,16 @@ def or_exit(check: Callable[Arguments, Result], *args: Arguments.args, **more: A
         return check(*args, **more)
     except MisconfiguredError as error:
         refuse(error)
+
+
+def require(module: str, reason: str, fix: str) -> None:
+    """Import what the image has to bring. Raises `MisconfiguredError` where it does not."""
+    if module not in sys.modules and find_spec(module) is None:
+        raise MisconfiguredError("image", f"no module {module} for {sys.executable}", reason, fix)
+    try:
+        import_module(module)
+    except ImportError as error:
+        raise MisconfiguredError("image", f"module {module} does not import: {error}", reason, fix) from error
 
 
 def refuse(error: MisconfiguredError) -> NoReturn:

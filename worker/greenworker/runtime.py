@@ -16,7 +16,7 @@ from greenworker.protocol import UNKNOWN, head_of
 
 if TYPE_CHECKING:
     from greenworker.brokers.forwarding import Routes
-    from greenworker.brokers.redis.unacked_store import UnackedStore
+    from greenworker.brokers.kind import BrokerKind
     from greenworker.pool.drain import Drain
 
 DEFAULT_THREADS = 100
@@ -51,7 +51,7 @@ class Runtime:
         self.consumer: Any = None
         self.task_buckets: Mapping[str, Any] = {}
         """Celery's, by task: what waits there for its rate limit."""
-        self.store: UnackedStore | None = None
+        self.broker: BrokerKind
         self.drain: Drain
         self.routes: Routes
         self._consuming = self._has_consumed = False

@@ -11,10 +11,10 @@ import redis
 from celery.worker import state
 from kombu import Connection, Queue
 
+from greenworker.brokers.redis import event_loop
+from greenworker.brokers.redis.event_loop import ThreadUnackedStore
 from greenworker.environment import Environment
 from greenworker.pool.drain import Drain
-from greenworker.prefork import redis as prefork_redis
-from greenworker.prefork.redis import ThreadUnackedStore
 from greenworker.runtime import Runtime
 from tests.integration.worker.harness import Redis, Relay
 
@@ -26,12 +26,12 @@ class Consumer:
         self.relay = relay
         self.runtime = Runtime(Environment.read({"GREENWORKER_POOL": "test/feeds", "GREENWORKER_ROLE": "prefork"}))
         self.runtime.drain = Drain(self.runtime)
-        self.store = self.runtime.store = ThreadUnackedStore("w")
-        prefork_redis.Channel.runtime = self.runtime
+        self.store = ThreadUnackedStore("w")
+        event_loop.Channel.runtime, event_loop.Channel.process_store = self.runtime, self.store
         self.redis = redis.Redis(port=broker.port)
         self.take: Callable[[Any], None] = lambda message: None
         self.connection = Connection(
-            f"redis://127.0.0.1:{relay.port}/0", transport="greenworker.prefork.redis:Transport",
+            f"redis://127.0.0.1:{relay.port}/0", transport="greenworker.brokers.redis.event_loop:Transport",
             transport_options={"socket_timeout": 3.0, "priority_steps": [0, 3, 6, 9], **options},
         )  # fmt: skip
         self.channel = self.connection.default_channel

@@ -115,10 +115,10 @@ def test_a_companions_queue_with_other_arguments_is_refused_before_anything_is_f
 
 
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
-def test_evidence_for_a_companion_that_cannot_be_is_said_and_the_task_runs_here(
+def test_a_route_to_a_companion_that_cannot_be_is_said_and_the_task_runs_here(
     request: pytest.FixtureRequest, start_worker: Start, tmp_path: Path, broker: str
 ) -> None:
-    """The operator routes by evidence at any moment; nobody's worker may end for it."""
+    """The operator may route a task at any moment; nobody's worker may end for it."""
     queue = f"shape{next(_numbers)}"
     url: str = request.getfixturevalue("redis_server" if broker == "redis" else "rabbit_server").url
     conf = NO_COMPANION

@@ -49,7 +49,7 @@ def rabbit_lane(impatient_rabbit: RabbitMQ) -> Lane:
 def test_what_a_worker_held_whose_node_is_gone_runs_elsewhere(lane: Lane, start_worker: Start) -> None:
     """Nobody closes the connections of a node without power; and its worker never comes back."""
     gone = start_worker(lane.url, queues=lane.queue, environment=lane.environment()).ready()
-    lane.producer().nap.delay(1, 3.0)
+    lane.producer().sleep.delay(1, 3.0)
     eventually(lambda: gone.journal.counts("start")["1"] == 1, "it runs")
     gone.signal(signal.SIGSTOP)
     other = start_worker(lane.url, queues=lane.queue, environment=lane.environment()).ready()
@@ -60,7 +60,7 @@ def test_what_a_worker_runs_that_is_cut_off_runs_twice(lane: Lane, start_worker:
     relay = Relay(lane.server.port)
     through = lane.url.replace(f":{lane.server.port}", f":{relay.port}")
     lonely = start_worker(through, queues=lane.queue, environment=lane.environment()).ready()
-    lane.producer().nap.delay(1, 45.0)
+    lane.producer().sleep.delay(1, 45.0)
     eventually(lambda: lonely.journal.counts("start")["1"] == 1, "it runs")
     relay.refuse()
     relay.silenced.update(relay.sockets)
@@ -80,7 +80,7 @@ def test_a_task_longer_than_the_consumer_timeout_runs_twice(rabbit_lane: Lane, s
     server.control("eval", "application:set_env(rabbit, consumer_timeout, 4000).")
     try:
         worker = start_worker(rabbit_lane.url, queues=rabbit_lane.queue, environment=rabbit_lane.environment()).ready()
-        rabbit_lane.producer().nap.delay(1, 20.0)
+        rabbit_lane.producer().sleep.delay(1, 20.0)
         eventually(lambda: worker.journal.counts("start")["1"] >= 2, f"it begins again; {worker.tail()}", 60)
     finally:
         server.control("eval", "application:set_env(rabbit, consumer_timeout, 1800000).")
@@ -92,7 +92,7 @@ def test_a_broker_out_of_memory_stops_producers_and_not_workers(rabbit_lane: Lan
     worker = start_worker(rabbit_lane.url, queues=rabbit_lane.queue, environment=rabbit_lane.environment()).ready()
     producer = rabbit_lane.producer(broker_transport_options={"confirm_publish": True})
     for number in range(40):
-        producer.nap.delay(number, 1.0)
+        producer.sleep.delay(number, 1.0)
     server.control("set_vm_memory_high_watermark", "0")
     sent = threading.Thread(target=producer.noop.delay, args=("late",), daemon=True)
     try:

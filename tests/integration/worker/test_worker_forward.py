@@ -27,7 +27,7 @@ def pair(start_worker: Start, lane: Lane, **more: str) -> tuple[Worker, Worker]:
     return green.ready(), companion.ready()
 
 
-def test_forwards_by_list_glob_mark_and_evidence(any_lane: Lane, start_worker: Start, tmp_path: Any) -> None:
+def test_forwards_by_list_glob_mark_and_auto_route(any_lane: Lane, start_worker: Start, tmp_path: Any) -> None:
     routes = tmp_path / "routes"
     green, companion = pair(
         start_worker, any_lane,
@@ -43,7 +43,7 @@ def test_forwards_by_list_glob_mark_and_evidence(any_lane: Lane, start_worker: S
     green.reaches("greenworker_tasks_forwarded_total", 1, task="green_app.heavy")
     green.reaches("greenworker_tasks_forwarded_total", 1, task="green_app.marked")
     routes.write_text(json.dumps(["green_app.sleep"]))
-    eventually(lambda: _sent_on(producer, green), "evidence routes sleep", 15)
+    eventually(lambda: _sent_on(producer, green), "the operator routes sleep", 15)
     routes.write_text("[]")
     before = green.metric("greenworker_tasks_started_total", task="green_app.sleep")
     eventually(

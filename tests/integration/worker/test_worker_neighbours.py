@@ -120,7 +120,7 @@ def test_flower_shows_tasks_and_workers_and_its_buttons_do_what_the_page_says(
         assert "refused" in said, (path, said)
     flower.press(f"/api/worker/shutdown/{name}")  # which waits for no answer
 
-    running = producer.nap.delay(6, 60)
+    running = producer.sleep.delay(6, 60)
     eventually(lambda: worker.metric("greenworker_threads_busy") == 1, "it is not shut down, and runs a task")
     assert worker.metric("greenworker_threads_limit") == 7
     assert flower.press(f"/api/task/revoke/{running.id}", terminate="true")[0] == 200
@@ -144,7 +144,7 @@ def test_without_events_flower_shows_the_worker_and_no_task_and_cannot_turn_them
 
 def test_celery_inspect_and_status_answer(any_lane: Lane, start_worker: Start) -> None:
     worker = start_on(start_worker, any_lane, threads=7)
-    running = any_lane.producer().nap.delay(1, 60)
+    running = any_lane.producer().sleep.delay(1, 60)
     eventually(lambda: worker.metric("greenworker_threads_busy") == 1, "a task runs")
 
     def celery(*command: str) -> str:
@@ -163,7 +163,7 @@ def test_celery_inspect_and_status_answer(any_lane: Lane, start_worker: Start) -
     assert inspect("ping") == {"ok": "pong"}
     assert [task["id"] for task in inspect("active")] == [running.id]
     assert inspect("stats")["pool"]["max-concurrency"] == 7
-    assert "green_app.nap" in inspect("registered")
+    assert "green_app.sleep" in inspect("registered")
     assert [queue["name"] for queue in inspect("active_queues")] == [any_lane.queue]
     assert (inspect("reserved"), inspect("scheduled"), inspect("revoked")) == ([], [], [])
     conf = inspect("conf")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,8 @@ from greenworker.compat import PRIVATE, Private
 PACKAGE = Path(greenworker.__file__).parent
 STANDARD = {"_current_frames", "_exit"}
 """Private names of the standard library's ``sys`` and ``os``."""
+
+LIBRARIES = {"celery", "kombu", "amqp", "redis", "billiard", "eventlet"}
 
 
 def release(text: str) -> tuple[int, ...]:
@@ -98,6 +101,26 @@ def test_there_is_no_other_private_name_in_the_worker() -> None:
                 used.setdefault(name, f"{path.name}:{node.lineno}")  # type: ignore[attr-defined]
     unlisted = {name: place for name, place in used.items() if name not in listed | own}
     assert not unlisted, f"add them to PRIVATE in compat.py: {unlisted}"
+
+
+def test_a_private_method_of_a_library_that_is_overridden_is_listed() -> None:
+    listed = {private.name for private in PRIVATE}
+    unlisted = {
+        f"{kind.__module__}.{kind.__name__}.{name}"
+        for kind in classes()
+        for name, found in vars(kind).items()
+        if name.startswith("_") and not name.startswith("__") and callable(found) and name not in listed
+        if any(hasattr(base, name) for base in kind.__mro__[1:] if base.__module__.partition(".")[0] in LIBRARIES)
+    }
+    assert not unlisted, "add them to PRIVATE in compat.py"
+
+
+def classes() -> Iterator[type]:
+    """All of the worker's."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if not path.stem.startswith("__"):
+            module = import_module(".".join(("greenworker", *path.relative_to(PACKAGE).with_suffix("").parts)))
+            yield from (each for each in vars(module).values() if inspect.isclass(each))
 
 
 def defined_by(node: ast.AST) -> set[str]:

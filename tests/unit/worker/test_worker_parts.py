@@ -15,8 +15,8 @@ import pytest
 
 import greenworker
 from greenworker import tls
-from greenworker.bootstrap.settings import without_master_name
 from greenworker.brokers.redis.unacked_store import redelivered
+from greenworker.brokers.url import without_master_name
 from greenworker.exporter.broker import Queue
 from greenworker.exporter.connect import connect
 from greenworker.exporter.exporter import parse_queues

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from greenworker.bootstrap.settings import merge_broker_options
+from greenworker.brokers.redis.options import merge_options
 from greenworker.environment import Environment
 from greenworker.misconfigured import MisconfiguredError
 
@@ -15,7 +15,7 @@ from greenworker.misconfigured import MisconfiguredError
 def merged(options: dict[str, Any], **environ: str) -> dict[str, Any]:
     app = Celery("app", broker="redis://127.0.0.1/0", set_as_current=False)
     app.conf.broker_transport_options = options
-    merge_broker_options(app, Environment.read({"GREENWORKER_POOL": "shop/feeds", **environ}))
+    merge_options(app, Environment.read({"GREENWORKER_POOL": "shop/feeds", **environ}), "")
     return dict(app.conf.broker_transport_options)
 
 

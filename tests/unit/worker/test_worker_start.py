@@ -294,7 +294,7 @@ def test_router_and_routes_agree(tmp_path: Path) -> None:
     assert PreforkRouter("x", queue="feeds.prefork")("x", (), {}, {}) == {"queue": "feeds.prefork"}
 
 
-def test_evidence_comes_and_goes_with_its_file(tmp_path: Path) -> None:
+def test_auto_routes_come_and_go_with_their_file(tmp_path: Path) -> None:
     from greenworker.brokers.forwarding import Routes
 
     path = tmp_path / "routes"

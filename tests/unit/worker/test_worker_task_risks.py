@@ -10,15 +10,23 @@ from typing import Any
 import pytest
 from celery import Celery
 
+from greenworker.brokers.factory import kind_of
+from greenworker.environment import Environment
+from greenworker.misconfigured import MisconfiguredError
 from greenworker.monitoring import task_risks
 from greenworker.monitoring.metrics import Registry
-from greenworker.monitoring.task_risks import TaskRisks, ack_timeout_of, acknowledge, check_tasks
+from greenworker.monitoring.task_risks import AckTimeout, TaskRisks, acknowledge, check_tasks
 
 
 def app(url: str, **options: Any) -> Celery:
     made = Celery("task_risks", broker=url, set_as_current=False)
     made.conf.broker_transport_options = options
     return made
+
+
+def ack_timeout(url: str, **options: Any) -> AckTimeout:
+    made = app(url, **options)
+    return kind_of(made).ack_timeout(made, Environment.read({"GREENWORKER_POOL": "shop/feeds"}))
 
 
 @pytest.fixture
@@ -30,7 +38,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def on_redis(seconds: float = 60) -> TaskRisks:
     made = TaskRisks(Registry())
-    made.ack_timeout = ack_timeout_of(app("redis://h/0", visibility_timeout=seconds), 1800)
+    made.ack_timeout = ack_timeout("redis://h/0", visibility_timeout=seconds)
     return made
 
 
@@ -50,12 +58,19 @@ def running(name: str, seconds: float, *, late: bool = True) -> Any:
         ("rediss://h/0", {"visibility_timeout": 99}, ("visibility_timeout", 99)),
         ("amqp://h//", {}, ("consumer_timeout", 1800)),
         ("pyamqp://h//", {}, ("consumer_timeout", 1800)),
-        ("memory://", {}, None),
     ],
 )
-def test_knows_how_long_the_broker_waits(url: str, options: dict[str, Any], expected: tuple[str, float] | None) -> None:
-    found = ack_timeout_of(app(url, **options), 1800)
-    assert (None if found is None else (found.reason, found.seconds)) == expected
+def test_knows_how_long_the_broker_waits(url: str, options: dict[str, Any], expected: tuple[str, float]) -> None:
+    found = ack_timeout(url, **options)
+    assert (found.reason, found.seconds) == expected
+
+
+def test_a_broker_that_the_worker_does_not_know_is_refused_in_four_parts() -> None:
+    with pytest.raises(MisconfiguredError) as caught:
+        kind_of(app("memory://"))
+    assert caught.value.field == "broker.urlFrom"
+    assert caught.value.value == "memory://…"
+    assert "redis://" in caught.value.fix
 
 
 def test_a_task_that_runs_longer_than_the_broker_waits_is_named_once(said: list[str]) -> None:

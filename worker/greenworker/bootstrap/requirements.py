@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 
+from greenworker.brokers.url import needs_redis
 from greenworker.misconfigured import MisconfiguredError
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
@@ -35,7 +36,7 @@ def check_versions(version_of: Callable[[str], str | None], role: str, broker_ur
     """
     wanted = ["eventlet"] if role == "eventlet" else []
     wanted += ["celery", "kombu"]
-    if broker_url.startswith(("redis://", "rediss://", "sentinel://")):
+    if needs_redis(broker_url):
         wanted.append("redis")
     for package in wanted:
         found = version_of(package)

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote
 
 from greenworker import tls
-from greenworker.brokers.transports import consumer_transport, first_url, redis_transport
+from greenworker.brokers.kind import BrokerKind, first_url
+from greenworker.brokers.url import without_master_name
 from greenworker.environment import Environment
-from greenworker.misconfigured import MisconfiguredError
 
 PUBLISH_RETRY_POLICY = {"max_retries": 60, "interval_start": 0, "interval_step": 0.2, "interval_max": 1.0}
 """How long a task waits for a broker that does not take what it publishes: about a minute. Celery's own is less than a
@@ -48,11 +45,6 @@ PREFORK_DEFAULTS: dict[str, Any] = {
     "broker_connection_retry_on_startup": True,
     "worker_consumer": "greenworker.prefork.companion:Consumer",
 }
-
-REDIS_CONNECTIONS = 10_000
-"""kombu's pools refuse the eleventh connection by default, and acknowledgements fail with it. The number is only a
-ceiling: ours go over one connection.
-"""
 
 
 def decode_json_with_one_decoder() -> None:
@@ -93,86 +85,6 @@ def set_defaults(environment: Environment) -> str:
     return master_name
 
 
-def without_master_name(url: str) -> tuple[str, str]:
-    """The URL without ``?master_name=``, and the name. The exporter reads it there; kombu wants it among its
-    options.
-    """
-    found = re.findall(r"[?&]master_name=([^&;]*)", url) if url.startswith("sentinel://") else []
-    if not found:
-        return url, ""
-    stripped = re.sub(r"master_name=[^&;]*&?", "", url)
-    return re.sub(r"[?&](?=;|$)", "", stripped), unquote(found[0])
-
-
-def merge_broker_options(app: Any, environment: Environment, master_name: str = "") -> None:
-    """After the app is loaded. The app's own options win, except for what the resource says about keys."""
-    if redis_transport(app) is None:
-        if consumer_transport(app) is not None:
-            from greenworker.brokers.amqp import confirms  # noqa: PLC0415 - needs amqp
-
-            confirms.install()
-            app.conf.broker_transport_options = {"confirm_publish": True, **(app.conf.broker_transport_options or {})}
-        return
-    check_layout(app.conf.broker_transport_options or {}, environment)
-    options: dict[str, Any] = {
-        "max_connections": REDIS_CONNECTIONS,
-        "unacked_restore_throttle": 1,
-        **REDIS_TIMES,
-        **({"master_name": master_name} if master_name else {}),
-        **(app.conf.broker_transport_options or {}),
-    }
-    if environment.key_prefix:
-        options["global_keyprefix"] = environment.key_prefix
-    if environment.priority_steps:
-        options["priority_steps"] = list(environment.priority_steps)
-    app.conf.broker_transport_options = options
-
-
-def check_layout(options: Mapping[str, Any], environment: Environment) -> None:
-    """Refuse an app whose *options* (``broker_transport_options``) put messages where the resource, and with it the
-    exporter, does not
-    look: the pool would see an empty queue. Raises `MisconfiguredError`.
-    """
-    prefix = environment.key_prefix
-    if "global_keyprefix" in options and (options["global_keyprefix"] or "") != prefix:
-        own = options["global_keyprefix"]
-        raise MisconfiguredError(
-            "broker.keyPrefix", prefix,
-            f"the app's broker_transport_options say global_keyprefix={own!r}, and the exporter counts the keys "
-            "with the resource's prefix",
-            f"set broker.keyPrefix to {own!r}, or remove global_keyprefix from the app",
-        )  # fmt: skip
-    steps = environment.priority_steps or DEFAULT_STEPS
-    if "priority_steps" in options and {*options["priority_steps"]} != {*steps}:
-        own = sorted(options["priority_steps"])
-        raise MisconfiguredError(
-            "broker.prioritySteps", ",".join(map(str, steps)),
-            f"the app's broker_transport_options say priority_steps={own}: messages of the other steps would be "
-            "neither counted nor fetched",
-            f"set broker.prioritySteps to {own}, or remove priority_steps from the app",
-        )  # fmt: skip
-    for name, stock in FIXED_OPTIONS.items():
-        if name in options and options[name] != stock:
-            raise MisconfiguredError(
-                "app", f"broker_transport_options[{name!r}] = {options[name]!r}", FIXED_REASONS[name],
-                f"remove {name} from the app's broker_transport_options, and from those of its producers",
-            )  # fmt: skip
-
-
-DEFAULT_STEPS = (0, 3, 6, 9)
-"""Of ``broker.prioritySteps``, and kombu's."""
-
-FIXED_OPTIONS: dict[str, Any] = {"sep": "\x06\x16", "unacked_key": "unacked", "ack_emulation": True}
-"""Options of kombu's that have no field in the resource, with kombu's defaults."""
-
-FIXED_REASONS = {
-    "sep": "the exporter knows queues with priorities by kombu's own separator, and would count nothing",
-    "unacked_key": "the exporter counts unacknowledged messages under kombu's own key, and the pool would rest "
-    "while some are to be restored",
-    "ack_emulation": "without it, what a killed worker held is lost",
-}
-
-
 def own_rpc_backends(app: Any) -> None:
     """``rpc://`` gives each thread that sends a task a queue of its own for the result, by an identity that belongs to
     the thread. A backend that all share reads the first one's queue only, and ``.get()`` in a task would wait for ever.
@@ -195,28 +107,20 @@ def own_word(app: Any, name: str) -> bool:
     return any(key in each for each in app.conf.maps[:-1] for key in app.conf._to_keys(name))
 
 
-REDIS_TIMES: dict[str, Any] = {"socket_timeout": 15.0, "socket_connect_timeout": 5.0, "socket_keepalive": True}
-"""Seconds. kombu waits for ever: a connection to a Redis whose node or pod is gone without a word would hold the worker
-until TCP itself gives up, which takes a quarter of an hour. None of our commands blocks, so an answer that late will
-not come.
-"""
-
-
-def secure_broker(app: Any, environment: Environment) -> list[str]:
+def secure_broker(app: Any, broker: BrokerKind, environment: Environment) -> list[str]:
     """Have the broker's certificate and host name checked, unless the app or the URL has its own wishes. Returns
     warnings for the log.
     """
-    url, trust, own = first_url(app.conf.broker_read_url), environment.broker_trust, app.conf.broker_use_ssl
-    scheme = url.split("://")[0]
-    if scheme not in ("rediss", "amqps"):
+    trust, own = environment.broker_trust, app.conf.broker_use_ssl
+    if not broker.secure:
         return [tls.warning("broker", "broker_use_ssl of the app")] if own and not tls.checks(own) else []
     tls.check_host_names()
     if not own or own is True:  # True says no more than the scheme does
-        own = app.conf.broker_use_ssl = (tls.redis_options if scheme == "rediss" else tls.amqp_options)(trust)
+        own = app.conf.broker_use_ssl = broker.tls_options(trust)
         because = "broker.insecureSkipVerify"
     else:
         because = "broker_use_ssl of the app"
-    if said := tls.wishes(url):
+    if said := tls.wishes(first_url(app.conf.broker_read_url)):
         own, because = said, "ssl_cert_reqs in its URL"
     return [] if tls.checks(own) else [tls.warning("broker", because)]
 

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -19,7 +18,6 @@ from greenworker.bootstrap.patching import check_app, patch_first
 from greenworker.bootstrap.requirements import check_versions, installed
 from greenworker.bootstrap.startup_checks import Arguments, check
 from greenworker.brokers.parts import set_urls
-from greenworker.brokers.transports import consumer_transport, redis_transport
 from greenworker.environment import Environment
 from greenworker.misconfigured import (
     DEFAULT_TERMINATION_LOG,
@@ -27,6 +25,7 @@ from greenworker.misconfigured import (
     exit_misconfigured,
     last_words,
     or_exit,
+    require,
 )
 from greenworker.monitoring.exposition import Exposition, listen
 
@@ -44,7 +43,7 @@ def start(argv: Sequence[str]) -> NoReturn:
         if environment.role == "eventlet":
             patch_first()
             _choose_green_waits()
-        _require("celery", "the worker is a Celery worker", "install celery[redis] or celery in the image")
+        require("celery", "the worker is a Celery worker", "install celery[redis] or celery in the image")
         command = _prepare(environment, listener, arguments, list(argv))
     except MisconfiguredError as error:
         exit_misconfigured(error, os.environ.get("GREENWORKER_TERMINATION_LOG") or DEFAULT_TERMINATION_LOG)
@@ -76,21 +75,12 @@ def _choose_green_waits() -> None:
         os.environ.setdefault("PSYCOPG_WAIT_FUNC", "wait_selector")
 
 
-def _require(module: str, reason: str, fix: str) -> None:
-    if module not in sys.modules and find_spec(module) is None:
-        raise MisconfiguredError("image", f"no module {module} for {sys.executable}", reason, fix)
-    try:
-        import_module(module)
-    except ImportError as error:
-        raise MisconfiguredError("image", f"module {module} does not import: {error}", reason, fix) from error
-
-
 def _prepare(environment: Environment, listener: native.Socket, arguments: Arguments, argv: list[str]) -> list[str]:
     """Everything between patching and Celery; the command line for Celery."""
     from greenworker.bootstrap import log_lines, settings  # noqa: PLC0415
     from greenworker.brokers import serializers  # noqa: PLC0415
+    from greenworker.brokers.factory import kind_of  # noqa: PLC0415
     from greenworker.brokers.forwarding import Routes, declared_queue  # noqa: PLC0415
-    from greenworker.monitoring.task_risks import ack_timeout_of  # noqa: PLC0415
     from greenworker.pool import request, steps  # noqa: PLC0415
     from greenworker.pool.drain import Drain  # noqa: PLC0415
     from greenworker.runtime import Runtime  # noqa: PLC0415
@@ -102,22 +92,25 @@ def _prepare(environment: Environment, listener: native.Socket, arguments: Argum
     master_name = settings.set_defaults(environment)
     app = _load_app(arguments, green=environment.role == "eventlet")
     runtime.attach_to(app)
+    broker = runtime.broker = kind_of(app)
     serializers.restrict(app, environment.accept_content)
     for queue in (arguments.options.get("-Q") or "").split(","):
         if queue:
             declared_queue(app, queue.strip())
-    warnings = [*settings.secure_broker(app, environment), *settings.secure_result_backend(app, environment)]
+    warnings = settings.secure_broker(app, broker, environment)
+    warnings += settings.secure_result_backend(app, environment)
     log_lines.follow_the_application(warnings)
-    settings.merge_broker_options(app, environment, master_name)
+    broker.merge_options(app, environment, master_name)
     settings.own_rpc_backends(app)
     request.install(app)
     if environment.remote_control == "Disabled":
         app.conf.worker_enable_remote_control = False
-    runtime.task_risks.ack_timeout = ack_timeout_of(app, environment.consumer_timeout_seconds)
+    runtime.task_risks.ack_timeout = broker.ack_timeout(app, environment)
     _connect_signals(runtime)
     _keep_last_words(environment.termination_log)
     steps.add_gauges(runtime)
     steps.add_celery_exporter_metrics(runtime, arguments.options.get("-Q") or app.conf.task_default_queue)
+    broker.prepare(runtime, companion=environment.role == "prefork")
     if environment.role == "prefork":
         from greenworker.prefork import companion  # noqa: PLC0415
 
@@ -140,20 +133,6 @@ def _green(runtime: Any, app: Any) -> list[str]:
     signals.worker_init.connect(use_our_pool, weak=False)
     app.steps["worker"].add(steps.WorkerStep)
     steps.add_green_gauges(runtime)
-    if redis_transport(app) is not None:
-        for module in ("redis", "kombu.transport.redis"):
-            _require(module, "the broker is Redis", "add celery[redis] to the image's requirements")
-        from greenworker.brokers.redis import transport as redis_channels  # noqa: PLC0415
-        from greenworker.brokers.redis.unacked_store import UnackedStore  # noqa: PLC0415
-
-        redis_channels.Channel.runtime = runtime
-        store = runtime.store = UnackedStore(runtime.environment.worker)
-        store.restarts_in_place = bool(os.environ.get("GREENWORKER_WORKER"))
-        runtime.task_risks.store_failures = lambda: store.flushes_failed
-    elif consumer_transport(app) is not None:
-        from greenworker.brokers.amqp import transport as amqp_channels  # noqa: PLC0415
-
-        amqp_channels.Channel.task_risks = runtime.task_risks
     return ["-c", str(runtime.start_threads())]
 
 
@@ -236,10 +215,8 @@ def _connect_signals(runtime: Any) -> None:
         remote_control.restrict(runtime.environment.remote_control, runtime.environment.role)
         if runtime.environment.role == "eventlet":
             remote_control.keep_listening()
-        if runtime.store is not None and sender.app.conf.worker_enable_remote_control:
-            from greenworker.brokers.redis.unacked_store import MailboxKeys  # noqa: PLC0415
-
-            runtime.store.mailbox = MailboxKeys.of(sender.app.control.mailbox, sender.hostname)
+        if sender.app.conf.worker_enable_remote_control:
+            runtime.broker.remote_control_starts(sender.app, sender.hostname)
 
     signals.worker_init.connect(tasks_are_loaded, weak=False)
     signals.task_revoked.connect(revoked, weak=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from greenworker.brokers.url import FIX, UNREADABLE, is_readable, is_readable_backend, unsupported_scheme
+from greenworker.brokers.url import FIX, UNREADABLE, is_readable, is_readable_backend, unsupported, unsupported_scheme
 from greenworker.misconfigured import MisconfiguredError
 
 _SHORT_WITH_VALUE = frozenset("AbnSlOcPQXIsf")
@@ -215,10 +215,6 @@ def _check_urls(environ: Mapping[str, str]) -> None:
         raise MisconfiguredError("broker.urlFrom", "(not shown)", UNREADABLE, FIX)
     scheme = unsupported_scheme(environ.get("CELERY_BROKER_URL", ""))
     if scheme is not None:
-        raise MisconfiguredError(
-            "broker.urlFrom", f"{scheme}://…", "this worker speaks to Redis and to RabbitMQ",
-            "use redis://, rediss://, sentinel://, amqp:// or amqps:// in each URL, or run this app on a stock "
-            "Celery worker",
-        )  # fmt: skip
+        raise unsupported(scheme)
     if not is_readable_backend(environ.get("CELERY_RESULT_BACKEND", "")):
         raise MisconfiguredError("resultBackend.urlFrom", "(not shown)", UNREADABLE, FIX)

@@ -1,7 +1,7 @@
 """Which tasks belong to the prefork companion, and how a message gets there.
 
 Three sources, any of which suffices: the names and globs of the resource, the author's mark
-``@app.task(pool="prefork")``, and the operator's evidence in the routes file. A message is sent on as it is: body,
+``@app.task(pool="prefork")``, and the operator's auto-routing in the routes file. A message is sent on as it is: body,
 headers, properties.
 """
 
@@ -49,7 +49,7 @@ class Routes:
         self.patterns = tuple(patterns)
         self.has_companion = has_companion
         self.routes_file = routes_file
-        self.evidence: tuple[str, ...] = ()
+        self.auto_routed: tuple[str, ...] = ()
         self.marked: frozenset[str] = frozenset()
         self._known: dict[str, bool] = {}
 
@@ -60,7 +60,7 @@ class Routes:
 
     def any(self) -> bool:
         """False if no task at all belongs to the companion."""
-        return bool(self.patterns or self.evidence or self.marked)
+        return bool(self.patterns or self.auto_routed or self.marked)
 
     def matches(self, task: str) -> bool:
         """True if *task* belongs to the companion."""
@@ -68,7 +68,7 @@ class Routes:
             return False
         known = self._known.get(task)
         if known is None:
-            known = task in self.marked or any(fnmatchcase(task, name) for name in (*self.patterns, *self.evidence))
+            known = task in self.marked or any(fnmatchcase(task, name) for name in (*self.patterns, *self.auto_routed))
             if len(self._known) < 10_000:
                 self._known[task] = known
         return known
@@ -79,7 +79,7 @@ class Routes:
         self._known.clear()
 
     def reload(self) -> None:
-        """Read the evidence; a file that is missing or broken is no evidence, but changes nothing that was read."""
+        """Read what the operator has auto-routed. A file that is missing or broken changes nothing that was read."""
         try:
             names = json.loads(self.routes_file.read_text() or "[]")
         except FileNotFoundError:
@@ -89,9 +89,9 @@ class Routes:
             return
         if not isinstance(names, list):
             return
-        evidence = tuple(str(name) for name in names)
-        if evidence != self.evidence:
-            self.evidence = evidence
+        auto_routed = tuple(str(name) for name in names)
+        if auto_routed != self.auto_routed:
+            self.auto_routed = auto_routed
             self._known.clear()
 
     def watch(self) -> None:
@@ -171,7 +171,7 @@ class Forwarder:
         return self._queues[name]
 
     def _refuse(self, name: str, task: str, error: MisconfiguredError) -> None:
-        """What the operator's evidence sends there runs here, as it did before, and somebody has to know."""
+        """What the operator has routed there runs here, as it did before, and somebody has to know."""
         self._queues[name] = None
         sentence = f"{task} and others are not forwarded to {name} and run on the hub: {error}"
         self._task_risks.found(PREFORK, task, sentence)

@@ -58,7 +58,9 @@ class Settlement(Protocol):
 
     @property
     def outlives_connection(self) -> bool:
-        """Whether a task that runs through a lost connection can still be acknowledged."""
+        """Whether a task that runs through a lost connection can still be acknowledged. Else a message belongs to the
+        connection that it came by.
+        """
 
     @property
     def busy(self) -> bool:
@@ -83,6 +85,11 @@ class Settlement(Protocol):
     def refuse(self, message: Any, error: Exception) -> bool:
         """Celery raised *error* as it took *message*, which does not run. True if it is a dead letter now; False if the
         caller is to raise the error.
+        """
+
+    def stop_deliveries(self, consumer: Any) -> None:
+        """In a drain: cancel kombu's *consumer*. Does not wait for the answer: another green thread reads the
+        connection.
         """
 
     # what is done
@@ -133,8 +140,6 @@ class Surroundings:
     """What a settlement needs of its consumer and its process."""
 
     app: Any
-    store: Any
-    """On Redis the process's `UnackedStore`, else None."""
     accounting: Accounting
     task_risks: TaskRisks
     max_deliveries: int

@@ -42,9 +42,6 @@ CPU_WINDOW_SECONDS, CPU_WAIT_SHARE = 300.0, 0.5
 reason to worry.
 """
 
-REDIS_VISIBILITY_SECONDS = 3600.0
-"""kombu's default (``Channel.visibility_timeout``)."""
-
 
 @dataclass(frozen=True, slots=True)
 class AckTimeout:
@@ -54,27 +51,6 @@ class AckTimeout:
     seconds: float
     consequence: str
     fix: str
-
-
-def ack_timeout_of(app: Any, consumer_timeout_seconds: float) -> AckTimeout | None:
-    """What the broker of *app* is known for; None for brokers that we know nothing of."""
-    url = app.conf.broker_read_url
-    scheme = str(url[0] if isinstance(url, (list, tuple)) and url else url).split("://", maxsplit=1)[0]
-    scheme = scheme.split("+", maxsplit=1)[0]
-    if scheme in ("redis", "rediss", "sentinel"):
-        options = app.conf.broker_transport_options or {}
-        return AckTimeout(
-            VISIBILITY, float(options.get("visibility_timeout") or REDIS_VISIBILITY_SECONDS),
-            "this worker renews it as long as it reaches Redis, and a stock worker does not: there the task runs twice",
-            "raise visibility_timeout in broker_transport_options of every worker of this broker",
-        )  # fmt: skip
-    if scheme in ("amqp", "amqps", "pyamqp"):
-        return AckTimeout(
-            CONSUMER, consumer_timeout_seconds,
-            "RabbitMQ then closes the channel, and every task of this worker runs again",
-            "raise consumer_timeout on the broker (and say so in broker.consumerTimeout), or split the task",
-        )  # fmt: skip
-    return None
 
 
 class TaskRisks:

@@ -25,7 +25,6 @@ from greenworker.brokers.declarations import refuse_declarations
 from greenworker.brokers.factory import settlement_of
 from greenworker.brokers.forwarding import Forwarder
 from greenworker.brokers.settlement import Settlement
-from greenworker.brokers.transports import AMQP_TRANSPORTS, REDIS_TRANSPORTS, consumer_transport, keep_transport
 from greenworker.misconfigured import or_exit
 from greenworker.monitoring.task_risks import acknowledge, settles
 from greenworker.pool.isolation import refuse, take_header
@@ -237,12 +236,8 @@ class Consumer(StockConsumer):  # type: ignore[misc]
 
     def connect(self) -> Any:
         """Our transport, for this connection only."""
-        transport = consumer_transport(self.app)
-        if transport is None:
-            return compat.with_static_prefetch(self.app, super().connect())
-        connection = self.app.connection_for_read(heartbeat=self.amqheartbeat, transport=transport)
-        connected = self.ensure_connected(keep_transport(connection, {**REDIS_TRANSPORTS, **AMQP_TRANSPORTS}))
-        return compat.with_static_prefetch(self.app, connected)
+        connection = self.runtime.broker.connection(self.app, self.amqheartbeat)
+        return compat.with_static_prefetch(self.app, self.ensure_connected(connection))
 
     def on_connection_error_after_connected(self, exc: Any) -> Any:
         """Celery reduces the prefetch count unless it is told not to; 5.3 cannot be told."""
@@ -305,8 +300,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
     def begin_consuming(self) -> None:
         """A new connection: all credits at once, once it is sure that what is not ours can be sent on."""
         or_exit(self.forwarder.check, [queue.name for queue in self.task_consumer.queues])
-        channel = self.task_consumer.channel
-        if self.qos.value and compat.prefetch_is_static(self) and hasattr(channel, "unsettled"):
+        if self.qos.value and compat.prefetch_is_static(self):
             self.credits = Credits(self.task_consumer, lambda: self.runtime.drain.draining)
             self.apply_prefetch()
         else:
@@ -329,18 +323,13 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         return self.runtime.drain.draining and bool(self.pool.jobs or self.settlement.busy)
 
     def stop_consuming(self) -> None:
-        """Cancel without waiting for the answer: another green thread reads this connection."""
+        """No message comes any more; those that are on their way are known by their consumers."""
         self.runtime.consuming = False
         consumer = self.task_consumer
         if consumer is None or self.connection is None:
             return
-        if self.connection.transport.driver_type != "amqp":
-            consumer.cancel()
-            return
-        for name, tag in list(consumer._active_tags.items()):
-            self._cancelled[tag] = name
-            consumer.channel.basic_cancel(tag, nowait=True)
-        consumer._active_tags.clear()
+        self._cancelled |= {tag: name for name, tag in consumer._active_tags.items()}
+        self.settlement.stop_deliveries(consumer)
 
     def give_back_unstarted(self) -> int:
         """Return what is prefetched, held for an ETA or waits for a rate limit; how many."""

@@ -25,13 +25,6 @@ from greenworker.brokers.declarations import refuse_declarations
 from greenworker.brokers.factory import settlement_of
 from greenworker.brokers.serializers import restrict_tasks
 from greenworker.brokers.settlement import Settlement
-from greenworker.brokers.transports import (
-    AMQP_TRANSPORTS,
-    COMPANION_REDIS_TRANSPORTS,
-    broker_scheme,
-    keep_transport,
-    redis_transport,
-)
 from greenworker.misconfigured import or_exit
 from greenworker.monitoring.metrics import Gauge
 from greenworker.monitoring.task_risks import CHECK_SECONDS, acknowledge, check_tasks, settles
@@ -245,20 +238,11 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         settle_revocations(self.app)
         super().update_strategies()
 
-    @property
-    def on_amqp(self) -> bool:
-        """Whether what this worker holds belongs to its connection."""
-        return broker_scheme(self.app) in AMQP_TRANSPORTS
-
     def connection_for_read(self, heartbeat: Any = None) -> Any:
-        """Celery connects and registers with its event loop; only the transport differs."""
-        transport = redis_transport(self.app)
-        if transport is None:
-            connection = compat.with_static_prefetch(self.app, super().connection_for_read(heartbeat=heartbeat))
-            return without_reconnect(connection) if self.on_amqp else connection
-        ours = COMPANION_REDIS_TRANSPORTS
-        connection = self.app.connection_for_read(heartbeat=heartbeat, transport=ours[broker_scheme(self.app)])
-        return self.ensure_connected(keep_transport(connection, ours))
+        """Celery connects and registers with its event loop; only the transport may differ."""
+        connection = self.ensure_connected(self.runtime.broker.companion_connection(self.app, heartbeat))
+        connection = compat.with_static_prefetch(self.app, connection)
+        return connection if self.settlement.outlives_connection else without_reconnect(connection)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -320,7 +304,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         """
         self.credits = None
         self._queues.clear()
-        if self.on_amqp and self.qos.value and compat.prefetch_is_static(self):
+        if self.qos.value and compat.prefetch_is_static(self):
             self.credits = start_credits(self.task_consumer, self.qos, self.runtime.drain)
 
     def raise_if_lost(self) -> None:
@@ -328,7 +312,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         connection as its loop begins, for a tenth of a second, and drops what the broker says there of its end
         (`celery.worker.loops._quick_drain`). The socket is closed by then, so nothing else notices.
         """
-        if self.on_amqp and self.connection is not None and not self.connection.connected:
+        if not self.settlement.outlives_connection and self.connection is not None and not self.connection.connected:
             raise ConnectionResetError(LOST)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
@@ -340,7 +324,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         def on_message(message: Any) -> None:
             if settlement.count_redelivery(message):
                 return
-            if self.on_amqp:
+            if not settlement.outlives_connection:
                 self._remember(message)
             try:
                 take_header(message)
@@ -542,14 +526,6 @@ def install(runtime: Runtime, app: Any) -> None:
         pool = getattr(runtime.pool, "pool", None)
         return float(pool.num_processes) if pool is not None else 0.0
 
-    if redis_transport(app) is not None:
-        from greenworker.prefork import redis as prefork_redis  # noqa: PLC0415 - needs redis
-
-        prefork_redis.Channel.runtime = runtime
-        store = runtime.store = prefork_redis.ThreadUnackedStore(runtime.environment.worker)
-        store.restarts_in_place = bool(os.environ.get("GREENWORKER_WORKER"))
-        runtime.task_risks.store_failures = lambda: store.flushes_failed
-        signals.worker_shutdown.connect(store.leave, weak=False)
     signals.worker_init.connect(use_our_pool, weak=False)
     app.steps["worker"].add(ParentAgent)
     app.steps["consumer"].add(Consuming)

@@ -80,6 +80,12 @@ class AmqpSettlement:
         )  # fmt: skip
         return True
 
+    def stop_deliveries(self, consumer: Any) -> None:
+        """kombu would wait for the answer to each."""
+        for tag in list(consumer._active_tags.values()):
+            consumer.channel.basic_cancel(tag, nowait=True)
+        consumer._active_tags.clear()
+
     def acknowledge_now(self, message: Any) -> None:
         """Our transport's acknowledgements wait for each other; kombu's own do not."""
         if hasattr(message.channel, "flush"):

@@ -10,6 +10,7 @@ from typing import Any
 
 from greenworker.brokers.dead_letters import REFUSED
 from greenworker.brokers.redis.attempts import RedisAttempts
+from greenworker.brokers.redis.unacked_store import UnackedStore
 from greenworker.brokers.settlement import Holder, Surroundings
 from greenworker.misconfigured import MisconfiguredError
 
@@ -18,16 +19,12 @@ class RedisSettlement:
     """See `settlement.Settlement`."""
 
     busy = False
+    outlives_connection = True
 
-    def __init__(self, surroundings: Surroundings) -> None:
-        self._store = surroundings.store
+    def __init__(self, store: UnackedStore, surroundings: Surroundings) -> None:
+        self._store = store
         self._accounting = surroundings.accounting
         self.attempts = RedisAttempts(self._store) if surroundings.max_deliveries else None
-
-    @property
-    def outlives_connection(self) -> bool:
-        """As soon as there was one."""
-        return self._store.keys is not None
 
     def queue_of(self, message: Any) -> str:
         """The list that it was fetched from, without prefix and priority."""
@@ -55,6 +52,10 @@ class RedisSettlement:
         channel.set_aside(tag, self.queue_of(message), REFUSED, error)
         message._state = "REJECTED"
         return True
+
+    def stop_deliveries(self, consumer: Any) -> None:
+        """The poller no longer asks for its queues."""
+        consumer.cancel()
 
     def acknowledge_now(self, message: Any) -> None:
         """See `UnackedStore.send_ack`."""

@@ -102,11 +102,11 @@ class Channel(stock.Channel):
 
     QoS = QoS
     runtime: ClassVar[Runtime]
-    """Set by the launcher: kombu makes channels, and has nothing of ours to pass to them."""
+    process_store: ClassVar[UnackedStore]
+    """Both are set by `RedisKind`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        assert self.runtime.store is not None
-        self.store: UnackedStore = self.runtime.store
+        self.store = self.process_store
         self.by_get: set[str] = set()
         self.emptied = False
         """The last fetch took all that its queues had."""

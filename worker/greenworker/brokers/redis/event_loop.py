@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, ClassVar
 
 from kombu.transport import redis as stock
 
@@ -90,6 +90,7 @@ class Channel(transport.Channel):
     """Fetches what prefetch allows, the tasks that outlived an earlier connection included."""
 
     QoS = QoS
+    process_store: ClassVar[ThreadUnackedStore]
     store: ThreadUnackedStore
 
     def room(self) -> int:

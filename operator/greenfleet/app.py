@@ -193,8 +193,8 @@ def _monitoring(settings: Settings) -> Monitoring | None:
 
 
 async def _asked_to_leave(kopf_is_up: asyncio.Event) -> None:
-    """Until SIGTERM or SIGINT. With its own handlers kopf would give its sub-tasks five seconds before we hear
-    of it.
+    """Until SIGTERM or SIGINT. With its own handlers kopf would give its sub-tasks five seconds before we get
+    it.
     """
     await kopf_is_up.wait()
     asked = asyncio.Event()

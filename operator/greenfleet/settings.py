@@ -241,7 +241,7 @@ class PodMonitors(_Settings):
 
 
 class Settings(_Settings):
-    """Everything that the operator is told at start."""
+    """Everything that the operator reads at its start."""
 
     prometheus: Prometheus = Prometheus()
     worker: WorkerImage = WorkerImage()

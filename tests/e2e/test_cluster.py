@@ -203,7 +203,7 @@ def page(cluster: Cluster) -> Callable[[str], str]:
         except OSError:
             return False
 
-    # A pod is Ready a moment before kube-proxy has heard of it.
+    # A pod is Ready a moment before kube-proxy knows it.
     assert eventually(answers, seconds=5)
     return read
 
@@ -287,7 +287,7 @@ def test_a_node_whose_kubelet_and_runtime_were_killed_is_repaired_and_its_pods_l
     assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
 
     def can_be_entered() -> bool:
-        """Not at once: kubelet hears of its pods a moment after it is healthy."""
+        """Not at once: kubelet gets its pods a moment after it is healthy."""
         command = ["kubectl", "exec", "-n", NAMESPACE, "probe", "--", "true"]
         return subprocess.run(command, env=cluster.environment, capture_output=True, check=False).returncode == 0
 

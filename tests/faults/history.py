@@ -81,7 +81,7 @@ class Disruption:
     may_repeat: bool
     """Whether the guarantee table allows that what was held there then runs twice."""
     loses_confirmations: bool = False
-    """Whether who publishes meanwhile may not hear that the broker has the message, and so publishes it again."""
+    """Whether who publishes meanwhile may not know that the broker has the message, and so publishes it again."""
     stalls: bool = False
     """Whether the worker stands still: what it gets at the end may have been on its way since the beginning."""
     forgets: bool = False

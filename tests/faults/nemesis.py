@@ -47,7 +47,7 @@ _BROKER_AWAY = {
     "cut", "unreachable", "silent_connection", "broker_silent", "broker_killed", "redis_read_only", "redis_full",
     "connections_closed", "disk_full", "node_lost", "failover",
 }  # fmt: skip
-"""Whoever publishes then may not hear that the broker has the message."""
+"""Whoever publishes then may not know that the broker has the message."""
 
 
 class Nemesis:

@@ -160,7 +160,7 @@ PRIVATE = (
     Private("kombu.messaging:Consumer._queues", "several consumers for each quorum queue"),
     Private("kombu.messaging:Consumer._tags", "the same"),
     Private("kombu.messaging:Consumer._receive_callback", "the same", ("message",)),
-    Private("kombu.connection:Connection._connection", "a lost connection is not replaced without a word"),
+    Private("kombu.connection:Connection._connection", "a lost connection is not replaced unseen"),
     Private("kombu.connection:Connection._ensure_connection", "the same"),
     Private(
         "kombu.connection:Connection.qos_semantics_matches_spec",

@@ -1,6 +1,6 @@
 """Where pods may run, and how labels select objects: Kubernetes' own schemas, written out with bounds and descriptions.
 
-A field that preserved unknown ones would be shorter, and would let a misspelt rule through to be dropped in silence.
+A field that preserved unknown ones would be shorter, and would let a misspelt rule through, which nobody would notice.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From a hand-written Deployment of Celery workers to the pool that takes its place. Pure.
 
-Nothing is dropped in silence: what has no place in a pool is an obstacle until the user says to leave it out, and what
-becomes different is a note.
+Nothing is dropped without a message: what has no place in a pool is an obstacle until the user says to leave it out,
+and what becomes different is a note.
 """
 
 from __future__ import annotations

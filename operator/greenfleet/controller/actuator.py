@@ -42,21 +42,21 @@ WRITE_INTERVAL_SECONDS = 5.0
 that was just gone is back.
 """
 START_INTERVAL_SECONDS = 60.0
-"""A changed start value is written before a worker is added, and else so often: a new pod is told within a tick
+"""A changed start value is written before a worker is added, and else so often: a new pod gets its own within a tick
 anyway.
 """
 WORTH_WRITING = 0.1
 """Relative change of green threads that is worth a write."""
 TOUCH_SECONDS = 0.5
-"""When a pod that was told is touched again: of 1,000 patches some 25 did not reach the pod's file until the pod's next
-change (`tests/e2e/test_resize.py`; why kubelet passes over them was not found).
+"""When a pod that was written to is touched again: of 1,000 patches some 25 did not reach the pod's file until the
+pod's next change (`tests/e2e/test_resize.py`; why kubelet passes over them was not found).
 """
 _LEAVING_COST = -100
 _WRITTEN_ANNOTATION = f"{names.PREFIX}/threads-written-at"
 
 
 def worth_writing(current: int | None, wanted: int) -> bool:
-    """Whether a pod that has `current` green threads should be told to have `wanted`."""
+    """Whether a pod that has `current` green threads should get `wanted`."""
     if current is None:
         return True
     return abs(wanted - current) >= max(1.0, WORTH_WRITING * current)
@@ -121,7 +121,7 @@ class Actuator:
         return not refused
 
     async def _write_threads(self, plan: ScalePlan, refused: list[ApiError]) -> list[Pod]:
-        """Tells the pods that need to be told, and the ConfigMap; returns those pods. What is refused of that (one pod
+        """Writes to the pods that need it, and to the ConfigMap; returns those pods. What is refused of that (one pod
         by a webhook, a ConfigMap that somebody made immutable) is added to *refused*: it must keep neither the other
         pods from hearing nor new workers from coming.
         """
@@ -259,7 +259,7 @@ _EVENT_REASONS = {
 
 
 def _needs_threads(plan: ScalePlan, pod: Pod, now: float) -> bool:
-    """Whether a pod has to be told: something else is wanted of it, or it does not do what it was told."""
+    """Whether a pod has to be written to: something else is wanted, or it does not do what was written."""
     told = plan.fleet.actuation.last_thread_writes.get(pod.name)
     more = pod.threads is not None and plan.decision.threads > pod.threads
     if pod.terminating:

@@ -116,7 +116,7 @@ def _starting_seconds(status: _Object, now: float) -> float | None:
 
 
 class Booster:
-    """Resizes the pods of all pools. It is told of every pod that changes, and shown every pod once a tick."""
+    """Resizes the pods of all pools. It gets every pod that changes, and all pods once a tick."""
 
     def __init__(self, client: Client, registry: Registry) -> None:
         self._client = client

@@ -30,8 +30,8 @@ _ALWAYS_SERVED = {
 class ClusterCache:
     """Local copies of our children and pods in some namespaces (none named: in all).
 
-    `child_changed(namespace, pool or None)` is told when labels, owners or spec of a child changed (a Deployment's
-    replicas apart), or when it disappeared; None stands for an exporter's child. `pod_changed(old, new)` is told of
+    `child_changed(namespace, pool or None)` is called when labels, owners or spec of a child changed (a Deployment's
+    replicas apart), or when it disappeared; None stands for an exporter's child. `pod_changed(old, new)` is called for
     every pod.
     """
 

@@ -105,7 +105,7 @@ class ExporterReconciler:
         return None, queues_digest(children)
 
     async def _there(self, pools: Iterable[GreenWorkerPool], namespace: str) -> list[GreenWorkerPool]:
-        """Those pools that the API server has and that do not go: the deletion of what they own may be heard of before
+        """Those pools that the API server has and that do not go: the deletion of what they own may arrive before
         their own.
         """
         path = paths.collection(f"{GROUP}/{VERSION}", KIND, namespace)
@@ -119,8 +119,8 @@ class ExporterReconciler:
 
     async def _tell(self, broker_key: str, digest: str) -> None:
         """Has kubelet show the exporter's pods the list of queues at once: a ConfigMap alone is shown within a minute
-        or two, the one of a pod that changed without delay. Twice, because what kubelet has heard of may be the pod and
-        not yet the ConfigMap.
+        or two, the one of a pod that changed without delay. Twice, because kubelet may have the new pod and
+        not yet the new ConfigMap.
         """
         namespace, _, broker = broker_key.partition("/")
         pods = [

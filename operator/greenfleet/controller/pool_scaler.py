@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class PoolScaler:
-    """Looks at pools when the scaling loop says so. `adopt_generation` is told of every pool that is looked at."""
+    """Looks at pools when the scaling loop says so. `adopt_generation` is called for every pool that is looked at."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class PoolScaler:
 
 
 def _note_dead_letters(record: Record, pool: GreenWorkerPool, answers: Answers) -> bool:
-    """What the exporter says of the pool's queues, and the workers of their tasks; True if it is news. Silence
+    """What the exporter says of the pool's queues, and the workers of their tasks; True if it is news. No answer
     is none.
     """
     workers, counts = answers.workers, answers.dead_letters

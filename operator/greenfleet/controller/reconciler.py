@@ -152,7 +152,7 @@ class Reconciler:
         last.
 
         What the collector does to the children of a pool that goes looks like drift, and the operator may be told of it
-        before it is told of the deletion: with `--cascade=orphan` the owner is taken off them, and putting it back
+        before the deletion arrives: with `--cascade=orphan` the owner is taken off them, and putting it back
         would end the workers.
         """
         if self._registry.get(record.key) is not record:

@@ -30,7 +30,7 @@ class LastThreadWrite:
     at: float
     """Monotonic seconds."""
     fewer: bool
-    """Than it was told before."""
+    """Than was written before."""
 
 
 @dataclass(slots=True)

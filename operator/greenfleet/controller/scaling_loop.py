@@ -66,7 +66,7 @@ class ScalingLoop:
             await asyncio.sleep(due - clock())
 
     async def tick(self) -> None:
-        """Looks at every pool once. On a standby: forgets what it decided, and rests."""
+        """Looks at every pool once. On a standby: forgets what it decided, and waits."""
         acts = self._acts()
         self._metrics.leader.set(acts)
         self._metrics.pools.set(len(self._registry))

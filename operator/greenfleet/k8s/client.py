@@ -103,7 +103,7 @@ _WRONG_SHAPE = "failed to create typed patch object"
 
 
 _DENIED = re.compile(r"ValidatingAdmissionPolicy .* denied request|admission webhook .* denied the request")
-"""A policy's word, ours or the organisation's: what was sent is refused, and not for lack of a right, though the API
+"""A policy, ours or the organisation's: what was sent is refused, and not for lack of a right, though the API
 server says 403.
 """
 
@@ -122,8 +122,8 @@ class Client:
     """Requests to one API server.
 
     `write_seconds` is asked before every request that changes something: for how long it may take, 0 for not at all.
-    Those that say `fenced=False` (the Lease itself) are not asked about. `observe` is told of every finished request:
-    verb, resource and HTTP status (0: no answer).
+    Those that say `fenced=False` (the Lease itself) are not asked about. `observe` is called for every finished
+    request: verb, resource and HTTP status (0: no answer).
 
     Slots bound the requests under way, not the connections: a watch holds one for ever, and there may be any number of
     them. The Lease waits for no slot, and has a session of its own.
@@ -278,7 +278,7 @@ class Client:
                 yield kind, item
 
     async def _lines(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-        """Until the end, and until too long a silence: the connection may be dead without anybody's word.
+        """Until the end, or until nothing has come for too long: the connection may be dead, and nothing says so.
 
         A line may be longer than aiohttp's own bound for one: an object has up to 1.5 MB in etcd, and JSON writes a
         character with up to six.

@@ -6,7 +6,7 @@ Kubernetes' "API concepts": list, watch from its resourceVersion, bookmarks, sta
 Why not `kopf.on.event`, whose watches have label selectors as well (`settings.watching.label_selectors`, kopf 1.45). It
 was tried:
 
-- Missed deletions. After a 410 kopf lists anew and tells of what is there. What went meanwhile is told of by nobody, so
+- Missed deletions. After a 410 kopf lists anew and reports what is there. What went meanwhile is reported by nobody, so
   a second list and a comparison would be needed for each kind, as the controller does for pools. Here the list itself
   is the comparison.
 - The end of the first list. kopf knows it and tells no handler. Here it is `synced`.
@@ -45,7 +45,7 @@ def strip_managed_fields(item: Object) -> Object:
 
 
 class Reflector:
-    """Objects of one collection by `namespace/name`. `changed(old, new)` is told of every difference; either may be
+    """Objects of one collection by `namespace/name`. `changed(old, new)` is called for every difference; either may be
     None.
 
     `kept` makes of each object what is worth the memory; it has to leave name, namespace and resourceVersion.

@@ -75,8 +75,8 @@ class AnswerTooLargeError(QueryError):
 
 
 class PrometheusServer:
-    """One server that the administrator named. `observe(server, seconds, failure)` is told of every query; failure ""
-    is success.
+    """One server that the administrator named. `observe(server, seconds, failure)` is called for every query; failure
+    "" is success.
     """
 
     def __init__(

@@ -122,7 +122,7 @@ class Poller:
     async def _dead_letters(
         self, server: str, pools: Collection[GreenWorkerPool], *, asked: bool
     ) -> Mapping[tuple[str, str], int]:
-        """What our exporters count, where no depth is read from them. No answer is silence."""
+        """What our exporters count, where no depth is read from them. No answer is no count."""
         if not asked:
             return {}
         window, verify = self._window_seconds(server), self._settings.verify_namespace

@@ -1,4 +1,4 @@
-"""How long the oldest message has been waiting for a green thread, without a word from whoever published it. Pure.
+"""How long the oldest message has been waiting for a green thread, without anything in the message. Pure.
 
 Queues are first in, first out. So what has started since a message arrived was there before it, and the oldest message
 that waits is the first of those that have arrived and not started. The operator knows both counts at every sample: what

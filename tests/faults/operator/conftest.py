@@ -28,7 +28,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 
 def _lists_pools(api: Api) -> bool:
-    """An API server that has just heard of a kind answers 429 for a while."""
+    """An API server that has just got a kind answers 429 for a while."""
     try:
         api.items(f"{POOLS}/greenworkerpools")
     except Refused:

@@ -50,7 +50,7 @@ _SPEC: Object = {
 
 @dataclass(frozen=True)
 class Crash:
-    """SIGKILL at a write of a step: before the API server hears of the `number`th one, or after it has answered and
+    """SIGKILL at a write of a step: before the API server gets the `number`th one, or after it has answered and
     before the operator knows.
     """
 

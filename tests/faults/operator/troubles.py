@@ -78,7 +78,7 @@ class Deaf(Trouble):
 
     def begin(self, life: Life) -> None:
         for replica in life.replicas:
-            # One that stays silent does so until the operator gives it up; a new one hears again.
+            # One that stays silent does so until the operator gives it up; a new one gets events again.
             fault = Swallow(self.types, only_open=self.ends == "never")
             self._rule[replica.name] = replica.proxy.rule(fault, path=f"/{self.kind}$", watch=True)
 

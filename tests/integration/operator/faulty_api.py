@@ -12,7 +12,7 @@ other one with the client certificate of the kubeconfig.
             faulty.end_watches("/greenworkerpools")
 
 The faults: `Answer` (410, 409, 429, 500… in place of the API server), `Hold` (a slow network), `Lose` (done, but nobody
-hears of it), `Swallow` (a watch that misses events, or says nothing at all), `Expire` (a watch that begins with 410),
+gets it), `Swallow` (a watch that misses events, or says nothing at all), `Expire` (a watch that begins with 410),
 `Cut` (something happens at this very request, such as a SIGKILL of who sent it), `Garble` (a watch whose events come
 late, twice, or behind those of other objects) and `Recall` (what the API server said before, in place of what it says
 now).
@@ -81,7 +81,7 @@ class Expire:
 
 @dataclass(frozen=True)
 class Cut:
-    """`done()` is called in the proxy's thread, and the connection breaks: before the API server hears of the request,
+    """`done()` is called in the proxy's thread, and the connection breaks: before the API server gets the request,
     or after it has answered.
     """
 

@@ -38,7 +38,7 @@ def test_a_pool_whose_deletion_was_missed_is_forgotten_and_leaves_its_queue_to_i
     shop.await_condition("old", "Ready", "True")
     with faulty.rule(Swallow(("DELETED",)), path=POOLS) as missed:
         shop.delete_pool("old", wait=False)
-        eventually(lambda: missed.happened, "nobody hears of it")
+        eventually(lambda: missed.happened, "the event is missed")
     with faulty.rule(Expire(), path=POOLS, times=1) as expired:
         faulty.end_watches(POOLS)
         eventually(lambda: expired.happened, "the watch begins with 410, and kopf lists again")
@@ -164,5 +164,5 @@ def test_drift_is_repaired_although_the_watch_that_would_tell_of_it_is_silent(wo
     path = shop.path("poddisruptionbudgets", "feeds-eventlet")
     with faulty.rule(Swallow(only_open=True), path="/poddisruptionbudgets$") as silent:
         shop.api.merge(path, {"spec": {"maxUnavailable": 5}})
-        eventually(lambda: silent.happened, "nobody hears of it")
+        eventually(lambda: silent.happened, "the event is missed")
         eventually(lambda: shop.api.get(path)["spec"]["maxUnavailable"] == 1, "it is repaired", 100)

@@ -1,5 +1,5 @@
-"""The whole loop with real workers: backlog in Redis → Prometheus → the law → threads first, workers second, zero at
-the end.
+"""The whole loop with real workers: backlog in Redis → Prometheus → the autoscaler → threads first, workers second,
+zero at the end.
 """
 
 from __future__ import annotations

@@ -114,11 +114,11 @@ def test_task_events_reach_celerys_own_receiver(any_lane: Lane, start_worker: St
     thread.start()
     try:
         worker = start_on(start_worker, any_lane, threads=20, lean=False, arguments=["-E"])
-        eventually(lambda: seen["worker-heartbeat"], "the receiver hears the worker", 20)
+        eventually(lambda: seen["worker-heartbeat"], "the receiver gets the heartbeat", 20)
         for number in range(50):
             producer.noop.delay(number)
         producer.fail.delay(50)
-        eventually(lambda: seen["task-succeeded"] >= 50 and seen["task-failed"] >= 1, "all are heard")
+        eventually(lambda: seen["task-succeeded"] >= 50 and seen["task-failed"] >= 1, "all have arrived")
     finally:
         receiver.should_stop = True
         thread.join(10)
@@ -167,16 +167,16 @@ def test_the_last_events_are_sent_when_the_worker_leaves(any_lane: Lane, start_w
         receiver = producer.app.events.Receiver(connection, handlers={"*": lambda event: seen.append(event["type"])})
         with receiver.consumer_context() as (own, *_):
 
-            def heard(kind: str) -> bool:
+            def arrived(kind: str) -> bool:
                 with suppress(TimeoutError):
                     own.drain_events(timeout=0.2)
                 return kind in seen
 
-            heard("")  # Redis' client subscribes when it reads for the first time
+            arrived("")  # Redis' client subscribes when it reads for the first time
             producer.sleep.delay(1, 1)
-            eventually(lambda: heard("task-started"), "it runs")
+            eventually(lambda: arrived("task-started"), "it runs")
             worker.signal(signal.SIGTERM)
-            eventually(lambda: heard("task-succeeded"), "the end of the task is heard")
+            eventually(lambda: arrived("task-succeeded"), "the end of the task is seen")
     assert worker.wait(20) == 0
 
 

@@ -65,7 +65,7 @@ def test_single_messages_start_at_once(own_redis: Redis, start_worker: Start, cl
     eventually(lambda: worker.journal.done() == 21, "all done")
 
 
-@pytest.mark.parametrize("lost", ["hears", "asks", "both"])
+@pytest.mark.parametrize("lost", ["receives", "asks", "both"])
 def test_lost_listeners_come_back(own_redis: Redis, start_worker: Start, client_app: Any, lost: str) -> None:
     tasks = client_app(own_redis.url)
     worker = start_worker(own_redis.url).ready()
@@ -75,7 +75,7 @@ def test_lost_listeners_come_back(own_redis: Redis, start_worker: Start, client_
         done += 1
         eventually(lambda: len(listeners(own_redis)) == 2, "two connections of the notifier", 15)
         for each in listeners(own_redis):
-            if lost in ("both", "hears" if each["sub"] == "1" else "asks"):
+            if lost in ("both", "receives" if each["sub"] == "1" else "asks"):
                 own_redis.client().client_kill_filter(_id=each["id"])
         tasks.noop.delay(done)
         done += 1
@@ -111,7 +111,7 @@ def test_every_priority_and_every_queue_rings(own_redis: Redis, start_worker: St
 
 
 def test_many_idle_workers_share_what_comes(own_redis: Redis, start_worker: Start, client_app: Any) -> None:
-    """All hear the bell, one gets the message; each runs once."""
+    """All are notified, one gets the message; each runs once."""
     tasks = client_app(own_redis.url)
     workers = [start_worker(own_redis.url) for _ in range(4)]
     for worker in workers:

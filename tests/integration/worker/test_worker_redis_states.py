@@ -90,7 +90,7 @@ def test_remote_control_comes_back_once_a_redis_that_was_full_has_room(
     client.config_set("maxmemory", 500_000)
     worker = start_as(pool, start_worker, own_redis.url, threads=4).ready()
     if pool == "eventlet":
-        eventually(lambda: "Remote control" in worker.log.read_text(), "the worker says that it hears nothing")
+        eventually(lambda: "Remote control" in worker.log.read_text(), "the worker says that it receives nothing")
     client.config_set("maxmemory", 0)
     assert tasks.remote_control_answers()
     assert "Traceback" not in worker.log.read_text()

@@ -127,14 +127,14 @@ def test_a_result_backend_that_fails_neither_starts_nor_keeps_what_is_revoked(
 
 
 def test_a_drain_does_not_give_back_what_is_revoked(any_lane: Lane, start_worker: Start) -> None:
-    """A worker that starts after the revoke was said has not heard of it."""
+    """A worker that starts after the revoke was said does not know of it."""
     tasks = any_lane.producer()
     worker = worker_on(start_worker, any_lane, late=True)
     fill(worker, tasks, 2)
     revoked, kept = (tasks.sleep.delay(name, 0.1) for name in ("revoked", "kept"))
     wait_for(worker, "greenworker_tasks_reserved", 2)
     tasks.app.control.revoke(revoked.id)
-    eventually(lambda: revoked.id in str(tasks.app.control.inspect(timeout=0.5).revoked()), "it has heard")
+    eventually(lambda: revoked.id in str(tasks.app.control.inspect(timeout=0.5).revoked()), "it knows")
     worker.signal(signal.SIGTERM)
     assert worker.wait(20) == 0, worker.tail()
     assert any_lane.ready() == 1, kept

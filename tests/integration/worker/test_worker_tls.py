@@ -99,7 +99,7 @@ def impostor(tmp_path: Path) -> Iterator[tuple[int, Path, bytearray]]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     listener = socket.create_server(("127.0.0.1", 0))
-    heard = bytearray()
+    received = bytearray()
 
     def serve() -> None:
         while True:
@@ -109,10 +109,10 @@ def impostor(tmp_path: Path) -> Iterator[tuple[int, Path, bytearray]]:
                 return
             with suppress(OSError), context.wrap_socket(connection, server_side=True) as secured:
                 secured.settimeout(2)
-                heard.extend(secured.recv(4096))
+                received.extend(secured.recv(4096))
 
     Thread(target=serve, daemon=True).start()
-    yield listener.getsockname()[1], certificate, heard
+    yield listener.getsockname()[1], certificate, received
     listener.close()
 
 
@@ -213,25 +213,25 @@ def test_the_result_backend_is_checked_too(
 
 
 def test_the_exporter_says_nothing_to_a_rabbitmq_that_is_not_trusted(impostor: tuple[int, Path, bytearray]) -> None:
-    port, certificate, heard = impostor
+    port, certificate, received = impostor
     url = f"amqps://guest:guest@localhost:{port}//"
     with pytest.raises(ssl.SSLCertVerificationError, match="ostname mismatch"):
         RabbitBroker(url, Trust(certificate))
-    assert not heard
+    assert not received
 
 
 @pytest.mark.parametrize("pool", ["eventlet", "prefork"])
 def test_the_worker_says_nothing_to_a_rabbitmq_of_another_name(
     impostor: tuple[int, Path, bytearray], start_worker: Start, pool: str
 ) -> None:
-    port, certificate, heard = impostor
+    port, certificate, received = impostor
     worker = start_worker(
         f"amqps://guest:guest@localhost:{port}//", environment={"GREENWORKER_BROKER_CA_FILE": str(certificate)},
         pool=pool, arguments=["-c", "1"] if pool == "prefork" else [],
     )  # fmt: skip
     eventually(lambda: "CERTIFICATE_VERIFY_FAILED" in worker.log.read_text(), "it says why it cannot connect")
     assert "ostname mismatch" in worker.log.read_text()
-    assert not heard
+    assert not received
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def test_unacknowledged_messages_without_a_depth_are_no_sample() -> None:
 def test_another_namespaces_target_cannot_speak_for_a_broker() -> None:
     found = depths(depth("ready", 0, namespace="evil"))
     assert not found.queues
-    assert found.namespace_mismatch == {"shop"}, "whoever it spoke for hears of it"
+    assert found.namespace_mismatch == {"shop"}, "whoever it spoke for can see it"
 
 
 def test_a_target_without_a_namespace_label_is_not_believed() -> None:

@@ -390,7 +390,7 @@ def test_a_fleet_holds_says_so_once_and_recovers_without_a_jump(fault: str, monk
         assert cluster.scaled == before, "no jump: nobody goes before knowledge has been complete for a window"
         assert len(cluster.events_of("Complete")) == 1
         await pass_time(LONG)
-        assert world.replicas == 0, "and then the law goes on: the idle fleet leaves"
+        assert world.replicas == 0, "and then it scales on: the idle fleet leaves"
 
     play(scenario, monkeypatch, replicas=2)
 

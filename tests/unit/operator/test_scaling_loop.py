@@ -307,7 +307,7 @@ def test_a_pod_and_a_config_map_that_refuse_to_be_written_keep_no_worker_from_co
         world.depth = 500_000.0
         await pass_time(5 * TICK)
         assert any(replicas > 2 for replicas in cluster.scaled)
-        assert any("/feeds-1/" in path for path in told), "the other worker hears of its green threads"
+        assert any("/feeds-1/" in path for path in told), "the other worker gets its green threads"
 
     play(scenario, monkeypatch, replicas=2)
 

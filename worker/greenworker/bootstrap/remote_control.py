@@ -50,8 +50,8 @@ EVENTS = "; for task events add -E to spec.worker.extraArgs"
 
 
 def restrict(allowed: str, role: str) -> None:
-    """After the app and its commands are loaded, before the consumer listens. *allowed*: ReadOnly or Full; Disabled is
-    not heard.
+    """After the app and its commands are loaded, before the consumer listens. *allowed*: ReadOnly or Full; Disabled
+    does not get here.
     """
     for name, command in list(Panel.data.items()):
         if not str(command.__module__).startswith("celery."):
@@ -84,7 +84,7 @@ def keep_listening() -> None:
 
 
 class Mailbox(pidbox.gPidbox):  # type: ignore[misc]
-    """Celery's, whose green thread ends at the first error, for ever and without a word to anybody: a Redis that is
+    """Celery's, whose green thread ends at the first error, for ever, and logs nothing: a Redis that is
     full when the worker starts, a connection of the mailbox alone that is lost. This one opens it again.
     """
 
@@ -106,7 +106,7 @@ class Mailbox(pidbox.gPidbox):  # type: ignore[misc]
                 except Exception as error:
                     if monotonic() - began > AGAIN_SECONDS[1]:
                         pause = AGAIN_SECONDS[0]
-                    logger.warning("Remote control hears nothing; again in %.0f s: %s", pause, redacted(repr(error)))
+                    logger.warning("Remote control receives nothing; again in %.0f s: %s", pause, redacted(repr(error)))
                     connection.maybe_switch_next()
                     ended.wait(pause)
                     pause = min(2 * pause, AGAIN_SECONDS[1])

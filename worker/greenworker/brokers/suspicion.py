@@ -1,12 +1,12 @@
 """Whether a message is suspected of ending the process that runs it, and how sure that is. Pure; standard library only.
 
-A process that dies names no culprit: everything that ran in it may be. So each message carries its own record, in a
-header:
+A process that dies does not say which task ended it: any that ran in it may have. So each message carries its own
+record, in a header:
 
 - *deaths*: processes that ended while they held it, with others beside it. One is an accident (a node is lost). From
   `SUSPECT_DEATHS` on the message is a suspect, and runs apart from everything else.
 - *attempts*: runs apart that were begun, written before they begin and taken back when they end in any other way. The
-  first may have a few other suspects beside it, each further one has none. So only the culprit gets beyond the second.
+  first may have a few other suspects beside it, each further one has none. So only the cause gets beyond the second.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MEMORY_SECONDS = 3600
 """Deaths further apart than this are unrelated: brokers restart and nodes go."""
 
 TOGETHER = 10
-"""Suspects that run beside each other at their first attempt, so that a hundred innocent ones are not run one
+"""Suspects that run beside each other at their first attempt, so that a hundred harmless ones are not run one
 by one.
 """
 

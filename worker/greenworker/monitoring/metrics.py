@@ -20,7 +20,7 @@ from typing import Generic, TypeVar
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
-"""Seconds. From a cache hit to a long crawl; the operator's law reads sums and counts, people read the buckets."""
+"""Seconds. From a cache hit to a long crawl; the autoscaler reads sums and counts, people read the buckets."""
 
 LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0)
 """Seconds by which a beat of the hub was late."""

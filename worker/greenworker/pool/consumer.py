@@ -2,8 +2,8 @@
 
 Celery's own loop drains the event dispatcher's connection for up to 0.1 s in every cycle, which is 17 tasks a second on
 AMQP; it notices a new prefetch count or a shutdown only after two idle seconds; and where an acknowledgement is the
-first to find the connection broken, kombu connects anew inside ``drain_events`` without a word, to a channel without a
-consumer: the worker looks well and never gets another message.
+first to find the connection broken, kombu connects anew inside ``drain_events`` and says nothing, to a channel without
+a consumer: the worker looks well and never gets another message.
 """
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         return compat.with_static_prefetch(self.app, self.ensure_connected(connection))
 
     def on_connection_error_after_connected(self, exc: Any) -> Any:
-        """Celery reduces the prefetch count unless it is told not to; 5.3 cannot be told."""
+        """Celery reduces the prefetch count unless a setting says not to, which 5.3 does not have."""
         before = self.initial_prefetch_count
         super().on_connection_error_after_connected(exc)
         compat.keep_prefetch_count(self, before)
@@ -340,7 +340,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
             if entry is not None:
                 self.timer.cancel(entry)
             state.task_ready(request)
-        # A worker that starts now has not heard of the revoke.
+        # A worker that starts now does not know of the revoke.
         revoked = [request for request in requests if request.id in state.revoked]
         try:
             return self._give_back([request for request in requests if request.id not in state.revoked], revoked)

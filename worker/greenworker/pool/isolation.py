@@ -1,4 +1,4 @@
-"""Suspects run apart, so that the death of the process blames them alone; a proven culprit becomes a dead letter.
+"""Suspects run apart, so that the death of the process is due to them alone; a proven cause becomes a dead letter.
 
 While a worker has suspects, nothing else starts in it: what ran before ends first, then a few suspects run together,
 and whoever was among those when a process died runs all alone. See `suspicion` for what makes a suspect.
@@ -82,13 +82,13 @@ class Isolation:
         return items
 
     def ended(self, item: Any) -> bool:
-        """An item has ended, and the process lives; True if it ran apart and is to be forgiven."""
+        """An item has ended, and the process lives; True if it ran apart and is to be cleared."""
         if item not in self.running:
             return False
         self.running.remove(item)
         return True
 
-    def forgive(self, item: Any) -> None:
+    def clear(self, item: Any) -> None:
         """The attempt did not end the process. May wait for the broker."""
         request = self._request_of(item)
         try:
@@ -112,7 +112,7 @@ class Isolation:
                 self._begin(self._request_of(item), alone=len(batch) == 1)
             if self._stopped() or taken != self._taken:
                 for item in batch:
-                    self.forgive(item)
+                    self.clear(item)
                 return
             self.running += batch
             for item in batch:
@@ -121,7 +121,7 @@ class Isolation:
             self._advancing = False
 
     def _next_batch(self) -> list[Any]:
-        """Those that were never tried come first: they are mostly innocent, and must not wait for the next death."""
+        """Those that were never tried come first: they are mostly harmless, and must not wait for the next death."""
         batch: list[Any] = []
         graver: list[Any] = []
         taken = self._taken

@@ -289,7 +289,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
     def _leave(self, job: Job) -> None:
         self.jobs.pop(id(job.thread), None)
         if self.isolation.ended(job):
-            hub.spawn(self.isolation.forgive, job)
+            hub.spawn(self.isolation.clear, job)
         self._advance()
         self.runtime.capacity.set()
         if not self.jobs:

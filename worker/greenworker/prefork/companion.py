@@ -142,7 +142,7 @@ class TaskPool(StockPool):  # type: ignore[misc]
         if item in self.under_way:
             self.under_way.remove(item)
         if self.isolation.ended(item):
-            self.isolation.forgive(item)
+            self.isolation.clear(item)
         self._advance()
 
     def _advance(self) -> None:
@@ -162,7 +162,7 @@ class TaskPool(StockPool):  # type: ignore[misc]
         if not self._withdrawn(item):
             self._start(item)
         elif self.isolation.ended(item):
-            self.isolation.forgive(item)
+            self.isolation.clear(item)
 
     def _withdrawn(self, item: Item) -> bool:
         """Whether it was revoked or has expired while it waited here: then Celery has settled it. It had asked before

@@ -1,12 +1,13 @@
 """Attempts and dead letters on RabbitMQ, and a count of what was redelivered.
 
 A classic queue says that a message was delivered before, not how often; a quorum queue counts, and drops what exceeds
-its delivery limit, guilty or not. So a redelivered message is published again with its record in a header and then
-acknowledged: its queue's own count begins anew. Attempts have to be on the broker before they begin, and who holds a
-message cannot change it: they are the messages of a small queue of that one suspect's.
+its delivery limit, whether it is the cause or not. So a redelivered message is published again with its record in a
+header and then acknowledged: its queue's own count begins anew. Attempts have to be on the broker before they begin,
+and who holds a message cannot change it: they are the messages of a small queue of that one suspect's.
 
-A lost connection looks like a death to whoever gets the message next. Only the worker that has lost it knows better:
-when it has a connection again, it writes down which messages it held. That is read before a message becomes a suspect.
+A lost connection looks like a death to whoever gets the message next. Only the worker that has lost it knows that it
+lives: when it has a connection again, it writes down which messages it held. That is read before a message becomes a
+suspect.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -87,7 +88,7 @@ class AmqpAttempts:
         self._asked_again_at = 0.0
         self._used_at = -IDLE_SECONDS
         self._lost: dict[str, set[str]] = {}
-        """Queue → tasks whose connection was lost, and nobody has been told yet."""
+        """Queue → tasks whose connection was lost, not published yet."""
         self._survivals: dict[str, tuple[float, Counter[str]]] = {}
         """Queue → when it was asked, and how often each task's connection was lost by a worker that lives."""
 

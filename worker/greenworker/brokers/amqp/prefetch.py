@@ -248,7 +248,7 @@ class Credits:
             return
         self._channel.basic_qos(0, room, False)
         if self._stopped():
-            return  # it was told so while we waited for the answer
+            return  # it changed while we waited for the answer
         consumer = self._consumer
         tag = f"{consumer.tag_prefix or ''}{next(consumer._tags)}"
         each.credits[tag] = room

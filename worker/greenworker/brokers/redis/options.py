@@ -14,7 +14,7 @@ ceiling: ours go over one connection.
 """
 
 TIMES: dict[str, Any] = {"socket_timeout": 15.0, "socket_connect_timeout": 5.0, "socket_keepalive": True}
-"""Seconds. kombu waits for ever: a connection to a Redis whose node or pod is gone without a word would hold the worker
+"""Seconds. kombu waits for ever: a connection to a Redis whose node or pod is gone without a FIN would hold the worker
 until TCP itself gives up, which takes a quarter of an hour. None of our commands blocks, so an answer that late will
 not come.
 """

@@ -236,7 +236,7 @@ class Poller(stock.MultiChannelPoller):
         self.lost_race = False
         """Redis had notified us, and other workers were faster."""
         self.in_flow = False
-        """The next message is near, and asking is cheaper than being told."""
+        """The next message is near, and asking is cheaper than a notification."""
 
     def _refresh_bindings(self) -> None:
         refresh = getattr(super(), "maybe_refresh_binding_expiry", None)  # kombu 5.7

@@ -2,8 +2,8 @@
 GreenPool.
 
 Feeds are fetched by one HTTP client (`bench.peers.fetch`) from one server in a process of its own, which also counts
-them. A window of seconds is measured once the pool is full. The last line is one JSON object; docs/worker.md says what
-each key is. Absolute figures depend on the machine; the ratios within one run are what counts.
+them. A window of seconds is measured once the pool is full. The last line is one JSON object; docs/worker-bench.md
+says what each key is. Absolute figures depend on the machine; the ratios within one run are what counts.
 """
 
 from __future__ import annotations
@@ -251,7 +251,7 @@ def medians(found: Sequence[Row]) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown, as docs/worker.md has it."""
+    """Markdown, as docs/worker-bench.md has it."""
     lines = [
         "| worker | threads | feeds/s | CPU per feed, ms | of a core | RSS, MB | PSS, MB |",
         "|---|---|---|---|---|---|---|",
@@ -265,7 +265,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def summary(rows: Sequence[Row]) -> dict[str, Any]:
-    """The keys of docs/worker.md; None for what this run did not measure."""
+    """The keys of docs/worker-bench.md; None for what this run did not measure."""
     by_key = {(row.label, row.threads): row for row in rows}
     sizes = sorted({row.threads for row in rows if row.label.startswith("this worker")})
 

@@ -1,4 +1,4 @@
-"""The picture of docs/worker.md: feeds per second by green threads, and what each worker spends on a feed."""
+"""The picture of docs/worker-bench.md: feeds per second by green threads, and what each worker spends on a feed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The workers that are compared, each as its own documentation and our measurements say it runs best.
 
-Stock Celery's tuning is that of docs/worker.md: the six settings without which its green pools lose messages, double
-them or crawl. dramatiq keeps its own defaults (prefetch of twice its threads; retries, age and time limits); one
+Stock Celery's tuning is that of docs/worker-bench.md: the six settings without which its green pools lose messages,
+double them or crawl. dramatiq keeps its own defaults (prefetch of twice its threads; retries, age and time limits); one
 process each, for one core.
 """
 

@@ -1,7 +1,7 @@
 """No-op tasks: tasks per second and CPU per task of one worker on one core; ours, stock Celery and dramatiq in turn.
 
 The last line is one JSON object. Absolute figures depend on the machine; the ratios within one run are what counts.
-docs/worker.md says what each key is.
+docs/worker-bench.md says what each key is.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def median(found: list[Result]) -> Result:
 
 
 def summary(results: dict[tuple[str, str], list[Result]]) -> dict[str, float | None]:
-    """The keys of docs/worker.md; None for what this run did not measure."""
+    """The keys of docs/worker-bench.md; None for what this run did not measure."""
     medians = {key: median(found) for key, found in results.items() if found}
 
     def rate(broker: str, *labels: str) -> float | None:

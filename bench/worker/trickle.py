@@ -118,7 +118,7 @@ def median(found: list[Result]) -> Result:
 
 
 def summary(medians: dict[str, Result]) -> dict[str, float]:
-    """The keys of docs/worker.md."""
+    """The keys of docs/worker-bench.md."""
     ours, stock = medians[OURS], medians[TUNED]
     return {
         "start_cpu_vs_stock": round(ours.start_cpu / stock.start_cpu, 2),

@@ -1,5 +1,5 @@
-"""A worker that nobody hears of any more: its node is gone, or its network; and a broker that gives up on one that it
-hears of.
+"""A worker whose node is gone, or its network; and a broker that gives up on a worker whose connection it still
+has.
 """
 
 from __future__ import annotations

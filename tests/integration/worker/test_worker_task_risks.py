@@ -12,7 +12,7 @@ import pytest
 from tests.integration.worker.harness import RabbitMQ, Redis, Worker, eventually
 
 Start = Callable[..., Worker]
-GUARD = "greenworker_task_risk"
+RISK = "greenworker_task_risk"
 
 
 def test_warns_of_tasks_and_etas_beyond_the_visibility_timeout(
@@ -21,11 +21,11 @@ def test_warns_of_tasks_and_etas_beyond_the_visibility_timeout(
     tasks = client_app(redis_broker.url)
     conf = repr({"broker_transport_options": {"visibility_timeout": 4}})
     worker = start_worker(redis_broker.url, environment={"APP_CONF": conf}).ready()
-    assert worker.metric(GUARD) == 0
+    assert worker.metric(RISK) == 0
     tasks.noop.apply_async((1,), eta=datetime.now(timezone.utc) + timedelta(hours=1))
-    eventually(lambda: worker.metric(GUARD, reason="visibility_timeout", task="green_app.noop") == 1, "the ETA")
+    eventually(lambda: worker.metric(RISK, reason="visibility_timeout", task="green_app.noop") == 1, "the ETA")
     tasks.sleep.delay(2, 30)
-    eventually(lambda: worker.metric(GUARD, reason="visibility_timeout", task="green_app.sleep") == 1, "the task", 20)
+    eventually(lambda: worker.metric(RISK, reason="visibility_timeout", task="green_app.sleep") == 1, "the task", 20)
     assert worker.tail(200).count("visibility_timeout is 4 s") == 1, "said once"
 
 
@@ -39,12 +39,12 @@ def test_warns_beyond_the_consumer_timeout_and_of_hoards_and_of_lost_acknowledge
     ).ready()  # fmt: skip
     for number in range(30):
         tasks.sleep.delay(number, 12)
-    eventually(lambda: worker.metric(GUARD, reason="consumer_timeout", task="green_app.sleep") == 1, "the task", 20)
-    eventually(lambda: worker.metric(GUARD, reason="prefetch") == 1, "fifteen wait for three threads", 20)
+    eventually(lambda: worker.metric(RISK, reason="consumer_timeout", task="green_app.sleep") == 1, "the task", 20)
+    eventually(lambda: worker.metric(RISK, reason="prefetch") == 1, "fifteen wait for three threads", 20)
     assert worker.metric("greenworker_acks_failed_total") == 0
     rabbit_server.close_connections()
     eventually(lambda: worker.metric("greenworker_acks_failed_total") > 0, "running tasks lost their channel", 30)
-    eventually(lambda: worker.metric(GUARD, reason="acks") == 1, "and it says so", 20)
+    eventually(lambda: worker.metric(RISK, reason="acks") == 1, "and it says so", 20)
     worker.signal(signal.SIGKILL)
 
 
@@ -56,9 +56,9 @@ def test_the_prefork_companion_warns_too(redis_broker: Redis, start_worker: Star
         redis_broker.url, pool="prefork", queues="feeds.prefork", arguments=["-c", "1"], environment={"APP_CONF": conf}
     ).ready()
     tasks.noop.apply_async((1,), eta=datetime.now(timezone.utc) + timedelta(hours=1))
-    eventually(lambda: worker.metric(GUARD, task="green_app.noop") == 1, "the ETA")
+    eventually(lambda: worker.metric(RISK, task="green_app.noop") == 1, "the ETA")
     tasks.sleep.delay(1, 30)
-    eventually(lambda: worker.metric(GUARD, task="green_app.sleep") == 1, "the task", 20)
+    eventually(lambda: worker.metric(RISK, task="green_app.sleep") == 1, "the task", 20)
 
 
 def test_acknowledgements_that_redis_does_not_take_are_counted(
@@ -72,5 +72,5 @@ def test_acknowledgements_that_redis_does_not_take_are_counted(
     own_redis.stop(signal.SIGKILL)
     eventually(lambda: worker.metric("greenworker_acks_failed_total") > 0, "they end, and cannot say so")
     own_redis.start()
-    eventually(lambda: worker.metric(GUARD, reason="acks") == 1, "and it says so", 20)
+    eventually(lambda: worker.metric(RISK, reason="acks") == 1, "and it says so", 20)
     eventually(lambda: own_redis.client().hlen("unacked") == 0, "they are acknowledged after all")

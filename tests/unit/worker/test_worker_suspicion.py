@@ -1,4 +1,4 @@
-"""What makes a message a suspect, who runs with whom, and when one is proven guilty."""
+"""What makes a message a suspect, who runs with whom, and when one is proven the cause."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class Pool:
 
 
 def test_suspects_that_were_never_tried_run_a_few_together_and_before_the_graver_ones() -> None:
-    names = {f"innocent-{number}": Suspicion(2) for number in range(TOGETHER + 3)}
+    names = {f"harmless-{number}": Suspicion(2) for number in range(TOGETHER + 3)}
     pool = Pool({"grave": Suspicion(3, 1), **names, "graver": Suspicion(3, 2)})
     assert pool.turn() == list(names)[:TOGETHER]
     assert pool.turn() == list(names)[TOGETHER:]
@@ -151,7 +151,7 @@ def test_suspects_that_were_never_tried_run_a_few_together_and_before_the_graver
     assert pool.isolation.active
     assert pool.turn() == []
     assert not pool.isolation.active
-    assert pool.begun["innocent-0"].deaths_alone == 0
+    assert pool.begun["harmless-0"].deaths_alone == 0
     assert pool.begun["grave"].deaths_alone == 1
 
 
@@ -164,10 +164,10 @@ def test_the_attempt_is_written_before_the_task_starts() -> None:
 
 
 def test_a_proven_culprit_is_not_started_again() -> None:
-    pool = Pool({"culprit": Suspicion(2, 3), "other": Suspicion(2)}, max_deaths=2)
+    pool = Pool({"cause": Suspicion(2, 3), "other": Suspicion(2)}, max_deaths=2)
     assert pool.turn() == ["other"]
     assert pool.turn() == []
-    assert pool.dead == ["culprit"]
+    assert pool.dead == ["cause"]
 
 
 def test_a_result_backend_that_is_down_does_not_escape() -> None:

@@ -36,12 +36,15 @@ class Drain:
         self._finished_before = 0
 
     def begin(self) -> None:
-        """Start draining; a second call changes nothing."""
+        """Start draining; a second call changes nothing. May be called from a signal handler."""
         if self.draining:
             return
         self.draining = True
         self.began = monotonic()
         self._finished_before = self.runtime.accounting.finished_count
+        self._start()
+
+    def _start(self) -> None:
         native.start_thread(self._last_resort, ())
         hub.call_after(0, self._stop_consuming)
         hub.call_after(self.runtime.environment.drain_seconds, self._deadline)

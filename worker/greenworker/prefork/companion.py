@@ -423,13 +423,7 @@ class TaskTimer:
 class ProcessDrain(Drain):
     """Celery's warm shutdown suits processes; at the deadline its cold one, which requeues what it kills."""
 
-    def begin(self) -> None:
-        """May be called from a signal handler, and again."""
-        if self.draining:
-            return
-        self.draining = True
-        self.began = monotonic()
-        self._finished_before = self.runtime.accounting.finished_count
+    def _start(self) -> None:
         if not compat.cold_shutdown_ends_tasks():
             signal.signal(signal.SIGQUIT, self._end_tasks)
         native.start_thread(self._deadline_by_signal, ())

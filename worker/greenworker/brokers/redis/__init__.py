@@ -1,1 +1,1 @@
-"""Redis as a broker that loses nothing. Needs redis-py, so it is imported only where the broker is Redis."""
+"""Redis as a broker that loses nothing. What needs redis-py is imported only where the broker is Redis."""

@@ -12,6 +12,7 @@ from time import sleep
 
 import pytest
 
+from greenworker.brokers.amqp.confirms import CONFIRM_SECONDS
 from tests.integration.worker.harness import RabbitMQ, Redis, Relay, Worker, eventually
 from tests.integration.worker.lanes import Lane, RabbitLane, RedisLane
 
@@ -107,3 +108,22 @@ def test_a_broker_out_of_memory_stops_producers_and_not_workers(rabbit_lane: Lan
     eventually(lambda: worker.journal.counts("done")["late"] == 1, "then its task arrives", 60)
     sent.join(30)
     assert set(worker.journal.counts("done").values()) == {1}
+
+
+def test_what_a_worker_publishes_waits_while_the_broker_blocks_and_arrives_once(
+    rabbit_lane: Lane, start_worker: Start
+) -> None:
+    server: RabbitMQ = rabbit_lane.server
+    worker = start_worker(rabbit_lane.url, queues=rabbit_lane.queue, environment=rabbit_lane.environment()).ready()
+    rabbit_lane.producer().retry_after.delay(1, 4.0)
+    eventually(lambda: worker.journal.counts("start")["1"] == 1, "it runs")
+    server.control("set_vm_memory_high_watermark", "0")
+    try:
+        sleep(4.0 + CONFIRM_SECONDS + 5.0)  # it has waited for longer than a living broker needs
+        assert worker.journal.counts("start")["1"] == 1
+    finally:
+        server.control("set_vm_memory_high_watermark", "0.4")
+    eventually(lambda: worker.journal.done() == 1, f"then its retry arrives; {worker.tail()}", 60)
+    rabbit_lane.producer().noop.delay(2)
+    eventually(lambda: worker.journal.counts("done")["2"] == 1, "what is published later")
+    assert worker.journal.counts("start")["1"] == 2

@@ -1,0 +1,186 @@
+"""Many pools and many changes of them: does the operator keep its size, and how soon does a change arrive?
+
+python -m tests.faults.operator.load --pools 3000 --changes 50 --seconds 600
+
+Each change is another image for a pool drawn by chance; it has arrived when the API server tells of a Deployment with
+that image. The last line is one JSON object. The status is 1 if memory, file descriptors or threads have grown from the
+second quarter of the time to the last by more than a tenth (and more than a few), or a change did not arrive.
+"""
+
+# mypy: disable-error-code="no-untyped-call"
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import tempfile
+import threading
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from math import ceil
+from pathlib import Path
+from statistics import median
+from time import monotonic, sleep
+from typing import Any
+
+import urllib3
+
+from bench.operator.__main__ import QUEUES, Bench, resident_mib, say
+from tests.integration.operator.harness import POOLS, Api, control_plane, define_pools
+
+CLUSTER = "greenfleet-faults-load"
+IMAGE = "registry.example/proj:"
+SAMPLE_SECONDS = 5.0
+ARRIVES_SECONDS = 120.0
+"""After the last change."""
+SLACK = {"rss_mib": 5.0, "descriptors": 8.0, "threads": 4.0}
+"""So much more may be there at the end besides a tenth."""
+
+
+Pool = tuple[str, str]
+
+
+class Images:
+    """When the API server first told of each image of a pool's Deployment. Images are numbers here."""
+
+    def __init__(self, api: Api) -> None:
+        self._seen: dict[Pool, list[tuple[int, float]]] = defaultdict(list)
+        self._api = api
+        version = api.get(QUEUES, limit="1")["metadata"]["resourceVersion"]
+        threading.Thread(target=self._run, args=(version,), daemon=True).start()
+
+    def _run(self, version: str) -> None:
+        query = f"watch=true&labelSelector=greenfleet.io%2Frole%3Deventlet&resourceVersion={version}"
+        answer = self._api._http.request(
+            "GET", f"{self._api.server}{QUEUES}?{query}", preload_content=False, timeout=urllib3.Timeout(read=3600)
+        )
+        rest = b""
+        for chunk in answer.stream(65536):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                item = json.loads(line)["object"]
+                pool = (item["metadata"]["namespace"], item["metadata"]["labels"]["greenfleet.io/pool"])
+                images = [each["image"] for each in item["spec"]["template"]["spec"]["containers"]]
+                number = max(int(image.rpartition(":")[2]) for image in images if image.startswith(IMAGE))
+                self._seen[pool].append((number, monotonic()))
+
+    def arrived(self, pool: Pool, number: int) -> float | None:
+        """When that image, or a later one, was there first."""
+        return next((at for seen, at in list(self._seen[pool]) if seen >= number), None)
+
+
+def size_of(pid: int) -> dict[str, float]:
+    """Memory, file descriptors and threads of a process."""
+    folder = Path(f"/proc/{pid}")
+    return {
+        "rss_mib": resident_mib(pid),
+        "descriptors": float(len(list((folder / "fd").iterdir()))),
+        "threads": float(len(list((folder / "task").iterdir()))),
+    }
+
+
+def change(bench: Bench, per_second: float, seconds: float, seed: int) -> list[tuple[Pool, int, float]]:
+    """Each change: the pool, the number of its image, and when it was asked for."""
+    rng = random.Random(seed)
+    begin = monotonic()
+
+    def one(number: int) -> tuple[Pool, int, float]:
+        sleep(max(0.0, begin + number / per_second - monotonic()))
+        pool = rng.choice(bench.pools)
+        with locks[pool]:  # else the later one may be overtaken
+            path = f"{POOLS}/namespaces/{pool[0]}/greenworkerpools/{pool[1]}"
+            at = monotonic()
+            bench.api.merge(path, {"spec": {"image": f"{IMAGE}{number}"}})
+        return pool, number, at
+
+    locks = {pool: threading.Lock() for pool in bench.pools}
+    with ThreadPoolExecutor(8) as threads:
+        return list(threads.map(one, range(2, 2 + int(per_second * seconds))))
+
+
+def grown(samples: list[dict[str, float]]) -> list[str]:
+    """What is larger in the last quarter of the time than in the second one."""
+    quarter = max(1, len(samples) // 4)
+    before, after = samples[quarter : 2 * quarter] or samples[:1], samples[-quarter:]
+    found = []
+    for name, slack in SLACK.items():
+        first, last = median(each[name] for each in before), median(each[name] for each in after)
+        if last > 1.1 * first + slack:
+            found.append(f"{name}: {first:.0f} to {last:.0f}")
+    return found
+
+
+def main() -> int:
+    """0 if nothing grew and every change arrived."""
+    parser = argparse.ArgumentParser(description="many pools, many changes")
+    parser.add_argument("--pools", type=int, default=3000)
+    parser.add_argument("--changes", type=float, default=50.0, help="a second")
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--seed", type=int, default=1)
+    chosen = parser.parse_args()
+    directory = Path(tempfile.mkdtemp(prefix="greenfleet-load-"))
+    try:
+        with control_plane(CLUSTER) as api:
+            define_pools(api)
+            bench = Bench(api, directory, 1.0, 1)
+            try:
+                line = load(bench, chosen)
+            finally:
+                bench.close()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    print(json.dumps(line), flush=True)
+    return 1 if line["grown"] or line["missing"] else 0
+
+
+def load(bench: Bench, chosen: argparse.Namespace) -> dict[str, Any]:
+    """One run."""
+    say(f"{chosen.pools} pools: making them")
+    bench.grow(chosen.pools)
+    bench.start()
+    bench.settle()
+    assert bench.operator.process is not None
+    pid = bench.operator.process.pid
+    images = Images(bench.api)
+    samples: list[dict[str, float]] = [size_of(pid)]
+    stopped = threading.Event()
+
+    def sample() -> None:
+        while not stopped.wait(SAMPLE_SECONDS):
+            samples.append(size_of(pid))
+
+    sampler = threading.Thread(target=sample, daemon=True)
+    sampler.start()
+    say(f"{chosen.changes:g} changes a second for {chosen.seconds:g} s")
+    began = monotonic()
+    asked = change(bench, chosen.changes, chosen.seconds, chosen.seed)
+    took = monotonic() - began
+    stopped.set()
+    sampler.join()
+    say("until the last one has arrived")
+    newest = {pool: number for pool, number, _ in asked}
+    missing = lambda: [pool for pool, number in newest.items() if images.arrived(pool, number) is None]  # noqa: E731
+    until = monotonic() + ARRIVES_SECONDS
+    while missing() and monotonic() < until:
+        sleep(1.0)
+    left = missing()
+    waits = sorted((images.arrived(pool, number) or until) - at for pool, number, at in asked)
+    return {
+        "pools": chosen.pools,
+        "changes": len(asked),
+        "per_second": round(len(asked) / took, 1),
+        "seconds": round(took),
+        "p50_s": round(waits[len(waits) // 2], 2),
+        "p99_s": round(waits[ceil(0.99 * len(waits)) - 1], 2),
+        "missing": ["/".join(pool) for pool in left],
+        "first": {name: round(value, 1) for name, value in samples[0].items()},
+        "last": {name: round(value, 1) for name, value in samples[-1].items()},
+        "grown": grown(samples),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

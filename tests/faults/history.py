@@ -257,6 +257,9 @@ def _causes(
     ]
     seconds = PUBLISHING_SECONDS if last_words else UNSETTLED_SECONDS
     found += _touched(history[sent.identity], harmful, last, unsettled_seconds=seconds)
+    if publishes:  # with its connection it may lose both its message and the confirmation of what it published
+        both = [one for one in disruptions if one.may_repeat and one.loses_confirmations]
+        found += _touched(history[sent.identity], both, last, "confirmation", seconds)
     if sent.kind in ("chain", "group", "chord") and not sent.after:  # these are published with Celery's own retries
         for one in disruptions:
             if one.loses_confirmations and not one.target and one.start <= sent.tried_until and one.end >= sent.at:

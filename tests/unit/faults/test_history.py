@@ -169,6 +169,14 @@ def test_what_a_worker_publishes_may_be_doubled_only_while_confirmations_are_los
     assert not verdict(published, Disruption("unreachable", "", 20.0, 25.0, **KEPT), kind=kind).kept
 
 
+def test_a_lost_connection_may_repeat_a_retry_and_its_message() -> None:
+    thrice = [*TWICE, *run("a", "w3", 20.0, 20.0, 20.5, 20.6)]
+    cut = Disruption("cut", "", 2.4, 2.4, **LOST)
+    assert verdict(thrice, cut, kind="retry").twice == {"a": "cut, confirmation while cut"}
+    assert not verdict(thrice, cut).kept
+    assert not verdict(thrice, Disruption("sigkill", "w1", 2.4, 2.4, may_repeat=True), kind="retry").kept
+
+
 def test_what_was_sent_twice_by_its_parent_is_explained() -> None:
     lines = [*TWICE, *run("b", "w1", 4.0, 4.0, 4.1, 4.2), *run("b", "w2", 11.0, 11.0, 11.1, 11.2)]
     killed = Disruption("sigkill", "w1", 2.4, 2.4, may_repeat=True)

@@ -192,14 +192,18 @@ def set_clock(file: Path, seconds: int) -> None:
 
 
 def local_addresses(process: int) -> set[tuple[str, int]]:
-    """Address and port of this side of each IPv4 connection of a process."""
+    """Address and port of this side of each IPv4 connection of a process; none of one that has ended."""
     folder = Path(f"/proc/{process}")
     mine = set()
     for handle in (folder / "fd").glob("*"):
         with suppress(OSError):  # closed meanwhile
             mine.add(str(handle.readlink()))
     found = set()
-    for line in (folder / "net/tcp").read_text().splitlines()[1:]:
+    try:
+        lines = (folder / "net/tcp").read_text().splitlines()[1:]
+    except OSError:
+        return found
+    for line in lines:
         words = line.split()
         if f"socket:[{words[9]}]" in mine:
             address, port = words[1].split(":")

@@ -409,7 +409,7 @@ class RabbitMQ:
         """rabbitmqctl."""
         subprocess.run(
             [program("rabbitmqctl-is-not-used", "/usr/lib/rabbitmq/bin/rabbitmqctl"), *command],
-            env=self.environment, check=True, capture_output=True, timeout=60,
+            env=self.environment, check=True, capture_output=True, timeout=180,
         )  # fmt: skip
 
     def close_connections(self) -> None:

@@ -109,6 +109,7 @@ def run(
             known += lines
         verdict = dataclasses.replace(verdict, whereabouts=tuple(known) if verdict.lost or verdict.orphaned else ())
     finally:
+        workload.stop()
         fleet.stop()
         relay.close()
         server.stop()

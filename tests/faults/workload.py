@@ -61,8 +61,10 @@ class Workload:
         self._thread.start()
 
     def stop(self) -> None:
+        """As often as one likes."""
         self._stop.set()
-        self._thread.join(60)
+        if self._thread.is_alive():
+            self._thread.join(60)
         self._journal.close()
 
     def _run(self) -> None:

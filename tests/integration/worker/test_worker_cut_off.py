@@ -25,7 +25,8 @@ NOTICED_SECONDS = 90.0
 @pytest.fixture(scope="module")
 def impatient_rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
     """It looks after its clients more often than by default."""
-    server = RabbitMQ(tmp_path_factory.mktemp("rabbit"), settings="heartbeat = 8\nchannel_tick_interval = 1000\n")
+    server = RabbitMQ(tmp_path_factory.mktemp("rabbit"), settings="heartbeat = 8\n")
+    server.control("eval", "application:set_env(rabbit, channel_tick_interval, 1000).")
     yield server
     server.stop()
 

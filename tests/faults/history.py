@@ -68,6 +68,8 @@ class Hold:
     worker: str
     start: float
     end: float
+    copied: bool = False
+    """It was settled and not run: a copy of it was published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,12 +209,16 @@ def holds(events: Sequence[Event], unsettled_seconds: float = UNSETTLED_SECONDS)
     for position, event in enumerate(events):
         if event.what != "got":
             continue
-        later = events[position + 1 :]
+        earlier, later = events[:position], events[position + 1 :]
         mine = [each for each in later if each.worker == event.worker]
         # The same worker may get a second message of the task, or the same one again: what follows belongs to that.
         again = next((index for index, each in enumerate(mine) if each.what == "got"), len(mine))
         gone = next((each.at for each in mine[:again] if each.what == "gone"), None)
-        done = next((each.at for each in mine[:again] if each.what == "done"), None)
+        # Runs of earlier messages, which their connection may have taken along, end first.
+        runs = _count(earlier, event.worker, "begun") - _count(earlier, event.worker, "done")
+        ends = [each.at for each in mine if each.what == "done"][max(0, runs) :]
+        begun = any(each.what == "begun" for each in mine[:again])
+        done = ends[0] if ends and begun else None
         taken = next((each.at for each in later if each.what == "got"), float("inf"))
         if gone is not None:
             end = gone + IN_FLIGHT_SECONDS
@@ -220,8 +226,12 @@ def holds(events: Sequence[Event], unsettled_seconds: float = UNSETTLED_SECONDS)
             end = min(done + unsettled_seconds, max(taken, done + UNSETTLED_SECONDS))
         else:
             end = taken
-        found.append(Hold(event.worker, event.at, end))
+        found.append(Hold(event.worker, event.at, end, copied=gone is not None and not begun))
     return found
+
+
+def _count(events: Sequence[Event], worker: str, what: str) -> int:
+    return sum(event.worker == worker and event.what == what for event in events)
 
 
 def _forgotten(sent: Sent, history: Mapping[str, Sequence[Event]], disruptions: Sequence[Disruption]) -> bool:
@@ -257,9 +267,10 @@ def _causes(
     ]
     seconds = PUBLISHING_SECONDS if last_words else UNSETTLED_SECONDS
     found += _touched(history[sent.identity], harmful, last, unsettled_seconds=seconds)
-    if publishes:  # with its connection it may lose both its message and the confirmation of what it published
-        both = [one for one in disruptions if one.may_repeat and one.loses_confirmations]
-        found += _touched(history[sent.identity], both, last, "confirmation", seconds)
+    # A lost connection may take both along: the message, and the confirmation of what was published for it.
+    both = [one for one in disruptions if one.may_repeat and one.loses_confirmations]
+    mine = history[sent.identity]
+    found += _touched(mine, both, last, "confirmation", seconds, only_copied=not publishes)
     if sent.kind in ("chain", "group", "chord") and not sent.after:  # these are published with Celery's own retries
         for one in disruptions:
             if one.loses_confirmations and not one.target and one.start <= sent.tried_until and one.end >= sent.at:
@@ -273,11 +284,15 @@ def _touched(
     last: float,
     prefix: str = "",
     unsettled_seconds: float = UNSETTLED_SECONDS,
+    *,
+    only_copied: bool = False,
 ) -> list[str]:
     """For each hold from before *last* that a disruption touched before *last*: which one."""
     found = []
     stalls = [one for one in disruptions if one.stalls]
     for got in holds(events, unsettled_seconds):
+        if only_copied and not got.copied:
+            continue
         since = [one.start for one in stalls if one.target == got.worker and one.start <= got.start <= one.end]
         hold = replace(got, start=min(since, default=got.start))
         one = next((one for one in disruptions if max(hold.start, one.start) < last and one.touches(hold)), None)

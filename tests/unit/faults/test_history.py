@@ -177,6 +177,27 @@ def test_a_lost_connection_may_repeat_a_retry_and_its_message() -> None:
     assert not verdict(thrice, Disruption("sigkill", "w1", 2.4, 2.4, may_repeat=True), kind="retry").kept
 
 
+def test_a_lost_connection_may_repeat_a_message_and_its_copy() -> None:
+    """A message that was delivered before is published anew with its record, and acknowledged."""
+    copied = ["got a w1 1.9", "gone a w1 2.0"]
+    thrice = [*copied, *TWICE[3:], *run("a", "w3", 20.0, 20.0, 20.5, 20.6), *run("a", "w4", 30.0, 30.0, 30.5, 30.6)]
+    cut = Disruption("cut", "", 2.1, 2.1, **LOST)
+    assert verdict(thrice, cut).kept
+    assert not verdict(thrice, Disruption("cut", "", 8.0, 8.0, **LOST)).kept
+
+
+def test_a_worker_ends_its_runs_of_a_task_in_their_order() -> None:
+    """Its first message went with a connection, and its run went on."""
+    lines = [
+        "got a w1 1.9", "begun a w1 2.0", "got a w1 5.0", "begun a w1 5.1", "done a w1 11.0", "done a w1 14.1",
+        *run("a", "w2", 20.0, 20.0, 20.5, 20.6),
+    ]  # fmt: skip
+    first, second = (Disruption("cut", "", at, at, **LOST) for at in (3.5, 13.9))
+    found = judge([sent("a")], parse(lines), [first, second])
+    assert found.twice == {"a": "cut, cut"}
+    assert not judge([sent("a")], parse(lines), [first]).kept
+
+
 def test_what_was_sent_twice_by_its_parent_is_explained() -> None:
     lines = [*TWICE, *run("b", "w1", 4.0, 4.0, 4.1, 4.2), *run("b", "w2", 11.0, 11.0, 11.1, 11.2)]
     killed = Disruption("sigkill", "w1", 2.4, 2.4, may_repeat=True)

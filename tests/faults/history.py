@@ -18,6 +18,9 @@ IN_FLIGHT_SECONDS = 1.0
 message, or after it has settled it, may still repeat it.
 """
 
+RECONNECT_SECONDS = 5.0
+"""So soon after a broker is back a worker has sent the settlements that waited for it."""
+
 UNSETTLED_SECONDS = 2.0
 """A worker that lives settles a message so soon after its task has ended. A fault after that explains nothing, whatever
 the worker did.
@@ -90,13 +93,15 @@ class Disruption:
     """Whether the broker may forget what it has confirmed meanwhile."""
 
     unfinished: bool = False
-    """Whether it is the end of a drain, when what still runs is given back: a task has ended for its author before it
-    has published what follows it.
+    """Whether it is the end of a drain, when what is not settled is given back. A task has ended for its author a
+    little before that, and longer before if it publishes something then.
     """
 
     def touches(self, hold: Hold) -> bool:
         """Whether it was where the message was, while it was there."""
         at_worker = self.target in ("", hold.worker)
+        if self.unfinished:
+            return at_worker and self.start <= hold.end - IN_FLIGHT_SECONDS <= self.end
         return at_worker and self.start <= hold.end and self.end >= hold.start - IN_FLIGHT_SECONDS
 
 
@@ -230,6 +235,16 @@ def holds(events: Sequence[Event], unsettled_seconds: float = UNSETTLED_SECONDS)
     return found
 
 
+def _sent(hold: Hold, away: Sequence[Disruption]) -> float:
+    """When what the worker did with the message was with the broker: it is kept while that is away."""
+    waits = [
+        one.end + RECONNECT_SECONDS
+        for one in away
+        if one.target in ("", hold.worker) and one.start <= hold.end <= one.end + RECONNECT_SECONDS
+    ]
+    return max([hold.end, *waits])
+
+
 def _count(events: Sequence[Event], worker: str, what: str) -> int:
     return sum(event.worker == worker and event.what == what for event in events)
 
@@ -261,12 +276,12 @@ def _causes(
     publishes = sent.kind in ("retry", "forwarded")
     last_words = sent.kind in PUBLISHES_LAST
     harmful = [
-        one
-        for one in disruptions
-        if one.may_repeat or (publishes and one.loses_confirmations) or (last_words and one.unfinished)
+        one for one in disruptions if one.may_repeat or one.unfinished or (publishes and one.loses_confirmations)
     ]
     seconds = PUBLISHING_SECONDS if last_words else UNSETTLED_SECONDS
-    found += _touched(history[sent.identity], harmful, last, unsettled_seconds=seconds)
+    # On Redis: what is settled while the broker is away is sent when it is back.
+    away = [one for one in disruptions if one.loses_confirmations and not one.may_repeat]
+    found += _touched(history[sent.identity], harmful, last, unsettled_seconds=seconds, away=away)
     # A lost connection may take both along: the message, and the confirmation of what was published for it.
     both = [one for one in disruptions if one.may_repeat and one.loses_confirmations]
     mine = history[sent.identity]
@@ -286,6 +301,7 @@ def _touched(
     unsettled_seconds: float = UNSETTLED_SECONDS,
     *,
     only_copied: bool = False,
+    away: Sequence[Disruption] = (),
 ) -> list[str]:
     """For each hold from before *last* that a disruption touched before *last*: which one."""
     found = []
@@ -295,7 +311,15 @@ def _touched(
             continue
         since = [one.start for one in stalls if one.target == got.worker and one.start <= got.start <= one.end]
         hold = replace(got, start=min(since, default=got.start))
-        one = next((one for one in disruptions if max(hold.start, one.start) < last and one.touches(hold)), None)
+        kept = replace(hold, end=_sent(hold, away))
+        one = next(
+            (
+                one
+                for one in disruptions
+                if max(hold.start, one.start) < last and one.touches(hold if one.unfinished else kept)
+            ),
+            None,
+        )
         if one is not None:
             found.append(f"{prefix} while {one.kind} {one.target}".removeprefix(" while ").strip())
     return found

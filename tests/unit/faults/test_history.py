@@ -151,11 +151,21 @@ def test_a_worker_that_publishes_what_follows_its_task_settles_later(kind: str) 
     assert not verdict([*ONCE, *TWICE[3:]], killed, kind=kind).kept, "it has settled it"
 
 
-def test_a_drain_gives_back_what_has_not_published_what_follows_it() -> None:
+def test_what_is_settled_while_redis_is_away_is_sent_later() -> None:
+    away, killed = (
+        Disruption("unreachable", "", 1.0, 2.2, **KEPT),
+        Disruption("sigkill", "w1", 5.0, 5.0, may_repeat=True),
+    )
+    assert verdict([*ONCE, *TWICE[3:]], away, killed).twice == {"a": "sigkill w1"}
+    assert not verdict([*ONCE, *TWICE[3:]], away).kept, "it was sent"
+    assert not verdict([*ONCE, *TWICE[3:]], Disruption("sigkill", "w1", 9.0, 9.0, may_repeat=True), away).kept
+
+
+def test_a_drain_gives_back_what_is_not_settled() -> None:
     over = Disruption("drain_over", "w1", 6.0, 16.0, may_repeat=False, unfinished=True)
     publishing = [*run("a", "w1", 1.9, 2.0, 2.5, 6.5), *TWICE[3:]]
     assert verdict(publishing, over, kind="chain").twice == {"a": "drain_over w1"}
-    assert not verdict(publishing, over, kind="short").kept, "it publishes nothing"
+    assert verdict(publishing, over, kind="short").kept
     assert not verdict([*ONCE, *TWICE[3:]], over, kind="chain").kept, "it was settled before"
 
 

@@ -128,6 +128,14 @@ def test_worker_companion_and_exporter_speak_tls_with_the_ca_that_the_resource_n
     worker = start_worker(server.url, environment=mounted).ready()
     eventually(lambda: worker.journal.done() == 3, "done over TLS")
     start_worker(server.url, environment=mounted, pool="prefork", arguments=["-c", "1"]).ready()
+    in_parts = {
+        "GREENWORKER_BROKER_TRANSPORT": "rediss",
+        "GREENWORKER_BROKER_HOST": "localhost",
+        "GREENWORKER_BROKER_PORT": server.url.rpartition(":")[2].partition("/")[0],
+        "GREENWORKER_BROKER_PASSWORD": PASSWORD,
+    }
+    start_worker("", environment={**mounted, **in_parts}).ready()
+    start_worker("", environment={**mounted, **in_parts}, pool="prefork", arguments=["-c", "1"]).ready()
 
 
 def test_without_a_ca_the_images_own_bundle_counts(tls_redis: Callable[..., TlsRedis], start_worker: Start) -> None:

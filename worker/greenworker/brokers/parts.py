@@ -93,7 +93,7 @@ def url_of(field: str, given: Mapping[str, str]) -> str:
     transport = text.get("transport", "")
     if not _TRANSPORT.fullmatch(transport) or (field == "broker" and transport not in TRANSPORTS):
         raise MisconfiguredError(
-            f"{field}.transport", _HIDDEN, "it is the scheme of a URL that this worker knows",
+            f"{field}.transport", _HIDDEN, "this worker knows no such transport",
             "use redis, rediss, amqp or amqps",
         )  # fmt: skip
     path = text.get("path", "")

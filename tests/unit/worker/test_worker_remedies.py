@@ -17,7 +17,7 @@ APP = ("/app/proj/tasks.py", 12, "sync")
         (f"{SITE}/MySQLdb/connections.py", "query", "PyMySQL"),
         (f"{SITE}/grpc/_channel.py", "_blocking", "gRPC"),
         ("/usr/lib/python3.12/socket.py", "getaddrinfo", "dnspython"),
-        ("/usr/lib/python3.12/subprocess.py", "_try_wait", "eventlet.green.subprocess"),
+        ("/usr/lib/python3.12/subprocess.py", "_try_wait", "Eventlet has patched"),
     ],
 )
 def test_a_known_library_has_its_own_remedy_and_prefork_as_the_other(file: str, function: str, word: str) -> None:

@@ -24,7 +24,11 @@ _REMEDIES: tuple[tuple[str, str, str], ...] = (
         r"getaddrinfo|gethostby.*|getnameinfo",
         "the name of a host is looked up in C: add dnspython to the image and leave EVENTLET_NO_GREENDNS unset",
     ),
-    (r"[/\\]subprocess\.py$", "", "it waits for a process: use eventlet.green.subprocess"),
+    (
+        r"[/\\]subprocess\.py$",
+        "",
+        "a process is started or waited for in C: use the module subprocess, which Eventlet has patched",
+    ),
 )
 """File, function ("" is any) and what to do."""
 

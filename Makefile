@@ -5,8 +5,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Compiled once, and out of the sources' way: the tests start some two thousand interpreters.
-export PYTHONPYCACHEPREFIX := $(CURDIR)/out/pycache
+export PYTHONDONTWRITEBYTECODE := 1
 
 PYTEST := $(BIN)/python -m pytest
 

@@ -330,7 +330,6 @@ def test_an_interpreter_of_the_same_version_finds_the_injected_agent_compiled(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Compiled once in the image, and not again in every pod of a tenth of a core."""
-    monkeypatch.setattr(sys, "pycache_prefix", None)  # as `make` sets it
     package = tmp_path / "site" / "greenworker"
     shutil.copytree(Path(greenworker.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     assert compileall.compile_dir(package, quiet=1)

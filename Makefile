@@ -35,6 +35,10 @@ packages: ## the Debian packages of the tests, where they are missing
 demo: venv ## boot a Kubernetes, install Greenfleet, run the feed hub under load (KUBECONFIG=… to use another cluster)
 	$(BIN)/python -m demo run $(if $(filter command line,$(origin KUBECONFIG)),--kubeconfig '$(KUBECONFIG)',) $(if $(IMAGE_PREFIX),--image-prefix '$(IMAGE_PREFIX)',)
 
+.PHONY: demo-images
+demo-images: ## build the demo's images for another cluster (IMAGE_PREFIX=registry.example/team/, or TO='kind load docker-image')
+	IMAGE_PREFIX='$(IMAGE_PREFIX)' TO='$(TO)' ENGINE='$(ENGINE)' demo/images.sh
+
 .PHONY: demo-down
 demo-down: ## remove every process, mount, bridge and file that the demo and the tests made (caches stay)
 	cluster/kube down --all

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from socket import AF_INET, SOCK_DGRAM, socket
 from time import monotonic
 from typing import Any
 
@@ -262,3 +263,25 @@ def test_psycopg_waits_in_green_threads_or_the_watchdog_names_the_remedy(  # noq
     eventually(lambda: remedy in worker.log.read_text(), f"the remedy is named; {worker.tail()}", 5)
     assert "by postgres_app.query at" in worker.log.read_text()
     assert worker.metric("greenworker_hub_blocked_seconds_total", task="postgres_app.query") > 6
+
+
+def test_psycopg2_that_looks_a_name_up_in_c_has_a_remedy_of_its_own(
+    redis_broker: Redis, launch: list[str], start_worker: Start, client_app: Any, tmp_path: Path
+) -> None:
+    """psycopg 3 asks as Python does, and so as Eventlet does. A name server that never answers: a mount namespace gives
+    the worker a resolv.conf of its own.
+    """
+    name_server = socket(AF_INET, SOCK_DGRAM)
+    name_server.bind(("127.53.53.54", 53))
+    (tmp_path / "resolv.conf").write_text("nameserver 127.53.53.54\noptions timeout:1 attempts:1\n")
+    (tmp_path / "nsswitch.conf").write_text("hosts: dns\n")
+    mounts = " && ".join(f"mount --bind {tmp_path}/{name} /etc/{name}" for name in ("resolv.conf", "nsswitch.conf"))
+    namespace = ["unshare", "--mount", *([] if os.getuid() == 0 else ["--map-root-user"])]
+    environment = {"DRIVER": "psycopg2", "DATABASE": "host=database.example user=shop dbname=shop"}
+    worker = start_worker(
+        redis_broker.url, app="postgres_app", environment=environment,
+        command=[*namespace, "sh", "-c", f'{mounts} && exec "$@"', "sh", *launch],
+    ).ready()  # fmt: skip
+    client_app(redis_broker.url).app.send_task("postgres_app.query", [1, 0.0], queue="feeds")
+    eventually(lambda: "by postgres_app.query at" in worker.log.read_text(), f"it is named; {worker.tail()}", 40)
+    assert "hostaddr" in worker.log.read_text(), worker.tail()

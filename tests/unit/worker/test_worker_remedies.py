@@ -14,6 +14,7 @@ APP = ("/app/proj/tasks.py", 12, "sync")
     ("file", "function", "word"),
     [
         (f"{SITE}/psycopg/connection.py", "wait", "PSYCOPG_WAIT_FUNC"),
+        (f"{SITE}/psycopg2/__init__.py", "connect", "hostaddr"),
         (f"{SITE}/MySQLdb/connections.py", "query", "PyMySQL"),
         (f"{SITE}/grpc/_channel.py", "_blocking", "gRPC"),
         ("/usr/lib/python3.12/socket.py", "getaddrinfo", "dnspython"),
@@ -32,7 +33,7 @@ def test_a_known_library_has_its_own_remedy_and_prefork_as_the_other(file: str, 
         [],
         [APP],
         [("/usr/lib/python3.12/socket.py", 1, "recv_into"), APP],
-        [(f"{SITE}/psycopg2/__init__.py", 1, "connect"), APP],  # Eventlet patches it
+        [(f"{SITE}/psycopg2/extras.py", 1, "execute"), APP],  # Eventlet patches it
         [("/app/psycopg_helpers.py", 1, "wait"), APP],
     ],
 )

@@ -17,6 +17,12 @@ _REMEDIES: tuple[tuple[str, str, str], ...] = (
         "psycopg 3 waits in C: remove PSYCOPG_WAIT_FUNC from the image and worker.env (wait_selector is the "
         "default here)",
     ),
+    (
+        r"[/\\]psycopg2[/\\]",
+        "connect",
+        "psycopg2 looks the name of the database's host up in C: keep connections, give an address in hostaddr, or use "
+        "psycopg 3",
+    ),
     (r"[/\\]MySQLdb[/\\]", "", "mysqlclient waits in C: use PyMySQL (pymysql.install_as_MySQLdb())"),
     (r"[/\\]grpc[/\\]", "", "gRPC waits in C, and knows of no Eventlet: call the service over HTTP"),
     (

@@ -92,6 +92,8 @@ class Disruption:
     forgets: bool = False
     """Whether the broker may forget what it has confirmed meanwhile."""
 
+    delays_confirmations: bool = False
+    """Whether the broker confirms so late that a worker publishes a copy again: RabbitMQ's alarms."""
     unfinished: bool = False
     """Whether it is the end of a drain, when what is not settled is given back. A task has ended for its author a
     little before that, and longer before if it publishes something then.
@@ -283,9 +285,15 @@ def _causes(
     away = [one for one in disruptions if one.loses_confirmations and not one.may_repeat]
     found += _touched(history[sent.identity], harmful, last, unsettled_seconds=seconds, away=away)
     # A lost connection may take both along: the message, and the confirmation of what was published for it.
-    both = [one for one in disruptions if one.may_repeat and one.loses_confirmations]
     mine = history[sent.identity]
-    found += _touched(mine, both, last, "confirmation", seconds, only_copied=not publishes)
+    if publishes:
+        both = [one for one in disruptions if one.may_repeat and one.loses_confirmations]
+        found += _touched(mine, both, last, "confirmation", seconds)
+    else:
+        unsure = [
+            one for one in disruptions if one.delays_confirmations or (one.may_repeat and one.loses_confirmations)
+        ]
+        found += _touched(mine, unsure, last, "confirmation", seconds, only_copied=True)
     if sent.kind in ("chain", "group", "chord") and not sent.after:  # these are published with Celery's own retries
         for one in disruptions:
             if one.loses_confirmations and not one.target and one.start <= sent.tried_until and one.end >= sent.at:

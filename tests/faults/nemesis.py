@@ -155,10 +155,16 @@ class Nemesis:
         finally:
             self.disruptions.append(self._disruption(kind, target, start, monotonic(), may_repeat))
 
-    @staticmethod
-    def _disruption(kind: str, target: str, start: float, end: float, may_repeat: bool) -> Disruption:
+    def _disruption(self, kind: str, target: str, start: float, end: float, may_repeat: bool) -> Disruption:
         return Disruption(
-            kind, target, start, end, may_repeat, loses_confirmations=kind in _BROKER_AWAY, stalls=kind == "freeze"
+            kind,
+            target,
+            start,
+            end,
+            may_repeat,
+            loses_confirmations=kind in _BROKER_AWAY,
+            delays_confirmations=kind == "disk_full" and isinstance(self._server, RabbitMQ),
+            stalls=kind == "freeze",
         )
 
     def _any_member(self) -> Member:

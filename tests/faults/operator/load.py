@@ -20,6 +20,7 @@ import tempfile
 import threading
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from math import ceil
 from pathlib import Path
 from statistics import median
@@ -58,14 +59,18 @@ class Images:
             "GET", f"{self._api.server}{QUEUES}?{query}", preload_content=False, timeout=urllib3.Timeout(read=3600)
         )
         rest = b""
-        for chunk in answer.stream(65536):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                item = json.loads(line)["object"]
-                pool = (item["metadata"]["namespace"], item["metadata"]["labels"]["greenfleet.io/pool"])
-                images = [each["image"] for each in item["spec"]["template"]["spec"]["containers"]]
-                number = max(int(image.rpartition(":")[2]) for image in images if image.startswith(IMAGE))
-                self._seen[pool].append((number, monotonic()))
+        with suppress(urllib3.exceptions.HTTPError):  # the API server ends before this
+            for chunk in answer.stream(65536):
+                *lines, rest = (rest + chunk).split(b"\n")
+                self._note(lines)
+
+    def _note(self, lines: list[bytes]) -> None:
+        for line in lines:
+            item = json.loads(line)["object"]
+            pool = (item["metadata"]["namespace"], item["metadata"]["labels"]["greenfleet.io/pool"])
+            images = [each["image"] for each in item["spec"]["template"]["spec"]["containers"]]
+            number = max(int(image.rpartition(":")[2]) for image in images if image.startswith(IMAGE))
+            self._seen[pool].append((number, monotonic()))
 
     def arrived(self, pool: Pool, number: int) -> float | None:
         """When that image, or a later one, was there first."""

@@ -194,6 +194,9 @@ def test_a_lost_connection_may_repeat_a_message_and_its_copy() -> None:
     cut = Disruption("cut", "", 2.1, 2.1, **LOST)
     assert verdict(thrice, cut).kept
     assert not verdict(thrice, Disruption("cut", "", 8.0, 8.0, **LOST)).kept
+    alarm = Disruption("disk_full", "", 1.0, 2.1, delays_confirmations=True, **KEPT)
+    assert verdict([*copied, *TWICE[3:], *run("a", "w3", 20.0, 20.0, 20.5, 20.6)], alarm).kept, "not confirmed in time"
+    assert not verdict(thrice, alarm).kept
 
 
 def test_a_worker_ends_its_runs_of_a_task_in_their_order() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from greenworker import native
 from greenworker.bootstrap import import_stubs
@@ -28,6 +28,9 @@ from greenworker.misconfigured import (
     require,
 )
 from greenworker.monitoring.exposition import Exposition, listen
+
+if TYPE_CHECKING:
+    from greenworker.runtime import Runtime
 
 
 def start(argv: Sequence[str]) -> NoReturn:
@@ -120,7 +123,7 @@ def _prepare(environment: Environment, listener: native.Socket, arguments: Argum
     return [*argv, *_green(runtime, app)]
 
 
-def _green(runtime: Any, app: Any) -> list[str]:
+def _green(runtime: Runtime, app: Any) -> list[str]:
     """What only the Eventlet role has; more arguments for Celery."""
     from celery import signals  # noqa: PLC0415
 
@@ -193,7 +196,7 @@ def _keep_last_words(termination_log: str) -> None:
     logging.getLogger("celery.worker").addHandler(LastWords(logging.CRITICAL))
 
 
-def _connect_signals(runtime: Any) -> None:
+def _connect_signals(runtime: Runtime) -> None:
     from celery import signals  # noqa: PLC0415
 
     from greenworker.bootstrap import remote_control  # noqa: PLC0415

@@ -18,6 +18,7 @@ from celery.worker import state
 from greenworker.brokers.dead_letters import WORKER_LOST, sentence
 from greenworker.brokers.settlement import Attempts, Settlement
 from greenworker.brokers.suspicion import HEADER, NONE, TOGETHER, Suspicion, read
+from greenworker.monitoring.accounting import Accounting
 
 logger = get_logger(__name__)
 
@@ -174,7 +175,7 @@ def refuse(settlement: Settlement, message: Any, error: Exception, in_pool: Iter
     return bool(reserved)
 
 
-def dead_letter(attempts: Attempts | None, accounting: Any, request: Any) -> bool:
+def dead_letter(attempts: Attempts | None, accounting: Accounting, request: Any) -> bool:
     """Make a request's message a dead letter, count it and store its failure; False if that is to be tried again."""
     deaths = suspicion_of(request).deaths_alone
     try:

@@ -142,11 +142,24 @@ def test_throughput_that_falls_while_growth_stops_is_asked_again_at_once(holding
     assert asked.ceiling is None
 
 
-def test_throughput_that_rises_while_growth_stops_frees_it(holding: Downstream) -> None:
-    """The downstream has recovered."""
+def test_a_probe_after_throughput_has_fallen_never_steps_back(holding: Downstream) -> None:
+    """Fewer running tasks had cost throughput: going down once more would end at no green thread."""
+    state = moment(holding, 20, running=200, throughput=20, runtime=9.0)
+    for seconds in range(22, 60, 2):
+        state = moment(state, seconds, running=300, throughput=20, runtime=15.0)
+    assert state.held_until is not None
+    assert state.threads(1) == 300
+
+
+def test_throughput_that_rises_while_growth_stops_is_asked_again_at_once(holding: Downstream) -> None:
+    """The downstream has recovered, or it was chance: half as many more tell."""
     early = moment(holding, 20, running=200, throughput=80, runtime=2.5)
-    assert early.ceiling is not None, "what ends now was started before"
-    assert moment(holding, 60, running=200, throughput=80, runtime=2.5).ceiling is None
+    assert early.held_until is not None, "what ends now was started before"
+    asked = moment(holding, 60, running=200, throughput=80, runtime=2.5)
+    assert (asked.held_until, asked.threads(1)) == (None, 300)
+    for seconds in range(62, 90, 2):
+        asked = moment(asked, seconds, running=300, throughput=80 if seconds < 66 else 120, runtime=2.5)
+    assert asked.ceiling is None
 
 
 @pytest.mark.parametrize(

@@ -385,6 +385,19 @@ def test_green_threads_never_grow_on_run_time_that_they_inflated_themselves() ->
     assert run.figures.runtime_inflation <= 1.3
 
 
+@pytest.mark.parametrize("over", [90, 120])
+@pytest.mark.parametrize("law", ["greenfleet", "greenfleet-learned"])
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_tasks_that_become_ten_times_slower_starve_no_pool(law: str, over: int, seed: int) -> None:
+    """Whenever the comparison of throughput meets them: it took the slower tasks for a full downstream, lowered the
+    green threads, saw less throughput, lowered them again, from 225 to 20, while 13,000 messages waited.
+    """
+    trace = replace(load(TRACES / "slow-poison.json"), changes=(Change(at=150, over=over, runtime=20),))
+    run = simulate(trace, law_named(law), seed)
+    assert run.figures.violated_seconds < 150
+    assert run.seconds[-1].oldest_wait <= trace.max_wait
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_tasks_that_become_ten_times_slower_get_green_threads_in_time(seed: int) -> None:
     """Run time is learned from tasks that have ended, and the slow ones have not: idle cores must speak before it."""

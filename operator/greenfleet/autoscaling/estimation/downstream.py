@@ -6,9 +6,9 @@ law), and any formula in S then asks for ever more. So growth that made tasks sl
 not (additive increase on throughput gain):
 
     growing --half as much again runs, and tasks are slower--> testing --throughput gained--> growing
-    testing --throughput stood still--> holding --time is up--> testing half as much again: green threads first, then
-    workers holding --throughput falls: perhaps the tasks themselves became slower--> testing; it rises: the downstream
-    recovered--> growing
+    testing --throughput stood still--> holding --time is up, or throughput rises or falls--> testing half as much
+    again: green threads first, then workers; where throughput stood still, a step back--> holding
+    A step back that costs throughput speaks for slower tasks: the test that follows has no step back.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Downstream:
     more_workers: bool = False
     """The probe may take workers: there was no room for green threads."""
     excused: bool = False
-    """Growth has cost throughput, which speaks for slower tasks, and was let pass once."""
+    """Growth or a step back has cost throughput, which speaks for slower tasks: it was let pass once."""
     gain: tuple[float, float] = (1.0, 1.0)
     """(concurrency, throughput) after over before, of the growth that brought nothing."""
 
@@ -112,9 +112,11 @@ class Downstream:
             settled = now >= self.held_until - self.backoff_seconds / 2
             recovered = settled and point.throughput >= (1 + tuning.gain) * base.throughput
             slower = point.throughput < base.throughput / tuning.growth
-            if slower:  # perhaps the tasks themselves are: ask at once
-                return replace(self._free(point), ceiling=tuning.growth * point.concurrency, grown_at=now, probing=True)
-            return self._free(point) if recovered else self
+            if not (recovered or slower):
+                return self
+            # ask at once; where the tasks became slower, fewer bring less, and there is no way back again
+            again = replace(self._free(point), ceiling=tuning.growth * point.concurrency, grown_at=now, probing=True)
+            return replace(again, excused=slower)
         if base is None or point.concurrency < tuning.utilisation * base.concurrency:
             return self if cpu_bound else self._free(point)
         best = replace(base, throughput=max(base.throughput, point.throughput))
@@ -135,7 +137,7 @@ class Downstream:
             return self._free(point)
         if gained < 1 / tuning.growth and not self.excused:  # slower tasks lose throughput, a full downstream keeps it
             return replace(self._free(replace(point, throughput=base.throughput)), excused=True)
-        most = base.concurrency / tuning.growth if self.probing else point.concurrency
+        most = base.concurrency / tuning.growth if self.probing and not self.excused else point.concurrency
         backoff = min(tuning.longest_seconds, max(tuning.long_seconds, 2 * self.backoff_seconds))
         return Downstream(
             base=Point(most, best.throughput, most / best.throughput),

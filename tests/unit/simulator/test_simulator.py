@@ -494,5 +494,5 @@ def test_a_switched_off_part_is_really_off() -> None:
 
 def test_the_command_line_says_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--trace", "nothing", "--traces", str(TRACES)]) == 2
-    assert "trace 'nothing' does not exist; traces here: blocking" in capsys.readouterr().err
+    assert "trace 'nothing' does not exist: choose from blocking" in capsys.readouterr().err
     assert main(["--trace", "burst", "--traces", str(TRACES), "--law", "magic"]) == 2

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
+from typing import TYPE_CHECKING
 
 import pytest
-from xdist.remote import Producer
-from xdist.scheduler import LoadScopeScheduling
 
-SHARED = {
-    "tests/chaos": "the cluster",
-    "tests/e2e": "the cluster",
-    "tests/faults/operator": "a control plane",
-    "tests/integration/operator": "a control plane",
-    "tests/integration/chart": "a control plane for charts",
-}
-"""Directories whose tests use the same Kubernetes."""
-
-PURE = ("tests/golden", "tests/property", "tests/unit")
-"""Directories whose tests share nothing."""
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,20 +19,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-class Groups(LoadScopeScheduling):
-    """With ``-n``: tests that share a Kubernetes or a file run in one process, one after another.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """A hook of pytest-xdist, which the environments of `tools/worker_matrix.py` do not have: who runs which tests."""
+    from tests.parallel import Groups
 
-    Groups start in the order of their directories, so that the longest ones are first and pure tests fill the end.
-    """
-
-    def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith(PURE):
-            return nodeid
-        file = nodeid.partition("::")[0]
-        return SHARED.get(PurePath(file).parent.as_posix(), file)
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Groups:
-    """A hook of pytest-xdist: who runs which tests."""
     config.option.loadscopereorder = False
     return Groups(config, log)

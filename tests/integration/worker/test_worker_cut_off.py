@@ -76,6 +76,21 @@ def test_what_a_worker_runs_that_is_cut_off_runs_twice(lane: Lane, start_worker:
     relay.close()
 
 
+@pytest.mark.slow
+def test_a_task_longer_than_the_consumer_timeout_runs_again(tmp_path: Path, start_worker: Start) -> None:
+    """RabbitMQ looks once a minute."""
+    directory = tmp_path / "rabbit"
+    directory.mkdir()
+    server = RabbitMQ(directory, settings="consumer_timeout = 5000\n")
+    try:
+        lane = RabbitLane(server, "quorum")
+        worker = start_worker(lane.url, queues=lane.queue, environment=lane.environment()).ready()
+        lane.producer().sleep.delay(1, 200.0)
+        eventually(lambda: worker.journal.counts("start")["1"] >= 2, f"it begins again; {worker.tail()}", 180)
+    finally:
+        server.stop()
+
+
 def test_a_broker_out_of_memory_stops_producers_and_not_workers(rabbit_lane: Lane, start_worker: Start) -> None:
     server: RabbitMQ = rabbit_lane.server
     worker = start_worker(rabbit_lane.url, queues=rabbit_lane.queue, environment=rabbit_lane.environment()).ready()

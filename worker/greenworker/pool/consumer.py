@@ -41,7 +41,7 @@ DISPATCHER_SECONDS = 1.0
 """How often the event dispatcher's connection is read, so that its heartbeats do not pile up."""
 
 
-def loop(  # noqa: PLR0917 - Celery's signature
+def loop(  # noqa: PLR0912, PLR0917 - Celery's signature, and what may end it
     c: Consumer, connection: Any, consumer: Any, blueprint: Any, _hub: Any, qos: Any, _heartbeat: Any, _clock: Any,
     hbrate: float = 2.0, **_: Any,
 ) -> None:  # fmt: skip
@@ -69,6 +69,11 @@ def loop(  # noqa: PLR0917 - Celery's signature
             except OSError:
                 if blueprint.state == bootsteps.RUN:
                     raise
+            except connection.channel_errors as error:
+                if "delivery acknowledgement" not in str(error):
+                    raise
+                # RabbitMQ's consumer_timeout. Celery would end the worker, which waits for the very task that is late.
+                raise ConnectionResetError(f"RabbitMQ has closed the channel: {error}") from error
             if dispatcher is not None and monotonic() - dispatcher_read > DISPATCHER_SECONDS:
                 dispatcher_read = monotonic()
                 if dispatcher.supports_heartbeats:

@@ -76,7 +76,7 @@ def test_no_clean_drain_uses_up_a_delivery(limited: Limited, start_worker: Start
         worker.wait(30)
         eventually(lambda: limited.ready() == 9, f"all are back: {limited.ready()}; {worker.tail()}", 10)
     headers = limited.headers()
-    assert sorted(each["task"].partition(".")[2] for each in headers) == ["sleep"] * 6 + ["noop"] * 3
+    assert sorted(each["task"].partition(".")[2] for each in headers) == ["noop"] * 3 + ["sleep"] * 6
     assert [each for each in headers if each.get(COUNT) or EARLIER in each] == []
 
 

@@ -10,6 +10,7 @@ seems to live, and a connection that has fallen silent seems to live for ever.
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Any
 
 from amqp import spec
@@ -39,10 +40,13 @@ class Channel(pyamqp.Channel):
         returned = self._basic_publish(*args, timeout=timeout, **kwargs)
         seconds = confirm_timeout or timeout or CONFIRM_SECONDS
         while True:
+            asked_at = monotonic()
             try:
                 self.wait([spec.Basic.Ack, spec.Basic.Nack], callback=_refuse_nack, timeout=seconds)
             except TimeoutError as error:
                 connection = self.connection
+                if connection is None or monotonic() - asked_at < seconds:
+                    raise  # a limit of the caller's, who closes the connection
                 if connection.blocked:
                     continue
                 connection.collect()  # a confirmation that comes later would be taken for the next one's

@@ -175,11 +175,11 @@ def test_celery_events_prints_what_happens(any_lane: Lane, start_worker: Start, 
         worker = start_on(start_worker, any_lane, arguments=["-E"])
         sent: list[str] = []
 
-        def heard() -> bool:
+        def printed() -> bool:
             sent.append(producer.noop.delay(len(sent)).id)  # it may not listen yet
             return any(f"succeeded: green_app.noop({one}" in log.read_text() or one in log.read_text() for one in sent)
 
-        eventually(heard, f"a task is heard; {log.read_text()}", 40, every=0.5)
+        eventually(printed, f"a task is printed; {log.read_text()}", 40, every=0.5)
     eventually(lambda: worker.journal.done() == len(sent), "all run")
 
 

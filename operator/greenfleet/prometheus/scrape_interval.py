@@ -12,8 +12,10 @@ from statistics import median
 
 _TARGETS = 16
 """Targets of one answer that are looked at."""
-_GAPS = 32
-"""Newest gaps between two samples of a target that count."""
+_GAPS = 16
+"""Newest answers whose gaps between two samples of a target count: one for each answer, since a busy machine is late
+with all of its targets at once.
+"""
 _FEWEST_GAPS = 4
 """Fewer say nothing: a scrape may be missed."""
 _TOLERANCE = 1.5
@@ -30,12 +32,15 @@ class ScrapeInterval:
 
     def observe(self, answer: Mapping[str, tuple[float, float | None]]) -> None:
         """One answer. By target: time of the newest sample, and of the one before if the answer has it."""
+        gaps = []
         for target, (at, before) in answer.items():
             known = self._newest.pop(target, None)
             self._newest[target] = at
             if known is None or at <= known:
                 continue  # a new target, or nothing new of it
-            self._gaps.append(at - (known if before is None else before))
+            gaps.append(at - (known if before is None else before))
+        if gaps:
+            self._gaps.append(median(gaps))
         while len(self._newest) > _TARGETS * 4:
             del self._newest[next(iter(self._newest))]
 

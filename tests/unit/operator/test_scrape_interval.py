@@ -64,6 +64,14 @@ def test_some_missed_scrapes_do_not_make_the_claim_wrong() -> None:
     assert measured.problem("default") == ""
 
 
+def test_one_late_scrape_of_many_targets_does_not_make_the_claim_wrong() -> None:
+    """A busy machine is late with all of them at once, also just after the operator's start."""
+    measured = ScrapeInterval(1.0)
+    for at in (0.0, 3.0, 6.0):
+        measured.observe({f"pod-{number}": (at, at - 3.0) for number in range(16)})
+    assert measured.problem("default") == ""
+
+
 def test_nothing_is_said_of_a_target_that_was_seen_once() -> None:
     measured = ScrapeInterval(2.0)
     for number in range(50):

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 
+def queue_type(queue: Any) -> str | None:
+    """``x-queue-type`` of kombu's *queue*, if the app says one. *queue* is None where the app has none of that name."""
+    return (getattr(queue, "queue_arguments", None) or {}).get("x-queue-type")
+
+
 def declares_quorum_queues(app: Any, driver_type: str) -> bool:
     """Whether any queue of *app* is a quorum queue, as far as the app says so. Celery has this from 5.5 on
     (``celery.utils.quorum_queues``).
     """
-    return driver_type == "amqp" and any(
-        (queue.queue_arguments or {}).get("x-queue-type") == "quorum" for queue in app.amqp.queues.values()
-    )
+    return driver_type == "amqp" and any(queue_type(queue) == "quorum" for queue in app.amqp.queues.values())
 
 
 def with_static_prefetch(app: Any, connection: Any) -> Any:

@@ -17,6 +17,7 @@ from celery.utils.log import get_logger
 
 from greenworker import hub
 from greenworker.brokers.settlement import Settlement
+from greenworker.compat import queue_type
 from greenworker.environment import Environment
 from greenworker.misconfigured import MisconfiguredError
 from greenworker.monitoring.task_risks import PREFORK, TaskRisks
@@ -152,7 +153,8 @@ class Forwarder:
                 continue
             try:
                 companions = declared_queue(self._app, queue + SUFFIX)
-                if is_quorum_queue(self._app.amqp.queues.get(queue)) and not is_quorum_queue(companions):
+                is_quorum = queue_type(self._app.amqp.queues.get(queue)) == "quorum"
+                if is_quorum and queue_type(companions) != "quorum":
                     logger.warning(NOT_REPLICATED.format(queue=queue))
                 self._settlement.declare(companions)
             except MisconfiguredError as error:
@@ -175,11 +177,6 @@ class Forwarder:
         self._queues[name] = None
         sentence = f"{task} and others are not forwarded to {name} and run on the hub: {error}"
         self._task_risks.found(PREFORK, task, sentence)
-
-
-def is_quorum_queue(queue: Any) -> bool:
-    """As far as the app says so. *queue*: kombu's, or None."""
-    return (getattr(queue, "queue_arguments", None) or {}).get("x-queue-type") == "quorum"
 
 
 def declared_queue(app: Any, name: str) -> Any:

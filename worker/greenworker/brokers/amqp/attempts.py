@@ -31,6 +31,7 @@ from celery.utils.log import get_logger
 from greenworker.brokers.amqp.republish import Copy, publish
 from greenworker.brokers.dead_letters import AT, DELIVERIES, QUEUE, REASON, WORKER_LOST, rabbit_queue
 from greenworker.brokers.suspicion import HEADER, MEMORY_SECONDS, Suspicion, may_have_started, read
+from greenworker.compat import queue_type
 
 logger = get_logger(__name__)
 
@@ -204,18 +205,13 @@ class AmqpAttempts:
         if message.channel.connection is None:
             raise LookupError("the connection that it came over is lost")
         queue = self.queue_of(message)
-        target = rabbit_queue(queue)
-        self._using(lambda _: declare_dead(self._connection, target, self._kind_of(queue)))
+        target, kind = rabbit_queue(queue), queue_type(self.app.amqp.queues.get(queue))
+        self._using(lambda _: declare_dead(self._connection, target, kind))
         message.properties.pop("expiration", None)  # it waits for a person now
         why = {REASON: reason, AT: f"{time():.3f}", DELIVERIES: str(deliveries), QUEUE: queue}
         self._copy(message, target, why)
         self._settle(message)
         return queue
-
-    def _kind_of(self, queue: str) -> str | None:
-        """Its ``x-queue-type``, if the app says so."""
-        declared = self.app.amqp.queues.get(queue)
-        return (getattr(declared, "queue_arguments", None) or {}).get("x-queue-type")
 
     def _attempts_queue(self, message: Any) -> str:
         identity = identity_of(message)

@@ -21,6 +21,7 @@ from amqp import spec
 from celery.utils.log import get_logger
 
 from greenworker.brokers.amqp.republish import Copy, Republisher
+from greenworker.compat import queue_type
 from greenworker.monitoring.task_risks import DELIVERY_LIMIT, TaskRisks
 from greenworker.protocol import head_of
 
@@ -103,9 +104,7 @@ class Returns:
         """Whether deliveries from this queue are counted."""
         if queue in self._counting:
             return True
-        declared = self._app.amqp.queues.get(queue)
-        arguments = getattr(declared, "queue_arguments", None) or {}
-        return bool(arguments.get("x-queue-type") == "quorum")
+        return queue_type(self._app.amqp.queues.get(queue)) == "quorum"
 
     def give_back(self, messages: list[Any]) -> None:
         """In a drain, on AMQP, without a record (see `AmqpSettlement.return_messages`): all of *messages*; those that

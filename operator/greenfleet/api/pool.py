@@ -352,9 +352,16 @@ class Broker(UrlOrParts):
             name: part if isinstance(part, str) else {"name": part.name, "key": part.key}
             for name, part in self.parts.items()
         }
-        host = self.parts.get("host", "")
         digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:10]
-        return f"{host if isinstance(host, str) else host.name}:{digest}"
+        return f"{self.named_by[1]}:{digest}"
+
+    @property
+    def named_by(self) -> tuple[str, str]:
+        """The field that says where this broker is, and what stands there: a host, or the name of a Secret."""
+        if self.url_from is not None:
+            return "broker.urlFrom", self.url_from.secret_key_ref.name
+        host = self.parts.get("host", "")
+        return "broker.host", host if isinstance(host, str) else host.name
 
 
 class ResultBackend(UrlOrParts):

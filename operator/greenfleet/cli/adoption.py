@@ -76,9 +76,11 @@ def plan(deployment: Object, wishes: Wishes) -> Adoption:
     """The pool for a Deployment. With obstacles the pool may be incomplete."""
     found = Adoption()
     pod = deployment["spec"]["template"]["spec"]
+    if all(_program(container) == "beat" for container in pod["containers"]):
+        found.obstacles.append(_beat(deployment))  # no option makes a worker of it
+        return found
     container, command = _container(pod, wishes, found)
     if container is None:
-        found.obstacles += _beat(deployment)
         return found
     spec: Object = {"app": wishes.app or command.options.get("app", ""), "image": container["image"]}
     if not spec["app"]:
@@ -162,8 +164,6 @@ def _container(pod: Object, wishes: Wishes, found: Adoption) -> tuple[Object | N
     """The container that runs Celery, with its command; the others are obstacles."""
     candidates: list[tuple[Object, CeleryCommand]] = []
     complaints = []
-    if all(_program(container) == "beat" for container in pod["containers"]):
-        return None, CeleryCommand()  # said by `_beat`, and no option makes a worker of it
     for container in pod["containers"]:
         argv = [*(container.get("command") or ()), *(container.get("args") or ())]
         if wishes.container not in (None, container["name"]):
@@ -206,11 +206,9 @@ def _program(container: Object) -> str:
     return "worker"
 
 
-def _beat(deployment: Object) -> list[str]:
+def _beat(deployment: Object) -> str:
     """What to do about a Deployment of beat: it stays, as a single one."""
     spec, metadata = deployment["spec"], deployment["metadata"]
-    if not all(_program(container) == "beat" for container in spec["template"]["spec"]["containers"]):
-        return []
     kubectl = f"kubectl -n {metadata['namespace']}"
     replicas = spec.get("replicas", 1)
     strategy = (spec.get("strategy") or {}).get("type", "RollingUpdate")
@@ -221,10 +219,10 @@ def _beat(deployment: Object) -> list[str]:
         patch = """{"spec": {"strategy": {"type": "Recreate", "rollingUpdate": null}}}"""
         mend.append(f"strategy is {strategy}: {kubectl} patch deployment/{metadata['name']} -p '{patch}'")
     more = "".join(f"; {one}" for one in mend) or ", which it is"
-    return [
+    return (
         f"Deployment {metadata['name']} runs celery beat, which is not a worker and stays beside the pool as "
         f"{_BEAT_ALONE}{more}. Adopt the Deployment of the workers instead"
-    ]
+    )
 
 
 def _judge(command: CeleryCommand, wishes: Wishes, found: Adoption) -> None:

@@ -58,12 +58,7 @@ def taken_from_pool(child: Child, found: _Object, pool: GreenWorkerPool) -> Stal
 
 def taken_from_exporter(child: Child, found: _Object, pool: GreenWorkerPool) -> StalledReason:
     """The same for the queue exporter of a broker."""
-    broker = pool.spec.broker
-    field, name = (
-        ("broker.urlFrom", broker.url_from.secret_key_ref.name)
-        if broker.url_from is not None
-        else ("broker.host", broker.identity.rpartition(":")[0])
-    )
+    field, name = pool.spec.broker.named_by
     return StalledReason(
         NAME_TAKEN,
         f"{field} is {name!r}, and the {child.kind} {child.name} of its queue "

@@ -191,17 +191,17 @@ def _pod(pools: Sequence[GreenWorkerPool], name: str, image: _Image, defaults: P
         # missing Secret in the pod's status, which a volume does not.
         *url_env("GREENWORKER_BROKER_URL_CHECK", "GREENWORKER_BROKER", broker),
     ]
+    broker_volumes = _broker_volumes(broker)
     volumes: list[Manifest] = [
-        *_broker_volumes(broker),
+        *broker_volumes,
         {"name": "queues", "configMap": {"name": name}},
         {"name": "tmp", "emptyDir": {}},
     ]
     mounts: list[Manifest] = [
+        *({"name": one["name"], "mountPath": names.BROKER_DIRECTORY, "readOnly": True} for one in broker_volumes),
         {"name": "queues", "mountPath": names.QUEUES_DIRECTORY, "readOnly": True},
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
     ]
-    if volumes[0]["name"] == "broker":
-        mounts.insert(0, {"name": "broker", "mountPath": names.BROKER_DIRECTORY, "readOnly": True})
     if metrics_ports := [pool.spec.broker.metrics_port for pool in pools if pool.spec.broker.metrics_port]:
         environment.append({"name": "GREENWORKER_BROKER_METRICS_PORT", "value": str(metrics_ports[0])})
     if authorities:

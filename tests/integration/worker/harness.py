@@ -7,6 +7,7 @@ Only processes started here are ever signalled, by their own id.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -587,6 +588,44 @@ class Worker:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait(10)
+
+
+class Exporter(Worker):
+    """The queue exporter, asked as a worker is. The URL of its broker is in a file."""
+
+    broker = "ns/broker/url"
+    """How its samples name the broker."""
+
+    @property
+    def url_file(self) -> Path:
+        return self.directory / "url"
+
+    def where(self) -> dict[str, str]:
+        """The variables that say where the URL is."""
+        self.url_file.write_text(self.broker_url + "\n")
+        return {"GREENWORKER_BROKER_URL_FILE": str(self.url_file)}
+
+    def start(self) -> Worker:
+        environment = {
+            **os.environ,
+            "GREENWORKER_BROKER": self.broker,
+            **self.where(),
+            "GREENWORKER_QUEUES": json.dumps([{"queue": name} for name in self.queues.split(",")]),
+            "GREENWORKER_POLL_SECONDS": "0.2",
+            "GREENWORKER_METRICS_PORT": str(self.port),
+            **self.environment,
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "greenworker.exporter"],
+            env=environment, stdout=self.log.open("ab"), stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        return self
+
+    def depth(self, queue: str = "feeds", name: str = "greenfleet_queue_messages_ready") -> float | None:
+        return self.samples().get((name, (("broker", self.broker), ("queue", queue))))
+
+    def up(self) -> float | None:
+        return self.samples().get(("greenfleet_queue_up", (("broker", self.broker),)))
 
 
 class Journal:

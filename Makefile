@@ -117,7 +117,7 @@ bench-scaling: venv packages cluster ## the autoscaler against KEDA and the HPA 
 
 .PHONY: simulate
 simulate: venv ## the autoscaler against KEDA on all traces, simulated (about 15 min); the last line is one JSON object
-	$(BIN)/python -m greenfleet.simulator --trace all --law greenfleet,keda-default,keda-grid --seeds 2
+	$(BIN)/python -m greenfleet.simulator --trace all --autoscaler greenfleet,keda-default,keda-grid --seeds 2
 
 .PHONY: evidence
 evidence: venv ## what each part of the autoscaler is worth: SET=tuning, holdout or known, SCRAPE=2 (an hour a set, resumable); JSON last

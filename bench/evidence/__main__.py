@@ -29,7 +29,7 @@ def main() -> int:
         page.PAGE.write_text(page.page(stores))
         print(json.dumps({"written": str(page.PAGE)}))
         return 0
-    known = rows.laws(options.set)
+    known = rows.autoscalers(options.set)
     chosen = options.rows.split(",") if options.rows else known
     if unknown := [row for row in chosen if row not in known]:
         print(
@@ -45,7 +45,7 @@ def main() -> int:
     result = {
         "set": options.set,
         "scrape_seconds": options.scrape,
-        "rows": {law: asdict(one) for law, one in totals.items()},
+        "rows": {autoscaler: asdict(one) for autoscaler, one in totals.items()},
     }
     text = json.dumps(result)
     _path(options.set, options.scrape).with_suffix(".json").write_text(text + "\n")

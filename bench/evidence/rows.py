@@ -8,8 +8,8 @@ from pathlib import Path
 
 from bench.evidence.store import Job
 from greenfleet.autoscaling import PARTS
+from greenfleet.simulator.autoscalers import WITHOUT, autoscaler_named
 from greenfleet.simulator.generator import HOLDOUT_SEEDS, TUNING_SEEDS, generate
-from greenfleet.simulator.laws import WITHOUT, law_named
 from greenfleet.simulator.run import simulate
 from greenfleet.simulator.totals import Outcome, outcome
 from greenfleet.simulator.traces import Trace, load
@@ -37,7 +37,7 @@ def kedas(name: str) -> tuple[str, ...]:
     return FITTED if name != "known" else (*FITTED, *FIXED)
 
 
-def laws(name: str) -> list[str]:
+def autoscalers(name: str) -> list[str]:
     """All rows of a set."""
     return [WHOLE, LEARNED, FORMULA, *kedas(name), *parts()]
 
@@ -60,9 +60,14 @@ def jobs(name: str, rows: Sequence[str], scrape_seconds: float, block: int = 20)
     """
     every = traces(name)
     blocks = [every[start : start + block] for start in range(0, len(every), block)]
-    return [Job(law, name, trace, seed, scrape_seconds) for some in blocks for law in rows for trace, seed in some]
+    return [
+        Job(autoscaler, name, trace, seed, scrape_seconds)
+        for some in blocks
+        for autoscaler in rows
+        for trace, seed in some
+    ]
 
 
 def do(job: Job) -> Outcome:
     """Run it."""
-    return outcome(simulate(_trace(job.set, job.trace), law_named(job.law), job.seed, job.scrape_seconds))
+    return outcome(simulate(_trace(job.set, job.trace), autoscaler_named(job.autoscaler), job.seed, job.scrape_seconds))

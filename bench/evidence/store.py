@@ -16,20 +16,22 @@ PACKAGE = Path(greenfleet.__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run to do: one law on one trace. The trace is named by its set, so that a process can make it by itself."""
+    """One run to do: one autoscaler on one trace. The trace is named by its set, so that a process can make it
+    itself.
+    """
 
-    law: str
+    autoscaler: str
     set: str
     trace: str
     seed: int
     scrape_seconds: float
 
 
-def digest(law: str) -> str:
-    """Of the code that the outcome depends on; a law of others does not depend on Greenfleet's autoscaler but for the
-    HPA's rules.
+def digest(autoscaler: str) -> str:
+    """Of the code that the outcome depends on; an autoscaler of others does not depend on Greenfleet's but for
+    the HPA's rules.
     """
-    folders = ["simulator", "autoscaling"] if law.startswith("greenfleet") else ["simulator"]
+    folders = ["simulator", "autoscaling"] if autoscaler.startswith("greenfleet") else ["simulator"]
     files = [
         path for folder in folders for path in sorted((PACKAGE / folder).rglob("*.py")) if path.name not in _OUTPUT
     ]
@@ -50,7 +52,7 @@ class Store:
         self.found: dict[Job, Outcome] = {}
         for line in self._lines():
             job = Job(**line["job"])
-            if line["digest"] == self._digest(job.law):
+            if line["digest"] == self._digest(job.autoscaler):
                 self.found[job] = Outcome(**line["outcome"])
 
     def _lines(self) -> Iterator[dict[str, dict[str, object]]]:
@@ -61,22 +63,22 @@ class Store:
                 except json.JSONDecodeError:
                     continue  # the last line of a run that was interrupted
 
-    def _digest(self, law: str) -> str:
-        kind = "greenfleet" if law.startswith("greenfleet") else "others"
-        return self._digests.setdefault(kind, digest(law))
+    def _digest(self, autoscaler: str) -> str:
+        kind = "greenfleet" if autoscaler.startswith("greenfleet") else "others"
+        return self._digests.setdefault(kind, digest(autoscaler))
 
     def add(self, job: Job, outcome: Outcome) -> None:
         """Remember a finished run, on disk too."""
         self.found[job] = outcome
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = {"job": asdict(job), "digest": self._digest(job.law), "outcome": asdict(outcome)}
+        line = {"job": asdict(job), "digest": self._digest(job.autoscaler), "outcome": asdict(outcome)}
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def of(self, law: str, name: str, scrape_seconds: float) -> dict[RunKey, Outcome]:
-        """All outcomes of one law on one set."""
+    def of(self, autoscaler: str, name: str, scrape_seconds: float) -> dict[RunKey, Outcome]:
+        """All outcomes of one autoscaler on one set."""
         return {
             (job.trace, job.seed): outcome
             for job, outcome in self.found.items()
-            if (job.law, job.set, job.scrape_seconds) == (law, name, scrape_seconds)
+            if (job.autoscaler, job.set, job.scrape_seconds) == (autoscaler, name, scrape_seconds)
         }

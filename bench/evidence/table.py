@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bench.evidence import rows
 from bench.evidence.store import Store
 from greenfleet.autoscaling import PARTS
-from greenfleet.simulator.laws import WITHOUT
+from greenfleet.simulator.autoscalers import WITHOUT
 from greenfleet.simulator.totals import Total, total
 
 EARNED_RATIO = 1.02
@@ -18,21 +18,25 @@ HEADER = (
 )
 
 
-def totals(store: Store, name: str, scrape_seconds: float, laws: Sequence[str]) -> dict[str, Total]:
+def totals(store: Store, name: str, scrape_seconds: float, autoscalers: Sequence[str]) -> dict[str, Total]:
     """The rows that have runs, each against the whole autoscaler over the traces that both have finished."""
-    found = {law: store.of(law, name, scrape_seconds) for law in laws}
+    found = {autoscaler: store.of(autoscaler, name, scrape_seconds) for autoscaler in autoscalers}
     reference = found.get(rows.WHOLE, {})
-    return {law: total(runs, reference) for law, runs in found.items() if runs.keys() & reference.keys()}
+    return {autoscaler: total(runs, reference) for autoscaler, runs in found.items() if runs.keys() & reference.keys()}
 
 
 def best_keda(found: dict[str, Total], name: str) -> str | None:
     """Fewest violated seconds (a tenth of a second for each trace more is as good), then fewest worker-seconds."""
-    known = [law for law in rows.kedas(name) if law in found]
+    known = [autoscaler for autoscaler in rows.kedas(name) if autoscaler in found]
     if not known:
         return None
-    least = min(found[law].violated_difference for law in known)
-    fair = [law for law in known if found[law].violated_difference <= least + found[law].traces / 10]
-    return min(fair, key=lambda law: found[law].cost_ratio)
+    least = min(found[autoscaler].violated_difference for autoscaler in known)
+    fair = [
+        autoscaler
+        for autoscaler in known
+        if found[autoscaler].violated_difference <= least + found[autoscaler].traces / 10
+    ]
+    return min(fair, key=lambda autoscaler: found[autoscaler].cost_ratio)
 
 
 def earns(part: Total) -> bool:
@@ -53,7 +57,7 @@ def line(label: str, one: Total, *, whole: bool = False) -> str:
 
 def section(store: Store, name: str, scrape_seconds: float) -> str:
     """One set at one scrape interval; empty where nothing was run."""
-    found = totals(store, name, scrape_seconds, rows.laws(name))
+    found = totals(store, name, scrape_seconds, rows.autoscalers(name))
     if rows.WHOLE not in found:
         return ""
     lines = [HEADER, line("**the whole autoscaler**", found[rows.WHOLE], whole=True)]

@@ -1,3 +1,3 @@
-"""Laws of scaling side by side on a real cluster: Greenfleet, and KEDA with the HPA. `python -m bench.scaling
+"""Autoscalers side by side on a real cluster: Greenfleet, and KEDA with the HPA. `python -m bench.scaling
 --help`.
 """

@@ -1,4 +1,4 @@
-"""`python -m bench.scaling`: the laws side by side on this machine's cluster.
+"""`python -m bench.scaling`: the autoscalers side by side on this machine's cluster.
 
 The last line is one JSON object. Each trace takes about three minutes and is kept in `out/bench-scaling`; what is there
 already is not run again.
@@ -30,7 +30,7 @@ TRACES = Path(__file__).parent / "traces"
 OUTPUT = REPOSITORY / "out" / "bench-scaling"
 PASSES = ((report.OURS, report.SINGLE, report.TUNED), (report.DEFAULT, report.FIXED))
 """Who runs side by side. 25 workers of a tenth of a core are more than two cores bear next to the control plane: then
-pods take half a minute to be Ready, in the traces with the most work and for the law that is the last to ask.
+pods take half a minute to be Ready, in the traces with the most work and for the autoscaler that is the last to ask.
 """
 LABELS = tuple(label for labels in PASSES for label in labels)
 MISSING_SECONDS = 15.0
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=1, help="of the arrivals and of what chance decides about each task"
     )
     parser.add_argument("--again", action="store_true", help="run the traces even if there are records of them")
-    parser.add_argument("--laws", default="all", help=f"which to run, comma separated: of {', '.join(LABELS)}")
+    parser.add_argument("--autoscalers", default="all", help=f"which to run, comma separated: of {', '.join(LABELS)}")
     parser.add_argument("--tune", action="store_true", help="choose KEDA's configurations anew with the simulator")
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--markdown", action="store_true", help="print the table of docs/scaling-bench.md too")
@@ -87,15 +87,15 @@ def _chosen(option: str, names: str, known: Iterable[str]) -> list[str]:
     return chosen
 
 
-def _laws(trace: Trace) -> dict[str, str]:
+def _autoscalers(trace: Trace) -> dict[str, str]:
     tuned = tuning.load()
-    laws = {
+    autoscalers = {
         report.OURS: OURS,
         report.DEFAULT: "keda-default",
         report.SINGLE: tuned.single,
         report.TUNED: tuned.traces[trace.name],
     }
-    return {**laws, report.FIXED: tuned.fixed} if trace.changes else laws
+    return {**autoscalers, report.FIXED: tuned.fixed} if trace.changes else autoscalers
 
 
 def _path(output: Path, trace: str, label: str) -> Path:
@@ -103,13 +103,13 @@ def _path(output: Path, trace: str, label: str) -> Path:
 
 
 def _done(trace: Trace, output: Path) -> bool:
-    return all(_path(output, trace.name, label).exists() for label in _laws(trace))
+    return all(_path(output, trace.name, label).exists() for label in _autoscalers(trace))
 
 
 def _todo(trace: Trace, options: argparse.Namespace) -> list[tuple[Trace, list[Fleet]]]:
     """The passes that are wanted and not there, each with its fleets."""
-    every = fleets(_laws(trace))
-    wanted = _chosen("--laws", options.laws, LABELS)
+    every = fleets(_autoscalers(trace))
+    wanted = _chosen("--autoscalers", options.autoscalers, LABELS)
     found = []
     for labels in PASSES:
         sides = [each for each in every if each.label in labels and each.label in wanted]
@@ -145,11 +145,12 @@ def _run(todo: list[tuple[Trace, list[Fleet]]], options: argparse.Namespace) -> 
 
 def _tell(traces: dict[str, Trace], options: argparse.Namespace) -> None:
     records = {
-        name: [record.read(_path(options.output, name, label)) for label in _laws(trace)]
+        name: [record.read(_path(options.output, name, label)) for label in _autoscalers(trace)]
         for name, trace in traces.items()
     }
     results: dict[str, dict[str, tuple[str, Figures]]] = {
-        name: {one.label: (one.law, figures(one, traces[name])) for one in runs} for name, runs in records.items()
+        name: {one.label: (one.autoscaler, figures(one, traces[name])) for one in runs}
+        for name, runs in records.items()
     }
     print(report.table(results))
     for name, each in records.items():
@@ -188,8 +189,8 @@ def _tell(traces: dict[str, Trace], options: argparse.Namespace) -> None:
 
 
 def _fastest(trace: Trace, runs: list[record.Record]) -> Trace:
-    """The trace with pods that all start as fast as the fastest that any law had: nobody should beat the optimum by his
-    start-ups.
+    """The trace with pods that all start as fast as the fastest that any autoscaler had: nobody should beat the optimum
+    by his start-ups.
     """
     seconds = min((startup for run in runs for startup in run.startups), default=trace.startup[0])
     return replace(trace, startup=(seconds, seconds))
@@ -200,10 +201,10 @@ def _agreement_table(agreements: dict[str, dict[str, reality.Agreement]]) -> str
         "",
         "the simulator against the cluster: mean error of Ready workers, of the backlog (of its peak), worker-seconds",
     ]
-    for name, laws in agreements.items():
+    for name, autoscalers in agreements.items():
         cells = "   ".join(
             f"{label} {one.workers:.2f} {one.backlog * 100:3.0f} % {one.worker_seconds:.2f}×"
-            for label, one in laws.items()
+            for label, one in autoscalers.items()
         )
         lines.append(f"{name:16} {cells}")
     return "\n".join([*lines, ""])

@@ -12,7 +12,7 @@ from greenfleet.simulator.traces import Trace
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One law on one trace, after the warm-up. Times in seconds."""
+    """One autoscaler on one trace, after the warm-up. Times in seconds."""
 
     violated_s: int
     """Seconds in which some message had been waiting for longer than maxWait."""

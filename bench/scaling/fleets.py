@@ -1,4 +1,4 @@
-"""The fleets that are compared: the same pods in a namespace of its own for each law, and what scales them.
+"""The fleets that are compared: the same pods in a namespace of its own for each autoscaler, and what scales them.
 
 The pods of KEDA's fleets are built by the operator's own code, so that nothing differs but who decides: they are
 Deployments with the worker runtime and a fixed number of green threads. That flatters KEDA, whose users would run stock
@@ -22,7 +22,7 @@ from greenfleet.api.pool import parse_pool
 from greenfleet.manifests import Role, children_of_pool, exporter_children
 from greenfleet.manifests.config import start_threads
 from greenfleet.manifests.names import fleet_name
-from greenfleet.simulator.laws import Keda, Law, law_named
+from greenfleet.simulator.autoscalers import Autoscaler, Keda, autoscaler_named
 from greenfleet.simulator.traces import Trace
 
 POOL = "work"
@@ -45,11 +45,11 @@ Object = tuple[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """One law on the cluster."""
+    """One autoscaler on the cluster."""
 
     label: str
-    """`greenfleet`, `default`, `single`, …: the role of the law in the comparison."""
-    law: str
+    """`greenfleet`, `default`, `single`, …: the role of the autoscaler in the comparison."""
+    autoscaler: str
     """As the simulator calls it."""
     index: int
 
@@ -59,7 +59,7 @@ class Fleet:
 
     @property
     def ours(self) -> bool:
-        return self.law == OURS
+        return self.autoscaler == OURS
 
     @property
     def broker_database(self) -> int:
@@ -71,9 +71,9 @@ class Fleet:
 
     @property
     def keda(self) -> Keda:
-        law: Law = law_named(self.law)
-        assert isinstance(law, Keda)
-        return law
+        autoscaler: Autoscaler = autoscaler_named(self.autoscaler)
+        assert isinstance(autoscaler, Keda)
+        return autoscaler
 
     @property
     def deployment(self) -> str:
@@ -81,8 +81,8 @@ class Fleet:
 
 
 def pool_body(fleet: Fleet, trace: Trace) -> dict[str, Any]:
-    """The GreenWorkerPool. For Greenfleet itself it says what the other laws are told too, and `maxWait`; nothing else
-    is set.
+    """The GreenWorkerPool. For Greenfleet itself it says what the other autoscalers are told too, and `maxWait`;
+    nothing else is set.
     """
     tasks = asdict(trace)
     wanted = ("runtime", "cpu", "blocking", "blocking_seconds", "downstream", "changes")
@@ -171,11 +171,13 @@ def deployments(fleet: Fleet, trace: Trace) -> list[Object]:
 
 
 def scaled_object(fleet: Fleet, trace: Trace, prometheus: str) -> Object:
-    """KEDA's side, from the same figures that the simulator's law has. `prometheus` is a URL that works outside of the
-    cluster.
+    """KEDA's side, from the same figures that the simulator's autoscaler has. `prometheus` is a URL that works outside
+    of the cluster.
     """
-    law = fleet.keda
-    metrics = "greenfleet_queue_messages_ready" + ("|greenfleet_queue_messages_unacked" if law.count_unacked else "")
+    autoscaler = fleet.keda
+    metrics = "greenfleet_queue_messages_ready" + (
+        "|greenfleet_queue_messages_unacked" if autoscaler.count_unacked else ""
+    )
     query = f'sum({{__name__=~"{metrics}",namespace="{fleet.namespace}",queue="{QUEUE}"}})'
     spec: dict[str, Any] = {
         "scaleTargetRef": {"name": fleet.deployment},
@@ -186,13 +188,13 @@ def scaled_object(fleet: Fleet, trace: Trace, prometheus: str) -> Object:
         "triggers": [
             {
                 "type": "prometheus",
-                "metadata": {"serverAddress": prometheus, "query": query, "threshold": f"{law.target:g}"},
+                "metadata": {"serverAddress": prometheus, "query": query, "threshold": f"{autoscaler.target:g}"},
             }
         ],
     }
-    if law.name != "keda-default":
-        window = law.down.stabilization_window_seconds or 0
-        spec["pollingInterval"] = int(law.poll_seconds)
+    if autoscaler.name != "keda-default":
+        window = autoscaler.down.stabilization_window_seconds or 0
+        spec["pollingInterval"] = int(autoscaler.poll_seconds)
         spec["advanced"] = {
             "horizontalPodAutoscalerConfig": {
                 "behavior": {
@@ -221,9 +223,9 @@ def scaled_object(fleet: Fleet, trace: Trace, prometheus: str) -> Object:
     )
 
 
-def fleets(laws: Mapping[str, str]) -> list[Fleet]:
+def fleets(autoscalers: Mapping[str, str]) -> list[Fleet]:
     """The fleets of one run, by label."""
-    return [Fleet(label, law, index) for index, (label, law) in enumerate(laws.items())]
+    return [Fleet(label, autoscaler, index) for index, (label, autoscaler) in enumerate(autoscalers.items())]
 
 
 def threads_of_metrics(text: str) -> int | None:

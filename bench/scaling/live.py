@@ -1,4 +1,4 @@
-"""One trace on the cluster, under all laws at once.
+"""One trace on the cluster, under all autoscalers at once.
 
 The fleets run side by side in the same two minutes, each with a queue, a ledger and pods of its own: what disturbs one
 disturbs all.
@@ -139,7 +139,7 @@ def _seen(api: Api) -> set[str]:
 
 
 def let_go(cluster: Cluster, fleets: Sequence[Fleet], trace: Trace) -> None:
-    """From now on the laws scale."""
+    """From now on the autoscalers scale."""
     for fleet in fleets:
         if fleet.ours:
             cluster.api.apply(pool_path(fleet.namespace, POOL), pool_body(fleet, trace))
@@ -258,7 +258,7 @@ def play(
             Record(
                 trace=trace.name,
                 label=fleet.label,
-                law=fleet.law,
+                autoscaler=fleet.autoscaler,
                 seconds=tuple(watch.seconds.get(fleet.label, ())),
                 tasks=tasks(producer.published, lines, began),
                 startups=tuple(sorted(round(value, 1) for value in watch.startups.get(fleet.label, {}).values())),

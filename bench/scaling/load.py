@@ -28,7 +28,7 @@ _BEAT_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a trace, the same for every law."""
+    """One message of a trace, the same for every autoscaler."""
 
     number: int
     at: float

@@ -2,9 +2,9 @@
 
 Whole workers that start tasks as fast as their CPU allows, a pod's start-up paid for (the shortest of the trace) but
 begun early enough, and every message started within maxWait. Found by dynamic programming over seconds, workers and
-backlog; wherever seconds or tasks are rounded, in the optimum's favour. It leaves out what no law can: chance in run
-times, blocked hubs, drains. So it is a lower bound, and a law's cost over it is its competitive ratio (Borodin and
-El-Yaniv, Online Computation and Competitive Analysis, 1998).
+backlog; wherever seconds or tasks are rounded, in the optimum's favour. It leaves out what no autoscaler can: chance in
+run times, blocked hubs, drains. So it is a lower bound, and an autoscaler's cost over it is its competitive ratio
+(Borodin and El-Yaniv, Online Computation and Competitive Analysis, 1998).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from greenfleet.simulator.traces import Trace, value_at
 
 
 def fewest_worker_seconds(trace: Trace, published: Iterable[float]) -> float:
-    """Of the measured time. One worker at least from the first message on: both laws keep the last one for their
+    """Of the measured time. One worker at least from the first message on: both autoscalers keep the last one for their
     cooldown.
 
     *published* are seconds from the trace's beginning. Infinite if no fleet within the trace's bounds keeps maxWait.

@@ -1,4 +1,4 @@
-"""What the laws did on each trace, as a picture: messages waiting and worker pods over time."""
+"""What the autoscalers did on each trace, as a picture: messages waiting and worker pods over time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulator held against the cluster: the same arrivals, the same law, start-up times as measured."""
+"""The simulator held against the cluster: the same arrivals, the same autoscaler, start-up times as measured."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.scaling.record import Record
-from greenfleet.simulator.laws import law_named
+from greenfleet.simulator.autoscalers import autoscaler_named
 from greenfleet.simulator.run import Run, simulate
 from greenfleet.simulator.traces import Trace
 
@@ -28,7 +28,7 @@ def simulated(record: Record, trace: Trace, seed: int) -> Run:
     """The run of the simulator that corresponds to a live one."""
     startups = sorted(record.startups) or list(trace.startup)
     low, high = startups[len(startups) // 10], startups[(len(startups) - 1) * 9 // 10]
-    return simulate(replace(trace, startup=(low, max(high, low + 0.1))), law_named(record.law), seed)
+    return simulate(replace(trace, startup=(low, max(high, low + 0.1))), autoscaler_named(record.autoscaler), seed)
 
 
 def agreement(record: Record, run: Run) -> Agreement:

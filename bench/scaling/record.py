@@ -39,17 +39,17 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One law on one trace, live."""
+    """One autoscaler on one trace, live."""
 
     trace: str
     label: str
-    law: str
+    autoscaler: str
     seconds: tuple[Second, ...]
     tasks: tuple[Task, ...]
     startups: tuple[float, ...]
     """Seconds from a pod's creation to Ready."""
     queries: float | None
-    """Prometheus queries per second of the law."""
+    """Prometheus queries per second of the autoscaler."""
     writes: dict[str, int] = field(default_factory=dict)
     """Writes to the API server in the measured time, by verb and resource."""
     drained_at: float | None = None

@@ -1,4 +1,4 @@
-"""The comparison: one line for each trace and law, and the JSON object that the bench ends with."""
+"""The comparison: one line for each trace and autoscaler, and the JSON object that the bench ends with."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ COLUMNS = (
 )
 
 Results = Mapping[str, Mapping[str, tuple[str, Figures]]]
-"""Trace → label → (law, figures)."""
+"""Trace → label → (autoscaler, figures)."""
 Optima = Mapping[str, float]
 """Trace → the fewest worker-seconds of a fleet that knows it beforehand (`bench.scaling.optimum`)."""
 
 
 def table(results: Results) -> str:
     """For people."""
-    lines = [f"{'trace':16} {'':10} {'law':15} " + " ".join(f"{title:>10}" for title, _ in COLUMNS)]
-    for trace, laws in results.items():
-        for label, (law, figures) in laws.items():
+    lines = [f"{'trace':16} {'':10} {'autoscaler':15} " + " ".join(f"{title:>10}" for title, _ in COLUMNS)]
+    for trace, autoscalers in results.items():
+        for label, (autoscaler, figures) in autoscalers.items():
             values = figures.as_dict()
             cells = " ".join(f"{_cell(values[key]):>10}" for _, key in COLUMNS)
-            lines.append(f"{trace:16} {label:10} {law:15} {cells}")
+            lines.append(f"{trace:16} {label:10} {autoscaler:15} {cells}")
     return "\n".join(lines)
 
 
@@ -51,10 +51,12 @@ def _cell(value: float | None) -> str:
 
 
 def markdown(results: Results, optima: Optima) -> str:
-    """For docs/scaling-bench.md: service, cost and reaction of each law, by trace."""
+    """For docs/scaling-bench.md: service, cost and reaction of each autoscaler, by trace."""
     compared = comparison(results, optima)["traces"]
     order = [
-        label for label in (OURS, DEFAULT, SINGLE, TUNED, FIXED) if any(label in laws for laws in results.values())
+        label
+        for label in (OURS, DEFAULT, SINGLE, TUNED, FIXED)
+        if any(label in autoscalers for autoscalers in results.values())
     ]
     lines = [
         f"| trace | violated s: {' / '.join(order)} | longest wait s | worker-seconds, *optimum* | ours / single "
@@ -62,9 +64,9 @@ def markdown(results: Results, optima: Optima) -> str:
         "killed: ours |",
         "|---|---|---|---|--:|--:|--:|---|---|",
     ]
-    for trace, laws in results.items():
-        values = [laws[label][1] for label in order if label in laws]
-        ours, single, ratio = laws[OURS][1], laws[SINGLE][1], compared[trace]
+    for trace, autoscalers in results.items():
+        values = [autoscalers[label][1] for label in order if label in autoscalers]
+        ours, single, ratio = autoscalers[OURS][1], autoscalers[SINGLE][1], compared[trace]
         cells = (
             trace,
             " / ".join(_cell(each.violated_s) for each in values),
@@ -85,16 +87,16 @@ def comparison(results: Results, optima: Optima) -> dict[str, Any]:
     none does, the one that violates least. `optimum_ratio_…` is what the optimum would get for `cost_ratio_…`.
     """
     traces: dict[str, Any] = {}
-    for trace, laws in results.items():
-        ours, single = laws[OURS][1], laws[SINGLE][1]
-        best_label = _best(laws)
+    for trace, autoscalers in results.items():
+        ours, single = autoscalers[OURS][1], autoscalers[SINGLE][1]
+        best_label = _best(autoscalers)
         traces[trace] = {
             "cost_ratio_single": _ratio(ours, single),
-            "cost_ratio_per_trace": _ratio(ours, laws[best_label][1]),
+            "cost_ratio_per_trace": _ratio(ours, autoscalers[best_label][1]),
             "optimum_ratio_single": optima[trace] / single.worker_seconds,
             "cost_ratio_optimum": ours.worker_seconds / optima[trace],
             "keda_cost_ratio_optimum": single.worker_seconds / optima[trace],
-            "best_of_trace": laws[best_label][0],
+            "best_of_trace": autoscalers[best_label][0],
             "first_capacity_s": ours.first_capacity_s,
             "keda_first_capacity_s": single.first_capacity_s,
             "full_capacity_s": ours.full_capacity_s,
@@ -109,7 +111,7 @@ def comparison(results: Results, optima: Optima) -> dict[str, Any]:
         return {"traces": {}}
 
     def each(label: str) -> list[Figures]:
-        return [laws[label][1] for laws in results.values() if label in laws]
+        return [autoscalers[label][1] for autoscalers in results.values() if label in autoscalers]
 
     def average(key: str) -> float:
         return round(mean(trace[key] for trace in traces.values()), 3)
@@ -128,9 +130,9 @@ def comparison(results: Results, optima: Optima) -> dict[str, Any]:
     }
 
 
-def _best(laws: Mapping[str, tuple[str, Figures]]) -> str:
-    theirs = {label: figures for label, (_, figures) in laws.items() if label != OURS}
-    allowed = max(laws[OURS][1].violated_s, min(figures.violated_s for figures in theirs.values()))
+def _best(autoscalers: Mapping[str, tuple[str, Figures]]) -> str:
+    theirs = {label: figures for label, (_, figures) in autoscalers.items() if label != OURS}
+    allowed = max(autoscalers[OURS][1].violated_s, min(figures.violated_s for figures in theirs.values()))
     fair = [label for label, figures in theirs.items() if figures.violated_s <= allowed]
     return min(fair, key=lambda label: theirs[label].worker_seconds)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from greenfleet.simulator.laws import law_named
+from greenfleet.simulator.autoscalers import autoscaler_named
 from greenfleet.simulator.run import simulate
 from greenfleet.simulator.traces import Trace
 
@@ -19,7 +19,7 @@ MARGIN_SECONDS = 5.0
 """Short of maxWait: whoever tunes by hand leaves room for what the simulation does not know, such as slower starts."""
 
 Costs = Mapping[str, Mapping[str, tuple[float, float]]]
-"""Trace → law → (violated seconds, worker-seconds), both sums over the seeds."""
+"""Trace → autoscaler → (violated seconds, worker-seconds), both sums over the seeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +43,33 @@ def tune(traces: Sequence[Trace]) -> Tuned:
     """Simulate the grid on all traces (about five minutes) and choose."""
     costs: dict[str, dict[str, tuple[float, float]]] = {}
     for trace in traces:
-        for law in grid():
+        for autoscaler in grid():
             strict = replace(trace, max_wait=trace.max_wait - MARGIN_SECONDS)
-            runs = [simulate(strict, law_named(law), seed).figures for seed in SEEDS]
+            runs = [simulate(strict, autoscaler_named(autoscaler), seed).figures for seed in SEEDS]
             sums = sum(run.violated_seconds for run in runs), sum(run.worker_seconds for run in runs)
-            costs.setdefault(trace.name, {})[law] = sums
+            costs.setdefault(trace.name, {})[autoscaler] = sums
     return choose(costs)
 
 
 def choose(costs: Costs) -> Tuned:
     """Least violated seconds first, then least worker-seconds."""
 
-    def total(law: str) -> tuple[float, float]:
-        violated, spent = zip(*(laws[law] for laws in costs.values()), strict=True)
+    def total(autoscaler: str) -> tuple[float, float]:
+        violated, spent = zip(*(autoscalers[autoscaler] for autoscalers in costs.values()), strict=True)
         return sum(violated), sum(spent)
 
     single = min(next(iter(costs.values())), key=total)
     others = {
-        trace: min((law for law in laws if law != single), key=lambda law, laws=laws: laws[law])  # type: ignore[misc]
-        for trace, laws in costs.items()
+        trace: min(
+            (autoscaler for autoscaler in autoscalers if autoscaler != single),
+            key=lambda autoscaler, autoscalers=autoscalers: autoscalers[autoscaler],
+        )  # type: ignore[misc]
+        for trace, autoscalers in costs.items()
     }
-    fixed = min((law for law in next(iter(costs.values())) if law.startswith(f"keda-{FIXED_THREADS}-")), key=total)
+    fixed = min(
+        (autoscaler for autoscaler in next(iter(costs.values())) if autoscaler.startswith(f"keda-{FIXED_THREADS}-")),
+        key=total,
+    )
     return Tuned(single, fixed, others)
 
 

@@ -84,7 +84,7 @@ def test_bounds_are_never_exceeded(world: World, trace: list) -> None:
 def test_total_is_never_exceeded_not_even_while_pods_drain(world: World, trace: list) -> None:
     assume(world.spec.threads_total is not None)
     total = world.spec.threads_total or 0
-    world.tick(0.0)  # the fleet was not made by this law; from its first decision on the cap holds
+    world.tick(0.0)  # the fleet was not made by this autoscaler; from its first decision on the cap holds
     for rate, burst, fault in trace:
         before = world.sample()
         decision = world.tick(rate, burst, fault)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from greenfleet.simulator.laws import law_named
+from greenfleet.simulator.autoscalers import autoscaler_named
 from greenfleet.simulator.run import simulate
 from greenfleet.simulator.traces import Segment, Trace
 
@@ -40,7 +40,7 @@ def test_green_threads_never_grow_on_run_time_that_they_inflated_themselves(
     """A worker is full with S/k·cores green threads. With chance and a burst at the start it gets at most as many more,
     and 14 where ten are the least. Of all 54 cases six get more than half as many more, each at 90 % of the core.
     """
-    run = simulate(steady(runtime, cpu, cores, workers), law_named("greenfleet"), 1)
+    run = simulate(steady(runtime, cpu, cores, workers), autoscaler_named("greenfleet"), 1)
     late = [second for second in run.seconds if second.at > SECONDS / 2]
     full = cores * runtime / cpu + 1
     for second in late:
@@ -51,6 +51,6 @@ def test_a_constant_load_keeps_its_run_time() -> None:
     """60 tasks a second of 2 s of I/O and 50 ms of CPU, on three workers of 0.95 cores: run time had trebled for
     nothing.
     """
-    run = simulate(steady(2.0, 0.05, 0.95, 60 * 0.05 / 0.95), law_named("greenfleet"), 1)
+    run = simulate(steady(2.0, 0.05, 0.95, 60 * 0.05 / 0.95), autoscaler_named("greenfleet"), 1)
     assert run.figures.runtime_inflation <= 1.3
     assert run.figures.violated_seconds == 0

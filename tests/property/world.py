@@ -46,7 +46,7 @@ class FluidPod:
 
 @dataclass
 class World:
-    """Advance with `tick(rate, burst)`; the law decides at every tick and is obeyed at once."""
+    """Advance with `tick(rate, burst)`; the autoscaler decides at every tick and is obeyed at once."""
 
     spec: ScalingSpec
     runtime: float = 1.0

@@ -26,7 +26,7 @@ WORDS = {
     "GreenfleetPoolBlind": "GreenfleetPoolMetricsMissing",
     "greenworker_guard": "greenworker_task_risk",
     # the autoscaler
-    r"law_spec|law\.py": "autoscaler",
+    r"law_spec|law\.py|laws|law_[a-z_]+|LAWS|--law": "autoscaler",
     "Knowledge": "Observation",
     "KNEE|LONELY|CROWDED": "overcommit, low and high utilisation",
     "LENIENCE": "deadline slack",

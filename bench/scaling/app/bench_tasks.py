@@ -3,7 +3,7 @@ themselves down.
 
 It is mounted into the worker's pods from a ConfigMap, so it stands alone. The trace comes in `BENCH_TASKS` (JSON). What
 a task is like depends on when it starts (`changes` of the trace), and on its own random draw, which comes with the
-message: the same for every law.
+message: the same for every autoscaler.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Writes the trace files next to it: `python bench/scaling/traces/make.py`.
 
-They are the traces of `bench/traces` for a machine of two cores that carries the fleets of four laws at once: the same
-shapes in two minutes, for workers of a tenth of a core and fleets of at most five. Only what physics leaves alone is
-not compressed: how long pods take to start, how long a message may wait, and the minute after which idle green threads
-are taken away: a burst comes after that.
+They are the traces of `bench/traces` for a machine of two cores that carries the fleets of four autoscalers at once:
+the same shapes in two minutes, for workers of a tenth of a core and fleets of at most five. Only what physics leaves
+alone is not compressed: how long pods take to start, how long a message may wait, and the minute after which idle
+green threads are taken away: a burst comes after that.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from greenfleet.autoscaling import PARTS
 
+from .autoscalers import AUTOSCALERS, Autoscaler, autoscaler_named, keda_grid, without
 from .generator import HOLDOUT_SEEDS, TUNING_SEEDS, generate
-from .laws import LAWS, Law, keda_grid, law_named, without
 from .plot import draw
 from .report import averaged, comparison, table, totals_table
 from .run import Run, simulate
@@ -28,12 +28,12 @@ MIN_SCRAPE_SECONDS, MAX_SCRAPE_SECONDS = 1.0, 120.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the traces under the laws; 0, or 2 where an argument makes no sense."""
+    """Run the traces under the autoscalers; 0, or 2 where an argument makes no sense."""
     arguments = _parser().parse_args(argv)
     try:
         _check(arguments)
         traces = [scaled(trace, arguments.scale) for trace in _traces(arguments)]
-        laws = [law.name for law in _laws(arguments)]
+        autoscalers = [autoscaler.name for autoscaler in _autoscalers(arguments)]
     except (KeyError, TypeError) as error:
         sys.stderr.write(
             f"greenfleet simulate: --trace {arguments.trace} is no trace ({error}): compare it with bench/traces\n"
@@ -42,14 +42,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         sys.stderr.write(f"greenfleet simulate: {error}\n")
         return 2
-    runs = _run(traces, laws, arguments)
+    runs = _run(traces, autoscalers, arguments)
     averages = averaged(runs)
     result: dict[str, object] = {"seeds": arguments.seeds, "traces": averages}
-    theirs = [law for law in laws if law.startswith("keda-") and law != "keda-default"]
-    if "greenfleet" in laws and theirs:
+    theirs = [
+        autoscaler for autoscaler in autoscalers if autoscaler.startswith("keda-") and autoscaler != "keda-default"
+    ]
+    if "greenfleet" in autoscalers and theirs:
         result["comparison"] = comparison(averages, "greenfleet", theirs)
     if arguments.set:
-        result["totals"] = totals = _totals(runs, laws)
+        result["totals"] = totals = _totals(runs, autoscalers)
         sys.stdout.write(totals_table(totals) + "\n")
         sys.stdout.write(json.dumps(result) + "\n")
         return 0
@@ -87,14 +89,14 @@ def _check(arguments: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="greenfleet simulate",
-        description="Simulate a fleet of Eventlet workers under Greenfleet's law, KEDA with HPA, or Celery's "
+        description="Simulate a fleet of Eventlet workers under Greenfleet's autoscaler, KEDA with HPA, or Celery's "
         "--autoscale.",
     )
     parser.add_argument(
         "--set",
         choices=("tuning", "holdout", "known"),
-        help="instead of --trace, many traces and one line for each law: 200 generated ones to tune with, 200 to "
-        "judge with, or all files",
+        help="instead of --trace, many traces and one line for each autoscaler: 200 generated ones to tune with, 200 "
+        "to judge with, or all files",
     )
     parser.add_argument(
         "--without",
@@ -111,9 +113,9 @@ def _parser() -> argparse.ArgumentParser:
         "--trace", default="burst", help="names in the traces directory or files, comma separated, or `all`"
     )
     parser.add_argument(
-        "--law",
+        "--autoscaler",
         default="",
-        help=f"comma separated: {', '.join(LAWS)}, keda-THREADS-TARGET-WINDOW, keda-fitted-PERCENT-WINDOW, or "
+        help=f"comma separated: {', '.join(AUTOSCALERS)}, keda-THREADS-TARGET-WINDOW, keda-fitted-PERCENT-WINDOW, or "
         "keda-grid",
     )
     parser.add_argument("--seed", type=int, default=1, help="first seed")
@@ -158,18 +160,24 @@ def _known(directory: Path) -> list[str]:
     return found
 
 
-def _laws(arguments: argparse.Namespace) -> list[Law]:
-    text = arguments.law or (
+def _autoscalers(arguments: argparse.Namespace) -> list[Autoscaler]:
+    text = arguments.autoscaler or (
         "greenfleet,formula,keda-fitted-30-60" if arguments.set else "greenfleet,keda-default,keda-tuned"
     )
     names = text.split(",")
-    laws = [law for name in names for law in (keda_grid() if name == "keda-grid" else [law_named(name)])]
-    return [*laws, without(arguments.without)] if arguments.without else laws
+    autoscalers = [
+        autoscaler
+        for name in names
+        for autoscaler in (keda_grid() if name == "keda-grid" else [autoscaler_named(name)])
+    ]
+    return [*autoscalers, without(arguments.without)] if arguments.without else autoscalers
 
 
-def _run(traces: list[Trace], laws: list[str], arguments: argparse.Namespace) -> list[Run]:
+def _run(traces: list[Trace], autoscalers: list[str], arguments: argparse.Namespace) -> list[Run]:
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
-    work = [(trace, law, seed, arguments.scrape) for trace in traces for law in laws for seed in seeds]
+    work = [
+        (trace, autoscaler, seed, arguments.scrape) for trace in traces for autoscaler in autoscalers for seed in seeds
+    ]
     if arguments.jobs <= 1:
         return list(_one_by_one(work))
     with ProcessPoolExecutor(arguments.jobs) as pool:
@@ -182,11 +190,14 @@ def _one_by_one(work: list[tuple[Trace, str, int, float]]) -> Iterator[Run]:
 
 
 def _one(item: tuple[Trace, str, int, float]) -> Run:
-    trace, law, seed, scrape_seconds = item
-    return simulate(trace, law_named(law), seed, scrape_seconds)
+    trace, autoscaler, seed, scrape_seconds = item
+    return simulate(trace, autoscaler_named(autoscaler), seed, scrape_seconds)
 
 
-def _totals(runs: Sequence[Run], laws: list[str]) -> dict[str, dict[str, float]]:
-    outcomes = {law: {(run.trace.name, run.seed): outcome(run) for run in runs if run.law == law} for law in laws}
-    reference = outcomes["greenfleet" if "greenfleet" in outcomes else laws[0]]
-    return {law: asdict(total(found, reference)) for law, found in outcomes.items()}
+def _totals(runs: Sequence[Run], autoscalers: list[str]) -> dict[str, dict[str, float]]:
+    outcomes = {
+        autoscaler: {(run.trace.name, run.seed): outcome(run) for run in runs if run.autoscaler == autoscaler}
+        for autoscaler in autoscalers
+    }
+    reference = outcomes["greenfleet" if "greenfleet" in outcomes else autoscalers[0]]
+    return {autoscaler: asdict(total(found, reference)) for autoscaler, found in outcomes.items()}

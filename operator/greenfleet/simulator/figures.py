@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One law on one trace, after the warm-up. Times in seconds."""
+    """One autoscaler on one trace, after the warm-up. Times in seconds."""
 
     violated_seconds: int
     """Seconds in which some message had been waiting for longer than maxWait."""

@@ -96,7 +96,7 @@ class Worker:
 
 
 class Fleet:
-    """The world that a law acts on."""
+    """The world that an autoscaler acts on."""
 
     def __init__(self, trace: Trace, publishing: Sequence[float], seed: int, threads: int) -> None:
         self.trace = trace

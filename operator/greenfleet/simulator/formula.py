@@ -30,7 +30,7 @@ LEAST_SHARE = 0.3
 
 @dataclass
 class Formula:
-    """A law of 60 lines."""
+    """An autoscaler of 60 lines."""
 
     name: str = "formula"
     period: float = 2.0

@@ -2,7 +2,8 @@
 
 A trace is an application (run time, CPU per task, cores, start-up, prefetch, objective), a load shape, and up to three
 events. Quantities that span orders of magnitude are drawn log-uniformly. A draw that needs more than 70 % of the
-largest fleet, or more messages than a simulation can afford, is drawn anew, so a law that is right violates little.
+largest fleet, or more messages than a simulation can afford, is drawn anew, so an autoscaler that is right violates
+little.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ THREADS_MOST = 1000
 FLEET_SHARE = 0.7
 """Of the largest fleet, what the highest rate may need."""
 BUSY_SECONDS = 420.0, 600.0
-"""Seconds with arrivals. A silence follows in which everything can end, so that no law saves by leaving work behind."""
+"""Seconds with arrivals. A silence follows in which everything can end, so that no autoscaler saves by leaving work
+behind.
+"""
 WARMUP_SECONDS = 60.0
 TRIES = 1000
 

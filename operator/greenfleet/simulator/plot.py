@@ -9,7 +9,7 @@ from .run import Run
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:
-    """One column for each trace; the laws share the axes."""
+    """One column for each trace; the autoscalers share the axes."""
     import matplotlib as mpl  # noqa: PLC0415 - optional
 
     mpl.use("Agg")
@@ -30,7 +30,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
                 [second.threads for second in run.seconds],
             )
             for row, values in enumerate(series):
-                axes[row][column].plot(at, values, label=run.law, linewidth=1.2)
+                axes[row][column].plot(at, values, label=run.autoscaler, linewidth=1.2)
             axes[1][column].axhline(run.trace.max_wait, color="grey", linewidth=0.6, linestyle="--")
         axes[0][column].set_title(name)
         axes[-1][column].set_xlabel("seconds")

@@ -26,11 +26,14 @@ COLUMNS = (
 
 
 def averaged(runs: Sequence[Run]) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Figures by trace and law, the mean over the seeds."""
+    """Figures by trace and autoscaler, the mean over the seeds."""
     grouped: dict[str, dict[str, list[dict[str, float | int | None]]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        grouped[run.trace.name][run.law].append(run.figures.as_dict())
-    return {trace: {law: _mean(figures) for law, figures in laws.items()} for trace, laws in grouped.items()}
+        grouped[run.trace.name][run.autoscaler].append(run.figures.as_dict())
+    return {
+        trace: {autoscaler: _mean(figures) for autoscaler, figures in autoscalers.items()}
+        for trace, autoscalers in grouped.items()
+    }
 
 
 def _mean(figures: list[dict[str, float | int | None]]) -> dict[str, float | None]:
@@ -42,13 +45,15 @@ def _mean(figures: list[dict[str, float | int | None]]) -> dict[str, float | Non
 
 
 def table(averages: dict[str, dict[str, dict[str, float | None]]]) -> str:
-    """One line for each trace and law."""
-    width = max([len(law) for laws in averages.values() for law in laws] + [3])
-    lines = [f"{'trace':16} {'law':{width}} " + " ".join(f"{title:>11}" for title, _ in COLUMNS)]
-    for trace, laws in averages.items():
-        for law, figures in laws.items():
+    """One line for each trace and autoscaler."""
+    width = max(
+        [len(autoscaler) for autoscalers in averages.values() for autoscaler in autoscalers] + [len("autoscaler")]
+    )
+    lines = [f"{'trace':16} {'autoscaler':{width}} " + " ".join(f"{title:>11}" for title, _ in COLUMNS)]
+    for trace, autoscalers in averages.items():
+        for autoscaler, figures in autoscalers.items():
             cells = " ".join(f"{_cell(figures[key]):>11}" for _, key in COLUMNS)
-            lines.append(f"{trace:16} {law:{width}} {cells}")
+            lines.append(f"{trace:16} {autoscaler:{width}} {cells}")
     return "\n".join(lines)
 
 
@@ -70,12 +75,12 @@ TOTAL_COLUMNS = (
 
 
 def totals_table(totals: dict[str, dict[str, float]]) -> str:
-    """One line for each law; ratio, `worse` and `better` are against Greenfleet, or the first law."""
-    width = max([len(law) for law in totals] + [3])
-    lines = [f"{'law':{width}} " + " ".join(f"{title:>11}" for title, _ in TOTAL_COLUMNS)]
-    for law, figures in totals.items():
+    """One line for each autoscaler; ratio, `worse` and `better` are against Greenfleet, or the first autoscaler."""
+    width = max([len(autoscaler) for autoscaler in totals] + [len("autoscaler")])
+    lines = [f"{'autoscaler':{width}} " + " ".join(f"{title:>11}" for title, _ in TOTAL_COLUMNS)]
+    for autoscaler, figures in totals.items():
         cells = (f"{figures[key]:>11.3f}" if key in FINE else f"{_cell(figures[key]):>11}" for _, key in TOTAL_COLUMNS)
-        lines.append(f"{law:{width}} " + " ".join(cells))
+        lines.append(f"{autoscaler:{width}} " + " ".join(cells))
     return "\n".join(lines)
 
 
@@ -98,27 +103,29 @@ def comparison(averages: dict[str, dict[str, dict[str, float | None]]], ours: st
     """
     single = _best(list(averages), averages, ours, theirs)
     ratios_single, ratios_each, traces = [], [], {}
-    for trace, laws in averages.items():
+    for trace, autoscalers in averages.items():
         each = _best([trace], averages, ours, theirs)
-        cost = _of(laws[ours], "worker_seconds")
-        to_single = cost / _of(laws[single], "worker_seconds")
-        to_each = cost / _of(laws[each], "worker_seconds")
+        cost = _of(autoscalers[ours], "worker_seconds")
+        to_single = cost / _of(autoscalers[single], "worker_seconds")
+        to_each = cost / _of(autoscalers[each], "worker_seconds")
         ratios_single.append(to_single)
         ratios_each.append(to_each)
         traces[trace] = {
             "cost_ratio_single": round(to_single, 2),
             "cost_ratio_per_trace": round(to_each, 2),
             "best_of_trace": each,
-            "violated_s": laws[ours]["violated_seconds"],
-            "keda_violated_s": laws[single]["violated_seconds"],
+            "violated_s": autoscalers[ours]["violated_seconds"],
+            "keda_violated_s": autoscalers[single]["violated_seconds"],
         }
     return {
         "single": single,
         "mean_cost_ratio_single": round(mean(ratios_single), 3),
         "worst_cost_ratio_single": round(max(ratios_single), 3),
         "mean_cost_ratio_per_trace": round(mean(ratios_each), 3),
-        "violated_s": sum(_of(laws[ours], "violated_seconds") for laws in averages.values()),
-        "keda_single_violated_s": sum(_of(laws[single], "violated_seconds") for laws in averages.values()),
+        "violated_s": sum(_of(autoscalers[ours], "violated_seconds") for autoscalers in averages.values()),
+        "keda_single_violated_s": sum(
+            _of(autoscalers[single], "violated_seconds") for autoscalers in averages.values()
+        ),
         "traces": traces,
     }
 
@@ -130,10 +137,10 @@ def _of(figures: dict[str, float | None], key: str) -> float:
 def _best(
     traces: list[str], averages: dict[str, dict[str, dict[str, float | None]]], ours: str, theirs: list[str]
 ) -> str:
-    def total(law: str, key: str) -> float:
-        return sum(_of(averages[trace][law], key) for trace in traces)
+    def total(autoscaler: str, key: str) -> float:
+        return sum(_of(averages[trace][autoscaler], key) for trace in traces)
 
-    least = min(total(law, "violated_seconds") for law in theirs)
+    least = min(total(autoscaler, "violated_seconds") for autoscaler in theirs)
     allowed = max(least, total(ours, "violated_seconds"))
-    fair = [law for law in theirs if total(law, "violated_seconds") <= allowed]
-    return min(fair, key=lambda law: total(law, "worker_seconds"))
+    fair = [autoscaler for autoscaler in theirs if total(autoscaler, "violated_seconds") <= allowed]
+    return min(fair, key=lambda autoscaler: total(autoscaler, "worker_seconds"))

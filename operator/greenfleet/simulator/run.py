@@ -1,4 +1,4 @@
-"""One law on one trace."""
+"""One autoscaler on one trace."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import random
 from dataclasses import dataclass
 from statistics import median
 
+from .autoscalers import Autoscaler
 from .figures import Figures, percentile
 from .fleet import Fleet
-from .laws import Law
 from .observation import Observatory
 from .traces import Trace, arrivals
 
@@ -32,31 +32,31 @@ class Second:
 class Run:
     """A finished simulation."""
 
-    law: str
+    autoscaler: str
     trace: Trace
     seed: int
     seconds: tuple[Second, ...]
     figures: Figures
 
 
-def simulate(trace: Trace, law: Law, seed: int, scrape_seconds: float = 2.0) -> Run:
-    """Run one law on one trace, scraped so often; the same seed gives the same run."""
-    threads = law.start(trace)
+def simulate(trace: Trace, autoscaler: Autoscaler, seed: int, scrape_seconds: float = 2.0) -> Run:
+    """Run one autoscaler on one trace, scraped so often; the same seed gives the same run."""
+    threads = autoscaler.start(trace)
     fleet = Fleet(trace, arrivals(trace, seed), seed, threads)
     fleet.scale(trace.start_replicas)
     seen = Observatory(fleet, seed, scrape_seconds)
-    phase = random.Random(f"{seed}/tick").uniform(0.1, law.period)
+    phase = random.Random(f"{seed}/tick").uniform(0.1, autoscaler.period)
 
     def act() -> None:
-        law.act(fleet, seen)
-        fleet.call_at(fleet.now + law.period, act)
+        autoscaler.act(fleet, seen)
+        fleet.call_at(fleet.now + autoscaler.period, act)
 
     fleet.call_at(phase, act)
     seconds = []
     for at in range(1, int(trace.seconds) + 1):
         fleet.advance(float(at))
         seconds.append(_second(fleet))
-    return Run(law.name, trace, seed, tuple(seconds), _figures(trace, fleet, seconds))
+    return Run(autoscaler.name, trace, seed, tuple(seconds), _figures(trace, fleet, seconds))
 
 
 def _second(fleet: Fleet) -> Second:

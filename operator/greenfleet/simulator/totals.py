@@ -1,4 +1,4 @@
-"""Many runs of one law as one row: what all of its traces together cost, broke and waited."""
+"""Many runs of one autoscaler as one row: what all of its traces together cost, broke and waited."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def outcome(run: Run) -> Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """One law over many traces, against another one over the same traces."""
+    """One autoscaler over many traces, against another one over the same traces."""
 
     traces: int
     worker_seconds: float
     violated_seconds: int
     violated_traces: int
     violated_difference: int
-    """Violated seconds more than the other law's."""
+    """Violated seconds more than the other autoscaler's."""
     wait_p50: float
     """Mean share of maxWait."""
     wait_p99: float
@@ -58,11 +58,11 @@ class Total:
     requeued: int
     """Tasks that a drain cut off."""
     cost_ratio: float
-    """Worker-seconds over those of the other law."""
+    """Worker-seconds over those of the other autoscaler."""
     cost_error: float
     """Standard error of the ratio, for traces drawn anew (bootstrap)."""
     worse: int
-    """Traces with more violated seconds than the other law's."""
+    """Traces with more violated seconds than the other autoscaler's."""
     better: int
 
 

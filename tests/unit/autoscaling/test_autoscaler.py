@@ -438,7 +438,7 @@ def test_scale_up_stabilization_waits_until_the_need_has_lasted() -> None:
     assert decision.replicas == 6
 
 
-def test_a_users_scale_down_window_replaces_the_laws_own() -> None:
+def test_a_users_scale_down_window_replaces_the_autoscalers_own() -> None:
     spec = replace(DEMO, scale_down=ScalingRules(stabilization_window_seconds=120))
     world = World(spec, runtime=0.3, cpu=0.003, startup=5.0)
     settle(world, 5.0, 80)

@@ -39,7 +39,7 @@ def asleep(spec: ScalingSpec = SPEC) -> tuple[float, State, Decision]:
 
 @pytest.mark.parametrize("ticks", [1, 5, 9, 40])
 @pytest.mark.parametrize("flood", [1, 40, 3000])
-def test_after_a_rest_the_law_decides_as_if_it_had_looked_at_every_tick(ticks: int, flood: int) -> None:
+def test_after_a_rest_the_autoscaler_decides_as_if_it_had_looked_at_every_tick(ticks: int, flood: int) -> None:
     now, state, decision = asleep()
     assert can_skip(SPEC, decision)
     rested = state

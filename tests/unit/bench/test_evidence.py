@@ -19,16 +19,18 @@ DEAR = Outcome(110.0, 0, 0.1, 0.5, 1.0, 0)
 LATE = Outcome(90.0, 7, 0.2, 1.2, 1.1, 0)
 
 
-def job(law: str, trace: str = "1") -> Job:
-    return Job(law, "tuning", trace, int(trace), 2.0)
+def job(autoscaler: str, trace: str = "1") -> Job:
+    return Job(autoscaler, "tuning", trace, int(trace), 2.0)
 
 
 def test_every_part_has_a_row_and_every_row_every_trace() -> None:
-    laws = rows.laws("tuning")
-    assert {f"greenfleet without {part}" for part in PARTS} < set(laws)
-    jobs = rows.jobs("tuning", laws, 2.0)
-    assert len(set(jobs)) == len(jobs) == 200 * len(laws)
-    assert {one.law for one in jobs[: 20 * len(laws)]} == set(laws), "a block compares all rows before the next begins"
+    autoscalers = rows.autoscalers("tuning")
+    assert {f"greenfleet without {part}" for part in PARTS} < set(autoscalers)
+    jobs = rows.jobs("tuning", autoscalers, 2.0)
+    assert len(set(jobs)) == len(jobs) == 200 * len(autoscalers)
+    assert {one.autoscaler for one in jobs[: 20 * len(autoscalers)]} == set(autoscalers), (
+        "a block compares all rows before the next begins"
+    )
     assert len(rows.traces("known")) == 2 * 13
     assert not set(rows.traces("holdout")) & set(rows.traces("tuning"))
 
@@ -37,7 +39,7 @@ def test_an_evaluation_goes_on_where_it_stopped(tmp_path: Path) -> None:
     path = tmp_path / "out" / "tuning.jsonl"
     Store(path).add(job("greenfleet"), GOOD)
     with path.open("a") as file:
-        file.write('{"job": {"law": "greenf')  # the machine went away here
+        file.write('{"job": {"autoscaler": "greenf')  # the machine went away here
     again = Store(path)
     assert again.found == {job("greenfleet"): GOOD}
     again.add(job("formula"), LATE)
@@ -58,8 +60,8 @@ def test_runs_of_other_code_are_not_used(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_row_is_compared_over_the_traces_that_it_shares_with_the_whole(tmp_path: Path) -> None:
     kept = Store(tmp_path / "tuning.jsonl")
     part = f"greenfleet without {next(iter(PARTS))}"
-    for law, outcome in (("greenfleet", GOOD), (part, DEAR)):
-        kept.add(job(law, "1"), outcome)
+    for autoscaler, outcome in (("greenfleet", GOOD), (part, DEAR)):
+        kept.add(job(autoscaler, "1"), outcome)
     kept.add(job("greenfleet", "2"), LATE)
     totals = table.totals(kept, "tuning", 2.0, ["greenfleet", part])
     assert (totals["greenfleet"].traces, totals["greenfleet"].violated_seconds) == (2, 7)
@@ -91,9 +93,9 @@ def test_a_total_counts_the_traces_that_got_worse_and_better() -> None:
 def test_the_best_keda_breaks_the_fewest_promises_and_is_the_cheapest_of_those(tmp_path: Path) -> None:
     kept = Store(tmp_path / "tuning.jsonl")
     first, second, third = rows.FITTED[:3]
-    for law, outcome in (("greenfleet", GOOD), (first, DEAR), (second, LATE), (third, GOOD)):
-        kept.add(job(law), outcome)
-    totals = table.totals(kept, "tuning", 2.0, rows.laws("tuning"))
+    for autoscaler, outcome in (("greenfleet", GOOD), (first, DEAR), (second, LATE), (third, GOOD)):
+        kept.add(job(autoscaler), outcome)
+    totals = table.totals(kept, "tuning", 2.0, rows.autoscalers("tuning"))
     assert table.best_keda(totals, "tuning") == third
     section = table.section(kept, "tuning", 2.0)
     assert f"`{third}`" in section
@@ -120,8 +122,8 @@ def test_the_page_shows_each_set_each_scrape_and_what_was_deleted(
     part = next(iter(PARTS))
     for (name, scrape), kept in stores.items():
         found = ((rows.WHOLE, GOOD), (rows.LEARNED, GOOD), (rows.FITTED[0], DEAR), (f"greenfleet without {part}", GOOD))
-        for law, outcome in found:
-            kept.add(Job(law, name, "1", 1, scrape), outcome)
+        for autoscaler, outcome in found:
+            kept.add(Job(autoscaler, name, "1", 1, scrape), outcome)
     every = {
         (name, scrape): stores.get((name, scrape), Store(tmp_path / "none"))
         for name in rows.SETS

@@ -1,4 +1,4 @@
-"""What the bench of the laws says about a run is worth as much as its arithmetic."""
+"""What the bench of the autoscalers says about a run is worth as much as its arithmetic."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from bench.scaling.load import messages
 from bench.scaling.optimum import fewest_worker_seconds
 from bench.scaling.reality import agreement, simulated
 from bench.scaling.record import Record, Second, Task
+from greenfleet.simulator.autoscalers import autoscaler_named
 from greenfleet.simulator.fleet import IDLE_CORES
-from greenfleet.simulator.laws import law_named
 from greenfleet.simulator.run import simulate
 from greenfleet.simulator.traces import Change, Trace, load, parse, value_at
 
@@ -122,9 +122,9 @@ def result(violated: int, cost: float) -> Figures:
 
 
 def test_the_json_object_has_the_keys_of_the_issue() -> None:
-    laws = {"greenfleet": ("greenfleet", result(0, 75)), "default": ("keda-default", result(9, 90))}
-    laws |= {"single": ("keda-1", result(0, 100)), "tuned": ("keda-2", result(2, 50))}
-    found = report.comparison({"burst": laws}, {"burst": 50.0})
+    autoscalers = {"greenfleet": ("greenfleet", result(0, 75)), "default": ("keda-default", result(9, 90))}
+    autoscalers |= {"single": ("keda-1", result(0, 100)), "tuned": ("keda-2", result(2, 50))}
+    found = report.comparison({"burst": autoscalers}, {"burst": 50.0})
     assert found["traces"]["burst"] == {
         "cost_ratio_single": 0.75,
         "cost_ratio_per_trace": 0.75,  # the cheaper one violates
@@ -145,8 +145,8 @@ def test_the_json_object_has_the_keys_of_the_issue() -> None:
         0.75,
     ) * 3
     assert (found["violated_s"], found["keda_default_violated_s"], found["keda_single_violated_s"]) == (0, 9, 0)
-    assert "keda-default" in report.table({"burst": laws})
-    assert "| burst | 0 / 9 / 0 / 2 |" in report.markdown({"burst": laws}, {"burst": 50.0})
+    assert "keda-default" in report.table({"burst": autoscalers})
+    assert "| burst | 0 / 9 / 0 / 2 |" in report.markdown({"burst": autoscalers}, {"burst": 50.0})
 
 
 def test_kedas_user_gets_the_best_of_the_grid() -> None:
@@ -168,7 +168,7 @@ def test_every_trace_has_a_tuned_configuration() -> None:
 # --------------------------------------------------------------------------------------------
 
 
-def test_every_law_gets_the_same_messages() -> None:
+def test_every_autoscaler_gets_the_same_messages() -> None:
     trace = load(TRACES / "burst.json")
     assert messages(trace, 1) == messages(trace, 1) != messages(trace, 2)
     factors = [message.factor for message in messages(trace, 1)]
@@ -228,7 +228,7 @@ def test_kedas_defaults_are_kedas() -> None:
 
 def test_a_simulation_agrees_with_itself() -> None:
     trace = parse({"name": "t", "seconds": 60, "warmup": 10, "arrivals": [{"at": 0, "rate": 20}], "startup": [5, 5.1]})
-    run = simulate(trace, law_named("greenfleet"), 1)
+    run = simulate(trace, autoscaler_named("greenfleet"), 1)
     seconds = tuple(Second(s.at, s.backlog, s.pods, s.ready, s.replicas, s.threads) for s in run.seconds)
     live = Record("t", "greenfleet", "greenfleet", seconds, (), (5.0, 5.1), None)
     found = agreement(live, simulated(live, trace, 1))

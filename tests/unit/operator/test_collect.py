@@ -122,7 +122,7 @@ def read_elsewhere(*series: Series, namespaces: Sequence[str] = (), verify: bool
     return read_depths(series, query, verify_namespace=verify)
 
 
-def test_other_sources_keep_every_target_so_that_the_law_sees_contradictions() -> None:
+def test_other_sources_keep_every_target_so_that_the_autoscaler_sees_contradictions() -> None:
     answer = [said_elsewhere(value, instance=instance) for instance, value in (("a", 1.0), ("b", 500.0))]
     found = read_elsewhere(*answer, namespaces=["monitoring"])
     assert sorted(sample.ready for sample in samples(found, "")) == [1, 500]

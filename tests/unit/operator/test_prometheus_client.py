@@ -94,7 +94,7 @@ def test_an_empty_vector_is_no_samples_and_no_error() -> None:
     assert ask(answering(vector())) == []
 
 
-def test_values_that_are_no_numbers_arrive_as_what_they_are_for_the_law_to_judge() -> None:
+def test_values_that_are_no_numbers_arrive_as_what_they_are_for_the_autoscaler_to_judge() -> None:
     values = [series.value for series in ask(answering(vector("NaN", "+Inf", "-Inf", "-3", "1e400")))]
     assert math.isnan(values[0])
     assert values[1:] == [math.inf, -math.inf, -3.0, math.inf]

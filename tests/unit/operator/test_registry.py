@@ -233,13 +233,13 @@ def test_an_own_query_counts_where_the_administrator_allowed_it() -> None:
     assert config_error(pool(scaling={"prometheus": {"query": "sum(up)"}}), Prometheus(allow_query=True)) is None
 
 
-def test_a_schedule_that_cannot_be_evaluated_is_left_out_and_the_law_goes_on() -> None:
+def test_a_schedule_that_cannot_be_evaluated_is_left_out_and_the_autoscaler_goes_on() -> None:
     bad = {**GOOD_SCHEDULE, "timezone": "Mars/Olympus"}
     spec = scaling_spec(pool(scaling={"schedules": [bad, GOOD_SCHEDULE]}), Role.EVENTLET, 15)
     assert [schedule.timezone for schedule in spec.schedules] == ["Europe/Berlin"]
 
 
-def test_the_law_is_told_what_the_user_wrote_in_its_own_units() -> None:
+def test_the_autoscaler_is_told_what_the_user_wrote_in_its_own_units() -> None:
     spec = scaling_spec(
         pool(
             greenThreads={"min": 5, "max": 50, "start": 20, "total": 400},

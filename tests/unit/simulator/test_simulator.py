@@ -1,4 +1,4 @@
-"""The simulator is only worth something if it is right about queues, hubs, pods and the laws it compares."""
+"""The simulator is only worth something if it is right about queues, hubs, pods and the autoscalers it compares."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from greenfleet.simulator import Fleet, arrivals, law_named, load, simulate
+from greenfleet.simulator import Fleet, arrivals, autoscaler_named, load, simulate
+from greenfleet.simulator.autoscalers import HPA_DEFAULT_DOWN, CeleryAutoscale, Keda, keda_grid
 from greenfleet.simulator.cli import main
-from greenfleet.simulator.laws import HPA_DEFAULT_DOWN, CeleryAutoscale, Keda, keda_grid
 from greenfleet.simulator.observation import Observatory
 from greenfleet.simulator.report import averaged, comparison
 from greenfleet.simulator.traces import Change, Segment, Trace, parse, scaled
@@ -164,7 +164,7 @@ def test_a_task_that_a_drain_cut_off_waited_once() -> None:
 def test_a_message_that_is_fetched_and_not_started_still_waits() -> None:
     trace = replace(SMALL, blocking=1.0, blocking_seconds=20.0, max_wait=10, prefetch=5, runtime=0.1)
     figures = simulate(
-        replace(trace, arrivals=(Segment(0, 5, rate=2), Segment(6, 8, rate=2))), law_named("formula"), 1
+        replace(trace, arrivals=(Segment(0, 5, rate=2), Segment(6, 8, rate=2))), autoscaler_named("formula"), 1
     ).figures
     assert figures.wait_max > 10
     assert figures.violated_seconds > 0
@@ -247,19 +247,19 @@ def test_a_scaled_trace_is_a_larger_fleet_with_a_larger_load() -> None:
     assert twice.replicas_max == 20
 
 
-# --- the laws of others
+# --- the autoscalers of others
 # -------------------------------------------------------------------------------------------------
 
 
-def sync(law: Keda, metric: float, replicas: int, at: float = 0.0) -> int:
-    """One HPA sync of a law that has just begun, or goes on."""
+def sync(autoscaler: Keda, metric: float, replicas: int, at: float = 0.0) -> int:
+    """One HPA sync of an autoscaler that has just begun, or goes on."""
     trace = replace(SMALL, seconds=4000, replicas_max=100)
     world = Fleet(trace, [], 1, 100)
     world.replicas = replicas
     world.now = at
-    if not hasattr(law, "_max"):
-        law.start(trace)
-    law._sync(world, metric)
+    if not hasattr(autoscaler, "_max"):
+        autoscaler.start(trace)
+    autoscaler._sync(world, metric)
     return world.replicas
 
 
@@ -278,10 +278,10 @@ def test_hpa_default_policies_double_or_add_four_per_fifteen_seconds() -> None:
 
 
 def test_hpa_scales_in_to_the_highest_recommendation_of_the_last_five_minutes() -> None:
-    law = Keda(target=100)
-    sync(law, 1000, 10, at=0.0)
-    assert sync(law, 100, 10, at=299.0) == 10
-    assert sync(law, 100, 10, at=301.0) == 1
+    autoscaler = Keda(target=100)
+    sync(autoscaler, 1000, 10, at=0.0)
+    assert sync(autoscaler, 100, 10, at=299.0) == 10
+    assert sync(autoscaler, 100, 10, at=301.0) == 1
 
 
 def test_keda_leaves_zero_at_a_poll_and_returns_after_the_cooldown() -> None:
@@ -294,27 +294,27 @@ def test_keda_leaves_zero_at_a_poll_and_returns_after_the_cooldown() -> None:
 
 
 def test_keda_holds_while_its_metric_is_missing() -> None:
-    law = Keda(target=10)
+    autoscaler = Keda(target=10)
     trace = replace(SMALL, replicas_max=100)
-    law.start(trace)
+    autoscaler.start(trace)
     world = Fleet(trace, [], 1, 100)
     world.replicas = 3
-    law._sync(world, None)
-    law._poll(world, None)
+    autoscaler._sync(world, None)
+    autoscaler._poll(world, None)
     assert world.replicas == 3
 
 
 def test_a_fitted_keda_knows_what_one_worker_bears() -> None:
-    law = law_named("keda-fitted-50-0")
+    autoscaler = autoscaler_named("keda-fitted-50-0")
     trace = replace(SMALL, cpu=0.01, cores=0.51, runtime=1.0, max_wait=30)
-    assert isinstance(law, Keda)
-    assert law.start(trace) == 50
-    assert law.target == pytest.approx(0.5 * 50 * 30)
+    assert isinstance(autoscaler, Keda)
+    assert autoscaler.start(trace) == 50
+    assert autoscaler.target == pytest.approx(0.5 * 50 * 30)
 
 
 @pytest.mark.parametrize("name", ["steady", "burst", "cpu-growth"])
 def test_the_formula_keeps_the_objective_where_nothing_is_hidden_from_it(name: str) -> None:
-    figures = simulate(load(TRACES / f"{name}.json"), law_named("formula"), 1).figures
+    figures = simulate(load(TRACES / f"{name}.json"), autoscaler_named("formula"), 1).figures
     assert figures.violated_seconds == 0
 
 
@@ -324,10 +324,12 @@ def test_celery_autoscale_adds_one_thread_a_second_and_never_a_worker() -> None:
     assert 40 <= run.seconds[-1].threads <= 50
 
 
-def test_laws_are_found_by_name_and_unknown_ones_are_refused() -> None:
-    assert {law_named(law.name).name for law in keda_grid()} == {law.name for law in keda_grid()}
-    with pytest.raises(ValueError, match="law 'magic'"):
-        law_named("magic")
+def test_autoscalers_are_found_by_name_and_unknown_ones_are_refused() -> None:
+    assert {autoscaler_named(autoscaler.name).name for autoscaler in keda_grid()} == {
+        autoscaler.name for autoscaler in keda_grid()
+    }
+    with pytest.raises(ValueError, match="autoscaler 'magic'"):
+        autoscaler_named("magic")
 
 
 # --- the whole
@@ -336,13 +338,18 @@ def test_laws_are_found_by_name_and_unknown_ones_are_refused() -> None:
 
 def test_the_same_seed_gives_the_same_run() -> None:
     trace = load(TRACES / "sawtooth.json")
-    assert simulate(trace, law_named("greenfleet"), 7).figures == simulate(trace, law_named("greenfleet"), 7).figures
+    assert (
+        simulate(trace, autoscaler_named("greenfleet"), 7).figures
+        == simulate(trace, autoscaler_named("greenfleet"), 7).figures
+    )
 
 
 @pytest.mark.parametrize("name", ["burst", "sawtooth", "on-off", "slow-poison"])
 def test_greenfleet_keeps_its_objective_and_costs_less_than_keda_with_defaults(name: str) -> None:
     trace = load(TRACES / f"{name}.json")
-    ours, theirs = (simulate(trace, law_named(law), 1).figures for law in ("greenfleet", "keda-default"))
+    ours, theirs = (
+        simulate(trace, autoscaler_named(autoscaler), 1).figures for autoscaler in ("greenfleet", "keda-default")
+    )
     assert ours.violated_seconds == 0
     assert ours.worker_seconds < 0.75 * theirs.worker_seconds
 
@@ -353,14 +360,14 @@ def test_a_steady_load_that_is_seldom_scraped_brings_no_flapping_and_no_missing_
     trace = Trace(
         "steady", 2400, (Segment(0, rate=10),), warmup=900, cpu=0.01, cores=0.05, max_wait=5 * scrape_seconds
     )  # fmt: skip
-    law = law_named("greenfleet")
-    run = simulate(trace, law, 1, scrape_seconds)
+    autoscaler = autoscaler_named("greenfleet")
+    run = simulate(trace, autoscaler, 1, scrape_seconds)
     wanted = [second.replicas for second in run.seconds if second.at > trace.warmup]
     steps = [after - before for before, after in itertools.pairwise(wanted) if after != before]
     assert len(steps) <= 1, steps
     assert run.figures.violated_seconds == 0
     assert 2 <= min(wanted) <= max(wanted) < trace.replicas_max
-    settled = [decision for decision in law.decisions if decision.why.at > trace.warmup]
+    settled = [decision for decision in autoscaler.decisions if decision.why.at > trace.warmup]
     assert settled
     assert not any(decision.metrics_issues for decision in settled)
 
@@ -378,7 +385,7 @@ def test_green_threads_never_grow_on_run_time_that_they_inflated_themselves() ->
         prefetch=1000,
         start_replicas=3,
     )
-    run = simulate(trace, law_named("greenfleet"), 1)
+    run = simulate(trace, autoscaler_named("greenfleet"), 1)
     per_worker = [second.threads / second.ready for second in run.seconds if second.at > trace.warmup and second.ready]
     assert run.figures.violated_seconds == 0
     assert max(per_worker) < 145 / 2
@@ -386,14 +393,14 @@ def test_green_threads_never_grow_on_run_time_that_they_inflated_themselves() ->
 
 
 @pytest.mark.parametrize("over", [90, 120])
-@pytest.mark.parametrize("law", ["greenfleet", "greenfleet-learned"])
+@pytest.mark.parametrize("autoscaler", ["greenfleet", "greenfleet-learned"])
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
-def test_tasks_that_become_ten_times_slower_starve_no_pool(law: str, over: int, seed: int) -> None:
+def test_tasks_that_become_ten_times_slower_starve_no_pool(autoscaler: str, over: int, seed: int) -> None:
     """Whenever the comparison of throughput meets them: it took the slower tasks for a full downstream, lowered the
     green threads, saw less throughput, lowered them again, from 225 to 20, while 13,000 messages waited.
     """
     trace = replace(load(TRACES / "slow-poison.json"), changes=(Change(at=150, over=over, runtime=20),))
-    run = simulate(trace, law_named(law), seed)
+    run = simulate(trace, autoscaler_named(autoscaler), seed)
     assert run.figures.violated_seconds < 150
     assert run.seconds[-1].oldest_wait <= trace.max_wait
 
@@ -401,7 +408,7 @@ def test_tasks_that_become_ten_times_slower_starve_no_pool(law: str, over: int, 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_tasks_that_become_ten_times_slower_get_green_threads_in_time(seed: int) -> None:
     """Run time is learned from tasks that have ended, and the slow ones have not: idle cores must speak before it."""
-    run = simulate(load(LIVE_TRACES / "slow-poison.json"), law_named("greenfleet"), seed)
+    run = simulate(load(LIVE_TRACES / "slow-poison.json"), autoscaler_named("greenfleet"), seed)
     assert run.figures.violated_seconds == 0
     assert run.figures.worker_seconds < 150, "one worker of a tenth of a core bears all of it"
 
@@ -416,7 +423,7 @@ def test_a_downstream_that_bears_less_than_arrives_gets_no_fleet(
     """More concurrency brings nothing but longer run times there, which would ask for still more."""
     trace = load(TRACES / "slow-downstream.json")
     rate = trace.arrivals[0].rate
-    run = simulate(replace(trace, downstream=share * rate * trace.runtime), law_named("greenfleet"), seed)
+    run = simulate(replace(trace, downstream=share * rate * trace.runtime), autoscaler_named("greenfleet"), seed)
     assert max(second.replicas for second in run.seconds) <= workers < trace.replicas_max
     assert run.seconds[-1].threads <= threads < trace.replicas_max * 1000
 
@@ -424,10 +431,10 @@ def test_a_downstream_that_bears_less_than_arrives_gets_no_fleet(
 def test_the_comparison_takes_their_best_configuration_at_equal_service() -> None:
     trace = load(TRACES / "burst.json")
     runs = [
-        simulate(trace, law_named(law), 1)
-        for law in ("greenfleet", "keda-500-400-0", "keda-100-50-60", "keda-100-800-60")
+        simulate(trace, autoscaler_named(autoscaler), 1)
+        for autoscaler in ("greenfleet", "keda-500-400-0", "keda-100-50-60", "keda-100-800-60")
     ]
-    found = comparison(averaged(runs), "greenfleet", [run.law for run in runs[1:]])
+    found = comparison(averaged(runs), "greenfleet", [run.autoscaler for run in runs[1:]])
     assert found["keda_single_violated_s"] <= found["violated_s"]
     assert found["single"] == "keda-500-400-0"
 
@@ -440,7 +447,7 @@ def test_the_command_line_ends_with_one_json_object(capsys: pytest.CaptureFixtur
             "tiny",
             "--traces",
             str(tmp_path),
-            "--law",
+            "--autoscaler",
             "greenfleet,keda-tuned",
             "--seeds",
             "2",
@@ -455,7 +462,7 @@ def test_the_command_line_ends_with_one_json_object(capsys: pytest.CaptureFixtur
     assert (tmp_path / "out.png").stat().st_size > 1000
 
 
-def test_a_set_of_traces_is_one_line_for_each_law_and_a_part_can_be_left_out(
+def test_a_set_of_traces_is_one_line_for_each_autoscaler_and_a_part_can_be_left_out(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     for name, rate in (("one", 5), ("two", 10)):
@@ -469,7 +476,7 @@ def test_a_set_of_traces_is_one_line_for_each_law_and_a_part_can_be_left_out(
                 "known",
                 "--traces",
                 str(tmp_path),
-                "--law",
+                "--autoscaler",
                 "greenfleet",
                 "--without",
                 "deadline",
@@ -488,11 +495,14 @@ def test_a_set_of_traces_is_one_line_for_each_law_and_a_part_can_be_left_out(
 
 def test_a_switched_off_part_is_really_off() -> None:
     trace = load(TRACES / "burst.json")
-    whole, part = (simulate(trace, law_named(law), 1).figures for law in ("greenfleet", "greenfleet without deadline"))
+    whole, part = (
+        simulate(trace, autoscaler_named(autoscaler), 1).figures
+        for autoscaler in ("greenfleet", "greenfleet without deadline")
+    )
     assert part.violated_seconds > whole.violated_seconds == 0
 
 
 def test_the_command_line_says_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--trace", "nothing", "--traces", str(TRACES)]) == 2
     assert "trace 'nothing' does not exist: choose from blocking" in capsys.readouterr().err
-    assert main(["--trace", "burst", "--traces", str(TRACES), "--law", "magic"]) == 2
+    assert main(["--trace", "burst", "--traces", str(TRACES), "--autoscaler", "magic"]) == 2

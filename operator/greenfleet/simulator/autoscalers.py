@@ -1,4 +1,4 @@
-"""The laws that are compared. Each is asked once a second what it wants and keeps its own timers."""
+"""The autoscalers that are compared. Each is asked once a second what it wants and keeps its own timers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .observation import Observatory
 from .traces import Trace
 
 
-class Law(Protocol):
+class Autoscaler(Protocol):
     """Something that scales a fleet."""
 
     name: str
@@ -35,7 +35,7 @@ class Law(Protocol):
 
 @dataclass
 class Greenfleet:
-    """The operator's own law: the same `decide`, a tick of 2 s, a second until green threads follow."""
+    """The operator's own autoscaler: the same `decide`, a tick of 2 s, a second until green threads follow."""
 
     name: str = "greenfleet"
     period: float = 2.0
@@ -257,7 +257,7 @@ def keda_grid() -> list[Keda]:
     ]
 
 
-LAWS: dict[str, Callable[[], Law]] = {
+AUTOSCALERS: dict[str, Callable[[], Autoscaler]] = {
     "greenfleet": Greenfleet,
     "greenfleet-learned": ExperiencedGreenfleet,
     "keda-default": Keda,
@@ -276,10 +276,10 @@ def without(parts: Iterable[str]) -> Greenfleet:
     return Greenfleet(name=f"{WITHOUT}{','.join(off)}", tuning=Tuning(disabled=frozenset(off)))
 
 
-def law_named(name: str) -> Law:
-    """A law by its name, by `keda-THREADS-TARGET-WINDOW` or by `keda-fitted-PERCENT-WINDOW`."""
-    if name in LAWS:
-        return LAWS[name]()
+def autoscaler_named(name: str) -> Autoscaler:
+    """An autoscaler by its name, by `keda-THREADS-TARGET-WINDOW` or by `keda-fitted-PERCENT-WINDOW`."""
+    if name in AUTOSCALERS:
+        return AUTOSCALERS[name]()
     if name.startswith(WITHOUT):
         return without(name.removeprefix(WITHOUT).split(","))
     parts = name.split("-")
@@ -287,7 +287,8 @@ def law_named(name: str) -> Law:
         return keda_tuned(int(parts[1]), float(parts[2]), int(parts[3]))
     if len(parts) == 4 and parts[:2] == ["keda", "fitted"] and all(part.isdigit() for part in parts[2:]):
         return keda_fitted(int(parts[2]), int(parts[3]))
-    known = ", ".join(LAWS)
+    known = ", ".join(AUTOSCALERS)
     raise ValueError(
-        f"law {name!r} is not known; use one of {known}, keda-THREADS-TARGET-WINDOW or keda-fitted-PERCENT-WINDOW"
+        f"autoscaler {name!r} is not known; use one of {known}, keda-THREADS-TARGET-WINDOW or "
+        "keda-fitted-PERCENT-WINDOW"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -127,8 +128,8 @@ def test_odd_messages_are_run_or_kept_and_no_worker_ends(redis_broker: Redis, st
     more = ["-c", "1"] if pool == "prefork" else []
     worker = start_worker(redis_broker.url, pool=pool, arguments=more).ready()
     runnable, kept = dict(RUNNABLE), dict(KEPT)
-    if pool == "prefork":
-        kept = {"deep": runnable.pop("deep"), **kept}  # cannot be pickled, which is how a child gets its task
+    if pool == "prefork" and sys.version_info < (3, 13):
+        kept = {"deep": runnable.pop("deep"), **kept}  # older Pythons pickle no 900 levels: so a child gets its task
     for payload in (*RUNNABLE.values(), *KEPT.values(), *REFUSED.values()):
         client.lpush("feeds", payload)
     client.lpush("feeds", json.dumps(message("last")).encode())

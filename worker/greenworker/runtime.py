@@ -4,9 +4,9 @@ Celery makes its pool, its consumers, steps and requests itself, and gives each 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sized
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from greenworker import hub, native
 from greenworker.environment import Environment, read_threads
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from greenworker.brokers.forwarding import Routes
     from greenworker.brokers.kind import BrokerKind
     from greenworker.pool.drain import Drain
+    from greenworker.pool.isolation import Isolation
+    from greenworker.pool.task_pool import Job
 
 DEFAULT_THREADS = 100
 """Green threads while neither the operator nor the ConfigMap has spoken (greenThreads.start)."""
@@ -34,6 +36,57 @@ restart.
 """
 
 
+class GreenPool(Protocol):
+    """The green pool, as far as the other parts of its process ask it. Belongs to the hub's thread."""
+
+    limit: int
+    """Green threads that may run at once."""
+    jobs: MutableMapping[int, Job]
+    """What runs, by the id of its green thread."""
+    isolation: Isolation
+    default_hard: float | None
+    """Seconds: the hard time limit of a task that sets none."""
+
+    @property
+    def pending(self) -> Sized:
+        """What waits for a green thread."""
+
+    def resize(self, threads: int) -> None:
+        """Set the limit."""
+
+    def running(self) -> Iterator[Job]:
+        """A snapshot of the jobs that have started."""
+
+    def kill(self, job: Job) -> None:
+        """End a running task without a result. The caller has settled its message."""
+
+
+class GreenConsumer(Protocol):
+    """Celery's consumer on the green pool, as far as the other parts of its process ask it."""
+
+    prefetch_multiplier: int
+    """Messages for each green thread; 0 for all that there are."""
+    initial_prefetch_count: int
+    """What the next connection begins with."""
+    qos: Any
+    """kombu's; None without a connection."""
+
+    def _update_prefetch_count(self, index: int) -> Any:
+        """Celery's: *index* more green threads."""
+
+    def send_acknowledgement(self, message: Any) -> None:
+        """An early acknowledgement, before its task begins. Never raises."""
+
+    def stop_consuming(self) -> None:
+        """In a drain: no message comes any more."""
+
+    def give_back_unstarted(self) -> int:
+        """In a drain: return what has not started; how many."""
+
+    def requeue_started(self, requests: list[Any]) -> int:
+        """In a drain: tasks that are about to be killed go back; how many."""
+
+
 class Runtime:
     """One per process."""
 
@@ -47,8 +100,10 @@ class Runtime:
         self.own_stall: Callable[[float], float] | None = None
         """Seconds since a beat for which the hub did not tick by its own fault; None while nobody watches."""
         self.last_beat: float | None = None
-        self.pool: Any = None
-        self.consumer: Any = None
+        self.pool: GreenPool | None = None
+        """None until Celery has made it, and in the prefork companion."""
+        self.consumer: GreenConsumer | None = None
+        """None until Celery has made it, and in the prefork companion."""
         self.task_buckets: Mapping[str, Any] = {}
         """Celery's, by task: what waits there for its rate limit."""
         self.broker: BrokerKind

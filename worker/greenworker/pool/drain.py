@@ -14,7 +14,7 @@ from greenworker import hub, native
 
 if TYPE_CHECKING:
     from greenworker.pool.task_pool import Job
-    from greenworker.runtime import Runtime
+    from greenworker.runtime import GreenConsumer, Runtime
 
 LAST_RESORT_SECONDS = 10.0
 """How long leaving may take after the last task has ended, and after the drain's own time; the grace period is 15 s
@@ -68,7 +68,7 @@ class Drain:
 
     def _running(self) -> list[Job]:
         pool = self.runtime.pool
-        return list(pool.jobs.values()) if pool is not None and hasattr(pool, "jobs") else []
+        return list(pool.jobs.values()) if pool is not None else []
 
     def _last_resort(self) -> None:
         """In a real thread: neither a blocked hub nor a broker that swallows everything keeps the process."""
@@ -99,14 +99,16 @@ class Drain:
 
     def _deadline(self) -> None:
         pool, consumer = self.runtime.pool, self.runtime.consumer
-        jobs: list[Job] = [job for job in pool.running() if not job.killed] if pool is not None else []
+        if pool is None or consumer is None:
+            return  # Celery has not made them: nothing runs
+        jobs = [job for job in pool.running() if not job.killed]
         for job in jobs:
             job.killed = True
         self._requeue([job.request for job in jobs if job.request is not None], consumer)
         for job in jobs:
             pool.kill(job)
 
-    def _requeue(self, requests: list[Any], consumer: Any) -> None:
+    def _requeue(self, requests: list[Any], consumer: GreenConsumer) -> None:
         """Settle what is about to be killed, while the channel is open."""
         from celery.worker import state  # noqa: PLC0415 - not before patching
 

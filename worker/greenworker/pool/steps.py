@@ -95,6 +95,7 @@ class RiskChecker:
         while True:
             hub.sleep(CHECK_SECONDS)
             try:
+                assert self.runtime.pool is not None
                 self.runtime.task_risks.check(
                     list(state.active_requests),
                     reserved(self.runtime),
@@ -122,6 +123,7 @@ class WorkerStep(bootsteps.StartStopStep):  # type: ignore[misc]
         HubMonitor(runtime).start()
         hub.spawn(Resize(runtime).run)
         hub.spawn(Recycle(runtime).run)
+        assert runtime.pool is not None
         check_tasks(runtime.task_risks, worker.app, runtime.pool.default_hard)
         hub.spawn(RiskChecker(runtime).run)
         runtime.routes.mark(worker.app)

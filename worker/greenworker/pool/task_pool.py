@@ -255,6 +255,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
             if job.killed:  # it was terminated while it waited; Celery announces that once it is accepted
                 return
             if request is not None and not request.task.acks_late:
+                assert self.runtime.consumer is not None
                 self.runtime.consumer.send_acknowledgement(request.message)
             result = self._limited(job)
             if not job.killed:

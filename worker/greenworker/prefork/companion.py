@@ -78,6 +78,8 @@ class TaskPool(StockPool):  # type: ignore[misc]
             self._start_apart, lambda item: item.request, lambda: self.runtime.drain.draining, self._dead_letter
         )
         self.isolation.max_deaths = self.runtime.environment.max_deliveries
+        self.timer: Any = None
+        """The event loop's, once there is a consumer."""
 
     def apply_async(self, target: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Count when the task is accepted and when it ends, whichever way it ends."""
@@ -179,7 +181,7 @@ class TaskPool(StockPool):  # type: ignore[misc]
 
     def free_slot(self) -> None:
         """Celery has taken a slot for it, which the end of a job would give back; one too many does no harm."""
-        semaphore = getattr(self.runtime.pool, "semaphore", None)
+        semaphore = self.options.get("semaphore")
         if semaphore is not None:
             semaphore.release()
 
@@ -202,7 +204,7 @@ class TaskPool(StockPool):  # type: ignore[misc]
         if dead_letter(self.isolation.attempts, self.runtime.accounting, item.request):
             self.free_slot()
         else:
-            self.runtime.consumer.timer.call_after(AGAIN_SECONDS, self._dead_letter_again, (item,))
+            self.timer.call_after(AGAIN_SECONDS, self._dead_letter_again, (item,))
 
     def _dead_letter_again(self, item: Item) -> None:
         self.isolation.add(item)
@@ -253,9 +255,9 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         self.credits: Credits | None = None
         runtime = self.runtime = Runtime.of(self.app)
         runtime.task_buckets = self.task_buckets
-        runtime.consumer = self
         self.settlement: Settlement = or_exit(settlement_of, self, runtime, within)
         self.pool.isolation.attempts = self.settlement.attempts
+        self.pool.timer = self.timer
 
     def consumed_from(self, message: Any) -> str:
         """The queue that *message* came from, on AMQP; empty if nobody can say."""
@@ -455,6 +457,7 @@ class ParentAgent(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         self.runtime = Runtime.of(worker.app)
+        self.worker = worker
         self.recycle = Recycle(self.runtime)
         super().__init__(worker, **kwargs)
 
@@ -470,7 +473,7 @@ class ParentAgent(bootsteps.StartStopStep):  # type: ignore[misc]
         loop.call_repeatedly(CHECK_SECONDS, self._check)
 
     def _check(self) -> None:
-        pool = getattr(self.runtime.pool, "pool", None)
+        pool = self.worker.pool
         threads = pool.num_processes if pool is not None else 1
         self.runtime.task_risks.check(
             list(state.active_requests), reserved(self.runtime), threads, self.runtime.accounting.finished_count
@@ -480,8 +483,9 @@ class ParentAgent(bootsteps.StartStopStep):  # type: ignore[misc]
         self.runtime.last_beat = monotonic()
         self.recycle.check()
         if self.runtime.consuming:
-            self.runtime.consumer.raise_if_lost()
-            if (prefetch := self.runtime.consumer.credits) is not None:
+            consumer: Consumer = self.worker.consumer
+            consumer.raise_if_lost()
+            if (prefetch := consumer.credits) is not None:
                 prefetch.apply(prefetch.limit)
 
     def stop(self, worker: Any) -> None:
@@ -512,12 +516,15 @@ def install(runtime: Runtime, app: Any) -> None:
     """Put all of it into the app that is about to start."""
     from celery import signals  # noqa: PLC0415 - beside what it is for
 
+    worker: Any = None
+
     def use_our_pool(sender: Any, **_: Any) -> None:
-        runtime.pool = sender
+        nonlocal worker
+        worker = sender
         sender.pool_cls = TaskPool
 
     def processes() -> float:
-        pool = getattr(runtime.pool, "pool", None)
+        pool = getattr(worker, "pool", None)
         return float(pool.num_processes) if pool is not None else 0.0
 
     signals.worker_init.connect(use_our_pool, weak=False)

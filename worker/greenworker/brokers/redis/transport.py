@@ -142,7 +142,9 @@ class Channel(stock.Channel):
     def room(self) -> int:
         """Messages that may be fetched now: prefetch allows them, and the pool can start them or hold them ready."""
         allowed = self.qos.can_consume_max_estimate()
-        pool, multiplier = self.runtime.pool, self.runtime.consumer.prefetch_multiplier
+        pool, consumer = self.runtime.pool, self.runtime.consumer
+        assert pool is not None and consumer is not None
+        multiplier = consumer.prefetch_multiplier
         if pool.isolation.active:
             return 0
         if not multiplier:  # the app wants all that there is

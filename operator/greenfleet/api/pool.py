@@ -795,8 +795,13 @@ ExtraArgument = Annotated[
     str,
     Field(min_length=1, max_length=500),
     _argument("A", "app", "which the field app says", "set app"),
-    _argument("b", "broker", "which broker.urlFrom says", "put the URL into that Secret"),
-    _argument("", "result-backend", "which resultBackend says", "set resultBackend.urlFrom"),
+    _argument("b", "broker", "which the field broker says", "set broker.urlFrom, or broker.transport and broker.host"),
+    _argument(
+        "",
+        "result-backend",
+        "which the field resultBackend says",
+        "set resultBackend.urlFrom, or resultBackend.transport and resultBackend.host",
+    ),
     _argument("QX", "queues|exclude-queues", "and the field queues says what is consumed", "set queues"),
     _argument("P", "pool", "and workers run the Eventlet pool", "list tasks that block in prefork.tasks"),
     _argument(

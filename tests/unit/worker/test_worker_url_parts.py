@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu.utils.url import url_to_parts
 
+from greenworker.bootstrap.startup_checks import Arguments, check
 from greenworker.brokers.parts import BROKER, RESULT_BACKEND, parts, set_urls, url_of
 from greenworker.brokers.url import is_readable
 from greenworker.exporter.exporter import Options
@@ -137,6 +138,38 @@ def test_a_url_and_parts_together_are_refused(variables: dict[str, str], url: st
     assert (refused.value.field, refused.value.value) == ("worker.env", variables["transport"])
     assert f"{field}.urlFrom" in refused.value.fix
     assert "hunter2" not in refused.value.as_json()
+
+
+BY_PARTS = {
+    BROKER["transport"]: "redis",
+    BROKER["host"]: "here",
+    BROKER["password"]: "ours",
+    RESULT_BACKEND["transport"]: "rediss",
+    RESULT_BACKEND["host"]: "there",
+}
+"""As the operator sets them for a pool that has no `urlFrom`."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "fields"),
+    [
+        (["-b", "redis://elsewhere"], {}, "broker.transport, broker.host, broker.password"),
+        (["--result-backend=redis://elsewhere"], {}, "resultBackend.transport, resultBackend.host"),
+        ([], {"CELERY_BROKER_READ_URL": "redis://elsewhere"}, "broker.transport, broker.host, broker.password"),
+        ([], {"CELERY_BROKER_WRITE_URL": "redis://elsewhere"}, "broker.transport, broker.host, broker.password"),
+        ([], {"BROKER_URL": "redis://elsewhere"}, "broker.transport, broker.host, broker.password"),
+        ([], {"RESULT_BACKEND": "redis://elsewhere"}, "resultBackend.transport, resultBackend.host"),
+    ],
+)
+def test_an_error_names_the_parts_that_the_pool_gives_and_no_url(
+    arguments: list[str], variables: dict[str, str], fields: str
+) -> None:
+    environ = {**BY_PARTS, **variables}
+    set_urls(environ)
+    with pytest.raises(MisconfiguredError) as refused:
+        check(Arguments.parse(["-A", "proj", "worker", "-P", "eventlet", *arguments]), "eventlet", environ)
+    assert fields in refused.value.reason + refused.value.fix
+    assert "urlFrom" not in refused.value.reason + refused.value.fix
 
 
 def test_nothing_changes_without_parts() -> None:

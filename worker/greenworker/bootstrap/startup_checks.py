@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from greenworker.brokers.parts import url_fields
 from greenworker.brokers.url import FIX, UNREADABLE, is_readable, is_readable_backend, unsupported, unsupported_scheme
 from greenworker.misconfigured import MisconfiguredError
 
@@ -29,9 +30,10 @@ _LONG_FLAGS = frozenset({
 })  # fmt: skip
 
 
+_HAS_A_URL = {"-b": "broker", "--result-backend": "resultBackend"}
+"""Options that say a URL anew, which may hold a password, and the field that says it."""
+
 _HAS_A_FIELD = {
-    "-b": "broker.urlFrom",
-    "--result-backend": "resultBackend.urlFrom",
     "-X": "queues",
     "--prefetch-multiplier": "worker.prefetchMultiplier",
     "--time-limit": "taskTimeLimits.hard",
@@ -39,7 +41,7 @@ _HAS_A_FIELD = {
     "--uid": "worker.securityContext.runAsUser",
     "--gid": "worker.securityContext.runAsGroup",
 }
-"""Options that say anew what the resource says, and the field to use."""
+"""Others that say anew what the resource says, and the field to use."""
 
 _GIVEN = {
     "-A": "app",
@@ -51,8 +53,8 @@ _GIVEN = {
 """Options that the operator gives itself: the last one counts in Celery, so a second one would go around the field."""
 
 _VARIABLES = {
-    "CELERY_BROKER_READ_URL": "broker.urlFrom",
-    "CELERY_BROKER_WRITE_URL": "broker.urlFrom",
+    "CELERY_BROKER_READ_URL": "broker",
+    "CELERY_BROKER_WRITE_URL": "broker",
     "CELERY_WORKER_EXCLUDE_QUEUES": "queues",
     "CELERY_WORKER_PURGE": "",
     "CELERY_WORKER_BEAT": "",
@@ -176,9 +178,13 @@ def check(arguments: Arguments, role: str, environ: Mapping[str, str]) -> None:
 def _check_fields(arguments: Arguments, environ: Mapping[str, str]) -> None:
     """What the resource has a field for is said there alone: rules on its fields must not be gone around."""
     reason = "the resource has a field for it, and rules on that field must hold"
+    for option, name in _HAS_A_URL.items():
+        if option in arguments.options:
+            fix = f"remove the option and use {url_fields(name, environ)}"
+            raise MisconfiguredError("worker.extraArgs", option, reason, fix)
     for option, name in _HAS_A_FIELD.items():
         if option in arguments.options:
-            shown = option if name.endswith("urlFrom") else f"{option} {arguments.options[option]}"
+            shown = f"{option} {arguments.options[option]}"
             raise MisconfiguredError("worker.extraArgs", shown, reason, f"remove the option and use {name}")
     for option, name in _GIVEN.items():
         if option in arguments.repeated:
@@ -198,15 +204,15 @@ def _check_fields(arguments: Arguments, environ: Mapping[str, str]) -> None:
         )  # fmt: skip
     for variable, name in _VARIABLES.items():
         if environ.get(variable):
-            fix = f"remove the variable{name and f' and use {name}'}"
+            to_use = url_fields(name, environ) if name == "broker" else name
+            fix = f"remove the variable{to_use and f' and use {to_use}'}"
             raise MisconfiguredError("worker.env", variable, f"Celery reads an option from it; {reason}", fix)
     for variable, ours in _OVERRIDES.items():
         if environ.get(ours) and environ.get(variable, environ[ours]) != environ[ours]:
-            field = "broker" if ours == "CELERY_BROKER_URL" else "resultBackend"
+            fields = url_fields("broker" if ours == "CELERY_BROKER_URL" else "resultBackend", environ)
             raise MisconfiguredError(
-                "worker.env", variable, "Celery's command line takes it for its own option and prefers it to "
-                                        f"{field}.urlFrom",
-                f"give the variable another name, or the same value as {field}.urlFrom",
+                "worker.env", variable, f"Celery's command line takes it for its own option and prefers it to {fields}",
+                f"give the variable another name, or the same URL as {fields}",
             )  # fmt: skip
 
 

@@ -73,6 +73,14 @@ def broker_field(part: str) -> str:
     return f"broker.{part}" if has_parts(os.environ) else "broker.urlFrom"
 
 
+def url_fields(field: str, environ: Mapping[str, str]) -> str:
+    """What the resource calls the places where the URL of *field* (`broker` or `resultBackend`) is said."""
+    variables = BROKER if field == "broker" else RESULT_BACKEND
+    if not has_parts(environ, variables):
+        return f"{field}.urlFrom"
+    return ", ".join(f"{field}.{part}" for part in parts(environ, variables))
+
+
 def parts(
     environ: Mapping[str, str], variables: Mapping[str, str] = BROKER, directory: Path | None = None
 ) -> dict[str, str]:

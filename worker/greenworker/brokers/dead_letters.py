@@ -11,6 +11,7 @@ import json
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from hashlib import sha256
+from math import isfinite
 from typing import Any
 
 from greenworker.brokers.suspicion import HEADER
@@ -26,6 +27,9 @@ UNDECODABLE = "undecodable"
 """Reason: the message is no JSON that Python can read, or has no properties: no kombu message."""
 REFUSED = "refused"
 """Reason: Celery raised while it took the message: a header of a wrong type, for instance."""
+
+FOREIGN = "foreign"
+"""Reason of an entry on Redis that no worker has written. The metric does not have it."""
 
 REASON_CHARACTERS = 500
 """Of an error that a dead letter quotes: it may quote the message."""
@@ -61,6 +65,11 @@ def refusal(kind: str, error: BaseException) -> str:
     return f"{kind}: {type(error).__name__}: {error}"[:REASON_CHARACTERS]
 
 
+def named(payload: bytes) -> str:
+    """What a person calls a message without an id."""
+    return sha256(payload).hexdigest()[:16]
+
+
 def sentence(queue: str, deaths: int) -> str:
     """Why, for the result backend and the log."""
     return (
@@ -92,18 +101,35 @@ class DeadLetter:
         try:
             found = json.loads(text)
             payload = b64decode(found["payload"])
-            identity = found.get("id") or sha256(payload).hexdigest()[:16]  # a person has to be able to name it
+            at = float(found["at"])
+            if not isfinite(at):
+                raise ValueError(f"no moment is {at}")
             return cls(
                 str(found["queue"]),
                 str(found.get("task") or ""),
-                str(identity),
+                str(found.get("id") or named(payload)),
                 str(found["reason"]),
-                float(found["at"]),
+                at,
                 int(found["deliveries"]),
                 payload,
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"not a dead letter: {error!r}") from error
+
+    @classmethod
+    def of_entry(cls, entry: bytes, queue: str) -> DeadLetter:
+        """Any entry of the list of *queue* on Redis: one that is no dead letter is its own payload, so that a person
+        can see and drop it.
+        """
+        try:
+            return cls.from_json(entry)
+        except ValueError as error:
+            return cls(queue, "", named(entry), refusal(FOREIGN, error), 0.0, 0, entry)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether no worker has written it."""
+        return self.reason.startswith(f"{FOREIGN}: ")
 
     def shown(self) -> dict[str, Any]:
         """Without the payload."""

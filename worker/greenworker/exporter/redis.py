@@ -229,6 +229,10 @@ class RedisLetters:
         for entry, letter in self._entries():
             if identity and letter.id != identity:
                 continue
+            if requeue and letter.foreign:
+                if identity:
+                    raise ValueError(f"{identity} is {letter.reason}: no worker can run it, so drop it")
+                continue
             if requeue:
                 payload, priority = renewed(letter.payload)
                 keys = [self.key, self._list_of(priority)]
@@ -240,7 +244,8 @@ class RedisLetters:
         return taken
 
     def _entries(self) -> list[tuple[bytes, DeadLetter]]:
-        return [(entry, DeadLetter.from_json(entry)) for entry in self.client.lrange(self.key, 0, -1)]
+        entries = self.client.lrange(self.key, 0, -1)
+        return [(entry, DeadLetter.of_entry(entry, self.queue.name)) for entry in entries]
 
     def _list_of(self, priority: int) -> str:
         steps = self.queue.priority_steps

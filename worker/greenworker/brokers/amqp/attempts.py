@@ -243,7 +243,7 @@ class AmqpAttempts:
             try:
                 # A queue hands out what it has before it answers that the consumer is cancelled.
                 channel.basic_cancel(channel.basic_consume(name, exclusive=True, callback=found.append))
-                return Counter(identity for note in found for identity in json.loads(note.body))
+                return Counter(identity for note in found for identity in identities_in(note.body))
             except AccessRefused:
                 if not left:
                     raise
@@ -310,6 +310,15 @@ class AmqpAttempts:
                 connection.collect(socket_timeout=1.0)
             except Exception as error:
                 logger.debug("Closing the record's connection: %r", error)
+
+
+def identities_in(body: Any) -> list[str]:
+    """The tasks that a note of a lost connection names; none where it is not ours."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return []
+    return [identity for identity in found if isinstance(identity, str)] if isinstance(found, list) else []
 
 
 def identity_of(message: Any) -> str:

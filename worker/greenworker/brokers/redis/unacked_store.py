@@ -22,6 +22,7 @@ from time import monotonic, time
 from typing import Any
 
 from celery.utils.log import get_logger
+from redis.exceptions import ResponseError
 
 from greenworker import hub, native
 from greenworker.brokers import dead_letters
@@ -403,7 +404,11 @@ class UnackedStore:
     def _recover(self, name: str, silent_seconds: float) -> None:
         assert self.keys is not None
         key = self.keys.held_prefix + name
-        count = self._return_lost(key, self._client.hgetall(key), died=True)
+        try:
+            count = self._return_lost(key, self._client.hgetall(key), died=True)
+        except ResponseError as error:  # a key of another type must not keep us from the next worker's messages
+            logger.warning("Could not give back what the dead worker %s held (Redis key %s): %s", name, key, error)
+            return
         self._scripts[REMOVE_WORKER](keys=[self.keys.workers, key], args=[name, silent_seconds])
         if count:
             self.recovered += count
@@ -453,6 +458,9 @@ class UnackedStore:
             arguments: list[Any] = ["head"]
             for tag, booked in zip(chunk, self._client.hmget(self.keys.unacked, chunk), strict=True):
                 length, _, key = entries[tag].partition(b":")
+                if not length.isdigit():
+                    logger.warning("%s has an entry that no worker has written: %r", held_key, entries[tag][:100])
+                    continue
                 payload = booked[1 : 1 + int(length)] if booked else b""
                 arguments += [tag, key, redelivered(after_death(payload) if died else payload) if booked else b""]
             count += self._scripts[REQUEUE](keys=[self.keys.unacked, self.keys.index, held_key], args=arguments)

@@ -1,0 +1,146 @@
+"""What others have written where a worker or the command for dead letters reads is named, and hides nothing else."""
+
+# mypy: disable-error-code="no-untyped-call,type-arg"
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from time import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from kombu import Connection
+
+from greenworker.brokers.amqp.attempts import SURVIVED, AmqpAttempts
+from greenworker.brokers.amqp.republish import Copy, Republisher
+from greenworker.brokers.dead_letters import WORKER_LOST, DeadLetter, key, rabbit_queue
+from greenworker.exporter.broker import Letters, Queue
+from greenworker.exporter.connect import connect
+from greenworker.tls import Trust
+from tests.integration.worker.harness import Redis
+from tests.integration.worker.lanes import RabbitLane
+from tests.integration.worker.redis_consumer import Consumer
+
+OURS = DeadLetter("feeds", "tasks.parse", "id-1", WORKER_LOST, 1_700_000_000.0, 3, b'{"body": ""}')
+
+FOREIGN = {
+    "no-json": b"what is this",
+    "not-utf-8": b"\xff\xfe",
+    "too-deep": b"[" * 100_000 + b"]" * 100_000,
+    "number": b"7",
+    "list": b"[]",
+    "another-shape": b'{"queue": "feeds"}',
+    "no-base64": OURS.to_json().replace("eyJib2R5IjogIiJ9", "a").encode(),
+    "no-clock": OURS.to_json().replace("1700000000.0", "NaN").encode(),
+    "no-count": OURS.to_json().replace('"deliveries": 3', '"deliveries": 1e999').encode(),
+}
+"""Entries of a list of dead letters on Redis."""
+
+
+def letters_of(url: str, queue: str) -> Any:
+    """The broker whose dead letters the command reads, and those of *queue*."""
+    broker = connect(url, Trust())
+    letters: Letters = broker.dead_letters(Queue(queue))
+    return closing(broker), letters
+
+
+@pytest.mark.parametrize("entry", FOREIGN.values(), ids=FOREIGN)
+def test_a_foreign_entry_among_the_dead_letters_on_redis_is_listed_by_a_name_and_only_dropped(
+    redis_broker: Redis, entry: bytes
+) -> None:
+    client = redis.Redis(port=redis_broker.port)
+    client.rpush(key("", "feeds"), OURS.to_json(), entry)
+    broker, letters = letters_of(redis_broker.url, "feeds")
+    with broker:
+        ours, foreign = letters.each()
+        assert ours == OURS
+        assert (foreign.queue, foreign.payload) == ("feeds", entry)
+        assert foreign.reason.startswith("foreign: ")
+        json.dumps(foreign.shown(), allow_nan=False)
+        assert letters.take("", requeue=True) == [OURS], "nobody can run it"
+        assert client.lrange(key("", "feeds"), 0, -1) == [entry]
+        with pytest.raises(ValueError, match="drop"):
+            letters.take(foreign.id, requeue=True)
+        assert letters.take(foreign.id, requeue=False) == [foreign]
+    assert not client.exists(key("", "feeds"))
+
+
+def without_a_type(lane: RabbitLane, queue: str, body: bytes) -> None:
+    """As a person publishes from RabbitMQ's own page: no content type, no headers."""
+    with Connection(lane.url) as connection:
+        channel = connection.channel()
+        channel.queue_declare(queue, durable=True, auto_delete=False)
+        channel.basic_publish(channel.prepare_message(body), exchange="", routing_key=queue)
+
+
+def bodies(lane: RabbitLane, queue: str) -> list[Any]:
+    with Connection(lane.url) as connection:
+        channel = connection.channel()
+        found = []
+        while (message := channel.basic_get(queue)) is not None:
+            found.append(message.body)
+        return found
+
+
+def test_a_foreign_message_among_the_dead_letters_on_rabbitmq_stays_as_it_is(rabbit_lane: RabbitLane) -> None:
+    name = rabbit_queue(rabbit_lane.queue)
+    without_a_type(rabbit_lane, name, b"what is this")
+    broker, letters = letters_of(rabbit_lane.url, rabbit_lane.queue)
+    with broker:
+        [foreign] = letters.each()
+        assert (foreign.queue, foreign.payload) == (rabbit_lane.queue, b"what is this")
+        assert bodies(rabbit_lane, name) == [b"what is this"]
+
+
+def test_a_message_without_a_content_type_is_published_again_as_it_is(rabbit_lane: RabbitLane) -> None:
+    name = f"{rabbit_lane.queue}.foreign"
+    without_a_type(rabbit_lane, name, b"what is this")
+    republisher = Republisher(Celery(broker=rabbit_lane.url))
+    with Connection(rabbit_lane.url) as connection:
+        channel = connection.channel()
+        message = channel.message_to_python(channel.basic_get(name, no_ack=True))
+    assert republisher.publish([Copy(message, name)], 10) == {0}
+    republisher.close()
+    assert bodies(rabbit_lane, name) == [b"what is this"]
+
+
+def test_a_foreign_note_of_a_lost_connection_hides_no_other(rabbit_lane: RabbitLane) -> None:
+    def lost(*identities: str) -> None:
+        attempts.connection_lost(
+            SimpleNamespace(headers={"id": identity}, properties={}, acknowledged=False) for identity in identities
+        )
+        attempts.survived()
+
+    attempts = AmqpAttempts(
+        Celery(broker=rabbit_lane.url), lambda _: rabbit_lane.queue, lambda: (), lambda _, what: what()
+    )
+    lost("one", "two")
+    for note in (b"what is this", b"7", b"[[]]", b'{"one": 1}'):
+        with Connection(rabbit_lane.url) as connection:
+            channel = connection.channel()
+            channel.basic_publish(
+                channel.prepare_message(note), exchange="", routing_key=f"{rabbit_lane.queue}.{SURVIVED}"
+            )
+    lost("two")
+    assert attempts._survivals_of(rabbit_lane.queue) == {"one": 1, "two": 2}
+
+
+def test_what_a_foreign_name_among_the_workers_holds_keeps_nobody_from_the_messages_of_the_dead(
+    consumer: Consumer,
+) -> None:
+    """The one that Redis names first has a key of another type, the second an entry of another shape."""
+    client, long_ago = consumer.redis, time() - 1000
+    client.zadd("greenworker.workers", {"a-foreign-key": long_ago, "b-foreign-entry": long_ago, "c-dead": long_ago})
+    client.set("greenworker.held.a-foreign-key", "x")
+    client.hset("greenworker.held.b-foreign-entry", "tag-b", "what is this")
+    client.hset("greenworker.held.c-dead", "tag-c", b"2:feeds")
+    client.hset("unacked", mapping={"tag-b": '[{}, "", "feeds"]', "tag-c": '[{}, "", "feeds"]'})
+    consumer.channel.store._beat_connected_at = -1000.0
+    consumer.channel.store._recover_dead_workers()
+    assert client.lrange("feeds", 0, -1) == [b"{}"]
+    assert client.hkeys("unacked") == [b"tag-b"]
+    client.delete("greenworker.held.a-foreign-key")

@@ -29,7 +29,7 @@ WORKER_SOURCE = "\n".join(WORKER.values())
 
 NOT_READ = {"GREENWORKER_BROKER_URL_CHECK"}
 """Makes kubelet name a missing Secret in the exporter's status; nobody reads it."""
-NOT_RENDERED = {"GREENWORKER_TERMINATION_LOG", "GREENWORKER_POLL_SECONDS", "GREENWORKER_QUEUES"}
+NOT_RENDERED = {"GREENWORKER_POLL_SECONDS", "GREENWORKER_QUEUES"}
 """For tests and for people; the operator leaves their defaults alone."""
 
 
@@ -89,6 +89,20 @@ def test_the_tables_were_found() -> None:
 
 def test_the_operator_sets_exactly_the_workers_variables_of_the_contract() -> None:
     assert variables(fleets()) == WORKER_VARIABLES - NOT_RENDERED
+
+
+PARTS = re.compile(r"GREENWORKER_(BROKER|RESULT_BACKEND)_(TRANSPORT|HOST|PORT|PATH|USERNAME|PASSWORD)")
+"""Which of them count is said by GREENWORKER_BROKER_PARTS and GREENWORKER_RESULT_BACKEND_PARTS."""
+
+
+@pytest.mark.parametrize("name", ["minimal", "everything", "installed", "tls", "parts", "prefork"])
+def test_every_variable_that_a_worker_reads_is_set_by_the_operator_whatever_the_pool_says(name: str) -> None:
+    """What is left out comes from `envFrom`, which nobody sees."""
+    read = {one for one in WORKER_VARIABLES if one.startswith("GREENWORKER_") and not PARTS.fullmatch(one)}
+    for pool in pools_of(name):
+        for child in children_of_pool(pool, IMAGE, "IfNotPresent"):
+            if child.is_deployment:
+                assert read <= variables([child.manifest])
 
 
 def test_the_operator_sets_exactly_the_exporters_variables_of_the_contract() -> None:

@@ -251,6 +251,9 @@ def consumed_queues(pool: GreenWorkerPool, role: Role) -> tuple[str, ...]:
 
 
 def _environment(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> list[Manifest]:
+    """Each variable that the worker reads, empty where the pool says nothing: one that were left out would be taken
+    from the image or from `envFrom`, whose names nobody sees.
+    """
     spec, broker, results = pool.spec, pool.spec.broker, pool.spec.result_backend
     values: dict[str, object | None] = {
         "GREENWORKER_POOL": pool.key,
@@ -272,7 +275,7 @@ def _environment(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> list[
         "GREENWORKER_CONSUMER_TIMEOUT_SECONDS": _seconds(broker.consumer_timeout),
         "GREENWORKER_ACCEPT_CONTENT": ",".join(spec.worker.accept_content),
         "GREENWORKER_REMOTE_CONTROL": spec.worker.remote_control,
-        "GREENWORKER_KEY_PREFIX": broker.key_prefix or None,
+        "GREENWORKER_KEY_PREFIX": broker.key_prefix,
         "GREENWORKER_PRIORITY_STEPS": ",".join(str(step) for step in broker.priority_steps),
         "GREENWORKER_BROKER_CA_FILE": broker.ca_secret_ref and f"{names.BROKER_CA_DIRECTORY}/{names.CA_FILE}",
         "GREENWORKER_BROKER_INSECURE_SKIP_VERIFY": "true" if broker.insecure_skip_verify else None,
@@ -281,11 +284,14 @@ def _environment(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> list[
         and f"{names.RESULT_BACKEND_CA_DIRECTORY}/{names.CA_FILE}",
         "GREENWORKER_RESULT_BACKEND_INSECURE_SKIP_VERIFY": "true" if results and results.insecure_skip_verify else None,
         "GREENWORKER_PREFORK_TASKS": json.dumps(spec.prefork.tasks) if spec.prefork is not None else None,
+        "GREENWORKER_TERMINATION_LOG": "/dev/termination-log",
+        "GREENWORKER_BROKER_PARTS": ",".join(broker.parts),
+        "GREENWORKER_RESULT_BACKEND_PARTS": ",".join(results.parts) if results else None,
     }
     environment = [
         *_url_env("CELERY_BROKER_URL", "GREENWORKER_BROKER", broker),
         {"name": "GREENWORKER_WORKER", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-        *({"name": name, "value": str(value)} for name, value in values.items() if value is not None),
+        *({"name": name, "value": "" if value is None else str(value)} for name, value in values.items()),
     ]
     if results is not None:
         environment += _url_env("CELERY_RESULT_BACKEND", "GREENWORKER_RESULT_BACKEND", results)

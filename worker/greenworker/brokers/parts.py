@@ -36,6 +36,11 @@ RESULT_BACKEND = {
     "password": "GREENWORKER_RESULT_BACKEND_PASSWORD",
 }
 
+BROKER_PARTS, RESULT_BACKEND_PARTS = "GREENWORKER_BROKER_PARTS", "GREENWORKER_RESULT_BACKEND_PARTS"
+"""Variables that name the parts that the pool gives, comma separated: others come from the image or from `envFrom`, and
+do not count. Where such a variable is not set, all parts that are there do.
+"""
+
 TRANSPORTS = ("redis", "rediss", "amqp", "amqps")
 """Of brokers. Sentinels, and several brokers for failover, need a whole URL."""
 
@@ -65,7 +70,14 @@ def set_urls(environ: MutableMapping[str, str]) -> None:
 
 def has_parts(environ: Mapping[str, str], variables: Mapping[str, str] = BROKER) -> bool:
     """Whether a URL is given by parts."""
-    return variables["transport"] in environ
+    return "transport" in _given(environ, variables)
+
+
+def _given(environ: Mapping[str, str], variables: Mapping[str, str]) -> list[str]:
+    """The parts that have a variable which counts."""
+    listed = environ.get(RESULT_BACKEND_PARTS if variables == RESULT_BACKEND else BROKER_PARTS)
+    there = [part for part, variable in variables.items() if variable in environ]
+    return there if listed is None else [part for part in there if part in listed.split(",")]
 
 
 def broker_field(part: str) -> str:
@@ -87,7 +99,7 @@ def parts(
     """The parts that are given. A file in *directory* that is called as a part counts more than the variable: it
     follows its Secret, and the variable says what the Secret held when the pod started. Raises OSError.
     """
-    found = {part: environ[variable] for part, variable in variables.items() if variable in environ}
+    found = {part: environ[variables[part]] for part in _given(environ, variables)}
     if directory is not None:
         for part in variables:
             with suppress(FileNotFoundError):

@@ -110,7 +110,9 @@ def _conditions(record: Record, observed: Observed, decision: Decision | None) -
     )
     rolling = _rolling(observed)
     current = record.reconciliation.generation == observed.generation
-    ready = _stalled(stalled) if stalled else _ready(observed, decision, reconciled=current)
+    before = {condition["type"]: condition for condition in record.status.get("conditions") or ()}
+    was_ready = before.get("Ready", {}).get("status") == "True"
+    ready = _stalled(stalled) if stalled else _ready(observed, decision, reconciled=current, was_ready=was_ready)
     found = {
         "Ready": ready,
         "Stalled": ("True", stalled.reason, stalled.message)
@@ -130,7 +132,6 @@ def _conditions(record: Record, observed: Observed, decision: Decision | None) -
         "TasksAtRisk": _tasks_at_risk(record.findings.risks, observed.now),
         "DeadLetters": _dead_letters(record),
     }
-    before = {condition["type"]: condition for condition in record.status.get("conditions") or ()}
     if decision is None and not stalled:
         for name in _MEASURED & before.keys():  # after a restart: what was true is true until we know better
             found[name] = (before[name]["status"], before[name]["reason"], before[name]["message"])
@@ -154,7 +155,8 @@ def _condition(name: str, said: _Said, before: _Object | None, observed: Observe
     }
 
 
-def _ready(observed: Observed, decision: Decision | None, *, reconciled: bool) -> _Said:
+def _ready(observed: Observed, decision: Decision | None, *, reconciled: bool, was_ready: bool) -> _Said:
+    """A pool whose first worker starts is not ready yet; one that was ready and wakes from zero workers stays so."""
     if not reconciled or observed.deployment is None:
         return "False", "Reconciling", "The pool's objects are being made."
     if not observed.exporter_available:
@@ -168,6 +170,8 @@ def _ready(observed: Observed, decision: Decision | None, *, reconciled: bool) -
         since = [unix_time(pod["metadata"]["creationTimestamp"]) for pod in observed.pods] or _unavailable(observed)
         if any(observed.now - at > GRACE_SECONDS for at in since):
             return "False", "NoWorkerReady", "Workers are wanted, and none became ready."
+        if not was_ready:
+            return "False", "WorkersStarting", "The first workers start."
     if decision is not None and decision.metrics_issues:
         none = "No worker runs, and none starts before the load is known."
         some = "The workers run; their number is held because the load is not known."

@@ -150,12 +150,29 @@ def test_a_pool_that_works_with_fewer_workers_than_it_wants_is_reconciling_and_r
     assert "1 pod waits" in said["Reconciling"]["message"]
 
 
+def starting(seconds: float) -> Observed:
+    """Two workers that were made so long ago, and neither is ready."""
+    deployment = {**(WELL.deployment or {}), "status": {"replicas": 2, "observedGeneration": 3, "updatedReplicas": 2}}
+    pods = [{"metadata": {"creationTimestamp": rfc3339(NOW - seconds)}}]
+    return dataclasses.replace(WELL, deployment=deployment, pods=pods)
+
+
+def test_a_new_pool_is_ready_with_its_first_worker() -> None:
+    """`kubectl wait --for=condition=Ready` returns when somebody consumes."""
+    found = reconciled()
+    ready = conditions(compute(found, starting(10)))["Ready"]
+    assert (ready["status"], ready["reason"]) == ("False", "WorkersStarting")
+    found.body["status"] = compute(found, starting(10))
+    assert statuses(found, starting(30))["Ready"] == "False"
+    assert statuses(found, WELL)["Ready"] == "True"
+
+
 def test_workers_that_never_become_ready_make_the_pool_not_ready_after_a_while() -> None:
-    starting = {**(WELL.deployment or {}), "status": {"replicas": 2, "observedGeneration": 3, "updatedReplicas": 2}}
+    """It was ready at zero workers: waking up is its work, and no trouble."""
+    found = reconciled()
+    found.body["status"] = compute(found, IDLE)
     for old, status in [(10, "True"), (120, "False")]:
-        pods = [{"metadata": {"creationTimestamp": rfc3339(NOW - old)}}]
-        found = statuses(reconciled(), dataclasses.replace(WELL, deployment=starting, pods=pods))
-        assert found["Ready"] == status
+        assert statuses(found, starting(old))["Ready"] == status
 
 
 @pytest.mark.parametrize(
@@ -423,7 +440,7 @@ def test_a_deployment_that_nobody_makes_pods_of_is_not_ready() -> None:
     observed = dataclasses.replace(WELL, deployment=deployment)
     assert conditions(compute(reconciled(decision()), observed))["Ready"]["reason"] == "NoWorkerReady"
     unavailable["lastTransitionTime"] = rfc3339(NOW - 5)
-    assert conditions(compute(reconciled(decision()), observed))["Ready"]["reason"] == "Running"
+    assert conditions(compute(reconciled(decision()), observed))["Ready"]["reason"] == "WorkersStarting"
 
 
 def test_a_paused_rollout_is_named_only_while_it_keeps_workers_from_being_replaced() -> None:

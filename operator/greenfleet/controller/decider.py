@@ -62,6 +62,8 @@ class Decider:
         if fleet.decision is None or _what_is_said(fleet.decision) != _what_is_said(decision):
             fleet.history.append(decision.why)
         fleet.decision = decision
+        if decision.metrics_issues:
+            fleet.last_missing = (now, decision.metrics_issues)
         self._observe(record, fleet, decision, sample, spec=spec, now=now)
         return decision
 

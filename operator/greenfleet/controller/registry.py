@@ -10,7 +10,7 @@ from typing import Any
 from greenfleet.api import GreenWorkerPool
 from greenfleet.api.pool import InvalidPoolError, parse_pool
 from greenfleet.autoscaling import State
-from greenfleet.autoscaling.model import Decision, Sample, ScalingSpec, Why
+from greenfleet.autoscaling.model import Decision, Problem, Sample, ScalingSpec, Why
 from greenfleet.manifests.names import Role
 from greenfleet.manifests.worker import consumed_queues, roles_of
 from greenfleet.status.auto_routing import EXEMPT_ANNOTATION, exempt_tasks, routes
@@ -116,6 +116,8 @@ class Fleet:
     """How long the oldest message waits."""
     load: Load | None = None
     """What waits; None while it is not known."""
+    last_missing: tuple[float, tuple[Problem, ...]] | None = None
+    """When the load was last not known, in Unix time, and why."""
     recycling: Recycling = field(default_factory=Recycling)
     actuation: Actuation = field(default_factory=Actuation)
 
@@ -129,7 +131,13 @@ class Report:
     load_written_at: float = float("-inf")
     """Unix time."""
     shown: tuple[dict[str, Any] | None, ...] | None = None
-    """The object and the Deployments that the status was last computed from."""
+    """The object and the Deployments that the status was last computed from; None if time alone may change it."""
+    said: dict[str, tuple[bool, str]] = field(default_factory=dict)
+    """What Events have last said of each condition: whether it is bad, and the reason."""
+    unsaid: bool = False
+    """Whether an Event waits for its turn."""
+    event_tokens: tuple[float, float] | None = None
+    """How many Events may be written at once, and the Unix time of that; None: as many as ever."""
     config_error: tuple[GreenWorkerPool, StalledReason | None] | None = None
     """What the operator's configuration has no place for, with the pool that it was found in."""
 

@@ -8,10 +8,11 @@ every tick.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from greenfleet.autoscaling.model import Decision, DecisionReason, Learned, MetricsIssue, Mode
+from greenfleet.autoscaling.model import Decision, DecisionReason, Learned, MetricsIssue, Mode, Problem
+from greenfleet.autoscaling.validation import stale_after_seconds
 from greenfleet.controller.registry import Record
 from greenfleet.manifests import names
 from greenfleet.manifests.names import Role
@@ -70,11 +71,14 @@ def compute(record: Record, observed: Observed) -> _Object:
     fleet = record.fleets.get(Role.EVENTLET)
     decision = fleet.decision if fleet else None
     counts = (observed.deployment or {}).get("status") or {}
+    shown = decision
+    if decision is not None and (missing := lately_missing(record, observed.now)):
+        shown = replace(decision, metrics_issues=missing)
     status: _Object = {
         "observedGeneration": observed.generation,
         "replicas": counts.get("replicas", 0),
         "readyReplicas": counts.get("readyReplicas", 0),
-        "conditions": _conditions(record, observed, decision),
+        "conditions": _conditions(record, observed, shown),
     }
     if routes := record.routes(observed.now):
         status["blockingTasks"] = list(routes)
@@ -98,6 +102,19 @@ def compute(record: Record, observed: Observed) -> _Object:
     if "learned" in record.status:
         status["learned"] = record.status["learned"]
     return status
+
+
+def lately_missing(record: Record, now: float) -> tuple[Problem, ...]:
+    """Why the load was not known a moment ago, although it is now: `MetricsAvailable` is true again once every sample
+    is younger than the last gap. So samples that come and go at each tick are one outage. *now*: Unix time.
+    """
+    fleet = record.fleets.get(Role.EVENTLET)
+    if fleet is None or fleet.scaling_spec is None or fleet.last_missing is None:
+        return ()
+    at, issues = fleet.last_missing
+    said = {one["type"]: one["status"] for one in record.status.get("conditions") or ()}
+    recent = now - at < stale_after_seconds(fleet.scaling_spec[1].scrape_interval_seconds)
+    return issues if recent and said.get("MetricsAvailable") == "False" else ()
 
 
 def _conditions(record: Record, observed: Observed, decision: Decision | None) -> list[_Object]:
@@ -168,10 +185,13 @@ def _ready(observed: Observed, decision: Decision | None, *, reconciled: bool, w
     wanted = (observed.deployment.get("spec") or {}).get("replicas", 0)
     if wanted and not (observed.deployment.get("status") or {}).get("readyReplicas"):
         since = [unix_time(pod["metadata"]["creationTimestamp"]) for pod in observed.pods] or _unavailable(observed)
-        if any(observed.now - at > GRACE_SECONDS for at in since):
-            return "False", "NoWorkerReady", "Workers are wanted, and none became ready."
-        if not was_ready:
-            return "False", "WorkersStarting", "The first workers start."
+        late = any(observed.now - at > GRACE_SECONDS for at in since)
+        if late or not was_ready:
+            return "False", *(
+                ("NoWorkerReady", "Workers are wanted, and none became ready.")
+                if late
+                else ("WorkersStarting", "The first workers start.")
+            )
     if decision is not None and decision.metrics_issues:
         none = "No worker runs, and none starts before the load is known."
         some = "The workers run; their number is held because the load is not known."

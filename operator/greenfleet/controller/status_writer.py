@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import operator
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from greenfleet.api import GreenWorkerPool
 from greenfleet.controller.cluster_cache import ClusterCache, is_available
 from greenfleet.controller.field_managers import STATUS
-from greenfleet.controller.registry import Record
+from greenfleet.controller.registry import Record, Report
 from greenfleet.controller.status_builder import (
     Observed,
     compute,
+    lately_missing,
     learned_from_status,
     learned_status,
     significant_change,
@@ -40,6 +41,20 @@ LOAD_INTERVAL_SECONDS = 60.0
 """Backlog and age of the oldest message are written at most so often, unless something else changes: they move with
 every sample.
 """
+
+EVENT_BURST, EVENT_SECONDS = 25, 300.0
+"""So many Events of a pool's conditions at once, then one in so many seconds: the limit that Kubernetes' own components
+have for each object (client-go, EventSourceObjectSpamFilter).
+"""
+
+_BAD: Mapping[str, str] = {
+    "Stalled": "True",
+    "HubBlocked": "True",
+    "TasksAtRisk": "True",
+    "DeadLetters": "True",
+    "MetricsAvailable": "False",
+}
+"""Conditions that make Events, and the status in which they are bad."""
 
 
 class StatusWriter:
@@ -94,8 +109,12 @@ class StatusWriter:
         now = time.time()
         record.report.shown = self._seen(record)
         status = compute(record, self._observe(record, now))
+        if lately_missing(record, now):
+            record.report.shown = None
         self._add_learned(record, status, now)
         if _same(status, record.status) or not self._is_news(record, status, now):
+            if record.report.unsaid:
+                await self._announce(record, record.status, status, now)
             return
         metadata = record.body["metadata"]
         body = {
@@ -118,7 +137,7 @@ class StatusWriter:
         except ApiError as error:
             _log.warning("the status of %s was not written: %s", record.key, error)
             return
-        await self._announce(record, before, status)
+        await self._announce(record, before, status, now)
         await self._announce_routes(record, before, status)
 
     def _is_news(self, record: Record, status: dict[str, Any], now: float) -> bool:
@@ -178,29 +197,30 @@ class StatusWriter:
             status["learned"] = learned_status(learned)
             record.report.learned_written_at = now
 
-    async def _announce(self, record: Record, before: dict[str, Any], after: dict[str, Any]) -> None:
-        """One Event for each condition that became bad, and one when it is good again."""
+    async def _announce(self, record: Record, before: dict[str, Any], after: dict[str, Any], now: float) -> None:
+        """One Event for each condition that became bad, and one when it is good again. Of a condition that changes too
+        often the Event comes later, if it still is as it would say.
+        """
         if record.pool is None:
             return
+        report = record.report
         old = {condition["type"]: condition for condition in before.get("conditions") or ()}
+        report.unsaid = False
         for condition in after["conditions"]:
             name, reason, message = condition["type"], condition["reason"], condition["message"]
-            bad_status = {
-                "Stalled": "True",
-                "HubBlocked": "True",
-                "TasksAtRisk": "True",
-                "DeadLetters": "True",
-                "MetricsAvailable": "False",
-            }.get(name)
-            if bad_status is None:
+            if name not in _BAD:
                 continue
-            previous = old.get(name, {})
-            if condition["status"] == bad_status and (previous.get("status"), previous.get("reason")) != (
-                bad_status,
-                reason,
-            ):
+            news = _gist(condition)
+            said = report.said.setdefault(name, _gist(old[name]) if name in old else (False, ""))
+            if news == said:
+                continue
+            if not _take_token(report, now):
+                report.unsaid = True
+                continue
+            report.said[name] = news
+            if news[0]:
                 await self._events.warning(record.pool, reason, message)
-            elif previous.get("status") == bad_status and condition["status"] != bad_status:
+            else:
                 await self._events.normal(record.pool, reason, message)
 
     async def _announce_routes(self, record: Record, before: dict[str, Any], after: dict[str, Any]) -> None:
@@ -217,6 +237,20 @@ class StatusWriter:
             await self._events.warning(record.pool, "TaskRouted", note)
         if back := ", ".join(sorted(old - new)):
             await self._events.normal(record.pool, "TaskRouteRemoved", f"{back} runs on green threads again")
+
+
+def _gist(condition: dict[str, Any]) -> tuple[bool, str]:
+    """Whether it is bad, and the reason of that: what an Event says."""
+    bad = condition["status"] == _BAD[condition["type"]]
+    return bad, condition["reason"] if bad else ""
+
+
+def _take_token(report: Report, now: float) -> bool:
+    """Whether one more Event may be written at *now*, a Unix time."""
+    tokens, at = report.event_tokens or (float(EVENT_BURST), now)
+    tokens = min(float(EVENT_BURST), tokens + max(0.0, now - at) / EVENT_SECONDS)
+    report.event_tokens = (tokens - 1.0, now) if tokens >= 1.0 else (tokens, now)
+    return tokens >= 1.0
 
 
 def _same(new: dict[str, Any], old: dict[str, Any]) -> bool:

@@ -20,6 +20,7 @@ import pytest
 from aiohttp import web
 
 from greenfleet.autoscaling.model import MetricsIssue
+from greenfleet.autoscaling.validation import stale_after_seconds
 from greenfleet.controller import actuator, scaling_loop, status_writer
 from greenfleet.controller.actuator import Actuator
 from greenfleet.controller.background import Background
@@ -30,7 +31,7 @@ from greenfleet.controller.reconciler import Reconciler
 from greenfleet.controller.recycler import Recycler
 from greenfleet.controller.registry import Record, Registry
 from greenfleet.controller.scaling_loop import ScalingLoop
-from greenfleet.controller.status_writer import StatusWriter
+from greenfleet.controller.status_writer import EVENT_BURST, EVENT_SECONDS, StatusWriter
 from greenfleet.own_metrics import OperatorMetrics
 from greenfleet.prometheus import client as prometheus
 from greenfleet.prometheus import poller
@@ -43,6 +44,7 @@ from tests.unit.operator.test_prometheus_client import serving
 
 START = 1_800_000_000.0
 TICK = 2.0
+STALE = stale_after_seconds(2.0)
 LONG = 80.0
 """Seconds: longer than the cooldown and every window."""
 
@@ -386,13 +388,59 @@ def test_a_fleet_holds_says_so_once_and_recovers_without_a_jump(fault: str, monk
         assert cluster.statuses == written, "and the condition is written once"
         mend(world)
         await pass_time(3 * TICK)
-        assert cluster.condition("MetricsAvailable")["status"] == "True"
         assert cluster.scaled == before, "no jump: nobody goes before knowledge has been complete for a window"
+        await pass_time(STALE - 2 * TICK)
+        assert cluster.condition("MetricsAvailable")["status"] == "True"
         assert len(cluster.events_of("Complete")) == 1
         await pass_time(LONG)
         assert world.replicas == 0, "and then it scales on: the idle fleet leaves"
 
     play(scenario, monkeypatch, replicas=2)
+
+
+def test_metrics_that_come_and_go_at_each_tick_are_one_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
+        await pass_time(2 * TICK)
+        world.hangs_up = True
+        await pass_time(TICK)
+        written = cluster.statuses
+        for tick in range(300):
+            world.hangs_up = bool(tick % 2)
+            await pass_time(TICK)
+            assert cluster.condition("MetricsAvailable")["reason"] == "PrometheusUnreachable"
+        minutes = 300 * TICK / 60
+        assert cluster.statuses - written <= minutes, "what waits is written once a minute, and nothing else"
+        assert cluster.events_of("Complete") == []
+        assert cluster.warned == ["PrometheusUnreachable"]
+        world.hangs_up = False
+        await pass_time(STALE + TICK)
+        assert cluster.condition("MetricsAvailable")["status"] == "True", "also of a pool that is idle by then"
+        assert cluster.condition("ScalingActive")["status"] == "True"
+        assert len(cluster.events_of("Complete")) == 1
+
+    play(scenario, monkeypatch, replicas=0)
+
+
+def test_of_outages_without_end_only_so_many_are_events_and_the_last_word_is_true(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
+        await pass_time(2 * TICK)
+        rounds = 60
+        for _ in range(rounds):
+            world.hangs_up = True
+            await pass_time(2 * TICK)
+            assert cluster.condition("MetricsAvailable")["status"] == "False"
+            world.hangs_up = False
+            await pass_time(STALE + TICK)
+            assert cluster.condition("MetricsAvailable")["status"] == "True"
+        said = rounds * (STALE + 3 * TICK) / EVENT_SECONDS
+        assert EVENT_BURST <= len(cluster.events) <= EVENT_BURST + said
+        world.hangs_up = True
+        await pass_time(EVENT_SECONDS + TICK)
+        assert cluster.events[-1][0] == "PrometheusUnreachable"
+
+    play(scenario, monkeypatch, replicas=0)
 
 
 @pytest.mark.parametrize("fault", sorted(FAULTS.keys() - NEEDS_WORKERS))

@@ -1,7 +1,7 @@
 """Everything that can be set in the operator's chart, in one table; values.yaml, its schema and its README come from
 it.
 
-    python -m charts.generate            write these three files, and the dashboard
+    python -m charts.generate            write these three files, the dashboard and the pattern of an interval
     python -m charts.generate --check    fail where one of them differs
 
 The schema is closed: an unknown value is refused at `helm install`, because a misspelt limit that is silently ignored
@@ -24,9 +24,13 @@ from charts.dashboard import dashboard_json
 
 CHART = Path(__file__).resolve().parent / "greenfleet"
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
-DURATION = r"^([1-9][0-9]{0,4}ms|[1-9][0-9]{0,3}s|[1-9][0-9]{0,2}m([1-9][0-9]{0,3}s)?|([1-9]|1[0-9]|2[0-4])h)$"
+_MINUTES, _HOURS = "[1-9][0-9]{0,2}m([1-9][0-9]{0,3}s)?", "([1-9]|1[0-9]|2[0-4])h"
+_SHORT = f"[1-9][0-9]{{0,4}}ms|[1-9][0-9]{{0,3}}s|{_MINUTES}"
+SCRAPE_INTERVAL = f"^({_SHORT})$"
+"""A number and ms, s or m. `files/interval.txt` has it for the templates."""
+DURATION = f"^({_SHORT}|{_HOURS})$"
 """What the operator accepts at start: above zero, and up to a day."""
-LEASE = r"^([3-9]s|[1-9][0-9]{1,3}s|[1-9][0-9]{0,2}m([1-9][0-9]{0,3}s)?|([1-9]|1[0-9]|2[0-4])h)$"
+LEASE = f"^([3-9]s|[1-9][0-9]{{1,3}}s|{_MINUTES}|{_HOURS})$"
 
 Schema = dict[str, Any]
 TEXT: Schema = {"type": "string"}
@@ -496,6 +500,7 @@ def main() -> int:
         ("values.schema.json", schema_json()),
         ("README.md", readme_md()),
         ("files/dashboard.json", dashboard_json()),
+        ("files/interval.txt", f"{SCRAPE_INTERVAL}\n"),
     ):
         path = CHART / name
         if path.exists() and path.read_text(encoding="utf-8") == content:

@@ -110,11 +110,11 @@ annotations:
 {{- if $on }}true{{ end }}
 {{- end }}
 
-{{/* A scrape interval, given its field and its value. */}}
+{{/* A scrape interval, given the root, its field and its value. */}}
 {{- define "greenfleet.interval" -}}
-{{- $field := index . 0 }}
-{{- $value := index . 1 | toString }}
-{{- if not (regexMatch "^([1-9][0-9]{0,4}ms|[1-9][0-9]{0,3}s|[1-9][0-9]{0,2}m([1-9][0-9]{0,3}s)?)$" $value) }}
+{{- $field := index . 1 }}
+{{- $value := index . 2 | toString }}
+{{- if not (regexMatch ((index . 0).Files.Get "files/interval.txt" | trim) $value) }}
 {{- fail (printf "%s is %s, which is no scrape interval: write a number and a unit (ms, s or m), such as 5s" $field (default "empty" $value)) }}
 {{- end }}
 {{- $value }}
@@ -126,12 +126,12 @@ annotations:
 {{- $found := dict }}
 {{- $common := "" }}
 {{- if ne (toString $prometheus.scrapeInterval) "" }}
-{{- $common = include "greenfleet.interval" (list "prometheus.scrapeInterval" $prometheus.scrapeInterval) }}
+{{- $common = include "greenfleet.interval" (list $ "prometheus.scrapeInterval" $prometheus.scrapeInterval) }}
 {{- end }}
 {{- range $name, $server := $prometheus.servers }}
 {{- $interval := $common | default "15s" }}
 {{- if hasKey $server "scrapeInterval" }}
-{{- $interval = include "greenfleet.interval" (list (printf "prometheus.servers.%s.scrapeInterval" $name) $server.scrapeInterval) }}
+{{- $interval = include "greenfleet.interval" (list $ (printf "prometheus.servers.%s.scrapeInterval" $name) $server.scrapeInterval) }}
 {{- end }}
 {{- $_ := set $found $name (merge (dict "scrapeInterval" $interval) $server) }}
 {{- end }}

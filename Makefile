@@ -67,6 +67,10 @@ test-full: compiled packages cluster ## every tier of tests, slow ones included
 test-fast: venv ## unit, property and golden tests on all cores: no cluster, no broker
 	$(PYTEST) -n auto tests/unit tests/property tests/golden
 
+.PHONY: test-kind
+test-kind: ## the README's two commands on a new kind cluster, with the images of this tree (needs docker, kind, kubectl, helm)
+	tools/kind.sh
+
 .PHONY: test-faults
 test-faults: venv packages ## every kind of fault once, on Redis and on quorum queues: nothing lost (4 min; SEED=… repeats a run)
 	$(PYTEST) -s -m 'not slow' tests/faults tests/unit/faults --ignore tests/faults/operator

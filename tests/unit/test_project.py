@@ -78,6 +78,17 @@ def test_a_workflow_is_nothing_but_make_targets(workflow: Path) -> None:
         assert set(command[1].split()) <= targets(), line
 
 
+def test_a_pull_request_is_checked_tested_and_installed_as_the_readme_says() -> None:
+    jobs = yaml.safe_load(text(".github/workflows/pull-request.yml"))["jobs"]
+    runs = {step["run"] for job in jobs.values() for step in job["steps"] if "run" in step}
+    assert {"make check", "make test-fast", "make test-kind"} <= runs
+    readme = re.findall(r"^\$ (helm install greenfleet) \S+ (.*)$", text("README.md"), re.MULTILINE)
+    assert [f"{start} charts/greenfleet {rest}" for start, rest in readme] == re.findall(
+        r"^helm install .*$", text("tools/kind.sh"), re.MULTILINE
+    )
+    assert "examples/minimal.yaml" in text("tools/kind.sh")
+
+
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/project/maintainers.md", "README.md"])
 def test_every_make_target_that_a_page_names_exists(page: str) -> None:
     named = set(

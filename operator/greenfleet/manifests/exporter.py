@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool
-from greenfleet.api.pool import Broker, SecretKeyRef
+from greenfleet.api.pool import Broker, CaSecretRef, SecretKeyRef
 from greenfleet.manifests import names
 from greenfleet.manifests.children import Child, owner_reference
 from greenfleet.manifests.monitor import API_VERSION as MONITOR_API_VERSION
@@ -178,41 +178,7 @@ def _deciding(pools: Sequence[GreenWorkerPool]) -> GreenWorkerPool:
 
 def _pod(pools: Sequence[GreenWorkerPool], name: str, image: _Image, defaults: PodDefaults) -> Manifest:
     spec = _deciding(pools).spec
-    broker = pools[0].spec.broker
-    authorities = [pool.spec.broker.ca_secret_ref for pool in pools if pool.spec.broker.ca_secret_ref is not None]
-    environment: list[Manifest] = [
-        {"name": _BROKER_VARIABLE, "value": pools[0].broker_key},
-        {"name": "GREENWORKER_BROKER_URL_FILE", "value": f"{names.BROKER_DIRECTORY}/url"}
-        if broker.url_from is not None
-        else {"name": "GREENWORKER_BROKER_DIRECTORY", "value": names.BROKER_DIRECTORY},
-        {"name": "GREENWORKER_METRICS_PORT", "value": str(names.METRICS_PORT)},
-        {"name": "GREENWORKER_QUEUES_FILE", "value": f"{names.QUEUES_DIRECTORY}/queues"},
-        # What comes from a Secret is read from the volume's files, which follow it. The variables make kubelet name a
-        # missing Secret in the pod's status, which a volume does not.
-        *url_env("GREENWORKER_BROKER_URL_CHECK", "GREENWORKER_BROKER", broker),
-    ]
-    broker_volumes = _broker_volumes(broker)
-    volumes: list[Manifest] = [
-        *broker_volumes,
-        {"name": "queues", "configMap": {"name": name}},
-        {"name": "tmp", "emptyDir": {}},
-    ]
-    mounts: list[Manifest] = [
-        *({"name": one["name"], "mountPath": names.BROKER_DIRECTORY, "readOnly": True} for one in broker_volumes),
-        {"name": "queues", "mountPath": names.QUEUES_DIRECTORY, "readOnly": True},
-        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
-    ]
-    if metrics_ports := [pool.spec.broker.metrics_port for pool in pools if pool.spec.broker.metrics_port]:
-        environment.append({"name": "GREENWORKER_BROKER_METRICS_PORT", "value": str(metrics_ports[0])})
-    if authorities:
-        environment.append(
-            {"name": "GREENWORKER_BROKER_CA_FILE", "value": f"{names.BROKER_CA_DIRECTORY}/{names.CA_FILE}"}
-        )
-        items = [{"key": authorities[0].key, "path": names.CA_FILE}]
-        volumes.append({"name": "broker-ca", "secret": {"secretName": authorities[0].name, "items": items}})
-        mounts.append({"name": "broker-ca", "mountPath": names.BROKER_CA_DIRECTORY, "readOnly": True})
-    if all(pool.spec.broker.insecure_skip_verify for pool in pools):  # one that checks is enough
-        environment.append({"name": "GREENWORKER_BROKER_INSECURE_SKIP_VERIFY", "value": "true"})
+    files = _files(pools, name)
     return pruned(
         {
             "automountServiceAccountToken": False,
@@ -227,18 +193,71 @@ def _pod(pools: Sequence[GreenWorkerPool], name: str, image: _Image, defaults: P
                     "image": image.name,
                     "imagePullPolicy": image.pull_policy,
                     "command": ["python", "-m", "greenworker.exporter"],
-                    "env": environment,
+                    "env": _environment(pools),
                     "ports": [metrics_port()],
                     "resources": with_requests(spec.exporter.resources, _REQUESTS, _LIMITS),
                     "securityContext": restricted_container(read_only_root=True),
                     "readinessProbe": http_probe("/readyz", period_seconds=2, failure_threshold=3),
                     "livenessProbe": http_probe("/healthz", period_seconds=10, failure_threshold=3),
-                    "volumeMounts": mounts,
+                    "volumeMounts": [mount for _, mount in files],
                 }
             ],
-            "volumes": volumes,
+            "volumes": [volume for volume, _ in files],
         }
     )
+
+
+def _environment(pools: Sequence[GreenWorkerPool]) -> list[Manifest]:
+    broker = pools[0].spec.broker
+    environment: list[Manifest] = [
+        {"name": _BROKER_VARIABLE, "value": pools[0].broker_key},
+        {"name": "GREENWORKER_BROKER_URL_FILE", "value": f"{names.BROKER_DIRECTORY}/url"}
+        if broker.url_from is not None
+        else {"name": "GREENWORKER_BROKER_DIRECTORY", "value": names.BROKER_DIRECTORY},
+        {"name": "GREENWORKER_METRICS_PORT", "value": str(names.METRICS_PORT)},
+        {"name": "GREENWORKER_QUEUES_FILE", "value": f"{names.QUEUES_DIRECTORY}/queues"},
+        # What comes from a Secret is read from the volume's files, which follow it. The variables make kubelet name a
+        # missing Secret in the pod's status, which a volume does not.
+        *url_env("GREENWORKER_BROKER_URL_CHECK", "GREENWORKER_BROKER", broker),
+    ]
+    if metrics_ports := [pool.spec.broker.metrics_port for pool in pools if pool.spec.broker.metrics_port]:
+        environment.append({"name": "GREENWORKER_BROKER_METRICS_PORT", "value": str(metrics_ports[0])})
+    if _authority(pools) is not None:
+        environment.append(
+            {"name": "GREENWORKER_BROKER_CA_FILE", "value": f"{names.BROKER_CA_DIRECTORY}/{names.CA_FILE}"}
+        )
+    if all(pool.spec.broker.insecure_skip_verify for pool in pools):  # one that checks is enough
+        environment.append({"name": "GREENWORKER_BROKER_INSECURE_SKIP_VERIFY", "value": "true"})
+    return environment
+
+
+def _authority(pools: Sequence[GreenWorkerPool]) -> CaSecretRef | None:
+    """The CA bundle of the broker, as the first pool that has one says."""
+    return next((pool.spec.broker.ca_secret_ref for pool in pools if pool.spec.broker.ca_secret_ref is not None), None)
+
+
+def _files(pools: Sequence[GreenWorkerPool], name: str) -> list[tuple[Manifest, Manifest]]:
+    """Each volume, and where it is mounted."""
+    found: list[tuple[Manifest, Manifest]] = [
+        *(
+            (volume, {"name": volume["name"], "mountPath": names.BROKER_DIRECTORY, "readOnly": True})
+            for volume in _broker_volumes(pools[0].spec.broker)
+        ),
+        (
+            {"name": "queues", "configMap": {"name": name}},
+            {"name": "queues", "mountPath": names.QUEUES_DIRECTORY, "readOnly": True},
+        ),
+        ({"name": "tmp", "emptyDir": {}}, {"name": "tmp", "mountPath": "/tmp"}),  # noqa: S108
+    ]
+    if (authority := _authority(pools)) is not None:
+        items = [{"key": authority.key, "path": names.CA_FILE}]
+        found.append(
+            (
+                {"name": "broker-ca", "secret": {"secretName": authority.name, "items": items}},
+                {"name": "broker-ca", "mountPath": names.BROKER_CA_DIRECTORY, "readOnly": True},
+            )
+        )
+    return found
 
 
 def _broker_volumes(broker: Broker) -> list[Manifest]:

@@ -83,6 +83,7 @@ class Private:
         return self.where.replace(":", ".").rsplit(".", 1)[-1]
 
 
+_ASYNPOOL = "celery.concurrency.asynpool:AsynPool"
 _CONSUMER = "celery.worker.consumer.consumer:Consumer"
 _REDIS = "kombu.transport.redis"
 _VIRTUAL = "kombu.transport.virtual.base"
@@ -135,6 +136,10 @@ PRIVATE = (
     Private("celery.worker.request:Request.on_timeout", "hard time limits on green threads", ("soft", "timeout")),
     Private("celery.concurrency.base:BasePool._get_info", "`inspect stats` of the green pool", ()),
     Private("celery.concurrency.prefork:TaskPool._pool", "tasks that Celery has discarded are forgotten"),
+    Private(f"{_ASYNPOOL}._busy_workers", "processes that are busy stay so after a lost connection"),
+    Private(f"{_ASYNPOOL}._tref_for_id", "time limits outlive a lost connection"),
+    Private(f"{_ASYNPOOL}._on_soft_timeout", "the same", ("job", "soft", "hard", "hub")),
+    Private(f"{_ASYNPOOL}._on_hard_timeout", "the same", ("job",)),
     Private("celery.worker.pidbox:gPidbox._do_reset", "remote control outlives an error", ("c", "connection")),
     Private("celery.worker.pidbox:gPidbox._node_shutdown", "the same"),
     Private("celery.worker.pidbox:gPidbox._node_stopped", "the same"),
@@ -216,11 +221,14 @@ PRIVATE = (
     Private("amqp.method_framing:frame_writer", "one green thread writes at a time", ("connection", "transport")),
     Private("amqp.spec:Basic.Nack", "returns that use up no delivery"),
     # billiard
-    Private("billiard.pool:Pool._cache", "tasks that Celery has discarded are forgotten"),
+    Private("billiard.pool:Pool._cache", "tasks that Celery has discarded are forgotten, those that run are not"),
     Private("billiard.pool:ApplyResult._job", "the same"),
     Private("billiard.pool:ApplyResult._accepted", "whether a process has begun a task"),
     Private("billiard.pool:ApplyResult._worker_pid", "the same"),
     Private("billiard.pool:ApplyResult._write_to", "whether a task is on its way to a process"),
+    Private("billiard.pool:ApplyResult._soft_timeout", "time limits outlive a lost connection"),
+    Private("billiard.pool:ApplyResult._timeout", "the same"),
+    Private("billiard.pool:ApplyResult._time_accepted", "the same"),
     Private("billiard.process:BaseProcess._is_alive", "the same", ()),
     # Eventlet
     Private("eventlet.hubs.hub:BaseHub.schedule_call_global", "time limits", ("seconds", "cb")),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.worker.harness import Redis, Worker, eventually
+from tests.integration.worker.harness import Redis, Relay, Worker, eventually
 from tests.integration.worker.lanes import Lane, RedisLane
 
 Start = Callable[..., Worker]
@@ -72,6 +72,27 @@ def test_hard_limit_requeues_if_the_app_wants_that(lane: Lane, redis_broker: Red
     lane.producer().sleep.delay(1, 60)
     eventually(lambda: worker.journal.counts("start")["1"] >= 2, "it ran again", 15)
     eventually(lambda: worker.metric("greenworker_tasks_requeued_total", reason="hard_limit") >= 1, "counted")
+
+
+@pytest.mark.parametrize("pool", ["eventlet", "prefork"])
+def test_limits_outlive_a_lost_connection(lane: Lane, redis_broker: Redis, start_worker: Start, pool: str) -> None:
+    """What runs stays the worker's on Redis, and Celery's own timers go with the connection up to 5.6."""
+    relay = Relay(redis_broker.port)
+    worker = start_worker(
+        lane.url.replace(f":{redis_broker.port}", f":{relay.port}"), queues=lane.queue, pool=pool,
+        arguments=["-c", "3"] if pool == "prefork" else [],
+    ).ready()  # fmt: skip
+    producer = lane.producer()
+    producer.sleep.apply_async(("hard", 60), time_limit=5)
+    producer.patient.apply_async(("soft", 60), soft_time_limit=5)
+    producer.patient.apply_async(("of-both", 60), soft_time_limit=5, time_limit=60)
+    eventually(lambda: len(worker.journal.counts("start")) == 3, "they run")
+    relay.cut()
+    eventually(lambda: set(worker.journal.counts("soft")) == {"soft", "of-both"}, "both caught it", 20)
+    eventually(lambda: worker.metric("greenworker_tasks_finished_total", state="KILLED") == 1, "one was killed", 20)
+    eventually(lambda: redis_broker.client().hlen("unacked") == 0, "all are settled", 20)
+    assert set(worker.journal.counts("start").values()) == {1}
+    relay.close()
 
 
 def test_a_task_that_calls_exit_fails_alone(lane: Lane, start_worker: Start) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.worker.harness import Redis, Worker, eventually
+from tests.integration.worker.harness import Redis, Relay, Worker, eventually
 
 Start = Callable[..., Worker]
 
@@ -104,6 +104,30 @@ def test_a_lost_connection_gives_back_no_task_that_is_on_its_way_to_a_process(
     eventually(lambda: client.hlen("unacked") == client.llen("feeds.prefork") == 0, "all are done")
     assert worker.journal.counts("done") == {"first": 1, "0": 1, "1": 1, "2": 1, "3": 1}
     worker.reaches("greenworker_tasks_finished_total", 5, state="SUCCESS")
+
+
+def test_after_a_lost_connection_no_task_waits_behind_one_that_runs(
+    own_redis: Redis, start_worker: Start, client_app: Any
+) -> None:
+    """Celery forgets which of its processes are busy up to 5.6."""
+    relay = Relay(own_redis.port)
+    worker = start_worker(
+        own_redis.url.replace(f":{own_redis.port}", f":{relay.port}"), pool="prefork", queues="feeds.prefork",
+        arguments=["-c", "2"], environment={"APP_CONF": "{'worker_prefetch_multiplier': 8}"},
+    ).ready()  # fmt: skip
+    tasks = client_app(own_redis.url, queue="feeds.prefork")
+    tasks.sleep.delay("long", 120)
+    eventually(lambda: worker.journal.counts("start"), "one process is busy")
+    relay.refuse()
+    relay.cut()
+    eventually(lambda: worker.status("/readyz") == 503, "it notices")
+    for number in range(8):
+        tasks.noop.delay(number)
+    relay.accept(own_redis.port)
+    worker.ready()
+    eventually(lambda: worker.journal.done() == 8, "the other process runs all")
+    assert worker.metric("greenworker_threads_busy") == 1
+    relay.close()
 
 
 @pytest.mark.slow

@@ -134,7 +134,9 @@ def classes() -> Iterator[type]:
     for path in sorted(PACKAGE.rglob("*.py")):
         if not path.stem.startswith("__"):
             module = import_module(".".join(("greenworker", *path.relative_to(PACKAGE).with_suffix("").parts)))
-            yield from (each for each in vars(module).values() if inspect.isclass(each))
+            yield from (
+                each for each in vars(module).values() if inspect.isclass(each) and each.__module__ == module.__name__
+            )
 
 
 def defined_by(node: ast.AST) -> set[str]:

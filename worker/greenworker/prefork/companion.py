@@ -34,6 +34,7 @@ from greenworker.pool.outcome import FAILURE, exception_name, outcome, outcome_o
 from greenworker.pool.revocation import settle_revocations
 from greenworker.pool.steps import Recycle, reserved
 from greenworker.prefork.credits import start_credits
+from greenworker.prefork.process_pool import ProcessPool, is_sent
 from greenworker.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -57,17 +58,14 @@ class Item:
         """Billiard's, once it is under way."""
 
 
-def is_sent(job: Any) -> bool:
-    """Whether a process that lives has *job*, or a part of it, in its pipe. *job* is billiard's, or None."""
-    return job is not None and job._write_to is not None and job._write_to._is_alive()
-
-
 class TaskPool(StockPool):  # type: ignore[misc]
     """Celery's pool with a counter at either end of a task, and suspects apart from the others.
 
     A child that dies ends one task, and the parent knows which. What ends the parent as well (an OOM kill of the
     container) may have been any of them.
     """
+
+    Pool = ProcessPool
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

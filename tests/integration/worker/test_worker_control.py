@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from statistics import median
 from threading import Thread
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -128,6 +128,26 @@ def test_task_events_reach_celerys_own_receiver(any_lane: Lane, start_worker: St
     states = Counter(task.state for task in state.tasks.values())
     assert states == {"SUCCESS": 50, "FAILURE": 1}
     assert {task.name for task in state.tasks.values()} == {"green_app.noop", "green_app.fail"}
+
+
+def test_a_broker_that_confirms_task_events_late_ends_no_worker(rabbit_lane: Lane, start_worker: Start) -> None:
+    """Their connection is also read for its heartbeats, once a second, which is then another green thread's read."""
+    relay = Relay(rabbit_lane.server.port)
+    worker = start_worker(
+        rabbit_lane.url.replace(str(rabbit_lane.server.port), str(relay.port)), queues=rabbit_lane.queue, threads=20,
+        environment=rabbit_lane.environment(), arguments=["-E"],
+    ).ready()  # fmt: skip
+    relay.delay_seconds = 0.3
+    producer = rabbit_lane.producer()
+    began = monotonic()
+    sent = 0
+    while monotonic() - began < 5 and not worker.gone():
+        producer.sleep.delay(sent, 0.1)
+        sent += 1
+        sleep(0.1)
+    eventually(lambda: worker.journal.done() == sent or worker.gone(), f"all are done; {worker.tail()}")
+    assert not worker.gone(), worker.tail()
+    relay.close()
 
 
 @pytest.mark.slow

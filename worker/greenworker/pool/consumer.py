@@ -77,7 +77,7 @@ def loop(  # noqa: PLR0912, PLR0917 - Celery's signature, and what may end it
             if dispatcher is not None and monotonic() - dispatcher_read > DISPATCHER_SECONDS:
                 dispatcher_read = monotonic()
                 if dispatcher.supports_heartbeats:
-                    read_what_is_there(dispatcher)
+                    read_unless_busy(c.event_dispatcher)
     finally:
         c.runtime.consuming = False
         if c.runtime.drain.draining:
@@ -147,6 +147,17 @@ def read_what_is_there(connection: Any) -> None:
     except OSError as error:
         if not isinstance(error, TimeoutError) and error.errno not in (None, errno.EAGAIN):
             raise
+
+
+def read_unless_busy(dispatcher: Any) -> None:
+    """Not while another green thread sends task events: it waits for the broker's confirmation, and reads all that
+    comes. Eventlet forbids two that read one socket.
+    """
+    if dispatcher.mutex.acquire(blocking=False):
+        try:
+            read_what_is_there(dispatcher.connection)
+        finally:
+            dispatcher.mutex.release()
 
 
 class Consumer(StockConsumer):  # type: ignore[misc]

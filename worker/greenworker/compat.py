@@ -4,6 +4,7 @@ relies on.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,9 @@ def with_static_prefetch(app: Any, connection: Any) -> Any:
     channel, which RabbitMQ refuses on them (``540 NOT_IMPLEMENTED``); it asks for one of each consumer where the
     transport says that it speaks AMQP 0-9-1 to the letter.
     """
-    if not _has_setting("detect_quorum_queues") and declares_quorum_queues(app, connection.transport.driver_type):
+    if not has_setting("worker", "detect_quorum_queues") and declares_quorum_queues(
+        app, connection.transport.driver_type
+    ):
         connection.transport.qos_semantics_matches_spec = lambda _connection: True
     return connection
 
@@ -44,7 +47,7 @@ def keep_prefetch_count(consumer: Any, count: int) -> None:
     """After a lost connection Celery 5.3 always begins with a smaller prefetch count and restores it task by task,
     against live resize. From 5.4 on ``worker_enable_prefetch_count_reduction`` says so.
     """
-    if not _has_setting("enable_prefetch_count_reduction"):
+    if not has_setting("worker", "enable_prefetch_count_reduction"):
         consumer.initial_prefetch_count = count
         consumer._maximum_prefetch_restored = True
 
@@ -56,11 +59,42 @@ def cold_shutdown_ends_tasks() -> bool:
     return hasattr(Consumer, "cancel_active_requests")
 
 
-def _has_setting(name: str) -> bool:
-    """Whether this Celery knows the setting ``worker_NAME``."""
+def has_setting(namespace: str, name: str) -> bool:
+    """Whether this Celery knows the setting ``NAMESPACE_NAME``."""
     from celery.app.defaults import NAMESPACES  # noqa: PLC0415 - not before patching
 
-    return name in NAMESPACES["worker"]
+    return name in NAMESPACES[namespace]
+
+
+def result_is_ignored(task: Any, request: Any) -> bool:
+    """Whether the end of *request* is not stored. From Celery 5.6 on what its sender said of the result counts more
+    than *task*'s ``ignore_result``; before, it does not count.
+    """
+    from celery.app import trace  # noqa: PLC0415 - not before patching
+
+    decide: Callable[[Any, Any], bool] | None = getattr(trace, "get_actual_ignore_result", None)
+    return bool(decide(task, request) if decide else task.ignore_result)
+
+
+def keep_events_of_the_meantime(dispatcher: Any) -> None:
+    """Up to 5.6 Celery empties its buffer of task events after it has sent them. Other green threads have added to it
+    meanwhile, and theirs were lost.
+    """
+    if hasattr(dispatcher, "_closed"):
+        return
+
+    def flush(errors: bool = True, groups: bool = True) -> None:
+        with dispatcher.mutex:
+            unsent = dispatcher._outbound_buffer
+            for _ in range(len(unsent) if errors else 0):
+                event, routing_key, _error = unsent.popleft()
+                dispatcher._publish(event, dispatcher.producer, routing_key)
+            for group in list(dispatcher._group_buffer) if groups else ():
+                events, dispatcher._group_buffer[group] = dispatcher._group_buffer[group], []
+                if events:
+                    dispatcher._publish(events, dispatcher.producer, f"{group}.multi")
+
+    dispatcher.flush = flush
 
 
 @dataclass(frozen=True)
@@ -93,6 +127,18 @@ PRIVATE = (
     Private("celery.app.defaults:_OLD_DEFAULTS", "our defaults count for apps that use the old names of settings"),
     Private("celery.app.defaults:_TO_OLD_KEY", "the same"),
     Private("celery.app.defaults:NAMESPACES", "which settings this version has"),
+    Private(
+        "celery.app.trace:get_actual_ignore_result",
+        "RETRY is stored where the end is stored",
+        ("task", "req"),
+        since="5.6",
+    ),
+    Private("celery.events.dispatcher:EventDispatcher._closed", "5.7 keeps what is buffered meanwhile", since="5.7"),
+    Private("celery.events.dispatcher:EventDispatcher._group_buffer", "earlier ones do not"),
+    Private("celery.events.dispatcher:EventDispatcher._outbound_buffer", "the same"),
+    Private("celery.events.dispatcher:EventDispatcher._publish", "the same", ("event", "producer", "routing_key")),
+    Private("celery.backends.redis:ResultConsumer._locked", "5.7 subscribes one at a time", (), since="5.7"),
+    Private("celery.backends.redis:ResultConsumer._reconnect_pubsub", "earlier ones do not", ()),
     Private("celery.app.base:Celery._backend_cache", "one result backend for all green threads"),
     Private("celery.utils.collections:ConfigurationView._to_keys", "all spellings of a setting", ("key",)),
     Private(f"{_CONSUMER}._flush_events", "task events are sent together", ()),

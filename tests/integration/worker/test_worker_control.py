@@ -228,6 +228,25 @@ def test_a_task_may_wait_for_others(rabbit_server: Any, redis_broker: Any, start
     assert [result.get(timeout=30) for result in groups] == [10] * 5
 
 
+def test_tasks_may_begin_to_wait_for_others_at_the_same_time(
+    rabbit_server: Any, redis_broker: Any, start_worker: Start
+) -> None:
+    """Up to Celery 5.6 each of them connected to the Redis of the results, and one connection was read."""
+    lane = RabbitLane(rabbit_server, "quorum")
+    relay = Relay(redis_broker.port)
+    where = redis_broker.url.replace("/0", "/3")
+    conf = {"task_ignore_result": False, "result_backend": where.replace(str(redis_broker.port), str(relay.port))}
+    start_worker(
+        lane.url, queues=lane.queue, threads=60,
+        environment={**lane.environment(), "APP_CONF": repr({**conf, "task_default_queue": lane.queue})},
+    ).ready()  # fmt: skip
+    producer = lane.producer(result_backend=where)
+    relay.delay_seconds = 0.1
+    single = [producer.app.send_task("green_app.wait_for", (number,), queue=producer.queue) for number in range(15)]
+    assert [result.get(timeout=30) for result in single] == list(range(1, 16))
+    relay.close()
+
+
 def test_a_task_may_wait_for_others_while_the_broker_answers_late(rabbit_server: Any, start_worker: Start) -> None:
     """To connect takes longer than the second after which Celery begins to read results."""
     lane = RabbitLane(rabbit_server, "quorum")

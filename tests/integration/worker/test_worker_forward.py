@@ -8,7 +8,9 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import celery
 import pytest
+from kombu import Exchange, Queue
 
 from greenworker.router import PUBLISHED_AT
 from tests.integration.worker.harness import RabbitMQ, Redis, Worker, eventually
@@ -61,18 +63,38 @@ def _sent_on(producer: Any, green: Worker) -> bool:
     return green.metric("greenworker_tasks_forwarded_total", task="green_app.sleep") > 0
 
 
-@pytest.mark.parametrize("replicated", [False, True])
+@pytest.mark.parametrize(
+    "replicated",
+    [
+        "",
+        pytest.param(
+            "by the setting",
+            marks=pytest.mark.skipif(
+                celery.VERSION < (5, 6), reason="Celery has task_create_missing_queue_type from 5.6"
+            ),
+        ),
+        "by its entry",
+    ],
+)
 def test_says_that_the_queue_of_the_companion_is_not_replicated(
-    rabbit_server: RabbitMQ, start_worker: Start, replicated: bool
+    rabbit_server: RabbitMQ, start_worker: Start, replicated: str
 ) -> None:
     """It is declared as the app and its producers would declare it: of another type, RabbitMQ would refuse those."""
     lane = RabbitLane(rabbit_server, "quorum")
-    conf = {"task_create_missing_queue_type": "quorum"} if replicated else {}
-    green, _ = pair(start_worker, lane, APP_CONF=repr(conf), GREENWORKER_PREFORK_TASKS=json.dumps(["green_app.heavy"]))
-    lane.producer(**conf).heavy.apply_async((1,), queue=f"{lane.queue}.prefork")
+    queue: Any = f"{lane.queue}.prefork"
+    conf = {"task_create_missing_queue_type": "quorum"} if replicated == "by the setting" else {}
+    app_conf = repr(conf)
+    if replicated == "by its entry":
+        entry = f"Queue({queue!r}, Exchange({queue!r}), {queue!r}, queue_arguments={{'x-queue-type': 'quorum'}})"
+        app_conf = f"{{'task_queues': [*app.conf.task_queues, {entry}]}}"
+        queue = Queue(queue, Exchange(queue), queue, queue_arguments={"x-queue-type": "quorum"})
+    green, _ = pair(start_worker, lane, APP_CONF=app_conf, GREENWORKER_PREFORK_TASKS=json.dumps(["green_app.heavy"]))
+    lane.producer(**conf).heavy.apply_async((1,), queue=queue)
     eventually(lambda: green.journal.done() == 1, "what a producer sends there is done")
-    said = f"{lane.queue} is a quorum queue, and {lane.queue}.prefork is none" in green.log.read_text()
-    assert said is not replicated
+    log = green.log.read_text()
+    assert (f"{lane.queue} is a quorum queue, and {lane.queue}.prefork is none" in log) is not bool(replicated)
+    if not replicated:
+        assert ("task_create_missing_queue_type" in log) is (celery.VERSION >= (5, 6)), "a setting that this one has"
 
 
 def test_a_forwarded_message_keeps_everything(any_lane: Lane, start_worker: Start) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import celery
 import pytest
 from celery import Celery
 from kombu import Exchange, Queue
@@ -57,6 +58,20 @@ def test_a_task_that_was_retried_at_once_ends_in_success(
     eventually(lambda: [result.state for result in results] == ["SUCCESS"] * 4, "and none went back", 5)
     assert [result.result for result in results] == [0, 0, 1, 1]
     assert max(worker.journal.counts("done").values()) == 2, "each once, two have the same number"
+
+
+def test_retry_is_stored_only_where_the_end_is(
+    redis_broker: Redis, rabbit_server: RabbitMQ, start_worker: Start
+) -> None:
+    """Up to 5.5 Celery ignores a result that its app ignores, whatever the sender says."""
+    lane, backend = RabbitLane(rabbit_server, "quorum"), redis_broker.url.replace("/0", "/2")
+    conf = {"APP_CONF": repr({"task_ignore_result": True, "result_backend": backend})}
+    worker = start_worker(lane.url, queues=lane.queue, environment={**lane.environment(), **conf}).ready()
+    send = producer_of(lane, backend)
+    wanted, ignored = send("again", 1, ignore_result=False), send("again", 2, ignore_result=True)
+    worker.reaches("greenworker_tasks_finished_total", 2, state="SUCCESS")
+    ends = (wanted.state, ignored.state)
+    assert ends == ("SUCCESS" if celery.VERSION >= (5, 6) else "PENDING", "PENDING")
 
 
 def test_until_it_is_tried_again_it_says_why(redis_broker: Redis, rabbit_server: RabbitMQ, start_worker: Start) -> None:

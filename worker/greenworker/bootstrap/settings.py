@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.util import find_spec
 from typing import Any
 
 from greenworker import tls
@@ -85,14 +86,24 @@ def set_defaults(environment: Environment) -> str:
     return master_name
 
 
-def own_rpc_backends(app: Any) -> None:
+def own_result_backends(app: Any) -> None:
+    """Results are read and subscribed to by one green thread at a time."""
+    scheme = str(app.conf.result_backend or "").split("://", maxsplit=1)[0]
+    if scheme.rpartition("+")[2] in {"redis", "rediss", "sentinel"} and find_spec("redis"):
+        from greenworker.brokers.redis.results import subscribe_one_at_a_time  # noqa: PLC0415 - redis-py is optional
+
+        subscribe_one_at_a_time()
+        app._backend_cache = None
+    if scheme == "rpc":
+        _own_rpc_backends(app)
+
+
+def _own_rpc_backends(app: Any) -> None:
     """``rpc://`` gives each thread that sends a task a queue of its own for the result, by an identity that belongs to
     the thread. A backend that all share reads the first one's queue only, and ``.get()`` in a task would wait for ever.
     So it is made for each green thread, as Celery does by default, unless the app itself says otherwise. Each is read
     by one green thread at a time: `rpc_results`.
     """
-    if str(app.conf.result_backend or "").split("://", maxsplit=1)[0] != "rpc":
-        return
     app.loader.override_backends = {
         "rpc": "greenworker.brokers.amqp.rpc_results:RPCBackend",
         **app.loader.override_backends,

@@ -104,7 +104,7 @@ def _prepare(environment: Environment, listener: native.Socket, arguments: Argum
     warnings += settings.secure_result_backend(app, environment)
     log_lines.follow_the_application(warnings)
     broker.merge_options(app, environment, master_name)
-    settings.own_rpc_backends(app)
+    settings.own_result_backends(app)
     request.install(app)
     if environment.remote_control == "Disabled":
         app.conf.worker_enable_remote_control = False

@@ -17,7 +17,7 @@ from celery.utils.log import get_logger
 
 from greenworker import hub
 from greenworker.brokers.settlement import Settlement
-from greenworker.compat import queue_type
+from greenworker.compat import has_setting, queue_type
 from greenworker.environment import Environment
 from greenworker.misconfigured import MisconfiguredError
 from greenworker.monitoring.task_risks import PREFORK, TaskRisks
@@ -38,9 +38,12 @@ ALONE = (
 
 NOT_REPLICATED = (
     "{queue} is a quorum queue, and {queue}.prefork is none: while the node that has it is away, tasks for the "
-    "companion wait. Set task_create_missing_queue_type='quorum' in the app, or add {queue}.prefork to its "
-    "task_queues; a queue that exists has to be deleted for that, when it is empty"
+    "companion wait. {remedy}; a queue that exists has to be deleted for that, when it is empty"
 )
+
+NAME_ITS_QUEUE = "Add {queue}.prefork to task_queues of the app, with x-queue-type: quorum"
+SET_THE_TYPE = "Set task_create_missing_queue_type='quorum' in the app, or add {queue}.prefork to its task_queues"
+"""From Celery 5.6 on."""
 
 
 class Routes:
@@ -155,7 +158,8 @@ class Forwarder:
                 companions = declared_queue(self._app, queue + SUFFIX)
                 is_quorum = queue_type(self._app.amqp.queues.get(queue)) == "quorum"
                 if is_quorum and queue_type(companions) != "quorum":
-                    logger.warning(NOT_REPLICATED.format(queue=queue))
+                    remedy = SET_THE_TYPE if has_setting("task", "create_missing_queue_type") else NAME_ITS_QUEUE
+                    logger.warning(NOT_REPLICATED.format(queue=queue, remedy=remedy.format(queue=queue)))
                 self._settlement.declare(companions)
             except MisconfiguredError as error:
                 reason = f"{error.reason}; so the prefork companion cannot take {tasks} and other tasks of its"

@@ -207,6 +207,7 @@ class Consumer(StockConsumer):  # type: ignore[misc]
             dispatcher.buffer_group = frozenset({"task"})
             dispatcher.buffer_limit = EVENTS_AT_ONCE
             dispatcher.on_send_buffered = self.on_send_event_buffered
+            compat.keep_events_of_the_meantime(dispatcher)
 
     def on_send_event_buffered(self) -> None:
         """An event waits to be sent."""

@@ -20,6 +20,8 @@ from celery.app.task import Task
 from celery.exceptions import Reject, Retry, SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
+from greenworker.compat import result_is_ignored
+
 logger = get_logger(__name__)
 
 STORED = "_retry_is_stored"
@@ -70,11 +72,8 @@ def _will_publish(task: Any, request: Any, max_retries: int | None) -> bool:
 
 
 def _stores(task: Any, request: Any) -> bool:
-    """As the tracer decides it: what the request says counts, else the task."""
-    ignored = vars(request).get("ignore_result")
-    if ignored is None:
-        ignored = task.ignore_result
-    return bool(not ignored or task.store_errors_even_if_ignored)
+    """As the tracer decides it."""
+    return not result_is_ignored(task, request) or bool(task.store_errors_even_if_ignored)
 
 
 def _store(task: Any, request: Any, exc: Any, when: Any) -> None:

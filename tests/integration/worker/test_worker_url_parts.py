@@ -103,7 +103,8 @@ def test_a_password_alone_opens_redis_for_broker_results_and_exporter(
     tasks = client_app(f"redis://:{quote(ODD, safe='')}@127.0.0.1:{locked_redis.port}/0")
     sent = tasks.noop.apply_async((1,), ignore_result=False)
     eventually(lambda: watched.depth() == 1, "the exporter counts it")
-    worker = start_worker(NO_URL, environment={**broker, **results}).ready()
+    conf = {"APP_CONF": repr({"task_ignore_result": False})}  # Celery asks the message from 5.6 on
+    worker = start_worker(NO_URL, environment={**broker, **results, **conf}).ready()
     eventually(lambda: watched.depth() == 0, "the worker takes it")
     eventually(lambda: locked_redis.client(3).get(f"celery-task-meta-{sent.id}"), "and its result is in that database")
     for said in sayings(ODD):

@@ -228,17 +228,23 @@ runtime = Runtime(Environment.read({"GREENWORKER_POOL": "a/b"}))
 if sys.argv[1] == "watched":
     HubMonitor(runtime).start()
 eventlet.sleep(0.5)
-began, cpu = time.monotonic(), time.process_time()
-eventlet.sleep(float(sys.argv[2]))
-print(json.dumps((time.process_time() - cpu) / (time.monotonic() - began)))
+costs = []
+for _ in range(int(sys.argv[2])):
+    began, cpu = time.monotonic(), time.process_time()
+    eventlet.sleep(1.5)
+    costs.append((time.process_time() - cpu) / (time.monotonic() - began))
+print(json.dumps(min(costs)))
 """
 
 
 def test_costs_less_than_a_hundredth_of_a_core() -> None:
-    """Side by side, both at rest: what the process burns with the watchdog, less what it burns without."""
-
-    def cpu(kind: str) -> float:
-        return float(json.loads(subprocess.check_output([PYTHON, "-c", COST, kind, "4"], cwd=APPS)))
-
-    cost = cpu("watched") - cpu("alone")
+    """Side by side, both at rest: what the process burns with the watchdog, less what it burns without. Each in its
+    best window of six: what else the machine does costs both caches, never the other way round.
+    """
+    both = [
+        subprocess.Popen([PYTHON, "-c", COST, kind, "6"], cwd=APPS, stdout=subprocess.PIPE)
+        for kind in ("watched", "alone")
+    ]
+    watched, alone = (float(json.loads(process.communicate(timeout=60)[0])) for process in both)
+    cost = watched - alone
     assert 0 < cost < 0.01, f"{cost:.2%} of a core"

@@ -131,10 +131,23 @@ def quota(namespace: str) -> Object:
 
 
 class Bench:
-    """Grows from size to size and measures each."""
+    """Grows from size to size and measures each. *namespaced*: the operator looks after the namespaces that there are
+    when it starts, each by name, and not after the whole cluster.
+    """
 
-    def __init__(self, api: Api, directory: Path, seconds: float, changes: int) -> None:
+    def __init__(  # noqa: PLR0917 - the last two are named by everybody
+        self,
+        api: Api,
+        directory: Path,
+        seconds: float,
+        changes: int,
+        pools_per_namespace: int = POOLS_PER_NAMESPACE,
+        *,
+        namespaced: bool = False,
+    ) -> None:
         self.api = api
+        self._pools_per_namespace = pools_per_namespace
+        self._namespaced = namespaced
         self.directory = directory
         self.seconds = seconds
         self.changes = changes
@@ -151,7 +164,7 @@ class Bench:
             self.home,
             server["url"],
             prometheus={"servers": {"default": server}},
-            namespaces=[],
+            namespaces=self.namespaces if self._namespaced else [],
             tick=f"{TICK_SECONDS:g}s",
             leaseDuration="15s",
         )
@@ -164,14 +177,14 @@ class Bench:
         """Makes pools until there are so many."""
         missing = range(len(self.pools), size)
         with ThreadPoolExecutor(8) as pool:
-            while len(self.namespaces) * POOLS_PER_NAMESPACE < size:
+            while len(self.namespaces) * self._pools_per_namespace < size:
                 name = f"team-{len(self.namespaces):02d}"
                 namespace = Namespace(self.api, name)
                 namespace.secret("broker", url="redis://127.0.0.1:6379/0")
                 self.api.create(f"/api/v1/namespaces/{name}/resourcequotas", quota(name))
                 self.namespaces.append(name)
                 self.queues.scrape(name)
-            new = [(self.namespaces[i // POOLS_PER_NAMESPACE], f"pool-{i:04d}") for i in missing]
+            new = [(self.namespaces[i // self._pools_per_namespace], f"pool-{i:04d}") for i in missing]
             list(pool.map(self._make, new))
         self.pools += new
 

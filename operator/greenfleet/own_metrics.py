@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
@@ -36,6 +37,9 @@ class OperatorMetrics:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
+        Gauge("python_asyncio_tasks", "Tasks of the event loop that have not ended.", registry=registry).set_function(
+            _unfinished_tasks
+        )
         Info("greenfleet_build", "Version of the operator.", registry=registry).info({"version": __version__})
         self.reconciles = Counter(
             "greenfleet_reconciles", "Reconciliations by outcome.", ["outcome"], registry=registry
@@ -167,3 +171,11 @@ class OperatorMetrics:
             metric.remove_by_labels({"pool": pool})
         for key in [key for key in self._gauges if key[0] == pool]:
             del self._gauges[key]
+
+
+def _unfinished_tasks() -> float:
+    """Of the loop that serves the metrics; 0 outside of one."""
+    try:
+        return float(len(asyncio.all_tasks()))
+    except RuntimeError:
+        return 0.0

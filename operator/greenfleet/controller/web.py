@@ -59,8 +59,10 @@ class WebServer:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    async def _serve_metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(self._metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    async def _serve_metrics(self, request: web.Request) -> web.Response:
+        registry, names = self._metrics.registry, request.query.getall("name[]", [])
+        body = generate_latest(registry.restricted_registry(names) if names else registry)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _serve_health(self, _: web.Request) -> web.Response:
         silent = time.monotonic() - self._ticked_at()

@@ -91,3 +91,38 @@ def test_clients_that_send_a_byte_now_and_then_starve_no_probe() -> None:
         return statuses
 
     assert asyncio.run(ask()) == [200, 200, 200]
+
+
+def test_the_metrics_say_how_many_tasks_the_operator_has_and_can_be_asked_for_one_by_name() -> None:
+    """As every exporter of the Python client: `name[]` spares a busy operator the series of all its pools."""
+    port = free_port()
+    server = WebServer(
+        registry=Registry(),
+        metrics=OperatorMetrics(),
+        ticked_at=time.monotonic,
+        is_ready=lambda: True,
+        is_led=lambda: True,
+        leads=lambda: True,
+        port=port,
+    )
+
+    async def ask() -> tuple[str, str]:
+        await server.start()
+        others = [asyncio.create_task(asyncio.sleep(60)) for _ in range(100)]
+        url = f"http://127.0.0.1:{port}/metrics"
+        try:
+            async with ClientSession() as client:
+                async with client.get(url) as answer:
+                    everything = await answer.text()
+                async with client.get(url, params={"name[]": "python_asyncio_tasks"}) as answer:
+                    return everything, await answer.text()
+        finally:
+            for other in others:
+                other.cancel()
+            await server.stop()
+
+    everything, one = asyncio.run(ask())
+    [tasks] = [float(line.split()[1]) for line in one.splitlines() if not line.startswith("#")]
+    assert 100 < tasks < 110
+    assert "python_asyncio_tasks " in everything
+    assert "greenfleet_leader " in everything

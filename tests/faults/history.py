@@ -73,6 +73,10 @@ class Hold:
     end: float
     copied: bool = False
     """It was settled and not run: a copy of it was published."""
+    again: bool = False
+    """The task had been delivered before, so that a copy with its record may have been published before it ran."""
+    begun: float = float("inf")
+    """When the task began; until then the confirmation of that copy was awaited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,9 +214,14 @@ def judge(
     )
 
 
-def holds(events: Sequence[Event], unsettled_seconds: float = UNSETTLED_SECONDS) -> list[Hold]:
-    """Who had a message of one task in its hands, and when. *events*: of that task, in their order."""
+def holds(
+    events: Sequence[Event], unsettled_seconds: float = UNSETTLED_SECONDS, *, forwarded: bool = False
+) -> list[Hold]:
+    """Who had a message of one task in its hands, and when. *events*: of that task, in their order. *forwarded*:
+    whoever runs it is a companion and has a copy.
+    """
     found = []
+    companions = {event.worker for event in events if event.what == "begun"} if forwarded else set()
     for position, event in enumerate(events):
         if event.what != "got":
             continue
@@ -224,16 +233,28 @@ def holds(events: Sequence[Event], unsettled_seconds: float = UNSETTLED_SECONDS)
         # Runs of earlier messages, which their connection may have taken along, end first.
         runs = _count(earlier, event.worker, "begun") - _count(earlier, event.worker, "done")
         ends = [each.at for each in mine if each.what == "done"][max(0, runs) :]
-        begun = any(each.what == "begun" for each in mine[:again])
-        done = ends[0] if ends and begun else None
-        taken = next((each.at for each in later if each.what == "got"), float("inf"))
+        begun = next((each.at for each in mine[:again] if each.what == "begun"), None)
+        done = ends[0] if ends and begun is not None else None
+        takers = [each for each in later if each.what == "got"]
+        # The companion gets the copy, and the original is still with who forwarded it.
+        originals = [each for each in takers if each.worker not in companions] if event.worker not in companions else []
+        taken = next((each.at for each in originals or takers), float("inf"))
         if gone is not None:
             end = gone + IN_FLIGHT_SECONDS
         elif done is not None:
             end = min(done + unsettled_seconds, max(taken, done + UNSETTLED_SECONDS))
         else:
             end = taken
-        found.append(Hold(event.worker, event.at, end, copied=gone is not None and not begun))
+        found.append(
+            Hold(
+                event.worker,
+                event.at,
+                end,
+                copied=gone is not None and begun is None,
+                again=any(each.what == "got" for each in earlier),
+                begun=float("inf") if begun is None else begun,
+            )
+        )
     return found
 
 
@@ -283,21 +304,37 @@ def _causes(
     seconds = PUBLISHING_SECONDS if last_words else UNSETTLED_SECONDS
     # On Redis: what is settled while the broker is away is sent when it is back.
     away = [one for one in disruptions if one.loses_confirmations and not one.may_repeat]
-    found += _touched(history[sent.identity], harmful, last, unsettled_seconds=seconds, away=away)
+    mine, forwarded = history[sent.identity], sent.kind == "forwarded"
+    found += _touched(mine, harmful, last, unsettled_seconds=seconds, away=away, forwarded=forwarded)
     # A lost connection may take both along: the message, and the confirmation of what was published for it.
-    mine = history[sent.identity]
     if publishes:
         both = [one for one in disruptions if one.may_repeat and one.loses_confirmations]
-        found += _touched(mine, both, last, "confirmation", seconds)
+        found += _touched(mine, both, last, "confirmation", seconds, forwarded=forwarded)
     else:
         unsure = [
             one for one in disruptions if one.delays_confirmations or (one.may_repeat and one.loses_confirmations)
         ]
         found += _touched(mine, unsure, last, "confirmation", seconds, only_copied=True)
+        found += _copied_and_run(mine, unsure, last)
     if sent.kind in ("chain", "group", "chord") and not sent.after:  # these are published with Celery's own retries
         for one in disruptions:
             if one.loses_confirmations and not one.target and one.start <= sent.tried_until and one.end >= sent.at:
                 found.append(f"published while {one.kind}")
+    return found
+
+
+def _copied_and_run(events: Sequence[Event], unsure: Sequence[Disruption], last: float) -> list[str]:
+    """For each message that came again: which disruption kept the confirmation of its copy, so that the original ran
+    and the copy may have run too.
+    """
+    found = []
+    for hold in holds(events):
+        if not hold.again or hold.copied or hold.start >= last:
+            continue
+        awaited = (one for one in unsure if one.start <= hold.begun and one.end >= hold.start)
+        one = next((one for one in awaited if one.target in ("", hold.worker) and not one.forgets), None)
+        if one is not None:
+            found.append(f"copied while {one.kind} {one.target}".strip())
     return found
 
 
@@ -310,11 +347,12 @@ def _touched(
     *,
     only_copied: bool = False,
     away: Sequence[Disruption] = (),
+    forwarded: bool = False,
 ) -> list[str]:
     """For each hold from before *last* that a disruption touched before *last*: which one."""
     found = []
     stalls = [one for one in disruptions if one.stalls]
-    for got in holds(events, unsettled_seconds):
+    for got in holds(events, unsettled_seconds, forwarded=forwarded):
         if only_copied and not got.copied:
             continue
         since = [one.start for one in stalls if one.target == got.worker and one.start <= got.start <= one.end]

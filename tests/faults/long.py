@@ -18,7 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
-from tests.faults.run import BROKERS, as_line, run
+from tests.faults.again import as_line
+from tests.faults.run import BROKERS, run
 
 
 def main() -> int:

@@ -2,8 +2,9 @@
 
     python -m tests.faults.run --broker redis --seed 7 --seconds 70
 
-A run that broke the promise keeps its directory: the producer's journal, the tasks' log, the workers' logs, the
-disruptions.
+A run that broke the promise keeps its directory: `journal` is the producer's (what it sent, before it sent it),
+`done` the tasks' own log, `workers/` has a log for each worker, `verdict.json` is the line above, and `history.json`
+has what the verdict was made from (`tests.faults.again` judges it once more).
 """
 
 # mypy: disable-error-code="no-untyped-call,attr-defined"
@@ -25,8 +26,9 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+from tests.faults.again import History, as_line
 from tests.faults.fleet import Fleet
-from tests.faults.history import Event, Sent, Verdict, judge, parse
+from tests.faults.history import Event, Sent, Verdict, parse
 from tests.faults.nemesis import Nemesis
 from tests.faults.whereabouts import depths, messages, state, tell
 from tests.faults.workload import LONG_SECONDS, Workload
@@ -102,10 +104,12 @@ def run(
         known = _overview(fleet, server) if overdue else []
         _until_quiet(fleet, sent, due + LATE_SECONDS)
         events = parse(fleet.done_file.read_text().splitlines())
-        verdict = judge(sent, events, nemesis.finish(), due)
+        history = History(broker, seed, sent, nemesis.finish(), due)
+        verdict = history.judge(events)
         if verdict.lost:
             lines, orphans = _whereabouts(fleet, server, peer, verdict.lost, sent, events)
-            verdict = judge(sent, events, nemesis.finish(), due, orphans)
+            history = dataclasses.replace(history, orphans=sorted(orphans))
+            verdict = history.judge(events)
             known += lines
         verdict = dataclasses.replace(verdict, whereabouts=tuple(known) if verdict.lost or verdict.orphaned else ())
     finally:
@@ -120,9 +124,7 @@ def run(
         if disk:
             subprocess.run(["umount", str(directory / "broker")], check=False)
     (directory / "verdict.json").write_text(json.dumps(as_line(broker, seed, verdict)))
-    (directory / "disruptions.json").write_text(
-        json.dumps([dataclasses.asdict(one) for one in nemesis.finish()], indent=1)
-    )
+    history.save(directory / "history.json")
     return verdict
 
 
@@ -201,10 +203,6 @@ def _until_quiet(fleet: Fleet, sent: list[Sent], deadline: float) -> set[str]:
         if monotonic() >= deadline or (not left and monotonic() - quiet_since > LONG_SECONDS + 1):
             return left
         sleep(0.5)
-
-
-def as_line(broker: str, seed: int, verdict: Verdict) -> dict[str, object]:
-    return {"broker": broker, "seed": seed, "kept": verdict.kept, **dataclasses.asdict(verdict)}
 
 
 def main() -> int:

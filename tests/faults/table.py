@@ -48,7 +48,7 @@ def causes_of(told: str) -> list[str]:
     """The kinds of the disruptions that explain why one task was done twice, as `history.judge` tells them."""
     found = []
     for cause in told.split(", "):
-        kind = re.sub(r"^(published|confirmation) (by \S+ )?while ", "", cause)
+        kind = re.sub(r"^(published|confirmation|copied) (by \S+ )?while ", "", cause)
         found.append("parent" if kind.startswith("sent twice") else kind.split()[0])
     return found
 

@@ -199,6 +199,36 @@ def test_a_lost_connection_may_repeat_a_message_and_its_copy() -> None:
     assert not verdict(thrice, alarm).kept
 
 
+def test_a_copy_that_is_not_confirmed_in_time_runs_beside_its_original() -> None:
+    """Run 3003: a message came again after a lost connection, its copy waited for the end of an alarm, and the original
+    ran meanwhile.
+    """
+    cut = Disruption("cut", "", 2.6, 2.6, **LOST)
+    alarm = Disruption("disk_full", "", 3.5, 9.5, delays_confirmations=True, **KEPT)
+    again = run("a", "w1", 4.0, 9.0, 9.1, 9.2)
+    thrice = [*run("a", "w1", 1.9, 2.0, 2.5), *again, *run("a", "w1", 9.6, 9.7, 9.8, 9.9)]
+    assert verdict(thrice, cut, alarm).twice == {"a": "cut, copied while disk_full"}
+    assert verdict(thrice, cut).unexplained, "without an alarm its copy was confirmed, or it had none"
+    assert verdict(thrice, alarm).unexplained, "nothing brought it again"
+    late = Disruption("disk_full", "", 9.15, 12.0, delays_confirmations=True, **KEPT)
+    assert verdict(thrice, cut, late).unexplained, "the original had begun: there was nothing to wait for"
+    assert verdict([*again, *run("a", "w1", 9.6, 9.7, 9.8, 9.9)], alarm).unexplained, "the first delivery has no copy"
+
+
+def test_a_worker_that_is_killed_before_it_has_settled_what_it_forwarded_has_forwarded_it_twice() -> None:
+    """Run 4001: the companion had the copy, and had run it, when the kernel killed the worker that had sent it."""
+    copies = [*run("a", "p1", 2.2, 2.3, 2.4, 2.5), *run("a", "p1", 6.4, 6.5, 6.6, 6.7)]
+    lines = ["got a w1 2.0", *copies, "got a w2 6.0", "gone a w2 6.3"]
+    killed = Disruption("out_of_memory", "w1", 4.0, 4.8, may_repeat=True)
+    assert verdict(lines, killed, kind="forwarded").twice == {"a": "out_of_memory w1"}
+    elsewhere = Disruption("out_of_memory", "w3", 4.0, 4.8, may_repeat=True)
+    assert verdict(lines, elsewhere, kind="forwarded").unexplained
+    after = Disruption("out_of_memory", "w1", 6.1, 6.2, may_repeat=True)
+    assert verdict(lines, after, kind="forwarded").unexplained, "it was another worker's by then"
+    settled = ["got a w1 2.0", "gone a w1 2.3", *copies, "got a w2 6.0", "gone a w2 6.3"]
+    assert verdict(settled, killed, kind="forwarded").unexplained
+
+
 def test_a_worker_ends_its_runs_of_a_task_in_their_order() -> None:
     """Its first message went with a connection, and its run went on."""
     lines = [

@@ -6,8 +6,8 @@ import dataclasses
 import json
 
 from tests.faults import table
+from tests.faults.again import as_line
 from tests.faults.history import Verdict
-from tests.faults.run import as_line
 
 VERDICT = Verdict(
     confirmed=1000,

@@ -256,6 +256,7 @@ PRIVATE = (
     Private("amqp.connection:Connection._on_blocked", "the broker blocks who publishes", ()),
     Private("amqp.connection:Connection._on_unblocked", "it takes messages again", ()),
     Private("amqp.channel:Channel._do_revive", "tags of a closed channel mean nothing", ()),
+    Private("amqp.abstract_channel:AbstractChannel._callbacks", "what a channel does when the broker closes it"),
     Private(
         "amqp.channel:Channel.basic_ack", "acknowledgements travel together", ("delivery_tag", "multiple", "argsig")
     ),

@@ -76,17 +76,27 @@ def test_what_a_worker_runs_that_is_cut_off_runs_twice(lane: Lane, start_worker:
     relay.close()
 
 
-@pytest.mark.slow
-def test_a_task_longer_than_the_consumer_timeout_runs_again(tmp_path: Path, start_worker: Start) -> None:
-    """RabbitMQ looks once a minute."""
+@pytest.mark.parametrize("pool", ["eventlet", "prefork"])
+def test_a_task_longer_than_the_consumer_timeout_runs_again(tmp_path: Path, start_worker: Start, pool: str) -> None:
+    """RabbitMQ closes the channel. The worker connects again and goes on: with the late task, and with others."""
     directory = tmp_path / "rabbit"
     directory.mkdir()
     server = RabbitMQ(directory, settings="consumer_timeout = 5000\n")
     try:
+        server.control("eval", "application:set_env(rabbit, channel_tick_interval, 500).")  # it looks once a minute
         lane = RabbitLane(server, "quorum")
-        worker = start_worker(lane.url, queues=lane.queue, environment=lane.environment()).ready()
-        lane.producer().sleep.delay(1, 200.0)
-        eventually(lambda: worker.journal.counts("start")["1"] >= 2, f"it begins again; {worker.tail()}", 180)
+        worker = start_worker(
+            lane.url, queues=lane.queue, pool=pool, environment=lane.environment(),
+            arguments=["-c", "4"] if pool == "prefork" else [],
+        ).ready()  # fmt: skip
+        process = worker.process
+        tasks = lane.producer()
+        tasks.sleep.delay(1, 45.0)
+        eventually(lambda: worker.journal.counts("start")["1"] >= 2, f"it begins again; {worker.tail()}", 60)
+        tasks.noop.delay(2)
+        eventually(lambda: worker.journal.counts("done")["2"] == 1, f"others run; {worker.tail()}", 30)
+        assert worker.process is process
+        assert not worker.gone()
     finally:
         server.stop()
 

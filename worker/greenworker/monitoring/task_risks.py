@@ -27,6 +27,8 @@ HOARD_FACTOR = 2
 """Prefetched and not started, as a multiple of the threads, from which on a worker hoards."""
 
 VISIBILITY, CONSUMER, PREFETCH, ACKS = "visibility_timeout", "consumer_timeout", "prefetch", "acks"
+ACK_TIMED_OUT = "delivery acknowledgement"
+"""In what RabbitMQ says when it closes a channel for its consumer_timeout."""
 PREFORK = "prefork"
 DELIVERY_LIMIT = "delivery_limit"
 NO_PROGRESS = "no_progress"

@@ -26,7 +26,7 @@ from greenworker.brokers.factory import settlement_of
 from greenworker.brokers.forwarding import Forwarder
 from greenworker.brokers.settlement import Settlement
 from greenworker.misconfigured import or_exit
-from greenworker.monitoring.task_risks import acknowledge, settles
+from greenworker.monitoring.task_risks import ACK_TIMED_OUT, acknowledge, settles
 from greenworker.pool.isolation import refuse, take_header
 from greenworker.pool.rate_limits import StartRate
 from greenworker.pool.revocation import settle_revocations
@@ -70,7 +70,7 @@ def loop(  # noqa: PLR0912, PLR0917 - Celery's signature, and what may end it
                 if blueprint.state == bootsteps.RUN:
                     raise
             except connection.channel_errors as error:
-                if "delivery acknowledgement" not in str(error):
+                if ACK_TIMED_OUT not in str(error):
                     raise
                 # RabbitMQ's consumer_timeout. Celery would end the worker, which waits for the very task that is late.
                 raise ConnectionResetError(f"RabbitMQ has closed the channel: {error}") from error

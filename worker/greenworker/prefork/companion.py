@@ -27,7 +27,7 @@ from greenworker.brokers.serializers import restrict_tasks
 from greenworker.brokers.settlement import Settlement
 from greenworker.misconfigured import or_exit
 from greenworker.monitoring.metrics import Gauge
-from greenworker.monitoring.task_risks import CHECK_SECONDS, acknowledge, check_tasks, settles
+from greenworker.monitoring.task_risks import ACK_TIMED_OUT, CHECK_SECONDS, acknowledge, check_tasks, settles
 from greenworker.pool.drain import LAST_RESORT_SECONDS, Drain
 from greenworker.pool.isolation import AGAIN_SECONDS, Isolation, dead_letter, refuse, suspicion_of, take_header
 from greenworker.pool.outcome import FAILURE, exception_name, outcome, outcome_of_error
@@ -228,6 +228,26 @@ def without_reconnect(connection: Any) -> Any:
 
     connection._ensure_connection = ensure_connection
     return connection
+
+
+def end_connection_with(channel: Any) -> None:
+    """If RabbitMQ closes *channel*, of py-amqp, for its consumer_timeout, the connection ends as one that is lost does.
+
+    To Celery that is an error from which there is no recovery: it would take no more tasks, wait for the very task that
+    is late, and end.
+    """
+    from amqp import spec  # noqa: PLC0415 - not on Redis
+
+    closed = channel._callbacks[spec.Channel.Close]
+
+    def on_close(reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
+        if ACK_TIMED_OUT not in reply_text:
+            closed(reply_code, reply_text, class_id, method_id)
+            return
+        channel.connection.collect()
+        raise ConnectionResetError(f"RabbitMQ has closed the channel: {reply_text}")
+
+    channel._callbacks[spec.Channel.Close] = on_close
 
 
 class Consumer(StockConsumer):  # type: ignore[misc]
@@ -497,6 +517,8 @@ class Consuming(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, consumer: Any) -> None:
         """After the task consumer exists."""
+        if not consumer.settlement.outlives_connection:
+            end_connection_with(consumer.task_consumer.channel)
         consumer.start_credits()
         Runtime.of(consumer.app).consuming = True
 

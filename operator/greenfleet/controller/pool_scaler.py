@@ -65,6 +65,7 @@ class PoolScaler:
                 if self._is_scaled(record, pool, role):
                     self._scale(record, pool, record.fleet(role), answers, now)
             news = _note_dead_letters(record, pool, answers)
+            news |= record.findings.set_speaks_for_others(pool.namespace in answers.spoke_for_others)
         except Exception:
             _log.exception("%s: the scaling loop failed on this pool: a bug of ours", record.key)
             news = True

@@ -261,7 +261,15 @@ def _metrics_available(record: Record, observed: Observed, decision: Decision | 
             "WrongScrapeInterval",
             f"Every sample is fresh now, and may not be soon. {observed.scrape_problem}",
         )
-    return "True", "Complete", "Every sample is fresh."
+    complete = ("True", "Complete", "Every sample is fresh.")
+    return ("True", "ForeignSeries", _FOREIGN) if record.findings.speaks_for_others else complete
+
+
+_FOREIGN = (
+    "Every sample is fresh. But pods of this namespace export series about pools or brokers of other namespaces, which "
+    "nobody believes: find the pods that export them, or correct the target label `namespace` in the scrape "
+    "configuration."
+)
 
 
 def _scaling_active(record: Record, decision: Decision | None) -> _Said:

@@ -74,6 +74,14 @@ class AnswerTooLargeError(QueryError):
         self.sizes = sizes
 
 
+class LateAnswerError(QueryError):
+    """No whole answer in time. `sizes`: characters by namespace of what had come by then."""
+
+    def __init__(self, message: str, sizes: Mapping[str, int]) -> None:
+        super().__init__(MetricsIssue.UNREACHABLE, message)
+        self.sizes = sizes
+
+
 class PrometheusServer:
     """One server that the administrator named. `observe(server, seconds, failure)` is called for every query; failure
     "" is success.
@@ -142,7 +150,7 @@ class PrometheusServer:
                     await asyncio.sleep(0)
                 answer.end()
         except TimeoutError:
-            raise QueryError(MetricsIssue.UNREACHABLE, f"Prometheus {self.name!r} did not answer in time") from None
+            raise LateAnswerError(f"Prometheus {self.name!r} did not answer in time", answer.sizes()) from None
         except (aiohttp.ClientError, OSError) as error:
             text = f"Prometheus {self.name!r} cannot be reached ({type(error).__name__})"
             raise QueryError(MetricsIssue.UNREACHABLE, text) from None
@@ -219,6 +227,10 @@ class _Answer:
         self._size = 0
         self._sizes: defaultdict[str, int] = defaultdict(int)
         """Characters by the namespace that they are about."""
+
+    def sizes(self) -> Mapping[str, int]:
+        """Characters so far, by the namespace that they are about."""
+        return dict(self._sizes)
 
     def add(self, piece: bytes) -> None:
         """Raises QueryError."""

@@ -50,6 +50,8 @@ class Depths:
     """Brokers that their exporter cannot reach."""
     namespace_mismatch: frozenset[str] = frozenset()
     """Namespaces that a target of another one spoke for, and was not believed."""
+    spoke_for_others: frozenset[str] = frozenset()
+    """Namespaces of the targets that did so."""
     unnamed: frozenset[str] = frozenset()
     """Queues that targets spoke of which may speak for their own namespace only."""
 
@@ -79,6 +81,8 @@ class Workers:
     by_fleet: Mapping[tuple[str, str], tuple[Worker, ...]] = field(default_factory=dict)
     namespace_mismatch: frozenset[str] = frozenset()
     """Namespaces that a target of another one spoke for."""
+    spoke_for_others: frozenset[str] = frozenset()
+    """Namespaces of the targets that did so."""
     dead_tasks: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """By pool's key: tasks that its living workers have moved to the dead letters."""
 
@@ -101,6 +105,7 @@ class DepthReader:
         self._queues: dict[tuple[str, str, _Target], _Queue] = {}
         self._up: dict[str, list[float]] = defaultdict(list)
         self._namespace_mismatch: set[str] = set()
+        self._spoke_for_others: set[str] = set()
         self._unnamed: set[str] = set()
         self._dead: dict[tuple[str, str], int] = {}
 
@@ -113,6 +118,7 @@ class DepthReader:
         scope = _scope(labels, query, verify_namespace=self._verify)
         if scope is None:
             self._namespace_mismatch.add(_namespace_of(labels.get("broker", "")))
+            self._spoke_for_others.add(labels.get("namespace", ""))
             return
         if part == UP:
             self._up[scope].append(series.value)
@@ -143,6 +149,7 @@ class DepthReader:
             {key: tuple(depths) for key, depths in found.items()},
             frozenset(broker for broker, values in self._up.items() if not any(value == 1 for value in values)),
             frozenset(self._namespace_mismatch),
+            frozenset(self._spoke_for_others - {""}),
             frozenset(self._unnamed),
             self._dead,
         )
@@ -240,6 +247,7 @@ class WorkerReader:
         self._processes: dict[_Target, _Process] = {}
         self._workers: dict[tuple[str, str, str], list[_Process]] = defaultdict(list)
         self._namespace_mismatch: set[str] = set()
+        self._spoke_for_others: set[str] = set()
         self._dead_tasks: dict[str, set[str]] = defaultdict(set)
 
     def take(self, series: Series) -> None:
@@ -251,6 +259,7 @@ class WorkerReader:
         pool = labels.get("pool", "")
         if self._verify and _is_namespace_mismatch(labels, pool):
             self._namespace_mismatch.add(_namespace_of(pool))
+            self._spoke_for_others.add(labels.get("namespace", ""))
             return
         if part == DEAD_TASK:
             if labels.get("task") and series.value > 0:
@@ -283,6 +292,7 @@ class WorkerReader:
         return Workers(
             {key: tuple(workers) for key, workers in fleets.items() if workers},
             frozenset(self._namespace_mismatch),
+            frozenset(self._spoke_for_others - {""}),
             {key: frozenset(tasks) for key, tasks in self._dead_tasks.items()},
         )
 

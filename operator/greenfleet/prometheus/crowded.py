@@ -4,7 +4,7 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from statistics import median_low
 
 LEFT_OUT_SECONDS = 300.0
@@ -12,6 +12,23 @@ LEFT_OUT_SECONDS = 300.0
 
 MANY_TIMES = 4.0
 """So many times the usual size for each worker or queue, and a namespace is the one to leave out."""
+
+
+USUAL_SERIES = 315
+"""In an answer for each worker, at most: 15 (`sources.workers`), and three for each of the hundred names of tasks that
+a worker tells apart. Queues need less.
+"""
+
+USUAL_CHARACTERS = 650 * USUAL_SERIES
+"""The same in characters: 1,000 workers without series for tasks need about 10 MB (`client.MAX_ANSWER_BYTES`)."""
+
+
+def too_many_for_their_number(sizes: Mapping[str, int], expected: Mapping[str, int], usual: float) -> frozenset[str]:
+    """The namespaces to leave out of an answer that did not come in time: those with many times the *usual* size for
+    each worker or queue that the operator knows there. `sizes` may lack namespaces, so that they say little about each
+    other.
+    """
+    return frozenset(one for one, size in sizes.items() if size > MANY_TIMES * usual * max(1, expected.get(one, 0)))
 
 
 def to_leave_out(sizes: Mapping[str, int], expected: Mapping[str, int]) -> str:
@@ -40,6 +57,11 @@ class Crowded:
     def add(self, server: str, question: str, namespace: str) -> None:
         """Leaves a namespace out from now on."""
         self._until.setdefault((server, question), {})[namespace] = self._clock() + LEFT_OUT_SECONDS
+
+    def remove(self, server: str, question: str, namespaces: Iterable[str]) -> None:
+        """Asks about them again."""
+        for namespace in namespaces:
+            self._until.get((server, question), {}).pop(namespace, None)
 
     def of(self, server: str, question: str) -> frozenset[str]:
         """The namespaces to leave out now."""

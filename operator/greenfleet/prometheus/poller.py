@@ -1,7 +1,8 @@
 """Asks the Prometheus servers about pools: two queries for each server and source, however many pools refer to them.
 
 One answer is for everybody. If a namespace makes it too large, that namespace is left out for a while, and it is asked
-again. An answer that does not come is a value, `QueryError`, with the reason that its pools will show.
+again. An answer that does not come is a value, `QueryError`, with the reason that its pools will show. A query that a
+pool brings itself is asked beside them (`own_queries`).
 """
 
 from __future__ import annotations
@@ -18,9 +19,16 @@ from greenfleet.api import GreenWorkerPool
 from greenfleet.autoscaling.model import MetricsIssue
 from greenfleet.autoscaling.validation import stale_after_seconds
 from greenfleet.prometheus import sources
-from greenfleet.prometheus.client import AnswerTooLargeError, PrometheusServer, QueryError, Series
+from greenfleet.prometheus.client import AnswerTooLargeError, LateAnswerError, PrometheusServer, QueryError, Series
 from greenfleet.prometheus.collect import DepthReader, Depths, WaitingReader, WorkerReader, Workers
-from greenfleet.prometheus.crowded import Crowded, to_leave_out
+from greenfleet.prometheus.crowded import (
+    USUAL_CHARACTERS,
+    USUAL_SERIES,
+    Crowded,
+    to_leave_out,
+    too_many_for_their_number,
+)
+from greenfleet.prometheus.own_queries import OwnQueries
 from greenfleet.settings import Prometheus
 
 _log = logging.getLogger(__name__)
@@ -40,7 +48,9 @@ class Answers:
 
     server: str
     depths: Mapping[str, Depths | QueryError | None]
-    """By source; a pool's own query is a source called `query:…`. None: the configuration has no such source."""
+    """By source; a pool's own query is a source called `query:NAMESPACE:…`. None: the configuration has no such
+    source.
+    """
     workers: Workers | QueryError
     dead_letters: Mapping[tuple[str, str], int]
     """By (broker, queue), as our exporters say, whatever the source of the depths."""
@@ -48,6 +58,8 @@ class Answers:
     """By source, and for the workers: namespaces that were left out because they export too much."""
     scrape_seconds: float
     """How often the server scrapes."""
+    spoke_for_others: frozenset[str] = frozenset()
+    """Namespaces whose targets spoke for another one's pools or brokers, and were not believed."""
 
 
 class _Reader(Protocol[Known_co]):
@@ -58,6 +70,19 @@ class _Reader(Protocol[Known_co]):
 
     def result(self) -> Known_co:
         """What all of them say together."""
+
+
+class _Counts:
+    """Takes a number for each namespace."""
+
+    def __init__(self, counts: dict[str, int]) -> None:
+        self._counts = counts
+
+    def take(self, series: Series) -> None:
+        self._counts[series.labels.get("namespace", "")] = int(series.value)
+
+    def result(self) -> None:
+        """All are taken."""
 
 
 class Poller:
@@ -76,6 +101,7 @@ class Poller:
         self._workers_of = workers_of
         self._tick_seconds = tick_seconds
         self._crowded = Crowded(time.monotonic)
+        self._own = OwnQueries(self._own_depths, tick_seconds)
 
     def server_of(self, pool: GreenWorkerPool) -> str:
         """The name of the server that a pool refers to. All that the configuration does not name are one: a pool may
@@ -91,16 +117,21 @@ class Poller:
     async def ask(self, server: str, pools: Collection[GreenWorkerPool]) -> Answers:
         """What a server says of these pools, which are all that refer to it."""
         by_source = {source_of(pool): pool for pool in pools}
+        own = {name: pool for name, pool in by_source.items() if pool.spec.scaling.prometheus.query}
+        shared = {name: pool for name, pool in by_source.items() if name not in own}
+        self._own.ask(server, own)
         workers, dead, found = await asyncio.gather(
             self._workers(server, pools),
             self._dead_letters(server, pools, asked=sources.GREENFLEET not in by_source),
-            asyncio.gather(*(self._depths(server, name, pools, pool) for name, pool in by_source.items())),
+            asyncio.gather(*(self._depths(server, name, pools, pool) for name, pool in shared.items())),
         )
-        depths = dict(zip(by_source, found, strict=True))
+        depths = dict(zip(shared, found, strict=True)) | await self._own.answers(server)
         crowded = {name: self._crowded.of(server, name) for name in (WORKERS, *by_source)}
-        own = depths.get(sources.GREENFLEET)
-        dead_letters = own.dead_letters if isinstance(own, Depths) else dead
-        return Answers(server, depths, workers, dead_letters, crowded, self._scrape_seconds(server))
+        named = depths.get(sources.GREENFLEET)
+        dead_letters = named.dead_letters if isinstance(named, Depths) else dead
+        known = [answer for answer in (workers, *depths.values()) if isinstance(answer, Depths | Workers)]
+        intruders = frozenset[str]().union(*(answer.spoke_for_others for answer in known))
+        return Answers(server, depths, workers, dead_letters, crowded, self._scrape_seconds(server), intruders)
 
     async def waiting(self, server: str, pools: Iterable[GreenWorkerPool]) -> frozenset[tuple[str, str, str]]:
         """(source, scope, queue) wherever something waits. An answer that does not come is the next round's
@@ -161,6 +192,13 @@ class Poller:
             server, name, pools, expression, lambda: DepthReader(query, verify_namespace=verify)
         )
 
+    async def _own_depths(self, server: str, pool: GreenWorkerPool) -> Depths | QueryError | None:
+        """What the query says that a pool brought itself."""
+        query = self._depth_query(pool)
+        if query is None:
+            return None
+        return await self._read(server, query.expression, DepthReader(query, verify_namespace=False))
+
     async def _isolated(
         self,
         server: str,
@@ -169,18 +207,42 @@ class Poller:
         expression: Callable[[frozenset[str]], str],
         reader: Callable[[], _Reader[Known_co]],
     ) -> Known_co | QueryError:
-        """One answer, if need be without the namespaces that make it too large."""
+        """One answer, if need be without the namespaces that make it too large, or too late."""
+        expected = self._expected(name, pools)
+        blamed: frozenset[str] = frozenset()
+        """Left out because it was late."""
         for _ in range(CROWDED_AT_ONCE):
             without = self._crowded.of(server, name)
             answer = await self._read(server, expression(without), reader())
-            if not isinstance(answer, AnswerTooLargeError):
+            if isinstance(answer, AnswerTooLargeError):
+                found = _can_be_left_out({to_leave_out(answer.sizes, expected) or answer.namespace})
+            elif not isinstance(answer, LateAnswerError):
                 return answer
-            namespace = to_leave_out(answer.sizes, self._expected(name, pools)) or answer.namespace
-            if not sources.can_leave_out(namespace):
+            elif blamed:  # without them too: it was not due to them
+                self._crowded.remove(server, name, blamed)
                 return answer
-            _log.warning("Prometheus %r, %s: left out %s for a while: %s", server, name, namespace, answer.message)
-            self._crowded.add(server, name, namespace)
+            else:
+                late_for = await self._late_for(server, answer, expression(without), expected)
+                found = blamed = _can_be_left_out(late_for)
+            if not found:
+                return answer
+            for namespace in found:
+                _log.warning("Prometheus %r, %s: left out %s for a while: %s", server, name, namespace, answer.message)
+                self._crowded.add(server, name, namespace)
         return answer
+
+    async def _late_for(
+        self, server: str, answer: LateAnswerError, expression: str, expected: Mapping[str, int]
+    ) -> frozenset[str]:
+        """The namespaces for whose series an answer did not come in time; none if it is the server's doing. What has
+        come of the answer tells, or how many series there are, which is asked for once.
+        """
+        found = too_many_for_their_number(answer.sizes, expected, USUAL_CHARACTERS)
+        if found:
+            return found
+        counts: dict[str, int] = {}
+        failed = await self._read(server, sources.series_count(expression), _Counts(counts))
+        return frozenset() if failed else too_many_for_their_number(counts, expected, USUAL_SERIES)
 
     def _expected(self, name: str, pools: Iterable[GreenWorkerPool]) -> Mapping[str, int]:
         """How much of an answer is to be expected of each namespace: workers of its pools, or their queues."""
@@ -222,10 +284,14 @@ class Poller:
         return sources.selected_depth(source, window_seconds, without) if source else None
 
 
+def _can_be_left_out(namespaces: Iterable[str]) -> frozenset[str]:
+    return frozenset(filter(sources.can_leave_out, namespaces))
+
+
 def source_of(pool: GreenWorkerPool) -> str:
     """Where a pool's depths are found in `Answers.depths`."""
     reference = pool.spec.scaling.prometheus
-    return f"query:{reference.query}" if reference.query else reference.source
+    return f"query:{pool.namespace}:{reference.query}" if reference.query else reference.source
 
 
 def scopes_of(pool: GreenWorkerPool) -> tuple[str, ...]:

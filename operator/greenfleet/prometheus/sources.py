@@ -106,6 +106,11 @@ def workers(window_seconds: float, without: Collection[str] = ()) -> str:
     return _range(_named(WORKER_PARTS, "pool!=''"), window_seconds, without)
 
 
+def series_count(expression: str) -> str:
+    """How many series of each namespace an expression of `_range` yields: a small answer, whatever pods export."""
+    return f"count by (namespace) (last_over_time({expression}))"
+
+
 def custom_query(query: str) -> DepthQuery:
     """A pool's own PromQL: its value now. Its age cannot be asked for, so that it counts as of the time of
     evaluation.

@@ -45,6 +45,8 @@ class Findings:
     """Dead letters by queue, as the exporter last reported."""
     dead_tasks: frozenset[str] = frozenset()
     """Tasks that workers have moved there."""
+    speaks_for_others: bool = False
+    """Whether pods of the pool's namespace export series about pools or brokers of other namespaces."""
 
     def add_workers(self, role: Role, workers: Iterable[Worker], now: float) -> None:
         """Adds what the workers of a role report. *now* is Unix time."""
@@ -67,6 +69,11 @@ class Findings:
         known = self.dead_tasks | frozenset(tasks) if self.dead_letters else frozenset()
         self.dead_tasks = frozenset(sorted(known)[:DEAD_TASKS])
         return (self.dead_letters, self.dead_tasks) != before
+
+    def set_speaks_for_others(self, speaks: bool) -> bool:
+        """True if it is news."""
+        before, self.speaks_for_others = self.speaks_for_others, speaks
+        return before != speaks
 
     def forget_counters(self) -> None:
         """For a new leader: what was counted in between is not known."""

@@ -59,6 +59,8 @@ class Stage:
         self.api, self.prometheus, self.nursery = api, prometheus, nursery
         self.load: dict[tuple[str, str], int] = {}
         """Messages by (namespace, queue): what the exporters say of it."""
+        self.hostile: dict[str, Callable[[str], str]] = {}
+        """By namespace: what its pods export in place of what they would (`exposition`)."""
         self.namespaces: set[str] = set()
         """Those of living lives: the stand-in for kubelet looks after their pods."""
         self.chronicle = Chronicle(api)
@@ -78,6 +80,9 @@ class Stage:
 
     def exposition(self, namespace: str, pod: str) -> str:
         """What a pod exports."""
+        return self.hostile.get(namespace, str)(self._honest(namespace, pod))
+
+    def _honest(self, namespace: str, pod: str) -> str:
         found = self._pods.get(f"{namespace}/{pod}")
         if found is None:
             return ""
@@ -266,6 +271,8 @@ class Replica:
         self.judge: Callable[[Seen], Any] = lambda seen: None
         """Asked about each request, in the proxy's thread."""
         self.starts = 0
+        self.pid = 0
+        """Of the process that was started last."""
         self._process: int | None = None
         self.configure(**settings)
 
@@ -289,8 +296,8 @@ class Replica:
         """Does not wait until it is ready."""
         arguments = ["operator", "--config", str(self.config), "--kubeconfig", str(self.proxy.kubeconfig)]
         environment = {"POD_NAME": self.name, "POD_NAMESPACE": self.namespace.name}
-        pid = self.stage.nursery.start([*arguments, "--port", str(self.port)], environment, self.log)
-        self._process = _pidfd(pid)
+        self.pid = self.stage.nursery.start([*arguments, "--port", str(self.port)], environment, self.log)
+        self._process = _pidfd(self.pid)
         self.starts += 1
 
     def send(self, number: signal.Signals) -> None:

@@ -59,12 +59,14 @@ def test_another_namespaces_target_cannot_speak_for_a_broker() -> None:
     found = depths(depth("ready", 0, namespace="evil"))
     assert not found.queues
     assert found.namespace_mismatch == {"shop"}, "whoever it spoke for can see it"
+    assert found.spoke_for_others == {"evil"}, "and so can who did it"
 
 
 def test_a_target_without_a_namespace_label_is_not_believed() -> None:
     found = depths(depth("ready", 0, namespace=None))
     assert not found.queues
     assert found.namespace_mismatch == {"shop"}
+    assert not found.spoke_for_others, "nobody is in that namespace"
 
 
 def test_a_namespace_is_compared_as_a_whole() -> None:
@@ -225,6 +227,7 @@ def test_another_namespaces_pod_cannot_speak_for_a_pool() -> None:
     found = read_workers(alive(namespace="evil"), verify_namespace=True)
     assert not found.by_fleet
     assert found.namespace_mismatch == {"shop"}
+    assert found.spoke_for_others == {"evil"}
 
 
 def test_eventlet_and_prefork_workers_are_kept_apart() -> None:

@@ -449,3 +449,14 @@ def test_a_paused_rollout_is_named_only_while_it_keeps_workers_from_being_replac
         deployment = {"metadata": {"generation": 3}, "spec": {"replicas": 2, "paused": True}, "status": status}
         found = compute(reconciled(decision()), dataclasses.replace(WELL, deployment=deployment))
         assert conditions(found)["Reconciling"]["reason"] == reason
+
+
+def test_a_pool_whose_namespace_speaks_for_others_says_so_names_nobody_and_goes_on() -> None:
+    found = reconciled()
+    assert found.findings.set_speaks_for_others(True)
+    assert not found.findings.set_speaks_for_others(True), "no news"
+    said = conditions(compute(found, WELL))
+    assert (said["MetricsAvailable"]["status"], said["MetricsAvailable"]["reason"]) == ("True", "ForeignSeries")
+    assert said["ScalingActive"]["status"] == "True"
+    found.fleet(Role.EVENTLET).decision = decision(metrics_issues=(Problem(MetricsIssue.STALE, "old"),))
+    assert conditions(compute(found, WELL))["MetricsAvailable"]["reason"] == "StaleSample", "what stops it comes first"

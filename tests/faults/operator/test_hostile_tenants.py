@@ -1,0 +1,37 @@
+"""A hostile tenant costs nobody else a decision, and the operator no more memory than it has; and its own pool says so.
+
+`pytest -s` prints a JSON line for each kind of attack.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import pytest
+
+from tests.faults.operator.hostile import KINDS, Neighbours, broken
+from tests.faults.operator.stage import Stage
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def neighbours(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Neighbours]:
+    made = Neighbours(stage, tmp_path_factory.mktemp("neighbours"))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hostile_tenant_delays_no_neighbours_decision_and_its_pool_says_what_it_does(
+    neighbours: Neighbours, kind: str
+) -> None:
+    attack = KINDS[kind](neighbours.honest.name, neighbours.hostile.name)
+    result = neighbours.under(attack, calm_seconds=neighbours.decisions())
+    print(json.dumps(asdict(result)), flush=True)
+    assert not broken(result, attack), neighbours.operator.log.read_text()[-4000:]

@@ -26,13 +26,14 @@ UNSETTLED_SECONDS = 2.0
 the worker did.
 """
 
-
 PUBLISHES_LAST = ("chain", "chord", "retry")
-"""Kinds of tasks that publish something after their author's last line."""
+"""Kinds of tasks that publish something after their author's last line: the next task of the chain, the body of the
+chord, the retry.
+"""
 
 PUBLISHING_SECONDS = 60.0
-"""The same for a task at whose end the next one of its chain, or its chord's body, is published: so long that may be
-tried again (`task_publish_retry_policy` of the workers).
+"""In place of `UNSETTLED_SECONDS` for these kinds: so long their worker may try to publish before it settles the
+message (`task_publish_retry_policy` of the workers).
 """
 
 

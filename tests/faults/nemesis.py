@@ -1,6 +1,8 @@
 """What goes wrong: each kind of disruption is a method that does it, waits, and undoes it.
 
-The order is drawn from a seed; every disruption is written down with its target and its interval.
+The order is drawn from a seed; every disruption is written down with its target and its interval, and with what it may
+do to messages (`history.Disruption`). To add a kind: a method `_NAME` here, its name in `Nemesis.kinds` for the brokers
+that have it, and in `_BROKER_AWAY` if who publishes meanwhile may not know whether the broker has the message.
 """
 
 # mypy: disable-error-code="no-untyped-call,attr-defined"
@@ -25,7 +27,6 @@ from tests.integration.worker.harness import Producer, RabbitMQ, Redis, Relay, S
 
 FROZEN_SECONDS = 24.0
 """Longer than the 20 s after which a worker on Redis counts as dead."""
-
 
 LOST_SECONDS = 1.0
 """Both sides of a connection know so soon that it is lost."""

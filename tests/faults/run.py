@@ -1,4 +1,5 @@
-"""One run: a fleet, a workload and a nemesis on one broker; the last line is one JSON object.
+"""One run: a fleet (`fleet`), a workload (`workload`) and a nemesis (`nemesis`) on one broker, and the verdict on what
+became of each task (`history`). The last line is one JSON object.
 
     python -m tests.faults.run --broker redis --seed 7 --seconds 70
 
@@ -45,7 +46,6 @@ LATE_SECONDS = 120.0
 """So much longer the run goes on while something is owed: a machine that others use as well is slow. Then what is not
 done is lost.
 """
-
 
 KINDS = {"cluster": "quorum"}
 """The kind of the queue, where the broker is not named after it."""

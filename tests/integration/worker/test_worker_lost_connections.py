@@ -180,7 +180,7 @@ def test_a_companions_lost_connection_is_never_replaced_without_a_word(rabbit_se
         closing = Thread(target=rabbit_server.close_connections)
         closing.start()
         with pytest.raises(connection.connection_errors):
-            connection.drain_events(timeout=30)
+            connection.drain_events(timeout=180)
         closing.join()
         uses: list[Callable[[], object]] = [
             lambda: connection.drain_events(timeout=1),

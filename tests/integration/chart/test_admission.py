@@ -13,9 +13,11 @@ import pytest
 import urllib3
 import yaml
 
-from greenfleet.manifests import children_of_pool
+from greenfleet.manifests import Monitoring, children_of_pool
 from tests.integration.chart.conftest import CRD, Release
 from tests.integration.operator.harness import (
+    DEFINITIONS,
+    POD_MONITORS,
     RESTRICTED,
     Api,
     Namespace,
@@ -40,14 +42,27 @@ def ruled(chart_api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     namespace = Namespace(chart_api, fresh_name("ruled"))
     home = tmp_path_factory.mktemp("helm")
     release = Release(Path(cluster("program", "helm")), namespace, "greenfleet", home)
+    chart_api.create(DEFINITIONS, POD_MONITORS)
+    eventually(lambda: _is_served(namespace, "podmonitors"), "PodMonitors are served")
     prefixes = {namespace.name: ["shop.", "shared:"], **RULES["queuePrefixes"]}  # type: ignore[dict-item]
-    release.install(admissionPolicy={"enabled": True, **RULES, "queuePrefixes": prefixes})
+    release.install(
+        admissionPolicy={"enabled": True, **RULES, "queuePrefixes": prefixes},
+        metrics={"podMonitor": {"enabled": True, "perPool": True}},
+    )
     release.crd_is_served()
     eventually(lambda: _refused(namespace, image="elsewhere.example/x"), "the policy is in force")
     yield release
     release.uninstall()
     chart_api.delete(CRD)
+    chart_api.delete(f"{DEFINITIONS}/{POD_MONITORS['metadata']['name']}")
     eventually(lambda: chart_api.find(CRD) is None, "the CRD is gone", 60)
+
+
+def _is_served(namespace: Namespace, kind: str) -> bool:
+    try:
+        return namespace.api.find(namespace.path(kind)) is not None
+    except Refused:  # 429: storage is (re)initializing
+        return False
 
 
 def _refused(namespace: Namespace, **spec: Any) -> str:
@@ -143,7 +158,8 @@ def operators(ruled: Release) -> Account:
 def children(namespace: Namespace) -> dict[str, Object]:
     """What the operator makes for a pool with everything, by kind."""
     spec = pool(prefork={}, network={"egress": [{"to": [{"podSelector": {}}]}]})
-    found = {child.kind: copy.deepcopy(child.manifest) for child in children_of_pool(spec, "worker:1", "IfNotPresent")}
+    made = children_of_pool(spec, "worker:1", "IfNotPresent", monitoring=Monitoring("2s"))
+    found = {child.kind: copy.deepcopy(child.manifest) for child in made}
     for manifest in found.values():
         manifest["metadata"]["namespace"] = namespace.name
     return found
@@ -154,6 +170,7 @@ COLLECTIONS = {
     "ConfigMap": "configmaps",
     "NetworkPolicy": "networkpolicies",
     "PodDisruptionBudget": "poddisruptionbudgets",
+    "PodMonitor": "podmonitors",
 }
 
 

@@ -12,7 +12,16 @@ from celery import Celery
 
 from greenfleet.manifests import names
 from tests.integration.operator.conftest import World, WorldMaker
-from tests.integration.operator.harness import Kubelet, Namespace, Object, eventually, kubectl, only_exporters
+from tests.integration.operator.harness import (
+    DEFINITIONS,
+    POD_MONITORS,
+    Kubelet,
+    Namespace,
+    Object,
+    eventually,
+    kubectl,
+    only_exporters,
+)
 from tests.integration.operator.test_loop import Hub
 
 EGRESS = {"egress": [{"to": [{"ipBlock": {"cidr": "198.18.0.0/15"}}], "ports": [{"port": 6379}]}]}
@@ -232,26 +241,7 @@ def test_pod_monitors_appear_when_the_cluster_learns_what_they_are(world: World)
     world.operator(podMonitors={"enabled": True, "labels": {"release": "kps"}}).start()
     shop.apply_pool("watched")
     shop.await_condition("watched", "Ready", "True")
-    definition = {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": "podmonitors.monitoring.coreos.com"},
-        "spec": {
-            "group": "monitoring.coreos.com",
-            "scope": "Namespaced",
-            "names": {"kind": "PodMonitor", "plural": "podmonitors", "singular": "podmonitor"},
-            "versions": [
-                {
-                    "name": "v1",
-                    "served": True,
-                    "storage": True,
-                    "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
-                }
-            ],
-        },
-    }
-    definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-    shop.api.create(definitions, definition)
+    shop.api.create(DEFINITIONS, POD_MONITORS)
     try:
         for name in ("watched-greenfleet", EXPORTER):
             found = eventually(lambda name=name: shop.find("podmonitors", name), f"the PodMonitor {name}", 40)
@@ -262,7 +252,7 @@ def test_pod_monitors_appear_when_the_cluster_learns_what_they_are(world: World)
         eventually(lambda: shop.find("podmonitors", "watched-greenfleet"), "it is back", 20)
         shop.await_condition("watched", "Ready", "True")
     finally:
-        shop.api.delete(f"{definitions}/podmonitors.monitoring.coreos.com")
+        shop.api.delete(f"{DEFINITIONS}/{POD_MONITORS['metadata']['name']}")
 
 
 @pytest.mark.slow

@@ -97,7 +97,6 @@ class Reconciler:
             defaults=self._pod_defaults,
             agent_pull_secrets=image.image_pull_secrets,
         )
-        waits = False
         try:
             if (
                 taken := await self._applier.taken(
@@ -106,19 +105,9 @@ class Reconciler:
             ) is not None:
                 state.refused, state.refusals = taken_from_pool(*taken, pool), state.refusals + 1
                 return taken_seconds(state.refusals)
-            if self._lacks_any(pool, children):
-                # It is new, or on its way out and told of late: an operator that has just started may know less than it
-                # sees.
-                state.drifted = True
-                if await self._is_deleting(record, pool):
-                    return None
-            for child in children:
-                if child.is_deployment:
-                    waits |= not await self._apply_fleet(record, pool, child)
-                elif child.kind == "ConfigMap":
-                    await self._apply_config(state, child)
-                else:
-                    await self._applier.apply(child)
+            waits = await self._apply_all(record, pool, children)
+            if waits is None:
+                return None
         except InvalidError as error:
             text = f"the API server refused an object of this pool: {error}: correct the spec"
             state.refused, state.refusals = StalledReason("Refused", text), state.refusals + 1
@@ -131,6 +120,29 @@ class Reconciler:
             await self._warn(pool)
         state.generation = pool.generation
         return _TURN_SECONDS if waits else None
+
+    async def _apply_all(self, record: Record, pool: GreenWorkerPool, children: Iterable[Child]) -> bool | None:
+        """Whether a fleet has to wait for another one; None if the pool goes. That is asked before each child that is
+        written after one has changed: an owner that is put back takes the child along.
+        """
+        if self._lacks_any(pool, children):
+            # It is new, or on its way out and told of late: an operator that has just started may know less than it
+            # sees.
+            record.reconciliation.drifted = True
+        waits = False
+        for child in children:
+            if await self._is_deleting(record, pool):
+                return None
+            if child.is_deployment:
+                applied = await self._apply_fleet(record, pool, child)
+                if applied is None:
+                    return None
+                waits |= not applied
+            elif child.kind == "ConfigMap":
+                await self._apply_config(record.reconciliation, child)
+            else:
+                await self._applier.apply(child)
+        return waits
 
     def note_drift(self, record: Record) -> None:
         """A child of the pool changed, or disappeared."""
@@ -222,13 +234,13 @@ class Reconciler:
         """A write has found another ConfigMap than the pool's, or none."""
         record.reconciliation.config_uid = None
 
-    async def _apply_fleet(self, record: Record, pool: GreenWorkerPool, child: Child) -> bool:
+    async def _apply_fleet(self, record: Record, pool: GreenWorkerPool, child: Child) -> bool | None:
         """Applies a fleet's Deployment. False if it has to wait until another fleet has taken an upgraded operator's
-        template.
+        template, None if the pool goes.
         """
         for _ in range(_ATTEMPTS):
             if await self._is_deleting(record, pool):
-                return True
+                return None
             live = await self._applier.find(child)
             if record.reconciliation.drifted:
                 continue  # what was seen is younger than the answer

@@ -43,13 +43,16 @@ def children(shop: Namespace, pool: str) -> dict[str, str]:
     }
 
 
-def reconcile_as_remembered(shop: Namespace, body: Object) -> None:
-    """What an operator does that starts now and has been told of this pool as it was."""
+def reconcile_as_remembered(shop: Namespace, body: Object, meanwhile: Callable[[], object] | None = None) -> None:
+    """What an operator does that starts now and has been told of this pool as it was. *meanwhile* happens after its
+    first write, and it goes on when it has seen a child change.
+    """
 
     async def run() -> None:
         client = await connect(str(shop.api.kubeconfig), write_seconds=lambda: 10.0)
         nothing: Callable[..., None] = lambda *_: None  # noqa: E731
-        view = ClusterCache(client, [shop.name], nothing, nothing)
+        seen = asyncio.Event()
+        view = ClusterCache(client, [shop.name], lambda *_: seen.set(), nothing)
         watching = [asyncio.create_task(reflector.run()) for reflector in view.reflectors]
         try:
             while not view.is_synced:  # noqa: ASYNC110 - several Events
@@ -60,6 +63,19 @@ def reconcile_as_remembered(shop: Namespace, body: Object) -> None:
             reconciler = Reconciler(
                 client, registry, view, events, Applier(client, view), image=WorkerImage(), monitors=monitors
             )
+            if meanwhile is not None:
+                apply = client.apply
+
+                async def apply_first(*arguments: Any, **options: Any) -> Object:
+                    found = await apply(*arguments, **options)
+                    client.apply = apply  # type: ignore[method-assign]
+                    seen.clear()
+                    await asyncio.to_thread(meanwhile)
+                    await seen.wait()
+                    reconciler.note_drift(record)
+                    return found
+
+                client.apply = apply_first  # type: ignore[method-assign]
             await reconciler.reconcile_pool(record)
         finally:
             for task in watching:
@@ -82,6 +98,21 @@ def test_a_pool_that_has_gone_is_not_made_again_and_its_orphans_stay(world: Worl
     left = children(shop, name)
     reconcile_as_remembered(shop, body)
     assert children(shop, name) == left
+
+
+def test_a_pool_that_goes_while_it_is_reconciled_gets_back_no_owner(world: World) -> None:
+    """The collector deletes whatever has the uid of a pool that is gone as its owner."""
+    shop = world.namespace
+    body: Any = shop.apply_pool("leaves", network=EGRESS, replicas={"min": 1})
+    reconcile_as_remembered(shop, body)
+    uids = {kind: one.split("[")[0] for kind, one in children(shop, "leaves").items()}
+
+    def leave() -> None:
+        shop.api.delete(shop.path("greenworkerpools", "leaves"), propagationPolicy="Orphan")
+        eventually(lambda: shop.find("greenworkerpools", "leaves") is None, "the pool is gone", 60)
+
+    reconcile_as_remembered(shop, body, leave)
+    assert children(shop, "leaves") == {kind: f"{uid.removesuffix('None')}None" for kind, uid in uids.items()}
 
 
 @pytest.mark.parametrize("missing", ["configmaps", "networkpolicies", "deployments", "poddisruptionbudgets"])

@@ -40,7 +40,8 @@ CELERIES = {
 }
 """Versions of Celery that the worker is tested with, and what else they are tested with; see `tools.worker_matrix`."""
 TESTING = (
-    "eventlet", "hypothesis", "prometheus-client", "pytest", "pytest-rerunfailures", "pytest-timeout", "pytest-xdist",
+    "eventlet", "hypothesis", "pip", "prometheus-client",
+    "pytest", "pytest-rerunfailures", "pytest-timeout", "pytest-xdist",
 )  # fmt: skip
 OPTIONS = (
     "--universal",

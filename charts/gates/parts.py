@@ -73,9 +73,11 @@ def python_tool(lock: Path) -> Path:
     if not target.exists():
         draft = target.with_name(f"{target.name}.{os.getpid()}")
         print(f"  … installing {lock.name} into its own environment, once for this version of it", file=sys.stderr)
-        run([sys.executable, "-m", "venv", draft])
+        run(
+            [sys.executable, "-m", "venv", "--without-pip", draft]
+        )  # Debian's Pythons of other versions have no ensurepip
         install = ["install", "--quiet", "--disable-pip-version-check", "--require-hashes", "--requirement", str(lock)]
-        run([draft / "bin" / "python", "-m", "pip", *install])
+        run([sys.executable, "-m", "pip", "--python", draft / "bin" / "python", *install])
         if target.exists():  # somebody else was faster
             shutil.rmtree(draft)
         else:

@@ -33,7 +33,7 @@ from tools.interpreters import find_or_make  # noqa: E402
 OUT = ROOT / "out" / "matrix"
 RESULTS = ROOT / "out" / "matrix.json"
 PAGE = ROOT / "docs" / "compatibility.md"
-ELSEWHERE = ("versions", "examples", "frameworks", "neighbours")
+ELSEWHERE = ("versions", "examples", "frameworks", "neighbours", "env_from")
 """Tests that bring environments of their own, or need the operator's packages."""
 SUITES = (
     "tests/unit/worker", "tests/integration/worker",

@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 
 from greenfleet.api import GreenWorkerPool
-from greenfleet.autoscaling.model import MetricsIssue
 from greenfleet.prometheus.client import QueryError
 from greenfleet.prometheus.collect import Depths
 
@@ -26,7 +25,6 @@ _WAITS_TICKS = 0.1
 """So long a round waits for answers after all others are there: queries that are as quick as those are in time."""
 
 Answer = Depths | QueryError | None
-_NOT_YET = QueryError(MetricsIssue.NO_SAMPLE, "Prometheus has not yet answered the pool's own query.")
 
 
 class OwnQueries:
@@ -52,12 +50,11 @@ class OwnQueries:
         for name in under_way.keys() - queries.keys():
             under_way.pop(name).cancel()
         for name, pool in queries.items():
-            known.setdefault(name, _NOT_YET)
             if name not in under_way:
                 under_way[name] = asyncio.create_task(self._run(server, name, pool))
 
     async def answers(self, server: str) -> dict[str, Answer]:
-        """The last answer of each query: those that come within a moment included."""
+        """The last answer of each query that has had one: those that come within a moment included."""
         under_way = list(self._under_way[server].values())
         if under_way:
             await asyncio.wait(under_way, timeout=self._wait_seconds)
@@ -68,7 +65,7 @@ class OwnQueries:
         try:
             async with self._namespace_slots[server, pool.namespace], self._slots[server]:
                 answer = await self._ask_one(server, pool)
-            if name in self._answers[server]:
+            if self._under_way[server].get(name) is me:
                 self._answers[server][name] = answer
         finally:
             if self._under_way[server].get(name) is me:

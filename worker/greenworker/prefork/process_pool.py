@@ -2,7 +2,7 @@
 
 Up to 5.5 Celery forgets all that runs: nobody acknowledges it, and on Redis, where it stays the worker's own, its
 message is never settled. Up to 5.6 it forgets which processes are busy, and gives one of them the next task while
-others are idle; and the time limits of what runs are lost. From 5.7 on none of this changes anything.
+others are idle; and the time limits of what runs are lost. From 5.7 on Celery does this itself.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -38,21 +38,28 @@ class ProcessPool(AsynPool):  # type: ignore[misc]
                 self._limit_again(job, hub)
 
     def _limit_again(self, job: Any, hub: Any) -> None:
-        """What is left of *job*'s limits, or what was due meanwhile. As Celery does, the soft one arms the hard one."""
+        """What is left of *job*'s limits, in seconds. As Celery does, the soft one arms the hard one; 0 is no limit."""
         runs_for = monotonic() - job._time_accepted
-        soft, hard = (limit and max(limit - runs_for, 0.0) for limit in (job._soft_timeout, job._timeout))
-        if soft is not None and not hasattr(job, SOFT_LIMIT_IS_OVER):
+        soft, hard = (
+            limit and max(limit - runs_for, FIRST_READ_SECONDS) for limit in (job._soft_timeout, job._timeout)
+        )
+        if soft and not hasattr(job, SOFT_LIMIT_IS_OVER):
             self._tref_for_id[job._job] = hub.call_later(soft, self._on_soft_timeout, job._job, soft, hard, hub)
-        elif hard is not None:
+        elif hard:
             self._tref_for_id[job._job] = hub.call_later(hard, self._on_hard_timeout, job._job)
 
     def _on_soft_timeout(self, job: int, soft: float, hard: float | None, hub: Any) -> None:
         """*job* is its number. The limit is raised in the task, once."""
-        if job in self._cache:
-            setattr(self._cache[job], SOFT_LIMIT_IS_OVER, True)
+        running = self._cache.get(job)
+        if running is not None:
+            if hasattr(running, SOFT_LIMIT_IS_OVER):
+                return
+            setattr(running, SOFT_LIMIT_IS_OVER, True)
         super()._on_soft_timeout(job, soft, hard, hub)
 
 
+FIRST_READ_SECONDS = 1.0
+"""A limit that was due while the worker had no connection waits so long: the result may be in the pipe, unread."""
 SOFT_LIMIT_IS_OVER = "_soft_limit_is_over"
 """Attribute of a job."""
 

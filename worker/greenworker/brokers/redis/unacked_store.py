@@ -48,6 +48,9 @@ DEAD_AFTER_SECONDS = 20.0
 EVERYBODY_SECONDS = 1e9
 """Beats so far in the future are all there are."""
 
+LONGEST_LENGTH = 10
+"""Digits of a message's length in bytes; Redis keeps no value of more than 512 MB."""
+
 RENEW_SECONDS = 60.0
 """How often the visibility time-out of what is held starts anew, or a quarter of the time-out if that is less."""
 
@@ -458,7 +461,7 @@ class UnackedStore:
             arguments: list[Any] = ["head"]
             for tag, booked in zip(chunk, self._client.hmget(self.keys.unacked, chunk), strict=True):
                 length, _, key = entries[tag].partition(b":")
-                if not length.isdigit():
+                if not length.isdigit() or len(length) > LONGEST_LENGTH:
                     logger.warning("%s has an entry that no worker has written: %r", held_key, entries[tag][:100])
                     continue
                 payload = booked[1 : 1 + int(length)] if booked else b""

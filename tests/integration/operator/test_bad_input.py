@@ -514,8 +514,8 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         for argument, fix in {
             "-A other": "set app",
             "--app=other": "set app",
-            "-b redis://evil": "that Secret",
-            "--broker=redis://evil": "that Secret",
+            "-b redis://evil": "broker.urlFrom, or broker.transport",
+            "--broker=redis://evil": "broker.urlFrom, or broker.transport",
             "--result-backend redis://evil": "resultBackend.urlFrom",
             "-Q x": "set queues",
             "-Qx": "set queues",

@@ -44,7 +44,6 @@ class DecisionContext:
     """Workers that the load asks for, without the one that waits for the cooldown."""
     deferred: int
     """Workers that `rate` asks for beyond `need`: what waits can wait a little longer without them."""
-    down_window_seconds: float
 
     @property
     def current(self) -> int:

@@ -18,7 +18,7 @@ PARTS: Mapping[str, str] = {
     "full-downstream": "Stops growth in both dimensions while more running tasks bring no more throughput.",
     "backlog": "Takes no worker away while more than two seconds of work wait.",
     "long-tasks": "Takes no worker away that runs tasks which outlast a drain.",
-    "stabilization": "Scales in to the most workers of one start-up time; what is there when metrics begin counts "
+    "stabilization": "Scales in to the most workers that were needed lately; what is there when metrics begin counts "
     "as needed.",
     "thread-stabilization": "Lowers green threads to the most that were needed within the last minute.",
     "unbatched-cost": "Plans with the CPU per task of busy workers, not of messages that come one by one.",
@@ -42,11 +42,10 @@ class Tuning:
 
     # Three lengths of time
     scale_in_seconds: float = 10.0
-    """A short time: the least window of a scale-in."""
+    """A short time: the window of a scale-in."""
     long_seconds: float = 60.0
-    """A long time: the longest window of a scale-in, the window of green threads (an idle one costs some kilobytes),
-    the age at which a pod that is not Ready is no capacity on its way, and the first stop of growth that brought
-    nothing.
+    """A long time: the window of green threads (an idle one costs some kilobytes), the age at which a pod that is not
+    Ready is no capacity on its way, and the first stop of growth that brought nothing.
     """
     longest_seconds: float = 600.0
     """Such a stop is doubled each time up to this (as in TCP's retransmission). A pod that has no sample for longer

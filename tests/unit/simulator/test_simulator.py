@@ -392,6 +392,11 @@ def test_green_threads_never_grow_on_run_time_that_they_inflated_themselves() ->
     assert run.figures.runtime_inflation <= 1.3
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in TRACES.glob("*.json")))
+def test_no_known_trace_has_a_violated_second(name: str) -> None:
+    assert simulate(load(TRACES / f"{name}.json"), autoscaler_named("greenfleet"), 1).figures.violated_seconds == 0
+
+
 @pytest.mark.parametrize("over", [90, 120])
 @pytest.mark.parametrize("autoscaler", ["greenfleet", "greenfleet-learned"])
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])

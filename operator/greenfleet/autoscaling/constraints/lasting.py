@@ -56,7 +56,7 @@ def long_tasks(context: DecisionContext, recommended: int) -> Adjustment | None:
 
 def recent_need(context: DecisionContext, recommended: int) -> Adjustment | None:
     """Down to the most that was needed lately; what is there when metrics begin counts as needed."""
-    window = context.down_window_seconds
+    window = stabilization.down_window_seconds(context.spec, context.tuning)
     most = stabilization.first_within(context.state.high_needs, context.now, window)
     held = min(context.current, most.value) if most is not None else recommended
     if most is None or recommended >= held:

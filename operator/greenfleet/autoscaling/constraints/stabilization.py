@@ -22,16 +22,11 @@ def first_within(needs: tuple[Need, ...], now: float, seconds: float) -> Need | 
     return next((need for need in needs if need.at > now - seconds), None)
 
 
-def down_window_seconds(spec: ScalingSpec, startup_seconds: float, tuning: Tuning = DEFAULT) -> float:
-    """How far a scale-in looks back: the user's window, else one start-up within bounds, never less than three scrapes.
-
-    Who keeps a worker for as long as a new one takes to start never pays more than twice the best (the ski-rental
-    argument).
-    """
+def down_window_seconds(spec: ScalingSpec, tuning: Tuning = DEFAULT) -> float:
+    """How far a scale-in looks back: the user's window, else `scale_in_seconds`, never less than three scrapes."""
     if spec.scale_down.stabilization_window_seconds is not None:
         return float(spec.scale_down.stabilization_window_seconds)
-    within = min(tuning.long_seconds, max(tuning.scale_in_seconds, startup_seconds))
-    return tuning.lasting(within, spec.scrape_interval_seconds)
+    return tuning.lasting(tuning.scale_in_seconds, spec.scrape_interval_seconds)
 
 
 def up_window_seconds(spec: ScalingSpec) -> float:

@@ -28,10 +28,7 @@ def context_of(  # noqa: PLR0917
     at_once = for_rate_at_once(rate, fleet, worker) if tuning.uses("rate") else 0
     rate_workers = min(at_once, for_rate(spec, rate, observation.unstarted, fleet, worker, tuning))
     need = min(max(rate_workers, demand.workers if demand is not None else 0), 10 * max(1, spec.replicas_max))
-    window, up_window = (
-        stabilization.down_window_seconds(spec, worker.startup_seconds, tuning),
-        stabilization.up_window_seconds(spec),
-    )
+    window, up_window = stabilization.down_window_seconds(spec, tuning), stabilization.up_window_seconds(spec)
     above_one = need if need > 1 else 0  # the last worker goes by the cooldown alone
     state = replace(
         state,
@@ -52,7 +49,6 @@ def context_of(  # noqa: PLR0917
         rate_workers=rate_workers,
         need=need,
         deferred=max(0, at_once - need),
-        down_window_seconds=window,
     )
 
 

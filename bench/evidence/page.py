@@ -60,13 +60,13 @@ count the wait for the own core.
 
 def page(stores: dict[tuple[str, float], Store]) -> str:
     """The whole page from the runs of (set, scrape interval)."""
-    parts = [
-        INTRODUCTION,
-        f"The runs are of the code with the digest `{digest(rows.WHOLE)}` (`bench.evidence.store.digest`).\n",
+    sections = [
+        f"## {name}\n\nPrometheus scrapes every 2 s.\n\n{found}"
+        for name in rows.SETS
+        if (found := table.section(stores[name, 2.0], name, 2.0))
     ]
-    for name in rows.SETS:
-        if found := table.section(stores[name, 2.0], name, 2.0):
-            parts.append(f"## {name}\n\nPrometheus scrapes every 2 s.\n\n{found}")
+    code = f"the code with the digest `{digest(rows.WHOLE)}` (`bench.evidence.store.digest`)"
+    parts = [INTRODUCTION, f"The runs are of {code}.\n" if sections else f"No run is of {code} yet.\n", *sections]
     if scrapes := _scrapes(stores):
         parts.append(scrapes)
     if EARLIER.exists():

@@ -112,16 +112,17 @@ class PrometheusServer:
         await self.read(expression, found.append)
         return found
 
-    async def read(self, expression: str, take: Callable[[Series], None]) -> None:
+    async def read(self, expression: str, take: Callable[[Series], None], *, of_a_pool: bool = False) -> None:
         """Hands every series that `expression` yields now to `take`, one by one. Raises QueryError, after which nothing
-        that was taken counts.
+        that was taken counts. *of_a_pool*: a pool brought it; it says nothing about the scrape interval of all.
         """
         started = asyncio.get_running_loop().time()
         failure = ""
         newest = NewestSamples()
         try:
             await self._read(expression, _Answer(self.name, take, newest))
-            self.scrapes.observe(newest.result())
+            if not of_a_pool:
+                self.scrapes.observe(newest.result())
         except QueryError as error:
             failure = str(error.reason)
             raise

@@ -12,8 +12,9 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 
 from greenfleet.api import GreenWorkerPool
-from greenfleet.prometheus.client import QueryError
-from greenfleet.prometheus.collect import Depths
+from greenfleet.autoscaling.model import MetricsIssue
+from greenfleet.prometheus.client import QueryError, Series
+from greenfleet.prometheus.collect import DepthReader, Depths
 
 OF_NAMESPACE_AT_ONCE = 2
 """Queries of pools of one namespace that are under way at once at one server."""
@@ -25,6 +26,29 @@ _WAITS_TICKS = 0.1
 """So long a round waits for answers after all others are there: queries that are as quick as those are in time."""
 
 Answer = Depths | QueryError | None
+
+
+class OneSeries:
+    """Of a query that a pool brought, one number is wanted. More is refused at the second series, and never kept."""
+
+    def __init__(self, reader: DepthReader) -> None:
+        self._reader = reader
+        self._taken = False
+
+    def take(self, series: Series) -> None:
+        """Raises QueryError for the second."""
+        if self._taken:
+            raise QueryError(
+                MetricsIssue.BAD_ANSWER,
+                "The query of scaling.prometheus.query yields more than one series: write one expression whose sum is "
+                "the number of messages, without parentheses that end it early.",
+            )
+        self._taken = True
+        self._reader.take(series)
+
+    def result(self) -> Depths:
+        """What the reader made of it."""
+        return self._reader.result()
 
 
 class OwnQueries:

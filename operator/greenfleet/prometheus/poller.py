@@ -28,7 +28,7 @@ from greenfleet.prometheus.crowded import (
     to_leave_out,
     too_many_for_their_number,
 )
-from greenfleet.prometheus.own_queries import OwnQueries
+from greenfleet.prometheus.own_queries import OneSeries, OwnQueries
 from greenfleet.settings import Prometheus
 
 _log = logging.getLogger(__name__)
@@ -202,7 +202,8 @@ class Poller:
         query = self._depth_query(pool)
         if query is None:
             return None
-        return await self._read(server, query.expression, DepthReader(query, verify_namespace=False))
+        reader = OneSeries(DepthReader(query, verify_namespace=False))
+        return await self._read(server, query.expression, reader, of_a_pool=True)
 
     async def _isolated(
         self,
@@ -262,7 +263,9 @@ class Poller:
             found[pool.namespace] += self._workers_of(pool) if name == WORKERS else len(pool.spec.queues)
         return found
 
-    async def _read(self, server: str, expression: str, reader: _Reader[Known_co]) -> Known_co | QueryError:
+    async def _read(
+        self, server: str, expression: str, reader: _Reader[Known_co], *, of_a_pool: bool = False
+    ) -> Known_co | QueryError:
         found = self._servers.get(server)
         if found is None:
             return QueryError(
@@ -270,7 +273,7 @@ class Poller:
                 "The operator's configuration does not name the Prometheus server of scaling.prometheus.server.",
             )
         try:
-            await found.read(expression, reader.take)
+            await found.read(expression, reader.take, of_a_pool=of_a_pool)
             return reader.result()
         except QueryError as error:
             return error

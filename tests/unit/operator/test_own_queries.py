@@ -10,6 +10,7 @@ from aiohttp import web
 
 from greenfleet.api import GreenWorkerPool
 from greenfleet.api.pool import parse_pool
+from greenfleet.autoscaling.model import MetricsIssue
 from greenfleet.prometheus.client import PrometheusServer, QueryError
 from greenfleet.prometheus.collect import Depths
 from greenfleet.prometheus.own_queries import AT_ONCE, OF_NAMESPACE_AT_ONCE, Answer, OwnQueries
@@ -50,6 +51,29 @@ def test_a_slow_query_of_one_pool_delays_no_answer_for_the_others() -> None:
             slow.set()
             answers = await poller.ask("default", pools)
             assert isinstance(answers.depths[source_of(pools[0])], Depths), "it is taken when it is there"
+            await server.close()
+
+    asyncio.run(run())
+
+
+def test_a_query_that_yields_many_series_is_refused_and_nothing_of_it_is_kept() -> None:
+    """`x) or ({a!=""}` ends the sum early: each series would be kept for as long as the pool lives."""
+
+    async def handle(_: web.Request) -> web.Response:
+        result = [{"metric": {"queue": f"q{number}"}, "value": [100.0, "7"]} for number in range(1000)]
+        return web.json_response({"status": "success", "data": {"resultType": "vector", "result": result}})
+
+    async def run() -> None:
+        crafted = pool("evil", "crafted")
+        async with serving(handle) as url:
+            settings = Prometheus(servers={"default": Server(url=url)}, allow_query=True)
+            server = PrometheusServer("default", Server(url=url))
+            poller = Poller({"default": server}, settings, lambda _: 0, tick_seconds=10.0)
+            answers = await asyncio.wait_for(poller.ask("default", [crafted]), 10)
+            refused = answers.depths[source_of(crafted)]
+            assert isinstance(refused, QueryError)
+            assert refused.reason is MetricsIssue.BAD_ANSWER
+            assert "more than one series" in refused.message
             await server.close()
 
     asyncio.run(run())

@@ -1,5 +1,5 @@
-"""Namespaces that are left out of a common question, because their series made the answer too large for everybody.
-Pure.
+"""Namespaces that are left out of a common question, because their series made the answer too large, or
+too late, for everybody. Pure.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Asks the Prometheus servers about pools: two queries for each server and source, however many pools refer to them.
 
-One answer is for everybody. If a namespace makes it too large, that namespace is left out for a while, and it is asked
-again. An answer that does not come is a value, `QueryError`, with the reason that its pools will show. A query that a
-pool brings itself is asked beside them (`own_queries`).
+One answer is for everybody. If a namespace makes it too large or late, that namespace is left out for a while, and the
+question is asked again. An answer that does not come is a value, `QueryError`, with the reason that its pools will
+show. A query that a pool brings itself is asked beside them (`own_queries`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WORKERS = "the workers"
 _DEAD_LETTERS = "dead letters"
 _UNKNOWN_SERVER = ""
 CROWDED_AT_ONCE = 4
-"""How often one answer is asked for in one round, each time without the namespace that made it too large."""
+"""How often one answer is asked for in one round, each time without the namespaces that made it too large, or late."""
 
 
 @dataclass(frozen=True, slots=True)

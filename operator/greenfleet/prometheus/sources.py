@@ -1,8 +1,9 @@
 """The queries: one per (server, source) for the depth of all queues, one per server for all workers.
 
 Each is one range selector and nothing else: it yields raw series with their names and the times of their scrapes. No
-query sets a label, matches two vectors or aggregates, so no series that a pod exports can make it fail: Prometheus
-refuses such a query for everybody if one pod has two series that differ in nothing but a label that it sets.
+query for everybody sets a label, matches two vectors or aggregates (but for one count after a late answer), so no
+series that a pod exports can make it fail: Prometheus refuses such a query for everybody if one pod has two series that
+differ in nothing but a label that it sets.
 """
 
 from __future__ import annotations

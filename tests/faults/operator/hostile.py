@@ -25,6 +25,7 @@ import urllib3
 import yaml
 
 from greenfleet.prometheus.sources import DEPTH_PARTS, WORKER_PARTS
+from tests.faults.operator.life import SPEC
 from tests.faults.operator.stage import Replica, Stage, wait_until
 from tests.integration.operator.harness import REPOSITORY, Namespace, Object, eventually, fresh_name
 
@@ -38,14 +39,6 @@ HOSTILE_PODS = 10
 SERVER_SECONDS = 4.0
 """The operator's time-out for Prometheus, as in the chart."""
 SETTLES_SECONDS = 150.0
-
-_EGRESS = {"egress": [{"to": [{"ipBlock": {"cidr": "198.18.0.0/15"}}], "ports": [{"port": 6379}]}]}
-_SPEC: Object = {
-    "replicas": {"min": 0, "max": 3},
-    "greenThreads": {"min": 10, "max": 10, "start": 10},
-    "scaling": {"maxWait": "2s", "cooldown": "1s", "behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}},
-    "network": _EGRESS,
-}
 
 
 def never(page: str) -> str:
@@ -154,9 +147,9 @@ class Neighbours:
             namespace = self.hostile if pool == HOSTILE else self.honest
             stage.load[namespace.name, pool] = 0
             own = f'greenfleet_queue_messages_ready{{namespace="{self.honest.name}",queue="asks"}}'
-            scaling = {**_SPEC["scaling"], **({"prometheus": {"query": own}} if pool == "asks" else {})}
-            replicas = {"min": HOSTILE_PODS, "max": HOSTILE_PODS} if pool == HOSTILE else _SPEC["replicas"]
-            namespace.apply_pool(pool, **{**_SPEC, "scaling": scaling, "replicas": replicas})
+            scaling = {**SPEC["scaling"], **({"prometheus": {"query": own}} if pool == "asks" else {})}
+            replicas = {"min": HOSTILE_PODS, "max": HOSTILE_PODS} if pool == HOSTILE else SPEC["replicas"]
+            namespace.apply_pool(pool, **{**SPEC, "scaling": scaling, "replicas": replicas})
 
     def start(self) -> None:
         """Until all pools have complete knowledge."""
@@ -211,7 +204,7 @@ class Neighbours:
         self._stage.hostile[self.hostile.name] = attack.page
         self.queries.on = attack.slow_queries
         for name, spec in attack.specs.items():
-            self.hostile.apply_pool(name, **{**_SPEC, **spec, "queues": spec.get("queues", [name])})
+            self.hostile.apply_pool(name, **{**SPEC, **spec, "queues": spec.get("queues", [name])})
         took = max(self.decisions() for _ in range(rounds))
         said: list[Object] = []
 

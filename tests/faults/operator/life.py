@@ -39,12 +39,12 @@ SHORT_ROUTES = (
 """Together all steps, but each in half of the time."""
 _MAY_SHRINK = {"scale in", "remove prefork", "delete another", "delete with orphans", "delete"}
 
-_EGRESS = {"egress": [{"to": [{"ipBlock": {"cidr": "198.18.0.0/15"}}], "ports": [{"port": 6379}]}]}
-_SPEC: Object = {
+EGRESS = {"egress": [{"to": [{"ipBlock": {"cidr": "198.18.0.0/15"}}], "ports": [{"port": 6379}]}]}
+SPEC: Object = {
     "replicas": {"min": 0, "max": 3},
     "greenThreads": {"min": 10, "max": 10, "start": 10},
     "scaling": {"maxWait": "2s", "cooldown": "1s", "behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}},
-    "network": _EGRESS,
+    "network": EGRESS,
 }
 
 
@@ -280,7 +280,7 @@ class Life:
 
     def apply(self, name: str, **changes: Any) -> None:
         """Applies a pool with changes of its spec that stay; None takes a field out."""
-        spec = {**self._specs.get(name, _SPEC), **changes}
+        spec = {**self._specs.get(name, SPEC), **changes}
         self._specs[name] = {key: value for key, value in spec.items() if value is not None}
         self.namespace.apply_pool(name, **self._specs[name])
 

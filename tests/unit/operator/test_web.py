@@ -60,10 +60,8 @@ def test_nobody_is_ready_while_nobody_leads() -> None:
     assert readiness == 503
 
 
-def test_clients_that_send_a_byte_now_and_then_starve_no_probe() -> None:
-    """Each costs a connection and no thread, and none is refused for them."""
-    port = free_port()
-    server = WebServer(
+def healthy_server(port: int) -> WebServer:
+    return WebServer(
         registry=Registry(),
         metrics=OperatorMetrics(),
         ticked_at=time.monotonic,
@@ -72,6 +70,12 @@ def test_clients_that_send_a_byte_now_and_then_starve_no_probe() -> None:
         leads=lambda: True,
         port=port,
     )
+
+
+def test_clients_that_send_a_byte_now_and_then_starve_no_probe() -> None:
+    """Each costs a connection and no thread, and none is refused for them."""
+    port = free_port()
+    server = healthy_server(port)
 
     async def ask() -> list[int]:
         await server.start()
@@ -96,15 +100,7 @@ def test_clients_that_send_a_byte_now_and_then_starve_no_probe() -> None:
 def test_the_metrics_say_how_many_tasks_the_operator_has_and_can_be_asked_for_one_by_name() -> None:
     """As every exporter of the Python client: `name[]` spares a busy operator the series of all its pools."""
     port = free_port()
-    server = WebServer(
-        registry=Registry(),
-        metrics=OperatorMetrics(),
-        ticked_at=time.monotonic,
-        is_ready=lambda: True,
-        is_led=lambda: True,
-        leads=lambda: True,
-        port=port,
-    )
+    server = healthy_server(port)
 
     async def ask() -> tuple[str, str]:
         await server.start()

@@ -87,6 +87,8 @@ class Reconciler:
         state.conflict = self._registry.conflict(pool)
         if state.conflict is not None or await self._is_deleting(record, pool):
             return None
+        self.adopt_generation(record, pool)
+        state.begun = True
         image = self._image
         children = children_of_pool(
             pool,
@@ -149,9 +151,13 @@ class Reconciler:
         record.reconciliation.drifted = True
 
     def adopt_generation(self, record: Record, pool: GreenWorkerPool) -> None:
-        """After a restart: a pool whose Deployment was made from this very spec is as good as applied."""
+        """After a restart: a pool is as good as applied whose status says so of this very spec, and whose Deployment
+        is made from it.
+        """
         state = record.reconciliation
-        if state.generation is not None or state.stall is not None or self._registry.is_in_conflict(pool):
+        if state.begun or state.generation is not None or state.stall is not None:
+            return
+        if self._registry.is_in_conflict(pool) or not _was_applied(record, pool):
             return
         live = self._view.deployment(pool.namespace, names.fleet_name(pool.name, Role.EVENTLET))
         if live is None or not is_owned_by(live, pool):
@@ -323,6 +329,15 @@ class Reconciler:
             manifest["spec"]["replicas"] = pool.spec.replicas.min if _role(manifest) == Role.EVENTLET else 0
         elif not owns_replicas(live, AUTOSCALER):
             manifest["spec"]["replicas"] = live["spec"].get("replicas", 0)
+
+
+def _was_applied(record: Record, pool: GreenWorkerPool) -> bool:
+    """Whether the status says that all objects of this spec were applied. The Deployment alone does not show it: an
+    operator may have ended after it, and before the others.
+    """
+    said = {one["type"]: one for one in record.status.get("conditions") or ()}
+    condition = said.get("Reconciling", {})
+    return condition.get("observedGeneration") == pool.generation and condition["reason"] not in ("Applying", "Stalled")
 
 
 def _role(manifest: dict[str, Any]) -> str:

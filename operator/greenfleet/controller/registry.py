@@ -47,6 +47,8 @@ class Reconciliation:
     """Of these in a row."""
     generation: int | None = None
     """Generation whose objects were all applied by this replica."""
+    begun: bool = False
+    """Whether this replica has begun to apply the pool's objects: what is seen of them may be its own work since."""
     drifted: bool = False
     """A child changed since the last reconciliation, by somebody else's hand or our own."""
     config_uid: str | None = None

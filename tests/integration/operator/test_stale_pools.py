@@ -43,26 +43,36 @@ def children(shop: Namespace, pool: str) -> dict[str, str]:
     }
 
 
-def reconcile_as_remembered(shop: Namespace, body: Object, meanwhile: Callable[[], object] | None = None) -> None:
+def reconcile_as_remembered(
+    shop: Namespace, body: Object, meanwhile: Callable[[], object] | None = None, *, looks: bool = False
+) -> None:
     """What an operator does that starts now and has been told of this pool as it was. *meanwhile* happens after its
-    first write, and it goes on when it has seen a child change.
+    first write, and it goes on when it has seen a child change. *looks*: the scaling loop looks at the pool each time
+    a child changes.
     """
 
     async def run() -> None:
         client = await connect(str(shop.api.kubeconfig), write_seconds=lambda: 10.0)
         nothing: Callable[..., None] = lambda *_: None  # noqa: E731
         seen = asyncio.Event()
-        view = ClusterCache(client, [shop.name], lambda *_: seen.set(), nothing)
+
+        def changed(*_: object) -> None:
+            seen.set()
+            if looks and record is not None and record.pool is not None:
+                reconciler.adopt_generation(record, record.pool)
+
+        record = None
+        view = ClusterCache(client, [shop.name], changed, nothing)
         watching = [asyncio.create_task(reflector.run()) for reflector in view.reflectors]
         try:
             while not view.is_synced:  # noqa: ASYNC110 - several Events
                 await asyncio.sleep(0.05)
             registry = Registry()
-            record = registry.put(body)
             events, monitors = EventRecorder(client, "test"), PodMonitors(client, view, None, nothing)
             reconciler = Reconciler(
                 client, registry, view, events, Applier(client, view), image=WorkerImage(), monitors=monitors
             )
+            record = registry.put(body)
             if meanwhile is not None:
                 apply = client.apply
 
@@ -145,3 +155,27 @@ def test_a_pool_that_is_there_gets_back_what_it_has_lost(world: World) -> None:
     assert set(again) == set(whole)
     assert again["networkpolicies"] == whole["networkpolicies"]
     shop.delete_pool("stays", wait=False)
+
+
+@pytest.mark.parametrize("looks", [True, False], ids=["looked at meanwhile", "after a crash"])
+def test_what_a_spec_is_warned_of_is_said_though_its_deployment_was_seen_before(world: World, looks: bool) -> None:
+    """That Deployment says of which generation it is, and looks like one of a pool that was reconciled before a
+    restart.
+    """
+    shop, name = world.namespace, "warned-meanwhile" if looks else "warned-later"
+    body: Any = shop.apply_pool(name, manualReplicas=3)
+    if not looks:
+        spec = {field: value for field, value in body["spec"].items() if field != "manualReplicas"}
+        reconcile_as_remembered(shop, {**body, "spec": spec})
+        assert not shop.events(name, "ManualReplicasIgnored")
+    reconcile_as_remembered(shop, body, looks=True)
+    assert len(shop.events(name, "ManualReplicasIgnored")) == 1
+
+
+def test_a_pool_that_was_reconciled_before_a_restart_is_not_warned_again(world: World) -> None:
+    shop = world.namespace
+    body: Any = shop.apply_pool("warned-once", manualReplicas=3)
+    reconcile_as_remembered(shop, body)
+    condition = {"type": "Reconciling", "status": "False", "reason": "UpToDate", "observedGeneration": 1}
+    reconcile_as_remembered(shop, {**body, "status": {"conditions": [condition]}})
+    assert len(shop.events("warned-once", "ManualReplicasIgnored")) == 1

@@ -26,7 +26,9 @@ _log = logging.getLogger(__name__)
 
 _POOL, _EXPORTER, _DOUBT = "pool:", "exporter:", "doubt:"
 _INITIAL_LIST_SECONDS = 60.0
-"""How long the first list of pools and kopf's may differ: one that was deleted in between is never told of."""
+"""How long kopf may take to tell of the pools that there are."""
+_LIST_AGAIN_SECONDS = 2.0
+"""After that those that it has not told of are looked for again: one that goes before its own list is never told of."""
 _COMPARE_SECONDS = 15.0
 """The pools in memory are compared with a list so often: a watch that broke off or went silent may have missed a
 deletion or a creation.
@@ -150,11 +152,14 @@ class Controller:
         queues.
         """
         missing: set[str] | None = None
+        listed_at = float("-inf")
         deadline = time.monotonic() + _INITIAL_LIST_SECONDS
         while time.monotonic() < deadline and (missing is None or missing):
             try:
-                if missing is None:
-                    missing = {key for namespace in self._namespaces or (None,) for key in await self._list(namespace)}
+                if time.monotonic() - listed_at > _LIST_AGAIN_SECONDS:
+                    there = {key for namespace in self._namespaces or (None,) for key in await self._list(namespace)}
+                    missing = there if missing is None else missing & there
+                    listed_at = time.monotonic()
             except ApiError as error:
                 _log.warning("the pools cannot be listed, again in a second: %s", error)
             missing = missing and {key for key in missing if self._registry.get(key) is None}
@@ -165,7 +170,7 @@ class Controller:
         path = paths.collection(f"{GROUP}/{VERSION}", KIND, namespace)
         return {
             _key(item)
-            async for page in self._client.pages(path)
+            async for page in self._client.pages(path, metadata_only=True)
             for item in page.get("items") or ()
             if "deletionTimestamp" not in item["metadata"]
         }

@@ -24,8 +24,8 @@ from tests.integration.operator.harness import Namespace, Object, Refused, fresh
 
 QUIET_SECONDS = 10 * TICK_SECONDS
 LOOK_SECONDS = 0.3
-SETTLED_SECONDS = 60.0
-"""A step that has not come about by then never will."""
+SETTLED_SECONDS = 90.0
+"""A step that has not come about by then never will. The collector alone takes half a minute to learn of a resource."""
 
 STEPS = (
     "start", "create", "create another", "scale out", "update", "add prefork", "remove prefork", "upgrade",
@@ -227,7 +227,9 @@ class Life:
 
     def _settle(self, step: str, goal: Callable[[], bool]) -> None:
         if not self._while(lambda: not goal(), SETTLED_SECONDS):
-            self._now.broken.append(f"what the step is for never came about: {self.namespace.name}, {step}")
+            self._now.broken.append(
+                f"what the step is for never came about: {self.namespace.name}, {step}; {self._scene()}"
+            )
             return
 
         reached = monotonic()
@@ -245,6 +247,18 @@ class Life:
             if not self._while(lambda: not goal(), SETTLED_SECONDS):
                 self._now.broken.append(f"what the step is for came about and went, and never came again: {step}")
                 return
+
+    def _scene(self) -> str:
+        """For a person: what there is, who owns it, what the operator wrote last, and whom it knows."""
+        there = [
+            f"{item['metadata']['name']} {'goes' if 'deletionTimestamp' in item['metadata'] else 'stays'}"
+            f" {item['metadata'].get('finalizers', '')} of"
+            f" {[owner['name'] + '/' + owner['uid'] for owner in item['metadata'].get('ownerReferences') or ()]}"
+            for kind in ("greenworkerpools", "deployments", "configmaps", "networkpolicies", "poddisruptionbudgets")
+            for item in self.namespace.api.items(self.namespace.path(kind))
+        ]
+        writes = [_what(seen) for seen in self._written()[-5:]]
+        return f"there is {there}; last writes {writes}; in memory {self._in_memory()}"
 
     def _while(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Waits while it holds, and restarts who was killed; False when it still holds after so long."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import urllib.request
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,6 +18,15 @@ def world(make_world: WorldMaker) -> World:
     made = make_world("children", runs=only_exporters)
     made.operator().start()
     return made
+
+
+@pytest.fixture(autouse=True)
+def pools_end_with_their_test(world: World) -> Iterator[None]:
+    """Also those of a test that fails: it would take the last one along, for which nothing may be left."""
+    yield
+    shop = world.namespace
+    for pool in shop.api.items(shop.path("greenworkerpools")):
+        shop.delete_pool(pool["metadata"]["name"], wait=False)
 
 
 def exporters(world: World) -> list[Object]:
@@ -57,7 +67,6 @@ def test_the_children_appear_and_are_owned(world: World) -> None:
     )
     assert shop.pool("feeds")["status"]["observedGeneration"] == 1
     assert "finalizers" not in shop.pool("feeds")["metadata"]
-    shop.delete_pool("feeds", wait=False)
 
 
 def test_a_pool_that_has_its_broker_not_checked_is_warned_once_and_its_neighbours_stay_checked(world: World) -> None:
@@ -76,8 +85,6 @@ def test_a_pool_that_has_its_broker_not_checked_is_warned_once_and_its_neighbour
     shop.apply_pool("careful", queues=["careful"], broker=broker)
     eventually(lambda: not skips(), "the exporter that both share checks again", more=world.operators[0].tail)
     assert len(shop.events("trusting", "TlsNotVerified")) == 1
-    for pool in ("trusting", "careful"):
-        shop.delete_pool(pool, wait=False)
 
 
 def test_a_pool_that_joins_a_broker_is_measured_without_a_restart_of_the_exporter_and_without_a_gap(
@@ -119,8 +126,6 @@ def test_a_pool_that_joins_a_broker_is_measured_without_a_restart_of_the_exporte
     config = shop.find("configmaps", name)
     assert config is not None
     assert sorted(owner["name"] for owner in config["metadata"]["ownerReferences"]) == ["early", "late"]
-    for pool in ("early", "late"):
-        shop.delete_pool(pool, wait=False)
 
 
 def test_drift_is_repaired(world: World) -> None:
@@ -142,7 +147,6 @@ def test_drift_is_repaired(world: World) -> None:
     eventually(lambda: image() == "registry.example/hub:1", "the image is back", 15)
     shop.api.delete(path)
     eventually(lambda: shop.deployment("drift"), "the Deployment is back", 15)
-    shop.delete_pool("drift", wait=False)
 
 
 def test_a_change_of_the_image_reaches_the_workers_and_a_change_of_bounds_does_not_roll_them_out(world: World) -> None:
@@ -161,7 +165,6 @@ def test_a_change_of_the_image_reaches_the_workers_and_a_change_of_bounds_does_n
     assert template() == before
     shop.apply_pool("change", image="registry.example/hub:2")
     eventually(lambda: template()["spec"]["containers"][0]["image"] == "registry.example/hub:2", "the new image")
-    shop.delete_pool("change", wait=False)
 
 
 def test_a_companion_that_is_no_longer_wanted_is_removed(world: World) -> None:
@@ -173,7 +176,6 @@ def test_a_companion_that_is_no_longer_wanted_is_removed(world: World) -> None:
     eventually(lambda: shop.deployment("companion", "prefork") is None, "the companion is gone", 20)
     eventually(lambda: shop.find("poddisruptionbudgets", "companion-prefork") is None, "its budget is gone")
     assert shop.deployment("companion") is not None
-    shop.delete_pool("companion", wait=False)
 
 
 def test_an_exporter_that_no_pool_uses_any_more_goes_even_while_its_pool_stays(world: World) -> None:
@@ -188,7 +190,6 @@ def test_an_exporter_that_no_pool_uses_any_more_goes_even_while_its_pool_stays(w
     eventually(lambda: not shop.find("deployments", old), "the old exporter is gone")
     # The collector of a young cluster takes up to half a minute to learn of the resource.
     eventually(lambda: not shop.find("configmaps", old), "and its ConfigMap", 60)
-    shop.delete_pool("moves", wait=False)
 
 
 def test_deleting_with_orphans_leaves_the_workers_running_and_a_new_pool_adopts_them(world: World) -> None:
@@ -210,7 +211,6 @@ def test_deleting_with_orphans_leaves_the_workers_running_and_a_new_pool_adopts_
 
     eventually(lambda: owner() == again["metadata"]["uid"], "the new pool owns the Deployment")
     assert [one["metadata"]["uid"] for one in shop.pods("kept")] == [pod["metadata"]["uid"]]
-    shop.delete_pool("kept", wait=False)
 
 
 def test_replicas_are_handed_over_without_a_reset_to_one(world: World) -> None:
@@ -241,7 +241,6 @@ def test_replicas_are_handed_over_without_a_reset_to_one(world: World) -> None:
 
         eventually(settled, f"the autoscaler alone owns replicas with {image}")
     assert set(seen) == {3}
-    shop.delete_pool("handed", wait=False)
 
 
 def test_the_pods_are_admitted_under_pod_security_restricted(world: World) -> None:
@@ -252,7 +251,6 @@ def test_the_pods_are_admitted_under_pod_security_restricted(world: World) -> No
         shop.api.create(shop.path("pods"), {"metadata": {"name": "bad"}, "spec": {"containers": [privileged]}})
     shop.apply_pool("admitted", replicas={"min": 1, "max": 1}, prefork={"replicas": {"min": 1}})
     eventually(lambda: len(shop.pods("admitted")) == 2, "a worker of each kind")
-    shop.delete_pool("admitted", wait=False)
 
 
 def test_fields_of_the_pods_reach_a_real_cluster_with_a_quota(make_world: WorldMaker) -> None:

@@ -415,6 +415,22 @@ def test_no_exporter_is_touched_before_every_pool_is_known() -> None:
     asyncio.run(run())
 
 
+def test_a_pool_that_goes_before_it_was_told_of_holds_nobody_up() -> None:
+    """Between our list and kopf's own: nobody will ever tell of it."""
+    server = Listing(body("a"), body("b"))
+    controller = Controller(server, Registry(), OperatorMetrics())
+
+    async def run() -> None:
+        waiting = asyncio.create_task(controller._wait_for_initial_list())
+        controller.pool_changed(body("a"))
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        server.bodies = (body("a"), body("c"))
+        await asyncio.wait_for(waiting, 10)
+
+    asyncio.run(run())
+
+
 def test_the_resync_looks_at_what_runs_and_at_its_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
     found = registry(body("a"), body("b"))
     controller = Controller(cast("Any", None), found, OperatorMetrics())

@@ -144,3 +144,34 @@ def test_what_a_foreign_name_among_the_workers_holds_keeps_nobody_from_the_messa
     assert client.lrange("feeds", 0, -1) == [b"{}"]
     assert client.hkeys("unacked") == [b"tag-b"]
     client.delete("greenworker.held.a-foreign-key")
+
+
+@pytest.mark.parametrize("by", ["move", "give_back", "recovery"])
+def test_a_message_whose_list_is_somebody_elses_key_stays_booked_and_holds_up_no_other_one(
+    consumer: Consumer, by: str
+) -> None:
+    """Somebody has a key of another type where the message is to go. It goes there when that key is gone."""
+    client, store = consumer.redis, consumer.store
+    assert store.keys is not None
+    for name in ("feeds", "mails"):
+        client.rpush(name, json.dumps({"headers": {"id": name, "task": "t"}, "properties": {}, "body": ""}))
+    (_, tag, payload), (_, other, _) = store.fetch(["feeds", "mails"], ["feeds", "mails"], 2, 10)
+    held = client.hgetall(store.keys.held)
+    client.set("feeds", "mine")
+    client.set("elsewhere", "mine")
+    if by == "move":
+        assert not store.move(tag, "elsewhere", payload.decode())
+        store.give_back([other], started=False)
+    elif by == "give_back":
+        store.give_back([tag, other], started=False)
+    else:
+        store._return_lost(store.keys.held, held, died=True)
+    assert client.llen("mails") == 1
+    assert (client.hlen("unacked"), client.zcard("unacked_index")) == (1, 1)
+    assert client.hgetall(store.keys.held) == {tag.encode(): held[tag.encode()]}
+    client.delete("feeds")
+    store.held.clear()
+    for _ in range(2):  # what nobody knows goes back when it was seen twice
+        store._recover_lost_deliveries()
+    assert client.llen("feeds") == 1
+    assert consumer.booked() == 0

@@ -70,20 +70,31 @@ return #ARGV
 REQUEUE = """
 -- Put messages back where they came from, in the order given; each only if this very delivery is still booked:
 -- the answer of an earlier attempt may be lost, and the message another delivery's by now.
+-- One that cannot go (its list is somebody's key of another type) is booked as before, and holds up no other one.
+-- Returns how many went, and the error of the last that did not.
 -- KEYS: unacked, unacked_index, held   ARGV: side ('head' or 'tail'), then tag, list, payload …
 local push = ARGV[1] == 'head' and 'RPUSH' or 'LPUSH'
-local count = 0
+local count, failed = 0, ''
 for i = 2, #ARGV, 3 do
   local tag = ARGV[i]
+  local origin, since = redis.call('HGET', KEYS[3], tag), redis.call('ZSCORE', KEYS[2], tag)
   if redis.call('HDEL', KEYS[3], tag) == 1 then
+    local booked = redis.call('HGET', KEYS[1], tag)
     redis.call('ZREM', KEYS[2], tag)
     if redis.call('HDEL', KEYS[1], tag) == 1 then
-      redis.call(push, ARGV[i + 1], ARGV[i + 2])
-      count = count + 1
+      local pushed = redis.pcall(push, ARGV[i + 1], ARGV[i + 2])
+      if type(pushed) == 'table' then
+        failed = pushed.err
+        redis.call('HSET', KEYS[1], tag, booked)
+        redis.call('ZADD', KEYS[2], since or 0, tag)
+        redis.call('HSET', KEYS[3], tag, origin)
+      else
+        count = count + 1
+      end
     end
   end
 end
-return count
+return {count, failed}
 """
 
 MARK = """

@@ -260,9 +260,7 @@ class UnackedStore:
         if len(arguments) == 1:
             return 0
         try:
-            count: int = self._scripts[REQUEUE](
-                keys=[self.keys.unacked, self.keys.index, self.keys.held], args=arguments
-            )
+            count = self._requeue(self.keys.held, arguments)
         except BaseException:
             self.return_later(tags)  # where only the answer was lost, there is nothing to return any more
             raise
@@ -273,10 +271,7 @@ class UnackedStore:
     def move(self, tag: str, key: str, payload: str, *, head: bool = False) -> bool:
         """Take a message from its queue to another list, in one step; False if it was no longer booked here."""
         assert self.keys is not None
-        count: int = self._scripts[REQUEUE](
-            keys=[self.keys.unacked, self.keys.index, self.keys.held],
-            args=["head" if head else "tail", tag, key, payload],
-        )
+        count = self._requeue(self.keys.held, ["head" if head else "tail", tag, key, payload])
         self.held.pop(tag, None)
         return count == 1
 
@@ -466,7 +461,20 @@ class UnackedStore:
                     continue
                 payload = booked[1 : 1 + int(length)] if booked else b""
                 arguments += [tag, key, redelivered(after_death(payload) if died else payload) if booked else b""]
-            count += self._scripts[REQUEUE](keys=[self.keys.unacked, self.keys.index, held_key], args=arguments)
+            count += self._requeue(held_key, arguments)
+        return count
+
+    def _requeue(self, held_key: str, arguments: list[Any]) -> int:
+        """How many went; what did not stays booked, and is tried again as a delivery that nobody knows."""
+        assert self.keys is not None
+        count: int
+        count, error = self._scripts[REQUEUE](keys=[self.keys.unacked, self.keys.index, held_key], args=arguments)
+        if error:
+            logger.warning(
+                "Some messages cannot go to their queue's list, and stay booked in %s until they can: %s",
+                held_key,
+                error.decode(errors="replace"),
+            )
         return count
 
     def _beat(self, *, renew: bool) -> None:

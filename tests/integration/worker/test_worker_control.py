@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.worker.harness import Producer, Relay, Worker, eventually
+from tests.integration.worker.harness import Producer, Redis, Relay, Worker, eventually
 from tests.integration.worker.lanes import Lane, RabbitLane, publish
 
 Start = Callable[..., Worker]
@@ -245,6 +245,36 @@ def test_tasks_may_begin_to_wait_for_others_at_the_same_time(
     single = [producer.app.send_task("green_app.wait_for", (number,), queue=producer.queue) for number in range(15)]
     assert [result.get(timeout=30) for result in single] == list(range(1, 16))
     relay.close()
+
+
+def test_tasks_wait_for_others_through_a_long_outage_of_the_redis_of_the_results(
+    rabbit_server: Any, own_redis: Redis, start_worker: Start
+) -> None:
+    """Celery's reader of results ends after its retries (20 s, here 1 s): whoever waited got a time-out, and whoever
+    waited later an error.
+    """
+    lane = RabbitLane(rabbit_server, "quorum")
+    impatient = {"retry_policy": {"max_retries": 2, "interval_start": 0, "interval_step": 0.5, "interval_max": 0.5}}
+    conf = {"task_ignore_result": False, "result_backend": own_redis.url, "task_default_queue": lane.queue}
+    start_worker(
+        lane.url, queues=lane.queue, threads=60,
+        environment={
+            **lane.environment(),
+            "APP_CONF": repr({**conf, "result_backend_transport_options": impatient}),
+        },
+    ).ready()  # fmt: skip
+    producer = lane.producer(result_backend=own_redis.url)
+    send = producer.app.send_task
+    waiting = [send("green_app.wait_for_late", (number, 9), queue=producer.queue) for number in (1, 2)]
+    eventually(lambda: lane.ready() == 0, "they run")
+    sleep(1.0)
+    own_redis.stop()
+    sleep(5.0)
+    own_redis.start()
+    later = send("green_app.wait_for", (3,), queue=producer.queue)
+    for result, value in zip((later, *waiting), (4, 1, 2), strict=True):
+        eventually(result.ready, "it ends", 30)  # asked for, not subscribed to
+        assert result.result == value
 
 
 def test_a_task_may_wait_for_others_while_the_broker_answers_late(rabbit_server: Any, start_worker: Start) -> None:

@@ -87,12 +87,12 @@ def set_defaults(environment: Environment) -> str:
 
 
 def own_result_backends(app: Any) -> None:
-    """Results are read and subscribed to by one green thread at a time."""
+    """Results are subscribed to by one green thread at a time, and on Redis read through its outages."""
     scheme = str(app.conf.result_backend or "").split("://", maxsplit=1)[0]
     if scheme.rpartition("+")[2] in {"redis", "rediss", "sentinel"} and find_spec("redis"):
-        from greenworker.brokers.redis.results import subscribe_one_at_a_time  # noqa: PLC0415 - redis-py is optional
+        from greenworker.brokers.redis.results import own_consumers  # noqa: PLC0415 - redis-py is optional
 
-        subscribe_one_at_a_time()
+        own_consumers()
         app._backend_cache = None
     if scheme == "rpc":
         _own_rpc_backends(app)

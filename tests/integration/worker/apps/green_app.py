@@ -222,6 +222,19 @@ def wait_for(number):
 
 
 @app.task
+def wait_for_late(number, seconds):
+    """Waits for one that takes so long."""
+    with allow_join_result():
+        return late.delay(number, seconds).get(timeout=30)
+
+
+@app.task
+def late(number, seconds):
+    time.sleep(seconds)
+    return number
+
+
+@app.task
 def wait_for_group(number):
     with allow_join_result():
         return sum(group(increment.s(each) for each in range(number))().get(timeout=20))

@@ -1,14 +1,27 @@
-"""What every tier shares."""
+"""What every tier shares.
+
+Hypothesis has two profiles: quick by default, `HYPOTHESIS_PROFILE=long` (make test-property-long) for ≥ 10,000 traces.
+The quick one tries the same examples every time, so that a red run is red for the next person too; the long one
+explores. Neither has a time limit for one example: a busy machine is no defect.
+"""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadScopeScheduling
+
+settings.register_profile(
+    "quick", max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+settings.register_profile("long", max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

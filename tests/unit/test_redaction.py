@@ -69,7 +69,7 @@ def test_both_sides_have_the_same_code() -> None:
 
 
 @BOTH
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(scheme=SCHEMES, user=st.sampled_from(["", "feeder", "a b"]), password=PASSWORDS, form=FORMS)
 def test_no_part_of_a_password_survives_in_any_url(
     redact: Redact, scheme: str, user: str, password: str, form: str
@@ -81,7 +81,7 @@ def test_no_part_of_a_password_survives_in_any_url(
 
 
 @BOTH
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     scheme=SCHEMES,
     name=st.sampled_from(["password", "PASSWORD", "passwd", "redis_password", "token"]),

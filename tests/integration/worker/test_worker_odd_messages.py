@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import redis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kombu import Connection
 
@@ -212,7 +212,7 @@ payloads = (parts | values).flatmap(
 ) | st.binary(max_size=20)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(written=st.lists(payloads, min_size=1, max_size=8), fails=st.booleans())
 def test_whatever_is_fetched_is_delivered_as_it_was_or_kept_as_it_was(
     consumer: Consumer, written: list[bytes], fails: bool

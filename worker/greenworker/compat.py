@@ -139,6 +139,7 @@ PRIVATE = (
     Private("celery.events.dispatcher:EventDispatcher._publish", "the same", ("event", "producer", "routing_key")),
     Private("celery.backends.redis:ResultConsumer._locked", "5.7 subscribes one at a time", (), since="5.7"),
     Private("celery.backends.redis:ResultConsumer._reconnect_pubsub", "earlier ones do not", ()),
+    Private("celery.backends.redis:ResultConsumer._pubsub", "None: its connection was lost"),
     Private("celery.app.base:Celery._backend_cache", "one result backend for all green threads"),
     Private("celery.utils.collections:ConfigurationView._to_keys", "all spellings of a setting", ("key",)),
     Private(f"{_CONSUMER}._flush_events", "task events are sent together", ()),

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.faults.history import Disruption, Event, Sent, Verdict, judge, parse
+from tests.faults.history import Disruption, Event, Process, Sent, Verdict, judge, parse
 
 NEAR_SECONDS = 30.0
 """Faults so long before a task's first line are shown with it."""
@@ -34,10 +34,11 @@ class History:
     due: float
     """Monotonic seconds; what is first done later is late."""
     orphans: Sequence[str] = ()
+    processes: Sequence[Process] = ()
 
     def judge(self, events: Sequence[Event]) -> Verdict:
         """See `history.judge`."""
-        return judge(self.sent, events, self.disruptions, self.due, self.orphans)
+        return judge(self.sent, events, self.disruptions, self.due, orphans=self.orphans, processes=self.processes)
 
     def save(self, file: Path) -> None:
         """For `load`."""
@@ -49,8 +50,9 @@ class History:
         found: dict[str, Any] = json.loads(file.read_text())
         sent = [Sent(**{**one, "after": tuple(one["after"])}) for one in found.pop("sent")]
         disruptions = [Disruption(**one) for one in found.pop("disruptions")]
+        processes = [Process(**one) for one in found.pop("processes", [])]
         orphans = tuple(found.pop("orphans"))
-        return cls(sent=sent, disruptions=disruptions, orphans=orphans, **found)
+        return cls(sent=sent, disruptions=disruptions, orphans=orphans, processes=processes, **found)
 
     def tell(self, identity: str, events: Sequence[Event]) -> list[str]:
         """One line for each thing that happened to a task, and for each fault between its first and its last line."""

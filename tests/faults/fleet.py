@@ -17,11 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
+from tests.faults.history import Process
 from tests.integration.worker.harness import Worker
 
 APPS = Path(__file__).parent / "apps"
 DRAIN_SECONDS = 4
+GRACE_SECONDS = DRAIN_SECONDS + 15.0
+"""So long after SIGTERM a worker is killed: kubelet's grace period."""
 RESTART_AFTER_SECONDS = 5
+LOG_LINES = 15
+"""Of a worker that ended by itself: its traceback."""
 _PROBE_SECONDS, _PROBE_FAILURES = 1.0, 3
 
 
@@ -46,6 +51,18 @@ class Ended:
     status: int
     seen_alive_at: float
     at: float
+    log: str = ""
+    """The last lines of it."""
+
+
+@dataclass(frozen=True)
+class Drained:
+    """A worker that was told to end."""
+
+    status: int
+    at: float
+    overran: bool
+    """Whether it was killed because it took too long."""
 
 
 class Fleet:
@@ -58,6 +75,10 @@ class Fleet:
         self.killed: list[tuple[str, float]] = []
         """Who was killed by the probe, and when."""
         self.ended: list[Ended] = []
+        self._told: dict[str, float] = {}
+        """Who was told to drain, and when."""
+        self._drained: dict[str, Drained] = {}
+        self._started: dict[str, float] = {}
         self.clocks: dict[str, Path] = {}
         """Of each Eventlet worker that has a clock of its own: the file that says how far it is off."""
         self.members: list[Member] = []
@@ -90,6 +111,25 @@ class Fleet:
         """Name → process id of all workers that were started and live, those included that drain."""
         return {worker.name: worker.process.pid for worker in self._workers if worker.process and not worker.gone()}
 
+    def records(self) -> list[Process]:
+        """All worker processes that there were so far."""
+        now, ended = monotonic(), {one.name: one for one in self.ended}
+        return [self._record(worker, ended.get(worker.name), now) for worker in self._workers]
+
+    def _record(self, worker: Worker, ended: Ended | None, now: float) -> Process:
+        name, told = worker.name, self._told.get(worker.name)
+        start, companion = self._started[name], worker.pool == "prefork"
+        if told is not None:
+            left = self._drained.get(name)
+            if left is None:
+                return Process(name, start, told, told=True, companion=companion)
+            log = worker.tail(LOG_LINES) if left.status else ""
+            return Process(name, start, told, True, left.status, left.at, left.overran, companion, log)
+        if ended is not None:
+            # It may have ended just after it was seen the last time.
+            return Process(name, start, ended.seen_alive_at, False, ended.status, ended.at, False, companion, ended.log)
+        return Process(name, start, now, companion=companion)
+
     def ready(self) -> None:
         """Waits until all are."""
         for member in [*self.members, self.companion]:
@@ -109,17 +149,20 @@ class Fleet:
         """As a rollout: a new one comes, the old one drains beside it; who left."""
         with self._lock:
             old = member.worker
+            self._told[old.name] = monotonic()
             self._fill(member)
         old.signal(signal.SIGTERM)
         threading.Thread(target=self._reap, args=(old,), daemon=True).start()
         return old.name
 
-    @staticmethod
-    def _reap(worker: Worker) -> None:
+    def _reap(self, worker: Worker) -> None:
+        overran = False
         try:
-            worker.wait(DRAIN_SECONDS + 15)
-        except Exception:
+            worker.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            overran = not self._stop.is_set()
             worker.stop()
+        self._drained[worker.name] = Drained(worker.wait(10), monotonic(), overran)
 
     def _member(self, *, prefork: bool = False) -> Member:
         return Member(self._worker(prefork=prefork))
@@ -136,6 +179,7 @@ class Fleet:
             arguments=["-c", "2"] if prefork else [],
             environment={**self._environment, **({} if prefork else self._clock(name))},
         ).start()  # fmt: skip
+        self._started[name] = monotonic()
         self._workers.append(worker)
         return worker
 
@@ -156,7 +200,8 @@ class Fleet:
             worker = member.worker
             if worker.gone():
                 assert worker.process is not None
-                self.ended.append(Ended(worker.name, worker.process.returncode, member.seen_alive_at, monotonic()))
+                status = worker.process.returncode
+                self.ended.append(Ended(worker.name, status, member.seen_alive_at, monotonic(), worker.tail(LOG_LINES)))
                 self._fill(member)
                 return
             member.seen_alive_at = monotonic()

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 IN_FLIGHT_SECONDS = 1.0
 """A delivery or a settlement is on its way for so long at most: a fault that soon before the worker has seen the
@@ -35,6 +36,22 @@ PUBLISHING_SECONDS = 60.0
 """In place of `UNSETTLED_SECONDS` for these kinds: so long their worker may try to publish before it settles the
 message (`task_publish_retry_policy` of the workers).
 """
+
+CONSUMES_SECONDS = 60.0
+"""So soon after the last fault that touched it a worker that lives begins a task again, if there are messages for it
+(docs/reliability.md).
+"""
+
+ENOUGH_MESSAGES = 60
+"""A worker that took part in the consumption got one of so many: among four who take turns at random it goes without
+with a probability of 0.75 ** 60, which is less than one in ten million.
+"""
+
+KILLS = ("sigkill", "companion_killed", "probe_failed", "out_of_memory")
+"""Kinds of disruptions that end a worker process with SIGKILL."""
+
+SIGKILLED = -9
+"""The status of a process that SIGKILL has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +129,26 @@ class Disruption:
         return at_worker and self.start <= hold.end and self.end >= hold.start - IN_FLIGHT_SECONDS
 
 
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A worker process, from its start until it ended, was told to end, or the run was over."""
+
+    worker: str
+    start: float
+    end: float
+    told: bool = False
+    """Whether it was told to drain: at *end*."""
+    status: int | None = None
+    """As `subprocess` has it; None if it lived until the run was over."""
+    left: float | None = None
+    """When it was seen to be gone."""
+    overran: bool = False
+    """Whether it was killed because its drain took longer than its grace period."""
+    companion: bool = False
+    log: str = ""
+    """The last lines of it, if it ended by itself."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """One run, counted."""
@@ -140,12 +177,16 @@ class Verdict:
     """Acknowledged early: outside of the promise."""
     miscounted_chords: int = 0
     """Bodies of chords of which a part ran twice: outside of the promise."""
+    hung: tuple[str, ...] = ()
+    """Workers that lived and took no part in the consumption, and drains that did not end: a line for each."""
+    crashed: tuple[str, ...] = ()
+    """Worker processes that ended by themselves: a line for each, with the tail of its log."""
     disruptions: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def kept(self) -> bool:
         """Whether the promise held."""
-        return not self.lost and not self.unexplained
+        return not (self.lost or self.unexplained or self.hung or self.crashed)
 
 
 def parse(lines: Iterable[str]) -> list[Event]:
@@ -163,10 +204,13 @@ def judge(
     events: Sequence[Event],
     disruptions: Sequence[Disruption],
     due: float = float("inf"),
+    *,
     orphans: Collection[str] = (),
+    processes: Sequence[Process] = (),
 ) -> Verdict:
     """The verdict over a whole run, after everything has come to rest. What is first done after *due* (monotonic) is
-    late. *orphans*: what the broker had ready only after it was started again without a consumer.
+    late. *orphans*: what the broker had ready only after it was started again without a consumer. *processes*: all
+    workers that there were.
     """
     history: dict[str, list[Event]] = defaultdict(list)
     for event in sorted(events, key=lambda each: each.at):
@@ -211,8 +255,97 @@ def judge(
         forgotten=len(forgotten),
         early_lost=len(early),
         miscounted_chords=len(miscounted),
+        hung=tuple(hung(processes, sent, history, disruptions)),
+        crashed=tuple(crashed(processes, disruptions)),
         disruptions={kind: count for kind, count in counts.items() if count},
     )
+
+
+def crashed(processes: Sequence[Process], disruptions: Sequence[Disruption]) -> list[str]:
+    """A line for each process that ended with a status that no disruption explains."""
+    found = []
+    for one in processes:
+        if one.status is None or one.overran or (one.told and one.status == 0):
+            continue
+        killed = any(each.kind in KILLS and each.target == one.worker for each in disruptions)
+        if one.status != SIGKILLED or not killed:
+            how = "while it drained" if one.told else "by itself"
+            found.append(f"{one.worker} ended {how} with status {one.status}: {one.log}".strip())
+    return found
+
+
+def hung(
+    processes: Sequence[Process],
+    sent: Sequence[Sent],
+    history: Mapping[str, Sequence[Event]],
+    disruptions: Sequence[Disruption],
+) -> list[str]:
+    """A line for each process that lived, undisturbed, for `CONSUMES_SECONDS` and began nothing, although there were
+    messages for it; and for each drain that did not end. *history*: the events of each task, in their order.
+    """
+    found = [f"{one.worker} was told to drain at {one.end:.2f} and did not end" for one in processes if one.overran]
+    companions = {one.worker for one in processes if one.companion}
+    for one in processes:
+        begun = sorted(
+            event.at
+            for events in history.values()
+            for event in events
+            if event.worker == one.worker and event.what == "begun"
+        )
+        for start, end in _undisturbed(one, disruptions):
+            marks = [start, *(at for at in begun if start < at < end), end]
+            for since, until in pairwise(marks):
+                if until - since < CONSUMES_SECONDS:
+                    continue
+                passed, waited = _messages_for(one, companions, sent, history, (since, until))
+                if passed >= ENOUGH_MESSAGES or waited:
+                    found.append(
+                        f"{one.worker} began nothing from {since:.2f} to {until:.2f}: {passed} messages went to others"
+                        + (f", {waited} waited" if waited else "")
+                    )
+    return found
+
+
+def _undisturbed(process: Process, disruptions: Sequence[Disruption]) -> list[tuple[float, float]]:
+    """When it lived and nothing was done to it or to its broker."""
+    found, start = [], process.start
+    mine = (one for one in disruptions if one.target in ("", process.worker) and not one.unfinished)
+    for one in sorted(mine, key=lambda each: each.start):
+        # Who never gave a silent connection up has had as long for it as for the rest.
+        end = one.end if one.end < float("inf") else one.start + CONSUMES_SECONDS
+        if one.start > start:
+            found.append((start, min(one.start, process.end)))
+        start = max(start, end)
+    return [*found, (start, process.end)]
+
+
+def _messages_for(
+    process: Process,
+    companions: Collection[str],
+    sent: Sequence[Sent],
+    history: Mapping[str, Sequence[Event]],
+    gap: tuple[float, float],
+) -> tuple[int, str]:
+    """How many messages others like it got meanwhile; and one that nobody got for `CONSUMES_SECONDS`, or ""."""
+    passed, waited = 0, ""
+    since, until = gap
+    for one in sent:
+        events = history.get(one.identity, ())
+        got = [
+            event.at for event in events if event.what == "got" and (event.worker in companions) == process.companion
+        ]
+        passed += any(since <= at <= until for at in got)
+        if process.companion:
+            # The copy for it is published before the original is settled.
+            ready = next((each.at for each in events if each.what == "gone" and each.worker not in companions), None)
+        else:
+            ready = one.confirmed_at if not one.after and one.kind != "eta" else None
+        if ready is None or (process.companion and one.kind != "forwarded"):
+            continue
+        taken = min([at for at in got if at >= ready - IN_FLIGHT_SECONDS], default=float("inf"))
+        if min(taken, until) - max(ready, since) >= CONSUMES_SECONDS:
+            waited = waited or one.identity
+    return passed, waited
 
 
 def holds(

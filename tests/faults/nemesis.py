@@ -21,7 +21,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from tests.faults.fleet import DRAIN_SECONDS, RESTART_AFTER_SECONDS, Fleet, Member, local_addresses, set_clock
-from tests.faults.history import Disruption
+from tests.faults.history import SIGKILLED, Disruption
 from tests.faults.memory import MemoryLimits
 from tests.integration.worker.harness import Producer, RabbitMQ, Redis, Relay, Sentinel, eventually
 
@@ -35,8 +35,6 @@ LIMIT_BYTES = 64 * 1024 * 1024
 """What a worker may allocate more while its memory is limited; the task that takes its memory asks for four
 times that.
 """
-
-SIGKILLED = -9
 
 GIVES_BACK_SECONDS = 10.0
 """Within so long after its own time a drain has ended."""
@@ -71,7 +69,8 @@ class Nemesis:
         self._silent: list[tuple[str, float, tuple[socket.socket, socket.socket]]] = []
         """Worker, time, and both sides of a connection that was silenced."""
         self._memory = MemoryLimits()
-        self._limited: set[str] = set()
+        self._limited: list[tuple[str, float, float]] = []
+        """Whose memory was limited, from when until when."""
 
     def kinds(self) -> list[str]:
         """All that make sense for this broker."""
@@ -115,7 +114,15 @@ class Nemesis:
             Disruption("probe_failed", name, at - blocked, at, True, stalls=True) for name, at in self._fleet.killed
         ]
         probed = {name for name, _ in self._fleet.killed}
-        ended = [one for one in self._fleet.ended if one.status == SIGKILLED and one.name in self._limited - probed]
+        ended = [
+            one
+            for one in self._fleet.ended
+            if one.status == SIGKILLED
+            and one.name not in probed
+            and any(
+                one.name == name and start <= one.at and end >= one.seen_alive_at for name, start, end in self._limited
+            )
+        ]
         noted = {one.target for one in self.disruptions if one.kind == "sigkill"}
         starved = [
             Disruption("out_of_memory", one.name, one.seen_alive_at, one.at, True)
@@ -224,17 +231,18 @@ class Nemesis:
         """A task takes more memory than its worker may have: the kernel kills the worker. See `finish` for who
         it was.
         """
-        before = len(self._fleet.ended)
+        before, start, limited = len(self._fleet.ended), monotonic(), []
         for member in self._fleet.members:
             worker = member.worker
             if worker.process is not None and not worker.gone():
-                self._limited.add(worker.name)
+                limited.append(worker.name)
                 self._memory.limit(worker.process.pid, LIMIT_BYTES)
         self._producer.app.send_task("fault_app.hog", (4 * LIMIT_BYTES,), queue=self._producer.queue)
         until = monotonic() + 10.0
         while len(self._fleet.ended) == before and monotonic() < until:
             sleep(0.2)
         self._memory.lift()
+        self._limited += [(name, start, monotonic()) for name in limited]
 
     def _resize(self) -> None:
         """The autoscaler's: fewer green threads, more, and back."""

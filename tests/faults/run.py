@@ -29,7 +29,7 @@ from typing import Any
 
 from tests.faults.again import History, as_line
 from tests.faults.fleet import Fleet
-from tests.faults.history import Event, Sent, Verdict, parse
+from tests.faults.history import CONSUMES_SECONDS, Event, Sent, Verdict, parse
 from tests.faults.nemesis import Nemesis
 from tests.faults.whereabouts import depths, messages, state, tell
 from tests.faults.workload import LONG_SECONDS, Workload
@@ -97,6 +97,7 @@ def run(
         workload.start()
         sleep(2.0)
         nemesis.run(rounds if not seconds else 1_000_000, monotonic() + seconds if seconds else float("inf"))
+        _until_all_consume(fleet)
         workload.stop()
         sent = list(workload.sent.values())
         due = monotonic() + QUIET_SECONDS
@@ -104,7 +105,7 @@ def run(
         known = _overview(fleet, server) if overdue else []
         _until_quiet(fleet, sent, due + LATE_SECONDS)
         events = parse(fleet.done_file.read_text().splitlines())
-        history = History(broker, seed, sent, nemesis.finish(), due)
+        history = History(broker, seed, sent, nemesis.finish(), due, processes=fleet.records())
         verdict = history.judge(events)
         if verdict.lost:
             lines, orphans = _whereabouts(fleet, server, peer, verdict.lost, sent, events)
@@ -189,6 +190,24 @@ def restart(nodes: Sequence[RabbitMQ]) -> None:
         node.kill()
     with ThreadPoolExecutor(len(nodes)) as threads:
         list(threads.map(RabbitMQ.start, nodes))
+
+
+def _until_all_consume(fleet: Fleet) -> None:
+    """Until each worker has begun a task since now, or since its own start, or has had its time for that. There is work
+    for them meanwhile.
+    """
+    after = monotonic()
+    while True:
+        last = {
+            event.worker: event.at for event in parse(fleet.done_file.read_text().splitlines()) if event.what == "begun"
+        }
+        living = [one for one in fleet.records() if one.status is None and not one.told]
+        if all(
+            last.get(one.worker, 0.0) > after or monotonic() > max(after, one.start) + CONSUMES_SECONDS + 1.0
+            for one in living
+        ):
+            return
+        sleep(0.5)
 
 
 def _until_quiet(fleet: Fleet, sent: list[Sent], deadline: float) -> set[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults import again
 from tests.faults.again import History
-from tests.faults.history import Disruption, Sent, parse
+from tests.faults.history import Disruption, Process, Sent, parse
 
 DONE = ["got t2 w1 3.0", "begun t2 w1 3.1", "got t2 w2 8.0", "begun t2 w2 8.1", "done t2 w2 8.5", "gone t2 w2 8.6"]
 KILLED = Disruption("sigkill", "w1", 5.0, 5.0, may_repeat=True)
@@ -21,6 +21,7 @@ HISTORY = History(
     [Sent("t1", "chain", 1.0, 1.2), Sent("t2", "chain", 1.0, 1.2, after=("t1",))],
     [KILLED, ELSEWHERE],
     50.0,
+    processes=[Process("w1", 0.0, 5.0, status=-9, left=5.5)],
 )
 
 

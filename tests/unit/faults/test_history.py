@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.history import Disruption, Event, Sent, Verdict, judge, parse
+from tests.faults.history import Disruption, Event, Process, Sent, Verdict, judge, parse
 
 LOST = {"may_repeat": True, "loses_confirmations": True}
 """What a lost connection to RabbitMQ may do."""
@@ -304,3 +304,92 @@ def test_what_is_done_after_its_time_is_late_and_not_lost() -> None:
     )  # fmt: skip
     assert found.kept
     assert (found.done, found.late) == (2, 1)
+
+
+CUT = Disruption("cut", "", 10.0, 10.0, **KEPT)
+BUSY = [Sent(f"t{number}", "short", 10.0 + number, 10.1 + number, (), 10.1 + number) for number in range(70)]
+"""One task a second since the cut."""
+
+
+def done_by(worker: str, tasks: list[Sent]) -> list[Event]:
+    """All of them, at once."""
+    return [
+        Event(what, one.identity, worker, one.at + 0.1 * step)
+        for one in tasks
+        for step, what in enumerate(("got", "begun", "done", "gone"), 2)
+    ]
+
+
+def test_a_worker_that_begins_nothing_for_a_minute_after_a_fault_hangs() -> None:
+    """The others do its work, so that nothing is lost."""
+    workers = [Process("w1", 0.0, 82.0), Process("w2", 0.0, 82.0)]
+    found = judge(BUSY, done_by("w1", BUSY), [CUT], processes=workers)
+    assert (found.lost, found.unexplained) == ((), ())
+    assert found.hung == ("w2 began nothing from 10.00 to 82.00: 70 messages went to others",)
+    assert not found.kept
+
+
+NOT_HUNG = {
+    "it began one": ([Process("w2", 0.0, 82.0)], [*done_by("w1", BUSY[:30] + BUSY[31:]), *done_by("w2", BUSY[30:31])]),
+    "it ended before": ([Process("w2", 0.0, 69.0)], done_by("w1", BUSY)),
+    "it started later": ([Process("w2", 23.0, 82.0)], done_by("w1", BUSY)),
+    "it works for another queue": ([Process("p1", 0.0, 82.0, companion=True)], done_by("w1", BUSY)),
+}
+
+
+@pytest.mark.parametrize("case", NOT_HUNG)
+def test_a_worker_without_messages_or_without_a_minute_does_not_hang(case: str) -> None:
+    workers, events = NOT_HUNG[case]
+    assert judge(BUSY, events, [CUT], processes=workers).kept
+
+
+def test_a_worker_to_which_something_else_was_done_meanwhile_gets_its_minute_again() -> None:
+    workers, events = [Process("w2", 0.0, 82.0)], done_by("w1", BUSY)
+    assert judge(BUSY, events, [CUT, Disruption("freeze", "w2", 20.0, 44.0, may_repeat=True)], processes=workers).kept
+    assert judge(BUSY, events, [CUT, Disruption("freeze", "w1", 20.0, 44.0, may_repeat=True)], processes=workers).hung
+
+
+def test_few_messages_prove_nothing_unless_one_waits_for_a_minute() -> None:
+    workers, few = [Process("w2", 0.0, 82.0)], BUSY[:20]
+    assert judge(few, done_by("w1", few), [CUT], processes=workers).kept
+    late = [Event(one.what, one.identity, one.worker, one.at + 75.0) for one in done_by("w2", few[:1])]
+    found = judge(few, [*done_by("w1", few[1:]), *late], [CUT], processes=workers)
+    assert found.hung == ("w2 began nothing from 10.00 to 82.00: 19 messages went to others, t0 waited",)
+
+
+def test_a_companion_hangs_if_what_was_forwarded_to_it_waits() -> None:
+    forwarded = Sent("t1", "forwarded", 11.0, 11.1, (), 11.1)
+    sent_on = [Event("got", "t1", "w1", 11.2), Event("gone", "t1", "w1", 11.4)]
+    late = done_by("p1", [Sent("t1", "forwarded", 90.0, None)])
+    processes = [Process("p1", 0.0, 88.0, companion=True), Process("w1", 0.0, 88.0)]
+    assert len(judge([forwarded], [*sent_on, *late], [CUT], processes=processes).hung) == 1
+
+
+def test_a_drain_that_does_not_end_hangs() -> None:
+    overran = Process("w1", 0.0, 20.0, told=True, status=-9, left=39.0, overran=True)
+    assert judge([], [], [], processes=[overran]).hung == ("w1 was told to drain at 20.00 and did not end",)
+
+
+CRASHED = {
+    "a traceback": (Process("w1", 0.0, 20.0, status=1, log="Error: no"), "by itself with status 1: Error: no"),
+    "it was not asked to": (Process("w1", 0.0, 20.0, status=0), "by itself with status 0:"),
+    "a signal from nobody": (Process("w1", 0.0, 20.0, status=-9), "by itself with status -9:"),
+    "another signal": (Process("w2", 0.0, 20.0, status=-11), "by itself with status -11:"),
+    "a drain with a traceback": (Process("w2", 0.0, 20.0, told=True, status=1), "while it drained with status 1:"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CRASHED)
+def test_a_process_that_ends_by_itself_has_crashed(case: str) -> None:
+    process, told = CRASHED[case]
+    killed = Disruption("sigkill", "w2", 15.0, 15.0, may_repeat=True)
+    found = judge([], [], [killed], processes=[process])
+    assert found.crashed == (f"{process.worker} ended {told}",)
+    assert not found.kept
+
+
+@pytest.mark.parametrize("kind", ["sigkill", "companion_killed", "probe_failed", "out_of_memory"])
+def test_a_process_that_was_killed_has_not_crashed(kind: str) -> None:
+    killed = Disruption(kind, "w1", 15.0, 15.0, may_repeat=True)
+    assert judge([], [], [killed], processes=[Process("w1", 0.0, 20.0, status=-9)]).kept
+    assert judge([], [], [], processes=[Process("w1", 0.0, 20.0, told=True, status=0), Process("w2", 0.0, 90.0)]).kept

@@ -217,6 +217,9 @@ def scales(stall: str, monkeypatch: pytest.MonkeyPatch, **state: Any) -> tuple[C
         seen.append((cluster, world))
         reconciliation = world.record.reconciliation
         reconciliation.generation = reconciliation.config_uid = None
+        said = {"reason": "UpToDate", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+        condition = {"type": "Reconciling", "status": "False", "observedGeneration": 1, **said}
+        world.record.body["status"] = {"conditions": [condition]}
         if stall:
             setattr(reconciliation, stall, StalledReason("Because", "field is value: reason: fix"))
         for name, value in state.items():

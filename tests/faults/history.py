@@ -111,9 +111,8 @@ class Disruption:
     """Whether who publishes meanwhile may not know that the broker has the message, and so publishes it again."""
     stalls: bool = False
     """Whether the worker stands still: what it gets at the end may have been on its way since the beginning."""
-    forgets: bool = False
-    """Whether the broker may forget what it has confirmed meanwhile."""
-
+    forgets_until: float | None = None
+    """From *start* until then the broker may forget what it is told: a master dies then, and its replica is behind."""
     delays_confirmations: bool = False
     """Whether the broker confirms so late that a worker publishes a copy again: RabbitMQ's alarms."""
     unfinished: bool = False
@@ -219,9 +218,16 @@ def judge(
     by_identity = {one.identity: one for one in sent}
     lost = [one for one in sent if one.confirmed_at is not None and not done.get(one.identity)]
     # Celery counts the parts of a chord: one that ran twice is counted twice, and the body may never be sent.
-    miscounted = [one for one in lost if one.kind == "chord" and any(len(done.get(part, ())) > 1 for part in one.after)]
+    # A body that a worker got was sent, and is owed.
+    miscounted = [
+        one
+        for one in lost
+        if one.kind == "chord"
+        and one.identity not in history
+        and any(len(done.get(part, ())) > 1 for part in one.after)
+    ]
     early = [one for one in lost if one.kind == "early"]
-    forgotten = [one for one in lost if _forgotten(one, history, disruptions)]
+    forgotten = [one for one in lost if _forgotten(one, by_identity, history, disruptions)]
     orphaned = [one for one in lost if one.identity in orphans and one.kind != "early"]
     apart = [*miscounted, *early, *forgotten, *orphaned]
     owed = [one for one in lost if one not in apart]
@@ -259,6 +265,29 @@ def judge(
         crashed=tuple(crashed(processes, disruptions)),
         disruptions={kind: count for kind, count in counts.items() if count},
     )
+
+
+def cut_off(drain: Disruption, left: float, known: Iterable[Disruption]) -> Disruption:
+    """*drain*, whose worker was gone at *left* (monotonic seconds). If the broker was away while it drained, it ended
+    like a kill for what it held since then (docs/guarantees.md).
+    """
+    away = [
+        one.start
+        for one in known
+        if one.loses_confirmations
+        and one.target in ("", drain.target)
+        and one.start <= left
+        and one.end + RECONNECT_SECONDS >= drain.start
+    ]
+    return replace(drain, start=max(drain.start, min(away)), end=left, may_repeat=True) if away else drain
+
+
+def killed_by_probe(worker: str, at: float, events: Iterable[Event]) -> Disruption:
+    """A worker that was killed at *at* because it stood still: since the last line that it wrote, so that what it
+    settled just before that may not have left it.
+    """
+    still = max((event.at for event in events if event.worker == worker and event.at < at), default=at)
+    return Disruption("probe_failed", worker, still, at, may_repeat=True)
 
 
 def crashed(processes: Sequence[Process], disruptions: Sequence[Disruption]) -> list[str]:
@@ -406,13 +435,39 @@ def _count(events: Sequence[Event], worker: str, what: str) -> int:
     return sum(event.worker == worker and event.what == what for event in events)
 
 
-def _forgotten(sent: Sent, history: Mapping[str, Sequence[Event]], disruptions: Sequence[Disruption]) -> bool:
-    """Whether its message was published while the broker forgot: by the producer, by a parent or by the task itself."""
-    forgets = [one for one in disruptions if one.forgets]
-    if any(one.start <= sent.tried_until and one.end >= sent.at for one in forgets):
-        return True
-    by = (sent.identity, *sent.after)
-    return any(_touched(history.get(identity, ()), forgets, float("inf")) for identity in by)
+def _forgotten(
+    sent: Sent, known: Mapping[str, Sent], history: Mapping[str, Sequence[Event]], disruptions: Sequence[Disruption]
+) -> bool:
+    """Whether what the broker was told last about its message, or about that of a task before it that was never done,
+    was told so shortly before a master died that the replica may lack it.
+    """
+    undone = [each for each in sent.after if not any(event.what == "done" for event in history.get(each, ()))]
+    if undone:
+        return any(_forgotten(known[each], known, history, disruptions) for each in undone if each in known)
+    told = _last_told(sent, history)
+    return told is not None and any(
+        one.forgets_until is not None and one.start <= told[1] and one.forgets_until >= told[0] for one in disruptions
+    )
+
+
+def _last_told(sent: Sent, history: Mapping[str, Sequence[Event]]) -> tuple[float, float] | None:
+    """From when until when the broker was told last about the message of a task that was never done: that it is there,
+    or that a worker has it. None if it was told that the message is settled.
+    """
+    events = history.get(sent.identity, ())
+    last = next((event for event in reversed(events) if event.what in ("got", "gone")), None)
+    if last is not None and last.what == "got":
+        return last.at - IN_FLIGHT_SECONDS, last.at
+    if last is not None:
+        # A worker publishes a retry, and the copy for the companion, before it settles the message.
+        steps = [event.at for event in events if event.what in ("got", "begun") and event.worker == last.worker]
+        return (max(steps, default=last.at), last.at) if sent.kind in ("retry", "forwarded") else None
+    if not sent.after:
+        return sent.at, sent.tried_until
+    parents = [event for each in sent.after for event in history.get(each, ())]
+    done = max((event for event in parents if event.what == "done"), key=lambda each: each.at)
+    settled = (event.at for event in parents if event.what == "gone" and event.identity == done.identity)
+    return done.at, min((at for at in settled if at >= done.at), default=done.at + UNSETTLED_SECONDS)
 
 
 def _causes(
@@ -466,7 +521,7 @@ def _copied_and_run(events: Sequence[Event], unsure: Sequence[Disruption], last:
         if not hold.again or hold.copied or hold.start >= last:
             continue
         awaited = (one for one in unsure if one.start <= hold.begun and one.end >= hold.start)
-        one = next((one for one in awaited if one.target in ("", hold.worker) and not one.forgets), None)
+        one = next((one for one in awaited if one.target in ("", hold.worker) and one.forgets_until is None), None)
         if one is not None:
             found.append(f"copied while {one.kind} {one.target}".strip())
     return found

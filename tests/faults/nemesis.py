@@ -13,15 +13,14 @@ import random
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from tests.faults.fleet import DRAIN_SECONDS, RESTART_AFTER_SECONDS, Fleet, Member, local_addresses, set_clock
-from tests.faults.history import SIGKILLED, Disruption
+from tests.faults.fleet import DRAIN_SECONDS, GRACE_SECONDS, Fleet, Member, local_addresses, set_clock
+from tests.faults.history import SIGKILLED, Disruption, Event, cut_off, killed_by_probe
 from tests.faults.memory import MemoryLimits
 from tests.integration.worker.harness import Producer, RabbitMQ, Redis, Relay, Sentinel, eventually
 
@@ -40,7 +39,10 @@ GIVES_BACK_SECONDS = 10.0
 """Within so long after its own time a drain has ended."""
 
 LAGS_SECONDS = 1.0
-"""A replica is so far behind its master at most."""
+"""A replica is so far behind its master at most, so that a new master may lack what was written in this time before the
+old one died. A master hands each write to its replica within the same turn of its event loop, and both are on one
+machine; a second is for a replica that waits for a busy processor.
+"""
 
 _BROKER_AWAY = {
     "cut", "unreachable", "silent_connection", "broker_silent", "broker_killed", "redis_read_only", "redis_full",
@@ -107,12 +109,11 @@ class Nemesis:
         for thread in self._frozen:
             thread.join(FROZEN_SECONDS + 10)
 
-    def finish(self) -> list[Disruption]:
-        """All disruptions, those included that followed from others: who was killed by its probe."""
-        blocked = RESTART_AFTER_SECONDS + 10.0  # the hub stood still before the probes failed: acknowledgements too
-        killed = [
-            Disruption("probe_failed", name, at - blocked, at, True, stalls=True) for name, at in self._fleet.killed
-        ]
+    def finish(self, events: Sequence[Event]) -> list[Disruption]:
+        """All disruptions, those included that followed from others: who was killed by its probe. *events*: the tasks'
+        own log.
+        """
+        killed = [killed_by_probe(name, at, events) for name, at in self._fleet.killed]
         probed = {name for name, _ in self._fleet.killed}
         ended = [
             one
@@ -131,7 +132,16 @@ class Nemesis:
         ]
         drained = [self._drain_over(one) for one in self.disruptions if one.kind in ("drain", "rollout")]
         known = [*self.disruptions, *drained, *starved, *(self._silence(*one) for one in self._silent)]
-        return [*(self._as_it_was(one, known) for one in known), *killed]
+        left = {one.worker: one.left for one in self._fleet.records()}
+        return [
+            *(
+                cut_off(one, left.get(one.target) or one.start + GRACE_SECONDS, known)
+                if one.kind in ("drain", "rollout")
+                else one
+                for one in known
+            ),
+            *killed,
+        ]
 
     @staticmethod
     def _drain_over(drain: Disruption) -> Disruption:
@@ -144,16 +154,6 @@ class Nemesis:
         """Until one side has given the connection up."""
         end = min((self._relay.silence_ended.get(side, float("inf")) for side in sides), default=float("inf"))
         return self._disruption("silent_connection", worker, start, end + LOST_SECONDS, self._repeats_on_reconnect())
-
-    def _as_it_was(self, one: Disruption, known: list[Disruption]) -> Disruption:
-        """A drain that cannot reach the broker ends like a kill (docs/guarantees.md): what it held comes back."""
-        end = one.end + DRAIN_SECONDS + 15.0
-        away = [other for other in known if other.loses_confirmations and other.target in ("", one.target)]
-        if one.kind not in ("drain", "rollout") or not any(
-            other.start <= end and other.end >= one.start for other in away
-        ):
-            return one
-        return replace(one, end=end, may_repeat=True)
 
     @contextmanager
     def _noted(self, kind: str, target: str, *, may_repeat: bool) -> Iterator[None]:
@@ -351,17 +351,16 @@ class Nemesis:
 
     def _failover(self) -> None:
         """The master dies, and a Sentinel promotes its replica, which may lack the last writes."""
-        start = monotonic()
-        self._server.fail_over_and_mend()
+        died = self._server.fail_over_and_mend()
         self.disruptions.append(
             Disruption(
                 "failover",
                 "",
-                start - LAGS_SECONDS,
+                died - LAGS_SECONDS,
                 monotonic(),
                 may_repeat=True,
                 loses_confirmations=True,
-                forgets=True,
+                forgets_until=died,
             )
         )
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.history import Disruption, Event, Process, Sent, Verdict, judge, parse
+from tests.faults.history import (
+    Disruption,
+    Event,
+    Process,
+    Sent,
+    Verdict,
+    cut_off,
+    judge,
+    killed_by_probe,
+    parse,
+)
 
 LOST = {"may_repeat": True, "loses_confirmations": True}
 """What a lost connection to RabbitMQ may do."""
@@ -281,16 +291,91 @@ def test_the_body_of_a_chord_is_owed_unless_a_part_ran_twice() -> None:
     assert (found.lost, found.miscounted_chords) == ((), 1)
 
 
-def test_what_a_new_master_does_not_know_is_counted_apart_only_if_it_was_published_then() -> None:
-    failover = Disruption("failover", "", 4.0, 8.0, may_repeat=True, loses_confirmations=True, forgets=True)
-    then = Sent("a", "short", 4.5, 4.6, (), 4.6)
-    assert judge([then], [], [failover]).forgotten == 1
-    child = [sent("p", "chain"), sent("a", "chain", after=("p",))]
-    assert judge(child, parse(run("p", "w1", 3.9, 3.9, 4.5, 4.6)), [failover]).forgotten == 1
-    assert judge(child, parse(run("p", "w1", 1.2, 1.2, 1.5, 1.6)), [failover]).lost == ("a",)
-    assert judge([sent("a")], [], [failover]).lost == ("a",)
-    cut = Disruption("cut", "", 4.0, 8.0, **KEPT)
-    assert judge([then], [], [cut]).lost == ("a",)
+def test_the_body_of_a_chord_that_a_worker_got_is_owed() -> None:
+    """Whatever its parts did: it was sent."""
+    body = sent("b", kind="chord", after=("a",))
+    killed = Disruption("sigkill", "w1", 2.4, 2.4, may_repeat=True)
+    settled = ["got b w2 11.0", "begun b w2 11.1", "gone b w2 11.2"]
+    for lines in (settled, settled[:2], settled[:1]):
+        found = judge([sent("a"), body], parse([*TWICE, *lines]), [killed])
+        assert (found.lost, found.miscounted_chords) == (("b",), 0)
+
+
+def test_a_drain_repeats_only_what_it_held_while_the_broker_was_away() -> None:
+    """What was settled before, and what a fault after the drain's end could not reach, has no cause."""
+    drain = Disruption("drain", "w1", 2.2, 3.2, may_repeat=False)
+    again = [*ONCE, *run("a", "w2", 8.0, 8.0, 8.5, 8.6)]
+    later, during = Disruption("cut", "", 21.0, 21.0, **KEPT), Disruption("cut", "", 5.0, 5.0, **KEPT)
+    elsewhere = Disruption("silent_connection", "w2", 2.4, 9.0, **KEPT)
+    assert cut_off(drain, 6.5, [drain, later, elsewhere]) == drain
+    assert verdict(again, cut_off(drain, 6.5, [drain, later]), later).unexplained
+    cut = cut_off(drain, 6.5, [drain, during])
+    assert (cut.start, cut.end, cut.may_repeat) == (5.0, 6.5, True)
+    assert verdict(again, cut, during).unexplained, "it was settled 2.4 s before the broker went"
+    running = [*run("a", "w1", 1.9, 2.0), *run("a", "w2", 8.0, 8.0, 8.5, 8.6), "done a w1 6.4"]
+    assert verdict(running, cut, during).twice == {"a": "drain w1"}
+
+
+def test_who_is_killed_by_its_probe_repeats_only_what_it_had_not_settled() -> None:
+    """It wrote its last line at 9 and stood still since then."""
+    other = run("b", "w1", 8.0, 8.1, 8.9, 9.0)
+    killed = killed_by_probe("w1", 15.0, parse([*ONCE, *other, *run("c", "w2", 14.0)]))
+    assert (killed.start, killed.end) == (9.0, 15.0)
+    assert verdict([*ONCE, *other, *run("a", "w2", 20.0, 20.0, 20.5, 20.6)], killed).unexplained, "settled at 2.6"
+    assert verdict([*run("a", "w1", 8.0, 8.1), *run("a", "w2", 20.0, 20.0, 20.5, 20.6), "done a w1 9.0"], killed).kept
+    last = [*run("a", "w1", 8.0, 8.1, 8.9, 9.0), *run("a", "w2", 20.0, 20.0, 20.5, 20.6)]
+    assert verdict(last, killed).twice == {"a": "probe_failed w1"}, "its hub stood still before that left it"
+
+
+FAILOVER = Disruption("failover", "", 64.0, 105.0, may_repeat=True, loses_confirmations=True, forgets_until=65.0)
+"""The master died at 65."""
+
+
+def published(at: float, kind: str = "short", after: tuple[str, ...] = ()) -> Sent:
+    return Sent("a", kind, at, at + 0.1, after, at + 0.1)
+
+
+def test_what_was_published_just_before_a_master_died_is_counted_apart() -> None:
+    found = judge([published(64.5)], [], [FAILOVER])
+    assert (found.forgotten, found.lost, found.kept) == (1, (), True)
+    assert judge([published(64.5)], [], [Disruption("cut", "", 64.0, 105.0, **KEPT)]).lost == ("a",)
+
+
+NOT_FORGOTTEN = {
+    "it was published to the new master": (published(96.0), []),
+    "it was published before": (published(1.0), []),
+    "it was begun and acknowledged and not done": (published(1.0), [*run("a", "w1", 70.0, 70.1), "gone a w1 70.6"]),
+    "it was acknowledged in the last second": (published(1.0), ["got a w1 64.1", "gone a w1 64.5"]),
+    "it was acknowledged before": (published(1.0), ["got a w1 20.0", "begun a w1 20.1", "gone a w1 20.5"]),
+    "the new master gave it to a worker": (published(64.5), ["got a w1 70.0", "begun a w1 70.1"]),
+}
+
+
+@pytest.mark.parametrize("case", NOT_FORGOTTEN)
+def test_what_the_replica_had_or_was_acknowledged_is_lost(case: str) -> None:
+    task, lines = NOT_FORGOTTEN[case]
+    found = judge([task], parse(lines), [FAILOVER])
+    assert (found.lost, found.forgotten) == (("a",), 0)
+
+
+def test_a_booking_that_the_replica_lacks_is_counted_apart() -> None:
+    assert judge([published(1.0)], parse(["got a w1 64.5", "begun a w1 64.6"]), [FAILOVER]).forgotten == 1
+
+
+def test_a_retry_that_the_replica_lacks_is_counted_apart() -> None:
+    lines = ["got a w1 64.1", "begun a w1 64.2", "gone a w1 64.5"]
+    assert judge([published(1.0, "retry")], parse(lines), [FAILOVER]).forgotten == 1
+    earlier = ["got a w1 20.1", "begun a w1 20.2", "gone a w1 20.5"]
+    assert judge([published(1.0, "retry")], parse(earlier), [FAILOVER]).lost == ("a",)
+
+
+def test_what_follows_a_task_that_ended_just_before_a_master_died_is_counted_apart() -> None:
+    steps = [sent("p", "chain"), sent("a", "chain", after=("p",)), sent("b", "chain", after=("a",))]
+    assert judge(steps, parse(run("p", "w1", 63.9, 63.9, 64.5, 64.6)), [FAILOVER]).forgotten == 2
+    assert judge(steps, parse(run("p", "w1", 1.2, 1.2, 1.5, 1.6)), [FAILOVER]).lost == ("a", "b")
+    chord = [sent("p", "chord"), sent("q", "chord"), sent("a", "chord", after=("p", "q"))]
+    first, last = run("p", "w1", 63.9, 63.9, 64.5, 64.6), run("q", "w1", 90.0, 90.0, 90.5, 90.6)
+    assert judge(chord, parse([*first, *last]), [FAILOVER]).lost == ("a",), "the last part's worker publishes the body"
 
 
 def test_a_line_that_a_kill_cut_short_is_skipped() -> None:

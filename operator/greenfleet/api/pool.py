@@ -1239,7 +1239,8 @@ class Exporter(Model):
     annotations: StringMap | None = Field(default=None, description="As in worker. Absent: those of worker.")
     resources: ResourceAmounts = Field(
         default=ResourceAmounts(),
-        description="Compute resources of the exporter. What is absent: 10m CPU, 48Mi memory, and a limit of 192Mi.",
+        description="Compute resources of the exporter. What is absent: 10m CPU, 48Mi memory, a limit of 192Mi, and "
+        "the worker's CPU limit.",
     )
 
 

@@ -12,17 +12,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool
-from greenfleet.api.pool import Broker, CaSecretRef, SecretKeyRef
+from greenfleet.api.pool import Broker, CaSecretRef, PoolSpec, SecretKeyRef
 from greenfleet.manifests import names
 from greenfleet.manifests.children import Child, owner_reference
 from greenfleet.manifests.monitor import API_VERSION as MONITOR_API_VERSION
 from greenfleet.manifests.monitor import Monitoring, exporter_monitor
 from greenfleet.manifests.network import exporter_network_policy
 from greenfleet.manifests.pods import (
+    QUOTA_NAMES,
     USUAL,
     Manifest,
     PodDefaults,
     http_probe,
+    larger,
     metrics_port,
     plain,
     pruned,
@@ -195,7 +197,7 @@ def _pod(pools: Sequence[GreenWorkerPool], name: str, image: _Image, defaults: P
                     "command": ["python", "-m", "greenworker.exporter"],
                     "env": _environment(pools),
                     "ports": [metrics_port()],
-                    "resources": with_requests(spec.exporter.resources, _REQUESTS, _LIMITS),
+                    "resources": _resources(spec),
                     "securityContext": restricted_container(read_only_root=True),
                     "readinessProbe": http_probe("/readyz", period_seconds=2, failure_threshold=3),
                     "livenessProbe": http_probe("/healthz", period_seconds=10, failure_threshold=3),
@@ -205,6 +207,17 @@ def _pod(pools: Sequence[GreenWorkerPool], name: str, image: _Image, defaults: P
             "volumes": [volume for volume, _ in files],
         }
     )
+
+
+def _resources(spec: PoolSpec) -> Manifest:
+    """With each limit that a quota may ask for, where the worker has one: as high as the worker's, or as the exporter's
+    own request if that is higher.
+    """
+    found = with_requests(spec.exporter.resources, _REQUESTS, _LIMITS)
+    limits, requests, workers = found.get("limits", {}), found.get("requests", {}), spec.worker.resources.limits
+    missing = [name for name in QUOTA_NAMES if name in workers and name not in limits]
+    more = {name: larger(workers[name], requests.get(name, workers[name])) for name in missing}
+    return pruned({**found, "limits": {**limits, **more}})
 
 
 def _environment(pools: Sequence[GreenWorkerPool]) -> list[Manifest]:

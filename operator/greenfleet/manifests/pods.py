@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from greenfleet.api import quantity
 from greenfleet.api.pool import ResourceAmounts, SecurityContext, UrlOrParts
 from greenfleet.manifests.names import METRICS_PORT
 
@@ -82,6 +83,26 @@ def with_requests(amounts: ResourceAmounts, requests: Mapping[str, str], limits:
         **found.get("limits", {}),
     }
     return pruned(found)
+
+
+QUOTA_NAMES = ("cpu", "memory")
+"""Resources that a quota on them asks for in each container, init containers too (k8s.io/kubernetes
+pkg/quota/v1/evaluator/core/pods.go).
+"""
+
+
+Amount = str | int | float
+"""A quantity, as the resource writes it."""
+
+
+def larger(one: Amount, other: Amount) -> Amount:
+    """The larger of two quantities."""
+    return one if quantity(str(one)) >= quantity(str(other)) else other
+
+
+def smaller(one: Amount, other: Amount) -> Amount:
+    """The smaller of two quantities."""
+    return one if quantity(str(one)) <= quantity(str(other)) else other
 
 
 def restricted_container(*, read_only_root: bool) -> Manifest:

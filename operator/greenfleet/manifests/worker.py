@@ -16,7 +16,9 @@ from greenfleet.manifests import names
 from greenfleet.manifests.names import Role
 from greenfleet.manifests.patch import patched
 from greenfleet.manifests.pods import (
+    QUOTA_NAMES,
     USUAL,
+    Amount,
     Manifest,
     PodDefaults,
     http_probe,
@@ -25,6 +27,7 @@ from greenfleet.manifests.pods import (
     pruned,
     restricted_container,
     restricted_pod,
+    smaller,
     sparse,
     url_env,
     with_requests,
@@ -130,7 +133,7 @@ def _pod(pool: GreenWorkerPool, role: Role, drain_seconds: int, agent: _Agent, d
             **place,
             "topologySpreadConstraints": [sparse(constraint) for constraint in _spread(pool, role)],
             "imagePullSecrets": _pull_secrets(pool, agent),
-            "initContainers": [_agent(agent.image, agent.pull_policy)] if inject else [],
+            "initContainers": [_agent(agent, resources_of(pool, role).limits)] if inject else [],
             "containers": [_container(pool, role, drain_seconds)],
             "volumes": _volumes(pool, inject=inject),
         }
@@ -165,15 +168,31 @@ def _users_environment(pool: GreenWorkerPool, role: Role) -> list[Manifest]:
     return [plain(variable) for variable in (*(one for one in pool.spec.worker.env if one.name not in named), *own)]
 
 
-def _agent(image: str, pull_policy: str) -> Manifest:
+def _agent(agent: _Agent, limits: Mapping[str, Amount]) -> Manifest:
     return {
         "name": names.AGENT_CONTAINER,
-        "image": image,
-        "imagePullPolicy": pull_policy,
+        "image": agent.image,
+        "imagePullPolicy": agent.pull_policy,
         "command": ["python", "-m", "greenworker.bootstrap.inject", names.AGENT_DIRECTORY],
         "securityContext": restricted_container(read_only_root=True),
-        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
+        "resources": _agent_resources(limits),
         "volumeMounts": [{"name": "greenfleet-agent", "mountPath": names.AGENT_DIRECTORY}],
+    }
+
+
+def _agent_resources(limits: Mapping[str, Amount]) -> Manifest:
+    """Those of the agent beside a worker's *limits*: each limit that a quota may ask for and the worker has, and
+    nothing above it, so that the pod counts as much as the worker alone.
+
+    Its requests are not the worker's: if all of a pod's requests were its limits, the pod would be Guaranteed, and the
+    booster could not raise its limit.
+    """
+    bounds = {name: limits[name] for name in QUOTA_NAMES if name in limits}
+    return {
+        "requests": {
+            name: smaller(amount, bounds.get(name, amount)) for name, amount in {"cpu": "10m", "memory": "32Mi"}.items()
+        },
+        "limits": {**bounds, "memory": smaller("128Mi", bounds.get("memory", "128Mi"))},
     }
 
 

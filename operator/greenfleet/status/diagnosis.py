@@ -125,12 +125,12 @@ def _refused_pods(deployment: _Object | None) -> StalledReason | None:
             "create it, or correct the name",
         )
     if "exceeded quota" in message or "failed quota" in message:
-        return StalledReason(
-            reason,
-            f"the namespace's quota has no room for a pod ({message}): ask for less in worker.resources, lower "
-            "replicas.max, or "
-            "raise the quota",
+        says, fix = (
+            ("asks for resources that a pod does not name", "set them in worker.resources, and in prefork.resources")
+            if "must specify" in message
+            else ("has no room for a pod", "ask for less in worker.resources, lower replicas.max, or raise the quota")
         )
+        return StalledReason(reason, f"the namespace's quota {says} ({message}): {fix}")
     return StalledReason(
         reason, f"worker: the namespace refuses the pods ({message}): correct the spec, or what refuses them"
     )

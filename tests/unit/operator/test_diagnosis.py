@@ -232,6 +232,11 @@ def fleet_without_pods(message: str, **pod: Any) -> Object:
             {},
             ["quota", "requested: pods=1", "limited: pods=7", "replicas.max"],
         ),
+        (
+            'pods "feeds-5d9-" is forbidden: failed quota: team: must specify limits.cpu for: worker',
+            {},
+            ["quota", "limits.cpu for: worker", "set them in worker.resources"],
+        ),
         ('admission webhook "images.example" denied the request: not signed', {}, ["not signed", "correct the spec"]),
     ],
 )

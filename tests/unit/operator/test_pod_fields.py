@@ -100,6 +100,60 @@ def test_a_worker_always_has_requests_and_never_above_its_limits(resources: Obje
     assert container["resources"].get("requests") == requests
 
 
+@pytest.mark.parametrize(
+    ("worker", "requests", "limits"),
+    [
+        ({}, {"cpu": "10m", "memory": "32Mi"}, {"memory": "128Mi"}),
+        ({"limits": {"cpu": 1}}, {"cpu": "10m", "memory": "32Mi"}, {"cpu": 1, "memory": "128Mi"}),
+        ({"limits": {"memory": "1Gi"}}, {"cpu": "10m", "memory": "32Mi"}, {"memory": "128Mi"}),
+        (
+            {"limits": {"cpu": "5m", "memory": "16Mi", "nvidia.com/gpu": 1}},
+            {"cpu": "5m", "memory": "16Mi"},
+            {"cpu": "5m", "memory": "16Mi"},
+        ),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("role", ["eventlet", "prefork"])
+def test_the_agent_has_each_limit_that_the_worker_has_and_none_above_it(
+    role: str, worker: Object, requests: Object, limits: Object
+) -> None:
+    """A quota on limits asks for it in each container. Requests stay small: were they the limits, as a worker's often
+    are, the pod would be Guaranteed, whose limits Kubernetes lets nobody raise while it starts.
+    """
+    found = templates(
+        pool(worker={"resources": worker}, prefork={"resources": worker})
+        if role == "prefork"
+        else pool(worker={"resources": worker}, prefork={})
+    )[role]
+    [agent] = found["spec"]["initContainers"]
+    assert agent["resources"] == {"requests": requests, "limits": limits}
+
+
+@pytest.mark.parametrize(
+    ("worker", "own", "requests", "limits"),
+    [
+        ({}, {}, {"cpu": "10m", "memory": "48Mi"}, {"memory": "192Mi"}),
+        ({"cpu": 1, "memory": "64Mi"}, {}, {"cpu": "10m", "memory": "48Mi"}, {"cpu": 1, "memory": "192Mi"}),
+        ({"cpu": "5m"}, {}, {"cpu": "10m", "memory": "48Mi"}, {"cpu": "10m", "memory": "192Mi"}),
+        (
+            {"cpu": "100m", "memory": "64Mi"},
+            {"requests": {"cpu": "200m", "memory": "96Mi"}},
+            {"cpu": "200m", "memory": "96Mi"},
+            {"cpu": "200m", "memory": "96Mi"},
+        ),
+        ({"cpu": 1}, {"limits": {"cpu": "50m"}}, {"memory": "48Mi"}, {"cpu": "50m", "memory": "192Mi"}),
+        ({"ephemeral-storage": "1Gi"}, {}, {"cpu": "10m", "memory": "48Mi"}, {"memory": "192Mi"}),
+    ],
+    ids=str,
+)
+def test_the_exporter_has_each_limit_that_the_worker_has_and_none_below_its_requests(
+    worker: Object, own: Object, requests: Object, limits: Object
+) -> None:
+    found = templates(pool(worker={"resources": {"limits": worker}}, exporter={"resources": own}))["exporter"]
+    assert found["spec"]["containers"][0]["resources"] == {"requests": requests, "limits": limits}
+
+
 def test_a_companions_variable_takes_the_place_of_the_workers() -> None:
     def values(template: Object) -> dict[str, str]:
         return {one["name"]: one.get("value", "") for one in template["spec"]["containers"][0]["env"]}

@@ -17,7 +17,6 @@ _Path = tuple[str, ...]
 _MERGE_KEYS: Mapping[_Path, str] = {
     ("containers",): "name",
     ("initContainers",): "name",
-    ("ephemeralContainers",): "name",
     ("volumes",): "name",
     ("imagePullSecrets",): "name",
     ("hostAliases",): "ip",
@@ -32,6 +31,9 @@ _MERGE_KEYS: Mapping[_Path, str] = {
     ("initContainers", "volumeDevices"): "devicePath",
 }
 """The merge keys of Kubernetes' pod template (k8s.io/api/core/v1), by the path below `spec`."""
+
+_PARTS_OF_A_KEY = frozenset({"containerPort", "topologyKey"})
+"""Merge keys that two entries may share: Kubernetes looks at `protocol` and `whenUnsatisfiable` too."""
 
 _OWN_LABELS = ("name", "instance", "component", "managed-by")
 _WORKER_FIXED = frozenset(
@@ -49,6 +51,7 @@ _WORKER_FIXED = frozenset(
 )
 _POD_FIXED = {
     "terminationGracePeriodSeconds": ("drain.timeout decides the grace", "remove it"),
+    "ephemeralContainers": ("a pod template cannot have them", "remove it, and use `kubectl debug`"),
     "restartPolicy": ("a Deployment knows Always only", "remove it"),
     "serviceAccountName": ("rules on worker.serviceAccountName must hold", "use worker.serviceAccountName"),
     "serviceAccount": ("rules on worker.serviceAccountName must hold", "use worker.serviceAccountName"),
@@ -69,12 +72,15 @@ def patched(template: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, 
 
 def patch_problem(patch: Mapping[str, Any]) -> str | None:
     """Field, value, reason and fix of the first thing that a patch may not do."""
-    for path, reason, fix in _problems(patch):
-        return f"worker.podTemplatePatch.{path} is set, and {reason}: {fix}"
-    return None
+    try:
+        path, reason, fix = next(_problems(patch), ("", "", ""))
+    except Exception as error:  # whatever somebody writes there, their pool goes on without it
+        path, reason, fix = "spec", f"it cannot be merged ({type(error).__name__})", "write it as in a Deployment"
+    return f"worker.podTemplatePatch.{path} is set, and {reason}: {fix}" if path else None
 
 
 def _problems(patch: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Nobody reads on after the first: each check relies on those before it."""
     yield from _directives(patch, "")
     for name in patch:
         if name not in ("metadata", "spec"):
@@ -114,16 +120,15 @@ def _metadata(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 def _spec(spec: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     for name in sorted(_POD_FIXED.keys() & spec.keys()):
         yield f"spec.{name}", *_POD_FIXED[name]
-    for (name, *rest), key in _MERGE_KEYS.items():
-        if rest or name not in spec:
-            continue
-        items = spec[name]
-        if not isinstance(items, list) or not all(isinstance(one, dict) and key in one for one in items):
-            yield f"spec.{name}", f"its entries are told apart by {key}", f"write a list whose entries have a {key}"
-            return
-    for one in spec.get("initContainers", ()):
-        if one["name"] == names.AGENT_CONTAINER:
-            yield f"spec.initContainers[{one['name']}]", "it is Greenfleet's agent", "use another name"
+    yield from _lists(spec, (), "spec", may_be_null=False)
+    taken = {one["name"]: "containers" for one in spec.get("containers", ())}
+    taken |= {names.WORKER_CONTAINER: "containers", names.AGENT_CONTAINER: "initContainers"}
+    for kind in ("containers", "initContainers"):
+        for name in (one["name"] for one in spec.get(kind, ())):
+            if (kind, name) == ("initContainers", names.AGENT_CONTAINER):
+                yield f"spec.{kind}[{name}]", "it is Greenfleet's agent", "use another name"
+            if taken.get(name) not in (None, kind):
+                yield f"spec.{kind}[{name}]", "another container of the pod has that name", "use another name"
     for one in spec.get("volumes", ()):
         if one["name"].startswith("greenfleet-"):
             yield (
@@ -136,6 +141,25 @@ def _spec(spec: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
             yield from _worker(one)
 
 
+def _lists(node: Mapping[str, Any], path: _Path, where: str, *, may_be_null: bool) -> Iterator[tuple[str, str, str]]:
+    """Of lists that are merged: each entry has its key, and no two have the same."""
+    for below, key in _MERGE_KEYS.items():
+        *above, name = below
+        if tuple(above) != path or name not in node or (may_be_null and node[name] is None):
+            continue
+        entries, kind = node[name], int if key == "containerPort" else str
+        if not isinstance(entries, list) or not all(
+            isinstance(one, dict) and isinstance(one.get(key), kind) for one in entries
+        ):
+            yield f"{where}.{name}", f"its entries are told apart by {key}", f"write a list whose entries have a {key}"
+        keys = [one[key] for one in entries]
+        for twice in (one for number, one in enumerate(keys) if one in keys[:number] and key not in _PARTS_OF_A_KEY):
+            yield f"{where}.{name}[{twice}]", f"its {key} is there twice", "keep one, or give the other another"
+        for one in entries:
+            added = one[key] not in (names.WORKER_CONTAINER, names.AGENT_CONTAINER)
+            yield from _lists(one, below, f"{where}.{name}[{one[key]}]", may_be_null=added)
+
+
 def _worker(container: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     where = f"spec.containers[{names.WORKER_CONTAINER}]"
     for name in sorted(_WORKER_FIXED & container.keys()):
@@ -144,10 +168,6 @@ def _worker(container: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
             "Greenfleet decides it from the fields of the pool",
             "remove it, and set the field that means it",
         )
-    for name in ("env", "volumeMounts"):
-        if not isinstance(container.get(name, []), list):
-            yield f"{where}.{name}", "it would take away Greenfleet's own", "write a list of what to add"
-            return
     for one in container.get("env", ()):
         if str(one.get("name", "")).startswith(("GREENWORKER_", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND")):
             yield f"{where}.env[{one['name']}]", "the worker gets it from Greenfleet", "remove it"

@@ -280,6 +280,75 @@ def test_a_patch_that_touches_what_is_greenfleets_own_is_refused_by_name(patch: 
     assert stalled.reason == "InvalidPatch"
 
 
+SIDECAR: Object = {"name": "proxy", "image": "proxy:1"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "parts"),
+    [
+        ({"containers": [{"name": ["a"]}]}, ["spec.containers is set", "name"]),
+        ({"containers": [SIDECAR, SIDECAR]}, ["spec.containers[proxy]", "twice", "keep one"]),
+        ({"containers": [SIDECAR], "initContainers": [SIDECAR]}, ["spec.initContainers[proxy]", "another name"]),
+        ({"initContainers": [WORKER]}, ["spec.initContainers[worker]", "another name"]),
+        ({"containers": [{"name": "greenfleet-agent"}]}, ["spec.containers[greenfleet-agent]", "another name"]),
+        ({"volumes": [{"name": 5}]}, ["spec.volumes is set", "name"]),
+        ({"volumes": [{"name": "v"}, {"name": "v"}]}, ["spec.volumes[v]", "twice", "keep one"]),
+        ({"hostAliases": [{"ip": {}}]}, ["spec.hostAliases is set", "ip"]),
+        ({"topologySpreadConstraints": [{"topologyKey": 1}]}, ["spec.topologySpreadConstraints", "topologyKey"]),
+        ({"ephemeralContainers": [SIDECAR]}, ["spec.ephemeralContainers", "remove it"]),
+        *(
+            ({kind: [{**container, name: entries}]}, [f"spec.{kind}[{container['name']}].{name}", key])
+            for kind, container in (("containers", WORKER), ("containers", SIDECAR), ("initContainers", SIDECAR))
+            for name, key, entries in (
+                ("env", "name", [{"value": "x"}]),
+                ("env", "name", ["FOO=bar"]),
+                ("env", "name", {"FOO": "bar"}),
+                ("env", "name", [{"name": None, "value": "x"}]),
+                ("volumeMounts", "mountPath", [{"name": "x"}]),
+                ("volumeMounts", "mountPath", [{"name": "x", "mountPath": ["/x"]}]),
+                ("volumeDevices", "devicePath", [{"name": "x"}]),
+                ("volumeDevices", "devicePath", 5),
+            )
+        ),
+        ({"containers": [{**SIDECAR, "ports": [{"containerPort": "http"}]}]}, ["[proxy].ports", "containerPort"]),
+    ],
+    ids=str,
+)
+def test_a_patch_that_cannot_be_merged_is_refused_by_name(spec: Object, parts: list[str]) -> None:
+    allowed = PodDefaults(allow_patch=True)
+    one = pool(worker={"podTemplatePatch": {"spec": spec}})
+    stalled = patch_error(one, allowed=True)
+    assert stalled is not None
+    assert stalled.reason == "InvalidPatch"
+    for part in parts:
+        assert part in stalled.message
+    assert templates(one, defaults=allowed) == templates(pool(), defaults=allowed)
+
+
+def test_entries_that_share_a_part_of_their_key_are_told_apart() -> None:
+    ports = [{"containerPort": 53, "protocol": "UDP"}, {"containerPort": 53, "protocol": "TCP"}]
+    spread = [
+        {"topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "maxSkew": 2},
+        {"topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway", "maxSkew": 1},
+    ]
+    sidecar = {**SIDECAR, "ports": ports, "env": None}
+    patch = {"spec": {"containers": [sidecar], "topologySpreadConstraints": spread}}
+    assert patch_problem(patch) is None
+    [_, found] = templates(pool(worker={"podTemplatePatch": patch}), defaults=PodDefaults(allow_patch=True))[
+        "eventlet"
+    ]["spec"]["containers"]
+    assert found == sidecar
+
+
+def test_a_patch_that_is_too_deep_to_be_looked_through_is_refused_and_holds_nobody_up() -> None:
+    patch: Object = {}
+    for _ in range(10_000):
+        patch = {"spec": patch}
+    problem = patch_problem(patch)
+    assert problem is not None
+    assert "cannot be merged" in problem
+
+
 def test_a_patch_changes_no_manifest_that_was_built_before() -> None:
     patch: dict[str, Any] = copy.deepcopy(PATCH)
     templates(pool(worker={"podTemplatePatch": patch}), defaults=PodDefaults(allow_patch=True))

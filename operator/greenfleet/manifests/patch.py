@@ -6,9 +6,11 @@ refused: with them a patch could take away what Greenfleet needs.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from greenfleet.api.pool import RESERVED_VARIABLE
 from greenfleet.manifests import names
 from greenfleet.manifests.names import PREFIX
 
@@ -47,6 +49,9 @@ _WORKER_FIXED = frozenset(
         "startupProbe",
         "readinessProbe",
         "livenessProbe",
+        "resizePolicy",
+        "terminationMessagePath",
+        "terminationMessagePolicy",
     }
 )
 _POD_FIXED = {
@@ -57,7 +62,8 @@ _POD_FIXED = {
     "serviceAccount": ("rules on worker.serviceAccountName must hold", "use worker.serviceAccountName"),
 }
 """Fields of a pod that a patch may not set: why, and what to do."""
-_OWN_MOUNTS = ("/greenfleet", "/etc/greenfleet")
+_OWN_PATHS = ("/greenfleet", "/etc/greenfleet", "/dev/termination-log")
+_OWN_VOLUMES = "greenfleet-"
 
 
 def patched(template: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,15 +136,28 @@ def _spec(spec: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
             if taken.get(name) not in (None, kind):
                 yield f"spec.{kind}[{name}]", "another container of the pod has that name", "use another name"
     for one in spec.get("volumes", ()):
-        if one["name"].startswith("greenfleet-"):
+        if one["name"].startswith(_OWN_VOLUMES):
             yield (
                 f"spec.volumes[{one['name']}]",
                 "names that begin with greenfleet- are Greenfleet's own",
                 "use another name",
             )
+    for kind in ("containers", "initContainers"):
+        for one in spec.get(kind, ()):
+            yield from _mounted_volumes(one, f"spec.{kind}[{one['name']}]")
     for one in spec.get("containers", ()):
         if one["name"] == names.WORKER_CONTAINER:
             yield from _worker(one)
+
+
+def _mounted_volumes(container: Mapping[str, Any], where: str) -> Iterator[tuple[str, str, str]]:
+    for one in container.get("volumeMounts") or ():
+        if str(one.get("name", "")).startswith(_OWN_VOLUMES):
+            yield (
+                f"{where}.volumeMounts[{one['mountPath']}]",
+                f"{one['name']} is a volume of Greenfleet's own",
+                "mount another volume",
+            )
 
 
 def _lists(node: Mapping[str, Any], path: _Path, where: str, *, may_be_null: bool) -> Iterator[tuple[str, str, str]]:
@@ -169,12 +188,22 @@ def _worker(container: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
             "remove it, and set the field that means it",
         )
     for one in container.get("env", ()):
-        if str(one.get("name", "")).startswith(("GREENWORKER_", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND")):
-            yield f"{where}.env[{one['name']}]", "the worker gets it from Greenfleet", "remove it"
-    for one in container.get("volumeMounts", ()):
-        path = str(one.get("mountPath", "")).rstrip("/")
-        if any(path == own or path.startswith(f"{own}/") for own in _OWN_MOUNTS):
-            yield f"{where}.volumeMounts[{path}]", "Greenfleet mounts its own files there", "choose another path"
+        if RESERVED_VARIABLE.fullmatch(one["name"]):
+            yield (
+                f"{where}.env[{one['name']}]",
+                "Greenfleet sets it itself, or has a field for it",
+                "remove it, and set the field that means it",
+            )
+    for name, key in (("volumeMounts", "mountPath"), ("volumeDevices", "devicePath")):
+        for path in (one[key] for one in container.get(name, ())):
+            if _is_own(path):
+                yield f"{where}.{name}[{path}]", "Greenfleet has its own files there", "choose another path"
+
+
+def _is_own(path: str) -> bool:
+    """Whether a path in a container, as kubelet and the container's runtime understand it, is below ours."""
+    found = posixpath.normpath(f"/{path.lstrip('/')}")
+    return any(found == own or found.startswith(f"{own}/") for own in _OWN_PATHS)
 
 
 def _merged(base: Any, patch: Any, path: _Path) -> Any:

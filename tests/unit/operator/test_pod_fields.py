@@ -252,6 +252,38 @@ WORKER: Object = {"name": "worker"}
             "/greenfleet",
         ),
         *(
+            ({"spec": {"containers": [{**WORKER, "env": [{"name": name, "value": "x"}]}]}}, name)
+            for name in (
+                "CELERY_BROKER_URL",
+                "CELERY_BROKER_READ_URL",
+                "CELERY_BROKER_WRITE_URL",
+                "CELERY_RESULT_BACKEND",
+                "CELERY_WORKER_POOL",
+                "CELERY_WORKER_EXCLUDE_QUEUES",
+            )
+        ),
+        *(
+            ({"spec": {"containers": [{**WORKER, name: [{"name": "x", key: path}]}]}}, f"{name}[{path}]")
+            for name, key in (("volumeMounts", "mountPath"), ("volumeDevices", "devicePath"))
+            for path in (
+                "//greenfleet",
+                "greenfleet/",
+                "/tmp/../greenfleet",
+                "/./greenfleet/lib",
+                "/../greenfleet",
+                "/etc//greenfleet/pod",
+                "/dev/termination-log",
+            )
+        ),
+        *(
+            (
+                {"spec": {kind: [{"name": container, "volumeMounts": [{"name": volume, "mountPath": "/x"}]}]}},
+                f"spec.{kind}[{container}].volumeMounts[/x]",
+            )
+            for kind, container in (("containers", "worker"), ("containers", "proxy"), ("initContainers", "proxy"))
+            for volume in ("greenfleet-agent", "greenfleet-pod", "greenfleet-tmp")
+        ),
+        *(
             ({"spec": {"containers": [{**WORKER, name: value}]}}, name)
             for name in (
                 "command",
@@ -262,6 +294,9 @@ WORKER: Object = {"name": "worker"}
                 "startupProbe",
                 "readinessProbe",
                 "livenessProbe",
+                "resizePolicy",
+                "terminationMessagePath",
+                "terminationMessagePolicy",
             )
             for value in ({}, None)
         ),
@@ -278,6 +313,20 @@ def test_a_patch_that_touches_what_is_greenfleets_own_is_refused_by_name(patch: 
     stalled = patch_error(one, allowed=True)
     assert stalled is not None
     assert stalled.reason == "InvalidPatch"
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        {**WORKER, "env": [{"name": "CELERY_WORKER_NAME", "value": "x"}, {"name": "GREEN", "value": "x"}]},
+        {**WORKER, "volumeMounts": [{"name": "x", "mountPath": path} for path in ("/greenfleets", "/x/greenfleet")]},
+        {"name": "proxy", "volumeMounts": [{"name": "x", "mountPath": "/greenfleet"}]},
+        {"name": "proxy", "terminationMessagePolicy": "FallbackToLogsOnError", "env": [{"name": "CELERY_BROKER_URL"}]},
+    ],
+    ids=str,
+)
+def test_a_patch_may_do_what_does_not_touch_the_worker(container: Object) -> None:
+    assert patch_problem({"spec": {"containers": [container]}}) is None
 
 
 SIDECAR: Object = {"name": "proxy", "image": "proxy:1"}

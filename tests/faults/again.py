@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,12 @@ class History:
     """Monotonic seconds; what is first done later is late."""
     orphans: Sequence[str] = ()
     processes: Sequence[Process] = ()
+    unavailable: Sequence[str] = ()
 
     def judge(self, events: Sequence[Event]) -> Verdict:
         """See `history.judge`."""
-        return judge(self.sent, events, self.disruptions, self.due, orphans=self.orphans, processes=self.processes)
+        verdict = judge(self.sent, events, self.disruptions, self.due, orphans=self.orphans, processes=self.processes)
+        return replace(verdict, unavailable=tuple(self.unavailable))
 
     def save(self, file: Path) -> None:
         """For `load`."""
@@ -51,8 +53,8 @@ class History:
         sent = [Sent(**{**one, "after": tuple(one["after"])}) for one in found.pop("sent")]
         disruptions = [Disruption(**one) for one in found.pop("disruptions")]
         processes = [Process(**one) for one in found.pop("processes", [])]
-        orphans = tuple(found.pop("orphans"))
-        return cls(sent=sent, disruptions=disruptions, orphans=orphans, processes=processes, **found)
+        names = {name: tuple(found.pop(name, ())) for name in ("orphans", "unavailable")}
+        return cls(sent=sent, disruptions=disruptions, processes=processes, **names, **found)
 
     def tell(self, identity: str, events: Sequence[Event]) -> list[str]:
         """One line for each thing that happened to a task, and for each fault between its first and its last line."""

@@ -84,6 +84,7 @@ class Fleet:
         self.members: list[Member] = []
         self._workers: list[Worker] = []
         self._url, self._directory, self._queue = url, directory, queue
+        self.own_clocks = own_clocks
         self._clock_library = clock_library(directory) if own_clocks else None
         self._environment = {
             "GREENWORKER_DRAIN_SECONDS": str(DRAIN_SECONDS),

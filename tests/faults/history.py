@@ -181,6 +181,8 @@ class Verdict:
     crashed: tuple[str, ...] = ()
     """Worker processes that ended by themselves: a line for each, with the tail of its log."""
     disruptions: Mapping[str, int] = field(default_factory=dict)
+    unavailable: tuple[str, ...] = ()
+    """Kinds of disruptions that were asked for, and that this machine does not have."""
 
     @property
     def kept(self) -> bool:

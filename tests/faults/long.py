@@ -14,6 +14,7 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
@@ -23,7 +24,7 @@ from tests.faults.run import BROKERS, run
 
 
 def main() -> int:
-    """0 if the promise held in every run. A run that broke it keeps its directory."""
+    """0 if the promise held in every run, and there were tasks and faults. A run that broke it keeps its directory."""
     parser = argparse.ArgumentParser(description="fault runs on every broker, one after another")
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=1)
@@ -61,15 +62,21 @@ def main() -> int:
         print(json.dumps({**about, **as_line(broker, seed, verdict)}), flush=True)
         total.update(
             runs=1, tasks=verdict.confirmed, done=verdict.done, lost=len(verdict.lost), twice=len(verdict.twice),
-            unexplained=len(verdict.unexplained), disruptions=sum(verdict.disruptions.values()),
+            unexplained=len(verdict.unexplained), hung=len(verdict.hung), crashed=len(verdict.crashed),
+            disruptions=sum(verdict.disruptions.values()),
         )  # fmt: skip
-        if verdict.kept:
+        if verdict.kept and verdict.confirmed and verdict.disruptions:
             shutil.rmtree(directory)
         else:
             broken.append(seed)
             print(f"the history is in {directory}", file=sys.stderr)
     print(json.dumps({**total, "broken_seeds": broken}), flush=True)
-    return 1 if broken else 0
+    return status(total, broken)
+
+
+def status(total: Mapping[str, int], broken: Sequence[int]) -> int:
+    """Of the whole: 1 if a run broke the promise, and if nothing was proven, for want of tasks or of faults."""
+    return 1 if broken or not total.get("tasks") or not total.get("disruptions") else 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,35 @@
 The order is drawn from a seed; every disruption is written down with its target and its interval, and with what it may
 do to messages (`history.Disruption`). To add a kind: a method `_NAME` here, its name in `Nemesis.kinds` for the brokers
 that have it, and in `_BROKER_AWAY` if who publishes meanwhile may not know whether the broker has the message.
+
+What each kind may do, and why; a flag that a kind does not set excuses nothing:
+
+    kind                    flag                   why
+    sigkill,                may_repeat             what its worker had not settled comes back
+    companion_killed,
+    out_of_memory
+    probe_failed            may_repeat             the same; from its worker's last line on: the hub stood still since
+    freeze                  may_repeat             for longer than the broker waits for its heartbeat
+                            stalls                 what it gets when it goes on may have been on its way since the start
+    drain, rollout          may_repeat             only if the broker is away meanwhile, and only from then on: it ends
+                                                   like a kill (`history.cut_off`)
+    drain_over              unfinished             part of a drain: when its time is over it gives back what is not
+                                                   settled, though the task's author may see it as done
+    cut, unreachable,       loses_confirmations    who publishes then may publish again
+    silent_connection,      may_repeat             on RabbitMQ, which redelivers what a lost connection had not
+    broker_silent,                                 acknowledged; on Redis what runs stays its worker's
+    broker_killed
+    connections_closed,     loses_confirmations,   RabbitMQ's own: as a lost connection
+    node_lost               may_repeat
+    failover                loses_confirmations,   the new master may lack that a message was fetched or settled
+                            may_repeat
+                            forgets_until          and that it was published, within `LAGS_SECONDS` before the death
+    redis_read_only,        loses_confirmations    writes are refused
+    redis_full
+    disk_full               loses_confirmations    Redis refuses writes, RabbitMQ stops who publishes
+                            delays_confirmations   on RabbitMQ, for longer than a worker waits with a copy
+    block, resize,          none                   a task blocks the hub (then `probe_failed`), another limit, another
+    clock_step                                     wall clock: no message may be touched
 """
 
 # mypy: disable-error-code="no-untyped-call,attr-defined"
@@ -93,6 +122,15 @@ class Nemesis:
         if isinstance(self._server, RabbitMQ):
             kinds += ["connections_closed", "disk_full"]
         return kinds
+
+    def unavailable(self) -> list[str]:
+        """Kinds that make sense for this broker, and that this machine does not have: a small disk needs `mount`, a
+        worker's own clock `cc`, a limit of its memory a cgroup that may be written.
+        """
+        wanted = ["out_of_memory"]
+        wanted += ["disk_full"] if isinstance(self._server, Redis | RabbitMQ) else []
+        wanted += ["clock_step"] if self._fleet.own_clocks else []
+        return sorted(set(wanted) - set(self.kinds()))
 
     def run(self, rounds: int, until: float = float("inf")) -> None:
         """*rounds* times every kind, in an order of its own, or as many as fit before *until* (monotonic)."""

@@ -105,7 +105,10 @@ def run(
         known = _overview(fleet, server) if overdue else []
         _until_quiet(fleet, sent, due + LATE_SECONDS)
         events = parse(fleet.done_file.read_text().splitlines())
-        history = History(broker, seed, sent, nemesis.finish(events), due, processes=fleet.records())
+        history = History(
+            broker, seed, sent, nemesis.finish(events), due,
+            processes=fleet.records(), unavailable=nemesis.unavailable(),
+        )  # fmt: skip
         verdict = history.judge(events)
         if verdict.lost:
             lines, orphans = _whereabouts(fleet, server, peer, verdict.lost, sent, events)

@@ -26,6 +26,8 @@ TITLES = {
     "cluster": "three nodes",
 }
 COUNTED = ("confirmed", "lost", "unexplained", "orphaned", "forgotten", "early_lost", "miscounted_chords", "late")
+COUNTED_LATER = ("hung", "crashed")
+"""What runs before 19:20 UTC of 29 November 2026 were not judged by."""
 Run = Mapping[str, Any]
 
 
@@ -33,6 +35,7 @@ def compact(line: Run) -> dict[str, Any]:
     """What the table needs of a line of `tests.faults.long`."""
     causes = Counter(kind for told in line["twice"].values() for kind in causes_of(told))
     counts = {name: line.get(name, 0) for name in COUNTED}
+    counts |= {name: line[name] for name in COUNTED_LATER if name in line}
     return {
         **{name: line[name] for name in ("started", "seconds", "rounds", "per_second", "broker", "seed")},
         **{name: len(value) if isinstance(value, list) else value for name, value in counts.items()},
@@ -99,6 +102,12 @@ def table(runs: Sequence[Run]) -> str:
     ):
         each = [sums[broker][name] for broker in brokers]
         lines.append(_row(title, [f"{number:,}" for number in each], f"{sum(each):,}"))
+    for name in COUNTED_LATER:
+        judged = [[run[name] for run in runs if run["broker"] == broker and name in run] for broker in brokers]
+        if count := sum(map(len, judged)):
+            cells = [f"{sum(each):,}" if each else "" for each in judged]
+            total = sum(map(sum, judged))
+            lines.append(_row(f"workers that {name}, in {count} runs", cells, f"{total:,}"))
     hours = sum(sums[broker]["seconds"] for broker in brokers) / 3600
     days = sorted({str(run["started"])[:10] for run in runs})
     head = (

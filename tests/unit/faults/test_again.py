@@ -22,6 +22,7 @@ HISTORY = History(
     [KILLED, ELSEWHERE],
     50.0,
     processes=[Process("w1", 0.0, 5.0, status=-9, left=5.5)],
+    unavailable=("out_of_memory",),
 )
 
 
@@ -40,6 +41,7 @@ def test_a_kept_run_has_the_same_verdict_again(
     assert again.main() == 1
     line = json.loads(capsys.readouterr().out)
     assert (line["broker"], line["seed"], line["kept"], line["lost"]) == ("quorum", 7, False, ["t1"])
+    assert line["unavailable"] == ["out_of_memory"]
     assert line["disruptions"] == {"sigkill": 1, "drain": 1}
 
 

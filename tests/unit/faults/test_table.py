@@ -45,6 +45,15 @@ def test_a_lost_task_stands_in_the_table() -> None:
     assert row(text, "**lost**") == ["2", "2"]
 
 
+def test_a_worker_that_crashed_stands_in_the_table_of_the_runs_that_were_judged_by_it() -> None:
+    earlier = {name: value for name, value in line("redis", 1).items() if name not in table.COUNTED_LATER}
+    assert "crashed" not in table.table([earlier])
+    crashed = line("redis", 2, dataclasses.replace(VERDICT, crashed=("w1 ended by itself with status 1: no",)))
+    text = table.table([earlier, crashed, line("cluster", 3)])
+    assert row(text, "workers that crashed, in 2 runs") == ["1", "0", "1"]
+    assert row(text, "workers that hung, in 2 runs") == ["0", "0", "0"]
+
+
 def test_a_run_that_is_known_is_replaced() -> None:
     again = line("redis", 1, dataclasses.replace(VERDICT, confirmed=5))
     assert [run["confirmed"] for run in table.merged([line("redis", 1), line("redis", 2)], [again])] == [5, 1000]

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from tests.faults.operator.life import STEPS, Crash, Life, Outcome, Plan, differences
@@ -27,7 +28,11 @@ class Verdict:
     writes: Counter[str] = field(default_factory=Counter)
     """Writes that were met by a crash, however often."""
     troubled: Counter[str] = field(default_factory=Counter)
-    """Requests that something happened to, by kind."""
+    """Requests and events that something happened to, by kind; a kind that met none is not there."""
+    troubled_steps: int = 0
+    """Steps in which something happened to one at least."""
+    takeovers: int = 0
+    """Times that another replica led at the end of a step than at the end of the one before."""
     failures: list[Object] = field(default_factory=list)
     """Each with the plan that repeats it."""
 
@@ -35,7 +40,8 @@ class Verdict:
         """One line."""
         return {
             "lives": self.lives, "steps": self.steps, "crashes": self.crashes, "crash_points": len(self.points),
-            "kinds_of_writes": len(self.writes), "troubled": dict(self.troubled), "failures": len(self.failures),
+            "kinds_of_writes": len(self.writes), "troubled": dict(self.troubled),
+            "troubled_steps": self.troubled_steps, "takeovers": self.takeovers, "failures": len(self.failures),
         }  # fmt: skip
 
 
@@ -53,19 +59,23 @@ def run(stage: Stage, directory: Path, plans: Sequence[Plan], *, at_once: int = 
     calm = dict(zip(routes, ended, strict=False))
     verdict = Verdict()
     for number, (plan, outcomes) in enumerate(zip(everything, ended, strict=True)):
-        _judge(verdict, number, plan, outcomes, calm[plan.steps])
+        judge(verdict, number, plan, outcomes, calm[plan.steps])
     return verdict
 
 
-def _judge(verdict: Verdict, number: int, plan: Plan, outcomes: list[Outcome], calm: list[Outcome]) -> None:
+def judge(verdict: Verdict, number: int, plan: Plan, outcomes: list[Outcome], calm: list[Outcome]) -> None:
+    """Adds to the verdict what one life came to, beside the undisturbed life with the same steps."""
     verdict.lives += 1
+    leaders = [step.leader for step in outcomes if step.leader]
+    verdict.takeovers += sum(one != next_one for one, next_one in pairwise(leaders))
     for step, usual in zip(outcomes, calm, strict=False):
         verdict.steps += 1
         verdict.crashes += len(step.crashed)
         verdict.writes.update(step.crashed)
         for what, crash in zip(step.crashed, plan.crashes.get(step.step, ()), strict=False):
             verdict.points.add((step.step, what, crash.number, crash.after))
-        if step.step in plan.troubles:
+        if step.troubled:
+            verdict.troubled_steps += 1
             verdict.troubled[plan.troubles[step.step].name] += step.troubled
         found = list(step.broken)
         if not found:

@@ -12,7 +12,7 @@ import json
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
@@ -24,20 +24,36 @@ from tests.integration.operator.harness import Namespace, Object, Refused, fresh
 
 QUIET_SECONDS = 10 * TICK_SECONDS
 LOOK_SECONDS = 0.3
+TROUBLE_SECONDS = 4.0
+"""A trouble is over then, or as soon as what the step is for has come about."""
 SETTLED_SECONDS = 90.0
 """A step that has not come about by then never will. The collector alone takes half a minute to learn of a resource."""
 
 STEPS = (
     "start", "create", "create another", "scale out", "update", "add prefork", "remove prefork", "upgrade",
-    "drift", "move", "scale in", "delete another", "delete with orphans", "adopt", "delete",
+    "drift", "move", "make again", "scale in", "delete another", "scale out again", "delete with orphans", "adopt",
+    "delete",
 )  # fmt: skip
 SHORT_ROUTES = (
-    ("start", "create", "scale out", "update", "upgrade", "scale in", "delete"),
-    ("start", "create", "create another", "add prefork", "remove prefork", "drift", "move", "delete another",
-     "delete with orphans", "adopt", "delete"),
+    ("start", "create", "scale out", "update", "upgrade", "make again", "scale in", "delete"),
+    ("start", "create", "create another", "scale out", "add prefork", "remove prefork", "drift", "move",
+     "delete another", "delete with orphans", "adopt", "delete"),
 )  # fmt: skip
-"""Together all steps, but each in half of the time."""
-_MAY_SHRINK = {"scale in", "remove prefork", "delete another", "delete with orphans", "delete"}
+"""Together all kinds of steps, but each in half of the time. In the second one nothing is scaled in: what it changes,
+leaves as orphans and adopts are running workers.
+"""
+MAY_SHRINK = {
+    "remove prefork": {"feeds-prefork"},
+    "make again": {"feeds-eventlet"},
+    "scale in": {"feeds-eventlet"},
+    "delete another": {"mails-eventlet"},
+    "delete": {"feeds-eventlet"},
+}
+"""The fleets that a step takes workers from. In all others, and in all other steps, nothing does."""
+MADE_BY_CHANCE = {"make again"}
+"""Steps in which it depends on who comes first how often something is made: the operator makes a child again that is
+gone, and the garbage collector deletes what was made for the pool before. What exists in the end does not.
+"""
 
 EGRESS = {"egress": [{"to": [{"ipBlock": {"cidr": "198.18.0.0/15"}}], "ports": [{"port": 6379}]}]}
 SPEC: Object = {
@@ -62,6 +78,8 @@ class Trouble:
     """What goes wrong between operator and API server during a step."""
 
     name = "none"
+    least_seconds = 0.0
+    """It does not end before, though what the step is for has come about."""
 
     def begin(self, life: Life) -> None:
         """The step is about to begin."""
@@ -111,12 +129,14 @@ class Outcome:
     picture: Object = field(default_factory=dict)
     """What exists, without times, names by chance and uids."""
     made: dict[str, int] = field(default_factory=dict)
-    """What was created and deleted since the life began."""
+    """What was created and deleted in this step; nothing of it is known of a step in `MADE_BY_CHANCE`."""
     writes: list[str] = field(default_factory=list)
     crashed: list[str] = field(default_factory=list)
     """The writes at which a replica was killed."""
     troubled: int = 0
     """Requests that something happened to."""
+    leader: str = ""
+    """The replica that leads at its end."""
     broken: list[str] = field(default_factory=list)
     """What was not as it should be, whatever the undisturbed life was like."""
     seconds: float = 0.0
@@ -202,8 +222,8 @@ class Life:
     # Steps, in the life's own thread.
 
     def _do(self, step: str) -> None:
-        before = {name: self._replicas_of(name) for name in ("feeds", "mails")}
-        began, since = monotonic(), {replica.name: len(replica.proxy.requests) for replica in self.replicas}
+        before, made = self.stage.chronicle.sizes(self.namespace.name), self.stage.chronicle.of(self.namespace.name)
+        began = monotonic()
         with self._lock:
             self._now = Outcome(step)
             self._due, self._count = list(self.plan.crashes.get(step, ())), 0
@@ -214,16 +234,19 @@ class Life:
         goal = getattr(self, "_" + step.replace(" ", "_"))()
         if self._trouble is not None:
             self._trouble.strike(self)
-            self._while(lambda: not goal(), 4.0)
+            least = monotonic() + self._trouble.least_seconds
+            self._while(lambda: monotonic() < least or not goal(), max(TROUBLE_SECONDS, self._trouble.least_seconds))
             trouble, self._trouble = self._trouble, None
             trouble.end(self)
         self._settle(step, goal)
         self._due = []
         self._now.picture = self.picture()
-        self._now.made = self.stage.chronicle.of(self.namespace.name)
+        if step not in MADE_BY_CHANCE:
+            self._now.made = newly(made, self.stage.chronicle.of(self.namespace.name))
+        self._now.leader = next((one.name for one in self.replicas if _leads(one.text("/metrics"))), "")
         self._now.seconds = monotonic() - began
-        if step not in _MAY_SHRINK:
-            self._now.broken += self._shrunk(before, since)
+        sizes = self.stage.chronicle.sizes(self.namespace.name)
+        self._now.broken += shrunk(before, sizes[len(before) :], MAY_SHRINK.get(step, set()))
 
     def _settle(self, step: str, goal: Callable[[], bool]) -> None:
         if not self._while(lambda: not goal(), SETTLED_SECONDS):
@@ -286,7 +309,7 @@ class Life:
 
     def _written(self) -> list[Seen]:
         found = [seen for replica in self.replicas for seen in list(replica.proxy.requests)]
-        return [seen for seen in found if seen.is_write and not _is_lease(seen) and (seen.changed or _is_event(seen))]
+        return [seen for seen in found if is_unrest(seen)]
 
     def _changed_at(self) -> float:
         starts = [at for some in self._starts.values() for at in some]
@@ -323,7 +346,7 @@ class Life:
         """Every replica that leads knows the pools that there are, and no other."""
         there = len(self.namespace.api.items(self.namespace.path("greenworkerpools")))
         texts = [replica.text("/metrics") for replica in self.replicas if not self._dead[replica.name]]
-        leaders = [text for text in texts if "\ngreenfleet_leader 1.0" in text]
+        leaders = [text for text in texts if _leads(text)]
         return len(leaders) == 1 and f"\ngreenfleet_pools {float(there)}\n" in leaders[0]
 
     def _gone(self, *pools: str) -> bool:
@@ -435,6 +458,23 @@ class Life:
         self._brokers += "mails" in self._specs
         return self._as_applied
 
+    def _make_again(self) -> Callable[[], bool]:
+        """A pool is deleted, and made anew by the same name at once."""
+        path = self.namespace.path("greenworkerpools", "feeds")
+        before = self.namespace.api.get(path)["metadata"]["uid"]
+        self.namespace.api.delete(path, propagationPolicy="Background")
+        self._while(lambda: self.namespace.find("greenworkerpools", "feeds") is not None, SETTLED_SECONDS)
+        self.apply("feeds")
+        uid = self.namespace.pool("feeds")["metadata"]["uid"]
+        assert uid != before
+
+        def made() -> bool:
+            live = self.namespace.deployment("feeds")
+            owners = (live or {"metadata": {}})["metadata"].get("ownerReferences") or ()
+            return [owner["uid"] for owner in owners] == [uid] and self._as_applied()
+
+        return made
+
     def _scale_in(self) -> Callable[[], bool]:
         self.stage.load[self.namespace.name, "feeds"] = 0
         self._workers = 0
@@ -446,6 +486,10 @@ class Life:
         del self._specs["mails"]
         self._brokers = 1
         return lambda: self._gone("mails") and self._as_applied()
+
+    def _scale_out_again(self) -> Callable[[], bool]:
+        """So that orphans run and are adopted as they run."""
+        return self._scale_out()
 
     def _delete_with_orphans(self) -> Callable[[], bool]:
         self.namespace.api.delete(self.namespace.path("greenworkerpools", "feeds"), propagationPolicy="Orphan")
@@ -499,47 +543,9 @@ class Life:
             picture[f"{title} {number}"] = what
         return picture
 
-    def _replicas_of(self, pool: str) -> int:
-        try:
-            return self.namespace.replicas(pool) or 0
-        except Refused:
-            return 0
-
-    def _shrunk(self, before: Mapping[str, int], since: Mapping[str, int]) -> Iterator[str]:
-        """Writes that made a fleet smaller while nothing said that it may be."""
-        for replica in self.replicas:
-            for seen in replica.proxy.requests[since[replica.name] :]:
-                pool = re.search(r"/deployments/(feeds|mails)-eventlet$", seen.path)
-                wanted = ((seen.body or {}).get("spec") or {}).get("replicas") if isinstance(seen.body, dict) else None
-                if pool and seen.is_write and seen.passed_at and wanted is not None and wanted < before[pool[1]]:
-                    yield f"a scale-in that nothing justified: {pool[1]} from {before[pool[1]]} to {wanted}"
-
     def _leaders(self) -> list[str]:
-        """Writes of a replica that did not lead, or no longer, or not yet after its start."""
-        held: list[tuple[float, float, str]] = []
-        for replica in self.replicas:
-            mine = [seen for seen in replica.proxy.requests if _is_lease(seen) and seen.is_write]
-            for seen in mine:
-                taken = (seen.body or {}).get("spec", {}).get("holderIdentity") == replica.name
-                if taken and seen.status in (200, 201) and seen.answered_at is not None:
-                    held.append((seen.at, seen.answered_at, replica.name))
-        broken = []
-        for replica in self.replicas:
-            for seen in replica.proxy.requests:
-                at = seen.passed_at
-                if at is None or not seen.is_write or _is_lease(seen):
-                    continue
-                started = max((one for one in self._starts[replica.name] if one <= seen.at), default=0.0)
-                renewed = max(
-                    (asked for asked, done, who in held if who == replica.name and started <= done <= at), default=0.0
-                )
-                others = [who for _, done, who in held if who != replica.name and renewed < done < at]
-                if others or at > renewed + LEASE_SECONDS + 0.25:
-                    broken.append(
-                        f"{replica.name} wrote {_what(seen)} {at - renewed:.2f} s after its last renewal; others "
-                        f"led: {others}"
-                    )
-        return broken[:3]
+        requests = {replica.name: list(replica.proxy.requests) for replica in self.replicas}
+        return wrote_without_lease(requests, self._starts)[:3]
 
     def _bugs(self) -> list[str]:
         texts = [replica.log.read_text(errors="replace") for replica in self.replicas if replica.log.exists()]
@@ -554,12 +560,70 @@ def _rolled_out(live: Object) -> bool:
     return counts == {wanted} and status.get("observedGeneration") == live["metadata"]["generation"]
 
 
+def shrunk(before: Iterable[tuple[str, int]], since: Iterable[tuple[str, int]], allowed: set[str]) -> Iterator[str]:
+    """Each time at which a fleet became smaller than the largest that it had been in a step, and nothing said that it
+    may be. `before`: its sizes until the step began, the last of which counts; `since`: those in the step.
+    """
+    largest = dict(before)
+    for name, count in since:
+        if count < largest.get(name, 0) and name not in allowed:
+            yield f"a scale-in that nothing justified: {name} from {largest[name]} to {count}"
+        largest[name] = max(count, largest.get(name, 0))
+
+
+def wrote_without_lease(requests: Mapping[str, Sequence[Seen]], starts: Mapping[str, Sequence[float]]) -> list[str]:
+    """Writes of a replica that did not lead, or no longer, or not yet after its start; by replica, what it asked for
+    and when (monotonic seconds) it was started.
+
+    Another one leads as soon as the API server has its name in the Lease. A replica itself leads by the renewals that
+    it was told of.
+    """
+    held = [
+        (seen.at, seen.answered_at, name, seen.status in (200, 201))
+        for name, some in requests.items()
+        for seen in some
+        if _is_lease(seen) and seen.is_write and seen.accepted and seen.answered_at is not None
+        if (seen.body or {}).get("spec", {}).get("holderIdentity") == name
+    ]
+    broken = []
+    for name, some in requests.items():
+        for seen in some:
+            at = seen.passed_at
+            if at is None or not seen.is_write or _is_lease(seen):
+                continue
+            started = max((one for one in starts[name] if one <= seen.at), default=0.0)
+            renewed = max(
+                (asked for asked, done, who, told in held if told and who == name and started <= done <= at),
+                default=float("-inf"),
+            )
+            others = [who for _, done, who, _ in held if who != name and renewed < done < at]
+            if others or at > renewed + LEASE_SECONDS + 0.25:
+                broken.append(
+                    f"{name} wrote {_what(seen)} {at - renewed:.2f} s after its last renewal; others led: {others}"
+                )
+    return broken
+
+
+def newly(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    """What was counted in between."""
+    return {what: count - before.get(what, 0) for what, count in after.items() if count != before.get(what, 0)}
+
+
+def is_unrest(seen: Seen) -> bool:
+    """A request that an operator at rest does not make: any write, whether it changes anything and whatever came of it.
+
+    The Lease is renewed also at rest. Every object is applied again after `HASTY["all is applied again"]` seconds, each
+    pool's at once; that is longer than `QUIET_SECONDS`, so it makes the rest begin anew and does not end it for good.
+    """
+    return seen.is_write and not _is_lease(seen)
+
+
+def _leads(metrics: str) -> bool:
+    return "\ngreenfleet_leader 1.0" in metrics
+
+
 def _is_lease(seen: Seen) -> bool:
     return "/leases" in seen.path
-
-
-def _is_event(seen: Seen) -> bool:
-    return seen.path.endswith("/events") and seen.status == 201
 
 
 def _what(seen: Seen) -> str:

@@ -3,7 +3,8 @@ all mutations of a spec.
 
 python -m tests.faults.operator.long --crash-points 500 --troubles 200 --mutations 1000 --seed 1
 
-The last line is the sum, as one JSON object; each failure is a line with what repeats it.
+The last line is the sum, as one JSON object; each failure is a line with what repeats it. The status is 1 if something
+was found, or if less was tried than was asked for.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ from tests.integration.operator.harness import Object, Prometheus, control_plane
 
 
 def main() -> int:
-    """0 if nothing was found."""
+    """0 if nothing was found, and everything was tried."""
     parser = argparse.ArgumentParser(description="faults between the operator and the API server")
     parser.add_argument(
         "--crash-points", type=int, default=500, help="distinct ones: step, number of the write, before or after"
     )
-    parser.add_argument("--troubles", type=int, default=200, help="steps under stale or missed state")
+    parser.add_argument(
+        "--troubles", type=int, default=200, help="steps in which stale or missed state met a request or an event"
+    )
     parser.add_argument("--mutations", type=int, default=1000)
     parser.add_argument("--at-once", type=int, default=6, help="lives at a time")
     parser.add_argument("--seed", type=int, default=1)
@@ -51,9 +54,24 @@ def main() -> int:
             nursery.close()
             prometheus.stop()
     failures = sum(part["failures"] for part in total.values())
-    print(json.dumps({"seed": chosen.seed, **total, "failures": failures}), flush=True)
+    missing = not_tried(total, chosen)
+    print(json.dumps({"seed": chosen.seed, **total, "failures": failures, "not_tried": missing}), flush=True)
     print(f"logs are in {directory}", file=sys.stderr)
-    return 1 if failures else 0
+    return 1 if failures or missing else 0
+
+
+def not_tried(total: Object, chosen: argparse.Namespace) -> list[str]:
+    """Where a run came to less than was asked of it."""
+    asked = (
+        ("crashes", "crash_points", chosen.crash_points),
+        ("stale_state", "steps", chosen.troubles),
+        ("mutations", "mutations", chosen.mutations),
+    )
+    return [
+        f"{total[part][what]} of {count} {part}: {what}"
+        for part, what, count in asked
+        if count and total[part][what] < count
+    ]
 
 
 def _crashes(stage: Stage, directory: Path, chosen: argparse.Namespace) -> Object:
@@ -81,17 +99,21 @@ def _crashes(stage: Stage, directory: Path, chosen: argparse.Namespace) -> Objec
 
 def _troubles(stage: Stage, directory: Path, chosen: argparse.Namespace) -> Object:
     chance = random.Random(chosen.seed)
-    found = {"lives": 0, "steps": 0, "events": 0, "failures": 0}
+    found = {"lives": 0, "steps": 0, "events": 0, "takeovers": 0, "failures": 0}
     for batch in itertools.count():
         if found["steps"] >= chosen.troubles:
             break
-        plans = [troubled(chance, STEPS) for _ in range(max(1, chosen.at_once - 1))]
+        # Every other one has a standby.
+        plans = [troubled(chance, STEPS, standby=number % 2 == 1) for number in range(max(1, chosen.at_once - 1))]
         verdict = crashes.run(stage, directory / f"troubles-{batch}", plans, at_once=chosen.at_once)
         crashes.tell(verdict, chosen.seed, f"stale state, batch {batch}")
         found["lives"] += verdict.lives
-        found["steps"] += sum(len(plan.troubles) for plan in plans)
+        found["steps"] += verdict.troubled_steps
         found["events"] += sum(verdict.troubled.values())
+        found["takeovers"] += verdict.takeovers
         found["failures"] += len(verdict.failures)
+        if not verdict.troubled_steps:
+            break
     return {"stale_state": found}
 
 

@@ -187,13 +187,16 @@ def _exposition(stage: Stage) -> http.server.ThreadingHTTPServer:
 
 
 class Chronicle:
-    """Every object that was created or deleted, by namespace, from watches of the test's own."""
+    """Every object that was created or deleted, and every number of workers that a fleet was given, by namespace, from
+    watches of the test's own.
+    """
 
     def __init__(self, api: Api) -> None:
         self._api = api
         self._lock = threading.Lock()
         self._born: dict[str, dict[str, str]] = {}
         self._died: dict[str, dict[str, str]] = {}
+        self._sizes: dict[str, list[tuple[str, int]]] = {}
         self._closed = False
         self._versions: dict[str, str] = {}
         for path in _WATCHED:
@@ -210,6 +213,13 @@ class Chronicle:
             found = Counter(f"created {what}" for what in born.values())
             found.update(f"deleted {what}" for what in died.values())
         return dict(sorted(found.items()))
+
+    def sizes(self, namespace: str) -> list[tuple[str, int]]:
+        """Each version of each fleet's Deployment, in order: its name and how many workers it asks for; 0 where it was
+        deleted.
+        """
+        with self._lock:
+            return list(self._sizes.get(namespace, ()))
 
     def _watch(self, path: str, version: str) -> None:
         self._versions[path] = version
@@ -239,9 +249,13 @@ class Chronicle:
             answer.close()
 
     def _take(self, kind: str, found: Object) -> None:
+        metadata = found["metadata"]
+        if found.get("kind") == "Deployment" and metadata.get("labels", {}).get(names.ROLE_LABEL) != "exporter":
+            count = 0 if kind == "DELETED" else found["spec"]["replicas"]
+            with self._lock:
+                self._sizes.setdefault(metadata["namespace"], []).append((metadata["name"], count))
         if kind not in ("ADDED", "DELETED"):
             return
-        metadata = found["metadata"]
         if metadata["name"] == "kube-root-ca.crt":
             return
         where = self._born if kind == "ADDED" else self._died

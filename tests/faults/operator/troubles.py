@@ -10,8 +10,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from tests.faults.operator.life import Life, Plan, Trouble
-from tests.faults.operator.stage import Replica
-from tests.integration.operator.faulty_api import Answer, Expire, Fault, Garble, Hold, Lose, Recall, Rule, Seen, Swallow
+from tests.faults.operator.stage import LEASE_SECONDS, Replica
+from tests.integration.operator.faulty_api import (
+    Answer,
+    Cut,
+    Expire,
+    Fault,
+    Garble,
+    Hold,
+    Lose,
+    Mute,
+    Recall,
+    Rule,
+    Seen,
+    Swallow,
+)
 
 KINDS = ("greenworkerpools", "deployments", "pods", "networkpolicies", "poddisruptionbudgets")
 
@@ -39,7 +52,21 @@ class Refusals(Trouble):
 
 @dataclass
 class Lost(Trouble):
-    """A share of all writes is carried out, and the answer never comes."""
+    """A share of all writes is carried out, and the connection breaks before the answer."""
+
+    seed: int
+    name: str = "cut after commit"
+
+    def __post_init__(self) -> None:
+        self._chance = random.Random(self.seed)
+
+    def judge(self, life: Life, replica: Replica, seen: Seen) -> Fault | None:
+        return Lose() if _is_plain_write(seen) and self._chance.random() < 0.3 else None
+
+
+@dataclass
+class Unanswered(Trouble):
+    """A share of all writes is carried out, and the answer never comes: the operator's own time-out ends them."""
 
     seed: int
     name: str = "time-out after commit"
@@ -48,7 +75,38 @@ class Lost(Trouble):
         self._chance = random.Random(self.seed)
 
     def judge(self, life: Life, replica: Replica, seen: Seen) -> Fault | None:
-        return Lose() if _is_plain_write(seen) and self._chance.random() < 0.3 else None
+        return Mute() if _is_plain_write(seen) and self._chance.random() < 0.3 else None
+
+
+LEASE_FAULTS: Mapping[str, Callable[[], Fault]] = {
+    "409": lambda: Answer(409),
+    "429": lambda: Answer(429, headers={"Retry-After": "1"}),
+    "500": lambda: Answer(500),
+    "cut before commit": lambda: Cut(lambda: None, after=False),
+    "cut after commit": Lose,
+}
+
+
+@dataclass
+class Renewals(Trouble):
+    """The renewals of the replica that leads go wrong, all of them and for so long that it has to stop; where there is
+    a standby, and the Lease was not renewed, it takes over.
+    """
+
+    how: str
+    _leader: str = ""
+
+    def __post_init__(self) -> None:
+        self.name = f"Lease: {self.how}"
+        self.least_seconds = 1.5 * LEASE_SECONDS
+
+    def begin(self, life: Life) -> None:
+        self._leader = next((replica.name for replica in life.replicas if replica.leads()), "")
+
+    def judge(self, life: Life, replica: Replica, seen: Seen) -> Fault | None:
+        if replica.name != self._leader or not seen.is_write or "/leases" not in seen.path:
+            return None
+        return LEASE_FAULTS[self.how]()
 
 
 @dataclass
@@ -146,11 +204,16 @@ class TimeTravel(Trouble):
 def drawn(chance: random.Random, step: str) -> Trouble:
     """One trouble of any kind."""
     seed = chance.randrange(2**31)
+    if step == "make again":  # a deletion and a creation of the same name that the watch never shows
+        return Deaf("greenworkerpools", (), chance.choice(["410", "anew", "never"]))
     makers: list[Callable[[], Trouble]] = [
         lambda: Refusals(seed, 409),
         lambda: Refusals(seed, 429),
         lambda: Refusals(seed, 500),
+        lambda: Refusals(seed, 503),
         lambda: Lost(seed),
+        lambda: Unanswered(seed),
+        lambda: Renewals(chance.choice(list(LEASE_FAULTS))),
         lambda: Slow(0.4),
         lambda: Garbled(seed),
         lambda: Deaf(chance.choice(KINDS), (), "410"),
@@ -165,6 +228,10 @@ def drawn(chance: random.Random, step: str) -> Trouble:
     return chance.choice(makers)()
 
 
-def troubled(chance: random.Random, steps: tuple[str, ...]) -> Plan:
-    """One trouble in each step."""
-    return Plan(troubles={step: drawn(chance, step) for step in steps if step != "start"}, steps=steps)
+def troubled(chance: random.Random, steps: tuple[str, ...], *, standby: bool = False) -> Plan:
+    """One trouble in each step. With a standby the leader loses its Lease to it in one of them."""
+    troubles = {step: drawn(chance, step) for step in steps if step != "start"}
+    if standby:
+        loses = chance.choice([step for step in troubles if step not in ("upgrade", "make again")])
+        troubles[loses] = Renewals(chance.choice([how for how in LEASE_FAULTS if how != "cut after commit"]))
+    return Plan(troubles=troubles, standby=standby, steps=steps)

@@ -11,11 +11,11 @@ other one with the client certificate of the kubeconfig.
             ...  # the watch misses every deletion
             faulty.end_watches("/greenworkerpools")
 
-The faults: `Answer` (410, 409, 429, 500… in place of the API server), `Hold` (a slow network), `Lose` (done, but nobody
-gets it), `Swallow` (a watch that misses events, or says nothing at all), `Expire` (a watch that begins with 410),
-`Cut` (something happens at this very request, such as a SIGKILL of who sent it), `Garble` (a watch whose events come
-late, twice, or behind those of other objects) and `Recall` (what the API server said before, in place of what it says
-now).
+The faults: `Answer` (410, 409, 429, 500… in place of the API server), `Hold` (a slow network), `Lose` (done, but the
+connection breaks before the answer), `Mute` (done, and never answered), `Swallow` (a watch that misses events, or says
+nothing at all), `Expire` (a watch that begins with 410), `Cut` (something happens at this very request, such as a
+SIGKILL of who sent it), `Garble` (a watch whose events come late, twice, or behind those of other objects) and `Recall`
+(what the API server said before, in place of what it says now).
 
 A rule is about all requests that match. `faulty.judge` is asked about each request by itself, and answers with a fault
 or None.
@@ -64,6 +64,11 @@ class Lose:
 
 
 @dataclass(frozen=True)
+class Mute:
+    """Carried out by the API server; the connection stays, and the answer never comes."""
+
+
+@dataclass(frozen=True)
 class Swallow:
     """Events of a watch that do not arrive: those of these types, or with none named all of them and the
     bookmarks too.
@@ -105,7 +110,7 @@ class Recall:
     body: bytes
 
 
-Fault = Answer | Hold | Lose | Swallow | Expire | Cut | Garble | Recall
+Fault = Answer | Hold | Lose | Mute | Swallow | Expire | Cut | Garble | Recall
 
 
 @dataclass
@@ -126,6 +131,8 @@ class Seen:
     """Monotonic seconds at which the API server had answered; None: not yet, or never asked."""
     target: str = ""
     """Path and query as they were sent."""
+    accepted: bool = False
+    """A write that the API server has carried out, whether the operator knows or not."""
     changed: bool = False
     """A write that was accepted and made another version of its object than the proxy had seen."""
 
@@ -337,6 +344,8 @@ class FaultyApi:
                 fault.done()
             if isinstance(fault, Cut | Lose):
                 _hang_up(request)
+            if isinstance(fault, Mute):
+                await asyncio.Event().wait()  # until the operator gives it up
             for rule in [rule for rule in self.rules if isinstance(rule.fault, Lose) and rule.concerns(seen)]:
                 rule.happened += 1
                 assert request.transport is not None
@@ -354,6 +363,7 @@ class FaultyApi:
             return
         if status >= 300 or "dryRun" in seen.query:
             return
+        seen.accepted = True
         written = _parsed(found)
         version = (written.get("metadata") or {}).get("resourceVersion") if isinstance(written, dict) else None
         path = seen.path.removesuffix("/status").removesuffix("/resize")
@@ -485,6 +495,7 @@ __all__ = [
     "Garble",
     "Hold",
     "Lose",
+    "Mute",
     "Recall",
     "Rule",
     "Seen",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.operator.load import SLACK, grown, spread
+from tests.faults.operator.load import AT_REST, SLACK, grown, left, medians, spread
 
 CALM = {"rss_mib": 300.0, "descriptors": 60.0, "threads": 8.0, "tasks": 400.0}
 
@@ -18,6 +18,22 @@ def test_whatever_is_much_larger_at_the_end_has_grown(name: str) -> None:
     samples = [{**CALM, name: CALM[name] * (1 + n / 40)} for n in range(120)]
     [found] = grown(samples)
     assert found.startswith(f"{name}: ")
+
+
+def test_the_medians_are_those_of_the_second_quarter_and_of_the_last() -> None:
+    samples = [{**CALM, "tasks": 100.0 * (1 + n // 30)} for n in range(120)]
+    assert medians(samples)["tasks"] == (200.0, 400.0)
+
+
+@pytest.mark.parametrize("name", list(AT_REST))
+def test_what_stays_after_the_last_change_is_left(name: str) -> None:
+    """A task for each change hides behind the pace of the changes while they go on."""
+    assert not left(CALM, {**CALM, name: CALM[name] + AT_REST[name]})
+    assert left(CALM, {**CALM, name: 1.1 * CALM[name] + AT_REST[name] + 1})[0].startswith(f"{name} at rest: ")
+
+
+def test_caches_stay() -> None:
+    assert not left(CALM, {**CALM, "rss_mib": 2 * CALM["rss_mib"]})
 
 
 def test_what_was_made_before_the_second_quarter_is_no_growth() -> None:

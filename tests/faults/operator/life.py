@@ -36,11 +36,11 @@ STEPS = (
 )  # fmt: skip
 SHORT_ROUTES = (
     ("start", "create", "scale out", "update", "upgrade", "make again", "scale in", "delete"),
-    ("start", "create", "create another", "scale out", "add prefork", "remove prefork", "drift", "move",
+    ("start", "create", "create another", "add prefork", "remove prefork", "drift", "scale out", "move",
      "delete another", "delete with orphans", "adopt", "delete"),
 )  # fmt: skip
-"""Together all kinds of steps, but each in half of the time. In the second one nothing is scaled in: what it changes,
-leaves as orphans and adopts are running workers.
+"""Together all kinds of steps, but each in half of the time. In the second one nothing is scaled in: what it moves to
+another broker, leaves as orphans and adopts are running workers.
 """
 MAY_SHRINK = {
     "remove prefork": {"feeds-prefork"},

@@ -16,7 +16,7 @@ from tests.faults.operator.crashes import run, sampled, tell
 from tests.faults.operator.life import SHORT_ROUTES, Crash
 from tests.faults.operator.stage import Stage
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)  # seconds; against a hang: lives on a busy machine are slow
 
 SEED = int(os.environ.get("SEED", "20261128"))
 

@@ -15,7 +15,7 @@ from tests.faults.operator.life import SHORT_ROUTES
 from tests.faults.operator.stage import Stage
 from tests.faults.operator.troubles import troubled
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)  # seconds; against a hang: lives on a busy machine are slow
 
 SEED = int(os.environ.get("SEED", "20261128"))
 

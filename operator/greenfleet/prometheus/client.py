@@ -155,6 +155,12 @@ class PrometheusServer:
         except (aiohttp.ClientError, OSError) as error:
             text = f"Prometheus {self.name!r} cannot be reached ({type(error).__name__})"
             raise QueryError(MetricsIssue.UNREACHABLE, text) from None
+        except ValueError as error:  # no request can be made of its settings
+            text = (
+                f"prometheus.servers.{self.name} cannot be asked as it is configured ({type(error).__name__}): "
+                "correct its url, headers and files"
+            )
+            raise QueryError(MetricsIssue.UNREACHABLE, text) from None
 
     def _bad(self, what: str) -> QueryError:
         return QueryError(MetricsIssue.BAD_ANSWER, f"Prometheus {self.name!r} {what}")
@@ -162,19 +168,37 @@ class PrometheusServer:
     def _headers(self) -> dict[str, str]:
         settings = self._settings
         if settings.bearer_token_file:
-            return settings.headers | {"Authorization": f"Bearer {self._secret(settings.bearer_token_file)}"}
+            token = self._secret("bearerTokenFile", settings.bearer_token_file)
+            if not token.isprintable():
+                raise self._bad_secret(
+                    "bearerTokenFile", settings.bearer_token_file, "has control characters", "write one line of text"
+                )
+            return settings.headers | {"Authorization": f"Bearer {token}"}
         if settings.basic_auth.username_file:
-            user = self._secret(settings.basic_auth.username_file)
-            password = self._secret(settings.basic_auth.password_file)
+            user = self._secret("basicAuth.usernameFile", settings.basic_auth.username_file)
+            password = self._secret("basicAuth.passwordFile", settings.basic_auth.password_file)
+            if ":" in user:
+                raise self._bad_secret(
+                    "basicAuth.usernameFile",
+                    settings.basic_auth.username_file,
+                    "has a colon, which ends the name of a user",
+                    "use a name without one",
+                )
             return settings.headers | {"Authorization": aiohttp.encode_basic_auth(user, password)}
         return settings.headers
 
-    def _secret(self, path: str) -> str:
+    def _secret(self, field: str, path: str) -> str:
         try:
             return Path(path).read_text(encoding="utf-8").strip()
         except OSError as error:
-            text = f"the credentials for Prometheus {self.name!r} cannot be read ({error.strerror})"
-            raise QueryError(MetricsIssue.UNREACHABLE, text) from None
+            what = f"cannot be read ({error.strerror})"
+            raise self._bad_secret(field, path, what, "mount it, or correct the path") from None
+        except UnicodeDecodeError:
+            raise self._bad_secret(field, path, "is not UTF-8", "write it as UTF-8") from None
+
+    def _bad_secret(self, field: str, path: str, what: str, fix: str) -> QueryError:
+        text = f"prometheus.servers.{self.name}.{field} is {path!r}, and that file with credentials {what}: {fix}"
+        return QueryError(MetricsIssue.UNREACHABLE, text)
 
     def _context(self) -> ssl.SSLContext | bool:
         settings = self._settings

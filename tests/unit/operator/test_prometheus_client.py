@@ -385,6 +385,50 @@ def test_basic_authentication_comes_from_files(tmp_path: Path) -> None:
     assert len(ask(handle, basic_auth=auth)) == 1
 
 
+@pytest.mark.parametrize(
+    ("field", "content", "parts"),
+    [
+        ("bearerTokenFile", "t\xf6ken".encode("latin-1"), ["not UTF-8", "write it as UTF-8"]),
+        ("basicAuth.usernameFile", "us\xe9r".encode("latin-1"), ["not UTF-8", "write it as UTF-8"]),
+        ("basicAuth.passwordFile", "p\xe4ss".encode("latin-1"), ["not UTF-8", "write it as UTF-8"]),
+        ("basicAuth.usernameFile", b"team:reader", ["a colon", "without one"]),
+        ("bearerTokenFile", b"one\ntwo", ["control characters", "write one line"]),
+        ("bearerTokenFile", b"one\0two", ["control characters", "write one line"]),
+        ("bearerTokenFile", None, ["No such file", "mount it, or correct the path"]),
+        ("basicAuth.passwordFile", None, ["No such file", "mount it, or correct the path"]),
+    ],
+)
+def test_credentials_that_cannot_be_sent_are_named_with_their_file(
+    tmp_path: Path, field: str, content: bytes | None, parts: list[str]
+) -> None:
+    fine, file = tmp_path / "fine", tmp_path / "file"
+    fine.write_text("reader")
+    if content is not None:
+        file.write_bytes(content)
+    group, _, name = field.partition(".")
+    both = {"usernameFile": str(fine), "passwordFile": str(fine)}
+    settings: dict[str, Any] = {group: {**both, name: str(file)} if name else str(file)}
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        raise AssertionError("nothing is sent")
+
+    with pytest.raises(QueryError) as error:
+        ask(handle, **settings)
+    assert error.value.reason is MetricsIssue.UNREACHABLE
+    assert error.value.message.startswith(f"prometheus.servers.main.{field} is {str(file)!r}")
+    for part in parts:
+        assert part in error.value.message
+
+
+def test_a_request_that_cannot_be_made_is_a_failure_of_its_server_alone() -> None:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        raise AssertionError("nothing is sent")
+
+    with pytest.raises(QueryError, match="cannot be asked") as error:
+        ask(handle, bearer_token_file="/no\0path")
+    assert error.value.reason is MetricsIssue.UNREACHABLE
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     directory = tmp_path_factory.mktemp("tls")

@@ -73,7 +73,7 @@ SERVER = closed(
         "keyFile": TEXT,
         "insecureSkipVerify": BOOLEAN,
         "bearerTokenFile": TEXT,
-        "basicAuth": closed({"usernameFile": TEXT, "passwordFile": TEXT}),
+        "basicAuth": closed({"usernameFile": TEXT, "passwordFile": TEXT}, required=("usernameFile", "passwordFile")),
     },
     required=("url",),
 )

@@ -126,6 +126,10 @@ class Server(_Settings):
             raise ValueError("certFile and keyFile belong together, and one of them is empty: set both, or none")
         if self.cert_file and not self.url.startswith("https:"):
             raise ValueError("certFile is set and the url does not begin with https: remove it, or use https")
+        if bool(self.basic_auth.username_file) != bool(self.basic_auth.password_file):
+            raise ValueError(
+                "basicAuth.usernameFile and passwordFile belong together, and one of them is empty: set both, or none"
+            )
         if self.bearer_token_file and self.basic_auth.username_file:
             raise ValueError(
                 "bearerTokenFile and basicAuth are both set, and a request has one Authorization: remove one"

@@ -93,12 +93,20 @@ def test_a_whole_configuration_is_read(tmp_path: Path) -> None:
             ["servers.default.queryParameters", "remove it"],
         ),
         ("prometheus: {servers: {default: {url: 'https://p', certFile: /c}}}", ["certFile and keyFile", "set both"]),
+        *(
+            (
+                f"prometheus: {{servers: {{default: {{url: 'http://p', basicAuth: {{{half}: /f}}}}}}}}",
+                ["usernameFile and passwordFile", "set both"],
+            )
+            for half in ("usernameFile", "passwordFile")
+        ),
         (
             "prometheus: {servers: {default: {url: 'http://p', certFile: /c, keyFile: /k}}}",
             ["certFile", "use https"],
         ),
         (
-            "prometheus: {servers: {default: {url: 'http://p', bearerTokenFile: /t, basicAuth: {usernameFile: /u}}}}",
+            "prometheus: {servers: {default: {url: 'http://p', bearerTokenFile: /t, "
+            "basicAuth: {usernameFile: /u, passwordFile: /p}}}}",
             ["bearerTokenFile and basicAuth", "remove one"],
         ),
         ("prometheus: {servers: {default: {}}}", ["prometheus.servers.default.url", "required"]),

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from greenfleet.manifests.names import AGENT_CONTAINER, EXPORTER_CONTAINER, ROLE_LABEL, Role
+from greenfleet.manifests.names import AGENT_CONTAINER, EXPORTER_CONTAINER, ROLE_LABEL, WORKER_CONTAINER, Role
 from greenfleet.redaction import redacted
 from greenfleet.status.stalled import StalledReason
 from greenfleet.status.times import unix_time
@@ -144,11 +144,11 @@ def _container_failure(container: _Object) -> StalledReason | None:
     if reason in _IMAGE_REASONS:
         return StalledReason(
             "ImageUnavailable",
-            f"{what} is {container.get('image', '')!r}: the image cannot be pulled ({reason}): correct the name, "
-            "or add imagePullSecrets",
+            f"{what} is {container.get('image', '')!r}: the image cannot be pulled ({reason}): "
+            f"{_ADMINISTRATORS_PULL if what == _OWN_IMAGE else 'correct the name, or add imagePullSecrets'}",
         )
     if reason == "CreateContainerConfigError":
-        return _missing_reference(message)
+        return _root_user(message, str(container.get("image", ""))) or _missing_reference(message)
     if reason in ("CrashLoopBackOff", "CreateContainerError", "RunContainerError"):
         terminated = (container.get("lastState") or {}).get("terminated") or {}
         return _crash(what, reason, terminated, message)
@@ -158,9 +158,37 @@ def _container_failure(container: _Object) -> StalledReason | None:
     return None
 
 
+_OWN_IMAGE = "the operator's worker.image"
+_ADMINISTRATORS_PULL = (
+    "the administrator corrects the name, or adds to worker.imagePullSecrets of the operator's configuration "
+    "(workerImage.pullSecrets of the chart) a Secret that this namespace has"
+)
+
+
 def _field(container: str) -> str:
-    return {AGENT_CONTAINER: "the operator's worker.image", EXPORTER_CONTAINER: "the operator's worker.image"}.get(
-        container, "spec.image"
+    if container in (AGENT_CONTAINER, EXPORTER_CONTAINER):
+        return _OWN_IMAGE
+    return "spec.image" if container == WORKER_CONTAINER else f"worker.podTemplatePatch, container {container},"
+
+
+def _root_user(message: str, image: str) -> StalledReason | None:
+    """Of a container that kubelet does not start, because its user is root or may be."""
+    if match := re.search(r"image has non-numeric user \(([^)]*)\)", message):
+        whose = f"the user of the image {image!r} is {match[1]!r}, a name, of which nobody can tell that it is not root"
+    elif "image will run as root" in message:
+        whose = f"the image {image!r} runs as root"
+    elif "runAsUser breaks non-root policy" in message:
+        return StalledReason(
+            "WorkerMisconfigured",
+            "worker.podTemplatePatch sets runAsUser to 0 in a container, and no container may run as root: choose "
+            "another user",
+        )
+    else:
+        return None
+    return StalledReason(
+        "WorkerMisconfigured",
+        f"worker.securityContext.runAsUser is null, and {whose}: set it to the number of a user who may run the image, "
+        "or name the user by number in the image (USER 1000)",
     )
 
 

@@ -87,6 +87,44 @@ def test_our_own_image_is_blamed_on_the_operators_configuration() -> None:
         found = pod_failure([waiting("ErrImagePull", container=container)])
         assert found is not None
         assert found.message.startswith("the operator's worker.image")
+        for part in ("administrator", "worker.imagePullSecrets", "workerImage.pullSecrets"):
+            assert part in found.message
+
+
+def test_the_image_of_a_container_that_a_patch_adds_is_blamed_on_the_patch() -> None:
+    found = pod_failure([waiting("ErrImagePull", container="proxy", image="proxy:1")])
+    assert found is not None
+    assert found.message.startswith("worker.podTemplatePatch, container proxy, is 'proxy:1'")
+
+
+OF_A_POD = '(pod: "feeds-abc_shop(5b1)", container: worker)'
+
+
+@pytest.mark.parametrize(
+    ("message", "parts"),
+    [
+        (
+            "container has runAsNonRoot and image has non-numeric user (appuser), cannot verify user is non-root "
+            + OF_A_POD,
+            ["worker.securityContext.runAsUser is null", "'appuser'", "proj:1.4", "number", "USER"],
+        ),
+        (
+            f"container has runAsNonRoot and image will run as root {OF_A_POD}",
+            ["worker.securityContext.runAsUser is null", "root", "proj:1.4", "number", "USER"],
+        ),
+        (
+            f"container's runAsUser breaks non-root policy {OF_A_POD}",
+            ["worker.podTemplatePatch", "runAsUser", "root", "another user"],
+        ),
+    ],
+)
+def test_a_user_that_kubelet_takes_for_root_is_said_with_the_field_and_the_fix(message: str, parts: list[str]) -> None:
+    found = pod_failure([waiting("CreateContainerConfigError", message)])
+    assert found is not None
+    assert found.reason == "WorkerMisconfigured"
+    for part in parts:
+        assert part in found.message
+    assert "feeds-abc" not in found.message
 
 
 def test_the_four_parts_that_the_worker_says_before_it_dies_are_shown() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from greenworker.brokers.parts import url_fields
+from greenworker.brokers.parts import OWN_NAMES, url_fields
 from greenworker.brokers.url import FIX, UNREADABLE, is_readable, is_readable_backend, unsupported, unsupported_scheme
 from greenworker.misconfigured import MisconfiguredError
 
@@ -69,11 +69,6 @@ _VARIABLES = {
 }
 """Variables that Celery reads as options, or instead of the broker's URL; those that a given option overrides are left
 out.
-"""
-
-_OVERRIDES = {"BROKER_URL": "CELERY_BROKER_URL", "RESULT_BACKEND": "CELERY_RESULT_BACKEND"}
-"""Variables of the app that Celery's command line also takes for its own (`-b`, `--result-backend`), and what they
-override.
 """
 
 
@@ -207,7 +202,7 @@ def _check_fields(arguments: Arguments, environ: Mapping[str, str]) -> None:
             to_use = url_fields(name, environ) if name == "broker" else name
             fix = f"remove the variable{to_use and f' and use {to_use}'}"
             raise MisconfiguredError("worker.env", variable, f"Celery reads an option from it; {reason}", fix)
-    for variable, ours in _OVERRIDES.items():
+    for ours, variable in OWN_NAMES.items():
         if environ.get(ours) and environ.get(variable, environ[ours]) != environ[ours]:
             fields = url_fields("broker" if ours == "CELERY_BROKER_URL" else "resultBackend", environ)
             raise MisconfiguredError(

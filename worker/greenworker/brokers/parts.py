@@ -15,6 +15,7 @@ from ipaddress import IPv6Address
 from pathlib import Path
 from urllib.parse import quote
 
+from greenworker.brokers.url import tidy, tidy_backend
 from greenworker.misconfigured import MisconfiguredError
 
 BROKER = {
@@ -49,10 +50,30 @@ _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?", re.ASCII)
 _TRANSPORT = re.compile(r"[a-z][a-z0-9+.-]*", re.ASCII)
 
 
+OWN_NAMES = {"CELERY_BROKER_URL": "BROKER_URL", "CELERY_RESULT_BACKEND": "RESULT_BACKEND"}
+"""Variables of the app that Celery's command line also takes for its own options (`-b`, `--result-backend`), by the
+variable that they override.
+"""
+
+
 def set_urls(environ: MutableMapping[str, str]) -> None:
-    """Write the URLs that are given by parts where Celery, the app and the startup checks look for them. Raises
-    `MisconfiguredError`.
+    """Write the URLs where Celery, the app and the startup checks look for them, those that are given by parts too, and
+    as libraries can read them: see `greenworker.brokers.url.split`. Raises `MisconfiguredError`.
     """
+    _make_of_parts(environ)
+    for field, url in (("broker", "CELERY_BROKER_URL"), ("resultBackend", "CELERY_RESULT_BACKEND")):
+        if url not in environ:
+            continue
+        given, tidied = environ[url], (tidy if field == "broker" else tidy_backend)
+        environ[url] = tidied(given)
+        if not environ[url] and (given or field == "broker"):  # an image may have an empty CELERY_RESULT_BACKEND
+            raise MisconfiguredError(f"{field}.urlFrom", "", "it is empty", "write the URL into that key of the Secret")
+        own = OWN_NAMES[url]
+        if environ.get(own) and tidied(environ[own]) == environ[url]:
+            environ[own] = environ[url]
+
+
+def _make_of_parts(environ: MutableMapping[str, str]) -> None:
     for field, variables, url in (
         ("broker", BROKER, "CELERY_BROKER_URL"),
         ("resultBackend", RESULT_BACKEND, "CELERY_RESULT_BACKEND"),

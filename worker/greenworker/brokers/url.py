@@ -1,5 +1,6 @@
-"""Whether a URL of a broker or a result backend can be read, asked before any library does: their errors quote what
-they cannot read, and that is often a part of the password. Standard library only.
+"""The URLs of a broker or a result backend as people write them: what is made of them, and whether they can be read,
+asked before any library does. The libraries' errors quote what they cannot read, and that is often a part of the
+password. Standard library only.
 """
 
 from __future__ import annotations
@@ -15,36 +16,65 @@ SUPPORTED = (*REDIS, *AMQP)
 """Schemes of the brokers that this worker has a transport for."""
 
 UNREADABLE = "the URL cannot be read (it may hold a password, and is not shown)"
-FIX = "write %2F for /, %23 for #, %3F for ?, %40 for @ in its user and password, and a number for the port"
+FIX = (
+    "write %2F for /, %23 for #, %3F for ?, %40 for @ and %3B for ; in its user and password, a number for the port, "
+    "and ; between several URLs"
+)
+
+
+def split(urls: str) -> list[str]:
+    """The URLs of a list with ``;`` between them. Libraries take blanks and line breaks around a URL for a part of it,
+    and then its password for something else: they are dropped, and so is what is empty. Schemes come in lower case.
+    """
+    return [_with_lower_scheme(each.strip()) for each in urls.split(";") if each.strip()]
+
+
+def _with_lower_scheme(url: str) -> str:
+    scheme, found, rest = url.partition("://")
+    return f"{scheme.lower()}{found}{rest}" if found else url
+
+
+def tidy(urls: str) -> str:
+    """See `split`. Nobody reads the URLs of a broker in any other form."""
+    return ";".join(split(urls))
+
+
+def tidy_backend(url: str) -> str:
+    """The same for a result backend. Those that are not Redis have forms of their own, also with ``;``."""
+    return url.strip() if _is_of_another_kind(url) else tidy(url)
 
 
 def is_readable(url: str) -> bool:
-    """False for a URL, or one of several with ``;`` between them, without a scheme, with a port that is no number, or
-    with an ``@`` after the host: what stands before it is then the end of a password with an unescaped ``/``, ``#`` or
-    ``?``.
+    """False for a URL, or one of several with ``;`` between them, without a scheme, with a port that is no number, with
+    a second ``://``, or with an ``@`` after the host: what stands before it is then the end of a password with an
+    unescaped ``/``, ``#`` or ``?``.
     """
+    urls = split(url)
     try:
-        for part in url.split(";"):
-            found = urlsplit(part)
+        for each in urls:
+            found = urlsplit(each)
             _ = found.port
-            if "@" in found.path + found.query + found.fragment:
+            if "@" in found.path + found.query + found.fragment or "://" in found.netloc + found.path:
                 return False
     except ValueError:
         return False
-    return "://" in url
+    return bool(urls) and all("://" in each for each in urls)
 
 
 def is_readable_backend(url: str) -> bool:
     """The same for a result backend. Those that are not Redis have addresses of their own kinds: several hosts, or
     none.
     """
-    scheme = url.split(":", maxsplit=1)[0].lower()
-    return scheme not in REDIS or is_readable(url)
+    return not split(url) or _is_of_another_kind(url) or is_readable(url)
+
+
+def _is_of_another_kind(url: str) -> bool:
+    return any(each.split(":", maxsplit=1)[0].lower() not in REDIS for each in split(url)[:1])
 
 
 def unsupported_scheme(url: str) -> str | None:
     """The first scheme, of one URL or of several with ``;`` between them, that this worker has no transport for."""
-    schemes = [part.split("://", maxsplit=1)[0].strip().lower() for part in url.split(";") if part.strip()]
+    schemes = [each.split("://", maxsplit=1)[0] for each in split(url)]
     return next((scheme for scheme in schemes if scheme.split("+", maxsplit=1)[0] not in SUPPORTED), None)
 
 

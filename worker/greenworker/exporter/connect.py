@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from greenworker.brokers.url import AMQP, FIX, REDIS, UNREADABLE, is_readable
+from greenworker.brokers.url import AMQP, FIX, REDIS, UNREADABLE, is_readable, split
 from greenworker.exporter.broker import Broker
 from greenworker.exporter.failover import Failover
 from greenworker.tls import Trust
@@ -14,11 +14,12 @@ def connect(url: str, trust: Trust, metrics_port: int = 0) -> Broker:
     """
     if not is_readable(url):
         raise ValueError(f"{UNREADABLE}: {FIX}")
-    scheme = url.split("://", maxsplit=1)[0].split("+", maxsplit=1)[0].lower()
+    urls = split(url)
+    url = ";".join(urls)
+    scheme = url.split("://", maxsplit=1)[0].split("+", maxsplit=1)[0]
     if scheme in REDIS:
         from greenworker.exporter.redis import RedisBroker  # noqa: PLC0415 - only the library that is needed
 
-        urls = url.split(";")
         if scheme != "sentinel" and len(urls) > 1:
             return Failover(urls, lambda one: RedisBroker(one, trust))
         return RedisBroker(url, trust)

@@ -15,6 +15,7 @@ from pathlib import Path
 from time import monotonic
 
 from greenworker.brokers.parts import has_parts, parts, url_of
+from greenworker.brokers.url import tidy
 from greenworker.environment import trust_of
 from greenworker.exporter.broker import Broker, Depth, Queue
 from greenworker.exporter.connect import connect
@@ -81,7 +82,7 @@ class Options:
     def url(self) -> str:
         """The broker's URL as its Secrets say it now. Raises OSError or `MisconfiguredError`."""
         if self.parts_directory is None:
-            return self.url_file.read_text().strip()
+            return tidy(self.url_file.read_text())
         return url_of("broker", parts(self.environ, directory=self.parts_directory))
 
 

@@ -1,0 +1,113 @@
+"""One URL or several with ``;`` between them, as people write them into Secrets: what the worker, its companion and the
+exporter make of them, and what is refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kombu.connection import Connection
+from kombu.utils.url import url_to_parts
+
+from greenworker.bootstrap.startup_checks import Arguments, check
+from greenworker.brokers.parts import set_urls
+from greenworker.brokers.url import is_readable, split, tidy
+from greenworker.exporter.connect import connect
+from greenworker.exporter.exporter import Options
+from greenworker.misconfigured import MisconfiguredError
+from greenworker.tls import Trust
+
+GOOD = ["-A", "proj", "worker", "-P", "eventlet", "-Q", "feeds"]
+A, B = "redis://:s3cret@a:6379/0", "redis://:s3cret@b:6379/1"
+
+AS_PEOPLE_WRITE_IT = {
+    f"{A}; {B}": f"{A};{B}",
+    f"{A};\n{B}": f"{A};{B}",
+    f"{A};\r\n{B}\r\n": f"{A};{B}",
+    f"{A};": A,
+    f";{A};;{B} ; ": f"{A};{B}",
+    f"\t{A}\n": A,
+    f"  {A} ;\u00a0{B}": f"{A};{B}",
+    "REDISS://:s3cret@A:6379/0": "rediss://:s3cret@A:6379/0",
+    "Sentinel://a:1; SENTINEL://b:2/0?master_name=M": "sentinel://a:1;sentinel://b:2/0?master_name=M",
+    "amqp://u:s3cret@a//;\namqp://u:s3cret@b//": "amqp://u:s3cret@a//;amqp://u:s3cret@b//",
+}
+
+
+def started(**environ: str) -> dict[str, str]:
+    """The environment after what the launcher does with it, up to Celery."""
+    set_urls(environ)
+    check(Arguments.parse(GOOD), "eventlet", environ)
+    return environ
+
+
+@pytest.mark.parametrize("written", AS_PEOPLE_WRITE_IT)
+def test_blanks_line_breaks_and_empty_members_do_not_count(written: str, tmp_path: Path) -> None:
+    """For the worker and the exporter alike."""
+    wanted = AS_PEOPLE_WRITE_IT[written]
+    assert started(CELERY_BROKER_URL=written)["CELERY_BROKER_URL"] == wanted
+    (tmp_path / "url").write_bytes(written.encode())
+    options = Options.read({"GREENWORKER_BROKER": "ns/b", "GREENWORKER_BROKER_URL_FILE": str(tmp_path / "url")})
+    assert options.url() == wanted
+
+
+@given(st.lists(st.tuples(st.text(" \t\r\n", max_size=3), st.sampled_from([A, B, ""]), st.text(" \n", max_size=2))))
+def test_kombu_finds_every_password_where_it_belongs(members: list[tuple[str, str, str]]) -> None:
+    urls = tidy(";".join(before + url + after for before, url, after in members))
+    assert split(urls) == [url for _, url, _ in members if url]
+    for url in Connection(urls).alt if ";" in urls else []:
+        read = url_to_parts(url)
+        assert (read.scheme, read.password, read.hostname) == ("redis", "s3cret", url[16])
+
+
+@pytest.mark.parametrize("written", ["redis://:s3cret@h/1;", " redis://:s3cret@h/1\n", "REDIS://:s3cret@h/1"])
+def test_the_result_backend_is_read_in_the_same_way(written: str) -> None:
+    found = started(CELERY_BROKER_URL=A, CELERY_RESULT_BACKEND=written)
+    assert found["CELERY_RESULT_BACKEND"] == "redis://:s3cret@h/1"
+
+
+@pytest.mark.parametrize(
+    "url", ["cache+memcached://one:11211;two:11211/", "db+mssql://u:p@h/x?odbc_connect=DRIVER;SERVER", "rpc://"]
+)
+def test_a_result_backend_of_another_kind_keeps_its_own_form(url: str) -> None:
+    assert started(CELERY_BROKER_URL=A, CELERY_RESULT_BACKEND=url)["CELERY_RESULT_BACKEND"] == url
+    assert started(CELERY_BROKER_URL=A, CELERY_RESULT_BACKEND=f"{url}\n")["CELERY_RESULT_BACKEND"] == url
+
+
+def test_the_apps_own_variables_that_say_the_same_are_read_in_the_same_way() -> None:
+    """Celery's command line takes them for its options, and would use them as they are."""
+    found = started(CELERY_BROKER_URL=f"{A}; ", BROKER_URL=f"{A}; ", CELERY_RESULT_BACKEND=B, RESULT_BACKEND=f"{B};")
+    assert (found["BROKER_URL"], found["RESULT_BACKEND"]) == (A, B)
+
+
+@pytest.mark.parametrize("blank", ["", " ", ";", "\n;\n"])
+def test_a_secret_without_a_url_is_refused_and_the_apps_own_broker_is_not_used(blank: str) -> None:
+    with pytest.raises(MisconfiguredError, match="empty") as refused:
+        started(CELERY_BROKER_URL=blank)
+    assert refused.value.field == "broker.urlFrom"
+
+
+@pytest.mark.parametrize("blank", [" ", ";", "\n"])
+def test_a_secret_without_a_url_of_the_result_backend_is_refused(blank: str) -> None:
+    with pytest.raises(MisconfiguredError, match="empty") as refused:
+        started(CELERY_BROKER_URL=A, CELERY_RESULT_BACKEND=blank)
+    assert refused.value.field == "resultBackend.urlFrom"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [f"{A} {B}", f"{A}\n{B}", f"{A},{B}", "redis://a/0\nredis://b/0", "redis://a,redis://b/0", f"{A};s3cret", "s3cret"],
+)
+def test_urls_with_anything_else_between_them_are_refused_and_not_quoted(url: str) -> None:
+    assert not is_readable(url)
+    with pytest.raises(MisconfiguredError) as refused:
+        started(CELERY_BROKER_URL=url)
+    assert refused.value.field == "broker.urlFrom"
+    assert "; between several URLs" in refused.value.fix
+    assert "s3cret" not in str(refused.value)
+    with pytest.raises(ValueError, match="cannot be read") as unread:
+        connect(url, Trust())
+    assert "s3cret" not in str(unread.value)

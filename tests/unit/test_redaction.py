@@ -39,7 +39,23 @@ TABLE = {
     "{'password': 'hunter 2', 'host': 'h'}": "{'password': '***', 'host': 'h'}",
     'secret "broker" not found': 'secret "broker" not found',
     "https://prometheus:9090/api: 401": "https://prometheus:9090/api: 401",
+    "between 0 and limit - 1, not :s3cret@127.0.0.1:2/0": "between 0 and limit - 1, not :***@127.0.0.1:2/0",
+    "not '/:s3c/r@t:x@redis/0' but a number": "not '/:***@redis/0' but a number",
+    "vhost=u:s3cret@[::1]:5672//, refused": "vhost=u:***@[::1]:5672//, refused",
+    "NOT_ALLOWED - vhost u:s3cret@rabbit/ not found": "NOT_ALLOWED - vhost u:***@rabbit/ not found",
+    "no :s3cret@a of redis://:s3cret@b/0": "no :***@a of redis://***@b/0",
+    "at u:a=:s3cret@a:1": "at u:***@a:1",
+    "no u:s3cret@a:1 and redis://b/0": "no u:***@a:1 and redis://b/0",
 }
+
+ORDINARY = [
+    'Back-off pulling image "ghcr.io/feeds/app:1.2@sha256:0123456789abcdef0123456789abcdef"',
+    "pulling registry:5000/app@sha256:0123456789abcdef for https://registry:5000",
+    "worker: celery@feeds-7f3a ready", '{"worker":"celery@feeds-7f3a","n":1}', "{'hostname': 'celery@feeds'}",
+    "10:30:05:celery@feeds-7f3a ready", "[INFO]:celery@feeds", "from mailto:me@example.com, at 10:30",
+    "git@github.com:feeds/app.git", "celery@feeds.celery.pidbox", "a::b @c :d", "ratio 1:2 @ 3/4", "me@x: see a:b",
+]  # fmt: skip
+"""What has a colon and an ``@`` and no password."""
 
 SCHEMES = st.sampled_from(["redis", "rediss", "amqp", "amqps", "sentinel", "db+postgresql", "https", "REDIS"])
 ODD = st.sampled_from(list("/?#@:;%&='\" []{}<>\\,|\t"))
@@ -60,6 +76,12 @@ def test_both_sides_say_the_same(redact: Redact, text: str) -> None:
     assert redact(text) == TABLE[text]
 
 
+@BOTH
+@pytest.mark.parametrize("text", ORDINARY)
+def test_ordinary_text_stays_as_it_is(redact: Redact, text: str) -> None:
+    assert redact(text) == text
+
+
 def test_both_sides_have_the_same_code() -> None:
     worker, operator = (
         Path(module.__file__).read_text(encoding="utf-8").split("from __future__", maxsplit=1)[1]
@@ -75,6 +97,23 @@ def test_no_part_of_a_password_survives_in_any_url(
     redact: Redact, scheme: str, user: str, password: str, form: str
 ) -> None:
     url = f"{scheme}://{user}:{password}@host:6379/0"
+    shown = redact(form.format(*[url] * form.count("{}")))
+    kept = [part for part in fragments_of(password) if len(re.sub(r"[^QJXZ]", "", part)) and part in shown]
+    assert not kept, shown
+
+
+@BOTH
+@settings(max_examples=300)
+@given(
+    user=st.sampled_from(["", "feeder"]),
+    password=PASSWORDS.filter(lambda text: not re.search(r"""[\s"'`]|://""", text)),
+    form=st.sampled_from(["{}", "not {}", "not '{}'", "x={}\nnext", "{} or redis://{}", "(see {})"]),
+)
+def test_no_part_of_a_password_survives_in_a_url_without_its_scheme(
+    redact: Redact, user: str, password: str, form: str
+) -> None:
+    """As redis-py and RabbitMQ quote what they take for a database or a virtual host."""
+    url = f"{user}:{password}@host:6379/0"
     shown = redact(form.format(*[url] * form.count("{}")))
     kept = [part for part in fragments_of(password) if len(re.sub(r"[^QJXZ]", "", part)) and part in shown]
     assert not kept, shown
@@ -107,6 +146,10 @@ HOSTILE = [
     "x=1&",
     "'",
     " ",
+    ":",
+    ":a@",
+    "a:b@c:1/",
+    "=:",
 ]
 
 

@@ -20,6 +20,9 @@ off.
 """
 _NAMES = r"(?:passw(?:or)?d|passphrase|pwd|secret|token|api_?key|access_?key)"
 _IN_QUERY = re.compile(rf"[?&;]\w{{0,40}}{_NAMES}=", re.IGNORECASE)
+_WORD = re.compile(r"""[^\s"'`]+""")
+_LOGIN_STARTS = re.compile(r"(?:^|[(\[{<=,;/&]):")
+_ADDRESS = re.compile(r"(\[[\w:.%]*\]|[\w.%-]+)(:\d{1,5}(?!\w)|/)")
 _QUOTED = re.compile(rf"""({_NAMES}["'] ?[:=] ?["'])[^"'\n]*""", re.IGNORECASE)
 _ASSIGNED = re.compile(rf"""({_NAMES} ?= ?)("[^"\n]*"?|'[^'\n]*'?|[^\s,;&"']+)""", re.IGNORECASE)
 
@@ -28,8 +31,10 @@ def redacted(text: str) -> str:
     """*text* without the credentials of any URL in it, and without what is called a password.
 
     Of a line with a URL everything between the first ``://`` and the last ``@`` goes: users forget to escape blanks,
-    quotes, ``/``, ``#``, ``?`` and ``@`` in a password, and where a password ends is then anybody's guess. Takes time
-    in proportion to the length.
+    quotes, ``/``, ``#``, ``?`` and ``@`` in a password, and where a password ends is then anybody's guess. Libraries
+    quote a URL that they misread without its scheme: ``:password@host`` goes as well, and ``user:password@host`` with a
+    port or a path. Digests of images, names of Celery's workers and addresses of people stay. Takes time in proportion
+    to the length.
     """
     if len(text) > LIMIT_CHARACTERS:
         text = text[:LIMIT_CHARACTERS] + " … (cut)"
@@ -38,6 +43,10 @@ def redacted(text: str) -> str:
 
 def _line(line: str) -> str:
     start = line.find("://") + 3
+    if "@" in line:
+        before = line[: start - 3] if start >= 3 else line
+        hidden = _WORD.sub(_without_login, before)
+        line, start = hidden + line[len(before) :], start + len(hidden) - len(before)
     if start >= 3:
         end, query = line.rfind("@", start), _IN_QUERY.search(line, start)
         if end >= 0 and query is not None and end >= query.end():
@@ -57,3 +66,17 @@ def _without_cut_urls(text: str) -> str:
         if not _NO_SECRET.fullmatch(found[1]):
             return text[: found.start(1)] + _HIDDEN
     return text
+
+
+def _without_login(found: re.Match[str]) -> str:
+    word = found[0]
+    end = word.rfind("@")
+    if end < 0 or ":" not in word[:end]:
+        return word
+    if _ADDRESS.match(word, end + 1):
+        start = word.index(":") + 1
+    elif login := _LOGIN_STARTS.search(word, 0, end):
+        start = login.end()
+    else:
+        return word
+    return word[:start] + _HIDDEN + word[end:]

@@ -46,8 +46,8 @@ def amqp_options(trust: Trust) -> dict[str, Any]:
 
 
 def wishes(url: str) -> dict[str, str]:
-    """What a Redis URL says about TLS itself (``?ssl_…=…``); of several URLs, the first."""
-    query = url.split(";", maxsplit=1)[0].partition("?")[2]
+    """What one Redis URL says about TLS itself (``?ssl_…=…``)."""
+    query = url.partition("?")[2]
     return {name: value for name, value in parse_qsl(query) if name.startswith("ssl_")}
 
 
@@ -59,6 +59,11 @@ def checks(options: Any) -> bool:
         return True
     wish = options.get(_WISH, options.get("cert_reqs", ssl.CERT_REQUIRED))
     return wish not in (None, ssl.CERT_NONE) and str(wish).lower() not in _UNCHECKED
+
+
+def all_check(urls: str) -> bool:
+    """Whether none of one or several URLs turns the check off."""
+    return all(checks(wishes(url)) for url in urls.split(";"))
 
 
 def completed(url: str, trust: Trust) -> str:

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from celery import Celery
 
-from greenworker.bootstrap import launch
+from greenworker.bootstrap import launch, settings
 from greenworker.bootstrap.requirements import CELERIES, OLDEST, check_versions
 from greenworker.misconfigured import MisconfiguredError
 
@@ -43,6 +44,29 @@ def test_found_and_needed_are_named(package: str, found: str | None) -> None:
 def test_only_what_is_used_is_needed() -> None:
     check_versions({**ENOUGH, "redis": None}.get, "eventlet", "amqp://rabbit//")
     check_versions({**ENOUGH, "eventlet": None}.get, "prefork", REDIS)
+
+
+@pytest.mark.parametrize("found", [None, "3.5.3"])
+@pytest.mark.parametrize("url", [REDIS, "REDISS://:p@h/1", "sentinel://a:1;sentinel://b:2/0", "redis+socket:///s"])
+def test_the_library_of_redis_is_needed_for_results_too(url: str, found: str | None) -> None:
+    with pytest.raises(MisconfiguredError, match="the result backend is Redis") as caught:
+        check_versions({**ENOUGH, "redis": found}.get, "prefork", "amqp://rabbit//", url)
+    assert (caught.value.field, caught.value.value) == ("image", f"redis {found}" if found else "no redis")
+    assert "redis 4.5 or newer" in caught.value.fix
+    check_versions({**ENOUGH, "redis": found}.get, "prefork", "amqp://rabbit//", "rpc://")
+
+
+def test_a_scheme_in_capitals_needs_the_library_of_redis() -> None:
+    with pytest.raises(MisconfiguredError, match="the broker is Redis"):
+        check_versions({**ENOUGH, "redis": None}.get, "eventlet", "REDISS://h/0")
+
+
+def test_an_app_that_names_redis_for_its_results_itself_is_told_of_the_missing_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settings, "installed", {**ENOUGH, "redis": "3.5.3"}.get)
+    with pytest.raises(MisconfiguredError, match="the result backend is Redis"):
+        settings.own_result_backends(Celery("proj", backend="redis://:s3cret@h/1", set_as_current=False))
 
 
 def test_an_old_python_is_said_before_anything_else_is_imported(tmp_path: Path) -> None:

@@ -7,18 +7,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu.connection import Connection
 from kombu.utils.url import url_to_parts
 
+from greenworker.bootstrap.settings import secure_broker
 from greenworker.bootstrap.startup_checks import Arguments, check
 from greenworker.brokers.parts import set_urls
+from greenworker.brokers.redis.kind import RedisKind
 from greenworker.brokers.url import is_readable, split, tidy
+from greenworker.environment import Environment
 from greenworker.exporter.connect import connect
 from greenworker.exporter.exporter import Options
 from greenworker.misconfigured import MisconfiguredError
-from greenworker.tls import Trust
+from greenworker.tls import Trust, all_check
 
 GOOD = ["-A", "proj", "worker", "-P", "eventlet", "-Q", "feeds"]
 A, B = "redis://:s3cret@a:6379/0", "redis://:s3cret@b:6379/1"
@@ -111,3 +115,58 @@ def test_urls_with_anything_else_between_them_are_refused_and_not_quoted(url: st
     with pytest.raises(ValueError, match="cannot be read") as unread:
         connect(url, Trust())
     assert "s3cret" not in str(unread.value)
+
+
+MIXED = {
+    "redis://:s3cret@old/0;rediss://:s3cret@new/0": "redis://…;rediss://…",
+    "rediss://:s3cret@new/0;redis://:s3cret@old/0": "rediss://…;redis://…",
+    "amqp://u:s3cret@a//;amqps://u:s3cret@b//": "amqp://…;amqps://…",
+    "sentinel://a:1;redis://:s3cret@b/0": "sentinel://…;redis://…",
+    "redis://:s3cret@a/0;amqp://u:s3cret@b//": "redis://…;amqp://…",
+}
+
+
+@pytest.mark.parametrize("urls", MIXED)
+def test_a_list_of_plain_and_tls_urls_is_refused_in_four_parts(urls: str) -> None:
+    """By the exporter too, before it says anything to either."""
+    with pytest.raises(MisconfiguredError) as refused:
+        started(CELERY_BROKER_URL=urls)
+    assert (refused.value.field, refused.value.value) == ("broker.urlFrom", MIXED[urls])
+    assert "certificate" in refused.value.reason
+    assert "one scheme" in refused.value.fix
+    assert "s3cret" not in str(refused.value)
+    with pytest.raises(MisconfiguredError, match="one scheme"):
+        connect(urls, Trust())
+
+
+def test_two_names_of_one_scheme_may_stand_in_a_list() -> None:
+    started(CELERY_BROKER_URL="pyamqp://u:p@a//;amqp://u:p@b//")
+
+
+@pytest.mark.parametrize("urls", ["redis://:s3cret@a/0;redis://:s3cret@b/0", "sentinel://a:1;rediss://:s3cret@b/0"])
+def test_a_list_that_celery_cannot_read_for_results_is_refused_and_not_quoted(urls: str) -> None:
+    with pytest.raises(MisconfiguredError, match="one URL") as refused:
+        started(CELERY_BROKER_URL=A, CELERY_RESULT_BACKEND=urls)
+    assert refused.value.field == "resultBackend.urlFrom"
+    assert "s3cret" not in str(refused.value)
+    started(CELERY_BROKER_URL=A, CELERY_RESULT_BACKEND="sentinel://a:1; sentinel://b:2/0")
+
+
+UNCHECKED = "rediss://b?ssl_cert_reqs=none"
+
+
+@pytest.mark.parametrize(
+    ("urls", "own", "warned"),
+    [
+        (f"rediss://a;{UNCHECKED}", None, "ssl_cert_reqs in its URL"),
+        (f"{UNCHECKED};rediss://a", None, "ssl_cert_reqs in its URL"),
+        ("rediss://a;rediss://b?ssl_cert_reqs=required", None, ""),
+        ("rediss://a;rediss://b?ssl_cert_reqs=required", {"ssl_cert_reqs": "none"}, "broker_use_ssl of the app"),
+        ("rediss://b?ssl_cert_reqs=required", {"ssl_cert_reqs": "none"}, ""),
+    ],
+)
+def test_each_url_of_a_list_that_turns_the_check_off_is_warned_of(urls: str, own: object, warned: str) -> None:
+    app = Celery("proj", broker=urls, broker_use_ssl=own, set_as_current=False)
+    said = secure_broker(app, RedisKind("rediss"), Environment.read({"GREENWORKER_POOL": "ns/feeds"}))
+    assert [warned in each for each in said] == [True] * bool(warned)
+    assert all_check(urls) == (UNCHECKED not in urls)

@@ -30,7 +30,12 @@ REASONS = {
 }
 
 
-def check_versions(version_of: Callable[[str], str | None], role: str, broker_url: str) -> None:
+RESULTS_ON_REDIS = "the result backend is Redis"
+
+
+def check_versions(
+    version_of: Callable[[str], str | None], role: str, broker_url: str, result_backend: str = ""
+) -> None:
     """Raises `MisconfiguredError` for what is missing or too old. *version_of*: a package's version, None if it is not
     there.
     """
@@ -39,21 +44,22 @@ def check_versions(version_of: Callable[[str], str | None], role: str, broker_ur
     if needs_redis(broker_url):
         wanted.append("redis")
     for package in wanted:
-        found = version_of(package)
-        oldest = OLDEST[package]
-        needed = f"{package} {oldest[0]}.{oldest[1]} or newer"
-        if found is None:
-            raise MisconfiguredError(
-                "image", f"no {package}", f"{REASONS[package]}, and needs {needed}", f"install {needed} in the image"
-            )
-        parts = re.match(r"(\d+)\.(\d+)", found)
-        if parts is not None and (int(parts[1]), int(parts[2])) < oldest:
-            raise MisconfiguredError(
-                "image",
-                f"{package} {found}",
-                f"{REASONS[package]}, and needs {needed}",
-                f"install {needed} in the image",
-            )
+        check_version(version_of, package, REASONS[package])
+    if needs_redis(result_backend):
+        check_version(version_of, "redis", RESULTS_ON_REDIS)
+
+
+def check_version(version_of: Callable[[str], str | None], package: str, reason: str) -> None:
+    """Raises `MisconfiguredError` if it is missing or too old; *reason*: what it is needed for."""
+    found = version_of(package)
+    oldest = OLDEST[package]
+    needed = f"{package} {oldest[0]}.{oldest[1]} or newer"
+    parts = re.match(r"(\d+)\.(\d+)", found or "")
+    if found is None or (parts is not None and (int(parts[1]), int(parts[2])) < oldest):
+        raise MisconfiguredError(
+            "image", f"{package} {found}" if found else f"no {package}", f"{reason}, and needs {needed}",
+            f"install {needed} in the image",
+        )  # fmt: skip
 
 
 def installed(package: str) -> str | None:

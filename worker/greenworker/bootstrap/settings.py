@@ -12,8 +12,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from greenworker import tls
-from greenworker.brokers.kind import BrokerKind, first_url
-from greenworker.brokers.url import without_master_name
+from greenworker.bootstrap.requirements import RESULTS_ON_REDIS, check_version, installed
+from greenworker.brokers.kind import BrokerKind, urls_of
+from greenworker.brokers.url import needs_redis, without_master_name
 from greenworker.environment import Environment
 
 PUBLISH_RETRY_POLICY = {"max_retries": 60, "interval_start": 0, "interval_step": 0.2, "interval_max": 1.0}
@@ -87,7 +88,11 @@ def set_defaults(environment: Environment) -> str:
 
 
 def own_result_backends(app: Any) -> None:
-    """Results are subscribed to by one green thread at a time, and on Redis read through its outages."""
+    """Results are subscribed to by one green thread at a time, and on Redis read through its outages. Raises
+    `MisconfiguredError` without Redis' library, which Celery misses only when it reads or writes a result.
+    """
+    if needs_redis(str(app.conf.result_backend or "")):  # the app itself may name it
+        check_version(installed, "redis", RESULTS_ON_REDIS)
     scheme = str(app.conf.result_backend or "").split("://", maxsplit=1)[0]
     if scheme.rpartition("+")[2] in {"redis", "rediss", "sentinel"} and find_spec("redis"):
         from greenworker.brokers.redis.results import own_consumers  # noqa: PLC0415 - redis-py is optional
@@ -131,9 +136,10 @@ def secure_broker(app: Any, broker: BrokerKind, environment: Environment) -> lis
         because = "broker.insecureSkipVerify"
     else:
         because = "broker_use_ssl of the app"
-    if said := tls.wishes(first_url(app.conf.broker_read_url)):
-        own, because = said, "ssl_cert_reqs in its URL"
-    return [] if tls.checks(own) else [tls.warning("broker", because)]
+    said = [tls.wishes(url) for url in urls_of(app.conf.broker_read_url)]
+    if not all(map(tls.checks, said)):
+        return [tls.warning("broker", "ssl_cert_reqs in its URL")]
+    return [] if all(said) or tls.checks(own) else [tls.warning("broker", because)]
 
 
 def secure_result_backend(app: Any, environment: Environment) -> list[str]:

@@ -42,7 +42,8 @@ def start(argv: Sequence[str]) -> NoReturn:
         arguments = Arguments.parse(argv)
         set_urls(os.environ)
         check(arguments, environment.role, os.environ)
-        check_versions(installed, environment.role, os.environ.get("CELERY_BROKER_URL", ""))
+        urls = (os.environ.get(name, "") for name in ("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"))
+        check_versions(installed, environment.role, *urls)
         if environment.role == "eventlet":
             patch_first()
             _choose_green_waits()

@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from greenworker.brokers.parts import OWN_NAMES, url_fields
-from greenworker.brokers.url import FIX, UNREADABLE, is_readable, is_readable_backend, unsupported, unsupported_scheme
+from greenworker.brokers.url import (
+    FIX,
+    UNREADABLE,
+    check_one_backend,
+    check_one_scheme,
+    is_readable,
+    is_readable_backend,
+    unsupported,
+    unsupported_scheme,
+)
 from greenworker.misconfigured import MisconfiguredError
 
 _SHORT_WITH_VALUE = frozenset("AbnSlOcPQXIsf")
@@ -217,5 +226,7 @@ def _check_urls(environ: Mapping[str, str]) -> None:
     scheme = unsupported_scheme(environ.get("CELERY_BROKER_URL", ""))
     if scheme is not None:
         raise unsupported(scheme)
+    check_one_scheme(environ.get("CELERY_BROKER_URL", ""))
     if not is_readable_backend(environ.get("CELERY_RESULT_BACKEND", "")):
         raise MisconfiguredError("resultBackend.urlFrom", "(not shown)", UNREADABLE, FIX)
+    check_one_backend(environ.get("CELERY_RESULT_BACKEND", ""))

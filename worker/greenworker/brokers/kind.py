@@ -53,16 +53,15 @@ class BrokerKind(Protocol):
         """Of one consumer."""
 
 
-def first_url(urls: Any) -> str:
-    """Of a setting that may be one URL or a list of them; empty for none."""
-    if isinstance(urls, (list, tuple)):
-        urls = urls[0] if urls else ""
-    return str(urls or "")
+def urls_of(setting: Any) -> list[str]:
+    """Of a setting that may be a URL, several with ``;`` between them, or a list of them."""
+    each = setting if isinstance(setting, (list, tuple)) else str(setting or "").split(";")
+    return [str(url) for url in each]
 
 
 def broker_scheme(app: Any) -> str:
     """Of the broker that the worker consumes from."""
-    url = first_url(app.conf.broker_read_url)
+    url = next(iter(urls_of(app.conf.broker_read_url)), "")
     return str((url.split("://")[0] if "://" in url else app.conf.broker_transport) or "")
 
 

@@ -87,9 +87,41 @@ def unsupported(scheme: str) -> MisconfiguredError:
     )  # fmt: skip
 
 
+def check_one_scheme(urls: str) -> None:
+    """Raises `MisconfiguredError` for a list whose URLs differ in their schemes. A worker sets up transport,
+    certificates and acknowledgements for the first; with ``redis://…;rediss://…`` kombu would send the second one its
+    password without a look at its certificate.
+    """
+    schemes = [each.split("://", maxsplit=1)[0] for each in split(urls)]
+    if len({_SAME.get(scheme, scheme) for scheme in schemes}) > 1:
+        raise MisconfiguredError(
+            "broker.urlFrom", ";".join(f"{scheme}://…" for scheme in schemes),
+            "the URLs have different schemes, and the worker would treat all brokers as the first: a certificate "
+            "might not be checked",
+            "use one scheme in all URLs, with TLS rediss:// or amqps://; to move to TLS, change all of them at once",
+        )  # fmt: skip
+
+
+_SAME = {"pyamqp": "amqp"}
+"""Schemes that are another name for one."""
+
+
+def check_one_backend(urls: str) -> None:
+    """Raises `MisconfiguredError` for several URLs of a result backend, which Celery reads for Sentinels only: of any
+    other list it makes one URL, whose database has the next password in it.
+    """
+    schemes = [] if _is_of_another_kind(urls) else [each.split("://", maxsplit=1)[0] for each in split(urls)]
+    if len(schemes) > 1 and {*schemes} != {"sentinel"}:
+        raise MisconfiguredError(
+            "resultBackend.urlFrom", ";".join(f"{scheme}://…" for scheme in schemes),
+            "Celery takes one URL for a result backend on Redis, or several of Sentinels",
+            "keep one of the URLs, or use sentinel:// in each",
+        )  # fmt: skip
+
+
 def needs_redis(url: str) -> bool:
-    """Whether the library for Redis has to be there for this broker."""
-    return url.split("://", maxsplit=1)[0] in REDIS
+    """Whether the library for Redis has to be there for this broker or result backend."""
+    return url.strip().split("://", maxsplit=1)[0].split("+", maxsplit=1)[0].lower() in REDIS
 
 
 def without_master_name(url: str) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from greenworker.brokers.url import AMQP, FIX, REDIS, UNREADABLE, is_readable, split
+from greenworker.brokers.url import AMQP, FIX, REDIS, UNREADABLE, check_one_scheme, is_readable, split
 from greenworker.exporter.broker import Broker
 from greenworker.exporter.failover import Failover
 from greenworker.tls import Trust
@@ -10,10 +10,12 @@ from greenworker.tls import Trust
 
 def connect(url: str, trust: Trust, metrics_port: int = 0) -> Broker:
     """Open a connection to whatever *url* names; *metrics_port* is that of RabbitMQ's Prometheus plugin, 0 for none.
-    Raises what the client library raises, ValueError for a strange URL.
+    Raises what the client library raises, ValueError for a strange URL, `MisconfiguredError` for a list that the worker
+    refuses.
     """
     if not is_readable(url):
         raise ValueError(f"{UNREADABLE}: {FIX}")
+    check_one_scheme(url)
     urls = split(url)
     url = ";".join(urls)
     scheme = url.split("://", maxsplit=1)[0].split("+", maxsplit=1)[0]

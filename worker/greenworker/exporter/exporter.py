@@ -23,7 +23,7 @@ from greenworker.misconfigured import MisconfiguredError
 from greenworker.monitoring.metrics import GaugeSet, Registry, process_families
 from greenworker.native import say
 from greenworker.redaction import redacted
-from greenworker.tls import Trust, checks, warning, wishes
+from greenworker.tls import Trust, all_check, warning
 
 BACKOFF_LIMIT_SECONDS = 10.0
 FRESH_SECONDS = 0.1
@@ -231,7 +231,7 @@ class Exporter:
         if url.startswith(("rediss://", "amqps://")):
             if self.options.trust.skip_verify:
                 say(warning("broker", "broker.insecureSkipVerify"))
-            elif not checks(wishes(url)):
+            elif not all_check(url):
                 say(warning("broker", "ssl_cert_reqs in its URL"))
 
     def _show(self) -> None:

@@ -177,6 +177,10 @@ def test_people_may_reach_the_operators_port_and_no_other_through_a_proxy(render
         ({"prometheus": {"sources": {"mine": {}}}}, "selector"),
         ({"prometheus": {"servers": {"default": {"url": "http://p:9090", "scrapeInterval": "0s"}}}}, "scrapeInterval"),
         ({"prometheus": {"servers": {"default": {"url": "http://p:9090", "timeout": "25h"}}}}, "timeout"),
+        *(
+            ({"prometheus": {"servers": {"default": {"url": "http://p:9090", "basicAuth": {half: "/f"}}}}}, other)
+            for half, other in (("usernameFile", "passwordFile"), ("passwordFile", "usernameFile"))
+        ),
         ({"tick": "0s"}, "tick"),
         ({"leaseDuration": "2s"}, "leaseDuration"),
         ({"apiConcurrency": 0}, "apiConcurrency"),
@@ -218,6 +222,7 @@ def test_the_operator_is_started_with_the_rendered_configuration(defaults: Manif
 
 
 def test_the_operator_itself_accepts_the_rendered_configuration(render: Render, tmp_path: Path) -> None:
+    auth = {"usernameFile": "/u", "passwordFile": "/p"}
     values = {
         "workerImage": {"pullSecrets": ["registry"], "digest": f"sha256:{'a' * 64}"},
         "scope": {"namespaces": ["shop"]},
@@ -225,7 +230,7 @@ def test_the_operator_itself_accepts_the_rendered_configuration(render: Render, 
             "sources": {"mine": {"selector": 'depth{job="x"}', "queueLabel": "q"}},
             "servers": {
                 "default": {"url": "http://p:9090"},
-                "other": {"url": "https://p:9090", "caFile": "/ca/ca.crt", "basicAuth": {"usernameFile": "/u"}},
+                "other": {"url": "https://p:9090", "caFile": "/ca/ca.crt", "basicAuth": auth},
             },
         },
     }

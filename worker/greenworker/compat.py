@@ -137,6 +137,8 @@ PRIVATE = (
     Private("celery.events.dispatcher:EventDispatcher._group_buffer", "earlier ones do not"),
     Private("celery.events.dispatcher:EventDispatcher._outbound_buffer", "the same"),
     Private("celery.events.dispatcher:EventDispatcher._publish", "the same", ("event", "producer", "routing_key")),
+    Private("threading:_shutdown", "a worker ends without taking the interpreter apart", ()),
+    Private("atexit:_run_exitfuncs", "the same"),
     Private("celery.backends.redis:ResultConsumer._locked", "5.7 subscribes one at a time", (), since="5.7"),
     Private("celery.backends.redis:ResultConsumer._reconnect_pubsub", "earlier ones do not", ()),
     Private("celery.backends.redis:ResultConsumer._pubsub", "None: its connection was lost"),

@@ -73,6 +73,13 @@ def test_says_what_the_image_lacks(start_worker: Start, redis_broker: Redis, tmp
         assert missing in said["value"] + said["fix"]
 
 
+def test_at_its_end_a_worker_runs_what_the_app_registered(redis_broker: Redis, start_worker: Start) -> None:
+    worker = start_worker(redis_broker.url, environment={"NOTES_ITS_END": "1"}).ready()
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(20) == 0
+    assert worker.journal.counts("end") == {"atexit": 1}
+
+
 def test_sigterm_before_celery_is_up_ends_at_once(start_worker: Start, redis_broker: Redis) -> None:
     worker = start_worker(redis_broker.url)
     eventually(lambda: worker.status("/metrics") == 200, "the exposition answers before Celery is up")

@@ -354,3 +354,23 @@ def test_psycopg_3_waits_green_unless_somebody_chose_otherwise(
         monkeypatch.delenv("PSYCOPG_WAIT_FUNC")
     start._choose_green_waits()
     assert os.environ.get("PSYCOPG_WAIT_FUNC") == expected
+
+
+@pytest.mark.parametrize(("code", "status"), [("0", 0), ("None", 0), ("3", 3), ("'a reason'", 1)])
+def test_a_worker_ends_with_what_was_registered_and_takes_no_interpreter_apart(code: str, status: int) -> None:
+    """A native thread that is ended with the interpreter may end the process with SIGSEGV."""
+    script = f"""
+import atexit
+from greenworker.bootstrap.start import _leave
+
+class Last:
+    def __del__(self, print=print):
+        print("apart", flush=True)
+
+last = Last()
+atexit.register(print, "registered")
+_leave({code})
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (status, "registered\n")
+    assert ended.stderr == ("a reason\n" if status == 1 else "")

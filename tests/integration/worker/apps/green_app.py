@@ -276,6 +276,11 @@ if os.environ.get("LISTENS"):
 
     signals.eventlet_pool_apply.connect(applied, weak=False)
 
+if os.environ.get("NOTES_ITS_END"):
+    import atexit
+
+    atexit.register(note, "end", "atexit")
+
 if os.environ.get("SLOW_CONFIRM"):
     from celery import signals
 

@@ -249,6 +249,8 @@ class Chronicle:
             answer.close()
 
     def _take(self, kind: str, found: Object) -> None:
+        if kind == "BOOKMARK":
+            return
         metadata = found["metadata"]
         if found.get("kind") == "Deployment" and metadata.get("labels", {}).get(names.ROLE_LABEL) != "exporter":
             count = 0 if kind == "DELETED" else found["spec"]["replicas"]

@@ -269,7 +269,7 @@ def test_several_urls_are_one_broker(
     replica = Redis(tmp_path / "replica", "--replicaof", "127.0.0.1", str(own_redis.port))
     eventually(lambda: replica.client().llen("feeds") == 4, "the replica has them")
     urls = [f"redis://127.0.0.1:{free_port()}/0", redis_broker.url, own_redis.url, replica.url]
-    process = exporter(";".join(urls))
+    process = exporter("; \n".join([*urls, ""]))
     eventually(lambda: process.depth() == 7, "both, once")
     assert process.up() == 1
     own_redis.stop()

@@ -117,8 +117,11 @@ def test_remote_control_outlives_its_connection(
 def test_the_second_of_two_urls_is_as_safe_as_the_first(
     redis_broker: Redis, start_worker: Start, client_app: Any, pool: str
 ) -> None:
+    """Written as people write them: with blanks, line breaks and a ``;`` at the end."""
     tasks, client = client_app(redis_broker.url), redis_broker.client()
-    worker = start_as(pool, start_worker, f"redis://127.0.0.1:{free_port()}/0;{redis_broker.url}", threads=4).ready()
+    first = f"redis://:hunter2@127.0.0.1:{free_port()}/0"
+    worker = start_as(pool, start_worker, f"{first}; {first};\n {redis_broker.url};\n", threads=4).ready()
+    assert "hunter2" not in worker.log.read_text()
     for number in range(8):
         tasks.sleep.delay(number, 1)
     eventually(lambda: client.keys("greenworker.held.*"), "what it holds is booked under its name")

@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 import pytest
 
-from tests.faults.operator.hostile import KINDS, Neighbours, broken
+from tests.faults.operator.hostile import KINDS, WANTED, Neighbours, broken
 from tests.faults.operator.stage import Stage
 
 pytestmark = pytest.mark.timeout(300)
@@ -32,6 +32,9 @@ def test_a_hostile_tenant_delays_no_neighbours_decision_and_its_pool_says_what_i
     neighbours: Neighbours, kind: str
 ) -> None:
     attack = KINDS[kind](neighbours.honest.name, neighbours.hostile.name)
-    result = neighbours.under(attack, calm_seconds=neighbours.decisions())
+    neighbours.peace()
+    calm_seconds, calm_workers = neighbours.decisions()
+    assert calm_workers == WANTED, "in peace"
+    result = neighbours.under(attack, calm_seconds=calm_seconds)
     print(json.dumps(asdict(result)), flush=True)
     assert not broken(result, attack), neighbours.operator.log.read_text()[-4000:]

@@ -245,7 +245,9 @@ def play(
     monkeypatch: pytest.MonkeyPatch,
     replicas: int,
     others: Sequence[Object] = (),
+    *,
     timeout: str = "20s",
+    scrape_interval: str = "2s",
     **scaling: Any,
 ) -> OperatorMetrics:
     """Runs a scenario; `pass_time(seconds)` ticks through them. `others` are pools besides the one that it is about."""
@@ -270,8 +272,10 @@ def play(
             status = StatusWriter(fake, fake, fake, lambda key: None)
             reconciler = Reconciler(fake, known, fake, fake, fake, image=fake, monitors=fake)
             world.status, world.sync_status = status, lambda: status.sync(record)
-            server = PrometheusServer("main", Server(url=url, scrape_interval="2s", timeout=timeout))
-            settings = Prometheus(default_server="main", servers={"main": Server(url=url)})
+            server = PrometheusServer("main", Server(url=url, scrape_interval=scrape_interval, timeout=timeout))
+            settings = Prometheus(
+                default_server="main", servers={"main": Server(url=url, scrape_interval=scrape_interval)}
+            )
             background = Background()
             scaler = PoolScaler(
                 registry=known,
@@ -527,3 +531,29 @@ def test_while_metrics_are_missing_a_metric_says_so_and_afterwards_it_does_not(m
     assert (
         metrics.registry.get_sample_value("greenfleet_metrics_missing", {"pool": "shop/feeds", "role": "eventlet"}) == 1
     )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "claimed", "said"),
+    [(15, "15s", {"True"}), (30, "30s", {"True"}), (60, "60s", {"True"}), (60, "2s", {"True", "False"})],
+)
+def test_seldom_scrapes_come_without_flapping_where_the_interval_is_right(
+    seconds: int, claimed: str, said: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty scrapes, of which one is missed, while the load comes and goes."""
+    found: set[str] = set()
+
+    async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
+        for tick in range(1, 20 * seconds // round(TICK)):
+            elapsed = tick * TICK
+            scraped = elapsed - elapsed % seconds
+            if scraped == 10 * seconds:
+                scraped -= seconds
+            world.queue_at = world.worker_at = scraped - elapsed
+            world.depth = 500.0 if scraped // seconds % 4 < 2 else 0.0
+            await pass_time(TICK)
+            found.add(cluster.condition("MetricsAvailable")["status"])
+        assert ("MetricsAvailable" in str(cluster.events) or bool(cluster.warned)) is ("False" in said)
+
+    play(scenario, monkeypatch, replicas=2, scrape_interval=claimed)
+    assert found == said

@@ -971,6 +971,13 @@ class VolumeMount(Model):
                 at=".mountPath",
             ),
             rule(
+                r"!self.mountPath.matches('/[.][.]?(/|$)')",
+                "worker.volumeMounts.mountPath is %s, and with . or .. in it, it may be another path than it seems: "
+                "write it without them",
+                "self.mountPath",
+                at=".mountPath",
+            ),
+            rule(
                 "!has(self.subPath) || !(self.subPath.startsWith('/') || self.subPath.split('/').exists(part, part "
                 "== '..'))",
                 "worker.volumeMounts.subPath begins with / or has .., and it must stay inside the volume: write a "

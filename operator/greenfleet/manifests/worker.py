@@ -133,7 +133,7 @@ def _pod(pool: GreenWorkerPool, role: Role, drain_seconds: int, agent: _Agent, d
             **place,
             "topologySpreadConstraints": [sparse(constraint) for constraint in _spread(pool, role)],
             "imagePullSecrets": _pull_secrets(pool, agent),
-            "initContainers": [_agent(agent, resources_of(pool, role).limits)] if inject else [],
+            "initContainers": [_agent(agent, _agent_limits(pool, role))] if inject else [],
             "containers": [_container(pool, role, drain_seconds)],
             "volumes": _volumes(pool, inject=inject),
         }
@@ -178,6 +178,17 @@ def _agent(agent: _Agent, limits: Mapping[str, Amount]) -> Manifest:
         "resources": _agent_resources(limits),
         "volumeMounts": [{"name": "greenfleet-agent", "mountPath": names.AGENT_DIRECTORY}],
     }
+
+
+def _agent_limits(pool: GreenWorkerPool, role: Role) -> Mapping[str, Amount]:
+    """The worker's, without the CPU limit where the booster raises that. If all containers have one, kubelet gives the
+    pod one too, and keeps it although the worker's is raised while the init container runs: no worker could start, for
+    a container may not have more than its pod (seen: "cpu.cfs_quota_us: invalid argument").
+    """
+    limits = dict(resources_of(pool, role).limits)
+    if "cpu" in limits and quantity(str(pool.spec.worker.startup_boost.cpu)) > quantity(str(limits["cpu"])):
+        del limits["cpu"]
+    return limits
 
 
 def _agent_resources(limits: Mapping[str, Amount]) -> Manifest:

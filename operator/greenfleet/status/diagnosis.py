@@ -126,7 +126,11 @@ def _refused_pods(deployment: _Object | None) -> StalledReason | None:
         )
     if "exceeded quota" in message or "failed quota" in message:
         says, fix = (
-            ("asks for resources that a pod does not name", "set them in worker.resources, and in prefork.resources")
+            (
+                "asks for resources that a pod does not name",
+                "set them in worker.resources, and in prefork.resources; a quota on limits.cpu also needs "
+                "worker.startupBoost.cpu: 0",
+            )
             if "must specify" in message
             else ("has no room for a pod", "ask for less in worker.resources, lower replicas.max, or raise the quota")
         )

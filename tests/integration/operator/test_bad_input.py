@@ -407,6 +407,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"worker": {"volumes": [VOLUME], "volumeMounts": [{"name": "v", "mountPath": "/etc/greenfleet"}]}},
         ["is /etc/greenfleet", "the worker runtime's own"],
     ),
+    "a mount that is over the runtime in the end": (
+        {"worker": {"volumes": [VOLUME], "volumeMounts": [{"name": "v", "mountPath": "/tmp/../greenfleet"}]}},
+        ["spec.worker.volumeMounts[0].mountPath", "is /tmp/../greenfleet", "write it without them"],
+    ),
     "a path out of the volume": (
         {"worker": {"volumes": [VOLUME], "volumeMounts": [{"name": "v", "mountPath": "/x", "subPath": "a/../../b"}]}},
         ["spec.worker.volumeMounts[0].subPath", "must stay inside the volume", "write a relative path"],

@@ -282,6 +282,44 @@ def test_fields_of_the_pods_reach_a_real_cluster_with_a_quota(make_world: WorldM
     shop.delete_pool("fields", wait=False)
 
 
+def test_a_quota_on_limits_admits_a_pool_whose_workers_have_them_and_tells_one_without_what_to_set(
+    make_world: WorldMaker,
+) -> None:
+    world = make_world("limits", runs=only_exporters)
+    shop = world.namespace
+    quota = {"metadata": {"name": "team"}, "spec": {"hard": {"limits.cpu": "4", "limits.memory": "4Gi"}}}
+    shop.api.create(f"/api/v1/namespaces/{shop.name}/resourcequotas", quota)
+    world.operator().start()
+    resources = {"limits": {"cpu": "100m", "memory": "64Mi"}}
+    always_one = {"replicas": {"min": 1, "max": 1}}
+    shop.apply_pool("bare", queues=["bare"], **always_one)
+    eventually(lambda: shop.condition("bare", "Stalled").get("reason") == "PodsRefused", "the quota refuses it", 30)
+    said = shop.condition("bare", "Stalled")["message"]
+    for part in ("must specify limits.cpu", "set them in worker.resources"):
+        assert part in said
+    shop.delete_pool("bare")
+    no_boost = {"startupBoost": {"cpu": 0}}  # what is raised, the quota counts
+    fleets = {
+        "worker": {"resources": resources, **no_boost},
+        "prefork": {"resources": resources, "replicas": {"min": 1}},
+    }
+    shop.apply_pool("limited", **always_one, **fleets)
+    eventually(
+        lambda: len(shop.pods("limited")) == 2,
+        "a worker and a companion",
+        more=lambda: str(shop.condition("limited", "Stalled")),
+    )
+    eventually(lambda: exporters(world)[0]["status"].get("replicas") == 1, "the exporter's pod")
+    for pod in shop.pods("limited"):
+        assert pod["status"]["qosClass"] == "Burstable", "limits of a Guaranteed pod cannot be raised while it starts"
+
+    def used() -> str:
+        return str(shop.api.get(f"/api/v1/namespaces/{shop.name}/resourcequotas/team")["status"]["used"]["limits.cpu"])
+
+    eventually(lambda: used() == "300m", "the agents add nothing", more=used)
+    shop.delete_pool("limited", wait=False)
+
+
 def test_deleting_the_pool_lets_the_collector_remove_everything(world: World) -> None:
     shop = world.namespace
     shop.apply_pool("a", queues=["a"])

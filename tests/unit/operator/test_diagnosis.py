@@ -273,7 +273,7 @@ def fleet_without_pods(message: str, **pod: Any) -> Object:
         (
             'pods "feeds-5d9-" is forbidden: failed quota: team: must specify limits.cpu for: worker',
             {},
-            ["quota", "limits.cpu for: worker", "set them in worker.resources"],
+            ["quota", "limits.cpu for: worker", "set them in worker.resources", "worker.startupBoost.cpu: 0"],
         ),
         ('admission webhook "images.example" denied the request: not signed', {}, ["not signed", "correct the spec"]),
     ],

@@ -121,13 +121,22 @@ def test_the_agent_has_each_limit_that_the_worker_has_and_none_above_it(
     """A quota on limits asks for it in each container. Requests stay small: were they the limits, as a worker's often
     are, the pod would be Guaranteed, whose limits Kubernetes lets nobody raise while it starts.
     """
+    no_boost = {"startupBoost": {"cpu": 0}}
     found = templates(
-        pool(worker={"resources": worker}, prefork={"resources": worker})
+        pool(worker=no_boost, prefork={"resources": worker})
         if role == "prefork"
-        else pool(worker={"resources": worker}, prefork={})
+        else pool(worker={"resources": worker, **no_boost}, prefork={})
     )[role]
     [agent] = found["spec"]["initContainers"]
     assert agent["resources"] == {"requests": requests, "limits": limits}
+
+
+@pytest.mark.parametrize(("cpu", "boost", "limited"), [("150m", 1, False), ("1", 1, True), (2, "1500m", True)])
+def test_the_agent_leaves_room_for_the_boost(cpu: str | int, boost: str | int, limited: bool) -> None:
+    """Kubelet keeps a pod whose containers all have a CPU limit at that limit while its init container runs."""
+    worker = {"resources": {"limits": {"cpu": cpu}}, "startupBoost": {"cpu": boost}}
+    [agent] = templates(pool(worker=worker))["eventlet"]["spec"]["initContainers"]
+    assert ("cpu" in agent["resources"]["limits"]) is limited
 
 
 @pytest.mark.parametrize(

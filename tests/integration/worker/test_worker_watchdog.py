@@ -91,8 +91,13 @@ def blocked_share(worker: Worker, name: str, waited: float) -> float:
 def test_names_task_and_line_of_what_blocks(
     redis_broker: Redis, start_worker: Start, client_app: Any, tmp_path: Path
 ) -> None:
+    """On a busy machine a task may end before the watchdog got a CPU: one that blocks again and again is named."""
     worker = start_worker(redis_broker.url, app="blocking_app").ready()
-    waited = run_all(client_app(redis_broker.url), worker, KINDS, tmp_path / "fifo")
+    waited = dict.fromkeys(KINDS, 0.0)
+    for turn in range(3):
+        left = [name for name in KINDS if name not in seen(worker)]
+        for name, seconds in run_all(client_app(redis_broker.url), worker, left, tmp_path / f"fifo{turn}").items():
+            waited[name] += seconds
     eventually(lambda: len(seen(worker)) == len(KINDS), f"all are named; {seen(worker)}", 5)
     assert all(line in accepted_lines(name) for name, line in seen(worker).items()), seen(worker)
     shares = {name: blocked_share(worker, name, waited[name]) for name in KINDS}

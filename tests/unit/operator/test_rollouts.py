@@ -108,7 +108,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "worker.env": ([], BOTH),
     "worker.envFrom": ([], BOTH),
     "worker.resources": ({"limits": {"cpu": 1, "memory": "2Gi"}}, {E}),
-    "worker.startupBoost": ({"cpu": "1500m"}, NOTHING),
+    "worker.startupBoost": ({"cpu": "500m"}, NOTHING),  # what turns the boost on or off is a test of its own, below
     "worker.nodeSelector": ({}, {E}),  # the companion of this pool has its own
     "worker.tolerations": ([], {E}),
     "worker.affinity": (None, BOTH),
@@ -182,6 +182,13 @@ def test_the_table_has_every_field_of_the_spec() -> None:
 def test_a_change_replaces_the_pods_that_it_must_and_no_others(field: str) -> None:
     before, after = templates(original(field)), templates(changed(field))
     assert {role for role in before if before[role] != after[role]} == CHANGES[field][1]
+
+
+def test_a_boost_above_the_limit_where_there_was_none_replaces_pods_because_the_agent_loses_its_limit() -> None:
+    spec = copy.deepcopy(EVERYTHING)
+    spec["worker"]["startupBoost"] = {"cpu": "1500m"}
+    before, after = templates(original()), templates(parse_pool(body("everything", **spec)))
+    assert {role for role in before if before[role] != after[role]} == {E}
 
 
 @pytest.mark.parametrize("field", sorted(CHANGES.keys() - READ_BY_THE_LOOP))

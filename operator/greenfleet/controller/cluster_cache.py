@@ -154,9 +154,10 @@ def pod_outline(pod: Object) -> Object:
         },
         "spec": {
             "nodeName": spec.get("nodeName"),
-            "containers": [
-                {"name": one["name"], "resources": one.get("resources") or {}} for one in spec.get("containers") or ()
-            ],
+            **{
+                kind: [{"name": one["name"], "resources": one.get("resources") or {}} for one in spec.get(kind) or ()]
+                for kind in ("initContainers", "containers")
+            },
         },
         "status": {name: status[name] for name in _POD_STATUS if name in status},
     }

@@ -43,6 +43,9 @@ _COMMON_ARGUMENTS = ("--without-gossip", "--without-mingle", "--without-heartbea
 DEFAULT_REQUESTS = {"cpu": "50m", "memory": "128Mi"}
 """Of a worker that says nothing, so that a quota admits it: an Eventlet worker with some tasks and a small app."""
 
+AGENT_MEMORY_LIMIT = "128Mi"
+"""Of the init container that copies the agent, if the worker's own limit is not lower."""
+
 
 def fleet_deployment(
     pool: GreenWorkerPool,
@@ -203,7 +206,7 @@ def _agent_resources(limits: Mapping[str, Amount]) -> Manifest:
         "requests": {
             name: smaller(amount, bounds.get(name, amount)) for name, amount in {"cpu": "10m", "memory": "32Mi"}.items()
         },
-        "limits": {**bounds, "memory": smaller("128Mi", bounds.get("memory", "128Mi"))},
+        "limits": {**bounds, "memory": smaller(AGENT_MEMORY_LIMIT, bounds.get("memory", AGENT_MEMORY_LIMIT))},
     }
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from greenfleet.api import quantity
 from greenfleet.manifests.names import AGENT_CONTAINER, EXPORTER_CONTAINER, ROLE_LABEL, WORKER_CONTAINER, Role
+from greenfleet.manifests.worker import AGENT_MEMORY_LIMIT
 from greenfleet.redaction import redacted
 from greenfleet.status.stalled import StalledReason
 from greenfleet.status.times import unix_time
@@ -33,10 +35,18 @@ def pod_failure(pods: Iterable[_Object]) -> StalledReason | None:
             continue
         status = pod.get("status") or {}
         for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
-            found = _container_failure(container)
+            found = _container_failure(pod, container)
             if found is not None:
-                return found
+                return replace(found, message=_without_pod(found.message, pod["metadata"]))
     return None
+
+
+def _without_pod(text: str, metadata: _Object) -> str:
+    """*text* with dots for the pod's name and uid, which kubelet and the container runtime put into paths and names."""
+    for unique in (str(metadata["name"]), str(metadata.get("uid") or "")):
+        if unique:
+            text = re.sub(rf"(?<![A-Za-z0-9-]){re.escape(unique)}(?![A-Za-z0-9-])", "…", text)
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +150,7 @@ def _refused_pods(deployment: _Object | None) -> StalledReason | None:
     )
 
 
-def _container_failure(container: _Object) -> StalledReason | None:
+def _container_failure(pod: _Object, container: _Object) -> StalledReason | None:
     state = container.get("state") or {}
     waiting = state.get("waiting") or {}
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
@@ -152,14 +162,22 @@ def _container_failure(container: _Object) -> StalledReason | None:
             f"{_ADMINISTRATORS_PULL if what == _OWN_IMAGE else 'correct the name, or add imagePullSecrets'}",
         )
     if reason == "CreateContainerConfigError":
-        return _root_user(message, str(container.get("image", ""))) or _missing_reference(message)
+        return (
+            _root_user(message, str(container.get("image", "")))
+            or _missing_reference(message)
+            or _not_configured(container["name"], message)
+        )
     if reason in ("CrashLoopBackOff", "CreateContainerError", "RunContainerError"):
         terminated = (container.get("lastState") or {}).get("terminated") or {}
-        return _crash(what, reason, terminated, message)
-    terminated = state.get("terminated") or {}
-    if terminated.get("exitCode"):
-        return _crash(what, "Error", terminated, message)
-    return None
+    else:
+        terminated, reason = state.get("terminated") or {}, "Error"
+        if not terminated.get("exitCode"):
+            return None
+    return (
+        _own_words(terminated)
+        or _out_of_memory(pod, container["name"], terminated)
+        or _crash(what, reason, terminated, message)
+    )
 
 
 _OWN_IMAGE = "the operator's worker.image"
@@ -196,7 +214,7 @@ def _root_user(message: str, image: str) -> StalledReason | None:
     )
 
 
-def _missing_reference(message: str) -> StalledReason:
+def _missing_reference(message: str) -> StalledReason | None:
     reason = "ReferenceMissing"
     if match := re.search(r'(secret|configmap) "([^"]+)" not found', message):
         kind, name = {"secret": "Secret", "configmap": "ConfigMap"}[match[1]], match[2]
@@ -212,29 +230,96 @@ def _missing_reference(message: str) -> StalledReason:
             f"{_reference_field(kind)} is {name!r} with key {key!r}, and the {kind} has no such key: add the key, "
             "or correct the reference",
         )
-    return StalledReason(reason, f"the container cannot be configured: {_stable(message)}: correct the reference")
+    return None
 
 
 def _reference_field(kind: str) -> str:
     return "broker, resultBackend or worker.env" if kind == "Secret" else "worker.env or worker.envFrom"
 
 
-def _crash(what: str, reason: str, terminated: _Object, message: str) -> StalledReason:
+def _not_configured(container: str, message: str) -> StalledReason:
+    """Of what kubelet says and nobody here knows: the cause may be the pool, or the node (a full disk, an API server
+    that kubelet does not reach).
+    """
+    whose = {
+        WORKER_CONTAINER: "worker",
+        AGENT_CONTAINER: f"the init container {AGENT_CONTAINER}",
+        EXPORTER_CONTAINER: "the queue exporter",
+    }
+    return StalledReason(
+        "ContainerFails",
+        f"{whose.get(container, f'worker.podTemplatePatch, container {container}')}: kubelet cannot configure the "
+        f"container (CreateContainerConfigError): {_stable(message) or 'it does not say why'}: correct what these "
+        "words name, in the pool or on the node; kubelet tries again by itself",
+    )
+
+
+def _own_words(terminated: _Object) -> StalledReason | None:
+    """The four parts that our own programs leave as their termination message."""
     text = terminated.get("message", "").strip()
     try:
         said = json.loads(text.splitlines()[-1]) if text else {}
     except (ValueError, RecursionError):  # a container writes what it likes
-        said = {}
+        return None
     if isinstance(said, dict) and {"field", "value", "reason", "fix"} <= said.keys():
         return StalledReason(
             "WorkerMisconfigured", redacted(f"{said['field']} is {said['value']!r}: {said['reason']}: {said['fix']}")
         )
-    if terminated.get("reason") == "OOMKilled":
-        return StalledReason(
-            "OutOfMemory",
-            "worker.resources.limits.memory is too small: the worker was killed for it: raise it, or lower "
-            "greenThreads.max",
+    return None
+
+
+def _out_of_memory(pod: _Object, container: str, terminated: _Object) -> StalledReason | None:
+    if terminated.get("reason") != "OOMKilled":
+        return None
+    limit = _memory_limit(pod, container)
+    prefork = (pod["metadata"].get("labels") or {}).get(ROLE_LABEL) == Role.PREFORK
+    workers = f"{'prefork' if prefork else 'worker'}.{_LIMIT}"
+    if container == AGENT_CONTAINER:
+        text = _agent_out_of_memory(limit, workers)
+    else:
+        field, who, more = {
+            WORKER_CONTAINER: (
+                workers,
+                "worker",
+                f", or lower {'prefork.processes' if prefork else 'greenThreads.max'}",
+            ),
+            EXPORTER_CONTAINER: (f"exporter.{_LIMIT}", "queue exporter", ""),
+        }.get(container, (f"worker.podTemplatePatch, container {container}, {_LIMIT}", "container", ""))
+        text = (
+            f"{field} is not set, and the {who} was killed because its node ran out of memory: set it, and a request"
+            if limit is None
+            else f"{field} is {limit!r}, and the {who} was killed because it needed more: raise it{more}"
         )
+    return StalledReason("OutOfMemory", text)
+
+
+_LIMIT = "resources.limits.memory"
+
+
+def _agent_out_of_memory(limit: str | None, workers: str) -> str:
+    """*workers* is the field with the limit of the worker beside the agent."""
+    has = "no memory limit" if limit is None else f"the memory limit {limit!r}"
+    text = f"the init container {AGENT_CONTAINER} has {has}, and it was killed because it needed more"
+    if limit is not None and quantity(limit) < quantity(AGENT_MEMORY_LIMIT):
+        return f"{text}; it gets no more than {workers}: raise {workers} to {AGENT_MEMORY_LIMIT} or more"
+    return (
+        f"{text}: the administrator names the image of this version in {_OWN_IMAGE}, or the pool sets agent: Installed "
+        "and has greenfleet[worker] in its image"
+    )
+
+
+def _memory_limit(pod: _Object, container: str) -> str | None:
+    """As the pod has it: a LimitRange may have set what the pool does not say."""
+    spec = pod.get("spec") or {}
+    for each in (*spec.get("initContainers", ()), *spec.get("containers", ())):
+        if each["name"] == container:
+            limit = ((each.get("resources") or {}).get("limits") or {}).get("memory")
+            return None if limit is None else str(limit)
+    return None
+
+
+def _crash(what: str, reason: str, terminated: _Object, message: str) -> StalledReason:
+    text = terminated.get("message", "").strip()
     tail = _stable(" ".join(text.splitlines()[-3:])) or _stable(message) or "it left no message: see its log"
     code = terminated.get("exitCode")
     return StalledReason("ContainerFails", f"{what}: the container ends with status {code} ({reason}): {tail}")

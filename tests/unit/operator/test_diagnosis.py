@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from greenfleet.controller.cluster_cache import pod_outline
+from greenfleet.manifests.names import Role
+from greenfleet.manifests.worker import fleet_deployment
 from greenfleet.redaction import redacted
 from greenfleet.status.diagnosis import GRACE_SECONDS, capacity_shortage, nothing_runs, pod_failure
 from greenfleet.status.times import rfc3339
-from tests.unit.operator.objects import Object, crashed, waiting
+from tests.unit.operator.objects import Object, crashed, pool, waiting
 
 SECRET = "hunter2"
 
@@ -127,6 +130,38 @@ def test_a_user_that_kubelet_takes_for_root_is_said_with_the_field_and_the_fix(m
     assert "feeds-abc" not in found.message
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        # k8s.io/kubernetes pkg/kubelet/kubelet_pods.go, kubelet_getters.go and util/manager/watch_based_manager.go
+        'failed to prepare subPath for volumeMount "data" of container "worker"',
+        "failed to sync secret cache: timed out waiting for the condition",
+        "services have not yet been read at least once, cannot construct envvars",
+        'environment variable key "URL" not found in file "/var/lib/kubelet/env"',
+    ],
+)
+@pytest.mark.parametrize(
+    ("container", "field"),
+    [
+        ("worker", "worker"),
+        ("queues", "the queue exporter"),
+        ("greenfleet-agent", "the init container greenfleet-agent"),
+        ("proxy", "worker.podTemplatePatch, container proxy"),
+    ],
+)
+def test_what_kubelet_cannot_configure_for_a_reason_that_nobody_knows_is_said_in_its_own_words(
+    words: str, container: str, field: str
+) -> None:
+    found = pod_failure([waiting("CreateContainerConfigError", words, container=container)])
+    assert found is not None
+    assert found.reason == "ContainerFails"
+    assert found.message.startswith(field)
+    assert words in found.message
+    assert "correct the reference" not in found.message
+    assert "what these words name" in found.message
+    assert "kubelet tries again" in found.message
+
+
 def test_the_four_parts_that_the_worker_says_before_it_dies_are_shown() -> None:
     said = {"field": "image", "value": "no module eventlet", "reason": "green threads need it", "fix": "add eventlet"}
     found = pod_failure([crashed(message=f"some log line\n{json.dumps(said)}\n", exit_code=78)])
@@ -159,11 +194,85 @@ def test_a_termination_message_that_is_not_ours_is_shown_as_it_is(message: str) 
     assert found.reason == "ContainerFails"
 
 
-def test_too_little_memory_is_said_as_such() -> None:
+def out_of_memory(container: str, limit: str | None, *, role: str = "eventlet", init: bool = False) -> Object:
+    """A pod of which a container was killed for memory, with its limit."""
+    pod = crashed(reason="OOMKilled", exit_code=137, container=container)
+    resources = {} if limit is None else {"limits": {"memory": limit}}
+    kinds = ("initContainers", "initContainerStatuses") if init else ("containers", "containerStatuses")
+    pod["metadata"]["labels"] = {"greenfleet.io/role": role}
+    pod["spec"] = {kinds[0]: [{"name": container, "resources": resources}]}
+    pod["status"] = {kinds[1]: pod["status"]["containerStatuses"]}
+    return pod_outline(pod)  # all that the operator remembers of a pod
+
+
+@pytest.mark.parametrize(
+    ("pod", "parts"),
+    [
+        (
+            out_of_memory("worker", "256Mi"),
+            ["worker.resources.limits.memory is '256Mi'", "killed", "raise it, or lower greenThreads.max"],
+        ),
+        (
+            out_of_memory("worker", None),
+            ["worker.resources.limits.memory is not set", "its node ran out of memory", "set it"],
+        ),
+        (
+            out_of_memory("worker", "1Gi", role="prefork"),
+            ["prefork.resources.limits.memory is '1Gi'", "raise it, or lower prefork.processes"],
+        ),
+        (
+            out_of_memory("queues", "192Mi", role="exporter"),
+            ["exporter.resources.limits.memory is '192Mi'", "queue exporter", "raise it"],
+        ),
+        (
+            out_of_memory("proxy", "16Mi"),
+            ["worker.podTemplatePatch, container proxy, resources.limits.memory is '16Mi'", "raise it"],
+        ),
+        (
+            out_of_memory("greenfleet-agent", "24Mi", init=True),
+            [
+                "the init container greenfleet-agent has the memory limit '24Mi'",
+                "no more than worker.resources.limits.memory",
+                "raise worker.resources.limits.memory to 128Mi or more",
+            ],
+        ),
+        (
+            out_of_memory("greenfleet-agent", "24Mi", role="prefork", init=True),
+            ["no more than prefork.resources.limits.memory", "raise prefork.resources.limits.memory to 128Mi or more"],
+        ),
+        (
+            out_of_memory("greenfleet-agent", "128Mi", init=True),
+            ["greenfleet-agent has the memory limit '128Mi'", "the operator's worker.image", "agent: Installed"],
+        ),
+    ],
+)
+def test_too_little_memory_is_said_with_the_limit_of_the_container_that_was_killed(
+    pod: Object, parts: list[str]
+) -> None:
+    found = pod_failure([pod])
+    assert found is not None
+    assert found.reason == "OutOfMemory"
+    for part in parts:
+        assert part in found.message
+    if "greenfleet-agent" in parts[0]:
+        assert "greenThreads" not in found.message
+
+
+def test_too_little_memory_is_said_of_a_pod_that_does_not_show_its_spec() -> None:
     found = pod_failure([crashed(reason="OOMKilled", exit_code=137)])
     assert found is not None
     assert found.reason == "OutOfMemory"
     assert "worker.resources.limits.memory" in found.message
+
+
+def test_the_agents_limit_is_what_the_diagnosis_takes_it_for() -> None:
+    for workers, raised in (("24Mi", True), ("100Mi", True), ("128Mi", False), ("4Gi", False)):
+        made = fleet_deployment(pool(worker={"resources": {"limits": {"memory": workers}}}), Role.EVENTLET, "agent", "")
+        agent = made["spec"]["template"]["spec"]["initContainers"][0]
+        limit = agent["resources"]["limits"]["memory"]
+        found = pod_failure([out_of_memory(agent["name"], limit, init=True)])
+        assert found is not None
+        assert ("raise worker.resources.limits.memory" in found.message) == raised
 
 
 NOW = 1_800_000_000.0
@@ -224,6 +333,11 @@ def test_a_pod_that_leaves_waits_for_no_node() -> None:
     assert capacity_shortage({}, [unscheduled("x", 5, deletionTimestamp="2026-01-01T00:00:00Z")]) is None
 
 
+def named(pod: Object, name: str = "feeds-other") -> Object:
+    """The same pod under another name."""
+    return {**pod, "metadata": {"name": name}}
+
+
 @pytest.mark.parametrize(
     ("one", "two"),
     [
@@ -232,6 +346,15 @@ def test_a_pod_that_leaves_waits_for_no_node() -> None:
             waiting("RunContainerError", "back-off 5m0s restarting failed container=worker pod=feeds-b_shop(2)"),
         ),
         (crashed(message="boom"), {**crashed(message="boom"), "metadata": {"name": "feeds-other"}}),
+        *(
+            (waiting(reason, words), named(waiting(reason, words.replace("feeds-abc", "feeds-other"))))
+            for reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+            for words in (
+                "mkdir /var/log/pods/shop_feeds-abc_0b6f/worker: no space left on device",
+                'hostname for pod "feeds-abc" was invalid',
+                'failed to reserve container name "worker_feeds-abc_shop_0b6f_0"',
+            )
+        ),
     ],
 )
 def test_the_words_do_not_change_from_pod_to_pod_or_from_minute_to_minute(one: Any, two: Any) -> None:

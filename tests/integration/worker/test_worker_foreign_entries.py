@@ -130,27 +130,52 @@ def test_a_foreign_note_of_a_lost_connection_hides_no_other(rabbit_lane: RabbitL
 
 
 def test_what_a_foreign_name_among_the_workers_holds_keeps_nobody_from_the_messages_of_the_dead(
-    consumer: Consumer,
+    consumer: Consumer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The one that Redis names first has a key of another type, the second an entry of another shape."""
+    """The one that Redis names first has a key of another type, the second an entry of another shape, the third a name
+    that is no UTF-8. None stays in the list of workers, each is said once, and somebody's key stays.
+    """
     client, long_ago = consumer.redis, time() - 1000
-    client.zadd("greenworker.workers", {"a-foreign-key": long_ago, "b-foreign-entry": long_ago, "c-dead": long_ago})
+    foreign = {"a-foreign-key": long_ago, "b-foreign-entry": long_ago, b"b-\xff\xfe": long_ago}
+    client.zadd("greenworker.workers", {**foreign, "c-dead": long_ago})
     client.set("greenworker.held.a-foreign-key", "x")
     client.hset("greenworker.held.b-foreign-entry", "tag-b", "what is this")
-    client.hset("greenworker.held.c-dead", "tag-c", b"2:feeds")
-    client.hset("unacked", mapping={"tag-b": '[{}, "", "feeds"]', "tag-c": '[{}, "", "feeds"]'})
+    client.hset(b"greenworker.held.b-\xff\xfe", b"tag-\xff", b"2:mails")
+    client.hset("greenworker.held.c-dead", mapping={"tag-c": b"2:feeds", b"tag-\xfe": b"\xfe"})
+    booked = {"tag-b": '[{}, "", "feeds"]', b"tag-\xff": '[{}, "", "mails"]', "tag-c": '[{}, "", "feeds"]'}
+    client.hset("unacked", mapping=booked)
     consumer.channel.store._beat_connected_at = -1000.0
-    consumer.channel.store._recover_dead_workers()
-    assert client.lrange("feeds", 0, -1) == [b"{}"]
-    assert client.hkeys("unacked") == [b"tag-b"]
+    for _ in range(3):
+        consumer.channel.store._recover_dead_workers()
+    assert (client.lrange("feeds", 0, -1), client.lrange("mails", 0, -1)) == ([b"{}"], [b"{}"])
+    assert client.hkeys("unacked") == [b"tag-b"], "it comes back when its visibility time-out ends"
+    assert client.zrange("greenworker.workers", 0, -1) == [consumer.store.worker.encode()]
+    assert client.keys("greenworker.held.*") == [b"greenworker.held.a-foreign-key"]
+    for name in ("a-foreign-key", "b-foreign-entry"):
+        assert sum(name in record.getMessage() for record in caplog.records) == 1
     client.delete("greenworker.held.a-foreign-key")
+
+
+def test_a_foreign_entry_among_the_messages_of_a_living_worker_is_taken_out_and_said_once(
+    consumer: Consumer, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert consumer.store.keys is not None
+    consumer.redis.hset(consumer.store.keys.held, mapping={"tag": "what is this", b"\xff": b"\xfe"})
+    for _ in range(6):
+        consumer.store._recover_lost_deliveries()
+    assert not consumer.redis.exists(consumer.store.keys.held)
+    assert [record.getMessage().split(" out of")[0] for record in caplog.records] == [
+        "Took 2 entries that no worker has written"
+    ]
 
 
 @pytest.mark.parametrize("by", ["move", "give_back", "recovery"])
 def test_a_message_whose_list_is_somebody_elses_key_stays_booked_and_holds_up_no_other_one(
-    consumer: Consumer, by: str
+    consumer: Consumer, by: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Somebody has a key of another type where the message is to go. It goes there when that key is gone."""
+    """Somebody has a key of another type where the message is to go. It goes there when that key is gone, and until
+    then that is said once.
+    """
     client, store = consumer.redis, consumer.store
     assert store.keys is not None
     for name in ("feeds", "mails"):
@@ -165,7 +190,9 @@ def test_a_message_whose_list_is_somebody_elses_key_stays_booked_and_holds_up_no
     elif by == "give_back":
         store.give_back([tag, other], started=False)
     else:
-        store._return_lost(store.keys.held, held, died=True)
+        for _ in range(3):
+            store._return_lost(store.keys.held, held, died=True)
+        assert sum("stay booked" in record.getMessage() for record in caplog.records) == 1
     assert client.llen("mails") == 1
     assert (client.hlen("unacked"), client.zcard("unacked_index")) == (1, 1)
     assert client.hgetall(store.keys.held) == {tag.encode(): held[tag.encode()]}

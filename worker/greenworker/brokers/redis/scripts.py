@@ -134,10 +134,14 @@ return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', tonumber(now[1]) - tonumber(
 """
 
 REMOVE_WORKER = """
--- Forget a worker that holds nothing and still does not beat.   KEYS: workers, held   ARGV: worker, seconds
+-- Forget a worker that holds nothing and still does not beat. Somebody's key of another type holds nothing of a worker.
+-- KEYS: workers, held   ARGV: worker, seconds
 local now = redis.call('TIME')
 local seen = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if seen and tonumber(seen) <= tonumber(now[1]) - tonumber(ARGV[2]) and redis.call('EXISTS', KEYS[2]) == 0 then
+local found = redis.pcall('HGET', KEYS[2], '')
+local foreign = type(found) == 'table' and string.find(found.err, 'WRONGTYPE', 1, true)
+local empty = foreign or redis.call('EXISTS', KEYS[2]) == 0
+if seen and tonumber(seen) <= tonumber(now[1]) - tonumber(ARGV[2]) and empty then
   return redis.call('ZREM', KEYS[1], ARGV[1])
 end
 return 0

@@ -54,6 +54,9 @@ LONGEST_LENGTH = 10
 RENEW_SECONDS = 60.0
 """How often the visibility time-out of what is held starts anew, or a quarter of the time-out if that is less."""
 
+MOST_SAID = 1000
+"""Different warnings of what is found in each round; what comes after them is not said."""
+
 RETRY_SECONDS = 1.0
 """After an error of the broker."""
 
@@ -139,6 +142,7 @@ class UnackedStore:
         self._started = False
         self._closing = False
         self._suspects: set[str] = set()
+        self._said: set[str] = set()
         self._flushing = False
 
     def attach(self, channel: Any) -> None:
@@ -386,8 +390,8 @@ class UnackedStore:
         ):
             return
         for raw in self._scripts[EXPIRED_WORKERS](keys=[self.keys.workers], args=[DEAD_AFTER_SECONDS]):
-            if raw.decode(errors="replace") != self.worker:
-                self._recover(raw.decode(errors="replace"), DEAD_AFTER_SECONDS)
+            if raw != self.worker.encode():
+                self._recover(raw, DEAD_AFTER_SECONDS)
 
     def recover_predecessors(self) -> None:
         """What ended processes of this pod hold: kubelet starts a container again only after it has ended."""
@@ -397,17 +401,18 @@ class UnackedStore:
         for raw in self._scripts[EXPIRED_WORKERS](keys=[self.keys.workers], args=[-EVERYBODY_SECONDS]):
             name = raw.decode(errors="replace")
             if name != self.worker and name.rpartition(".")[0] == pod:
-                self._recover(name, 0.0)
+                self._recover(raw, 0.0)
 
-    def _recover(self, name: str, silent_seconds: float) -> None:
+    def _recover(self, raw: bytes, silent_seconds: float) -> None:
+        """*raw*: the worker's name as Redis has it. Somebody else may have written it, and need not know UTF-8."""
         assert self.keys is not None
-        key = self.keys.held_prefix + name
+        key, name = self.keys.held_prefix.encode() + raw, raw.decode(errors="replace")
         try:
             count = self._return_lost(key, self._client.hgetall(key), died=True)
         except ResponseError as error:  # a key of another type must not keep us from the next worker's messages
-            logger.warning("Could not give back what the dead worker %s held (Redis key %s): %s", name, key, error)
-            return
-        self._scripts[REMOVE_WORKER](keys=[self.keys.workers, key], args=[name, silent_seconds])
+            self._warn_once(f"Could not give back what the dead worker {name} held (Redis key {_text(key)}): {error}")
+            count = 0
+        self._scripts[REMOVE_WORKER](keys=[self.keys.workers, key], args=[raw, silent_seconds])
         if count:
             self.recovered += count
             logger.warning("Gave back %d messages that the dead worker %s held", count, name)
@@ -423,16 +428,18 @@ class UnackedStore:
         pending = self._unsettled()
         unknown = {
             tag
-            for tag in map(bytes.decode, entries)
+            for tag in (raw.decode(errors="replace") for raw in entries)
             if tag not in self.held and tag not in pending and not self._is_expected(tag)
         }
         confirmed = unknown & self._suspects
         self._suspects = unknown - confirmed
         if confirmed:
             count = self._return_lost(
-                self.keys.held, {tag: value for tag, value in entries.items() if tag.decode() in confirmed}
+                self.keys.held,
+                {tag: value for tag, value in entries.items() if tag.decode(errors="replace") in confirmed},
             )
-            logger.warning("Gave back %d messages whose delivery was lost with a connection", count)
+            if count:
+                logger.warning("Gave back %d messages whose delivery was lost with a connection", count)
 
     def _unsettled(self) -> set[str]:
         """Done, and Redis may not know it yet."""
@@ -445,37 +452,53 @@ class UnackedStore:
         if not self._channel.closed:
             self._channel.qos.restore_visible(num=self._channel.unacked_restore_limit, interval=1)
 
-    def _return_lost(self, held_key: str, entries: dict[bytes, bytes], *, died: bool = False) -> int:
+    def _return_lost(self, held_key: str | bytes, entries: dict[bytes, bytes], *, died: bool = False) -> int:
         """*entries*: delivery tag to length and list of each. *died*: whoever held them ended with them, and one of
-        them may be why. Returns how many were still booked.
+        them may be why. Returns how many were still booked. An entry that no worker has written is taken out: it would
+        keep a dead worker in the list of workers. A message that is booked under its tag comes back when its visibility
+        time-out ends.
         """
         assert self.keys is not None
         count, tags = 0, list(entries)
         for first in range(0, len(tags), 100):
             chunk = tags[first : first + 100]
             arguments: list[Any] = ["head"]
+            foreign: list[bytes] = []
             for tag, booked in zip(chunk, self._client.hmget(self.keys.unacked, chunk), strict=True):
                 length, _, key = entries[tag].partition(b":")
                 if not length.isdigit() or len(length) > LONGEST_LENGTH:
-                    logger.warning("%s has an entry that no worker has written: %r", held_key, entries[tag][:100])
+                    foreign.append(tag)
                     continue
                 payload = booked[1 : 1 + int(length)] if booked else b""
                 arguments += [tag, key, redelivered(after_death(payload) if died else payload) if booked else b""]
             count += self._requeue(held_key, arguments)
+            if foreign:
+                logger.warning(
+                    "Took %d entries that no worker has written out of the Redis key %s, such as %r",
+                    len(foreign),
+                    _text(held_key),
+                    entries[foreign[0]][:100],
+                )
+                self._client.hdel(held_key, *foreign)
         return count
 
-    def _requeue(self, held_key: str, arguments: list[Any]) -> int:
+    def _requeue(self, held_key: str | bytes, arguments: list[Any]) -> int:
         """How many went; what did not stays booked, and is tried again as a delivery that nobody knows."""
         assert self.keys is not None
         count: int
         count, error = self._scripts[REQUEUE](keys=[self.keys.unacked, self.keys.index, held_key], args=arguments)
         if error:
-            logger.warning(
-                "Some messages cannot go to their queue's list, and stay booked in %s until they can: %s",
-                held_key,
-                error.decode(errors="replace"),
+            self._warn_once(
+                "Some messages cannot go to their queue's list, and stay booked in "
+                f"{_text(held_key)} until they can: {_text(error)}"
             )
         return count
+
+    def _warn_once(self, text: str) -> None:
+        """Of what stays as it is for long: each round of each worker finds it again."""
+        if text not in self._said and len(self._said) < MOST_SAID:
+            self._said.add(text)
+            logger.warning("%s", text)
 
     def _beat(self, *, renew: bool) -> None:
         assert self.keys is not None
@@ -502,6 +525,10 @@ class UnackedStore:
                 self._beat_connected_at = 0.0
                 with suppress(Exception):
                     client.connection_pool.disconnect()
+
+
+def _text(raw: str | bytes) -> str:
+    return raw.decode(errors="replace") if isinstance(raw, bytes) else raw
 
 
 def redelivered(payload: bytes) -> bytes:

@@ -76,7 +76,7 @@ SERVER = closed(
         "basicAuth": closed({"usernameFile": TEXT, "passwordFile": TEXT}, required=("usernameFile", "passwordFile")),
     },
     required=("url",),
-)
+) | {"dependencies": {"certFile": ["keyFile"], "keyFile": ["certFile"]}}
 _SOURCE: dict[str, Schema] = {
     "selector": {"type": "string", "minLength": 1},
     "queueLabel": {"type": "string", "minLength": 1},

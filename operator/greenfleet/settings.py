@@ -60,6 +60,13 @@ _RESERVED_PARAMETERS = frozenset({"query", "time", "timeout"})
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
+def _check_pair(one: str, ones: str, other: str, others: str) -> None:
+    if bool(ones) == bool(others):
+        return
+    there, value, missing = (one, ones, other) if ones else (other, others, one)
+    raise ValueError(f"{there} is {value!r}, and {missing} is empty: they belong together, set both or none")
+
+
 class Server(_Settings):
     """One Prometheus server."""
 
@@ -122,15 +129,12 @@ class Server(_Settings):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Server:
-        if bool(self.cert_file) != bool(self.key_file):
-            raise ValueError("certFile and keyFile belong together, and one of them is empty: set both, or none")
+        auth = self.basic_auth
+        _check_pair("certFile", self.cert_file, "keyFile", self.key_file)
+        _check_pair("basicAuth.usernameFile", auth.username_file, "basicAuth.passwordFile", auth.password_file)
         if self.cert_file and not self.url.startswith("https:"):
             raise ValueError("certFile is set and the url does not begin with https: remove it, or use https")
-        if bool(self.basic_auth.username_file) != bool(self.basic_auth.password_file):
-            raise ValueError(
-                "basicAuth.usernameFile and passwordFile belong together, and one of them is empty: set both, or none"
-            )
-        if self.bearer_token_file and self.basic_auth.username_file:
+        if self.bearer_token_file and auth.username_file:
             raise ValueError(
                 "bearerTokenFile and basicAuth are both set, and a request has one Authorization: remove one"
             )

@@ -133,6 +133,7 @@ annotations:
 {{- if hasKey $server "scrapeInterval" }}
 {{- $interval = include "greenfleet.interval" (list $ (printf "prometheus.servers.%s.scrapeInterval" $name) $server.scrapeInterval) }}
 {{- end }}
+{{- include "greenfleet.checkServer" (list $name $server) }}
 {{- $_ := set $found $name (merge (dict "scrapeInterval" $interval) $server) }}
 {{- end }}
 {{- if include "greenfleet.bundled" . }}
@@ -140,6 +141,39 @@ annotations:
 {{- $_ := set $found "bundled" (dict "url" $url "scrapeInterval" ($common | default "2s")) }}
 {{- end }}
 {{- toYaml $found }}
+{{- end }}
+
+{{/* What the operator would refuse at its start, of a server: [its name, the server]. */}}
+{{- define "greenfleet.checkServer" -}}
+{{- $field := printf "prometheus.servers.%s" (first .) }}
+{{- $server := last . }}
+{{- $auth := $server.basicAuth | default dict }}
+{{- $pairs := list (list "certFile" $server.certFile "keyFile" $server.keyFile) (list "basicAuth.usernameFile" $auth.usernameFile "basicAuth.passwordFile" $auth.passwordFile) }}
+{{- range $pairs }}
+{{- $one := index . 1 }}
+{{- $other := index . 3 }}
+{{- if and $one (not $other) }}
+{{- fail (printf "%s.%s is %s, and %s is empty: they belong together, set both or none" $field (index . 0) $one (index . 2)) }}
+{{- else if and $other (not $one) }}
+{{- fail (printf "%s.%s is %s, and %s is empty: they belong together, set both or none" $field (index . 2) $other (index . 0)) }}
+{{- end }}
+{{- end }}
+{{- if and $server.certFile (not (hasPrefix "https:" $server.url)) }}
+{{- fail (printf "%s.certFile is %s, and its url does not begin with https: remove it, or use https" $field $server.certFile) }}
+{{- end }}
+{{- if and $server.bearerTokenFile $auth.usernameFile }}
+{{- fail (printf "%s.bearerTokenFile is %s, and basicAuth is set too, but a request has one Authorization: remove one" $field $server.bearerTokenFile) }}
+{{- end }}
+{{- range $name, $_ := $server.headers }}
+{{- if has (lower $name) (list "authorization" "host" "content-length" "content-type" "transfer-encoding" "connection") }}
+{{- fail (printf "%s.headers has %s, which cannot be set there: use bearerTokenFile or basicAuth for credentials, and leave out the others" $field $name) }}
+{{- end }}
+{{- end }}
+{{- range $name, $_ := $server.queryParameters }}
+{{- if has $name (list "query" "time" "timeout") }}
+{{- fail (printf "%s.queryParameters has %s, which the operator sets in each request: remove it" $field $name) }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* The name of the server for pools that name none. */}}

@@ -30,6 +30,8 @@ NOT_TRIED = {"global": "helm gives it to every chart; this one does not read it"
 REQUIRED = {
     ("prometheus", "sources", "*", "selector"): "another",
     ("prometheus", "servers", "*", "url"): "http://another:9090",
+    ("prometheus", "servers", "*", "certFile"): "/another/tls.crt",
+    ("prometheus", "servers", "*", "keyFile"): "/another/tls.key",
     ("prometheus", "servers", "*", "basicAuth", "usernameFile"): "/another/user",
     ("prometheus", "servers", "*", "basicAuth", "passwordFile"): "/another/password",
 }

@@ -181,6 +181,38 @@ def test_people_may_reach_the_operators_port_and_no_other_through_a_proxy(render
             ({"prometheus": {"servers": {"default": {"url": "http://p:9090", "basicAuth": {half: "/f"}}}}}, other)
             for half, other in (("usernameFile", "passwordFile"), ("passwordFile", "usernameFile"))
         ),
+        *(
+            ({"prometheus": {"servers": {"default": {"url": "https://p:9090", half: "/f"}}}}, other)
+            for half, other in (("certFile", "keyFile"), ("keyFile", "certFile"))
+        ),
+        *(
+            (
+                {"prometheus": {"servers": {"main": {"url": "https://p:9090", **settings}}}},
+                f"prometheus.servers.main.{said}",
+            )
+            for settings, said in (
+                ({"certFile": "/c", "keyFile": ""}, "certFile is /c, and keyFile is empty"),
+                ({"certFile": "", "keyFile": "/k"}, "keyFile is /k, and certFile is empty"),
+                (
+                    {"basicAuth": {"usernameFile": "", "passwordFile": "/p"}},
+                    "basicAuth.passwordFile is /p, and basicAuth.usernameFile is empty",
+                ),
+                (
+                    {"basicAuth": {"usernameFile": "/u", "passwordFile": ""}},
+                    "basicAuth.usernameFile is /u, and basicAuth.passwordFile is empty",
+                ),
+                (
+                    {"url": "http://p", "certFile": "/c", "keyFile": "/k"},
+                    "certFile is /c, and its url does not begin with https",
+                ),
+                (
+                    {"bearerTokenFile": "/t", "basicAuth": {"usernameFile": "/u", "passwordFile": "/p"}},
+                    "bearerTokenFile is /t, and basicAuth is set too",
+                ),
+                ({"headers": {"Authorization": "x"}}, "headers has Authorization"),
+                ({"queryParameters": {"query": "x"}}, "queryParameters has query"),
+            )
+        ),
         ({"tick": "0s"}, "tick"),
         ({"leaseDuration": "2s"}, "leaseDuration"),
         ({"apiConcurrency": 0}, "apiConcurrency"),

@@ -92,13 +92,19 @@ def test_a_whole_configuration_is_read(tmp_path: Path) -> None:
             "prometheus: {servers: {default: {url: 'http://p', queryParameters: {query: up}}}}",
             ["servers.default.queryParameters", "remove it"],
         ),
-        ("prometheus: {servers: {default: {url: 'https://p', certFile: /c}}}", ["certFile and keyFile", "set both"]),
+        *(
+            (
+                f"prometheus: {{servers: {{default: {{url: 'https://p', {half}: /f}}}}}}",
+                ["prometheus.servers.default", f"{half} is '/f', and {other} is empty", "belong together", "set both"],
+            )
+            for half, other in (("certFile", "keyFile"), ("keyFile", "certFile"))
+        ),
         *(
             (
                 f"prometheus: {{servers: {{default: {{url: 'http://p', basicAuth: {{{half}: /f}}}}}}}}",
-                ["usernameFile and passwordFile", "set both"],
+                [f"basicAuth.{half} is '/f', and basicAuth.{other} is empty", "belong together", "set both"],
             )
-            for half in ("usernameFile", "passwordFile")
+            for half, other in (("usernameFile", "passwordFile"), ("passwordFile", "usernameFile"))
         ),
         (
             "prometheus: {servers: {default: {url: 'http://p', certFile: /c, keyFile: /k}}}",

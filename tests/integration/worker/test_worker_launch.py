@@ -221,3 +221,49 @@ def test_a_wrapper_that_instruments_starts_the_worker_and_patching_still_comes_f
     eventually(lambda: "run/" in worker.tail(2000), "the instrumentation saw the tasks run")
     worker.signal(signal.SIGTERM)
     assert worker.wait(30) == 0, worker.tail()
+
+
+ENTRYPOINT = """#!/bin/sh
+# As images have it: each file of a directory is a variable of its name.
+set -eu
+for file in "$SECRETS"/*; do
+  export "$(basename "$file")=$(cat "$file")"
+done
+exec "$@"
+"""
+
+
+@pytest.mark.parametrize("pool", ["eventlet", "prefork"])
+def test_an_entrypoint_that_loads_secrets_starts_the_worker_with_them_and_hands_it_its_signals(
+    start_worker: Start, redis_broker: Redis, client_app: Any, tmp_path: Path, pool: str
+) -> None:
+    """`worker.wrapper: [/entrypoint.sh]`: the worker is the same process, finds the broker and a setting of the tasks
+    in what the script has loaded, is patched first, and drains when the kubelet ends the script.
+    """
+    secrets, wrapper = tmp_path / "secrets of the image", tmp_path / "entrypoint.sh"
+    secrets.mkdir()
+    journal = tmp_path / 'a "journal" with $HOME'
+    (secrets / "CELERY_BROKER_URL").write_text(f"{redis_broker.url}\n")
+    (secrets / "JOURNAL").write_text(f"{journal}\n")
+    wrapper.write_text(ENTRYPOINT)
+    wrapper.chmod(0o755)
+    worker = start_worker(
+        "redis://:not-the-password@127.0.0.1:1/0",
+        command=[str(wrapper), sys.executable, "-m", "greenworker"],
+        environment={"SECRETS": str(secrets), "JOURNAL": ""},
+        pool=pool,
+        threads=20,
+        arguments=["-c", "2"] if pool == "prefork" else [],
+    ).ready()
+    assert worker.process is not None
+    assert b"greenworker" in Path(f"/proc/{worker.process.pid}/cmdline").read_bytes()
+    at_once = 20 if pool == "eventlet" else 2
+    app = client_app(redis_broker.url)
+    for number in range(at_once):
+        app.sleep.delay(number, 3.0)
+    eventually(lambda: journal.exists() and journal.read_text().count("start") == at_once, "all run at once")
+    assert "done" not in journal.read_text()
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(30) == 0, worker.tail()
+    assert journal.read_text().count("done") == at_once
+    assert redis_broker.client().hlen("unacked") == 0

@@ -61,6 +61,11 @@ def checks(options: Any) -> bool:
     return wish not in (None, ssl.CERT_NONE) and str(wish).lower() not in _UNCHECKED
 
 
+def checks_name(options: Any) -> bool:
+    """Whether they leave the check of the host name on."""
+    return not isinstance(options, dict) or str(options.get("ssl_check_hostname", True)).lower() != "false"
+
+
 def all_check(urls: str) -> bool:
     """Whether none of one or several URLs turns the check off."""
     return all(checks(wishes(url)) for url in urls.split(";"))
@@ -92,10 +97,10 @@ def check_host_names() -> None:
     TRANSPORT_ALIASES["amqps"] = "greenworker.brokers.amqp.tls:SSLTransport"
 
 
-def warning(what: str, because: str) -> str:
+def warning(what: str, because: str, unchecked: str = "its certificate is") -> str:
     """For the log, where nothing is checked."""
     return (
-        f"{what}: its certificate is not checked ({because}), so that whoever answers in its place gets the "
+        f"{what}: {unchecked} not checked ({because}), so that whoever answers in its place gets the "
         "password: name the CA in "
         f"{what.split(' ', maxsplit=1)[0]}.caSecretRef instead"
     )

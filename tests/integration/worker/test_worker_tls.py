@@ -6,6 +6,7 @@ and the exporter.
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import socket
@@ -22,8 +23,10 @@ import pytest
 import redis
 
 from greenworker.exporter.broker import Queue
+from greenworker.exporter.connect import connect
 from greenworker.exporter.rabbitmq import RabbitBroker
 from greenworker.exporter.redis import RedisBroker
+from greenworker.misconfigured import MisconfiguredError
 from greenworker.tls import Trust
 from tests.integration.worker.harness import Producer, RabbitMQ, Redis, Worker, eventually, free_port
 
@@ -200,6 +203,22 @@ def test_what_the_app_says_itself_wins(tls_redis: Callable[..., TlsRedis], start
     server = tls_redis()
     worker = start_worker(server.url, environment={"APP_CONF": "{'broker_use_ssl': {'ssl_cert_reqs': 'none'}}"}).ready()
     assert "certificate is not checked" in worker.log.read_text()
+
+
+@pytest.mark.parametrize("pool", ["eventlet", "prefork"])
+@pytest.mark.parametrize("query", ["ssl_ca_certs={ca}", "ssl_cert_reqs=none", "ssl=true"])
+def test_options_for_tls_on_a_plain_url_are_refused_before_anything_is_said(
+    tls_redis: Callable[..., TlsRedis], start_worker: Start, query: str, pool: str
+) -> None:
+    server = tls_redis("DNS:elsewhere.example")
+    url = f"{server.url.replace('rediss', 'redis')}?{query.format(ca=server.ca)}"
+    with pytest.raises(MisconfiguredError, match="rediss"):
+        connect(url, Trust())
+    worker = start_worker(url, pool=pool, arguments=["-c", "1"] if pool == "prefork" else [])
+    assert worker.wait(20) == 78, worker.tail()
+    said = json.loads(worker.termination_log.read_text())
+    assert (said["field"], said["value"]) == ("broker.urlFrom", f"redis://…?{query.partition('=')[0]}")
+    assert server.told() == []
 
 
 @pytest.mark.parametrize("trusted", [True, False])

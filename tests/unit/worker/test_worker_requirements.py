@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 from celery import Celery
+from celery.backends.redis import RedisBackend
 
 from greenworker.bootstrap import launch, settings
 from greenworker.bootstrap.requirements import CELERIES, OLDEST, check_versions
+from greenworker.brokers.redis.results import PatientConsumer
+from greenworker.brokers.url import needs_redis
 from greenworker.misconfigured import MisconfiguredError
 
 REDIS = "redis://redis:6379/0"
@@ -67,6 +70,23 @@ def test_an_app_that_names_redis_for_its_results_itself_is_told_of_the_missing_l
     monkeypatch.setattr(settings, "installed", {**ENOUGH, "redis": "3.5.3"}.get)
     with pytest.raises(MisconfiguredError, match="the result backend is Redis"):
         settings.own_result_backends(Celery("proj", backend="redis://:s3cret@h/1", set_as_current=False))
+
+
+@pytest.mark.parametrize(
+    ("url", "on_redis"),
+    [
+        *((url, True) for url in ("redis://h/1", "rediss://h/1", "REDIS://h/1", "redis", "redis+socket:///run/r.sock")),
+        *((url, True) for url in ("sentinel://a:1;sentinel://b:2/0", "proj.Backend+redis://h/1")),
+        *((url, False) for url in ("rpc://", "db+postgresql://h/d", "cache+memcached://redis/", "", None)),
+    ],
+)
+def test_whatever_results_on_redis_are_called_they_are_read_through_its_outages(
+    monkeypatch: pytest.MonkeyPatch, url: str | None, on_redis: bool
+) -> None:
+    monkeypatch.setattr(RedisBackend, "ResultConsumer", RedisBackend.ResultConsumer)
+    settings.own_result_backends(Celery("proj", backend=url, set_as_current=False))
+    assert issubclass(RedisBackend.ResultConsumer, PatientConsumer) == on_redis
+    assert needs_redis(url or "") == on_redis
 
 
 def test_an_old_python_is_said_before_anything_else_is_imported(tmp_path: Path) -> None:

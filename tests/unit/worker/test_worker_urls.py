@@ -21,6 +21,7 @@ from greenworker.brokers.url import is_readable, split, tidy
 from greenworker.environment import Environment
 from greenworker.exporter.connect import connect
 from greenworker.exporter.exporter import Options
+from greenworker.exporter.redis import tls_options
 from greenworker.misconfigured import MisconfiguredError
 from greenworker.tls import Trust, all_check
 
@@ -170,3 +171,73 @@ def test_each_url_of_a_list_that_turns_the_check_off_is_warned_of(urls: str, own
     said = secure_broker(app, RedisKind("rediss"), Environment.read({"GREENWORKER_POOL": "ns/feeds"}))
     assert [warned in each for each in said] == [True] * bool(warned)
     assert all_check(urls) == (UNCHECKED not in urls)
+
+
+TLS_WITHOUT_TLS = {
+    "redis://:s3cret@h/0?ssl_cert_reqs=required": "redis://…?ssl_cert_reqs",
+    "redis://:s3cret@h/0?ssl_cert_reqs=none&ssl_ca_certs=/ca": "redis://…?ssl_cert_reqs",
+    "redis://:s3cret@h/0?ssl=true": "redis://…?ssl",
+    "REDIS://:s3cret@h/0?SSL_CA_CERTS=/ca": "redis://…?SSL_CA_CERTS",
+    "redis+socket://:s3cret@/run/redis.sock?ssl_ca_certs=/ca": "redis+socket://…?ssl_ca_certs",
+    "sentinel://:s3cret@a:1;sentinel://:s3cret@b:2/0?master_name=m&ssl_ca_certs=/ca": "sentinel://…?ssl_ca_certs",
+    "rediss://:s3cret@h/0?ssl=true": "rediss://…?ssl",
+    "rediss://:s3cret@h/0?ssl_cert_reqs=yes": "rediss://…?ssl_cert_reqs=yes",
+    "rediss://:s3cret@h/0?ssl_cert_reqs=Required": "rediss://…?ssl_cert_reqs=Required",
+    "rediss://:s3cret@h/0?ssl_cert_reqs=": "rediss://…?ssl_cert_reqs=",
+    "rediss://:s3cret@h/0?ssl_check_hostname=no": "rediss://…?ssl_check_hostname=no",
+}
+"""URLs of Redis with options for TLS that would not count, or not as they are meant, and how they are shown."""
+
+
+@pytest.mark.parametrize("url", TLS_WITHOUT_TLS)
+def test_options_for_tls_that_would_not_count_are_refused_in_four_parts(url: str) -> None:
+    """kombu takes those of redis:// for TLS without a check of the host name, ignores them on a socket and ``ssl=true``
+    everywhere, and ends with a traceback for a value that it does not know; the exporter ignores them.
+    """
+    shown = TLS_WITHOUT_TLS[url]
+    for field, environ in (
+        ("broker", {"CELERY_BROKER_URL": url}),
+        ("resultBackend", {"CELERY_BROKER_URL": A, "CELERY_RESULT_BACKEND": url}),
+    ):
+        with pytest.raises(MisconfiguredError) as refused:
+            started(**environ)
+        assert (refused.value.field, refused.value.value) == (f"{field}.urlFrom", shown)
+        assert f"{field}.caSecretRef" in refused.value.fix or shown.startswith("sentinel")
+        assert "s3cret" not in str(refused.value)
+    with pytest.raises(MisconfiguredError) as refused:
+        connect(url, Trust())
+    assert refused.value.value == shown
+
+
+@pytest.mark.parametrize("scheme", ["amqp", "pyamqp", "amqps"])
+def test_options_for_tls_of_redis_are_refused_for_rabbitmq(scheme: str) -> None:
+    with pytest.raises(MisconfiguredError) as refused:
+        started(CELERY_BROKER_URL=f"{scheme}://u:s3cret@h//?ssl_ca_certs=/ca")
+    assert refused.value.value == f"{scheme}://…?ssl_ca_certs"
+    assert "amqps://" in refused.value.fix
+    assert "broker.caSecretRef" in refused.value.fix
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *(f"ssl_cert_reqs={value}" for value in ("required", "CERT_REQUIRED", "optional", "none", "CERT_NONE")),
+        "ssl_check_hostname=false",
+        "ssl_check_hostname=True",
+        "ssl_ca_certs=/ca.crt&ssl_certfile=/c&ssl_keyfile=/k",
+    ],
+)
+def test_options_for_tls_count_where_tls_is_spoken(query: str) -> None:
+    url = f"rediss://:s3cret@h/0?{query}"
+    found = started(CELERY_BROKER_URL=url, CELERY_RESULT_BACKEND=url)
+    assert (found["CELERY_BROKER_URL"], found["CELERY_RESULT_BACKEND"]) == (url, url)
+
+
+def test_a_url_that_turns_the_check_of_the_host_name_off_is_warned_of_and_counts_for_the_exporter_too() -> None:
+    url = "rediss://:s3cret@h/0?ssl_check_hostname=false"
+    app = Celery("proj", broker=url, set_as_current=False)
+    [warning] = secure_broker(app, RedisKind("rediss"), Environment.read({"GREENWORKER_POOL": "shop/feeds"}))
+    assert "host name" in warning
+    assert "ssl_check_hostname in its URL" in warning
+    assert tls_options(url, Trust())["ssl_check_hostname"] is False
+    assert tls_options("rediss://h/0?ssl_check_hostname=true", Trust())["ssl_check_hostname"] is True

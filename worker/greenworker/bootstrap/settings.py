@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from importlib.util import find_spec
 from typing import Any
 
 from greenworker import tls
@@ -91,15 +90,14 @@ def own_result_backends(app: Any) -> None:
     """Results are subscribed to by one green thread at a time, and on Redis read through its outages. Raises
     `MisconfiguredError` without Redis' library, which Celery misses only when it reads or writes a result.
     """
-    if needs_redis(str(app.conf.result_backend or "")):  # the app itself may name it
+    backend = str(app.conf.result_backend or "")  # the app itself may name it
+    if needs_redis(backend):
         check_version(installed, "redis", RESULTS_ON_REDIS)
-    scheme = str(app.conf.result_backend or "").split("://", maxsplit=1)[0]
-    if scheme.rpartition("+")[2] in {"redis", "rediss", "sentinel"} and find_spec("redis"):
         from greenworker.brokers.redis.results import own_consumers  # noqa: PLC0415 - redis-py is optional
 
         own_consumers()
         app._backend_cache = None
-    if scheme == "rpc":
+    if backend.split("://", maxsplit=1)[0] == "rpc":
         _own_rpc_backends(app)
 
 
@@ -139,6 +137,8 @@ def secure_broker(app: Any, broker: BrokerKind, environment: Environment) -> lis
     said = [tls.wishes(url) for url in urls_of(app.conf.broker_read_url)]
     if not all(map(tls.checks, said)):
         return [tls.warning("broker", "ssl_cert_reqs in its URL")]
+    if not all(map(tls.checks_name, said)):
+        return [tls.warning("broker", "ssl_check_hostname in its URL", "the host name in its certificate is")]
     return [] if all(said) or tls.checks(own) else [tls.warning("broker", because)]
 
 

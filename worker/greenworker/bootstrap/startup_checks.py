@@ -11,6 +11,7 @@ from greenworker.brokers.url import (
     UNREADABLE,
     check_one_backend,
     check_one_scheme,
+    check_tls_options,
     is_readable,
     is_readable_backend,
     unsupported,
@@ -227,6 +228,8 @@ def _check_urls(environ: Mapping[str, str]) -> None:
     if scheme is not None:
         raise unsupported(scheme)
     check_one_scheme(environ.get("CELERY_BROKER_URL", ""))
+    check_tls_options(environ.get("CELERY_BROKER_URL", ""), "broker")
     if not is_readable_backend(environ.get("CELERY_RESULT_BACKEND", "")):
         raise MisconfiguredError("resultBackend.urlFrom", "(not shown)", UNREADABLE, FIX)
     check_one_backend(environ.get("CELERY_RESULT_BACKEND", ""))
+    check_tls_options(environ.get("CELERY_RESULT_BACKEND", ""), "resultBackend")

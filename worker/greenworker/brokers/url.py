@@ -6,7 +6,7 @@ password. Standard library only.
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from greenworker.misconfigured import MisconfiguredError
 
@@ -69,7 +69,7 @@ def is_readable_backend(url: str) -> bool:
 
 
 def _is_of_another_kind(url: str) -> bool:
-    return any(each.split(":", maxsplit=1)[0].lower() not in REDIS for each in split(url)[:1])
+    return any(each.split(":", maxsplit=1)[0].split("+", maxsplit=1)[0].lower() not in REDIS for each in split(url)[:1])
 
 
 def unsupported_scheme(url: str) -> str | None:
@@ -119,9 +119,53 @@ def check_one_backend(urls: str) -> None:
         )  # fmt: skip
 
 
+def check_tls_options(urls: str, field: str) -> None:
+    """Raises `MisconfiguredError` for options for TLS in a query (``?ssl_…=…``) that would not count, or not as they
+    are meant. *field*: `broker` or `resultBackend`.
+
+    Only ``rediss://`` has them. On ``redis://`` and ``sentinel://`` kombu would speak TLS, without a look at the host
+    name and without TLS to the Sentinels; on a socket, and with ``ssl=true``, it would not. Celery refuses them with a
+    traceback, for RabbitMQ they are unknown, and the exporter would speak without TLS.
+    """
+    if field == "resultBackend" and _is_of_another_kind(urls):
+        return
+    for url in split(urls):
+        scheme = url.split("://", maxsplit=1)[0]
+        for name, value in parse_qsl(urlsplit(url).query, keep_blank_values=True):
+            if re.fullmatch("ssl(_.*)?", name, re.IGNORECASE) is None:
+                continue
+            known = _TLS_VALUES.get(name)
+            if scheme != "rediss" or name == "ssl" or name != name.lower():
+                raise MisconfiguredError(
+                    f"{field}.urlFrom", f"{scheme}://…?{name}", "only rediss:// has options for TLS, whose names begin "
+                    "with ssl_: this one would not count, or a certificate might not be checked",
+                    _TLS_FIX.get(scheme.split("+", maxsplit=1)[0], _TLS_FIX["redis"]).format(field=field),
+                )  # fmt: skip
+            if known is not None and value not in known:
+                raise MisconfiguredError(
+                    f"{field}.urlFrom", f"{scheme}://…?{name}={value}", "the libraries for Redis know no such value",
+                    f"use {' or '.join(known[:2])}, or remove the option, and name the CA in {field}.caSecretRef",
+                )  # fmt: skip
+
+
+_TLS_VALUES = {
+    "ssl_cert_reqs": ("required", "none", "optional", "CERT_REQUIRED", "CERT_NONE", "CERT_OPTIONAL"),
+    "ssl_check_hostname": ("true", "false", "True", "False"),
+}
+_TLS_FIX = {
+    "redis": "use rediss:// without the option, and name the CA in {field}.caSecretRef; or remove the option",
+    "sentinel": "remove the option: Sentinels and their masters are spoken to without TLS",
+    **dict.fromkeys(AMQP, "use amqps:// without the option, and name the CA in {field}.caSecretRef"),
+}
+"""By scheme."""
+
+
 def needs_redis(url: str) -> bool:
-    """Whether the library for Redis has to be there for this broker or result backend."""
-    return url.strip().split("://", maxsplit=1)[0].split("+", maxsplit=1)[0].lower() in REDIS
+    """Whether this broker or result backend is Redis, also by a socket (``redis+socket://``) or with a class of the
+    app's own (``proj.Backend+redis://``).
+    """
+    scheme = url.strip().split("://", maxsplit=1)[0].lower()
+    return any(part in REDIS for part in scheme.split("+"))
 
 
 def without_master_name(url: str) -> tuple[str, str]:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from greenworker.brokers.url import AMQP, FIX, REDIS, UNREADABLE, check_one_scheme, is_readable, split
+from greenworker.brokers.url import (
+    AMQP,
+    FIX,
+    REDIS,
+    UNREADABLE,
+    check_one_scheme,
+    check_tls_options,
+    is_readable,
+    split,
+)
 from greenworker.exporter.broker import Broker
 from greenworker.exporter.failover import Failover
 from greenworker.tls import Trust
@@ -16,6 +25,7 @@ def connect(url: str, trust: Trust, metrics_port: int = 0) -> Broker:
     if not is_readable(url):
         raise ValueError(f"{UNREADABLE}: {FIX}")
     check_one_scheme(url)
+    check_tls_options(url, "broker")
     urls = split(url)
     url = ";".join(urls)
     scheme = url.split("://", maxsplit=1)[0].split("+", maxsplit=1)[0]

@@ -20,7 +20,7 @@ from redis.sentinel import Sentinel
 from greenworker.brokers.dead_letters import DeadLetter, key
 from greenworker.brokers.suspicion import HEADER
 from greenworker.exporter.broker import TIMEOUT_SECONDS, Depth, Queue
-from greenworker.tls import Trust, checks, redis_options, wishes
+from greenworker.tls import Trust, checks, checks_name, redis_options, wishes
 
 SEPARATOR = "\x06\x16"
 """Between a queue's name and its priority step (kombu's ``sep``)."""
@@ -167,7 +167,8 @@ def tls_options(url: str, trust: Trust) -> dict[str, Any]:
         {"ssl_ca_certs": said["ssl_ca_certs"]} if trust.ca_file is None and "ssl_ca_certs" in said else {}
     )
     own: dict[str, Any] = {name: said[name] for name in ("ssl_certfile", "ssl_keyfile") if name in said}
-    return {**redis_options(trust), **authority, **own}
+    name: dict[str, Any] = {} if checks_name(said) else {"ssl_check_hostname": False}
+    return {**redis_options(trust), **authority, **own, **name}
 
 
 def masters_known_to(sentinel: Sentinel) -> list[Any]:

@@ -63,6 +63,19 @@ class OperatorMetrics:
             ["server", "reason"],
             registry=registry,
         )
+        self.pool_query_seconds = Histogram(
+            "greenfleet_pool_query_duration_seconds",
+            "Duration of a query that a pool brings itself (scaling.prometheus.query).",
+            ["server"],
+            buckets=_FAST,
+            registry=registry,
+        )
+        self.pool_query_failures = Counter(
+            "greenfleet_pool_query_failures",
+            "Such queries without a usable answer; the pool's condition MetricsAvailable says why.",
+            ["server", "reason"],
+            registry=registry,
+        )
         self.decisions = Counter(
             "greenfleet_decisions",
             "Decisions that changed something.",
@@ -118,11 +131,18 @@ class OperatorMetrics:
         """One finished request to the API server; status 0: no answer."""
         self.api_requests.labels(verb, resource, str(status)).inc()
 
-    def observe_query(self, server: str, seconds: float, failure: str) -> None:
-        """One finished query; an empty failure is success."""
-        self.query_seconds.labels(server).observe(seconds)
+    def observe_query(self, server: str, seconds: float, failure: str, *, of_a_pool: bool = False) -> None:
+        """One finished query; an empty failure is success. *of_a_pool*: a pool brought it, and how long it takes or
+        whether it can be evaluated says nothing about the server.
+        """
+        duration, failures = (
+            (self.pool_query_seconds, self.pool_query_failures)
+            if of_a_pool
+            else (self.query_seconds, self.query_failures)
+        )
+        duration.labels(server).observe(seconds)
         if failure:
-            self.query_failures.labels(server, failure).inc()
+            failures.labels(server, failure).inc()
 
     def observe_decision(self, pool: str, role: str, decision: Decision, ready: int, now: float) -> None:
         """The state after one tick of one fleet."""

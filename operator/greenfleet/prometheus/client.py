@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 
@@ -82,16 +82,24 @@ class LateAnswerError(QueryError):
         self.sizes = sizes
 
 
+class Observe(Protocol):
+    """Is called for every query; failure "" is success."""
+
+    def __call__(self, server: str, seconds: float, failure: str, *, of_a_pool: bool) -> None: ...
+
+
+def _observe_nothing(server: str, seconds: float, failure: str, *, of_a_pool: bool) -> None:
+    """Nobody counts."""
+
+
 class PrometheusServer:
-    """One server that the administrator named. `observe(server, seconds, failure)` is called for every query; failure
-    "" is success.
-    """
+    """One server that the administrator named."""
 
     def __init__(
         self,
         name: str,
         settings: Server,
-        observe: Callable[[str, float, str], None] = lambda server, seconds, failure: None,
+        observe: Observe = _observe_nothing,
     ) -> None:
         self.name = name
         self.scrape_interval_seconds = duration_seconds(settings.scrape_interval)
@@ -127,7 +135,8 @@ class PrometheusServer:
             failure = str(error.reason)
             raise
         finally:
-            self._observe(self.name, asyncio.get_running_loop().time() - started, failure)
+            seconds = asyncio.get_running_loop().time() - started
+            self._observe(self.name, seconds, failure, of_a_pool=of_a_pool)
 
     async def _read(self, expression: str, answer: _Answer) -> None:
         settings = self._settings

@@ -11,6 +11,7 @@ from aiohttp import web
 from greenfleet.api import GreenWorkerPool
 from greenfleet.api.pool import parse_pool
 from greenfleet.autoscaling.model import MetricsIssue
+from greenfleet.own_metrics import OperatorMetrics
 from greenfleet.prometheus.client import PrometheusServer, QueryError
 from greenfleet.prometheus.collect import Depths
 from greenfleet.prometheus.own_queries import AT_ONCE, OF_NAMESPACE_AT_ONCE, Answer, OwnQueries
@@ -75,6 +76,37 @@ def test_a_query_that_yields_many_series_is_refused_and_nothing_of_it_is_kept() 
             assert refused.reason is MetricsIssue.BAD_ANSWER
             assert "more than one series" in refused.message
             await server.close()
+
+    asyncio.run(run())
+
+
+def test_a_broken_query_of_one_pool_is_no_failure_of_the_administrators_server() -> None:
+    """The alert GreenfleetQueriesFail counts by server, and whoever writes pools could let it fire."""
+
+    async def handle(request: web.Request) -> web.Response:
+        if "broken" in str((await request.post())["query"]):
+            return web.json_response({"status": "error", "errorType": "bad_data"}, status=400)
+        return web.json_response({"status": "success", "data": {"resultType": "vector", "result": []}})
+
+    async def run() -> None:
+        metrics = OperatorMetrics()
+        async with serving(handle) as url:
+            settings = Prometheus(servers={"default": Server(url=url)}, allow_query=True)
+            server = PrometheusServer("default", Server(url=url), metrics.observe_query)
+            poller = Poller({"default": server}, settings, lambda _: 0, tick_seconds=10.0)
+            await asyncio.wait_for(poller.ask("default", [pool("evil", "broken"), parse_pool(body("plain"))]), 10)
+            await server.close()
+        values = {
+            sample.name: sample.value
+            for family in metrics.registry.collect()
+            for sample in family.samples
+            if sample.labels.get("server") == "default" and sample.name.endswith(("_total", "_count"))
+        }
+        assert values == {
+            "greenfleet_query_duration_seconds_count": 2,
+            "greenfleet_pool_query_duration_seconds_count": 1,
+            "greenfleet_pool_query_failures_total": 1,
+        }, "two of the operator's own: workers, and depths"
 
     asyncio.run(run())
 

@@ -313,14 +313,14 @@ def test_every_query_is_counted_with_its_reason() -> None:
     async def run() -> None:
         async with serving(answering(b"no")) as url:
             server = PrometheusServer(
-                "main", Server(url=url), lambda name, seconds, failure: seen.append((name, failure))
+                "main", Server(url=url), lambda name, seconds, failure, of_a_pool: seen.append((name, failure))
             )
             with pytest.raises(QueryError):
                 await server.query("up")
             await server.close()
         async with serving(answering(vector("1"))) as url:
             server = PrometheusServer(
-                "main", Server(url=url), lambda name, seconds, failure: seen.append((name, failure))
+                "main", Server(url=url), lambda name, seconds, failure, of_a_pool: seen.append((name, failure))
             )
             await server.query("up")
             await server.close()

@@ -136,6 +136,8 @@ class Report:
     """The object and the Deployments that the status was last computed from; None if time alone may change it."""
     said: dict[str, tuple[bool, str]] = field(default_factory=dict)
     """What Events have last said of each condition: whether it is bad, and the reason."""
+    announced: list[dict[str, Any]] | None = None
+    """The conditions that Events were last written of: another leader has written since if the status has others."""
     unsaid: bool = False
     """Whether an Event waits for its turn."""
     event_tokens: tuple[float, float] | None = None

@@ -203,9 +203,11 @@ class StatusWriter:
         """
         if record.pool is None:
             return
-        report = record.report
-        old = {condition["type"]: condition for condition in before.get("conditions") or ()}
-        report.unsaid = False
+        report, conditions = record.report, before.get("conditions") or []
+        old = {condition["type"]: condition for condition in conditions}
+        if report.announced is not None and report.announced != conditions:
+            report.said = {}  # another replica led meanwhile, and its Events say what its conditions say
+        report.announced, report.unsaid = after["conditions"], False
         for condition in after["conditions"]:
             name, reason, message = condition["type"], condition["reason"], condition["message"]
             if name not in _BAD:

@@ -4,6 +4,7 @@ between.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -93,6 +94,33 @@ def test_an_operator_that_starts_anew_does_not_warn_again_of_tasks_at_risk(monke
         await pass_time(LONG)
         assert cluster.events_of("NothingFound") == []
         assert cluster.warned == ["VisibilityTimeout"]
+
+    play(scenario, monkeypatch, replicas=2)
+
+
+@pytest.mark.parametrize("comes_back", [True, False], ids=["comes back", "stays away"])
+def test_an_operator_that_leads_again_says_what_is_news_since_another_one_led(
+    monkeypatch: pytest.MonkeyPatch, comes_back: bool
+) -> None:
+    """A leads, B leads and says that it is over, A leads again: what A said last is not what was said last."""
+
+    async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
+        world.busy = (5.0, 5.0)
+        world.risks = (("visibility_timeout", "proj.slow"),)
+        await pass_time(2 * TICK)
+        assert cluster.warned == ["VisibilityTimeout"]
+        by_other = copy.deepcopy(cluster.pool)
+        risk = next(one for one in by_other["status"]["conditions"] if one["type"] == "TasksAtRisk")
+        risk |= {"status": "False", "reason": "NothingFound", "message": "No worker reports anything."}
+        cluster.pool = by_other
+        world.record.status_written(by_other)
+        world.record.fleets.clear()
+        world.record.findings.risks.clear()
+        if not comes_back:
+            world.risks = ()
+        await pass_time(2 * TICK)
+        assert cluster.warned == ["VisibilityTimeout"] * (2 if comes_back else 1)
+        assert cluster.events_of("NothingFound") == [], "the other one has said it"
 
     play(scenario, monkeypatch, replicas=2)
 

@@ -1,5 +1,8 @@
 """How fast green threads follow the operator: from its patch to the last of twenty workers, through kubelet and a file.
 
+kubelet takes most of that time, and more of it on a busy machine. So a container beside each worker shows its file, and
+what is asked of the workers is a ratio: how late they are, by how late kubelet is.
+
 The workers are plain pods of the worker image without an operator, so that nobody else patches them; they are patched
 as the operator does it (`greenfleet.controller.actuator`: once, touched again half a second later, repeated after
 five), and asked for `greenworker_threads_limit`.
@@ -24,8 +27,9 @@ from greenfleet.controller.actuator import TOUCH_SECONDS, WRITE_INTERVAL_SECONDS
 NAMESPACE = "resize-test"
 WORKERS = 20
 ROUNDS = 40
-LIMIT_SECONDS = 2.0
-"""What is asked for of the last of twenty workers."""
+LIMIT_RATIO = 2.0
+"""What is asked for of the last of twenty workers: twice the time that kubelet takes for the last of their files."""
+FILES_PORT = 8000
 
 APP = "from celery import Celery\n\napp = Celery('app')\napp.conf.task_default_queue = 'feeds'\n"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
@@ -38,13 +42,19 @@ def image(name: str) -> str:
     return found.reference(demo_stage.LOCAL_PREFIX)
 
 
-def pod(name: str, container: dict[str, Any], volumes: list[dict[str, Any]]) -> dict[str, Any]:
+def pod(
+    name: str, container: dict[str, Any], volumes: list[dict[str, Any]], beside: dict[str, Any] | None = None
+) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name, "namespace": NAMESPACE, "annotations": {"greenfleet.io/threads": "10"}},
         "spec": {
-            "containers": [{"name": "main", "imagePullPolicy": "IfNotPresent", **container}],
+            "containers": [
+                {"name": each, "imagePullPolicy": "IfNotPresent", **one}
+                for each, one in (("main", container), ("files", beside))
+                if one is not None
+            ],
             "volumes": volumes,
             "terminationGracePeriodSeconds": 1,
             "securityContext": {"runAsUser": 65532, "runAsNonRoot": True},
@@ -71,12 +81,18 @@ def worker(name: str, image_name: str, broker: str) -> dict[str, Any]:
             {"name": "tmp", "mountPath": "/tmp"},
         ],
     }
+    files = {
+        "image": image_name,
+        "command": ["python", "-m", "http.server", str(FILES_PORT), "--directory", "/pod"],
+        "resources": {"requests": {"cpu": "10m"}, "limits": {"memory": "64Mi"}},
+        "volumeMounts": [{"name": "pod", "mountPath": "/pod"}],
+    }
     volumes = [
         {"name": "pod", "downwardAPI": {"items": [annotation]}},
         {"name": "app", "configMap": {"name": "app"}},
         {"name": "tmp", "emptyDir": {}},
     ]
-    return pod(name, container, volumes)
+    return pod(name, container, volumes, files)
 
 
 def until(done: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -137,6 +153,15 @@ def limit(address: str) -> int:
         return 0
 
 
+def shown(address: str) -> int:
+    """What kubelet has written into the worker's file."""
+    try:
+        with urllib.request.urlopen(f"http://{address}:{FILES_PORT}/threads", timeout=2) as response:
+            return int(response.read() or 0)
+    except OSError:
+        return 0
+
+
 def patch(api: Api, name: str, threads: int | None) -> None:
     """Tells a worker its threads; with None, has kubelet look at the pod once more."""
     annotations = {"greenfleet.io/threads-written-at": f"{time.time():.3f}"}
@@ -160,39 +185,46 @@ def state(api: Api, name: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_twenty_workers_follow_the_operator_within_two_seconds(
+def test_twenty_workers_follow_the_operator_hardly_later_than_kubelet_shows_them_the_number(
     fleet: tuple[Api, dict[str, str]],
 ) -> None:
     api, workers = fleet
-    last, every, repatched = [], [], 0
+    last: dict[str, list[float]] = {"file": [], "worker": []}
+    every, repatched = [], 0
     with ThreadPoolExecutor(4) as executor:
         for turn in range(ROUNDS):
             threads = 1000 - turn if turn % 2 == 0 else 10 + turn
             began = time.monotonic()
-            waiting, took = dict(workers), []
+            waiting, took = {kind: dict(workers) for kind in last}, {kind: [] for kind in last}
             due = [(0.0, threads, workers), (TOUCH_SECONDS, None, workers)]
-            due += [(WRITE_INTERVAL_SECONDS * each, threads, waiting) for each in range(1, 6)]
-            while waiting and time.monotonic() - began < 30:
+            due += [(WRITE_INTERVAL_SECONDS * each, threads, waiting["worker"]) for each in range(1, 6)]
+            while any(waiting.values()) and time.monotonic() - began < 30:
                 if due and time.monotonic() - began >= due[0][0]:
                     _, value, names = due.pop(0)
-                    repatched += len(names) if names is waiting else 0
+                    repatched += len(names) if names is waiting["worker"] else 0
                     for outcome in [executor.submit(patch, api, name, value) for name in names]:
                         outcome.result()
-                for name, address in list(waiting.items()):
-                    if limit(address) == threads:
-                        took.append(time.monotonic() - began)
-                        del waiting[name]
+                for kind, ask in (("file", shown), ("worker", limit)):
+                    for name, address in list(waiting[kind].items()):
+                        if ask(address) == threads:
+                            took[kind].append(time.monotonic() - began)
+                            del waiting[kind][name]
                 time.sleep(0.05)
-            assert not waiting, f"turn {turn}, {threads}: never followed: {[state(api, name) for name in waiting]}"
-            every += took
-            last.append(max(took))
+            late = sorted({*waiting["file"], *waiting["worker"]})
+            assert not late, f"turn {turn}, {threads}: never followed: {[state(api, name) for name in late]}"
+            every += took["worker"]
+            for kind, times in last.items():
+                times.append(max(took[kind]))
             time.sleep(1.0)
     every.sort()
-    last.sort()
     figures = {
         "rounds": ROUNDS, "workers": WORKERS, "patched_again": repatched,
-        "last_worker_p50_s": round(last[len(last) // 2], 2), "last_worker_p99_s": round(last[-1 - len(last) // 100], 2),
         "worker_p50_s": round(every[len(every) // 2], 2), "worker_p99_s": round(every[-1 - len(every) // 100], 2),
     }  # fmt: skip
+    for kind, times in last.items():
+        times.sort()
+        figures[f"last_{kind}_p50_s"] = round(times[len(times) // 2], 2)
+        figures[f"last_{kind}_p99_s"] = round(times[-1 - len(times) // 100], 2)
     print(json.dumps(figures))
-    assert figures["last_worker_p99_s"] <= LIMIT_SECONDS, figures
+    assert figures["last_worker_p50_s"] <= LIMIT_RATIO * figures["last_file_p50_s"], figures
+    assert figures["last_worker_p99_s"] <= LIMIT_RATIO * figures["last_file_p99_s"], figures

@@ -44,22 +44,11 @@ def decide(
         high_threads = remember(state.high_threads, now, threads[0].after, tuning.long_seconds)
         state = replace(context.state, threads=threads[-1].after, high_threads=high_threads)
     replicas, green_threads = workers[-1].after, threads[-1].after
-    decision = Decision(
-        replicas=replicas,
-        threads=green_threads,
-        metrics_issues=issues,
-        active=not issues and spec.mode is not Mode.MANUAL and not (spec.pause_in and spec.pause_out),
-        limited=limited,
-        learned=state.estimates.learned(spec, tuning),
-        why=Why(
-            at=now,
-            inputs=inputs,
-            adjustments=(*workers, *threads),
-            binding=workers[-1].reason,
-            summary=explain.summary(replicas, green_threads, workers[-1].text),
-        ),
-    )
-    return decision, state
+    active = not issues and spec.mode is not Mode.MANUAL and not (spec.pause_in and spec.pause_out)
+    summary = explain.summary(replicas, green_threads, workers[-1].text)
+    why = Why(now, inputs, (*workers, *threads), workers[-1].reason, summary)
+    learned = state.estimates.learned(spec, tuning)
+    return Decision(replicas, green_threads, issues, active, limited, learned, why), state
 
 
 def _meet(spec: ScalingSpec, state: State, sample: Sample, now: float, tuning: Tuning) -> State:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .estimation import Capacity
+from .estimation.service import Capacity
 from .model import Adjustment, Sample, ScalingSpec
 from .state import State
 from .tuning import Tuning

@@ -8,7 +8,8 @@ from .model import Adjustment, DecisionReason, Mode
 
 if TYPE_CHECKING:
     from .context import DecisionContext
-    from .estimation import CounterDelta
+    from .estimation.counters import CounterDelta
+    from .estimation.downstream import Downstream
 
 
 def count(number: float, noun: str) -> str:
@@ -46,23 +47,19 @@ def summary(replicas: int, threads: int, text: str) -> str:
     return f"{fleet}: {text}"
 
 
-def downstream(gain: tuple[float, float], *, held: bool) -> str:
-    """Why growth has stopped, or is being tested. `gain` is by how much running tasks and throughput grew."""
-    if not held:
-        return (
-            "tasks become slower as more of them run, as if something downstream were full; first this growth "
-            "has to pay"
-        )
+def downstream(test: Downstream) -> str:
+    """Why growth has stopped, or is being tested."""
+    if test.held_until is None:
+        return "tasks become slower as more of them run, as if something downstream were full: this growth has to pay"
+    more, throughput = test.gain[0] - 1, test.gain[1] - 1
     return (
-        f"{(gain[0] - 1):.0%} more running tasks changed the throughput by {(gain[1] - 1):+.0%} only: something "
-        "downstream "
-        f"is saturated, and more of them would only make it slower"
+        f"{more:.0%} more running tasks changed the throughput by {throughput:+.0%} only: something downstream is full"
     )
 
 
-_SMALLER = frozenset(
+_SMALLER = {
     DecisionReason[name] for name in ("MAX", "TOTAL", "BEHAVIOR", "PAUSED", "SATURATED_DOWNSTREAM", "STABILIZATION")
-)
+}
 
 
 def limited(context: DecisionContext, adjustments: tuple[Adjustment, ...]) -> DecisionReason:

@@ -13,16 +13,14 @@ from .tuning import Tuning
 
 
 def since_now(spec: ScalingSpec, state: State, sample: Sample, replicas: int, now: float) -> State:
-    """There is no past to look back on: what is there counts as needed, until metrics have been complete for a
-    window.
-    """
-    threads = state.threads if state.threads is not None else threads_now(spec, sample)
-    return replace(state, idle_since=None, high_needs=(Need(now, replicas),), high_threads=(Need(now, threads),))
+    """There is no past to look back on: until metrics have been complete for a window, what is there is needed."""
+    threads = Need(now, threads_now(spec, state, sample))
+    return replace(state, idle_since=None, high_needs=(Need(now, replicas),), high_threads=(threads,))
 
 
 def held_threads(spec: ScalingSpec, state: State, sample: Sample, replicas: int) -> tuple[Adjustment, ...]:
     """As many green threads as there are, within the user's total."""
-    held = min(spec.threads_max, state.threads if state.threads is not None else threads_now(spec, sample))
+    held = min(spec.threads_max, threads_now(spec, state, sample))
     text = "held: what the workers do is not known"
     first = Adjustment(DecisionReason.METRICS_MISSING, "threads", held, held, text)
     cap = limits.total_of_threads(spec, sample, replicas, held)
@@ -33,22 +31,17 @@ def held_workers(  # noqa: PLR0917
     spec: ScalingSpec, state: State, sample: Sample, issues: tuple[Problem, ...], now: float, tuning: Tuning
 ) -> tuple[Adjustment, ...]:
     """As many as there are, as the last known rate needs, or as the user's floor says."""
-    current, seen_at = sample.replicas, state.estimates.seen_at
-    held = [Adjustment(DecisionReason.METRICS_MISSING, "workers", current, current, f"held: {issues[0].message}")]
+    current, seen_at, why = sample.replicas, state.estimates.seen_at, issues[0].message
+    held = [Adjustment(DecisionReason.METRICS_MISSING, "workers", current, current, f"held: {why}")]
     need = int(min(state.deferred_need, hpa.highest_allowed(spec.scale_up, current, state.changes, now)))
     hiccup = tuning.lasting(stabilization.up_window_seconds(spec), spec.scrape_interval_seconds)
     if 0 < current < need and seen_at is not None and now - seen_at > hiccup:
-        text = (
-            f"{explain.workers(need)} as the last known rate needs: the rest of it was to wait for a while, and "
-            f"without metrics nobody sees for how long"
-        )
+        text = f"{explain.workers(need)} as the last known rate needs: without metrics nobody sees how long it can wait"
         held.append(Adjustment(DecisionReason.RATE, "workers", current, need, text))
-    if spec.missing_metrics_floor is not None and spec.missing_metrics_floor > held[-1].after:
-        text = (
-            f"onMissingMetrics asks for at least {explain.workers(spec.missing_metrics_floor)} while "
-            f"{issues[0].message}"
-        )
-        held.append(Adjustment(DecisionReason.FLOOR, "workers", held[-1].after, spec.missing_metrics_floor, text))
+    floor = spec.missing_metrics_floor or 0
+    text = f"onMissingMetrics asks for at least {explain.workers(floor)} while {why}"
+    if (raised := limits.at_least(floor, held[-1].after, DecisionReason.FLOOR, text)) is not None:
+        held.append(raised)
     for bound in limits.USER_LIMITS:
         step = bound(spec, sample, now, held[-1].after)
         if step is not None and step.before > current and step.after < current:

@@ -1,7 +1,6 @@
 """The vocabulary of the autoscaler: immutable values in, one immutable decision out.
 
-Nothing here knows about Kubernetes, Prometheus or the clock. Every time is a Unix time in seconds, every duration is in
-seconds, every amount of CPU is in cores; the names say so where the type cannot.
+Times are Unix times and durations are seconds, CPU is in cores.
 """
 
 from __future__ import annotations
@@ -11,31 +10,27 @@ from dataclasses import dataclass, field
 
 
 class Mode(enum.StrEnum):
-    """Who decides the number of workers."""
+    """Who decides the number of workers: `Manual` is the user, and `DryRun` reports and writes nothing."""
 
     AUTO = "Auto"
     MANUAL = "Manual"
-    """`spec.manualReplicas` decides the workers; the green threads stay automatic."""
     DRY_RUN = "DryRun"
-    """Decide and report, write nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One HPA scaling policy: at most `value` pods, or percent of the pods, per `period_seconds`."""
+    """One HPA scaling policy: at most `value` pods or percent (`type`: `Pods` or `Percent`) per `period_seconds`."""
 
     type: str
-    """`Pods` or `Percent`."""
     value: int
     period_seconds: int
 
 
 @dataclass(frozen=True, slots=True)
 class ScalingRules:
-    """The HPA's `scaleUp` or `scaleDown`, with its semantics (`autoscaling/v2`, HPAScalingRules)."""
+    """The HPA's `scaleUp` or `scaleDown`; without policies the rate has no limit."""
 
     policies: tuple[Policy, ...] = ()
-    """Empty: no limit on the rate."""
     select_policy: str = "Max"
     """`Max`, `Min` or `Disabled`."""
     stabilization_window_seconds: int | None = None
@@ -44,9 +39,7 @@ class ScalingRules:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A window in which `replicas.min` is higher: it opens at each `cron` time in `timezone`, for
-    `duration_seconds`.
-    """
+    """A window in which `replicas.min` is higher: it opens at each `cron` time in `timezone`."""
 
     cron: str
     duration_seconds: int
@@ -56,7 +49,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class ScalingSpec:
-    """What the user asked for, in the autoscaler's own units. The defaults are those of the CRD."""
+    """What the user asked for, with the defaults of the CRD."""
 
     threads_min: int = 10
     threads_max: int = 1000
@@ -119,9 +112,7 @@ class QueueSample:
     at: float
     """Unix time of the scrape, not of the query."""
     ready: float
-    """Messages that no consumer holds. NaN, infinite and negative values may come in here: the autoscaler
-    judges them.
-    """
+    """Messages that no consumer holds; may be NaN, infinite or negative."""
     unacked: float = 0.0
     """Messages that a consumer holds. 0 where the source cannot tell."""
 
@@ -177,9 +168,7 @@ class Sample:
     expected_queues: tuple[str, ...]
     """The pool's queues: each must have a sample."""
     problems: tuple[Problem, ...] = ()
-    """What the collector already knows to be wrong (server unreachable, broker down, a namespace that does not
-    match…).
-    """
+    """What the collector already knows to be wrong (server unreachable, broker down…)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +186,7 @@ class Learned:
 
 
 class DecisionReason(enum.StrEnum):
-    """What bound a decision in the end; the `reason` of the condition `ScalingLimited` where it kept the pool
-    smaller.
-    """
+    """What moved or held a decision; the `reason` of `ScalingLimited` where it kept the pool smaller."""
 
     NONE = "WithinLimits"
     IDLE = "Idle"
@@ -239,11 +226,11 @@ class Adjustment:
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """The reason of one decision: the inputs, both dimensions, and what was held back by what."""
+    """The reason of one decision."""
 
     at: float
     inputs: tuple[tuple[str, float], ...]
-    """Name and value of what the autoscaler saw and derived: backlog, reserved, busy, arrival_rate, runtime, …"""
+    """Name and value of what was seen and derived."""
     adjustments: tuple[Adjustment, ...]
     binding: DecisionReason
     """What decided the number of workers in the end."""
@@ -258,9 +245,7 @@ class Decision:
     replicas: int
     """Eventlet workers wanted. Equal to `Sample.replicas` when the autoscaler holds."""
     threads: int
-    """Green threads wanted in each worker: the absolute value for every running pod, and the start value of new
-    ones.
-    """
+    """Green threads wanted in each worker, running or new."""
     metrics_issues: tuple[Problem, ...]
     """Empty when the metrics are complete; else why it is not, most telling first."""
     active: bool

@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
-from .estimation import ConcurrencyLimit, Estimates, Service
+from .estimation import Estimates
+from .estimation.concurrency_limit import ConcurrencyLimit
+from .estimation.service import Service
 from .model import Learned
 from .tuning import DEFAULT
 
@@ -43,9 +45,7 @@ class State:
     high_threads: tuple[Need, ...] = ()
     """Green threads that the load asked for, as a falling sequence."""
     deferred_need: int = 0
-    """Workers that the rate needs, the deferred ones included: without metrics nobody sees for how long they
-    can wait.
-    """
+    """Workers that the rate needs, the deferred ones included: without metrics nobody sees how long they can wait."""
     changes: tuple[Change, ...] = ()
     replicas: int | None = None
     threads: int | None = None

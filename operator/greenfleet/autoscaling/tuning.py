@@ -1,7 +1,6 @@
 """Every number of the autoscaler, with its unit and its source, and the names of the parts that can be switched off.
 
-Nothing behavioural stands anywhere else: a test reads the syntax tree. The operator runs with `DEFAULT`; the
-simulator's `--without NAME` switches a part off, to see what it is worth.
+Nothing behavioural stands anywhere else: a test reads the syntax tree.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ PARTS: Mapping[str, str] = {
     "own-wait": "Learns no longer run time from saturated hubs: there, tasks wait for their worker's own core.",
     "raised-limit": "Raises the green threads where all are taken and the core idles while messages wait.",
     "running-tasks": "Until a task has ended, run time is at least what the tasks that run took so far.",
-    "memory": "Lowers the green threads before the memory of a worker is full.",
     "falling-rate": "Sees within twelve seconds that the arrival rate has fallen.",
     "capped-intervals": "Keeps a burst out of the arrival rate: no interval counts for more than chance explains.",
+    "memory": "Lowers the green threads before the memory of a worker is full.",
 }
 """Name and purpose of every part that can be switched off. The user's own limits cannot."""
 
@@ -54,15 +53,11 @@ class Tuning:
 
     # What a sample says
     lasting_scrapes: int = 3
-    """Scrapes after which a gap or a difference is no accident (Prometheus' own staleness is 5 min; ours must be
-    quicker).
-    """
+    """Scrapes after which a gap or a difference is no accident (Prometheus' own staleness of 5 min is too long)."""
     stale_seconds: float = 15.0
     """A younger sample is never stale, however short the scrape interval is (docs/operator.md)."""
     disagreement: float = 0.1
-    """Share of the depth (of at least 100 messages) by which two samples of one queue may differ: one scrape of a busy
-    queue.
-    """
+    """Share of the depth (of at least 100 messages) by which two samples of a queue may differ: one busy scrape."""
 
     # What is learned
     rate_window_seconds: float = 30.0
@@ -76,15 +71,11 @@ class Tuning:
     throughput_half_life_seconds: float = 4.0
     """Of throughput: two scrapes of the default interval."""
     cpu_believed_seconds: float = 2.0
-    """Of a whole CPU limit: less CPU than this says nothing of the CPU per task (bench: fetching looks three times as
-    dear).
-    """
+    """Of a whole CPU limit: less says nothing of the CPU per task (bench: fetching looks three times as dear)."""
     idle_cores: float = 0.01
     """CPU of a worker without tasks (measured)."""
     unbatched: float = 0.4
-    """Of the CPU per task of messages that come alone, at least this is the task's own (measured: 0.37 for the lightest
-    tasks).
-    """
+    """Share of the CPU per task of lone messages that is the task's own (measured: 0.37 for the lightest tasks)."""
     saturated: float = 0.9
     """Of the green threads, of the hub's time or of the core: nothing is left to take."""
     blocked: float = 0.05
@@ -102,13 +93,9 @@ class Tuning:
 
     # Green threads
     increase: float = 1.05
-    """Growth of the green threads after memory was nearly full: slow increase, multiplicative decrease (Chiu and Jain,
-    1989).
-    """
+    """Growth of the green threads after memory was nearly full (slow increase: Chiu and Jain, 1989)."""
     utilisation: float = 0.8
-    """Of the green threads at which a steady rate is staffed; a hub that is so busy takes what came meanwhile all at
-    once (measured).
-    """
+    """Of the green threads at which a steady rate is staffed; so busy a hub takes messages in batches (measured)."""
     memory: float = 0.85
     """Of the memory limit: the green threads go no further (the kernel kills at 1)."""
 
@@ -118,8 +105,8 @@ class Tuning:
     slack: float = 0.4
     """Of the margin: how far the fleet may fall behind its plan before workers are added."""
     catch_up: float = 0.15
-    """Of maxWait: in so long new workers clear what was late before they were Ready (0.3 and at least 10 s violated 858
-    for 584 s in 100 tuning traces scraped every 15 s, for 1 % fewer worker-seconds).
+    """Of maxWait: in so long new workers clear what was late before they were Ready (twice as long: 858 for 584
+    violated s in 100 tuning traces scraped every 15 s).
     """
     backlog_seconds: float = 2.0
     """Work that may wait when workers leave."""
@@ -130,9 +117,7 @@ class Tuning:
     memory shrinks, by it.
     """
     gain: float = 0.15
-    """The least part of the growth that must come back as throughput (Universal Scalability Law: below it, contention
-    wins).
-    """
+    """Share of the growth that must come back as throughput (Universal Scalability Law: below it, contention wins)."""
 
     def __post_init__(self) -> None:
         if unknown := sorted(self.disabled - PARTS.keys()):

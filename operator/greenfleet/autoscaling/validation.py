@@ -1,7 +1,7 @@
 """What a sample really says, and whether that is enough to act on.
 
-Missing is not zero. A sample is either complete, and becomes an `Observation`, or it is a list of `Problem`s; there is
-nothing in between, because an autoscaler that fills gaps with zeros kills the workers that it cannot see.
+Missing is not zero. A sample is either complete, and becomes an `Observation`, or it is a list of `Problem`s: an
+autoscaler that fills gaps with zeros kills the workers that it cannot see.
 """
 
 from __future__ import annotations
@@ -38,6 +38,16 @@ class Observation:
     leaving: tuple[Pod, ...]
 
     @property
+    def threads_busy(self) -> float:
+        """Tasks that run in workers with a sample."""
+        return sum(worker.threads_busy for worker in self.workers)
+
+    @property
+    def threads_limit(self) -> float:
+        """Green threads of workers with a sample."""
+        return sum(worker.threads_limit for worker in self.workers)
+
+    @property
     def unstarted(self) -> float:
         """Messages that wait for a green thread, in the broker or prefetched."""
         return self.ready + self.reserved
@@ -56,18 +66,14 @@ def stale_after_seconds(scrape_interval_seconds: float, tuning: Tuning = DEFAULT
 def validate(
     spec: ScalingSpec, last: tuple[WorkerSample, ...], sample: Sample, now: float, tuning: Tuning = DEFAULT
 ) -> tuple[Observation | None, tuple[Problem, ...]]:
-    """A complete observation, or the reasons why there is none, most telling first. `last` are the samples seen
-    before.
-    """
+    """A complete observation, or why there is none, most telling first. `last` are the samples seen before."""
     looked = [_queue(spec, sample.queues, name, now, tuning) for name in sample.expected_queues]
     by_pod: dict[str, list[WorkerSample]] = {}
     for sampled in sample.workers:
         by_pod.setdefault(sampled.pod, []).append(sampled)
     watched = [_worker(spec, by_pod.get(pod.name, []), pod, now, tuning) for pod in sample.pods]
     found = [each for each in (*looked, *watched) if isinstance(each, Problem)]
-    if (
-        sample.problems
-    ):  # the collector has said why something is missing; a second reason for the same gap helps nobody
+    if sample.problems:  # the collector has said why something is missing: one reason is enough
         found = [each for each in found if each.reason not in {MetricsIssue.NO_SAMPLE, MetricsIssue.WORKER_MISSING}]
     if problems := dict.fromkeys((*sample.problems, *found)):
         return None, tuple(sorted(problems, key=lambda problem: _ORDER.index(problem.reason)))
@@ -96,13 +102,12 @@ def _usable(*values: float) -> bool:
 
 
 def _time_problem(spec: ScalingSpec, at: float, now: float, what: str, tuning: Tuning) -> Problem | None:
-    limit = stale_after_seconds(spec.scrape_interval_seconds, tuning)
-    if now - at > limit:
-        return Problem(MetricsIssue.STALE, f"the sample of {what} is too old to say anything about now")
-    if at - now > limit:
-        text = f"the sample of {what} comes from the future: the clocks of Prometheus and of the operator differ"
-        return Problem(MetricsIssue.STALE, text)
-    return None
+    if abs(now - at) <= stale_after_seconds(spec.scrape_interval_seconds, tuning):
+        return None
+    wrong = "is too old to say anything about now"
+    if at > now:
+        wrong = "comes from the future: the clocks of Prometheus and of the operator differ"
+    return Problem(MetricsIssue.STALE, f"the sample of {what} {wrong}")
 
 
 def _queue(

@@ -10,9 +10,9 @@ import pytest
 
 from greenfleet.autoscaling import DEFAULT, Tuning, decide, initial_state
 from greenfleet.autoscaling.constraints import stabilization
-from greenfleet.autoscaling.estimation import ConcurrencyLimit, CounterDelta, Service
-from greenfleet.autoscaling.estimation.concurrency_limit import capacity, safe_threads
-from greenfleet.autoscaling.estimation.service import Ratio
+from greenfleet.autoscaling.estimation.concurrency_limit import ConcurrencyLimit, capacity, safe_threads
+from greenfleet.autoscaling.estimation.counters import CounterDelta
+from greenfleet.autoscaling.estimation.service import Ratio, Service
 from greenfleet.autoscaling.model import (
     Decision,
     DecisionReason,

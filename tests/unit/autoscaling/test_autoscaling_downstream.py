@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from greenfleet.autoscaling import DEFAULT
-from greenfleet.autoscaling.estimation import Capacity, CounterDelta, Downstream
+from greenfleet.autoscaling.estimation.counters import CounterDelta
+from greenfleet.autoscaling.estimation.downstream import Downstream
+from greenfleet.autoscaling.estimation.service import Capacity
 from greenfleet.autoscaling.model import ScalingSpec
 from greenfleet.autoscaling.validation import Observation
 from tests.unit.autoscaling.builders import NOW, pod, worker

@@ -10,7 +10,7 @@ from greenfleet.autoscaling import DEFAULT, Tuning
 from greenfleet.autoscaling.estimation.arrivals import Waiting
 from greenfleet.autoscaling.estimation.service import Capacity, cpu_threads
 from greenfleet.autoscaling.model import ScalingSpec
-from greenfleet.autoscaling.recommendation.workers import Existing, for_deadline, for_rate
+from greenfleet.autoscaling.recommendation.workers import Existing, deferred, for_deadline, for_rate
 
 SPEC = ScalingSpec(threads_min=10, threads_max=1000, threads_start=100, replicas_max=10, max_wait_seconds=30.0)
 WORKER = Capacity(
@@ -29,9 +29,13 @@ def test_tasks_without_cpu_have_no_ceiling_of_the_core() -> None:
     assert cpu_threads(2.0, 0.0, 1.0) == float("inf")
 
 
+def wanted_for(rate: float, unstarted: float, fleet: Existing, worker: Capacity, spec: ScalingSpec = SPEC) -> int:
+    return deferred(spec, for_rate(rate, fleet, worker), unstarted, fleet, worker, DEFAULT)
+
+
 def bearable(rate: float, fleet: Existing = TWO, worker: Capacity = WORKER, spec: ScalingSpec = SPEC) -> int:
     """The most messages that may wait before another worker is wanted."""
-    return max((n for n in range(4000) if for_rate(spec, rate, n, fleet, worker) == fleet.replicas), default=-1)
+    return max((n for n in range(4000) if wanted_for(rate, n, fleet, worker, spec) == fleet.replicas), default=-1)
 
 
 @pytest.mark.parametrize(("rate", "workers"), [(41.0, 3), (59.0, 3), (75.0, 4)])
@@ -69,7 +73,7 @@ def test_nobody_waits_too_long_for_workers_that_come_late(rate: float, startup: 
         shares = [index / 8 for index in range(9)]
         waiting = [Waiting(now - share * backlog / rate, (1 - share) * backlog) for share in shares]
         due = for_deadline(SPEC, waiting, fleet, worker)
-        wanted = max(for_rate(SPEC, rate, backlog, fleet, worker), due.workers if due is not None else 0)
+        wanted = max(wanted_for(rate, backlog, fleet, worker), due.workers if due is not None else 0)
         ready_at += [now + startup] * (wanted - len(ready_at))
         backlog = max(0.0, backlog + 2.0 * (rate - 20 * len(serving)))
         longest = max(longest, backlog / rate)
@@ -106,8 +110,8 @@ def test_a_fleet_that_is_seen_seldom_keeps_all_of_its_margin(scrape: float, seld
 
 
 def test_an_empty_fleet_does_not_wait() -> None:
-    assert for_rate(SPEC, 5.0, 0, replace(TWO, replicas=0, serving=0), WORKER) == 1
+    assert wanted_for(5.0, 0, replace(TWO, replicas=0, serving=0), WORKER) == 1
 
 
 def test_what_is_there_stays_while_it_is_needed() -> None:
-    assert for_rate(SPEC, 21.0, 0, TWO, WORKER) == 2
+    assert wanted_for(21.0, 0, TWO, WORKER) == 2

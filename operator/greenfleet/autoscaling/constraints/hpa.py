@@ -7,7 +7,7 @@ today's replicas without what was added and with what was removed meanwhile. `Ma
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, inf
 
 from ..model import Policy, ScalingRules
 from ..state import Change
@@ -24,9 +24,7 @@ def highest_allowed(rules: ScalingRules, replicas: int, changes: tuple[Change, .
     """The most replicas that `scaleUp` allows now."""
     if rules.select_policy == "Disabled":
         return replicas
-    if not rules.policies:
-        return float("inf")
-    allowed = [_raised(policy, _at_start(policy, replicas, changes, now)) for policy in rules.policies]
+    allowed = [_changed(policy, 1, replicas, changes, now) for policy in rules.policies] or [inf]
     most = min(allowed) if rules.select_policy == "Min" else max(allowed)
     # The HPA never acts at zero; the step from zero to one is an activation, which policies do not limit.
     return max(most, 1 if replicas == 0 else replicas)
@@ -36,24 +34,15 @@ def lowest_allowed(rules: ScalingRules, replicas: int, changes: tuple[Change, ..
     """The fewest replicas that `scaleDown` allows now."""
     if rules.select_policy == "Disabled":
         return replicas
-    if not rules.policies:
-        return 0
-    allowed = [_lowered(policy, _at_start(policy, replicas, changes, now)) for policy in rules.policies]
+    allowed = [_changed(policy, -1, replicas, changes, now) for policy in rules.policies] or [0]
     least = max(allowed) if rules.select_policy == "Min" else min(allowed)
-    return min(replicas, max(0, least))
+    return min(replicas, max(0, int(least)))
 
 
-def _at_start(policy: Policy, replicas: int, changes: tuple[Change, ...], now: float) -> int:
-    return replicas - sum(change.delta for change in changes if change.at > now - policy.period_seconds)
-
-
-def _raised(policy: Policy, start: int) -> int:
+def _changed(policy: Policy, sign: int, replicas: int, changes: tuple[Change, ...], now: float) -> float:
+    """What the policy makes of the replicas at the start of its period."""
+    start = replicas - sum(change.delta for change in changes if change.at > now - policy.period_seconds)
     if policy.type == "Pods":
-        return start + policy.value
-    return ceil(start * (100 + policy.value) / 100)
-
-
-def _lowered(policy: Policy, start: int) -> int:
-    if policy.type == "Pods":
-        return start - policy.value
-    return int(start * (100 - policy.value) / 100)
+        return start + sign * policy.value
+    allowed = start * (100 + sign * policy.value) / 100
+    return ceil(allowed) if sign > 0 else int(allowed)

@@ -8,21 +8,23 @@ from greenfleet import cron
 
 from .. import explain
 from ..context import DecisionContext
-from ..model import Adjustment, DecisionReason, Pod, Sample, ScalingSpec, WorkerSample
+from ..model import Adjustment, DecisionReason, Sample, ScalingSpec
 from . import hpa
 
 UserLimit = Callable[[ScalingSpec, Sample, float, int], Adjustment | None]
 """From (spec, sample, now, workers recommended so far). They hold also while metrics are missing."""
 
 
-def _at_least(
+def at_least(
     least: int, recommended: int, reason: DecisionReason, text: str, until: float | None = None
 ) -> Adjustment | None:
     return Adjustment(reason, "workers", recommended, least, text, until) if recommended < least else None
 
 
-def _at_most(most: float, recommended: int, reason: DecisionReason, text: str) -> Adjustment | None:
-    return Adjustment(reason, "workers", recommended, int(most), text) if recommended > most else None
+def at_most(
+    most: float, recommended: int, reason: DecisionReason, text: str, until: float | None = None
+) -> Adjustment | None:
+    return Adjustment(reason, "workers", recommended, int(most), text, until) if recommended > most else None
 
 
 def behavior(context: DecisionContext, recommended: int) -> Adjustment | None:
@@ -30,10 +32,9 @@ def behavior(context: DecisionContext, recommended: int) -> Adjustment | None:
     current, spec, changes, reason = context.current, context.spec, context.state.changes, DecisionReason.BEHAVIOR
     if recommended > current:
         most = min(recommended, hpa.highest_allowed(spec.scale_up, current, changes, context.now))
-        return _at_most(most, recommended, reason, f"behavior.scaleUp allows {explain.workers(most)} now")
+        return at_most(most, recommended, reason, f"behavior.scaleUp allows {explain.workers(most)} now")
     least = hpa.lowest_allowed(spec.scale_down, current, changes, context.now)
-    text = f"behavior.scaleDown allows no fewer than {explain.workers(least)} now"
-    return _at_least(least, recommended, reason, text)
+    return at_least(least, recommended, reason, f"behavior.scaleDown allows no fewer than {explain.workers(least)} now")
 
 
 def scheduled(spec: ScalingSpec, _sample: Sample, now: float, recommended: int) -> Adjustment | None:
@@ -45,27 +46,25 @@ def scheduled(spec: ScalingSpec, _sample: Sample, now: float, recommended: int) 
             best, until = schedule.min_replicas, opened + schedule.duration_seconds
     least = min(best, spec.replicas_max)
     text = f"a schedule asks for at least {explain.workers(least)}"
-    return _at_least(least, recommended, DecisionReason.SCHEDULE, text, until)
+    return at_least(least, recommended, DecisionReason.SCHEDULE, text, until)
 
 
 def paused(spec: ScalingSpec, sample: Sample, _now: float, recommended: int) -> Adjustment | None:
     """`scaling.pause` holds one direction or both."""
     current, reason = sample.replicas, DecisionReason.PAUSED
-    if recommended > current:
-        return (
-            _at_most(current, recommended, reason, "scaling out is paused (scaling.pause)") if spec.pause_out else None
-        )
-    return _at_least(current, recommended, reason, "scaling in is paused (scaling.pause)") if spec.pause_in else None
+    if spec.pause_out and recommended > current:
+        return at_most(current, recommended, reason, "scaling out is paused (scaling.pause)")
+    return at_least(current, recommended, reason, "scaling in is paused (scaling.pause)") if spec.pause_in else None
 
 
 def minimum(spec: ScalingSpec, _sample: Sample, _now: float, recommended: int) -> Adjustment | None:
     """`replicas.min`."""
-    return _at_least(spec.replicas_min, recommended, DecisionReason.MIN, f"replicas.min is {spec.replicas_min}")
+    return at_least(spec.replicas_min, recommended, DecisionReason.MIN, f"replicas.min is {spec.replicas_min}")
 
 
 def maximum(spec: ScalingSpec, _sample: Sample, _now: float, recommended: int) -> Adjustment | None:
     """`replicas.max`."""
-    return _at_most(spec.replicas_max, recommended, DecisionReason.MAX, f"replicas.max is {spec.replicas_max}")
+    return at_most(spec.replicas_max, recommended, DecisionReason.MAX, f"replicas.max is {spec.replicas_max}")
 
 
 def total_of_workers(spec: ScalingSpec, sample: Sample, _now: float, recommended: int) -> Adjustment | None:
@@ -81,7 +80,7 @@ def total_of_workers(spec: ScalingSpec, sample: Sample, _now: float, recommended
         f"greenThreads.total of {spec.threads_total} leaves {spec.threads_min} green threads to "
         f"{explain.workers(most)} at most, draining ones counted"
     )
-    return _at_most(most, recommended, DecisionReason.TOTAL, text)
+    return at_most(most, recommended, DecisionReason.TOTAL, text)
 
 
 USER_LIMITS: tuple[UserLimit, ...] = (scheduled, paused, minimum, maximum, total_of_workers)
@@ -99,11 +98,8 @@ def total_of_threads(spec: ScalingSpec, sample: Sample, replicas: int, threads: 
 
 def held_by_leaving(spec: ScalingSpec, sample: Sample) -> int:
     """Green threads that pods on their way out may still use."""
-    samples = {worker.pod: worker for worker in sample.workers}
-    return sum(_threads_of(spec, pod, samples.get(pod.name)) for pod in sample.pods if pod.terminating)
-
-
-def _threads_of(spec: ScalingSpec, pod: Pod, worker: WorkerSample | None) -> int:
-    if worker is not None and 0 <= worker.threads_limit < float("inf"):
-        return int(worker.threads_limit)
-    return pod.threads if pod.threads is not None else spec.threads_start
+    seen = {worker.pod: worker.threads_limit for worker in sample.workers if 0 <= worker.threads_limit < float("inf")}
+    leaving = {
+        pod.name: spec.threads_start if pod.threads is None else pod.threads for pod in sample.pods if pod.terminating
+    }
+    return sum(int(seen.get(name, threads)) for name, threads in leaving.items())

@@ -24,9 +24,8 @@ def first_within(needs: tuple[Need, ...], now: float, seconds: float) -> Need | 
 
 def down_window_seconds(spec: ScalingSpec, tuning: Tuning = DEFAULT) -> float:
     """How far a scale-in looks back: the user's window, else `scale_in_seconds`, never less than three scrapes."""
-    if spec.scale_down.stabilization_window_seconds is not None:
-        return float(spec.scale_down.stabilization_window_seconds)
-    return tuning.lasting(tuning.scale_in_seconds, spec.scrape_interval_seconds)
+    window = spec.scale_down.stabilization_window_seconds
+    return tuning.lasting(tuning.scale_in_seconds, spec.scrape_interval_seconds) if window is None else float(window)
 
 
 def up_window_seconds(spec: ScalingSpec) -> float:

@@ -13,8 +13,6 @@ from .counters import CounterDelta, subtract
 from .downstream import Downstream
 from .service import Capacity, Service, kept
 
-__all__ = ["Arrivals", "Capacity", "ConcurrencyLimit", "CounterDelta", "Downstream", "Estimates", "Service"]
-
 
 @dataclass(frozen=True, slots=True)
 class Estimates:
@@ -59,10 +57,11 @@ class Estimates:
         delta = replace(delta, unstarted_before=self.unstarted)
         balance, scrape = delta.started + observation.unstarted - self.unstarted, spec.scrape_interval_seconds
         arrivals = self.arrivals.update(self.seen_at, observation.at, balance, observation.unstarted, scrape, tuning)
-        flow = arrivals.rate(scrape, tuning), self.throughput
+        throughput = self.throughput
         if delta.seconds > 0:
             old = kept(delta.seconds, tuning.throughput_half_life_seconds)
-            flow = flow[0], self.throughput * old + (1 - old) * delta.finished / delta.seconds
+            throughput = throughput * old + (1 - old) * delta.finished / delta.seconds
+        flow = arrivals.rate(scrape, tuning), throughput
         worker = self.worker(spec, tuning)
         return replace(
             self,
@@ -70,7 +69,7 @@ class Estimates:
             unstarted=observation.unstarted,
             workers=workers,
             arrivals=arrivals,
-            throughput=flow[1],
+            throughput=throughput,
             service=self.service.update(spec, observation, delta, tuning),
             limit=self.limit.update(spec, observation, delta, worker, tuning),
             downstream=self.downstream.update(spec, observation, delta, worker, flow, tuning),

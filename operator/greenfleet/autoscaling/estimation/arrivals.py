@@ -27,9 +27,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """All messages that arrived before some moment and still wait; the oldest of its youngest interval came at
-    `since`.
-    """
+    """All messages that arrived before some moment and still wait; the oldest of its youngest interval came `since`."""
 
     since: float
     amount: float
@@ -53,8 +51,7 @@ class Arrivals:
         scrape_seconds: float,
         tuning: Tuning = DEFAULT,
     ) -> Arrivals:
-        """After one more interval, in which started and waiting messages became `change` more. Without `since` the
-        memory begins.
+        """After one more interval with `change` more started and waiting messages. Without `since` the memory begins.
 
         A negative balance evens out within a scrape or two; one that lasts longer is a purge, and is forgotten.
         """
@@ -68,9 +65,7 @@ class Arrivals:
         return Arrivals(_remember(self.history, new, unstarted, window, tuning), min(0.0, amount), begun)
 
     def rate(self, scrape_seconds: float, tuning: Tuning = DEFAULT) -> float:
-        """Arrivals per second over the window, without the excess of single intervals: the deadline takes care of
-        bursts.
-        """
+        """Arrivals per second over the window, without bursts: the deadline takes care of those."""
         return self._rate(tuning.lasting(tuning.rate_window_seconds, scrape_seconds), scrape_seconds, tuning)
 
     def present_rate(self, scrape_seconds: float, tuning: Tuning = DEFAULT) -> float:
@@ -83,12 +78,9 @@ class Arrivals:
         return min(usual, recent + tuning.deviations * sqrt(max(recent, 1 / seconds) / seconds))
 
     def _rate(self, window: float, scrape_seconds: float, tuning: Tuning) -> float:
-        """Each interval counts for no more than chance around the median explains (winsorised). What came after the
-        last scrape is unknown.
-        """
-        flows = [arrival for arrival in self.history if arrival.seconds > 0]
-        end = flows[-1].until if flows else 0.0
-        flows = [flow for flow in flows if flow.until > end - window]
+        """Each interval counts for no more than chance around the median explains (winsorised)."""
+        end = self.history[-1].until if self.history else 0.0
+        flows = [flow for flow in self.history if flow.seconds > 0 and flow.until > end - window]
         if not any(flow.amount for flow in flows):
             return 0.0
         total, median = 0.0, _weighted_median(flows, end - window)
@@ -97,13 +89,11 @@ class Arrivals:
             most = usual + 2 * tuning.deviations * sqrt(usual + 1)
             amount = min(flow.amount, most) if tuning.uses("capped-intervals") else flow.amount
             total += amount * min(1.0, (flow.until - end + window) / flow.seconds)
-        return total / max(
-            end - max(end - window, flows[0].since), tuning.lasting(tuning.rate_least_seconds, scrape_seconds)
-        )
+        least = tuning.lasting(tuning.rate_least_seconds, scrape_seconds)
+        return total / max(end - max(end - window, flows[0].since), least)
 
     def waiting(self, unstarted: float) -> tuple[Waiting, ...]:
-        """For every interval that still has unstarted messages, oldest first: what must have started for it to be
-        through.
+        """For every interval that still has unstarted messages, oldest first: what must start for it to be through.
 
         The broker is first in, first out, so the unstarted messages are the youngest ones. In an interval of which only
         a part is left, the oldest message left is as young as that part allows.
@@ -111,9 +101,7 @@ class Arrivals:
         found: list[Waiting] = []
         left = unstarted
         for arrival in reversed(self.history):
-            if left <= 0:
-                break
-            if arrival.amount > 0:
+            if left > 0 < arrival.amount:
                 mine = min(left, arrival.amount)
                 found.append(Waiting(arrival.until - arrival.seconds * mine / arrival.amount, left))
                 left -= mine
@@ -127,8 +115,7 @@ def _remember(
 ) -> tuple[Arrival, ...]:
     """With one more interval, without what neither the rate nor a deadline can need any more.
 
-    Bounded: an idle pool remembers one silence, and where there are too many intervals, the older half of them is kept
-    in pairs.
+    Bounded: an idle pool remembers one silence, and of too many intervals the older half is kept in pairs.
     """
     last = history[-1] if history else None
     if last is not None and new.amount == 0 == last.amount and last.since < last.until == new.since:

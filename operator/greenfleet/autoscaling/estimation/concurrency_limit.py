@@ -22,9 +22,7 @@ class ConcurrencyLimit:
     """Green threads that the cores bore idling while messages waited: S lags behind tasks that become slower."""
     raised_at: float = 0.0
     ceiling: float = inf
-    """Green threads that memory bears, or that an earlier life bore: multiplicative decrease, slow increase (Chiu and
-    Jain, 1989).
-    """
+    """Green threads that memory bears, or that an earlier life bore: slow increase, multiplicative decrease."""
     moved_at: float = 0.0
 
     def update(
@@ -42,15 +40,16 @@ class ConcurrencyLimit:
 
         A used-up CPU quota says nothing of that: few wake-ups with many answers each need less of it.
         """
-        now, limits = observation.at, [sample.threads_limit for sample in observation.workers]
-        taken = observation.busy >= tuning.saturated * sum(limits) and observation.unstarted > delta.started
+        now = observation.at
+        taken = observation.busy >= tuning.saturated * observation.threads_limit
+        taken = taken and observation.unstarted > delta.started
         if not tuning.uses("raised-limit") or not taken or delta.blocked(tuning) or delta.cpu_worker_seconds <= 0:
             return replace(self, raised=0.0) if now - self.raised_at > tuning.long_seconds else self
         settling = max(2 * spec.scrape_interval_seconds, worker.runtime_seconds)
         if delta.hub_utilisation >= tuning.utilisation or now - self.raised_at < settling:
             return self
         more = tuning.growth if delta.hub_utilisation <= 0 else min(tuning.growth, 1 / delta.hub_utilisation)
-        return replace(self, raised=max(limits) * more, raised_at=now)
+        return replace(self, raised=max(each.threads_limit for each in observation.workers) * more, raised_at=now)
 
     def _lower(self, spec: ScalingSpec, observation: Observation, tuning: Tuning) -> ConcurrencyLimit:
         """By a third at a time while the memory of a worker is nearly full; back by a twentieth."""
@@ -71,14 +70,10 @@ class ConcurrencyLimit:
 def capacity(spec: ScalingSpec, service: Service, limit: ConcurrencyLimit, tuning: Tuning = DEFAULT) -> Capacity:
     """The model of one worker, with careful guesses for what was not measured yet."""
     cpu = service.cpu_per_task_seconds or 0.0
-    return Capacity(
-        runtime_seconds=service.runtime_seconds or tuning.runtime_seconds,
-        cpu_per_task_seconds=cpu,
-        cpu_rate=cores_for_tasks(spec, tuning) / cpu if cpu > 0 else inf,
-        efficiency=service.efficiency,
-        startup_seconds=tuning.startup_seconds if service.startup_seconds is None else service.startup_seconds,
-        safe_threads=safe_threads(spec, service, limit, tuning),
-    )
+    cpu_rate = cores_for_tasks(spec, tuning) / cpu if cpu > 0 else inf
+    runtime = service.runtime_seconds or tuning.runtime_seconds
+    startup = tuning.startup_seconds if service.startup_seconds is None else service.startup_seconds
+    return Capacity(runtime, cpu, cpu_rate, service.efficiency, startup, safe_threads(spec, service, limit, tuning))
 
 
 def safe_threads(spec: ScalingSpec, service: Service, limit: ConcurrencyLimit, tuning: Tuning = DEFAULT) -> int:

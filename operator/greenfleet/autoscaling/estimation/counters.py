@@ -14,8 +14,8 @@ from ..validation import Observation
 
 @dataclass(frozen=True, slots=True)
 class CounterDelta(WorkerCounters):
-    """Sums over the workers. `cpu_seconds` is of workers that were Ready throughout and stay: importing the user's code
-    is no task's CPU. `hub_busy_seconds` and `hub_blocked_seconds` are of workers that stay.
+    """Sums over workers: `hub_…` of those that stay, `cpu_…` of those that were Ready throughout, too (importing the
+    user's code is no task's CPU).
     """
 
     seconds: float = 0.0
@@ -23,10 +23,9 @@ class CounterDelta(WorkerCounters):
     worker_seconds: float = 0.0
     """Summed over the workers that were scraped twice and stay."""
     cpu_worker_seconds: float = 0.0
-    """The same of those that `cpu_seconds` is of; 0: nothing is known about the cores."""
+    """0: nothing is known about the cores."""
     cpu_started: float = 0.0
     cpu_finished: float = 0.0
-    """Tasks that they started and finished meanwhile."""
     running_seconds: float = 0.0
     """Summed over the tasks that ran."""
     unstarted_before: float = 0.0

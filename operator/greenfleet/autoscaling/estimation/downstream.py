@@ -72,8 +72,7 @@ class Downstream:
         if delta.seconds <= 0 or not tuning.uses("full-downstream"):
             return self
         now, (rate, throughput) = observation.at, flow
-        limit = sum(sample.threads_limit for sample in observation.workers)
-        working = sum(sample.threads_busy for sample in observation.workers)
+        limit, working = observation.threads_limit, observation.threads_busy
         if limit <= 0 or observation.unstarted <= throughput >= tuning.saturated * rate:  # it keeps up
             return Downstream(backoff_seconds=self.backoff_seconds / 2)
         if self.held_until is not None and self.ceiling is not None and now >= self.held_until:

@@ -23,8 +23,7 @@ class Ratio:
 
     @property
     def mean(self) -> float:
-        """Only where something is remembered."""
-        return self.total / self.weight
+        return self.total / self.weight if self.weight > 0 else 0.0
 
     def add(self, total: float, weight: float, keep: float = 1.0) -> Ratio:
         return Ratio(self.total * keep + total, self.weight * keep + weight)
@@ -32,7 +31,7 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The learned quantities, with the sums that they come from."""
+    """What was learned, with the sums that it comes from."""
 
     runtime_seconds: float | None = None
     """S: mean run time of a task, without what it waits for its own worker's core."""
@@ -40,7 +39,7 @@ class Service:
     running_seconds: float = 0.0
     """Summed over the tasks that ran before any had ended."""
     runtime_measured: bool = False
-    """Whether a hub with time to spare has shown it."""
+    """Whether a hub with time to spare has shown the run time."""
     cpu_per_task_seconds: float | None = None
     """k: CPU seconds per task."""
     cpu: Ratio = Ratio()
@@ -57,14 +56,8 @@ class Service:
         """What an earlier life of the operator had learned: it weighs as much as a few tasks of today."""
         runtime, cpu, tasks = learned.runtime_seconds, learned.cpu_per_task_seconds, tuning.restored_tasks
         old_runtime, old_cpu = (Ratio(tasks * old, tasks) if old else Ratio() for old in (runtime, cpu))
-        return cls(
-            runtime_seconds=runtime,
-            runtime=old_runtime,
-            cpu_per_task_seconds=cpu,
-            cpu=old_cpu,
-            cpu_busy=old_cpu,
-            startup_seconds=learned.startup_seconds,
-        )
+        found = cls(runtime, old_runtime, startup_seconds=learned.startup_seconds)
+        return replace(found, cpu_per_task_seconds=cpu, cpu=old_cpu, cpu_busy=old_cpu)
 
     def update(
         self, spec: ScalingSpec, observation: Observation, delta: CounterDelta, tuning: Tuning = DEFAULT
@@ -128,9 +121,7 @@ class Service:
     def _learn_efficiency(
         self, spec: ScalingSpec, observation: Observation, delta: CounterDelta, tuning: Tuning
     ) -> Service:
-        """Saturated workers show what the model leaves out: fetching, uneven distribution, a node that is short
-        of CPU.
-        """
+        """Saturated workers show what the model leaves out: fetching, uneven distribution, a node short of CPU."""
         runtime, cpu = self.runtime_seconds, self.cpu_per_task_seconds
         serving = {pod.name for pod in observation.serving}
         samples = [worker for worker in observation.workers if worker.pod in serving]
@@ -178,9 +169,7 @@ class Capacity:
 
     @property
     def rate(self) -> float:
-        """Tasks per second of one worker with all its green threads: μ = min(c/S, cores/k), as far as it was
-        reached.
-        """
+        """Tasks per second with all green threads: μ = min(c/S, cores/k), as far as it was reached."""
         return self.efficiency * min(self.safe_threads / self.runtime_seconds, self.cpu_rate)
 
 

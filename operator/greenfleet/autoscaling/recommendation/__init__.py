@@ -11,7 +11,7 @@ from ..model import Adjustment, DecisionReason, Sample, ScalingSpec
 from ..state import State
 from ..tuning import Tuning
 from ..validation import Observation
-from .workers import existing, for_deadline, for_rate, for_rate_at_once
+from .workers import deferred, existing, for_deadline, for_rate
 
 
 def context_of(  # noqa: PLR0917
@@ -20,13 +20,13 @@ def context_of(  # noqa: PLR0917
     """What a complete observation and the estimates amount to: rates, needs, and the model of one worker."""
     estimates = state.estimates
     worker, arrivals = estimates.worker(spec, tuning), estimates.arrivals
-    rate = arrivals.present_rate(spec.scrape_interval_seconds, tuning)
     worker = replace(worker, safe_threads=_shared(spec, sample, worker.safe_threads))
     fleet = existing(observation, sample.replicas, worker, now, tuning)
     batches = arrivals.waiting(observation.unstarted) if tuning.uses("deadline") else ()
     demand = for_deadline(spec, batches, fleet, worker, tuning)
-    at_once = for_rate_at_once(rate, fleet, worker) if tuning.uses("rate") else 0
-    rate_workers = min(at_once, for_rate(spec, rate, observation.unstarted, fleet, worker, tuning))
+    rate = arrivals.present_rate(spec.scrape_interval_seconds, tuning)
+    at_once = for_rate(rate, fleet, worker) if tuning.uses("rate") else 0
+    rate_workers = deferred(spec, at_once, observation.unstarted, fleet, worker, tuning)
     need = min(max(rate_workers, demand.workers if demand is not None else 0), 10 * max(1, spec.replicas_max))
     window, up_window = stabilization.down_window_seconds(spec, tuning), stabilization.up_window_seconds(spec)
     above_one = need if need > 1 else 0  # the last worker goes by the cooldown alone
@@ -37,18 +37,7 @@ def context_of(  # noqa: PLR0917
         deferred_need=at_once if estimates.downstream.ceiling is None else 0,
     )
     return DecisionContext(
-        spec=spec,
-        sample=sample,
-        observation=observation,
-        state=state,
-        now=now,
-        tuning=tuning,
-        worker=worker,
-        rate=rate,
-        demand=demand,
-        rate_workers=rate_workers,
-        need=need,
-        deferred=max(0, at_once - need),
+        spec, sample, observation, state, now, tuning, worker, rate, demand, rate_workers, need, max(0, at_once - need)
     )
 
 
@@ -62,46 +51,36 @@ def _shared(spec: ScalingSpec, sample: Sample, safe: int) -> int:
 
 def recommend(context: DecisionContext) -> Adjustment:
     """Workers for the rate or for the deadline, and the one that stays until the pool has been idle."""
-    demand, need, one_does = context.demand, context.need, f"one worker does {explain.rate(context.worker.rate)}"
-    if context.current == 0 and not context.sample.pods and (idle := _from_zero(context)) is not None:
-        return idle
-    if demand is not None and demand.workers > max(context.rate_workers, 1):
+    spec, seen, demand, need = context.spec, context.observation, context.demand, context.need
+    one_does = f"one worker does {explain.rate(context.worker.rate)}"
+    asleep = context.current == 0 and not context.sample.pods
+    if asleep and seen.ready <= spec.activation_threshold and seen.unacked <= 0:
+        reason, workers, text = DecisionReason.IDLE, 0, "nothing waits, nothing runs"
+        if seen.ready > 0:
+            reason, limit = DecisionReason.ACTIVATION, spec.activation_threshold
+            text = f"{explain.waits(seen.ready)}, not more than scaling.activationThreshold ({limit})"
+    elif demand is not None and demand.workers > max(context.rate_workers, 1):
         able = f"{explain.workers(demand.workers)} can start them within {explain.seconds(demand.within_seconds)}"
-        objective = explain.seconds(context.spec.max_wait_seconds)
-        promise = (
-            f"the {objective} of maxWait are out of reach for the oldest"
-            if demand.late
-            else f"as maxWait of {objective} asks"
-        )
-        reason, text = DecisionReason.DEADLINE, f"{explain.waits(demand.messages)}; {one_does}; {able}, {promise}"
+        promise = f"maxWait of {explain.seconds(spec.max_wait_seconds)}"
+        promise = f"{promise} is out of reach for the oldest" if demand.late else f"as {promise} asks"
+        reason, workers = DecisionReason.DEADLINE, need
+        text = f"{explain.waits(demand.messages)}; {one_does}; {able}, {promise}"
     elif need > 1:
-        reason, text = DecisionReason.RATE, f"{explain.rate(context.rate)} arrive; {one_does}{_deferred(context)}"
+        reason, workers = DecisionReason.RATE, need
+        text = f"{explain.rate(context.rate)} arrive; {one_does}{_deferred(context)}"
     else:
         return _last_worker(context, one_does)
-    return Adjustment(reason, "workers", context.current, need, text)
-
-
-def _from_zero(context: DecisionContext) -> Adjustment | None:
-    """At zero workers: the reason to stay there, or None when there is something to do."""
-    ready, threshold = context.observation.ready, context.spec.activation_threshold
-    if ready > threshold or context.observation.unacked > 0:
-        return None
-    reason, text = DecisionReason.IDLE, "nothing waits, nothing runs"
-    if ready > 0:
-        reason = DecisionReason.ACTIVATION
-        text = f"{explain.waits(ready)}, not more than scaling.activationThreshold ({threshold})"
-    return Adjustment(reason, "workers", context.current, 0, text)
+    return Adjustment(reason, "workers", context.current, workers, text)
 
 
 def _deferred(context: DecisionContext) -> str:
     """What a fleet that does not keep up with the rate waits for before it grows."""
     if context.deferred == 0:
         return ""
-    more, spec = explain.count(context.deferred, "more worker"), context.spec
-    if max(1, context.need) >= spec.replicas_max:
-        return f"; {more} would keep up, and replicas.max is {spec.replicas_max}"
-    wait = explain.seconds(spec.max_wait_seconds)
-    return f"; {more} would keep up, and will come before messages wait for longer than {wait}"
+    most = context.spec.replicas_max
+    come = f"will come before messages wait for longer than {explain.seconds(context.spec.max_wait_seconds)}"
+    come = f"replicas.max is {most}" if max(1, context.need) >= most else come
+    return f"; {explain.count(context.deferred, 'more worker')} would keep up, and {come}"
 
 
 def _last_worker(context: DecisionContext, one_does: str) -> Adjustment:

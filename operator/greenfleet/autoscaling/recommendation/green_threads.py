@@ -11,42 +11,43 @@ from .. import explain
 from ..constraints import limits, stabilization
 from ..context import DecisionContext
 from ..model import Adjustment, DecisionReason, Sample, ScalingSpec
+from ..state import State
 
 
 def threads_for(context: DecisionContext, replicas: int) -> tuple[Adjustment, ...]:
     """The recommendation, then what holds it, and the user's total last."""
     spec, safe, seen = context.spec, context.worker.safe_threads, context.observation
-    before = context.state.threads if context.state.threads is not None else threads_now(spec, context.sample)
+    before = threads_now(spec, context.state, context.sample)
     if replicas == 0 and not context.sample.pods:
-        start = max(spec.threads_min, min(safe, spec.threads_start))
+        reason, wanted = DecisionReason.IDLE, max(spec.threads_min, min(safe, spec.threads_start))
         text = "no worker runs; a new one starts with this many"
-        steps = [Adjustment(DecisionReason.IDLE, "threads", before, start, text)]
     elif _anything_waits(context) or (context.sample.replicas == 0 and replicas > 0):
         limited = safe >= context.state.estimates.limit.ceiling - 1
         because = " (memory was nearly full, or it bore so many before a restart)" if limited else ""
+        reason, wanted = DecisionReason.SAFE_THREADS, safe
         text = (
             f"{explain.waits(seen.unstarted)} and {explain.count(seen.busy, 'task')} run; "
             f"a worker bears {explain.count(safe, 'green thread')}{because}"
         )
-        steps = [Adjustment(DecisionReason.SAFE_THREADS, "threads", before, safe, text)]
     else:
-        steps = [_steady(context, before, max(1, min(replicas, len(seen.serving) or replicas)))]
-    held = _full_downstream(context, steps[-1].after) or _lowered_slowly(context, before, steps[-1].after)
-    if held is not None:
+        reason = DecisionReason.RATE
+        wanted, text = _steady(context, max(1, min(replicas, len(seen.serving) or replicas)))
+    steps = [Adjustment(reason, "threads", before, wanted, text)]
+    if (held := _full_downstream(context, wanted) or _lowered_slowly(context, before, wanted)) is not None:
         steps.append(held)
-    total = limits.total_of_threads(spec, context.sample, replicas, steps[-1].after)
-    return (*steps, total) if total is not None else tuple(steps)
+    if (total := limits.total_of_threads(spec, context.sample, replicas, steps[-1].after)) is not None:
+        steps.append(total)
+    return tuple(steps)
 
 
 def _anything_waits(context: DecisionContext) -> bool:
     """More than half a second of arrivals waits, or nearly every green thread is taken."""
     seen = context.observation
-    limit = sum(worker.threads_limit for worker in seen.workers)
-    working = sum(worker.threads_busy for worker in seen.workers)
-    return seen.unstarted > 1 + context.rate / 2 or (limit > 0 and working >= context.tuning.saturated * limit)
+    taken = 0 < seen.threads_limit * context.tuning.saturated <= seen.threads_busy
+    return taken or seen.unstarted > 1 + context.rate / 2
 
 
-def _steady(context: DecisionContext, before: int, workers: int) -> Adjustment:
+def _steady(context: DecisionContext, workers: int) -> tuple[int, str]:
     """For the rate, by Little's law and square-root staffing; never fewer than tasks run, for then none starts until
     some have ended.
     """
@@ -54,15 +55,11 @@ def _steady(context: DecisionContext, before: int, workers: int) -> Adjustment:
     concurrency = context.rate * worker.runtime_seconds
     for_rate = ceil((concurrency / tuning.utilisation + tuning.deviations * sqrt(concurrency)) / workers)
     running = ceil(busy / workers)
-    text = (
-        f"{explain.rate(context.rate)} of {explain.seconds(worker.runtime_seconds)} each need so many green "
-        "threads per worker, "
-        "with room for chance"
-        if for_rate >= running
-        else f"{explain.count(busy, 'task')} run"
-    )
-    wanted = max(context.spec.threads_min, min(worker.safe_threads, max(for_rate, running)))
-    return Adjustment(DecisionReason.RATE, "threads", before, wanted, text)
+    text = f"{explain.count(busy, 'task')} run"
+    if for_rate >= running:
+        each = f"{explain.rate(context.rate)} of {explain.seconds(worker.runtime_seconds)} each"
+        text = f"{each} need so many green threads per worker, with room for chance"
+    return max(context.spec.threads_min, min(worker.safe_threads, max(for_rate, running))), text
 
 
 def _lowered_slowly(context: DecisionContext, before: int, wanted: int) -> Adjustment | None:
@@ -80,14 +77,16 @@ def _lowered_slowly(context: DecisionContext, before: int, wanted: int) -> Adjus
 def _full_downstream(context: DecisionContext, wanted: int) -> Adjustment | None:
     """The most green threads that the comparison of throughput allows."""
     test, seen = context.state.estimates.downstream, context.observation
-    most = max(context.spec.threads_min, test.threads(len(seen.serving)))
-    if not seen.workers or test.ceiling is None or wanted <= most:
+    if test.ceiling is None or not seen.workers:
         return None
-    text = explain.downstream(test.gain, held=test.held_until is not None)
-    return Adjustment(DecisionReason.SATURATED_DOWNSTREAM, "threads", wanted, most, text, test.held_until)
+    most, reason = max(context.spec.threads_min, test.threads(len(seen.serving))), DecisionReason.SATURATED_DOWNSTREAM
+    step = Adjustment(reason, "threads", wanted, most, explain.downstream(test), test.held_until)
+    return step if wanted > most else None
 
 
-def threads_now(spec: ScalingSpec, sample: Sample) -> int:
-    """What the pods have; the start value where nothing was written yet."""
+def threads_now(spec: ScalingSpec, state: State, sample: Sample) -> int:
+    """What was decided last, else what the pods have; the start value where nothing was written yet."""
+    if state.threads is not None:
+        return state.threads
     annotated = [pod.threads for pod in sample.pods if pod.threads is not None and not pod.terminating]
     return max(spec.threads_min, min(spec.threads_max, max(annotated, default=spec.threads_start)))

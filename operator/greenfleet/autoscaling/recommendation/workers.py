@@ -7,12 +7,12 @@ both promises, and neither needs a safety factor of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 
 from ..context import DeadlineDemand
-from ..estimation import Capacity
 from ..estimation.arrivals import Waiting
+from ..estimation.service import Capacity
 from ..model import ScalingSpec
 from ..tuning import DEFAULT, Tuning
 from ..validation import Observation
@@ -54,29 +54,27 @@ def existing(
     )
 
 
-def for_rate(  # noqa: PLR0917
-    spec: ScalingSpec, rate: float, unstarted: float, fleet: Existing, worker: Capacity, tuning: Tuning = DEFAULT
+def for_rate(rate: float, fleet: Existing, worker: Capacity) -> int:
+    """Workers with which nothing piles up at `rate` messages per second."""
+    enough = ceil(rate / worker.rate - 1e-9) if worker.rate > 0 else 0
+    return enough + (fleet.overdue if enough else 0)
+
+
+def deferred(  # noqa: PLR0917
+    spec: ScalingSpec, enough: int, unstarted: float, fleet: Existing, worker: Capacity, tuning: Tuning
 ) -> int:
-    """Workers that keep up with `rate` messages per second, once they are needed.
+    """`enough` workers for the rate, once they are needed.
 
     New workers bring nothing before messages would be late without them: if so many served from now on, the new ones
     after their start-up, and the message that comes now would still start within the objective, they can come later, or
-    never, for rates fall and an estimate may be a little too high. What is there already stays while it is needed, so
-    that a constant rate comes to rest.
+    never, for rates fall and an estimate may be a little too high.
     """
-    enough = for_rate_at_once(rate, fleet, worker)
     then = enough - fleet.overdue
     if not 0 < fleet.replicas < then or not tuning.uses("rate-deferral"):
         return enough
     not_yet = (then - fleet.replicas) * worker.startup_seconds + sum(fleet.pending)
     bearable = then * (spec.max_wait_seconds - margin_seconds(spec, tuning)) - not_yet
     return enough if unstarted >= bearable * worker.rate else fleet.replicas + fleet.overdue
-
-
-def for_rate_at_once(rate: float, fleet: Existing, worker: Capacity) -> int:
-    """The same without deferral: nothing piles up."""
-    enough = ceil(rate / worker.rate - 1e-9) if worker.rate > 0 else 0
-    return enough + (fleet.overdue if enough else 0)
 
 
 def margin_seconds(spec: ScalingSpec, tuning: Tuning) -> float:
@@ -109,9 +107,9 @@ def for_deadline(
         if count > fleet.replicas and slack > 0:
             within += slack
             count = max(fleet.replicas, _fewest(batch.amount, within, worker, fleet))
-        if worst is None or count > worst.workers:
-            worst = DeadlineDemand(batch.amount, within, count, late)
-    return worst if worst is None else replace(worst, workers=worst.workers + fleet.overdue)
+        if worst is None or count + fleet.overdue > worst.workers:
+            worst = DeadlineDemand(batch.amount, within, count + fleet.overdue, late)
+    return worst
 
 
 def _starts(worker: Capacity, busy: float, seconds: float) -> float:
@@ -127,15 +125,13 @@ def _starts(worker: Capacity, busy: float, seconds: float) -> float:
 
 def _fewest(messages: float, seconds: float, worker: Capacity, fleet: Existing) -> int:
     running = _starts(worker, fleet.busy, seconds)
-    if running > 0 and running * fleet.serving >= messages:
+    left = messages - running * fleet.serving
+    if running > 0 and left <= 0:
         return ceil(messages / running - 1e-9)
-    left, count = messages - running * fleet.serving, fleet.serving
+    count = fleet.serving
     for wait in fleet.pending:
-        if left <= 0:
-            return count
-        left -= _starts(worker, 0.0, seconds - wait)
-        count += 1
-    if left <= 0:
-        return count
+        if left > 0:
+            left, count = left - _starts(worker, 0.0, seconds - wait), count + 1
     fresh = _starts(worker, 0.0, seconds - worker.startup_seconds)
-    return count + ceil(left / fresh - 1e-9) if fresh > 0 else count + 1
+    more = ceil(left / fresh - 1e-9) if fresh > 0 else 1
+    return count + (more if left > 0 else 0)

@@ -3,8 +3,8 @@ gets meanwhile.
 
 Two namespaces have one operator: the honest one with pools whose queues fill and empty, and the hostile one, whose pods
 export what an `Attack` says and whose pools have the specs that it says. Measured is the time from the moment at which
-Prometheus has the depths of the honest queues until the operator wants as many workers as these depths need; first in
-peace, then under attack. As long as the queues are full, no honest pool may get fewer.
+Prometheus has the depths of the honest queues until the operator wants as many workers as these depths need, under
+attack and, if that takes long, in peace. As long as the queues are full, no honest pool may get fewer.
 """
 
 from __future__ import annotations
@@ -78,8 +78,6 @@ class Result:
     """What one attack came to."""
 
     kind: str
-    calm_seconds: float
-    """The longest time to a decision in peace."""
     hostile_seconds: float
     fewest: int
     """Workers that a neighbour with a full queue had at least, once it had what it needs."""
@@ -87,6 +85,8 @@ class Result:
     """The largest resident memory of the operator during the attack."""
     said: Object
     """The condition of the guilty pools: of the first one that does not say what it has to, or else of the last."""
+    calm_seconds: float = 0.0
+    """Time to a decision in peace, where it was measured."""
 
 
 class SlowQueries:
@@ -227,7 +227,7 @@ class Neighbours:
         )
         return len(answer.json()["data"]["result"])
 
-    def under(self, attack: Attack, calm_seconds: float, rounds: int = 2) -> Result:
+    def under(self, attack: Attack, rounds: int = 2) -> Result:
         """The attack, and *rounds* of decisions from its first moment on; then peace again."""
         reset_peak(self.operator.pid)
         self._stage.hostile[self.hostile.name] = attack.page
@@ -246,7 +246,7 @@ class Neighbours:
 
         wait_until(guilty, SETTLES_SECONDS)
         took, fewest = max(seconds for seconds, _ in measured), min(few for _, few in measured)
-        result = Result(attack.kind, calm_seconds, took, fewest, peak_mib(self.operator.pid), said[0])
+        result = Result(attack.kind, took, fewest, peak_mib(self.operator.pid), said[0])
         self._end(attack)
         return result
 
@@ -280,13 +280,18 @@ def admits(said: Object, attack: Attack) -> bool:
     return said.get("status") == attack.status and said.get("reason") in attack.reasons
 
 
+def too_late(result: Result, attack: Attack) -> str:
+    """Which decision of a neighbour took too long: more than two ticks, and on a machine that is slow in peace more
+    than one and a half times what it takes there.
+    """
+    limit = max(2 * TICK_SECONDS, 1.5 * result.calm_seconds) + attack.late_seconds
+    took = result.hostile_seconds
+    return f"a neighbour's decision took {took:.1f} s, more than {limit:.1f} s" if took > limit else ""
+
+
 def broken(result: Result, attack: Attack) -> list[str]:
     """What of the promise did not hold."""
-    found = []
-    # A machine that is slow in peace is no slower by this.
-    limit = max(2 * TICK_SECONDS, 1.5 * result.calm_seconds) + attack.late_seconds
-    if result.hostile_seconds > limit:
-        found.append(f"a neighbour's decision took {result.hostile_seconds:.1f} s, more than {limit:.1f} s")
+    found = [late] if (late := too_late(result, attack)) else []
     if result.peak_mib > memory_limit_mib():
         found.append(f"the operator took {result.peak_mib:.0f} MiB, more than the chart gives it")
     if result.fewest < WANTED:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 import pytest
 
-from tests.faults.operator.hostile import KINDS, WANTED, Neighbours, broken
+from tests.faults.operator.hostile import KINDS, WANTED, Neighbours, broken, too_late
 from tests.faults.operator.stage import Stage
 
 pytestmark = pytest.mark.timeout(300)
@@ -33,8 +33,10 @@ def test_a_hostile_tenant_delays_no_neighbours_decision_and_its_pool_says_what_i
 ) -> None:
     attack = KINDS[kind](neighbours.honest.name, neighbours.hostile.name)
     neighbours.peace()
-    calm_seconds, calm_workers = neighbours.decisions()
-    assert calm_workers == WANTED, "in peace"
-    result = neighbours.under(attack, calm_seconds=calm_seconds)
+    result = neighbours.under(attack)
+    if too_late(result, attack):  # is it the attack, or the machine?
+        neighbours.peace()
+        result.calm_seconds, calm_workers = neighbours.decisions()
+        assert calm_workers == WANTED, "in peace"
     print(json.dumps(asdict(result)), flush=True)
     assert not broken(result, attack), neighbours.operator.log.read_text()[-4000:]

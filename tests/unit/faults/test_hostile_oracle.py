@@ -11,11 +11,16 @@ from tests.faults.operator.hostile import KINDS, TICK_SECONDS, WANTED, Result, b
 
 ATTACK = KINDS["foreign series"]("shop", "evil")
 SAID = {"status": "True", "reason": "ForeignSeries"}
-GOOD = Result("foreign series", 1.6, 1.6, WANTED, 70.0, SAID)
+GOOD = Result("foreign series", 1.6, WANTED, 70.0, SAID)
 
 
 def test_an_attack_that_costs_nobody_anything_and_is_told_is_accepted() -> None:
     assert not broken(GOOD, ATTACK)
+
+
+def test_a_machine_that_is_slow_in_peace_may_be_slow_under_attack_but_not_much_slower() -> None:
+    assert not broken(replace(GOOD, hostile_seconds=6.0, calm_seconds=5.0), ATTACK)
+    assert broken(replace(GOOD, hostile_seconds=6.0, calm_seconds=3.0), ATTACK)
 
 
 @pytest.mark.parametrize(

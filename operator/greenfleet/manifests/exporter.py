@@ -53,7 +53,10 @@ def exporter_children(
     *,
     defaults: PodDefaults = USUAL,
 ) -> tuple[Child, ...]:
-    """What all pools of one broker, at least one, share: the exporter's Deployment and what goes with it."""
+    """What all pools of one broker, at least one, share: the exporter's Deployment and what goes with it. Where they
+    differ, the first of them by name decides, in whatever order they come.
+    """
+    pools = sorted(pools, key=lambda pool: pool.name)
     broker = pools[0].spec.broker
     name = names.exporter_name(broker.identity)
     found = [
@@ -64,7 +67,7 @@ def exporter_children(
     if monitoring is not None:
         found.append(exporter_monitor(name, pools[0].namespace, monitoring))
     manifests = [manifest for manifest in found if manifest is not None]
-    owners = [owner_reference(pool, controller=False) for pool in sorted(pools, key=lambda pool: pool.name)]
+    owners = [owner_reference(pool, controller=False) for pool in pools]
     for manifest in manifests:
         manifest["metadata"]["ownerReferences"] = owners
     return tuple(Child(manifest) for manifest in manifests)
@@ -145,7 +148,7 @@ class _Image:
 
 def _deployment(pools: Sequence[GreenWorkerPool], name: str, image: _Image, defaults: PodDefaults) -> Manifest:
     labels = names.exporter_labels(name)
-    spec = _deciding(pools).spec
+    spec = pools[0].spec
     users_labels = spec.worker.labels if spec.exporter.labels is None else spec.exporter.labels
     annotations = spec.worker.annotations if spec.exporter.annotations is None else spec.exporter.annotations
     return {
@@ -173,13 +176,8 @@ def _deployment(pools: Sequence[GreenWorkerPool], name: str, image: _Image, defa
     }
 
 
-def _deciding(pools: Sequence[GreenWorkerPool]) -> GreenWorkerPool:
-    """The pool that says where the exporter runs: a stable choice, whatever order they come in."""
-    return min(pools, key=lambda pool: pool.name)
-
-
 def _pod(pools: Sequence[GreenWorkerPool], name: str, image: _Image, defaults: PodDefaults) -> Manifest:
-    spec = _deciding(pools).spec
+    spec = pools[0].spec
     files = _files(pools, name)
     return pruned(
         {
@@ -245,7 +243,7 @@ def _environment(pools: Sequence[GreenWorkerPool]) -> list[Manifest]:
 
 
 def _authority(pools: Sequence[GreenWorkerPool]) -> CaSecretRef | None:
-    """The CA bundle of the broker, as the first pool that has one says."""
+    """The CA bundle of the broker, as the first of `pools` that has one says."""
     return next((pool.spec.broker.ca_secret_ref for pool in pools if pool.spec.broker.ca_secret_ref is not None), None)
 
 

@@ -37,7 +37,8 @@ _MERGE_KEYS: Mapping[_Path, str] = {
 _PARTS_OF_A_KEY = frozenset({"containerPort", "topologyKey"})
 """Merge keys that two entries may share: Kubernetes looks at `protocol` and `whenUnsatisfiable` too."""
 
-_OWN_LABELS = ("name", "instance", "component", "managed-by")
+_OWN_LABELS = frozenset(f"app.kubernetes.io/{name}" for name in ("name", "instance", "component", "managed-by"))
+"""Labels that Greenfleet sets, beside those that begin with its own prefix."""
 _WORKER_FIXED = frozenset(
     {
         "command",
@@ -63,11 +64,13 @@ _POD_FIXED = {
 }
 """Fields of a pod that a patch may not set: why, and what to do."""
 _OWN_PATHS = ("/greenfleet", "/etc/greenfleet", "/dev/termination-log")
-_OWN_VOLUMES = "greenfleet-"
+_OWN_VOLUME_PREFIX = "greenfleet-"
 
 
 def patched(template: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """The template with the patch, or as it is if the patch is not allowed."""
+    """The template with the patch, or as it is if `patch_problem` finds something in the patch. Whether the
+    administrator allows patches at all, the caller asks.
+    """
     if patch_problem(patch) is not None:
         return dict(template)
     found = dict(template)
@@ -77,7 +80,9 @@ def patched(template: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, 
 
 
 def patch_problem(patch: Mapping[str, Any]) -> str | None:
-    """Field, value, reason and fix of the first thing that a patch may not do."""
+    """A sentence with the field, the reason and the fix for the first thing that a patch may not do; None if all of it
+    is allowed. The value is left out: it may be a whole container.
+    """
     try:
         path, reason, fix = next(_problems(patch), ("", "", ""))
     except Exception as error:  # whatever somebody writes there, their pool goes on without it
@@ -86,7 +91,7 @@ def patch_problem(patch: Mapping[str, Any]) -> str | None:
 
 
 def _problems(patch: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Nobody reads on after the first: each check relies on those before it."""
+    """Path below the patch, reason and fix. Nobody reads on after the first: each check relies on those before it."""
     yield from _directives(patch, "")
     for name in patch:
         if name not in ("metadata", "spec"):
@@ -118,7 +123,7 @@ def _metadata(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
             yield f"metadata.{part}", "it would take away Greenfleet's own", "name the ones to add"
         else:
             for name in chosen:
-                own = part == "labels" and name in {f"app.kubernetes.io/{one}" for one in _OWN_LABELS}
+                own = part == "labels" and name in _OWN_LABELS
                 if own or name.startswith(f"{PREFIX}/"):
                     yield f"metadata.{part}[{name}]", "it is Greenfleet's own", "remove it, or use a name of your own"
 
@@ -136,7 +141,7 @@ def _spec(spec: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
             if taken.get(name) not in (None, kind):
                 yield f"spec.{kind}[{name}]", "another container of the pod has that name", "use another name"
     for one in spec.get("volumes", ()):
-        if one["name"].startswith(_OWN_VOLUMES):
+        if one["name"].startswith(_OWN_VOLUME_PREFIX):
             yield (
                 f"spec.volumes[{one['name']}]",
                 "names that begin with greenfleet- are Greenfleet's own",
@@ -152,7 +157,7 @@ def _spec(spec: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 def _mounted_volumes(container: Mapping[str, Any], where: str) -> Iterator[tuple[str, str, str]]:
     for one in container.get("volumeMounts") or ():
-        if str(one.get("name", "")).startswith(_OWN_VOLUMES):
+        if str(one.get("name", "")).startswith(_OWN_VOLUME_PREFIX):
             yield (
                 f"{where}.volumeMounts[{one['mountPath']}]",
                 f"{one['name']} is a volume of Greenfleet's own",

@@ -33,6 +33,7 @@ def pruned(manifest: Manifest) -> Manifest:
 
 
 NON_ROOT = 65532
+"""User and groups of the pods, by number: "nonroot" of distroless images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,9 @@ class PodDefaults:
     user: int | None = NON_ROOT
     """None: the image's own user, or the one that OpenShift gives."""
     group: int | None = NON_ROOT
+    """The same for the user's group."""
     fs_group: int | None = NON_ROOT
+    """The group of mounted volumes. None: none, or the one that OpenShift gives."""
     allow_patch: bool = False
     """Whether `worker.podTemplatePatch` counts."""
 
@@ -71,7 +74,9 @@ def restricted_pod(defaults: PodDefaults, chosen: SecurityContext | None = None)
 
 
 def with_requests(amounts: ResourceAmounts, requests: Mapping[str, str], limits: Mapping[str, str]) -> Manifest:
-    """Resources with what a quota asks for. A limit is a request too, by Kubernetes' own default."""
+    """Resources, with `requests` and `limits` (cpu, memory) for what the pool says nothing about. A limit
+    counts as a request too, by Kubernetes' own default.
+    """
     found = plain(amounts)
     named = {*found.get("requests", ()), *found.get("limits", ())}
     found["requests"] = {
@@ -130,15 +135,15 @@ def http_probe(path: str, *, period_seconds: int, failure_threshold: int, **more
     }
 
 
-def url_env(whole: str, parts: str, source: UrlOrParts) -> list[Manifest]:
-    """The variables of a URL: *whole*, or one for each of its parts, whose names begin with *parts*."""
+def url_env(whole: str, prefix: str, source: UrlOrParts) -> list[Manifest]:
+    """The variables of a URL: `whole`, or one for each of its parts, whose names begin with `prefix`."""
     if source.url_from is not None:
         reference = source.url_from.secret_key_ref
         return [secret_env(whole, reference.name, reference.key)]
     return [
-        {"name": f"{parts}_{name.upper()}", "value": part.replace("$", "$$")}  # kubelet expands $(NAME)
+        {"name": f"{prefix}_{name.upper()}", "value": part.replace("$", "$$")}  # kubelet expands $(NAME)
         if isinstance(part, str)
-        else secret_env(f"{parts}_{name.upper()}", part.name, part.key)
+        else secret_env(f"{prefix}_{name.upper()}", part.name, part.key)
         for name, part in source.parts.items()
     ]
 

@@ -67,7 +67,9 @@ def fleet_deployment(
             "labels": names.pod_labels(labels, pool.spec.worker.labels),
             "annotations": {**users_annotations(pool.spec.worker.annotations), names.AGENT_ANNOTATION: agent_image},
         },
-        "spec": _pod(pool, role, drain, _Agent(agent_image, agent_pull_policy, tuple(agent_pull_secrets)), defaults),
+        "spec": _pod(
+            pool, role, drain, _AgentImage(agent_image, agent_pull_policy, tuple(agent_pull_secrets)), defaults
+        ),
     }
     if defaults.allow_patch and pool.spec.worker.pod_template_patch:
         template = patched(template, pool.spec.worker.pod_template_patch)
@@ -106,22 +108,22 @@ def users_annotations(annotations: Mapping[str, str]) -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Agent:
+class _AgentImage:
     """The image of the init container, and how it is pulled."""
 
-    image: str
+    name: str
     pull_policy: str
     pull_secrets: tuple[str, ...]
 
 
-def _pull_secrets(pool: GreenWorkerPool, agent: _Agent) -> list[Manifest]:
+def _pull_secrets(pool: GreenWorkerPool, agent: _AgentImage) -> list[Manifest]:
     """The user's first, then the agent's, each once."""
     users = [secret.name for secret in pool.spec.image_pull_secrets]
     agents = agent.pull_secrets if pool.spec.agent == "Inject" else ()
     return [{"name": name} for name in dict.fromkeys([*users, *agents])]
 
 
-def _pod(pool: GreenWorkerPool, role: Role, drain_seconds: int, agent: _Agent, defaults: PodDefaults) -> Manifest:
+def _pod(pool: GreenWorkerPool, role: Role, drain_seconds: int, agent: _AgentImage, defaults: PodDefaults) -> Manifest:
     worker, place = pool.spec.worker, placement(pool.spec.worker, pool.spec.prefork if role is Role.PREFORK else None)
     inject = pool.spec.agent == "Inject"
     return pruned(
@@ -136,7 +138,7 @@ def _pod(pool: GreenWorkerPool, role: Role, drain_seconds: int, agent: _Agent, d
             **place,
             "topologySpreadConstraints": [sparse(constraint) for constraint in _spread(pool, role)],
             "imagePullSecrets": _pull_secrets(pool, agent),
-            "initContainers": [_agent(agent, _agent_limits(pool, role))] if inject else [],
+            "initContainers": [_agent_container(agent, _agent_limits(pool, role))] if inject else [],
             "containers": [_container(pool, role, drain_seconds)],
             "volumes": _volumes(pool, inject=inject),
         }
@@ -171,10 +173,10 @@ def _users_environment(pool: GreenWorkerPool, role: Role) -> list[Manifest]:
     return [plain(variable) for variable in (*(one for one in pool.spec.worker.env if one.name not in named), *own)]
 
 
-def _agent(agent: _Agent, limits: Mapping[str, Amount]) -> Manifest:
+def _agent_container(agent: _AgentImage, limits: Mapping[str, Amount]) -> Manifest:
     return {
         "name": names.AGENT_CONTAINER,
-        "image": agent.image,
+        "image": agent.name,
         "imagePullPolicy": agent.pull_policy,
         "command": ["python", "-m", "greenworker.bootstrap.inject", names.AGENT_DIRECTORY],
         "securityContext": restricted_container(read_only_root=True),
@@ -284,7 +286,7 @@ def consumed_queues(pool: GreenWorkerPool, role: Role) -> tuple[str, ...]:
 
 
 def _environment(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> list[Manifest]:
-    """Each variable that the worker reads, empty where the pool says nothing: one that were left out would be taken
+    """Each variable that the worker reads, empty where the pool says nothing: one that is left out would be taken
     from the image or from `envFrom`, whose names nobody sees.
     """
     spec, broker, results = pool.spec, pool.spec.broker, pool.spec.result_backend
@@ -331,10 +333,10 @@ def _environment(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> list[
     return environment
 
 
-def _url_env(whole: str, parts: str, source: UrlOrParts) -> list[Manifest]:
-    """Beside parts an empty URL: what the image or `envFrom` has under that name does not count."""
+def _url_env(whole: str, prefix: str, source: UrlOrParts) -> list[Manifest]:
+    """As `url_env`, and beside parts an empty URL: what the image or `envFrom` has under that name does not count."""
     nothing = [{"name": whole, "value": ""}] if source.url_from is None else []
-    return [*nothing, *url_env(whole, parts, source)]
+    return [*nothing, *url_env(whole, prefix, source)]
 
 
 def _seconds(duration: str | None) -> str | None:

@@ -86,6 +86,18 @@ def test_the_first_pool_of_a_broker_by_name_decides_where_the_exporter_runs() ->
         assert templates(*pools)["exporter"]["spec"]["nodeSelector"] == {"team": "a"}
 
 
+def test_the_exporter_is_the_same_in_whatever_order_its_pools_come() -> None:
+    """The registry puts a pool that was changed behind the others."""
+
+    def of(name: str, **broker: Any) -> GreenWorkerPool:
+        return pool(name, broker={"urlFrom": {"secretKeyRef": {"name": "broker", "key": "url"}}, **broker})
+
+    one = of("a", caSecretRef={"name": "old-ca"}, metricsPort=15691)
+    two = of("b", caSecretRef={"name": "new-ca"}, metricsPort=15692)
+    first, second = (exporter_children(pools, IMAGE, "IfNotPresent", []) for pools in ([one, two], [two, one]))
+    assert first == second
+
+
 @pytest.mark.parametrize(
     ("resources", "requests"),
     [

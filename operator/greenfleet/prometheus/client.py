@@ -14,6 +14,7 @@ import asyncio
 import codecs
 import json
 import math
+import os
 import re
 import ssl
 from collections import defaultdict
@@ -32,7 +33,7 @@ from greenfleet.settings import Server
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 """Nobody reads more of an answer than this. 1,000 idle pools need about 2 MB, 1,000 workers about 10 MB."""
 MAX_SERIES_BYTES = 1024 * 1024
-"""The longest text of one series. Prometheus itself sets no limit on the length of a label."""
+"""The longest text of one series, in characters. Prometheus itself sets no limit on the length of a label."""
 _PIECE_BYTES = 64 * 1024
 """So much is parsed before others have their turn: some 2 ms."""
 _PARAMETERS = {"nocache": "1"}
@@ -64,8 +65,9 @@ class QueryError(Exception):
 
 
 class AnswerTooLargeError(QueryError):
-    """More than `MAX_ANSWER_BYTES`. `namespace` is the one that most of it was about, or that has a series which is too
-    long; "" if that is not known. `sizes`: characters by namespace, where it is the sum that is too large.
+    """More than `MAX_ANSWER_BYTES`, or a series longer than `MAX_SERIES_BYTES`. `namespace` is the one that most of it
+    was about, or whose series is too long; "" if that is not known. `sizes`: characters by namespace, where it is the
+    sum that is too large.
     """
 
     def __init__(self, message: str, namespace: str, sizes: Mapping[str, int]) -> None:
@@ -128,7 +130,7 @@ class PrometheusServer:
         failure = ""
         newest = NewestSamples()
         try:
-            await self._read(expression, _Answer(self.name, take, newest))
+            await self._read(expression, _Answer(self.name, take, newest), of_a_pool=of_a_pool)
             if not of_a_pool:
                 self.scrapes.observe(newest.result())
         except QueryError as error:
@@ -138,7 +140,7 @@ class PrometheusServer:
             seconds = asyncio.get_running_loop().time() - started
             self._observe(self.name, seconds, failure, of_a_pool=of_a_pool)
 
-    async def _read(self, expression: str, answer: _Answer) -> None:
+    async def _read(self, expression: str, answer: _Answer, *, of_a_pool: bool) -> None:
         settings = self._settings
         if self._session is None:
             self._session = aiohttp.ClientSession(
@@ -154,7 +156,9 @@ class PrometheusServer:
                 allow_redirects=False,
             ) as response:
                 if response.status >= 300:
-                    raise self._bad(f"answered with HTTP status {response.status}")
+                    fix = _fix_of_status(response.status, f"prometheus.servers.{self.name}", of_a_pool=of_a_pool)
+                    text = f"Prometheus {self.name!r} answered with HTTP status {response.status}{fix}"
+                    raise QueryError(MetricsIssue.BAD_ANSWER, text)
                 while piece := await response.content.read(_PIECE_BYTES):
                     answer.add(piece)
                     await asyncio.sleep(0)
@@ -170,9 +174,6 @@ class PrometheusServer:
                 "correct its url, headers and files"
             )
             raise QueryError(MetricsIssue.UNREACHABLE, text) from None
-
-    def _bad(self, what: str) -> QueryError:
-        return QueryError(MetricsIssue.BAD_ANSWER, f"Prometheus {self.name!r} {what}")
 
     def _headers(self) -> dict[str, str]:
         settings = self._settings
@@ -206,36 +207,68 @@ class PrometheusServer:
             raise self._bad_secret(field, path, "is not UTF-8", "write it as UTF-8") from None
 
     def _bad_secret(self, field: str, path: str, what: str, fix: str) -> QueryError:
-        text = f"prometheus.servers.{self.name}.{field} is {path!r}, and that file with credentials {what}: {fix}"
+        return self._bad_file(field, path, f"that file with credentials {what}", fix)
+
+    def _bad_file(self, field: str, path: str, what: str, fix: str) -> QueryError:
+        text = f"prometheus.servers.{self.name}.{field} is {path!r}, and {what}: {fix}"
         return QueryError(MetricsIssue.UNREACHABLE, text)
 
     def _context(self) -> ssl.SSLContext | bool:
+        """What aiohttp takes as `ssl`: True is the image's own authorities, False is no check at all. Raises
+        QueryError.
+        """
         settings = self._settings
         if not settings.url.startswith("https:"):
             return True
-        files = [path for path in (settings.ca_file, settings.cert_file, settings.key_file) if path]
-        if not files:
+        files = {"caFile": settings.ca_file, "certFile": settings.cert_file, "keyFile": settings.key_file}
+        changed = tuple(self._changed_at(field, path) for field, path in files.items() if path)
+        if not changed:
             return not settings.insecure_skip_verify
-        try:
-            changed = tuple(Path(path).stat().st_mtime for path in files)
-            if self._tls is None or self._tls[0] != changed:
-                self._tls = (changed, _tls_context(settings))
-        except OSError as error:
-            text = (
-                f"the CA file or certificate for Prometheus {self.name!r} cannot be used "
-                f"({error.strerror or type(error).__name__})"
-            )
-            raise QueryError(MetricsIssue.UNREACHABLE, text) from None
+        if self._tls is None or self._tls[0] != changed:
+            self._tls = (changed, self._made_context())
         return self._tls[1]
 
+    def _changed_at(self, field: str, path: str) -> float:
+        """Unix time of the last change of a file that can be read. Raises QueryError."""
+        try:
+            with Path(path).open("rb") as file:
+                return os.fstat(file.fileno()).st_mtime
+        except OSError as error:
+            what = f"that file cannot be read ({error.strerror})"
+            raise self._bad_file(field, path, what, "mount it, or correct the path") from None
 
-def _tls_context(settings: Server) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=settings.ca_file or None)
-    if settings.insecure_skip_verify:
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    if settings.cert_file:
-        context.load_cert_chain(settings.cert_file, settings.key_file)
-    return context
+    def _made_context(self) -> ssl.SSLContext:
+        settings = self._settings
+        try:
+            context = ssl.create_default_context(cafile=settings.ca_file or None)
+        except OSError:  # ssl.SSLError is one
+            what = "that file is no bundle of certificates"
+            raise self._bad_file("caFile", settings.ca_file, what, "write them in PEM") from None
+        if settings.insecure_skip_verify:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        if settings.cert_file:
+            try:
+                context.load_cert_chain(settings.cert_file, settings.key_file)
+            except OSError:
+                what = "that file and keyFile are no pair"
+                fix = "write a certificate and its key, in PEM and without a password"
+                raise self._bad_file("certFile", settings.cert_file, what, fix) from None
+        return context
+
+
+def _fix_of_status(status: int, server: str, *, of_a_pool: bool) -> str:
+    """What to do about an HTTP status, after a colon; "" where the number says enough. *server*: its place in the
+    operator's configuration.
+    """
+    if status < 400:
+        return f": correct {server}.url, because a redirect is not followed"
+    if status in (401, 403):  # Mimir answers 401 to a request without a tenant
+        return f": correct {server}.bearerTokenFile, basicAuth or headers, or the server's own rules"
+    if status == 404:
+        return f": correct the path of {server}.url"
+    if status in (400, 422) and of_a_pool:  # Prometheus: an expression with an error, or one that cannot be evaluated
+        return ": correct scaling.prometheus.query"
+    return ""
 
 
 class _Answer:
@@ -257,7 +290,7 @@ class _Answer:
         self._in_result = False
         self._after_result = False
         self._skips = False
-        """Whether it is too large already, and only the namespace to blame is looked for."""
+        """Whether it, or one of its series, is too large already, and only the namespace to blame is looked for."""
         self._size = 0
         self._sizes: defaultdict[str, int] = defaultdict(int)
         """Characters by the namespace that they are about."""
@@ -297,8 +330,8 @@ class _Answer:
             raise self._bad() from None
         if is_partial(around):
             text = (
-                f"Prometheus {self._server!r} answered with a part of what it knows, and with warnings: look at "
-                "its stores"
+                f"Prometheus {self._server!r} answered with a part of what it knows: look which of its stores (Thanos) "
+                "or storage nodes (VictoriaMetrics) it does not reach"
             )
             raise QueryError(MetricsIssue.PARTIAL_ANSWER, text)
 
@@ -366,10 +399,11 @@ class _Answer:
         return QueryError(MetricsIssue.BAD_ANSWER, text)
 
     def _too_large(self, namespace: str, sizes: Mapping[str, int] | None = None) -> AnswerTooLargeError:
-        size = MAX_ANSWER_BYTES // (1024 * 1024)
-        return AnswerTooLargeError(
-            f"Prometheus {self._server!r} answered with more than {size} MiB", namespace, sizes or {}
-        )
+        mib = 1024 * 1024
+        what = f"a series longer than {MAX_SERIES_BYTES // mib} MiB"
+        if self._size > MAX_ANSWER_BYTES:
+            what = f"more than {MAX_ANSWER_BYTES // mib} MiB"
+        return AnswerTooLargeError(f"Prometheus {self._server!r} answered with {what}", namespace, sizes or {})
 
 
 def _without_staleness_marker(values: list[Any]) -> list[Any]:

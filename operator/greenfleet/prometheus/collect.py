@@ -21,7 +21,7 @@ from greenfleet.prometheus.client import Series
 from greenfleet.prometheus.sources import DEAD, DEAD_TASK, DEPTH_PARTS, READY, UNACKED, UP, WORKER_PARTS, DepthQuery
 
 MOST_DEAD_LETTERS = 1e12
-"""More is not a number of messages."""
+"""A queue with more has no count: no broker holds so many messages."""
 
 _Target = tuple[tuple[str, str], ...]
 _NEEDED = frozenset({"threads_limit", "started", "finished"})
@@ -53,14 +53,14 @@ class Depths:
     spoke_for_others: frozenset[str] = frozenset()
     """Namespaces of the targets that did so."""
     unnamed: frozenset[str] = frozenset()
-    """Queues that targets spoke of which may speak for their own namespace only."""
+    """Queues of which a target said something that counts for pools of the target's namespace only."""
+
+    dead_letters: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """By (broker, queue), where our exporter says so."""
 
     def of(self, scopes: Iterable[str], queue: str) -> tuple[TargetDepth, ...]:
         """Everything said about a queue to whoever listens to these scopes: brokers or namespaces."""
         return tuple(depth for scope in scopes for depth in self.queues.get((scope, queue), ()))
-
-    dead_letters: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """By (broker, queue), where our exporter says so."""
 
 
 @dataclass(frozen=True, slots=True)

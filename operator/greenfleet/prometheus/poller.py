@@ -38,7 +38,7 @@ WORKERS = "the workers"
 """Stands beside the names of sources, which an administrator chooses: nobody chooses this one."""
 _DEAD_LETTERS = "dead letters"
 _UNKNOWN_SERVER = ""
-CROWDED_AT_ONCE = 4
+MOST_TRIES = 4
 """How often one answer is asked for in one round, each time without the namespaces that made it too large, or late."""
 
 
@@ -57,7 +57,7 @@ class Answers:
     crowded: Mapping[str, frozenset[str]]
     """By source, and for the workers: namespaces that were left out because they export too much."""
     scrape_seconds: float
-    """How often the server scrapes."""
+    """The server's scrape interval, as the configuration claims it."""
     spoke_for_others: frozenset[str] = frozenset()
     """Namespaces whose targets spoke for another one's pools or brokers, and were not believed."""
 
@@ -221,7 +221,7 @@ class Poller:
         expected = self._expected(name, pools)
         blamed: frozenset[str] = frozenset()
         """Left out because it was late."""
-        for _ in range(CROWDED_AT_ONCE):
+        for _ in range(MOST_TRIES):
             without = self._crowded.of(server, name)
             answer = await self._read(server, expression(without), reader())
             if isinstance(answer, AnswerTooLargeError):

@@ -77,7 +77,9 @@ def can_leave_out(namespace: str) -> bool:
 
 
 def greenfleet_depth(window_seconds: float, without: Collection[str] = ()) -> DepthQuery:
-    """Our exporter: ready, unacked and up of every queue, but for those of the namespaces `without`."""
+    """Our exporter: `DEPTH_PARTS` of every queue, but for those of the namespaces `without`, in the last
+    `window_seconds`.
+    """
     return DepthQuery(
         _range(_named(DEPTH_PARTS), window_seconds, without),
         "queue",

@@ -202,6 +202,8 @@ def test_one_endless_series_is_not_kept_either_and_its_namespace_is_named(label:
             answer.add(body[start : start + 65536])
             assert len(answer._text) <= 2 * prometheus.MAX_SERIES_BYTES
     assert error.value.namespace == "evil"
+    assert "a series longer than 1 MiB" in error.value.message
+    assert "more than" not in error.value.message, "the whole answer is not too large"
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 429, 500, 502, 503])
@@ -209,6 +211,38 @@ def test_an_http_error_is_a_bad_answer_with_its_status(status: int) -> None:
     error = refused(answering(vector("0"), status))
     assert error.reason is MetricsIssue.BAD_ANSWER
     assert str(status) in error.message
+
+
+SERVER = "prometheus.servers.main"
+
+
+@pytest.mark.parametrize(
+    ("status", "fix"),
+    [
+        (302, f": correct {SERVER}.url, because a redirect is not followed"),
+        (401, f": correct {SERVER}.bearerTokenFile, basicAuth or headers, or the server's own rules"),
+        (403, f": correct {SERVER}.bearerTokenFile, basicAuth or headers, or the server's own rules"),
+        (404, f": correct the path of {SERVER}.url"),
+        (422, ""),
+        (503, ""),
+    ],
+)
+def test_a_status_that_the_administrator_can_change_names_the_setting(status: int, fix: str) -> None:
+    error = refused(answering(vector("0"), status))
+    assert error.message == f"Prometheus 'main' answered with HTTP status {status}{fix}"
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_an_expression_that_a_pool_brought_and_prometheus_cannot_read_is_named(status: int) -> None:
+    async def run() -> str:
+        async with serving(answering(b"parse error", status)) as url:
+            server = PrometheusServer("main", Server(url=url))
+            with pytest.raises(QueryError) as error:
+                await server.read("sum(up{)", lambda _: None, of_a_pool=True)
+            await server.close()
+            return error.value.message
+
+    assert asyncio.run(run()).endswith(f"HTTP status {status}: correct scaling.prometheus.query")
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -454,19 +488,32 @@ def test_an_unknown_certificate_is_refused_unless_its_authority_is_named(certifi
     assert len(ask(handler, tls=tls, insecure_skip_verify=True)) == 1
 
 
-@pytest.mark.parametrize("content", [None, "not a certificate"])
-def test_an_authority_that_cannot_be_read_is_said_as_such(
-    content: str | None, tmp_path: Path, certificate: tuple[Path, Path]
+@pytest.mark.parametrize(
+    ("field", "content", "parts"),
+    [
+        ("caFile", None, ["that file cannot be read (No such file", "mount it, or correct the path"]),
+        ("caFile", "not a certificate", ["that file is no bundle of certificates", "write them in PEM"]),
+        ("certFile", None, ["that file cannot be read (No such file", "mount it, or correct the path"]),
+        ("certFile", "not a certificate", ["that file and keyFile are no pair", "write a certificate and its key"]),
+        ("keyFile", None, ["that file cannot be read (No such file", "mount it, or correct the path"]),
+    ],
+)
+def test_a_file_for_tls_that_cannot_be_used_is_named_with_its_setting(
+    field: str, content: str | None, parts: list[str], tmp_path: Path, certificate: tuple[Path, Path]
 ) -> None:
     key, public = certificate
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(public, key)
-    bundle = tmp_path / "ca.pem"
+    file = tmp_path / "file.pem"
     if content is not None:
-        bundle.write_text(content)
-    error = refused(answering(vector("1")), tls=tls, ca_file=str(bundle))
-    assert error.reason is MetricsIssue.UNREACHABLE
-    assert "CA file" in error.message
+        file.write_text(content)
+    fine = {"caFile": str(public), "certFile": str(public), "keyFile": str(key)}
+    with pytest.raises(QueryError) as error:
+        ask(answering(vector("1")), tls=tls, **{**fine, field: str(file)})
+    assert error.value.reason is MetricsIssue.UNREACHABLE
+    assert error.value.message.startswith(f"{SERVER}.{field} is {str(file)!r}")
+    for part in parts:
+        assert part in error.value.message
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from greenworker.misconfigured import MisconfiguredError
+from greenworker.misconfigured import DEFAULT_TERMINATION_LOG, MisconfiguredError
 from greenworker.tls import Trust
 
 GREEN_THREADS_CEILING = 65_000
@@ -93,7 +93,7 @@ class Environment:
             prefork_tasks=_names(environ, "GREENWORKER_PREFORK_TASKS"),
             has_companion=bool(environ.get("GREENWORKER_PREFORK_TASKS", "").strip()),
             routes_file=Path(environ.get("GREENWORKER_ROUTES_FILE") or "/etc/greenfleet/pool/routes"),
-            termination_log=environ.get("GREENWORKER_TERMINATION_LOG") or "/dev/termination-log",
+            termination_log=environ.get("GREENWORKER_TERMINATION_LOG") or DEFAULT_TERMINATION_LOG,
             max_deliveries=_whole(environ, "GREENWORKER_MAX_DELIVERIES", 3),
         )
 

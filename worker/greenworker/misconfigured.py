@@ -22,8 +22,10 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 DEFAULT_TERMINATION_LOG = "/dev/termination-log"
+"""Where kubelet reads a container's last words, unless GREENWORKER_TERMINATION_LOG names another file."""
 
 LAST_WORDS_CHARACTERS = 600
+"""Of last words that are not in four parts: a condition shows no more."""
 
 EXIT_MISCONFIGURED = 78
 """EX_CONFIG of BSD's sysexits.h; docs/contract.md."""
@@ -59,7 +61,7 @@ def or_exit(check: Callable[Arguments, Result], *args: Arguments.args, **more: A
     try:
         return check(*args, **more)
     except MisconfiguredError as error:
-        refuse(error)
+        exit_misconfigured(error)
 
 
 def require(module: str, reason: str, fix: str) -> None:
@@ -72,11 +74,6 @@ def require(module: str, reason: str, fix: str) -> None:
         raise MisconfiguredError("image", f"module {module} does not import: {error}", reason, fix) from error
 
 
-def refuse(error: MisconfiguredError) -> NoReturn:
-    """`exit_misconfigured`, with the termination log that the environment names."""
-    exit_misconfigured(error, os.environ.get("GREENWORKER_TERMINATION_LOG") or DEFAULT_TERMINATION_LOG)
-
-
 def last_words(text: str, termination_log: str) -> None:
     """Leave what went wrong in the termination log, in one line without passwords. The container's log is not shown by
     Kubernetes' API in its place: nobody knows what an application writes there.
@@ -85,8 +82,11 @@ def last_words(text: str, termination_log: str) -> None:
         Path(termination_log).write_text(" ".join(redacted(text).split())[:LAST_WORDS_CHARACTERS] + "\n")
 
 
-def exit_misconfigured(error: MisconfiguredError, termination_log: str) -> NoReturn:
-    """Say what is wrong on stderr and in the termination log, then leave with status 78."""
+def exit_misconfigured(error: MisconfiguredError) -> NoReturn:
+    """Say what is wrong on stderr and in the termination log that the environment names, then leave with
+    `EXIT_MISCONFIGURED`.
+    """
+    termination_log = os.environ.get("GREENWORKER_TERMINATION_LOG") or DEFAULT_TERMINATION_LOG
     say(f"cannot start: {error}")
     try:
         Path(termination_log).write_text(error.as_json() + "\n")

@@ -40,8 +40,9 @@ def test_found_and_needed_are_named(package: str, found: str | None) -> None:
     assert error.field == "image"
     assert error.value == (f"{package} {found}" if found else f"no {package}")
     needed = f"{package} {OLDEST[package][0]}.{OLDEST[package][1]} or newer"
-    assert needed in error.reason
+    assert f"{needed} is needed" in error.reason, "a sentence, whatever the reason is"
     assert needed in error.fix
+    assert "pip install '{}>={}.{}'".format(package, *OLDEST[package]) in error.fix, "redis is no server here"
 
 
 def test_only_what_is_used_is_needed() -> None:

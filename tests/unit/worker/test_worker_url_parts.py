@@ -104,6 +104,14 @@ def test_a_part_that_does_not_fit_is_refused_in_four_parts_and_not_quoted(case: 
         assert "hunter2" not in said
 
 
+@pytest.mark.parametrize(("field", "named"), [("broker", "amqps"), ("resultBackend", "db+postgresql")])
+def test_a_transport_that_is_refused_names_those_of_its_field(field: str, named: str) -> None:
+    with pytest.raises(MisconfiguredError) as refused:
+        url_of(field, {**GOOD, "transport": "Redis"})
+    assert named in refused.value.fix
+    assert ("amqp" in refused.value.fix) == (field == "broker"), "Celery has no results on AMQP"
+
+
 @pytest.mark.parametrize("part", ["host", "transport"])
 def test_a_part_that_is_missing_is_refused(part: str) -> None:
     with pytest.raises(MisconfiguredError) as refused:

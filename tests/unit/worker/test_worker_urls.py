@@ -4,6 +4,7 @@ exporter make of them, and what is refused.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,16 @@ def test_urls_with_anything_else_between_them_are_refused_and_not_quoted(url: st
     with pytest.raises(ValueError, match="cannot be read") as unread:
         connect(url, Trust())
     assert "s3cret" not in str(unread.value)
+
+
+@pytest.mark.parametrize("url", ["redis.shop:6379/0", "redis.shop", "//redis.shop:6379/0"])
+def test_a_url_without_its_scheme_is_refused_and_the_fix_says_to_write_one(url: str) -> None:
+    with pytest.raises(MisconfiguredError) as refused:
+        started(CELERY_BROKER_URL=url)
+    assert refused.value.field == "broker.urlFrom"
+    assert "a scheme such as redis:// before each" in json.loads(refused.value.as_json())["fix"], "nothing of it hidden"
+    with pytest.raises(ValueError, match="a scheme such as redis://"):
+        connect(url, Trust())
 
 
 MIXED = {

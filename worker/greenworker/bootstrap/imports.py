@@ -11,7 +11,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from greenworker import hub, native
-from greenworker.misconfigured import MisconfiguredError, refuse
+from greenworker.misconfigured import MisconfiguredError, exit_misconfigured
 
 IMPORT_TIMEOUT_SECONDS = 270.0
 """An import may be slow on a slow node. At 300 s the liveness probe ends the process, which would say nothing."""
@@ -68,7 +68,7 @@ class Imports:
         if not self._importing:
             return
         place = self._halted_at()
-        refuse(
+        exit_misconfigured(
             MisconfiguredError(
                 "app", self.app, f"importing the app has not ended after {spent:.0f} s; it stands at {place}",
                 "let modules neither connect nor wait while they are imported; do that in a task or in worker_init",

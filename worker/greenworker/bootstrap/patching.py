@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,18 +20,13 @@ MUST_COME_LATER = ("celery", "kombu", "amqp", "redis", "billiard", "vine")
 """They decide while they are imported how they lock, wait and connect."""
 
 AGAIN = "_GREENFLEET_PYTHONPATH"
-"""Set in the second life of the process: the PYTHONPATH of the first."""
+"""Variable that is set once Python was started again: the PYTHONPATH that it had before."""
 
 
 def patch_first() -> None:
-    """Patch the standard library. If something was imported too early, start Python once more, with the patch before
-    everything. Raises `MisconfiguredError` if that does not help, or if the image has no Eventlet.
+    """Patch the standard library, with the Eventlet that `check_versions` has found. If something was imported too
+    early, start Python once more, with the patch before everything. Raises `MisconfiguredError` if that does not help.
     """
-    if find_spec("eventlet") is None:
-        raise MisconfiguredError(
-            "image", f"no module eventlet for {sys.executable}", "green threads need it",
-            "add eventlet to the image's requirements (pip install eventlet)",
-        )  # fmt: skip
     if hub.is_patched():
         return
     early = imported_too_early(sys.modules)
@@ -50,7 +44,7 @@ def imported_too_early(modules: Iterable[str]) -> list[str]:
 
 
 def too_early(early: list[str]) -> MisconfiguredError:
-    """What to do about it."""
+    """The error for modules that were imported too *early*."""
     return MisconfiguredError(
         "image", f"{', '.join(early)} imported before the launcher, by {importer(sys.modules)}",
         "Eventlet had not patched the standard library by then: the worker would take messages and finish none",

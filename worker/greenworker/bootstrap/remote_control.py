@@ -21,8 +21,8 @@ from greenworker.redaction import redacted
 
 logger = get_logger(__name__)
 
-READ_ONLY = frozenset({"revoke", "revoke_by_stamped_headers", "terminate"})
-"""Allowed besides Celery's ``inspect`` commands."""
+REVOKES = frozenset({"revoke", "revoke_by_stamped_headers", "terminate"})
+"""``control`` commands that ``ReadOnly`` allows beside Celery's ``inspect`` commands."""
 
 WRITES_FILES = frozenset({"objgraph"})
 """An ``inspect`` command that does more than read."""
@@ -31,14 +31,12 @@ OPERATORS = frozenset({"pool_grow", "pool_shrink", "pool_restart", "autoscale"})
 """What would be undone within a second, or is not possible with green threads."""
 
 RESTRICTED = (
-    "refused: spec.worker.remoteControl of this GreenWorkerPool is ReadOnly, because everybody who can write to "
-    "the broker could "
-    "do this; set it to Full to allow it"
+    "refused: spec.worker.remoteControl of this GreenWorkerPool is ReadOnly, because everybody who can write to the "
+    "broker could do this; set it to Full to allow it"
 )
 SIZE = (
     "refused: the operator sets the number of green threads and restarts workers; change greenThreads.min, max and "
-    "start of the "
-    "GreenWorkerPool instead"
+    "start of the GreenWorkerPool instead"
 )
 AGAIN_SECONDS = (1.0, 30.0)
 """A mailbox that is lost is opened again after the first, doubling up to the second."""
@@ -65,7 +63,7 @@ def reason(name: str, kind: str, allowed: str, role: str) -> str:
     """Why Celery's command *name* of this *kind* (inspect or control) is refused; empty if it is not."""
     if name in OPERATORS and role == "eventlet":
         return SIZE
-    if allowed == "Full" or name in READ_ONLY or (kind == "inspect" and name not in WRITES_FILES):
+    if allowed == "Full" or name in REVOKES or (kind == "inspect" and name not in WRITES_FILES):
         return ""
     return RESTRICTED + (EVENTS if name in {"enable_events", "disable_events"} else "")
 

@@ -12,7 +12,7 @@ from greenworker.brokers.url import needs_redis
 from greenworker.misconfigured import MisconfiguredError
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
-"""On which the worker is tested. The launcher refuses older ones before anything else is imported."""
+"""Versions on which the worker is tested. The launcher has the oldest again: it runs before this can be imported."""
 
 CELERIES = ("5.3", "5.4", "5.5", "5.6", "5.7")
 """With which the worker is tested, each with the kombu of the same number."""
@@ -22,29 +22,30 @@ OLDEST = {"celery": (5, 3), "kombu": (5, 3), "eventlet": (0, 40), "redis": (4, 5
 together.
 """
 
-REASONS = {
+_REASONS = {
     "celery": "the worker is a Celery worker",
     "kombu": "Celery speaks to the broker through it",
     "eventlet": "green threads need it",
     "redis": "the broker is Redis",
 }
-
+"""What each package is needed for."""
 
 RESULTS_ON_REDIS = "the result backend is Redis"
+"""The other reason for which redis-py is needed."""
 
 
 def check_versions(
     version_of: Callable[[str], str | None], role: str, broker_url: str, result_backend: str = ""
 ) -> None:
-    """Raises `MisconfiguredError` for what is missing or too old. *version_of*: a package's version, None if it is not
-    there.
+    """Raises `MisconfiguredError` for the first package that is missing or too old. *version_of*: a package's version,
+    None if it is not there. *role*: eventlet or prefork. The URLs decide whether redis-py is needed.
     """
     wanted = ["eventlet"] if role == "eventlet" else []
     wanted += ["celery", "kombu"]
     if needs_redis(broker_url):
         wanted.append("redis")
     for package in wanted:
-        check_version(version_of, package, REASONS[package])
+        check_version(version_of, package, _REASONS[package])
     if needs_redis(result_backend):
         check_version(version_of, "redis", RESULTS_ON_REDIS)
 
@@ -57,8 +58,9 @@ def check_version(version_of: Callable[[str], str | None], package: str, reason:
     parts = re.match(r"(\d+)\.(\d+)", found or "")
     if found is None or (parts is not None and (int(parts[1]), int(parts[2])) < oldest):
         raise MisconfiguredError(
-            "image", f"{package} {found}" if found else f"no {package}", f"{reason}, and needs {needed}",
-            f"install {needed} in the image",
+            "image", f"{package} {found}" if found else f"no {package}", f"{reason}, and {needed} is needed",
+            f"install {needed} in the image for {sys.executable} (pip install '{package}>={oldest[0]}.{oldest[1]}'), "
+            "or name the interpreter that has it in worker.python",
         )  # fmt: skip
 
 

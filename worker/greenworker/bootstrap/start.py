@@ -22,14 +22,7 @@ from greenworker.bootstrap.requirements import check_versions, installed
 from greenworker.bootstrap.startup_checks import Arguments, check
 from greenworker.brokers.parts import set_urls
 from greenworker.environment import Environment
-from greenworker.misconfigured import (
-    DEFAULT_TERMINATION_LOG,
-    MisconfiguredError,
-    exit_misconfigured,
-    last_words,
-    or_exit,
-    require,
-)
+from greenworker.misconfigured import MisconfiguredError, exit_misconfigured, last_words, or_exit, require
 from greenworker.monitoring.exposition import Exposition, listen
 
 if TYPE_CHECKING:
@@ -53,7 +46,7 @@ def start(argv: Sequence[str]) -> NoReturn:
         require("celery", "the worker is a Celery worker", "install celery[redis] or celery in the image")
         command = _prepare(environment, listener, arguments, list(argv))
     except MisconfiguredError as error:
-        exit_misconfigured(error, os.environ.get("GREENWORKER_TERMINATION_LOG") or DEFAULT_TERMINATION_LOG)
+        exit_misconfigured(error)
     with import_stubs.without_shell():
         from celery.bin.celery import main  # noqa: PLC0415 - not before patching
 

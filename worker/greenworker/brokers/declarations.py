@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from greenworker.misconfigured import MisconfiguredError, refuse
+from greenworker.misconfigured import MisconfiguredError, exit_misconfigured
 
 DIFFERENT = re.compile(
     r"inequivalent arg '(?P<argument>[^']+)' for (?P<kind>queue|exchange) '(?P<name>[^']*)' in vhost "
@@ -93,7 +93,7 @@ def refuse_declarations(consumer: Any) -> None:
         except Exception as error:
             refused = refused_declaration(error)
             if refused is not None:
-                refuse(refused)
+                exit_misconfigured(refused)
             raise
 
     consumer.blueprint.start = guarded

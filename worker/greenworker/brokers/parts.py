@@ -26,7 +26,7 @@ BROKER = {
     "username": "GREENWORKER_BROKER_USERNAME",
     "password": "GREENWORKER_BROKER_PASSWORD",
 }
-"""The variable of each part; docs/contract.md."""
+"""The variable of each part of the broker's URL; docs/contract.md."""
 
 RESULT_BACKEND = {
     "transport": "GREENWORKER_RESULT_BACKEND_TRANSPORT",
@@ -36,6 +36,7 @@ RESULT_BACKEND = {
     "username": "GREENWORKER_RESULT_BACKEND_USERNAME",
     "password": "GREENWORKER_RESULT_BACKEND_PASSWORD",
 }
+"""The same for the result backend."""
 
 BROKER_PARTS, RESULT_BACKEND_PARTS = "GREENWORKER_BROKER_PARTS", "GREENWORKER_RESULT_BACKEND_PARTS"
 """Variables that name the parts that the pool gives, comma separated: others come from the image or from `envFrom`, and
@@ -102,12 +103,12 @@ def _given(environ: Mapping[str, str], variables: Mapping[str, str]) -> list[str
 
 
 def broker_field(part: str) -> str:
-    """What the resource calls the place where a *part* of the broker's URL is said."""
+    """The field of the resource that holds a *part* of the broker's URL, in this process."""
     return f"broker.{part}" if has_parts(os.environ) else "broker.urlFrom"
 
 
 def url_fields(field: str, environ: Mapping[str, str]) -> str:
-    """What the resource calls the places where the URL of *field* (`broker` or `resultBackend`) is said."""
+    """The fields of the resource, comma separated, that hold the URL of *field* (`broker` or `resultBackend`)."""
     variables = BROKER if field == "broker" else RESULT_BACKEND
     if not has_parts(environ, variables):
         return f"{field}.urlFrom"
@@ -133,10 +134,10 @@ def url_of(field: str, given: Mapping[str, str]) -> str:
     text = {part: _text(f"{field}.{part}", value) for part, value in given.items()}
     transport = text.get("transport", "")
     if not _TRANSPORT.fullmatch(transport) or (field == "broker" and transport not in TRANSPORTS):
-        raise MisconfiguredError(
-            f"{field}.transport", _HIDDEN, "this worker knows no such transport",
-            "use redis, rediss, amqp or amqps",
-        )  # fmt: skip
+        fix = f"use one of {', '.join(TRANSPORTS)}"
+        if field == "resultBackend":
+            fix = "use the scheme of its URL in lower case, such as redis, rediss or db+postgresql"
+        raise MisconfiguredError(f"{field}.transport", _HIDDEN, "this worker knows no such transport", fix)
     path = text.get("path", "")
     if transport in ("redis", "rediss") and path and not re.fullmatch("[0-9]{1,9}", path, re.ASCII):
         raise MisconfiguredError(
@@ -170,7 +171,7 @@ def _host(field: str, host: str) -> str:
     except ValueError:
         raise MisconfiguredError(
             f"{field}.host", _HIDDEN, "it is neither a host name nor an address",
-            "write the name alone, such as redis.shop.svc; a key that holds a whole URL belongs into "
+            "write the name alone, such as redis.shop.svc; a key that holds a whole URL belongs in "
             f"{field}.urlFrom",
         ) from None  # fmt: skip
 

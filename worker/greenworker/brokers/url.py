@@ -18,8 +18,9 @@ SUPPORTED = (*REDIS, *AMQP)
 UNREADABLE = "the URL cannot be read (it may hold a password, and is not shown)"
 FIX = (
     "write %2F for /, %23 for #, %3F for ?, %40 for @ and %3B for ; in its user and password, a number for the port, "
-    "and ; between several URLs"
+    "; between several URLs, and a scheme such as redis:// before each"
 )
+"""What to do about `UNREADABLE`. An ``@`` after ``://`` would be taken for the end of a password, and hidden."""
 
 
 def split(urls: str) -> list[str]:
@@ -35,7 +36,7 @@ def _with_lower_scheme(url: str) -> str:
 
 
 def tidy(urls: str) -> str:
-    """See `split`. Nobody reads the URLs of a broker in any other form."""
+    """The list as `split` reads it, with ``;`` alone between its URLs. Nobody reads a broker's URLs in another form."""
     return ";".join(split(urls))
 
 
@@ -69,6 +70,7 @@ def is_readable_backend(url: str) -> bool:
 
 
 def _is_of_another_kind(url: str) -> bool:
+    """Whether this is a result backend that is not Redis."""
     return any(each.split(":", maxsplit=1)[0].split("+", maxsplit=1)[0].lower() not in REDIS for each in split(url)[:1])
 
 
@@ -79,7 +81,7 @@ def unsupported_scheme(url: str) -> str | None:
 
 
 def unsupported(scheme: str) -> MisconfiguredError:
-    """What to say of such a scheme."""
+    """The error for a *scheme* that `unsupported_scheme` found."""
     return MisconfiguredError(
         "broker.urlFrom", f"{scheme}://…", "this worker speaks to Redis and to RabbitMQ",
         "use redis://, rediss://, sentinel://, amqp:// or amqps:// in each URL, or run this app on a stock "

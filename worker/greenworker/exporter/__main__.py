@@ -7,7 +7,7 @@ import signal
 from types import FrameType
 
 from greenworker.exporter.exporter import Exporter, Options
-from greenworker.misconfigured import DEFAULT_TERMINATION_LOG, MisconfiguredError, exit_misconfigured
+from greenworker.misconfigured import MisconfiguredError, exit_misconfigured
 from greenworker.monitoring.exposition import Exposition, listen
 
 
@@ -22,7 +22,7 @@ def main() -> None:
         exporter = Exporter(Options.read(os.environ))
         Exposition(listen(exporter.options.port), exporter.scrape, exporter.unhealthy, exporter.unready).start()
     except MisconfiguredError as error:
-        exit_misconfigured(error, os.environ.get("GREENWORKER_TERMINATION_LOG") or DEFAULT_TERMINATION_LOG)
+        exit_misconfigured(error)
     exporter.run()
 
 

@@ -53,7 +53,8 @@ An image with something older, or without it, is refused at the start: the condi
 what is needed.
 
 Each cell says how many of the worker's unit and integration tests passed, without the slow ones.
-Where it says unit, only the unit tests were run there: they hold each private name that the worker relies on.
+Where it says unit, only the unit tests were run there. They check that each private name of Celery, kombu and Eventlet
+that the worker uses is there.
 A dash: not run.
 """.splitlines()
 CLOSING = """\

@@ -182,7 +182,6 @@ URL = "redis://:hunter2@ours"
         ({"BROKER_URL": "redis://:hunter2@evil"}, "broker.urlFrom"),
         ({"RESULT_BACKEND": "redis://:hunter2@evil", "CELERY_RESULT_BACKEND": URL}, "resultBackend.urlFrom"),
         ({"CELERY_WORKER_EXCLUDE_QUEUES": "feeds"}, "queues"),
-        ({"CELERY_WORKER_PURGE": "1"}, "remove the variable"),
     ],
 )
 def test_a_variable_does_not_go_around_a_field(environ: dict[str, str], needle: str) -> None:
@@ -191,6 +190,19 @@ def test_a_variable_does_not_go_around_a_field(environ: dict[str, str], needle: 
     assert caught.value.field == "worker.env"
     assert needle in caught.value.fix
     assert "hunter2" not in caught.value.as_json()
+
+
+@pytest.mark.parametrize(
+    ("variable", "effect"),
+    [("PURGE", "throw away what waits"), ("BEAT", "a beat of its own"), ("DETACH", "ends its container")],
+)
+def test_a_variable_that_no_worker_may_have_is_refused_and_speaks_of_no_field(variable: str, effect: str) -> None:
+    with pytest.raises(MisconfiguredError) as caught:
+        check(Arguments.parse(GOOD), "eventlet", {f"CELERY_WORKER_{variable}": "1"})
+    assert (caught.value.field, caught.value.value) == ("worker.env", f"CELERY_WORKER_{variable}")
+    assert effect in caught.value.reason
+    assert "field" not in caught.value.reason, "the resource has none for it"
+    assert caught.value.fix == "remove the variable"
 
 
 def test_a_variable_of_the_app_that_says_the_same_is_its_own_business() -> None:

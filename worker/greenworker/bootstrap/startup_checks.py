@@ -66,9 +66,6 @@ _VARIABLES = {
     "CELERY_BROKER_READ_URL": "broker",
     "CELERY_BROKER_WRITE_URL": "broker",
     "CELERY_WORKER_EXCLUDE_QUEUES": "queues",
-    "CELERY_WORKER_PURGE": "",
-    "CELERY_WORKER_BEAT": "",
-    "CELERY_WORKER_DETACH": "",
     "CELERY_WORKER_AUTOSCALE": "greenThreads",
     "CELERY_WORKER_TIME_LIMIT": "taskTimeLimits.hard",
     "CELERY_WORKER_SOFT_TIME_LIMIT": "taskTimeLimits.soft",
@@ -77,9 +74,20 @@ _VARIABLES = {
     "CELERY_WORKER_UID": "worker.securityContext.runAsUser",
     "CELERY_WORKER_GID": "worker.securityContext.runAsGroup",
 }
-"""Variables that Celery reads as options, or instead of the broker's URL; those that a given option overrides are left
-out.
+"""Variables that Celery reads as options, or instead of the broker's URL, and the field to use; those that a given
+option overrides are left out.
 """
+
+_HAS_A_RULE = "the resource has a field for it, and rules on that field must hold"
+_PURGES = "each worker that starts would throw away what waits in its queues"
+_DETACHES = "a detached worker ends its container"
+
+_NEVER = {
+    "CELERY_WORKER_PURGE": _PURGES,
+    "CELERY_WORKER_BEAT": "each worker would run a beat of its own",
+    "CELERY_WORKER_DETACH": _DETACHES,
+}
+"""Other variables that Celery reads as options, which no field says either, and what they would do."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +141,7 @@ def check(arguments: Arguments, role: str, environ: Mapping[str, str]) -> None:
     """Raise `MisconfiguredError` for the first thing that would break this worker."""
     options = arguments.options
     _check_fields(arguments, environ)
+    _check_variables(environ)
     expected = "prefork" if role == "prefork" else "eventlet"
     if "worker" not in arguments.positional:
         raise MisconfiguredError(
@@ -152,7 +161,7 @@ def check(arguments: Arguments, role: str, environ: Mapping[str, str]) -> None:
             "remove the variable; SIGTERM drains the worker",
         )  # fmt: skip
     if "-D" in options:
-        raise MisconfiguredError("worker.extraArgs", "-D", "a detached worker ends its container", "remove the option")
+        raise MisconfiguredError("worker.extraArgs", "-D", _DETACHES, "remove the option")
     if role == "prefork":
         return
     if "--autoscale" in options:
@@ -182,7 +191,7 @@ def check(arguments: Arguments, role: str, environ: Mapping[str, str]) -> None:
 
 def _check_fields(arguments: Arguments, environ: Mapping[str, str]) -> None:
     """What the resource has a field for is said there alone: rules on its fields must not be gone around."""
-    reason = "the resource has a field for it, and rules on that field must hold"
+    reason = _HAS_A_RULE
     for option, name in _HAS_A_URL.items():
         if option in arguments.options:
             fix = f"remove the option and use {url_fields(name, environ)}"
@@ -204,14 +213,22 @@ def _check_fields(arguments: Arguments, environ: Mapping[str, str]) -> None:
         )  # fmt: skip
     if "--purge" in arguments.options:
         raise MisconfiguredError(
-            "worker.extraArgs", "--purge", "each worker that starts would throw away what waits in its queues",
+            "worker.extraArgs", "--purge", _PURGES,
             "remove the option, and purge by hand (`celery purge`) when you mean it",
         )  # fmt: skip
+
+
+def _check_variables(environ: Mapping[str, str]) -> None:
+    """The same for variables that Celery reads."""
     for variable, name in _VARIABLES.items():
         if environ.get(variable):
-            to_use = url_fields(name, environ) if name == "broker" else name
-            fix = f"remove the variable{to_use and f' and use {to_use}'}"
-            raise MisconfiguredError("worker.env", variable, f"Celery reads an option from it; {reason}", fix)
+            fields = url_fields(name, environ) if name == "broker" else name
+            fix = f"remove the variable and use {fields}"
+            raise MisconfiguredError("worker.env", variable, f"Celery reads an option from it; {_HAS_A_RULE}", fix)
+    for variable, effect in _NEVER.items():
+        if environ.get(variable):
+            why = f"Celery reads an option from it, and {effect}"
+            raise MisconfiguredError("worker.env", variable, why, "remove the variable")
     for ours, variable in OWN_NAMES.items():
         if environ.get(ours) and environ.get(variable, environ[ours]) != environ[ours]:
             fields = url_fields("broker" if ours == "CELERY_BROKER_URL" else "resultBackend", environ)

@@ -154,7 +154,7 @@ def _container_failure(pod: _Object, container: _Object) -> StalledReason | None
     state = container.get("state") or {}
     waiting = state.get("waiting") or {}
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
-    what = _field(container["name"])
+    what = _image_field(container["name"])
     if reason in _IMAGE_REASONS:
         return StalledReason(
             "ImageUnavailable",
@@ -187,10 +187,11 @@ _ADMINISTRATORS_PULL = (
 )
 
 
-def _field(container: str) -> str:
+def _image_field(container: str) -> str:
+    """What decides the image of a container, in the pool or in the operator's configuration."""
     if container in (AGENT_CONTAINER, EXPORTER_CONTAINER):
         return _OWN_IMAGE
-    return "spec.image" if container == WORKER_CONTAINER else f"worker.podTemplatePatch, container {container},"
+    return "spec.image" if container == WORKER_CONTAINER else f"worker.podTemplatePatch, container {container}, image"
 
 
 def _root_user(message: str, image: str) -> StalledReason | None:

@@ -97,7 +97,13 @@ def test_our_own_image_is_blamed_on_the_operators_configuration() -> None:
 def test_the_image_of_a_container_that_a_patch_adds_is_blamed_on_the_patch() -> None:
     found = pod_failure([waiting("ErrImagePull", container="proxy", image="proxy:1")])
     assert found is not None
-    assert found.message.startswith("worker.podTemplatePatch, container proxy, is 'proxy:1'")
+    assert found.message.startswith("worker.podTemplatePatch, container proxy, image is 'proxy:1'")
+
+
+def test_the_end_of_a_container_that_a_patch_adds_is_blamed_on_the_patch() -> None:
+    found = pod_failure([crashed(message="boom", container="proxy")])
+    assert found is not None
+    assert found.message.startswith("worker.podTemplatePatch, container proxy, image: the container ends with status 1")
 
 
 OF_A_POD = '(pod: "feeds-abc_shop(5b1)", container: worker)'

@@ -177,7 +177,7 @@ class Fleet:
         worker = Worker(
             self._url, self._directory / "workers", app="fault_app", cwd=APPS, name=name, threads=self._threads,
             queues=f"{self._queue}.prefork" if prefork else self._queue, pool="prefork" if prefork else "eventlet",
-            arguments=["-c", "2"] if prefork else [],
+            arguments=["-c", "2"] if prefork else [], piped=True,
             environment={**self._environment, **({} if prefork else self._clock(name))},
         ).start()  # fmt: skip
         self._started[name] = monotonic()

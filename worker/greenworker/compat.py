@@ -206,7 +206,11 @@ PRIVATE = (
         (),
         since="5.6",
     ),
-    Private("celery.apps.worker:safe_say", "Celery's own lines in the application's log format", ("msg",)),
+    Private(
+        "celery.apps.worker:safe_say",
+        "a signal handler waits for no pipe; Celery's own lines are in the application's log format",
+        ("msg",),
+    ),
     # kombu
     Private("kombu.message:Message._decoded_cache", "a body is decoded once"),
     Private("kombu.message:Message._state", "a message that went back another way is settled"),

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic, sleep
-from typing import Any
+from typing import IO, Any
 
 import redis
 from celery import Celery
@@ -161,7 +161,8 @@ class Relay:
     say.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
+        """*address*: of this machine, where it listens."""
         self.target = port
         self.generation = 0
         self.deaf = False
@@ -173,7 +174,7 @@ class Relay:
         """How many wait."""
         self.delay_seconds = 0.0
         """Before what the server says is passed on."""
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = socket.create_server((address, 0))
         self.port = int(self.listener.getsockname()[1])
         self.accepted = self.accepted_before = 0
         self.sockets: list[socket.socket] = []
@@ -472,6 +473,8 @@ class Worker:
     name: str = "w"
     command: Sequence[str] | None = None
     cwd: Path = APPS
+    piped: bool = False
+    """Its output is a pipe, as a container's is, and not a file."""
 
     def __post_init__(self) -> None:
         self.port = free_port()
@@ -507,11 +510,20 @@ class Worker:
             "JOURNAL": str(self.journal.path),
             **self.environment,
         }
-        self.process = subprocess.Popen(
-            [*head, *common, *self.arguments],
-            cwd=self.cwd, env=environment, stdout=self.log.open("ab"), stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        with self._output() as output:
+            self.process = subprocess.Popen(
+                [*head, *common, *self.arguments],
+                cwd=self.cwd, env=environment, stdout=output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
         return self
+
+    def _output(self) -> IO[bytes]:
+        log = self.log.open("ab")
+        if not self.piped:
+            return log
+        reader = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=log)  # ends with the worker
+        assert reader.stdin is not None
+        return reader.stdin
 
     def connected(self, seconds: float = 30.0) -> Worker:
         """Ready, for stock workers too: they say so at log level INFO."""

@@ -70,6 +70,22 @@ def test_every_further_signal_is_harmless_and_one_line_counts(any_lane: Lane, st
     ), line
 
 
+def test_a_worker_whose_output_is_a_pipe_drains(any_lane: Lane, start_worker: Start) -> None:
+    """As a container's is. While every task waits, the signal's handler runs in the hub, which may wait for nothing."""
+    producer = any_lane.producer()
+    worker = start_worker(
+        any_lane.url, queues=any_lane.queue, threads=5, piped=True, environment=any_lane.environment()
+    ).ready()
+    for number in range(7):
+        producer.sleep.delay(number, 3)
+    eventually(lambda: len(worker.journal.counts("start")) == 5, "five run")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(30) == 0, worker.tail()
+    assert worker.journal.done() == 5, "what ran has finished"
+    eventually(lambda: any_lane.ready() == 2, "what had not started is back")
+    eventually(lambda: "5 finished" in worker.tail(), "it says so")
+
+
 def test_a_broker_that_does_not_answer_cannot_hold_an_idle_worker(frail_lane: Lane, start_worker: Start) -> None:
     """Stopped, not killed."""
     worker = worker_on(start_worker, frail_lane)

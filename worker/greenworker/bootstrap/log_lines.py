@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from greenworker import native
@@ -22,17 +24,29 @@ def follow_the_application(early: Iterable[str]) -> None:
     from celery import signals  # noqa: PLC0415 - not before patching
 
     def set_up(instance: Any = None, **_: Any) -> None:
+        from celery.apps import worker  # noqa: PLC0415
+
+        worker.safe_say = _say_at_once
         formatter = json_formatter([*logging.getLogger().handlers, *logging.getLogger("celery").handlers])
         if formatter is not None:
             native.shape = lambda message: formatter.format(_record(message))
             instance.quiet = True
-            from celery.apps import worker  # noqa: PLC0415
-
             worker.safe_say = lambda message, *_: native.say(str(message).strip())
         for message in early:
             native.say(message)
 
     signals.celeryd_after_setup.connect(set_up, weak=False)
+
+
+def _say_at_once(message: object, file: Any = sys.__stderr__) -> None:
+    """What Celery says in a signal handler: `celery.apps.worker.safe_say`, with the `os.write` from before patching.
+
+    Celery keeps the one that it finds when it is imported, and here that is Eventlet's, which waits until a pipe may be
+    written to. The handler may run in the hub, which waits for nobody: the worker would end without a drain.
+    """
+    if file is not None:
+        with suppress(OSError, ValueError):
+            native.write(file.fileno(), f"\n{message}\n".encode(errors="replace"))
 
 
 def json_formatter(handlers: Iterable[logging.Handler]) -> logging.Formatter | None:

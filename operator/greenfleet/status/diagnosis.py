@@ -167,8 +167,11 @@ def _container_failure(pod: _Object, container: _Object) -> StalledReason | None
             or _missing_reference(message)
             or _not_configured(container["name"], message)
         )
+    last = (container.get("lastState") or {}).get("terminated") or {}
     if reason in ("CrashLoopBackOff", "CreateContainerError", "RunContainerError"):
-        terminated = (container.get("lastState") or {}).get("terminated") or {}
+        terminated = last
+    elif _tries_again(container):
+        terminated, reason = last, "Error"
     else:
         terminated, reason = state.get("terminated") or {}, "Error"
         if not terminated.get("exitCode"):
@@ -176,8 +179,19 @@ def _container_failure(pod: _Object, container: _Object) -> StalledReason | None
     return (
         _own_words(terminated)
         or _out_of_memory(pod, container["name"], terminated)
+        or _not_executable(container, terminated.get("message") or message)
         or _crash(what, reason, terminated, message)
     )
+
+
+def _tries_again(container: _Object) -> bool:
+    """Whether a container that failed runs once more and is not ready: nothing is better yet. One that says itself
+    what has to be repaired fails again for certain; any other had an accident until it fails twice.
+    """
+    last = (container.get("lastState") or {}).get("terminated") or {}
+    if "running" not in (container.get("state") or {}) or container.get("ready") or not last.get("exitCode"):
+        return False
+    return container.get("restartCount", 0) > 1 or _own_words(last) is not None
 
 
 _OWN_IMAGE = "the operator's worker.image"
@@ -267,6 +281,28 @@ def _own_words(terminated: _Object) -> StalledReason | None:
             "WorkerMisconfigured", redacted(f"{said['field']} is {said['value']!r}: {said['reason']}: {said['fix']}")
         )
     return None
+
+
+_NOT_EXECUTED = re.compile(r'exec: "([^"]+)": (.*?)(?:: unknown)?$|executable file `([^`]+)` (not found.*)$')
+"""What runc and crun say of a program that they cannot start: its name and why."""
+
+
+def _not_executable(container: _Object, message: str) -> StalledReason | None:
+    """Of a worker whose command's first program cannot be started: the wrapper, or Python itself."""
+    match = _NOT_EXECUTED.search(message[:_LONGEST_TEXT].strip())
+    if match is None or container["name"] != WORKER_CONTAINER:
+        return None
+    program, why = match[1] or match[3], _stable(match[2] or match[4])
+    field = "worker.python" if program.rpartition("/")[2].startswith(("python", "pypy")) else "worker.wrapper"
+    fix = (
+        "make it executable in the image (chmod +x)"
+        if "permission denied" in why
+        else "give its path in the image, or put it there"
+    )
+    return StalledReason(
+        "WorkerMisconfigured",
+        f"{field} is {program!r}: the image {container.get('image', '')!r} cannot start it ({why}): {fix}",
+    )
 
 
 def _out_of_memory(pod: _Object, container: str, terminated: _Object) -> StalledReason | None:

@@ -71,6 +71,14 @@ def crashed(*, message: str = "", exit_code: int = 1, reason: str = "Error", con
     return {"metadata": {"name": "feeds-abc"}, "status": {"containerStatuses": [status]}}
 
 
+def running_again(*, restarts: int = 1, message: str = "", exit_code: int = 1, ready: bool = False) -> Object:
+    """A pod whose worker ended and was started again."""
+    pod = crashed(message=message, exit_code=exit_code)
+    status = pod["status"]["containerStatuses"][0]
+    status.update(state={"running": {"startedAt": "2026-01-01T00:00:00Z"}}, ready=ready, restartCount=restarts)
+    return pod
+
+
 def leaves(schema: Object, path: str = "") -> Iterator[tuple[str, Object]]:
     """Every field of a structural schema with its path, parents included."""
     for name, child in (schema.get("properties") or {}).items():

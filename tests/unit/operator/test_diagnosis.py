@@ -13,7 +13,7 @@ from greenfleet.manifests.worker import fleet_deployment
 from greenfleet.redaction import redacted
 from greenfleet.status.diagnosis import GRACE_SECONDS, capacity_shortage, nothing_runs, pod_failure
 from greenfleet.status.times import rfc3339
-from tests.unit.operator.objects import Object, crashed, pool, waiting
+from tests.unit.operator.objects import Object, crashed, pool, running_again, waiting
 
 SECRET = "hunter2"
 
@@ -434,3 +434,69 @@ def test_last_words_that_are_made_to_confuse_are_shown_as_text(message: str) -> 
     found = pod_failure([crashed(message=message)])
     assert found is not None
     assert found.reason == "ContainerFails"
+
+
+OWN_WORDS = json.dumps({"field": "app", "value": "proj", "reason": "no module named proj", "fix": "correct spec.app"})
+
+
+def test_a_worker_that_says_what_to_repair_is_no_better_while_it_tries_again() -> None:
+    """Otherwise the condition changes at each restart, and an alert or `kubectl wait` with it."""
+    before, again = pod_failure([crashed(message=OWN_WORDS)]), pod_failure([running_again(message=OWN_WORDS)])
+    assert before is not None
+    assert again == before
+
+
+def test_a_worker_that_failed_twice_is_no_better_until_it_is_ready() -> None:
+    found = pod_failure([running_again(restarts=2, message="Traceback")])
+    assert found is not None
+    assert found.reason == "ContainerFails"
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        running_again(restarts=1, message="killed"),
+        running_again(restarts=9, ready=True, message=OWN_WORDS),
+        running_again(restarts=9, exit_code=0),
+    ],
+    ids=["one accident", "ready again", "recycled"],
+)
+def test_a_worker_that_starts_again_after_an_accident_a_repair_or_its_age_needs_nobody(pod: Object) -> None:
+    assert pod_failure([pod]) is None
+
+
+RUNC = "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed: "
+
+
+@pytest.mark.parametrize(
+    ("message", "field", "says", "fix"),
+    [
+        (f'{RUNC}exec: "/entrypoint.sh": stat /entrypoint.sh: no such file or directory: unknown',
+         "worker.wrapper is '/entrypoint.sh'", "no such file", "give its path"),
+        (f'{RUNC}exec: "ddtrace-run": executable file not found in $PATH: unknown',
+         "worker.wrapper is 'ddtrace-run'", "not found in $PATH", "give its path"),
+        (f'{RUNC}exec: "/srv/run": permission denied: unknown',
+         "worker.wrapper is '/srv/run'", "permission denied", "chmod +x"),
+        (f'{RUNC}exec: "/opt/venv/bin/python3.12": stat /opt/venv/bin/python3.12: no such file or directory: unknown',
+         "worker.python is '/opt/venv/bin/python3.12'", "no such file", "give its path"),
+        ("container create failed: executable file `tini` not found in $PATH: No such file or directory",
+         "worker.wrapper is 'tini'", "not found in $PATH", "give its path"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("held_back", [True, False])
+def test_a_wrapper_that_cannot_be_started_is_named_with_its_field(
+    message: str, field: str, says: str, fix: str, held_back: bool
+) -> None:
+    pod = (
+        crashed(message=message, exit_code=128, reason="StartError")
+        if held_back
+        else waiting("RunContainerError", message)
+    )
+    found = pod_failure([pod])
+    assert found is not None
+    assert found.reason == "WorkerMisconfigured"
+    assert found.message.startswith(field)
+    assert says in found.message
+    assert fix in found.message
+    assert "runc" not in found.message
+    assert "proj:1.4" in found.message

@@ -48,6 +48,8 @@ SHOWN = ("celery", "kombu", "redis", "eventlet", "greenlet", "amqp")
 
 INTRODUCTION = """\
 Each Celery is tested with the kombu of the same number and a redis-py that both accept.
+Pin kombu and redis-py in your image as well: `pip install "celery[redis]==5.4.0"` alone takes the newest kombu, which
+may refuse the redis-py beside it.
 With the oldest Celery, kombu, redis-py and Eventlet are the oldest that the worker accepts.
 An image with something older, or without it, is refused at the start: the condition `Stalled` names what was found and
 what is needed.

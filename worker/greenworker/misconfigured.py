@@ -71,6 +71,9 @@ def require(module: str, reason: str, fix: str) -> None:
     try:
         import_module(module)
     except ImportError as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and missing.partition(".")[0] != module.partition(".")[0]:
+            fix = f"add {missing.partition('.')[0]} to the image's requirements: {module} needs it"
         raise MisconfiguredError("image", f"module {module} does not import: {error}", reason, fix) from error
 
 

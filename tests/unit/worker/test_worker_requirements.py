@@ -17,7 +17,7 @@ from greenworker.bootstrap import launch, settings
 from greenworker.bootstrap.requirements import CELERIES, OLDEST, check_versions
 from greenworker.brokers.redis.results import PatientConsumer
 from greenworker.brokers.url import needs_redis
-from greenworker.misconfigured import MisconfiguredError
+from greenworker.misconfigured import MisconfiguredError, require
 
 REDIS = "redis://redis:6379/0"
 ENOUGH = {name: f"{oldest[0]}.{oldest[1]}.0" for name, oldest in OLDEST.items()}
@@ -43,6 +43,28 @@ def test_found_and_needed_are_named(package: str, found: str | None) -> None:
     assert f"{needed} is needed" in error.reason, "a sentence, whatever the reason is"
     assert needed in error.fix
     assert "pip install '{}>={}.{}'".format(package, *OLDEST[package]) in error.fix, "redis is no server here"
+
+
+def test_a_redis_py_that_the_kombu_of_the_image_refuses_is_named_before_it_connects() -> None:
+    """What `pip install celery[redis]==5.4.0` and an older pin of redis-py give."""
+    found = {**ENOUGH, "celery": "5.4.0", "kombu": "5.7.0", "redis": "5.3.1"}
+    with pytest.raises(MisconfiguredError, match=r"kombu 5\.7\.0 needs redis 6\.1 or newer") as caught:
+        check_versions(found.get, "eventlet", REDIS)
+    assert (caught.value.field, caught.value.value) == ("image", "redis 5.3.1")
+    assert "kombu that has Celery's number" in caught.value.fix
+    for good in ({"redis": "6.1.0"}, {"kombu": "5.4.2"}, {"kombu": "unknown"}, {"redis": "unknown"}):
+        check_versions({**found, **good}.get, "eventlet", REDIS)
+    check_versions(found.get, "eventlet", "amqp://rabbit//")
+
+
+def test_a_module_that_another_one_misses_is_the_one_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "needy.py").write_text("import not_there_at_all.inner\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MisconfiguredError, match="needy does not import") as caught:
+        require("needy", "for a test", "install needy")
+    assert caught.value.fix == "add not_there_at_all to the image's requirements: needy needs it"
 
 
 def test_only_what_is_used_is_needed() -> None:

@@ -22,6 +22,11 @@ OLDEST = {"celery": (5, 3), "kombu": (5, 3), "eventlet": (0, 40), "redis": (4, 5
 together.
 """
 
+KOMBU_NEEDS_REDIS = ((5, 7), (6, 1))
+"""A kombu, and the redis-py that it and newer ones ask for when they connect (kombu 5.7, `transport/redis.py`). pip
+installs another pair if only Celery is pinned.
+"""
+
 _REASONS = {
     "celery": "the worker is a Celery worker",
     "kombu": "Celery speaks to the broker through it",
@@ -46,8 +51,29 @@ def check_versions(
         wanted.append("redis")
     for package in wanted:
         check_version(version_of, package, _REASONS[package])
+    if needs_redis(broker_url):
+        _check_pair(version_of)
     if needs_redis(result_backend):
         check_version(version_of, "redis", RESULTS_ON_REDIS)
+
+
+def _check_pair(version_of: Callable[[str], str | None]) -> None:
+    """Raises `MisconfiguredError` for a redis-py that the installed kombu refuses."""
+    kombu, redis = version_of("kombu") or "", version_of("redis") or ""
+    asks, needed = KOMBU_NEEDS_REDIS
+    has = _numbers(kombu)
+    if has is not None and has >= asks and (_numbers(redis) or needed) < needed:
+        needs = f"redis {needed[0]}.{needed[1]} or newer"
+        raise MisconfiguredError(
+            "image", f"redis {redis}", f"the broker is Redis, and kombu {kombu} needs {needs}",
+            f"install {needs} in the image, or the kombu that has Celery's number",
+        )  # fmt: skip
+
+
+def _numbers(version: str) -> tuple[int, int] | None:
+    """Major and minor, None where it has none."""
+    parts = re.match(r"(\d+)\.(\d+)", version)
+    return None if parts is None else (int(parts[1]), int(parts[2]))
 
 
 def check_version(version_of: Callable[[str], str | None], package: str, reason: str) -> None:
@@ -55,8 +81,7 @@ def check_version(version_of: Callable[[str], str | None], package: str, reason:
     found = version_of(package)
     oldest = OLDEST[package]
     needed = f"{package} {oldest[0]}.{oldest[1]} or newer"
-    parts = re.match(r"(\d+)\.(\d+)", found or "")
-    if found is None or (parts is not None and (int(parts[1]), int(parts[2])) < oldest):
+    if found is None or (_numbers(found) or oldest) < oldest:
         raise MisconfiguredError(
             "image", f"{package} {found}" if found else f"no {package}", f"{reason}, and {needed} is needed",
             f"install {needed} in the image for {sys.executable} (pip install '{package}>={oldest[0]}.{oldest[1]}'), "

@@ -141,7 +141,8 @@ class Reconciler:
                     return None
                 waits |= not applied
             elif child.kind == "ConfigMap":
-                await self._apply_config(record.reconciliation, child)
+                if not await self._apply_config(record, pool, child):
+                    return None
             else:
                 await self._applier.apply(child)
         return waits
@@ -210,20 +211,48 @@ class Reconciler:
             raise ConflictError("its ConfigMap is not known")
         child = pool_config_child(pool, record.routes(time.time()))
         child.manifest["metadata"]["uid"] = state.config_uid
-        await self._apply_config(state, child)
+        await self._apply_config(record, pool, child)
 
-    async def _apply_config(self, state: Reconciliation, child: Child) -> None:
+    async def _apply_config(self, record: Record, pool: GreenWorkerPool, child: Child) -> bool:
         """Applies the reconciler's part of the ConfigMap; the answer shows whether the autoscaler's part is still
-        there.
+        there. False if the pool goes.
+
+        Applied to one version only: that of the last apply, or one that was there before the API server said that the
+        pool stays. A younger one may lack its owner because the collector has taken it off (`--cascade=orphan`).
         """
-        try:
-            found = await self._applier.apply(child)
-        except ConflictError:
-            state.config_uid = None  # it was deleted; the next reconciliation looks whose the one is that is there now
-            raise
-        state.config_applied_at = time.monotonic()
-        state.config_uid = found["metadata"]["uid"]
-        state.config_threads = (state.config_applied_at, (found.get("data") or {}).get("threads"))
+        state, metadata = record.reconciliation, child.manifest["metadata"]
+        for _ in range(_ATTEMPTS):
+            if "uid" in metadata:
+                metadata["resourceVersion"] = state.config_version or await self._config_version(state, child)
+                if state.config_version is None:
+                    state.drifted = True
+                    if await self._is_deleting(record, pool):
+                        return False
+            try:
+                found = await self._applier.apply(child)
+            except ConflictError:
+                self._forget_config(state, uid="uid" not in metadata)
+                if "uid" not in metadata:
+                    raise
+                continue
+            state.config_applied_at = time.monotonic()
+            state.config_uid, state.config_version = found["metadata"]["uid"], found["metadata"]["resourceVersion"]
+            state.config_threads = (state.config_applied_at, (found.get("data") or {}).get("threads"))
+            return True
+        raise ConflictError(f"the ConfigMap {child.name} changes faster than it can be read")
+
+    async def _config_version(self, state: Reconciliation, child: Child) -> str:
+        found = await self._client.peek(paths.of(child.manifest))
+        if found is None or found["metadata"]["uid"] != child.manifest["metadata"]["uid"]:
+            self._forget_config(state, uid=True)  # the next reconciliation looks whose the one is that is there now
+            raise ConflictError(f"the ConfigMap {child.name} was deleted")
+        return str(found["metadata"]["resourceVersion"])
+
+    @staticmethod
+    def _forget_config(state: Reconciliation, *, uid: bool) -> None:
+        state.config_version = None
+        if uid:
+            state.config_uid = None
 
     async def config_uid(self, record: Record, pool: GreenWorkerPool) -> str | None:
         """Of the pool's own ConfigMap, None where it has none. After a restart it is asked for: it may be long until
@@ -238,7 +267,7 @@ class Reconciler:
 
     def config_is_gone(self, record: Record) -> None:
         """A write has found another ConfigMap than the pool's, or none."""
-        record.reconciliation.config_uid = None
+        self._forget_config(record.reconciliation, uid=True)
 
     async def _apply_fleet(self, record: Record, pool: GreenWorkerPool, child: Child) -> bool | None:
         """Applies a fleet's Deployment. False if it has to wait until another fleet has taken an upgraded operator's

@@ -53,6 +53,8 @@ class Reconciliation:
     """A child changed since the last reconciliation, by somebody else's hand or our own."""
     config_uid: str | None = None
     """Of the pool's ConfigMap, which nobody watches, as the last apply found it."""
+    config_version: str | None = None
+    """Its resourceVersion after that apply: of a version that has its owner."""
     config_applied_at: float = float("-inf")
     """Monotonic time at which the ConfigMap was last applied."""
     config_threads: tuple[float, str | None] | None = None

@@ -44,11 +44,18 @@ def children(shop: Namespace, pool: str) -> dict[str, str]:
 
 
 def reconcile_as_remembered(
-    shop: Namespace, body: Object, meanwhile: Callable[[], object] | None = None, *, looks: bool = False
+    shop: Namespace,
+    body: Object,
+    meanwhile: Callable[[], object] | None = None,
+    *,
+    looks: bool = False,
+    before_resync: Callable[[], object] | None = None,
+    once_asked: Callable[[], object] | None = None,
 ) -> None:
     """What an operator does that starts now and has been told of this pool as it was. *meanwhile* happens after its
     first write, and it goes on when it has seen a child change. *looks*: the scaling loop looks at the pool each time
-    a child changes.
+    a child changes. *before_resync* happens between the reconciliation and the next resync of the ConfigMap,
+    *once_asked* when that resync has heard from the API server that the pool stays.
     """
 
     async def run() -> None:
@@ -87,6 +94,19 @@ def reconcile_as_remembered(
 
                 client.apply = apply_first  # type: ignore[method-assign]
             await reconciler.reconcile_pool(record)
+            if before_resync is not None:
+                await asyncio.to_thread(before_resync)
+                get = client.get
+
+                async def get_first(path: str, *arguments: Any, **options: Any) -> Object:
+                    found = await get(path, *arguments, **options)
+                    if once_asked is not None and path.endswith("/greenworkerpools"):
+                        client.get = get  # type: ignore[method-assign]
+                        await asyncio.to_thread(once_asked)
+                    return found
+
+                client.get = get_first  # type: ignore[method-assign]
+                await reconciler.repair_config(record)
         finally:
             for task in watching:
                 task.cancel()
@@ -123,6 +143,42 @@ def test_a_pool_that_goes_while_it_is_reconciled_gets_back_no_owner(world: World
 
     reconcile_as_remembered(shop, body, leave)
     assert children(shop, "leaves") == {kind: f"{uid.removesuffix('None')}None" for kind, uid in uids.items()}
+
+
+@pytest.mark.parametrize("when", ["before the resync", "once it has asked"])
+def test_a_resync_of_the_config_map_of_a_pool_that_goes_puts_no_owner_back(world: World, when: str) -> None:
+    """Nobody watches ConfigMaps, and the operator has not been told yet that the pool goes."""
+    shop, name = world.namespace, f"resynced-{when.split(maxsplit=1)[0]}"
+    body: Any = shop.apply_pool(name, network=EGRESS, replicas={"min": 1})
+
+    def leave() -> None:
+        shop.api.delete(shop.path("greenworkerpools", name), propagationPolicy="Orphan")
+        eventually(lambda: shop.find("greenworkerpools", name) is None, "the pool is gone", 60)
+
+    def change() -> None:
+        shop.api.merge(shop.path("configmaps", f"{name}-greenfleet"), {"data": {"mine": "1"}})
+
+    if when == "before the resync":
+        reconcile_as_remembered(shop, body, before_resync=leave)
+    else:
+        reconcile_as_remembered(shop, body, before_resync=change, once_asked=leave)
+    assert {kind for kind, one in children(shop, name).items() if not one.endswith("None")} == set()
+    assert "configmaps" in children(shop, name)
+
+
+def test_a_resync_of_the_config_map_of_a_pool_that_stays_puts_its_owner_back(world: World) -> None:
+    shop = world.namespace
+    body: Any = shop.apply_pool("kept", network=EGRESS, replicas={"min": 1})
+    reconcile_as_remembered(shop, body)
+    whole = children(shop, "kept")
+
+    def lose() -> None:
+        shop.api.merge(shop.path("configmaps", "kept-greenfleet"), {"metadata": {"ownerReferences": None}})
+        assert children(shop, "kept") != whole
+
+    reconcile_as_remembered(shop, body, before_resync=lose)
+    assert children(shop, "kept") == whole
+    shop.delete_pool("kept", wait=False)
 
 
 @pytest.mark.parametrize("missing", ["configmaps", "networkpolicies", "deployments", "poddisruptionbudgets"])

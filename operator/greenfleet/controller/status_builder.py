@@ -370,6 +370,12 @@ _RISKS: Mapping[str, tuple[str, str]] = {
         "Workers hold messages that no other worker can take: lower worker.prefetchMultiplier, or the app's own "
         "prefetch setting.",
     ),
+    "results": (
+        "ResultsNotStored",
+        "Results of tasks cannot be stored, and their callers wait: spec.resultBackend, or what the app itself sets "
+        "where the pool has none, does not answer or refuses: correct it, or give the app in worker.env what it reads "
+        "from its environment. The workers' log has the address and the error.",
+    ),
     "visibility_timeout": (
         "VisibilityTimeout",
         "Tasks or ETAs exceed Redis' visibility_timeout, and run twice wherever a worker does not renew it: raise "

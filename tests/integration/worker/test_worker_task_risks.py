@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.worker.harness import RabbitMQ, Redis, Worker, eventually
+from tests.integration.worker.harness import RabbitMQ, Redis, Worker, eventually, free_port
 
 Start = Callable[..., Worker]
 RISK = "greenworker_task_risk"
@@ -45,6 +45,24 @@ def test_warns_beyond_the_consumer_timeout_and_of_hoards_and_of_lost_acknowledge
     rabbit_server.close_connections()
     eventually(lambda: worker.metric("greenworker_acks_failed_total") > 0, "running tasks lost their channel", 30)
     eventually(lambda: worker.metric(RISK, reason="acks") == 1, "and it says so", 20)
+    worker.signal(signal.SIGKILL)
+
+
+def test_warns_of_a_result_backend_that_does_not_answer(
+    redis_broker: Redis, start_worker: Start, client_app: Any
+) -> None:
+    """What an app sets whose environment was forgotten: localhost."""
+    tasks = client_app(redis_broker.url)
+    conf = repr({"task_ignore_result": False, "result_backend": f"redis://localhost:{free_port()}/0"})
+    worker = start_worker(redis_broker.url, environment={"APP_CONF": conf}).ready()
+    tasks.noop.apply_async((1,), ignore_result=True)
+    eventually(
+        lambda: worker.metric("greenworker_tasks_finished_total", state="SUCCESS") == 1, "its result is ignored", 20
+    )
+    assert worker.metric(RISK, reason="results") == 0
+    tasks.noop.delay(2)
+    eventually(lambda: worker.metric(RISK, reason="results") == 1, "a result is not stored", 40)
+    assert worker.tail(200).count("results cannot be stored") == 1, "said once"
     worker.signal(signal.SIGKILL)
 
 

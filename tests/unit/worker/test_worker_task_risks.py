@@ -13,7 +13,7 @@ from celery import Celery
 from greenworker.brokers.factory import kind_of
 from greenworker.environment import Environment
 from greenworker.misconfigured import MisconfiguredError
-from greenworker.monitoring import task_risks
+from greenworker.monitoring import result_stores, task_risks
 from greenworker.monitoring.metrics import Registry
 from greenworker.monitoring.task_risks import AckTimeout, TaskRisks, acknowledge, check_tasks
 
@@ -172,6 +172,37 @@ def test_a_worker_whose_threads_are_all_busy_and_finish_nothing_says_so(
     now[0] += task_risks.MEMORY_SECONDS + 1
     found.check(stuck, 0, 2, 8)
     assert shown(found) == set(), "it goes on"
+
+
+def test_results_that_wait_for_their_backend_or_were_given_up_are_said_and_others_are_not(
+    said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(result_stores, "monotonic", lambda: now[0])
+    found = on_redis(3600)
+
+    def store(state: str, seconds: float = 0.0) -> str:
+        now[0] += seconds
+        found.check([], 0, 10)
+        if state == "lost":
+            raise OSError(state)
+        return state
+
+    watched = found.result_stores.watched(store)
+    assert watched("kept", seconds=9.0) == "kept"
+    assert shown(found) == set()
+    with pytest.raises(OSError, match="lost"):
+        watched("lost")
+    found.check([], 0, 10)
+    assert ("results", "") in shown(found)
+    assert "1 were given up" in said[0]
+    monkeypatch.setattr(task_risks, "MEMORY_SECONDS", -1.0)
+    found.check([], 0, 10)
+    assert shown(found) == set(), "what was said is not said again"
+    monkeypatch.undo()
+    monkeypatch.setattr(result_stores, "monotonic", lambda: now[0])
+    watched("slow", seconds=11.0)
+    assert ("results", "") in shown(found)
 
 
 def test_a_hub_that_waits_for_a_cpu_most_of_the_time_says_so_and_a_slow_start_does_not(

@@ -121,6 +121,7 @@ def _prepare(environment: Environment, listener: native.Socket, arguments: Argum
     log_lines.follow_the_application(warnings)
     broker.merge_options(app, environment, master_name)
     settings.own_result_backends(app)
+    runtime.task_risks.result_stores.watch()
     request.install(app)
     if environment.remote_control == "Disabled":
         app.conf.worker_enable_remote_control = False

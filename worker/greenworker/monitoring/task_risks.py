@@ -13,6 +13,7 @@ from time import monotonic, time
 from typing import Any
 
 from greenworker.monitoring.metrics import OTHER, CounterFunction, GaugeSet, Registry, legible
+from greenworker.monitoring.result_stores import SLOW_SECONDS, ResultStores
 from greenworker.native import say
 
 CHECK_SECONDS = 5.0
@@ -32,6 +33,7 @@ ACK_TIMED_OUT = "delivery acknowledgement"
 PREFORK = "prefork"
 DELIVERY_LIMIT = "delivery_limit"
 NO_PROGRESS = "no_progress"
+RESULTS = "results"
 CPU = "cpu"
 
 NO_PROGRESS_SECONDS = 300.0
@@ -62,6 +64,8 @@ class TaskRisks:
         self.ack_timeout: AckTimeout | None = None
         self.acks_failed = 0
         self.store_failures: Callable[[], int] = lambda: 0
+        self.result_stores = ResultStores()
+        self._results_failed = 0
         self._acks_seen = 0
         self._hoarding = False
         self._finished = 0
@@ -130,6 +134,7 @@ class TaskRisks:
                 if request.time_start and request.task.acks_late and now - request.time_start > ack_timeout.seconds:
                     self._too_long(ack_timeout, request.name, f"has run for {now - request.time_start:.0f} s")
         self._check_prefetch(reserved, threads)
+        self._check_results()
         failures = self.failures()
         if failures > self._acks_seen:
             self._acks_seen = failures
@@ -152,6 +157,19 @@ class TaskRisks:
                 "lower worker.prefetchMultiplier (1 holds none back) or the app's own prefetch setting",
             )  # fmt: skip
         self._hoarding = hoarding
+
+    def _check_results(self) -> None:
+        """Results that cannot be stored hold their green threads, and are lost in the end."""
+        stores = self.result_stores
+        if stores.failed > self._results_failed or stores.slowest_seconds() > SLOW_SECONDS:
+            self._results_failed = stores.failed
+            self.found(
+                RESULTS, "",
+                f"results cannot be stored: one has been on its way for {stores.slowest_seconds():.0f} s, and "
+                f"{stores.failed} were given up: look at the result backend in the lines above; it is "
+                "spec.resultBackend of the pool, or else what the app sets, for which worker.env has to bring the "
+                "environment",
+            )  # fmt: skip
 
     def _check_progress(self, running: Sequence[Any], threads: int, finished: int) -> None:
         """A worker that looks well, holds a task on every thread, and finishes none."""

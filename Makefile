@@ -73,11 +73,17 @@ test-kind: ## the README's two commands on a new kind cluster, with the images o
 
 .PHONY: test-faults
 test-faults: venv packages ## every kind of fault once, on Redis and on quorum queues: nothing lost (4 min; SEED=… repeats a run)
-	$(PYTEST) -s -m 'not slow' tests/faults tests/unit/faults --ignore tests/faults/operator
+	$(PYTEST) -s -m 'not slow' tests/faults tests/unit/faults --ignore tests/faults/operator --ignore tests/faults/cluster
 
 .PHONY: faults
 faults: venv packages ## the same for hours, on all brokers (HOURS=1 SEED=1); the last line is one JSON object
 	$(BIN)/python -m tests.faults.long --hours $(or $(HOURS),1) --seed $(or $(SEED),1)
+
+.PHONY: faults-cluster
+faults-cluster: venv packages cluster ## evictions, drains, kills, a lost API server on the cluster, on Redis, then on a quorum queue (SEED=1; 20 min); one JSON object each
+	failed=0; for broker in redis quorum; do \
+	  $(BIN)/python -m tests.faults.cluster.run --broker $$broker --seed $(or $(SEED),1) $(ARGS) || failed=1; \
+	done; exit $$failed
 
 .PHONY: faults-operator
 faults-operator: venv packages ## 500 crash points, stale state and 1,000 wrong specs for the operator (SEED=1; 1 h); the last line is one JSON object

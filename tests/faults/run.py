@@ -25,11 +25,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, Protocol
 
 from tests.faults.again import History, as_line
 from tests.faults.fleet import Fleet
-from tests.faults.history import CONSUMES_SECONDS, Event, Sent, Verdict, parse
+from tests.faults.history import CONSUMES_SECONDS, Event, Process, Sent, Verdict, parse
 from tests.faults.nemesis import Nemesis
 from tests.faults.whereabouts import depths, messages, state, tell
 from tests.faults.workload import LONG_SECONDS, Workload
@@ -97,13 +97,13 @@ def run(
         workload.start()
         sleep(2.0)
         nemesis.run(rounds if not seconds else 1_000_000, monotonic() + seconds if seconds else float("inf"))
-        _until_all_consume(fleet)
+        until_all_consume(fleet)
         workload.stop()
         sent = list(workload.sent.values())
         due = monotonic() + QUIET_SECONDS
-        overdue = _until_quiet(fleet, sent, due)
+        overdue = until_quiet(fleet, sent, due)
         known = _overview(fleet, server) if overdue else []
-        _until_quiet(fleet, sent, due + LATE_SECONDS)
+        until_quiet(fleet, sent, due + LATE_SECONDS)
         events = parse(fleet.done_file.read_text().splitlines())
         history = History(
             broker, seed, sent, nemesis.finish(events), due,
@@ -195,7 +195,18 @@ def restart(nodes: Sequence[RabbitMQ]) -> None:
         list(threads.map(RabbitMQ.start, nodes))
 
 
-def _until_all_consume(fleet: Fleet) -> None:
+class Workers(Protocol):
+    """Of a fleet: the log that its tasks write, and all processes that there were so far."""
+
+    @property
+    def done_file(self) -> Path:
+        """One line for each event: `fault_app.note`."""
+
+    def records(self) -> list[Process]:
+        """Those that live and those that have ended."""
+
+
+def until_all_consume(fleet: Workers) -> None:
     """Until each worker has begun a task since now, or since its own start, or has had its time for that. There is work
     for them meanwhile.
     """
@@ -213,7 +224,7 @@ def _until_all_consume(fleet: Fleet) -> None:
         sleep(0.5)
 
 
-def _until_quiet(fleet: Fleet, sent: list[Sent], deadline: float) -> set[str]:
+def until_quiet(fleet: Workers, sent: list[Sent], deadline: float) -> set[str]:
     """Until all that is owed is done and nothing more ends, or the time (monotonic) is over; what is owed then."""
     owed = {one.identity for one in sent if one.confirmed_at is not None and one.kind != "early"}
     quiet_since, size = monotonic(), -1

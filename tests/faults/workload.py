@@ -9,6 +9,7 @@ import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from time import monotonic
 from typing import Any
 
@@ -55,10 +56,15 @@ class Workload:
         self._journal = journal.open("a")
         self._stop = threading.Event()
         self._number = 0
+        self._rush: SimpleQueue[tuple[int, float]] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="workload", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+
+    def rush(self, count: int, seconds: float) -> None:
+        """So many I/O tasks more, each of *seconds*, all at once."""
+        self._rush.put((count, seconds))
 
     def stop(self) -> None:
         """As often as one likes."""
@@ -70,6 +76,10 @@ class Workload:
     def _run(self) -> None:
         due = monotonic()
         while not self._stop.is_set():
+            while not self._rush.empty():
+                count, seconds = self._rush.get()
+                for _ in range(count):
+                    self._one("rush", "io", seconds)
             kind = self._rng.choices(list(self._kinds), list(self._kinds.values()))[0]
             self._send(kind)
             due = max(due + self._pause, monotonic() - 1.0)  # what a fault held up is caught up with for a second

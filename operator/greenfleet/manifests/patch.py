@@ -34,8 +34,8 @@ _MERGE_KEYS: Mapping[_Path, str] = {
 }
 """The merge keys of Kubernetes' pod template (k8s.io/api/core/v1), by the path below `spec`."""
 
-_PARTS_OF_A_KEY = frozenset({"containerPort", "topologyKey"})
-"""Merge keys that two entries may share: Kubernetes looks at `protocol` and `whenUnsatisfiable` too."""
+_PARTS_OF_A_KEY = {"containerPort": "protocol", "topologyKey": "whenUnsatisfiable"}
+"""Merge keys that two entries may share, and what tells these apart."""
 
 _OWN_LABELS = frozenset(f"app.kubernetes.io/{name}" for name in ("name", "instance", "component", "managed-by"))
 """Labels that Greenfleet sets, beside those that begin with its own prefix."""
@@ -229,7 +229,16 @@ def _merged(base: Any, patch: Any, path: _Path) -> Any:
 
 
 def _merged_list(base: list[Any], patch: list[Any], key: str, path: _Path) -> list[Any]:
-    changes = {one[key]: one for one in patch}
-    known = {one[key] for one in base}
-    kept = [_merged(one, changes[one[key]], path) if one[key] in changes else one for one in base]
-    return [*kept, *(one for one in patch if one[key] not in known)]
+    """Each entry of *patch* changes the first of *base* that it means, or is one more."""
+    more, kept = list(patch), []
+    for one in base:
+        change = next((each for each in more if _means(each, one, key)), None)
+        if change is not None:
+            more.remove(change)
+        kept.append(one if change is None else _merged(one, change, path))
+    return [*kept, *more]
+
+
+def _means(change: Mapping[str, Any], one: Mapping[str, Any], key: str) -> bool:
+    other = _PARTS_OF_A_KEY.get(key)
+    return bool(change[key] == one[key] and (other is None or change.get(other, one.get(other)) == one.get(other)))

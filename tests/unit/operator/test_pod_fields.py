@@ -410,6 +410,22 @@ def test_entries_that_share_a_part_of_their_key_are_told_apart() -> None:
     assert found == sidecar
 
 
+def test_a_patch_of_two_constraints_where_the_pod_has_one_of_them_loses_neither() -> None:
+    own = {"topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "maxSkew": 1}
+    strict = {"topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "maxSkew": 2}
+    lax = {"topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway", "maxSkew": 1}
+    worker: Object = {
+        "topologySpreadConstraints": [own],
+        "podTemplatePatch": {"spec": {"topologySpreadConstraints": [lax, strict]}},
+    }
+    found = templates(pool(worker=worker), defaults=PodDefaults(allow_patch=True))["eventlet"]
+    spread = found["spec"]["topologySpreadConstraints"]
+    assert [(one["whenUnsatisfiable"], one["maxSkew"]) for one in spread] == [
+        ("DoNotSchedule", 2),
+        ("ScheduleAnyway", 1),
+    ]
+
+
 def test_a_patch_that_is_too_deep_to_be_looked_through_is_refused_and_holds_nobody_up() -> None:
     patch: Object = {}
     for _ in range(10_000):

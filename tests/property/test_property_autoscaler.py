@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from greenfleet.autoscaling import decide
 from greenfleet.autoscaling.constraints.limits import held_by_leaving
 from greenfleet.autoscaling.model import DecisionReason, Learned, Mode, ScalingSpec
-from tests.property.world import FAULTS, TICK, World, restarted_containers, without_workers
+from tests.property.world import FAULTS, TICK, World, nearly_full, restarted_containers, without_workers
 
 SETTLED_TICKS = 260
 """The longest cooldown (300 s), every window, and what a burst of 3,000 takes."""
 THREADS_WINDOW_TICKS = 40
 """A little more than the minute that green threads take to fall."""
+
+MEMORY_TICKS = 100
+"""From 400 green threads to one, by a third every ten seconds."""
 
 faults = st.sampled_from([None] * 12 + [*FAULTS, without_workers, restarted_containers])
 
@@ -196,6 +199,18 @@ def test_the_same_arguments_give_the_same_decision(world: World, trace: list) ->
         world.tick(rate, burst, fault)
     sample = world.sample()
     assert decide(world.spec, world.state, sample, world.now) == decide(world.spec, world.state, sample, world.now)
+
+
+@given(worlds(), traces)
+def test_full_memory_takes_green_threads_down_to_the_least(world: World, trace: list) -> None:
+    """A worker beyond its memory limit is killed with all that it runs."""
+    world.spec = replace(world.spec, memory_limit_bytes=1e9)
+    for rate, burst, fault in trace:
+        world.tick(rate, burst, fault)
+    for _ in range(MEMORY_TICKS):
+        world.tick(5.0, 500.0, nearly_full)
+    assume(any(pod.ready_at is not None for pod in world.pods))
+    assert world.threads <= world.spec.threads_min
 
 
 @given(worlds(), traces)

@@ -248,3 +248,8 @@ def restarted_containers(sample: Sample, now: float) -> Sample:
             for worker in sample.workers
         ),
     )
+
+
+def nearly_full(sample: Sample, now: float) -> Sample:
+    """Not a lie either: every worker is near the limit of 1 GB."""
+    return replace(sample, workers=tuple(replace(worker, memory_bytes=9.5e8) for worker in sample.workers))

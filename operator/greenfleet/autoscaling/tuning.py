@@ -26,7 +26,6 @@ PARTS: Mapping[str, str] = {
     "raised-limit": "Raises the green threads where all are taken and the core idles while messages wait.",
     "running-tasks": "Until a task has ended, run time is at least what the tasks that run took so far.",
     "falling-rate": "Sees within twelve seconds that the arrival rate has fallen.",
-    "capped-intervals": "Keeps a burst out of the arrival rate: no interval counts for more than chance explains.",
     "memory": "Lowers the green threads before the memory of a worker is full.",
 }
 """Name and purpose of every part that can be switched off. The user's own limits cannot."""
@@ -65,7 +64,7 @@ class Tuning:
     rate_least_seconds: float = 12.0
     """The rate is divided by no less, and a fall shows in so long: 3 messages in the first second are no rate."""
     deviations: float = 2.0
-    """Standard deviations of a Poisson count that chance explains (2.3 % beyond); twice as many make a burst."""
+    """Standard deviations of a Poisson count that chance explains (2.3 % beyond)."""
     half_life_seconds: float = 15.0
     """Of run time and CPU per task: a change shows within a minute, the noise of a scrape does not."""
     throughput_half_life_seconds: float = 4.0

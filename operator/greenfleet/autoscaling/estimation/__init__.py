@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from ..model import Learned, Sample, ScalingSpec, WorkerSample
 from ..tuning import Tuning
 from ..validation import Observation
-from .arrivals import Arrivals
+from .arrivals import Arrival, Arrivals
 from .concurrency_limit import ConcurrencyLimit, capacity
 from .counters import CounterDelta, subtract
 from .downstream import Downstream
@@ -55,8 +55,9 @@ class Estimates:
             return self, CounterDelta()
         delta, workers = subtract(self.workers, observation, sample.pods, self.since, self.seen_at)
         delta = replace(delta, unstarted_before=self.unstarted)
-        balance, scrape = delta.started + observation.unstarted - self.unstarted, spec.scrape_interval_seconds
-        arrivals = self.arrivals.update(self.seen_at, observation.at, balance, observation.unstarted, scrape, tuning)
+        since, scrape = observation.at if self.seen_at is None else self.seen_at, spec.scrape_interval_seconds
+        arrival = Arrival(since, observation.at, delta.started + observation.unstarted - self.unstarted)
+        arrivals = self.arrivals.update(arrival, observation.unstarted, scrape, tuning)
         throughput = self.throughput
         if delta.seconds > 0:
             old = kept(delta.seconds, tuning.throughput_half_life_seconds)

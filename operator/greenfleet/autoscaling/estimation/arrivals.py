@@ -42,30 +42,20 @@ class Arrivals:
     """Negative arrivals that are still to be set off: queue and workers are scraped at different moments."""
     deficit_at: float = 0.0
 
-    def update(  # noqa: PLR0917
-        self,
-        since: float | None,
-        until: float,
-        change: float,
-        unstarted: float,
-        scrape_seconds: float,
-        tuning: Tuning = DEFAULT,
-    ) -> Arrivals:
-        """After one more interval with `change` more started and waiting messages. Without `since` the memory begins.
+    def update(self, new: Arrival, unstarted: float, scrape_seconds: float, tuning: Tuning = DEFAULT) -> Arrivals:
+        """After one more interval, whose amount is the growth of started and waiting messages.
 
         A negative balance evens out within a scrape or two; one that lasts longer is a purge, and is forgotten.
         """
-        if since is None:
-            return Arrivals((Arrival(until, until, unstarted),) if unstarted > 0 else (), 0.0, until)
-        lasts = until - self.deficit_at > tuning.lasting_scrapes * scrape_seconds + (until - since)
-        amount = change if lasts else change + self.deficit
-        new = Arrival(since, until, max(0.0, amount))
-        begun = self.deficit_at if amount < 0 and self.deficit < 0 and not lasts else until
+        lasts = new.until - self.deficit_at > tuning.lasting_scrapes * scrape_seconds + new.seconds
+        amount = new.amount if lasts else new.amount + self.deficit
+        begun = self.deficit_at if amount < 0 and self.deficit < 0 and not lasts else new.until
         window = tuning.lasting(tuning.rate_window_seconds, scrape_seconds)
-        return Arrivals(_remember(self.history, new, unstarted, window, tuning), min(0.0, amount), begun)
+        history = _remember(self.history, replace(new, amount=max(0.0, amount)), unstarted, window, tuning)
+        return Arrivals(history, min(0.0, amount), begun)
 
     def rate(self, scrape_seconds: float, tuning: Tuning = DEFAULT) -> float:
-        """Arrivals per second over the window, without bursts: the deadline takes care of those."""
+        """Arrivals per second over the window."""
         return self._rate(tuning.lasting(tuning.rate_window_seconds, scrape_seconds), scrape_seconds, tuning)
 
     def present_rate(self, scrape_seconds: float, tuning: Tuning = DEFAULT) -> float:
@@ -78,17 +68,12 @@ class Arrivals:
         return min(usual, recent + tuning.deviations * sqrt(max(recent, 1 / seconds) / seconds))
 
     def _rate(self, window: float, scrape_seconds: float, tuning: Tuning) -> float:
-        """Each interval counts for no more than chance around the median explains (winsorised)."""
+        """What came after the last scrape is unknown."""
         end = self.history[-1].until if self.history else 0.0
         flows = [flow for flow in self.history if flow.seconds > 0 and flow.until > end - window]
-        if not any(flow.amount for flow in flows):
+        if not flows:
             return 0.0
-        total, median = 0.0, _weighted_median(flows, end - window)
-        for flow in flows:
-            usual = median * flow.seconds
-            most = usual + 2 * tuning.deviations * sqrt(usual + 1)
-            amount = min(flow.amount, most) if tuning.uses("capped-intervals") else flow.amount
-            total += amount * min(1.0, (flow.until - end + window) / flow.seconds)
+        total = sum(flow.amount * min(1.0, (flow.until - end + window) / flow.seconds) for flow in flows)
         least = tuning.lasting(tuning.rate_least_seconds, scrape_seconds)
         return total / max(end - max(end - window, flows[0].since), least)
 
@@ -133,13 +118,3 @@ def _remember(
         pairs = zip(old[::2], old[1::2], strict=True)
         kept[: len(old)] = [Arrival(one.since, two.until, one.amount + two.amount) for one, two in pairs]
     return tuple(kept)
-
-
-def _weighted_median(flows: list[Arrival], start: float) -> float:
-    rates = sorted((flow.amount / flow.seconds, flow.until - max(start, flow.since)) for flow in flows)
-    half = sum(length for _, length in rates) / 2
-    for rate, length in rates:
-        half -= length
-        if half <= 0:
-            return rate
-    return rates[-1][0]

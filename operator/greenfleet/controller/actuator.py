@@ -105,11 +105,11 @@ class Actuator:
         state.busy = True
         refused: list[ApiError] = []
         try:
-            told = await self._write_threads(plan, refused) if plan.fleet.role is Role.EVENTLET else []
+            written = await self._write_threads(plan, refused) if plan.fleet.role is Role.EVENTLET else []
             await self._write_replicas(plan)
-            if told:
+            if written:
                 await asyncio.sleep(TOUCH_SECONDS)
-                await asyncio.gather(*(self._touch(plan.pool, pod) for pod in told))
+                await asyncio.gather(*(self._touch(plan.pool, pod) for pod in written))
         except NotLeaderError:
             return False
         except ApiError as error:
@@ -260,11 +260,11 @@ _EVENT_REASONS = {
 
 def _needs_threads(plan: ScalePlan, pod: Pod, now: float) -> bool:
     """Whether a pod has to be written to: something else is wanted, or it does not do what was written."""
-    told = plan.fleet.actuation.last_thread_writes.get(pod.name)
+    last_write = plan.fleet.actuation.last_thread_writes.get(pod.name)
     more = pod.threads is not None and plan.decision.threads > pod.threads
     if pod.terminating:
         return False
-    if told is not None and now - told.at < WRITE_INTERVAL_SECONDS and not (told.fewer and more):
+    if last_write is not None and now - last_write.at < WRITE_INTERVAL_SECONDS and not (last_write.fewer and more):
         return False
     if plan.decision.metrics_issues and pod.threads is not None:
         return False  # what is not known changes nothing, in neither dimension

@@ -249,8 +249,8 @@ class Controller:
     def _enqueue_conflicting(self, pools: Iterable[GreenWorkerPool]) -> None:
         """Whoever is or was in conflict with one of these pools."""
         for pool in pools:
-            for rival in self._registry.conflicting_pools(pool):
-                self._queue.add(_POOL + rival.key)
+            for conflicting in self._registry.conflicting_pools(pool):
+                self._queue.add(_POOL + conflicting.key)
 
     async def _work(self, key: str) -> None:
         if self._reconciler is None or self._status is None or self._view is None:

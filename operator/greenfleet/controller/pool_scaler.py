@@ -69,8 +69,8 @@ class PoolScaler:
         except Exception:
             _log.exception("%s: the scaling loop failed on this pool: a bug of ours", record.key)
             news = True
-        rested = record.fleets and all(fleet.skipped is not None for fleet in record.fleets.values())
-        if rested and not news and self._status.is_of_now(record):
+        all_skipped = record.fleets and all(fleet.skipped is not None for fleet in record.fleets.values())
+        if all_skipped and not news and self._status.is_of_now(record):
             return  # nothing was decided and nothing changed: the status is what it was
         self.report(record)
 

@@ -156,7 +156,7 @@ class Reconciler:
         is made from it.
         """
         state = record.reconciliation
-        if state.begun or state.generation is not None or state.stall is not None:
+        if state.begun or state.generation is not None or state.stalled is not None:
             return
         if self._registry.is_in_conflict(pool) or not _was_applied(record, pool):
             return
@@ -203,7 +203,7 @@ class Reconciler:
         Raises ConflictError where the ConfigMap is not the one that was applied last: the pool has to be reconciled.
         """
         pool, state = record.pool, record.reconciliation
-        if pool is None or state.stall is not None or state.generation != pool.generation:
+        if pool is None or state.stalled is not None or state.generation != pool.generation:
             return
         if self._registry.get(record.key) is not record:
             return  # deleted meanwhile: nothing may come back

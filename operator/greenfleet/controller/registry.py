@@ -25,7 +25,7 @@ HISTORY = 50
 
 @dataclass(frozen=True, slots=True)
 class LastThreadWrite:
-    """The last word to a pod about its green threads."""
+    """The last time that a pod's annotation of green threads was written."""
 
     at: float
     """Monotonic seconds."""
@@ -61,7 +61,7 @@ class Reconciliation:
     """What the ConfigMap said then of green threads, with the monotonic time."""
 
     @property
-    def stall(self) -> StalledReason | None:
+    def stalled(self) -> StalledReason | None:
         """Why it cannot make progress without a human."""
         return self.conflict or self.refused
 

@@ -120,7 +120,7 @@ def lately_missing(record: Record, now: float) -> tuple[Problem, ...]:
 def _conditions(record: Record, observed: Observed, decision: Decision | None) -> list[_Object]:
     stalled = (
         record.invalid
-        or record.reconciliation.stall
+        or record.reconciliation.stalled
         or observed.exporter_refused
         or observed.config_error
         or observed.pod_failure
@@ -129,7 +129,7 @@ def _conditions(record: Record, observed: Observed, decision: Decision | None) -
     current = record.reconciliation.generation == observed.generation
     before = {condition["type"]: condition for condition in record.status.get("conditions") or ()}
     was_ready = before.get("Ready", {}).get("status") == "True"
-    ready = _stalled(stalled) if stalled else _ready(observed, decision, reconciled=current, was_ready=was_ready)
+    ready = _not_ready(stalled) if stalled else _ready(observed, decision, reconciled=current, was_ready=was_ready)
     found = {
         "Ready": ready,
         "Stalled": ("True", stalled.reason, stalled.message)
@@ -155,8 +155,8 @@ def _conditions(record: Record, observed: Observed, decision: Decision | None) -
     return [_condition(name, said, before.get(name), observed) for name, said in found.items()]
 
 
-def _stalled(stall: StalledReason) -> _Said:
-    return "False", stall.reason, stall.message
+def _not_ready(stalled: StalledReason) -> _Said:
+    return "False", stalled.reason, stalled.message
 
 
 def _condition(name: str, said: _Said, before: _Object | None, observed: Observed) -> _Object:
@@ -262,10 +262,10 @@ def _metrics_available(record: Record, observed: Observed, decision: Decision | 
             f"Every sample is fresh now, and may not be soon. {observed.scrape_problem}",
         )
     complete = ("True", "Complete", "Every sample is fresh.")
-    return ("True", "ForeignSeries", _FOREIGN) if record.findings.speaks_for_others else complete
+    return ("True", "NamespaceMismatch", _NAMESPACE_MISMATCH) if record.findings.speaks_for_others else complete
 
 
-_FOREIGN = (
+_NAMESPACE_MISMATCH = (
     "Every sample is fresh. But pods of this namespace export series about pools or brokers of other namespaces, which "
     "nobody believes: find the pods that export them, or correct the target label `namespace` in the scrape "
     "configuration."

@@ -161,7 +161,7 @@ class StatusWriter:
         companion = self._view.deployment(namespace, names.fleet_name(name, Role.PREFORK))
         groups = ((exporter, exporter_pods), (fleet, pods), (companion, companions))
         short = [capacity_shortage(deployment, some) for deployment, some in groups]
-        stalls = (
+        failures = (
             pod_failure(some) or nothing_runs(lack, some, now) for (_, some), lack in zip(groups, short, strict=True)
         )
         return Observed(
@@ -170,7 +170,7 @@ class StatusWriter:
             exporter_available=is_available(exporter),
             exporter_refused=self._exporter_refused(record.pool),
             config_error=self._config_error_of(record),
-            pod_failure=next((stall for stall in stalls if stall is not None), None),
+            pod_failure=next((failure for failure in failures if failure is not None), None),
             capacity_shortage=next((lack.cause for lack in short if lack is not None), None),
             generation=metadata.get("generation", 1),
             now=now,

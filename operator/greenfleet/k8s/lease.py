@@ -48,7 +48,7 @@ class Lease:
         self._alive = float("-inf")
         """When some holder was last seen to have renewed it."""
         self._began = monotonic()
-        self._mourned = False
+        self._said_leaderless = False
         self.holder: str | None = None
         """Who holds the Lease, as far as we know."""
         self.gained = asyncio.Event()
@@ -94,9 +94,9 @@ class Lease:
         elif not self.is_held() and self.gained.is_set():
             _log.warning("no longer leading: the Lease was not renewed in time")
             self.gained.clear()
-        if self.leaderless_seconds() > 0 and not self._mourned:
+        if self.leaderless_seconds() > 0 and not self._said_leaderless:
             _log.error("nobody leads: no pool is scaled or reconciled until the Lease %s is renewed", self._name)
-        self._mourned = self.leaderless_seconds() > 0
+        self._said_leaderless = self.leaderless_seconds() > 0
 
     async def _try(self) -> None:
         asked = self._monotonic()

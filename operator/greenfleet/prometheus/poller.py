@@ -2,7 +2,7 @@
 
 One answer is for everybody. If a namespace makes it too large or late, that namespace is left out for a while, and the
 question is asked again. An answer that does not come is a value, `QueryError`, with the reason that its pools will
-show. A query that a pool brings itself is asked beside them (`own_queries`).
+show. A query that a pool brings itself is asked beside them (`custom_queries`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from greenfleet.prometheus.crowded import (
     to_leave_out,
     too_many_for_their_number,
 )
-from greenfleet.prometheus.own_queries import OneSeries, OwnQueries
+from greenfleet.prometheus.custom_queries import CustomQueries, OneSeries
 from greenfleet.settings import Prometheus
 
 _log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class Poller:
         self._workers_of = workers_of
         self._tick_seconds = tick_seconds
         self._crowded = Crowded(time.monotonic)
-        self._own = OwnQueries(self._own_depths, tick_seconds)
+        self._custom = CustomQueries(self._custom_depths, tick_seconds)
 
     def server_of(self, pool: GreenWorkerPool) -> str:
         """The name of the server that a pool refers to. All that the configuration does not name are one: a pool may
@@ -117,15 +117,15 @@ class Poller:
     async def ask(self, server: str, pools: Collection[GreenWorkerPool]) -> Answers:
         """What a server says of these pools, which are all that refer to it."""
         by_source = {source_of(pool): pool for pool in pools}
-        own = {name: pool for name, pool in by_source.items() if pool.spec.scaling.prometheus.query}
-        shared = {name: pool for name, pool in by_source.items() if name not in own}
-        self._own.ask(server, own)
+        custom = {name: pool for name, pool in by_source.items() if pool.spec.scaling.prometheus.query}
+        shared = {name: pool for name, pool in by_source.items() if name not in custom}
+        self._custom.ask(server, custom)
         workers, dead, found = await asyncio.gather(
             self._workers(server, pools),
             self._dead_letters(server, pools, asked=sources.GREENFLEET not in by_source),
             asyncio.gather(*(self._depths(server, name, pools, pool) for name, pool in shared.items())),
         )
-        depths = dict(zip(shared, found, strict=True)) | await self._own.answers(server)
+        depths = dict(zip(shared, found, strict=True)) | await self._custom.answers(server)
         crowded = {name: self._crowded.of(server, name) for name in (WORKERS, *by_source)}
         named = depths.get(sources.GREENFLEET)
         dead_letters = named.dead_letters if isinstance(named, Depths) else dead
@@ -197,7 +197,7 @@ class Poller:
             trusted=query.namespaces,
         )
 
-    async def _own_depths(self, server: str, pool: GreenWorkerPool) -> Depths | QueryError | None:
+    async def _custom_depths(self, server: str, pool: GreenWorkerPool) -> Depths | QueryError | None:
         """What the query says that a pool brought itself."""
         query = self._depth_query(pool)
         if query is None:

@@ -178,7 +178,7 @@ class Neighbours:
         def calm() -> bool:
             pools = self.hostile.api.items(self.hostile.path("greenworkerpools"))
             said = self.hostile.condition(HOSTILE, "MetricsAvailable")
-            return len(pools) == 1 and said.get("status") == "True" and said.get("reason") != "ForeignSeries"
+            return len(pools) == 1 and said.get("status") == "True" and said.get("reason") != "NamespaceMismatch"
 
         eventually(calm, "the attack before is over", SETTLES_SECONDS)
 
@@ -376,7 +376,7 @@ def _foreign(honest: str) -> Attack:
         worker = f'pool="{honest}/{pool}",role="eventlet",worker="w"'
         lines += [f"{name}{{{worker}}} 0" for name in WORKER_PARTS]
     more = "\n".join(lines) + "\n"
-    return Attack("foreign series", "MetricsAvailable", "True", ("ForeignSeries",), page=lambda page: page + more)
+    return Attack("foreign series", "MetricsAvailable", "True", ("NamespaceMismatch",), page=lambda page: page + more)
 
 
 def _costly() -> Attack:

@@ -70,7 +70,9 @@ def _use_every_right(world: World, tmp_path: Path) -> None:
         queues=[f"{shop.name}-feeds"],
     )
     shop.await_condition("feeds", "Ready", "True")
-    eventually(lambda: _told_threads(shop.pods("feeds")), "a worker is told its green threads", 40, operator.tail)
+    eventually(
+        lambda: _has_threads_annotation(shop.pods("feeds")), "a worker is told its green threads", 40, operator.tail
+    )
     eventually(lambda: shop.events("feeds", "Recycled"), "a worker is evicted", 60, operator.tail)
     shop.api.merge(
         shop.path("greenworkerpools", "feeds"), {"spec": {"prefork": None, "recycle": None, "network": None}}
@@ -89,7 +91,7 @@ def _use_every_right(world: World, tmp_path: Path) -> None:
     shop.delete_pool("feeds", wait=False)
 
 
-def _told_threads(pods: list[Object]) -> bool:
+def _has_threads_annotation(pods: list[Object]) -> bool:
     return any("greenfleet.io/threads" in (pod["metadata"].get("annotations") or {}) for pod in pods)
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.faults.operator.hostile import KINDS, TICK_SECONDS, WANTED, Result, broken
 
 ATTACK = KINDS["foreign series"]("shop", "evil")
-SAID = {"status": "True", "reason": "ForeignSeries"}
+SAID = {"status": "True", "reason": "NamespaceMismatch"}
 GOOD = Result("foreign series", 1.6, WANTED, 70.0, SAID)
 
 

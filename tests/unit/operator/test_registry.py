@@ -225,7 +225,7 @@ def test_what_only_the_operator_can_see_is_said_in_four_parts(scaling: Object, r
         {"schedules": [GOOD_SCHEDULE]},
     ],
 )
-def test_what_the_operator_can_use_is_no_misfit(scaling: Object) -> None:
+def test_what_the_operator_can_use_is_no_config_error(scaling: Object) -> None:
     assert config_error(pool(scaling=scaling), Prometheus(sources={"mine": Source(selector="x")})) is None
 
 

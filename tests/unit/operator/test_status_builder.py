@@ -456,7 +456,7 @@ def test_a_pool_whose_namespace_speaks_for_others_says_so_names_nobody_and_goes_
     assert found.findings.set_speaks_for_others(True)
     assert not found.findings.set_speaks_for_others(True), "no news"
     said = conditions(compute(found, WELL))
-    assert (said["MetricsAvailable"]["status"], said["MetricsAvailable"]["reason"]) == ("True", "ForeignSeries")
+    assert (said["MetricsAvailable"]["status"], said["MetricsAvailable"]["reason"]) == ("True", "NamespaceMismatch")
     assert said["ScalingActive"]["status"] == "True"
     found.fleet(Role.EVENTLET).decision = decision(metrics_issues=(Problem(MetricsIssue.STALE, "old"),))
     assert conditions(compute(found, WELL))["MetricsAvailable"]["reason"] == "StaleSample", "what stops it comes first"

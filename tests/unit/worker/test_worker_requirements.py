@@ -15,7 +15,7 @@ from celery.backends.redis import RedisBackend
 
 from greenworker.bootstrap import launch, settings
 from greenworker.bootstrap.requirements import CELERIES, OLDEST, check_versions
-from greenworker.brokers.redis.results import PatientConsumer
+from greenworker.brokers.redis.results import ReconnectingConsumer
 from greenworker.brokers.url import needs_redis
 from greenworker.misconfigured import MisconfiguredError, require
 
@@ -108,7 +108,7 @@ def test_whatever_results_on_redis_are_called_they_are_read_through_its_outages(
 ) -> None:
     monkeypatch.setattr(RedisBackend, "ResultConsumer", RedisBackend.ResultConsumer)
     settings.own_result_backends(Celery("proj", backend=url, set_as_current=False))
-    assert issubclass(RedisBackend.ResultConsumer, PatientConsumer) == on_redis
+    assert issubclass(RedisBackend.ResultConsumer, ReconnectingConsumer) == on_redis
     assert needs_redis(url or "") == on_redis
 
 

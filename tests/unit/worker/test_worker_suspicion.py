@@ -163,7 +163,7 @@ def test_the_attempt_is_written_before_the_task_starts() -> None:
     assert seen == [True]
 
 
-def test_a_proven_culprit_is_not_started_again() -> None:
+def test_a_proven_cause_is_not_started_again() -> None:
     pool = Pool({"cause": Suspicion(2, 3), "other": Suspicion(2)}, max_deaths=2)
     assert pool.turn() == ["other"]
     assert pool.turn() == []

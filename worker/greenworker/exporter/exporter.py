@@ -114,8 +114,8 @@ class Exporter:
             "greenfleet_queue_messages_unacked", "Messages delivered and not acknowledged.", ["queue"]
         )
         self.dead = GaugeSet("greenfleet_queue_dead_letters", "Dead letters of a queue.", ["queue"])
-        self.familiar_ready = GaugeSet("celery_queue_length", "As celery-exporter has it.", ["queue_name"])
-        self.familiar_consumers = GaugeSet("celery_active_consumer_count", "As celery-exporter has it.", ["queue_name"])
+        self.celery_queue_length = GaugeSet("celery_queue_length", "As celery-exporter has it.", ["queue_name"])
+        self.celery_consumers = GaugeSet("celery_active_consumer_count", "As celery-exporter has it.", ["queue_name"])
         self.up = GaugeSet("greenfleet_queue_up", "1 if the broker answered the last question.", [])
         self.up.values[()] = 0
         for family in (
@@ -123,8 +123,8 @@ class Exporter:
             self.ready,
             self.unacked,
             self.dead,
-            self.familiar_ready,
-            self.familiar_consumers,
+            self.celery_queue_length,
+            self.celery_consumers,
             *process_families(),
         ):
             self.registry.add(family)
@@ -241,8 +241,8 @@ class Exporter:
         self.ready.values = {(name,): depth.ready for name, depth in depths.items()}
         self.unacked.values = {(name,): depth.unacked for name, depth in depths.items() if depth.unacked is not None}
         self.dead.values = {(name,): depth.dead for name, depth in depths.items() if depth.dead is not None}
-        self.familiar_ready.values = dict(self.ready.values)
-        self.familiar_consumers.values = {
+        self.celery_queue_length.values = dict(self.ready.values)
+        self.celery_consumers.values = {
             (name,): depth.consumers for name, depth in depths.items() if depth.consumers is not None
         }
         self.up.values = {(): float(not self.problem and now - self.last_answer <= OLD_SECONDS)}

@@ -26,7 +26,7 @@ logger = get_logger(__name__)
 AGAIN_SECONDS = 1.0
 
 
-class PatientConsumer(redis.ResultConsumer):
+class ReconnectingConsumer(redis.ResultConsumer):
     """Connects anew for as long as it takes; what was stored meanwhile is read then."""
 
     _lost = False
@@ -45,7 +45,7 @@ class PatientConsumer(redis.ResultConsumer):
             time.sleep(AGAIN_SECONDS)
 
 
-class SerialConsumer(PatientConsumer):
+class SerialConsumer(ReconnectingConsumer):
     """Whoever subscribes, withdraws or connects does so alone."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -95,4 +95,4 @@ class SerialConsumer(PatientConsumer):
 def own_consumers() -> None:
     """For every result backend on Redis that is made from now on."""
     knows_it = hasattr(redis.ResultConsumer, "_locked")
-    redis.RedisBackend.ResultConsumer = PatientConsumer if knows_it else SerialConsumer
+    redis.RedisBackend.ResultConsumer = ReconnectingConsumer if knows_it else SerialConsumer

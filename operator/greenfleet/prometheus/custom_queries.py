@@ -51,7 +51,7 @@ class OneSeries:
         return self._reader.result()
 
 
-class OwnQueries:
+class CustomQueries:
     """Asks with `ask_one(server, pool)`, which raises nothing, and remembers the last answer of each query."""
 
     def __init__(self, ask_one: Callable[[str, GreenWorkerPool], Awaitable[Answer]], tick_seconds: float) -> None:

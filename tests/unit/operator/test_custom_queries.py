@@ -14,7 +14,7 @@ from greenfleet.autoscaling.model import MetricsIssue
 from greenfleet.own_metrics import OperatorMetrics
 from greenfleet.prometheus.client import PrometheusServer, QueryError
 from greenfleet.prometheus.collect import Depths
-from greenfleet.prometheus.own_queries import AT_ONCE, OF_NAMESPACE_AT_ONCE, Answer, OwnQueries
+from greenfleet.prometheus.custom_queries import AT_ONCE, OF_NAMESPACE_AT_ONCE, Answer, CustomQueries
 from greenfleet.prometheus.poller import Poller, source_of
 from greenfleet.settings import Prometheus, Server
 from tests.unit.operator.objects import body
@@ -112,9 +112,9 @@ def test_a_broken_query_of_one_pool_is_no_failure_of_the_administrators_server()
 
 
 async def _with(
-    ask_one: Callable[[str, GreenWorkerPool], Awaitable[Answer]], work: Callable[[OwnQueries], Any]
+    ask_one: Callable[[str, GreenWorkerPool], Awaitable[Answer]], work: Callable[[CustomQueries], Any]
 ) -> None:
-    await work(OwnQueries(ask_one, TICK_SECONDS))
+    await work(CustomQueries(ask_one, TICK_SECONDS))
 
 
 def test_one_namespace_has_few_queries_under_way_and_another_ones_is_asked_beside_them() -> None:
@@ -129,7 +129,7 @@ def test_one_namespace_has_few_queries_under_way_and_another_ones_is_asked_besid
             await asyncio.sleep(60)
         return Depths()
 
-    async def work(own: OwnQueries) -> None:
+    async def work(own: CustomQueries) -> None:
         queries = {source_of(one): one for one in (*(pool("evil", f"q{n}") for n in range(50)), pool("shop", "q"))}
         own.ask("default", queries)
         answers = await own.answers("default")
@@ -153,7 +153,7 @@ def test_all_namespaces_together_have_no_more_under_way_than_half_of_what_promet
         count -= 1
         return Depths()
 
-    async def work(own: OwnQueries) -> None:
+    async def work(own: CustomQueries) -> None:
         queries = {source_of(one): one for one in (pool(f"n{n}", f"q{q}") for n in range(20) for q in range(5))}
         for _ in range(5):
             own.ask("default", queries)

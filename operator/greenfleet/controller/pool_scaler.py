@@ -20,8 +20,8 @@ from greenfleet.controller.status_writer import StatusWriter
 from greenfleet.manifests import names
 from greenfleet.manifests.names import Role
 from greenfleet.manifests.worker import consumed_queues, roles_of
-from greenfleet.prometheus.client import QueryError
 from greenfleet.prometheus.poller import Answers
+from greenfleet.prometheus.series import QueryError
 from greenfleet.settings import Prometheus
 
 _log = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from greenfleet.controller.pods import is_finished, scaling_pod
 from greenfleet.manifests import names
 from greenfleet.manifests.names import Role
 from greenfleet.manifests.worker import consumed_queues
-from greenfleet.prometheus.client import QueryError
 from greenfleet.prometheus.collect import Depths, Worker
 from greenfleet.prometheus.poller import WORKERS, Answers, scopes_of, source_of
+from greenfleet.prometheus.series import QueryError
 from greenfleet.settings import Prometheus
 from greenfleet.status.spec_checks import unknown_source
 

@@ -19,7 +19,6 @@ import re
 import ssl
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +27,7 @@ import aiohttp
 from greenfleet.api import duration_seconds
 from greenfleet.autoscaling.model import MetricsIssue
 from greenfleet.prometheus.scrape_interval import NewestSamples, ScrapeInterval
+from greenfleet.prometheus.series import AnswerTooLargeError, LateAnswerError, QueryError, Series
 from greenfleet.settings import Server
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
@@ -43,45 +43,6 @@ _BETWEEN = re.compile(r"[\s,]*")
 _LONGEST_NAMESPACE = 100
 """Characters of `"namespace":"…"`, with room to spare."""
 _NAMESPACE = re.compile(r'"namespace"\s*:\s*"([^"\\]*)"')
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """One series with its newest sample."""
-
-    labels: dict[str, str]
-    value: float
-    at: float
-    """Unix time of the sample: of the scrape if the query selected a range, else of the evaluation."""
-
-
-class QueryError(Exception):
-    """A query gave no usable answer. `message` has no number that moves, for it lands in a condition."""
-
-    def __init__(self, reason: MetricsIssue, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-
-
-class AnswerTooLargeError(QueryError):
-    """More than `MAX_ANSWER_BYTES`, or a series longer than `MAX_SERIES_BYTES`. `namespace` is the one that most of it
-    was about, or whose series is too long; "" if that is not known. `sizes`: characters by namespace, where it is the
-    sum that is too large.
-    """
-
-    def __init__(self, message: str, namespace: str, sizes: Mapping[str, int]) -> None:
-        super().__init__(MetricsIssue.BAD_ANSWER, message)
-        self.namespace = namespace
-        self.sizes = sizes
-
-
-class LateAnswerError(QueryError):
-    """No whole answer in time. `sizes`: characters by namespace of what had come by then."""
-
-    def __init__(self, message: str, sizes: Mapping[str, int]) -> None:
-        super().__init__(MetricsIssue.UNREACHABLE, message)
-        self.sizes = sizes
 
 
 class Observe(Protocol):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from greenfleet.autoscaling.model import QueueSample, WorkerSample
 from greenfleet.prometheus import sources
-from greenfleet.prometheus.client import Series
+from greenfleet.prometheus.series import Series
 from greenfleet.prometheus.sources import DEAD, DEAD_TASK, DEPTH_PARTS, READY, UNACKED, UP, WORKER_PARTS, DepthQuery
 
 MOST_DEAD_LETTERS = 1e12

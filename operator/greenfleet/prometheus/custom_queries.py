@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from greenfleet.api import GreenWorkerPool
 from greenfleet.autoscaling.model import MetricsIssue
-from greenfleet.prometheus.client import QueryError, Series
 from greenfleet.prometheus.collect import DepthReader, Depths
+from greenfleet.prometheus.series import QueryError, Series
 
 OF_NAMESPACE_AT_ONCE = 2
 """Queries of pools of one namespace that are under way at once at one server."""

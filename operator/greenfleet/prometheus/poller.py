@@ -19,7 +19,7 @@ from greenfleet.api import GreenWorkerPool
 from greenfleet.autoscaling.model import MetricsIssue
 from greenfleet.autoscaling.validation import stale_after_seconds
 from greenfleet.prometheus import sources
-from greenfleet.prometheus.client import AnswerTooLargeError, LateAnswerError, PrometheusServer, QueryError, Series
+from greenfleet.prometheus.client import PrometheusServer
 from greenfleet.prometheus.collect import DepthReader, Depths, WaitingReader, WorkerReader, Workers
 from greenfleet.prometheus.crowded import (
     USUAL_CHARACTERS,
@@ -29,6 +29,7 @@ from greenfleet.prometheus.crowded import (
     too_many_for_their_number,
 )
 from greenfleet.prometheus.custom_queries import CustomQueries, OneSeries
+from greenfleet.prometheus.series import AnswerTooLargeError, LateAnswerError, QueryError, Series
 from greenfleet.settings import Prometheus
 
 _log = logging.getLogger(__name__)

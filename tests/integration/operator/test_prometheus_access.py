@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 from greenfleet.autoscaling.model import MetricsIssue
-from greenfleet.prometheus.client import PrometheusServer, QueryError, Series
+from greenfleet.prometheus.client import PrometheusServer
+from greenfleet.prometheus.series import QueryError, Series
 from greenfleet.settings import Server
 from tests.integration.operator.harness import eventually, free_port, program
 

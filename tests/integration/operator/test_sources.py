@@ -26,8 +26,9 @@ from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 from charts.gates.parts import programs, python_tool
 from greenfleet.autoscaling.validation import stale_after_seconds
-from greenfleet.prometheus.client import PrometheusServer, Series
+from greenfleet.prometheus.client import PrometheusServer
 from greenfleet.prometheus.collect import Depths, TargetDepth, read_depths
+from greenfleet.prometheus.series import Series
 from greenfleet.prometheus.sources import BUILT_IN, DepthQuery, greenfleet_depth, selected_depth
 from greenfleet.settings import Server, Settings
 from tests.integration.operator.harness import REPOSITORY, Prometheus, eventually, free_port, http_status

@@ -11,8 +11,8 @@ import pytest
 
 from greenfleet.autoscaling.model import QueueSample, WorkerCounters, WorkerSample
 from greenfleet.prometheus import sources
-from greenfleet.prometheus.client import Series
 from greenfleet.prometheus.collect import Depths, read_depths, read_waiting, read_workers
+from greenfleet.prometheus.series import Series
 from greenfleet.settings import Source
 
 BROKER = "shop/broker/url"

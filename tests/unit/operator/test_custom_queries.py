@@ -12,10 +12,11 @@ from greenfleet.api import GreenWorkerPool
 from greenfleet.api.pool import parse_pool
 from greenfleet.autoscaling.model import MetricsIssue
 from greenfleet.own_metrics import OperatorMetrics
-from greenfleet.prometheus.client import PrometheusServer, QueryError
+from greenfleet.prometheus.client import PrometheusServer
 from greenfleet.prometheus.collect import Depths
 from greenfleet.prometheus.custom_queries import AT_ONCE, OF_NAMESPACE_AT_ONCE, Answer, CustomQueries
 from greenfleet.prometheus.poller import Poller, source_of
+from greenfleet.prometheus.series import QueryError
 from greenfleet.settings import Prometheus, Server
 from tests.unit.operator.objects import body
 from tests.unit.operator.test_prometheus_client import serving

@@ -11,10 +11,11 @@ from aiohttp import web
 
 from greenfleet.api.pool import parse_pool
 from greenfleet.autoscaling.model import MetricsIssue
-from greenfleet.prometheus.client import PrometheusServer, QueryError
+from greenfleet.prometheus.client import PrometheusServer
 from greenfleet.prometheus.collect import Depths, Workers
 from greenfleet.prometheus.crowded import USUAL_CHARACTERS, too_many_for_their_number
 from greenfleet.prometheus.poller import WORKERS, Answers, Poller
+from greenfleet.prometheus.series import QueryError
 from greenfleet.prometheus.sources import GREENFLEET
 from greenfleet.settings import Prometheus, Server
 from tests.unit.operator.objects import body

@@ -22,8 +22,9 @@ from aiohttp import web
 
 from greenfleet.autoscaling.model import MetricsIssue
 from greenfleet.prometheus import client as prometheus
-from greenfleet.prometheus.client import AnswerTooLargeError, PrometheusServer, QueryError, Series
+from greenfleet.prometheus.client import PrometheusServer
 from greenfleet.prometheus.scrape_interval import NewestSamples
+from greenfleet.prometheus.series import AnswerTooLargeError, QueryError, Series
 from greenfleet.settings import Server
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

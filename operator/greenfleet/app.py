@@ -98,7 +98,8 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
     }
     registry = Registry()
     controller = Controller(client, registry, metrics, settings.namespaces)
-    booster = Booster(client, registry)
+    background = Background()
+    booster = Booster(client, registry, background)
     view = ClusterCache(client, settings.namespaces, controller.child_changed, booster.pod_changed)
     events = EventRecorder(client, identity.name)
     status = StatusWriter(
@@ -120,7 +121,6 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
     exporters = ExporterReconciler(client, registry, view, applier, **shared)
     controller.start_with(reconciler, exporters, status, view)
     tick_seconds = duration_seconds(settings.tick)
-    background = Background()
     scaler = PoolScaler(
         registry=registry,
         view=view,

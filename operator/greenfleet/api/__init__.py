@@ -5,10 +5,12 @@ from greenfleet.api.values import duration_seconds, quantity
 
 GROUP = "greenfleet.io"
 VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "GreenWorkerPool"
 PLURAL = "greenworkerpools"
 
 __all__ = [
+    "API_VERSION",
     "GROUP",
     "KIND",
     "PLURAL",

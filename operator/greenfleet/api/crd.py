@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from greenfleet.api import GROUP, KIND, PLURAL, VERSION
+from greenfleet.api import API_VERSION, GROUP, KIND, PLURAL, VERSION
 from greenfleet.api.pool import PoolSpec
 from greenfleet.api.rules import rule, rules
 from greenfleet.api.status import PoolStatus
@@ -97,7 +97,7 @@ def _version() -> JsonObject:
                 "second, from the depth of its queues.",
                 "required": ["spec"],
                 "properties": {
-                    "apiVersion": {"type": "string", "description": f"{GROUP}/{VERSION}"},
+                    "apiVersion": {"type": "string", "description": API_VERSION},
                     "kind": {"type": "string", "description": KIND},
                     "metadata": {"type": "object"},
                     "spec": _structural(

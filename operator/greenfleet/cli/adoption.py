@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import yaml
 
-from greenfleet.api import GROUP, KIND, VERSION, parse_pool
+from greenfleet.api import API_VERSION, GROUP, KIND, parse_pool
 from greenfleet.api.pool import RESERVED_VARIABLE, URL_PARTS, InvalidPoolError, PoolSpec
 from greenfleet.cli.celery_command import CeleryCommand, OtherProgramError, UnreadableCommandError, parse
 from greenfleet.manifests.names import Role
@@ -99,7 +99,7 @@ def plan(deployment: Object, wishes: Wishes) -> Adoption:
     }
     metadata = deployment["metadata"]
     found.pool = {
-        "apiVersion": f"{GROUP}/{VERSION}",
+        "apiVersion": API_VERSION,
         "kind": KIND,
         "metadata": {
             "name": wishes.name or metadata["name"],

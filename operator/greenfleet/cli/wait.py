@@ -117,7 +117,7 @@ async def _pools(client: Client, wanted: Wanted) -> list[Object]:
         return [await client.get(paths.pool(*wanted.pool.split("/", 1)))]
     found: list[Object] = []
     for namespace in wanted.namespaces or (None,):
-        listed = await client.get(paths.collection("greenfleet.io/v1alpha1", "GreenWorkerPool", namespace))
+        listed = await client.get(paths.pools(namespace))
         found += listed["items"]
     return found
 

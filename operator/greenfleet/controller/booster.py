@@ -11,7 +11,6 @@ for at the next look. A refusal costs nothing but the boost: the worker starts a
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import time
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from greenfleet.api import GreenWorkerPool, quantity
+from greenfleet.controller.background import Background
 from greenfleet.controller.registry import Registry
 from greenfleet.k8s import paths
 from greenfleet.k8s.client import ApiError, Client, NotFoundError, NotLeaderError
@@ -118,14 +118,14 @@ def _starting_seconds(status: _Object, now: float) -> float | None:
 class Booster:
     """Resizes the pods of all pools. It gets every pod that changes, and all pods once a tick."""
 
-    def __init__(self, client: Client, registry: Registry) -> None:
+    def __init__(self, client: Client, registry: Registry, background: Background) -> None:
         self._client = client
         self._registry = registry
+        self._background = background
         self._asked: dict[str, _Asked] = {}
         """By the pod's uid: the last resize."""
         self._refused_until: dict[str, float] = {}
         """By pool: monotonic seconds."""
-        self._background: set[asyncio.Task[None]] = set()
 
     def pod_changed(self, old: _Object | None, new: _Object | None) -> None:
         """A pod of ours has come, changed or gone."""
@@ -152,9 +152,7 @@ class Booster:
         if cpu == limits.starting and not self._may_raise(pool, now):
             return
         self._asked[uid] = _Asked(cpu, now)
-        task = asyncio.ensure_future(self._resize(pod, pool, cpu))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self._background.spawn(self._resize(pod, pool, cpu))
 
     def _may_raise(self, pool: GreenWorkerPool, now: float) -> bool:
         return pool.spec.scaling.mode != "DryRun" and now >= self._refused_until.get(pool.key, now)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool
+from greenfleet.api import API_VERSION, KIND, GreenWorkerPool
 from greenfleet.controller.cluster_cache import ClusterCache
 from greenfleet.controller.config_resync import ConfigResync
 from greenfleet.controller.exporters import ExporterReconciler
@@ -167,7 +167,7 @@ class Controller:
         self._knows_all_pools = True
 
     async def _list(self, namespace: str | None) -> set[str]:
-        path = paths.collection(f"{GROUP}/{VERSION}", KIND, namespace)
+        path = paths.pools(namespace)
         return {
             _key(item)
             async for page in self._client.pages(path, metadata_only=True)
@@ -193,7 +193,7 @@ class Controller:
         """Forgets pools that are not there any more, and asks for those that are not as they are remembered."""
         # Taken before the list: what a watch tells of meanwhile is younger.
         known = [record for record in self._registry if namespace in (None, record.body["metadata"]["namespace"])]
-        path = paths.collection(f"{GROUP}/{VERSION}", KIND, namespace)
+        path = paths.pools(namespace)
         listed = {
             _key(item): item["metadata"]
             async for page in self._client.pages(path, metadata_only=True)
@@ -226,7 +226,7 @@ class Controller:
         namespace, name = key.split("/", 1)
         record = self._registry.get(key)
         before = record.body if record is not None else None
-        path = paths.collection(f"{GROUP}/{VERSION}", KIND, namespace)
+        path = paths.pools(namespace)
         found = (await self._client.get(path, {"fieldSelector": f"metadata.name={name}"})).get("items") or ()
         if self._registry.get(key) is not record or (record is not None and record.body is not before):
             return  # told of meanwhile
@@ -234,7 +234,7 @@ class Controller:
             self.pool_removed(record.body)
         for item in found:
             # Items of a list do not say what they are; those that a watch tells of do.
-            self.pool_changed({"apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, **item}, certain=True)
+            self.pool_changed({"apiVersion": API_VERSION, "kind": KIND, **item}, certain=True)
 
     async def _until_resync_or_lost(self, gained: asyncio.Event) -> None:
         due = time.monotonic() + _RESYNC_SECONDS

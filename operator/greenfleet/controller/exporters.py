@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterable
 from typing import Any
 
-from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool
+from greenfleet.api import GreenWorkerPool
 from greenfleet.controller.applier import REFUSED_SECONDS, Applier, taken_seconds
 from greenfleet.controller.cluster_cache import ClusterCache
 from greenfleet.controller.monitors import PodMonitors
@@ -108,7 +108,7 @@ class ExporterReconciler:
         """Those pools that the API server has and that do not go: the deletion of what they own may arrive before
         their own.
         """
-        path = paths.collection(f"{GROUP}/{VERSION}", KIND, namespace)
+        path = paths.pools(namespace)
         alive = {
             item["metadata"]["uid"]
             async for page in self._client.pages(path, metadata_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool, PoolSpec
+from greenfleet.api import GreenWorkerPool, PoolSpec
 from greenfleet.controller.applier import REFUSED_SECONDS, Applier, taken_seconds
 from greenfleet.controller.cluster_cache import ClusterCache, is_rolled_out, owns_replicas
 from greenfleet.controller.field_managers import AUTOSCALER, RECONCILER
@@ -179,7 +179,7 @@ class Reconciler:
         if not record.reconciliation.drifted:
             return False
         record.reconciliation.drifted = False
-        path = paths.collection(f"{GROUP}/{VERSION}", KIND, pool.namespace)
+        path = paths.pools(pool.namespace)
         found = await self._client.get(path, {"fieldSelector": f"metadata.name={pool.name}"})
         return not any(
             one["metadata"]["uid"] == pool.uid and "deletionTimestamp" not in one["metadata"]

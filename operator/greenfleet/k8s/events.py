@@ -6,7 +6,7 @@ import datetime
 import logging
 import uuid
 
-from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool
+from greenfleet.api import API_VERSION, KIND, GreenWorkerPool
 from greenfleet.k8s import paths
 from greenfleet.k8s.client import ApiError, Client
 from greenfleet.redaction import redacted
@@ -45,7 +45,7 @@ class EventRecorder:
             "reason": reason,
             "note": redacted(note).encode()[:_NOTE_BYTES].decode(errors="ignore"),
             "regarding": {
-                "apiVersion": f"{GROUP}/{VERSION}",
+                "apiVersion": API_VERSION,
                 "kind": KIND,
                 "namespace": pool.namespace,
                 "name": pool.name,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from greenfleet.api import API_VERSION, KIND, PLURAL
+
 _PLURALS = {
     "ConfigMap": "configmaps",
     "Deployment": "deployments",
     "PodDisruptionBudget": "poddisruptionbudgets",
     "NetworkPolicy": "networkpolicies",
     "PodMonitor": "podmonitors",
-    "GreenWorkerPool": "greenworkerpools",
+    KIND: PLURAL,
     "Lease": "leases",
     "Pod": "pods",
     "Event": "events",
@@ -35,6 +37,11 @@ def pod(namespace: str, name: str) -> str:
     return f"{collection('v1', 'Pod', namespace)}/{name}"
 
 
+def pools(namespace: str | None) -> str:
+    """Path of all GreenWorkerPools, in one namespace or in all."""
+    return collection(API_VERSION, KIND, namespace)
+
+
 def pool(namespace: str, name: str) -> str:
     """Path of a GreenWorkerPool."""
-    return f"{collection('greenfleet.io/v1alpha1', 'GreenWorkerPool', namespace)}/{name}"
+    return f"{pools(namespace)}/{name}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool
+from greenfleet.api import API_VERSION, KIND, GreenWorkerPool
 from greenfleet.manifests import names
 from greenfleet.manifests.config import pool_config
 from greenfleet.manifests.disruption import disruption_budget
@@ -44,7 +44,7 @@ def owner_reference(pool: GreenWorkerPool, *, controller: bool) -> Manifest:
     controlling.
     """
     reference: Manifest = {
-        "apiVersion": f"{GROUP}/{VERSION}",
+        "apiVersion": API_VERSION,
         "kind": KIND,
         "name": pool.name,
         "uid": pool.uid,

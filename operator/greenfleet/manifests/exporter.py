@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from greenfleet.api import GROUP, KIND, VERSION, GreenWorkerPool
+from greenfleet.api import API_VERSION, KIND, GreenWorkerPool
 from greenfleet.api.pool import Broker, CaSecretRef, PoolSpec, SecretKeyRef
 from greenfleet.manifests import names
 from greenfleet.manifests.children import Child, owner_reference
@@ -91,7 +91,7 @@ def config_of_gone_exporter(namespace: str, name: str) -> Child:
     collector takes such an object.
     """
     nobody = {
-        "apiVersion": f"{GROUP}/{VERSION}",
+        "apiVersion": API_VERSION,
         "kind": KIND,
         "name": name,
         "uid": f"nobody-{name}",

@@ -284,7 +284,7 @@ def play(
                 decider=Decider(metrics),
                 actuator=Actuator(fake, fake, fake, metrics, reconciler),
                 recycler=Recycler(fake, fake),
-                booster=Booster(fake, known),
+                booster=Booster(fake, known, background),
                 status=status,
                 adopt_generation=reconciler.adopt_generation,
                 background=background,

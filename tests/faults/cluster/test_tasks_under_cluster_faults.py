@@ -26,7 +26,7 @@ def _proven(broker: str, kinds: tuple[str, ...], directory: Path) -> None:
     print(line)
     assert outcome.kept, line
     assert set(outcome.faults) == set(kinds), outcome.unproven
-    assert outcome.verdict.confirmed >= 50 * len(kinds), "tasks that the broker took"
+    assert outcome.verdict.confirmed >= 30 * len(kinds), "tasks that the broker took"
 
 
 def test_what_kubernetes_does_to_workers_loses_no_task(tmp_path: Path) -> None:

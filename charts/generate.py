@@ -200,9 +200,14 @@ VALUES: tuple[Value, ...] = (
         "pods.securityContext",
         {"runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532},
         "User ids of the pods of all pools (workers, companions, exporters) that say nothing in "
-        "`worker.securityContext`. `null`: the image's own "
-        "user, or what OpenShift's restricted-v2 gives.",
-        closed({name: {"type": ["integer", "null"], "minimum": 1} for name in ("runAsUser", "runAsGroup", "fsGroup")}),
+        "`worker.securityContext`. `Image` (of `fsGroup`: `None`), or `null`: the image's own "
+        "user, or what OpenShift's restricted-v2 gives. `runAsGroup` counts where the user is a number.",
+        closed(
+            {
+                name: {"anyOf": [{"type": "integer", "minimum": 1}, {"enum": [word, None]}]}
+                for name, word in (("runAsUser", "Image"), ("runAsGroup", "Image"), ("fsGroup", "None"))
+            }
+        ),
     ),
     Value(
         "pods.allowPodTemplatePatch",

@@ -21,6 +21,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 from greenfleet import __version__
 from greenfleet.api import GreenWorkerPool, duration_seconds
+from greenfleet.api.pool import number_of
 from greenfleet.controller.actuator import Actuator
 from greenfleet.controller.applier import Applier
 from greenfleet.controller.background import Background
@@ -48,7 +49,7 @@ from greenfleet.prometheus.client import PrometheusServer
 from greenfleet.prometheus.poller import Poller
 from greenfleet.redaction import redacted
 from greenfleet.settings import Settings
-from greenfleet.status.spec_checks import config_error, patch_error
+from greenfleet.status.spec_checks import config_error, patch_error, user_error
 
 _log = logging.getLogger(__name__)
 
@@ -110,7 +111,9 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
         pool_doubtful=controller.pool_doubtful,
         exporter_refused=registry.exporter_refused,
         config_error=lambda pool: (
-            config_error(pool, settings.prometheus) or patch_error(pool, allowed=settings.pods.allow_pod_template_patch)
+            config_error(pool, settings.prometheus)
+            or user_error(pool, _pod_defaults(settings))
+            or patch_error(pool, allowed=settings.pods.allow_pod_template_patch)
         ),
         scrape_problem=lambda pool: _scrape_problem(pool, settings, servers),
     )
@@ -173,9 +176,9 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
 def _pod_defaults(settings: Settings) -> PodDefaults:
     chosen = settings.pods.security_context
     return PodDefaults(
-        user=chosen.run_as_user,
-        group=chosen.run_as_group,
-        fs_group=chosen.fs_group,
+        user=number_of(chosen.run_as_user),
+        group=number_of(chosen.run_as_group),
+        fs_group=number_of(chosen.fs_group),
         allow_patch=settings.pods.allow_pod_template_patch,
     )
 

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.alias_generators import to_camel
 
 from greenfleet import __version__
+from greenfleet.api.pool import FsGroup, IdOfImage
 from greenfleet.api.values import duration_seconds
 
 _SHORTEST_LEASE_SECONDS = 3
@@ -221,15 +222,14 @@ class WorkerImage(_Settings):
     image_pull_secrets: list[str] = []
 
 
-UserId = Annotated[int, Field(ge=1, le=2_147_483_647)]
-
-
 class PodSecurityContext(_Settings):
-    """User ids of the pods of all pools that say nothing themselves. None: the image's own, or what OpenShift gives."""
+    """User ids of the pods of all pools that say nothing themselves. `Image` (for `fsGroup` the word `None`), or null:
+    the image's own, or what OpenShift gives. The group counts where the user is a number.
+    """
 
-    run_as_user: UserId | None = 65532
-    run_as_group: UserId | None = 65532
-    fs_group: UserId | None = 65532
+    run_as_user: IdOfImage | None = 65532
+    run_as_group: IdOfImage | None = 65532
+    fs_group: FsGroup | None = 65532
 
 
 class Pods(_Settings):

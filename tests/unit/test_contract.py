@@ -247,7 +247,7 @@ def test_a_misconfigured_start_ends_with_status_78_and_four_parts_that_the_opera
     assert done.returncode == 78
     said = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
     assert set(said) == {"field", "value", "reason", "fix"}
-    found = pod_failure([crashed(message=log.read_text(encoding="utf-8"), exit_code=78)])
+    found = pod_failure([crashed(message=log.read_text(encoding="utf-8"), exit_code=78)], 0.0)
     assert found is not None
     assert found.reason == "WorkerMisconfigured"
     assert "hunter2" not in found.message

@@ -995,32 +995,81 @@ class VolumeMount(Model):
     read_only: bool = Field(default=False, description="True: mount it read-only.")
 
 
+def _id(keyword: str, description: str) -> Any:
+    """A field for the number of a user or group, or a word in its place. `null` is the word too, where it arrives:
+    `kubectl apply` leaves it out.
+    """
+    return Field(
+        default=None,
+        description=description,
+        json_schema_extra={
+            "x-kubernetes-int-or-string": True,
+            "nullable": True,
+            "minimum": 1,
+            "maximum": HIGHEST_ID,
+            "maxLength": 32,
+            "pattern": f"^{keyword}$",
+        },
+    )
+
+
+def _id_rule(field: str, keyword: str) -> JsonSchema:
+    return rule(
+        f"!has(self.{field}) || type(self.{field}) == int || self.{field} == '{keyword}'",
+        f"worker.securityContext.{field} is the text %s, and neither a number nor {keyword}: write a number without "
+        f"quotes, or {keyword}",
+        f"string(self.{field})",
+        at=f".{field}",
+    )
+
+
+HIGHEST_ID = 2_147_483_647
+"""Highest number of a user or group that Kubernetes takes (k8s.io/apimachinery pkg/util/validation, maxUserID)."""
+Id = Annotated[int, Field(strict=True, ge=1, le=HIGHEST_ID)]
+IdOfImage = Id | Literal["Image"]
+FsGroup = Id | Literal["None"]
+
+
+def number_of(chosen: int | str | None) -> int | None:
+    """The number of a user or group; None where the image or OpenShift chooses it."""
+    return chosen if isinstance(chosen, int) else None
+
+
 class SecurityContext(Model):
     """User ids and the root file system; everything else is fixed to Pod Security's "restricted" profile."""
 
-    run_as_user: int | None = Field(
-        default=None,
-        json_schema_extra={"nullable": True},
-        ge=1,
-        le=2_147_483_647,
-        description="User id of the worker; 0 (root) is refused. null: the image's own user, which must be a "
-        "number and not root, or "
-        "the one that OpenShift gives. Absent: as the administrator says for all pools, else 65532.",
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            _id_rule("runAsUser", "Image"),
+            _id_rule("runAsGroup", "Image"),
+            _id_rule("fsGroup", "None"),
+            rule(
+                "!has(self.runAsUser) || type(self.runAsUser) == int || !has(self.runAsGroup) || "
+                "type(self.runAsGroup) != int",
+                "worker.securityContext.runAsGroup is %s beside runAsUser Image, and no container runtime takes a "
+                "group without a user: remove runAsGroup, which leaves the group of the image, or write the number "
+                "of the user too",
+                "string(self.runAsGroup)",
+                at=".runAsGroup",
+            ),
+        )
     )
-    run_as_group: int | None = Field(
-        default=None,
-        json_schema_extra={"nullable": True},
-        ge=1,
-        le=2_147_483_647,
-        description="Group id of the worker. null: the image's own. Absent: as the administrator says, else 65532.",
+
+    run_as_user: IdOfImage | None = _id(
+        "Image",
+        "User id of the worker; 0 (root) is refused. Image: the image's own user, which must be a "
+        "number and not root, or the one that OpenShift gives. Absent: as the administrator says for all pools, else "
+        "65532. null is the same as Image, but `kubectl apply` leaves it out.",
     )
-    fs_group: int | None = Field(
-        default=None,
-        json_schema_extra={"nullable": True},
-        ge=1,
-        le=2_147_483_647,
-        description="Group that owns the volumes. null: none, or OpenShift's. Absent: as the administrator says, "
-        "else 65532.",
+    run_as_group: IdOfImage | None = _id(
+        "Image",
+        "Group id of the worker. Image: the image's own, as it always is where runAsUser is Image. Absent: as the "
+        "administrator says, else 65532. null is the same as Image.",
+    )
+    fs_group: FsGroup | None = _id(
+        "None",
+        "Group that owns the volumes. None: none, or OpenShift's. Absent: as the administrator says, "
+        "else 65532. null is the same as None.",
     )
     read_only_root_filesystem: bool = Field(
         default=False, description="True: the image's file system is read-only; /tmp stays writable."

@@ -483,7 +483,7 @@ def _security(pod: Object, container: Object, found: Adoption) -> Object:
         )
     elif "runAsUser" not in wanted:
         found.notes.append(
-            "the workers run as user 65532 (so far: the image's own user); set worker.securityContext if the image "
-            "needs another"
+            "the workers run as user 65532 (so far: the image's own user); worker.securityContext.runAsUser: "
+            "Image keeps that one"
         )
     return wanted

@@ -162,7 +162,8 @@ class StatusWriter:
         groups = ((exporter, exporter_pods), (fleet, pods), (companion, companions))
         short = [capacity_shortage(deployment, some) for deployment, some in groups]
         failures = (
-            pod_failure(some) or nothing_runs(lack, some, now) for (_, some), lack in zip(groups, short, strict=True)
+            pod_failure(some, now) or nothing_runs(lack, some, now)
+            for (_, some), lack in zip(groups, short, strict=True)
         )
         return Observed(
             deployment=fleet,

@@ -11,6 +11,7 @@ from greenfleet import __version__
 PREFIX = "greenfleet.io"
 POOL_LABEL = f"{PREFIX}/pool"
 ROLE_LABEL = f"{PREFIX}/role"
+INSTANCE = "app.kubernetes.io/instance"
 SCRAPE_LABEL = f"{PREFIX}/scrape"
 THREADS_ANNOTATION = f"{PREFIX}/threads"
 QUEUES_ANNOTATION = f"{PREFIX}/queues"
@@ -76,7 +77,7 @@ def pool_labels(pool: str) -> dict[str, str]:
 
 def exporter_selector(name: str) -> dict[str, str]:
     """Labels that select exactly the pods of one exporter."""
-    return {ROLE_LABEL: str(Role.EXPORTER), "app.kubernetes.io/instance": name}
+    return {ROLE_LABEL: str(Role.EXPORTER), INSTANCE: name}
 
 
 def exporter_labels(name: str) -> dict[str, str]:
@@ -98,7 +99,7 @@ def pod_labels(labels: Mapping[str, str], users: Mapping[str, str] | None = None
 def _recommended(name: str, instance: str, component: str) -> dict[str, str]:
     return {
         "app.kubernetes.io/name": name,
-        "app.kubernetes.io/instance": instance,
+        INSTANCE: instance,
         "app.kubernetes.io/component": component,
         PART_OF: MANAGER,
         MANAGED_BY: MANAGER,

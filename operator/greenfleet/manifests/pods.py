@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from greenfleet.api import quantity
-from greenfleet.api.pool import ResourceAmounts, SecurityContext, UrlOrParts
+from greenfleet.api.pool import ResourceAmounts, SecurityContext, UrlOrParts, number_of
 from greenfleet.manifests.names import METRICS_PORT
 
 Manifest = dict[str, Any]
@@ -43,7 +43,7 @@ class PodDefaults:
     user: int | None = NON_ROOT
     """None: the image's own user, or the one that OpenShift gives."""
     group: int | None = NON_ROOT
-    """The same for the user's group."""
+    """The same for the user's group. It counts where the user is a number."""
     fs_group: int | None = NON_ROOT
     """The group of mounted volumes. None: none, or the one that OpenShift gives."""
     allow_patch: bool = False
@@ -59,17 +59,37 @@ def restricted_pod(defaults: PodDefaults, chosen: SecurityContext | None = None)
     choice.
     """
 
-    def pick(field: str, default: int | None) -> int | None:
-        return getattr(chosen, field) if chosen is not None and field in chosen.model_fields_set else default
-
+    user, group, fs_group = _ids(defaults, chosen)
     return pruned(
         {
             "runAsNonRoot": True,
-            "runAsUser": pick("run_as_user", defaults.user),
-            "runAsGroup": pick("run_as_group", defaults.group),
-            "fsGroup": pick("fs_group", defaults.fs_group),
+            "runAsUser": user,
+            # containerd makes no sandbox for a group without a user: "user group … is specified without user".
+            "runAsGroup": None if user is None else group,
+            "fsGroup": fs_group,
             "seccompProfile": {"type": "RuntimeDefault"},
         }
+    )
+
+
+def group_without_user(defaults: PodDefaults, chosen: SecurityContext) -> int | None:
+    """The group that a pool asks for where the image, or OpenShift, chooses the user."""
+    user, group, _ = _ids(defaults, chosen)
+    return group if user is None and "run_as_group" in chosen.model_fields_set else None
+
+
+def _ids(defaults: PodDefaults, chosen: SecurityContext | None) -> tuple[int | None, int | None, int | None]:
+    """User, group and group of volumes; None where the image or OpenShift chooses."""
+
+    def pick(field: str, default: int | None) -> int | None:
+        if chosen is None or field not in chosen.model_fields_set:
+            return default
+        return number_of(getattr(chosen, field))
+
+    return (
+        pick("run_as_user", defaults.user),
+        pick("run_as_group", defaults.group),
+        pick("fs_group", defaults.fs_group),
     )
 
 

@@ -13,7 +13,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from greenfleet.api import quantity
-from greenfleet.manifests.names import AGENT_CONTAINER, EXPORTER_CONTAINER, ROLE_LABEL, WORKER_CONTAINER, Role
+from greenfleet.manifests.names import (
+    AGENT_CONTAINER,
+    EXPORTER_CONTAINER,
+    INSTANCE,
+    POOL_LABEL,
+    ROLE_LABEL,
+    WORKER_CONTAINER,
+    Role,
+)
 from greenfleet.manifests.worker import AGENT_MEMORY_LIMIT
 from greenfleet.redaction import redacted
 from greenfleet.status.stalled import StalledReason
@@ -23,22 +31,55 @@ _Object = dict[str, Any]
 
 GRACE_SECONDS = 60.0
 """A pool that wants workers may have none ready for so long: an image is pulled, a node comes."""
+NOT_BEGUN_SECONDS = 123.0
+"""As long as kubelet waits for the volumes of a pod until it complains (k8s.io/kubernetes
+pkg/kubelet/volumemanager/volume_manager.go, podAttachAndMountTimeout).
+"""
 _LONGEST_TEXT = 4096
 """Characters of what somebody else says that are looked at: as many as kubelet takes of a container's last words."""
 _IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 
 
-def pod_failure(pods: Iterable[_Object]) -> StalledReason | None:
-    """The first reason, if any, for which pods cannot start without a human."""
-    for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["name"])):
-        if not _stays(pod):
-            continue
+def pod_failure(pods: Iterable[_Object], now: float) -> StalledReason | None:
+    """The first reason, if any, for which pods cannot start without a human. *now*: Unix time."""
+    staying = [pod for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["name"])) if _stays(pod)]
+    for pod in staying:
         status = pod.get("status") or {}
         for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
             found = _container_failure(pod, container)
             if found is not None:
                 return replace(found, message=_without_pod(found.message, pod["metadata"]))
-    return None
+    return next((_not_begun(pod) for pod in staying if now - _begins_since(pod, now) > NOT_BEGUN_SECONDS), None)
+
+
+def _begins_since(pod: _Object, now: float) -> float:
+    """Since when kubelet tries to begin a pod: it says so once it has the volumes, the sandbox and the network, before
+    it pulls an image (`PodReadyToStartContainers`, of Kubernetes 1.29). *now* where it need not.
+    """
+    if not (pod.get("spec") or {}).get("nodeName"):
+        return now
+    conditions = (pod.get("status") or {}).get("conditions", ())
+    return next(
+        (
+            unix_time(one["lastTransitionTime"])
+            for one in conditions
+            if (one["type"], one["status"]) == ("PodReadyToStartContainers", "False") and one.get("lastTransitionTime")
+        ),
+        now,
+    )
+
+
+def _not_begun(pod: _Object) -> StalledReason:
+    labels = pod["metadata"].get("labels") or {}
+    owner = POOL_LABEL if POOL_LABEL in labels else INSTANCE
+    whose = ",".join(f"{name}={labels[name]}" for name in (owner, ROLE_LABEL) if name in labels)
+    what = "the queue exporter" if labels.get(ROLE_LABEL) == Role.EXPORTER else "worker"
+    return StalledReason(
+        "PodNotStarted",
+        f"{what}: a pod has not started for more than {int(NOT_BEGUN_SECONDS // 60)} minutes, because kubelet cannot "
+        "mount its volumes, or the container runtime refuses it: correct what `kubectl describe pods -l "
+        f"{whose}` names below Events (FailedMount, FailedCreatePodSandBox); kubelet tries again by itself",
+    )
 
 
 def _without_pod(text: str, metadata: _Object) -> str:
@@ -224,8 +265,8 @@ def _root_user(message: str, image: str) -> StalledReason | None:
         return None
     return StalledReason(
         "WorkerMisconfigured",
-        f"worker.securityContext.runAsUser is null, and {whose}: set it to the number of a user who may run the image, "
-        "or name the user by number in the image (USER 1000)",
+        f"worker.securityContext.runAsUser is Image, and {whose}: set it to the number of a user who may run the "
+        "image, or name the user by number in the image (USER 1000)",
     )
 
 

@@ -12,6 +12,7 @@ from greenfleet import cron
 from greenfleet.api import GreenWorkerPool
 from greenfleet.api.pool import ScheduleWindow
 from greenfleet.manifests.patch import patch_problem
+from greenfleet.manifests.pods import PodDefaults, group_without_user
 from greenfleet.prometheus import sources
 from greenfleet.settings import Prometheus
 from greenfleet.status.stalled import StalledReason
@@ -74,6 +75,21 @@ def schedule_problem(window: ScheduleWindow) -> str | None:
     except (KeyError, ValueError, OSError):  # ZoneInfoNotFoundError is a KeyError; a directory's name is an OSError
         return f"timezone is {window.timezone!r}, which is not in the IANA database: use a name such as Europe/Berlin"
     return None
+
+
+def user_error(pool: GreenWorkerPool, defaults: PodDefaults) -> StalledReason | None:
+    """A group without a user, which no container runtime starts. The API server refuses it beside `Image`; a `null`
+    is nothing to its rules, and the user may also be the administrator's.
+    """
+    group = group_without_user(defaults, pool.spec.worker.security_context)
+    if group is None:
+        return None
+    return StalledReason(
+        "InvalidSpec",
+        f"worker.securityContext.runAsGroup is {group}, and runAsUser, here or as the administrator says for all "
+        "pools, is Image, and no container runtime takes a group without a user, so that the pods have the group of "
+        "the image: remove runAsGroup, or write the number of the user too",
+    )
 
 
 def patch_error(pool: GreenWorkerPool, *, allowed: bool) -> StalledReason | None:

@@ -469,6 +469,30 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["matchExpressions[0].values", "with operator Gt", "write one integer"],
     ),
     "root": ({"worker": {"securityContext": {"runAsUser": 0}}}, ["spec.worker.securityContext.runAsUser"]),
+    "a user in words": (
+        {"worker": {"securityContext": {"runAsUser": "image"}}},
+        ["spec.worker.securityContext.runAsUser", "runAsUser is the text image", "write a number", "or Image"],
+    ),
+    "a user in quotes": (
+        {"worker": {"securityContext": {"runAsUser": "1000"}}},
+        ["runAsUser is the text 1000", "without quotes"],
+    ),
+    "an enormous user": (
+        {"worker": {"securityContext": {"runAsUser": 2**31}}},
+        ["spec.worker.securityContext.runAsUser", "2147483647"],
+    ),
+    "a group in words": (
+        {"worker": {"securityContext": {"runAsGroup": "wheel"}}},
+        ["spec.worker.securityContext.runAsGroup", "runAsGroup is the text wheel", "or Image"],
+    ),
+    "the volumes' group of the image": (
+        {"worker": {"securityContext": {"fsGroup": "Image"}}},
+        ["spec.worker.securityContext.fsGroup", "fsGroup is the text Image", "or None"],
+    ),
+    "a group without a user": (
+        {"worker": {"securityContext": {"runAsUser": "Image", "runAsGroup": 1000}}},
+        ["spec.worker.securityContext.runAsGroup", "runAsGroup is 1000", "without a user", "remove runAsGroup"],
+    ),
     "a reserved variable": (
         {"worker": {"env": [{"name": "GREENWORKER_POOL", "value": "other/pool"}]}},
         ["spec.worker.env[0].name", "worker.env sets GREENWORKER_POOL", "use broker"],

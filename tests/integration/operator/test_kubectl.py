@@ -8,7 +8,7 @@ import pytest
 
 from tests.integration.operator.conftest import World, WorldMaker
 from tests.integration.operator.harness import Object, eventually, kubectl, only_exporters
-from tests.unit.operator.objects import crd_schema
+from tests.unit.operator.objects import body, crd_schema
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +115,7 @@ def test_the_columns_of_kubectl_get(world: World) -> None:
         ".prefork",
         ".taskTimeLimits",
         ".worker",
+        ".worker.securityContext",
     ],
 )
 def test_explain_reads_like_documentation(group: str, world: World) -> None:
@@ -147,6 +148,38 @@ def test_a_server_side_dry_run_shows_the_defaults(world: World) -> None:
     assert spec["greenThreads"]["max"] == 1000
     assert spec["scaling"]["cooldown"] == "5m"
     assert spec["worker"]["remoteControl"] == "ReadOnly"
+
+
+IMAGES = {"runAsUser": "Image", "runAsGroup": "Image", "fsGroup": "None"}
+
+
+@pytest.mark.parametrize("more", [[], ["--server-side", "--force-conflicts"]], ids=["client-side", "server-side"])
+def test_the_images_own_user_arrives_by_every_apply_on_a_new_pool_and_on_an_old_one(
+    world: World, more: list[str]
+) -> None:
+    """`null` does not: client-side apply leaves out what it says is null."""
+    shop = world.namespace
+    spec = {**body("users")["spec"], "queues": ["users"], "replicas": {"min": 1, "max": 1}}
+    manifest: Object = {
+        "apiVersion": "greenfleet.io/v1alpha1",
+        "kind": "GreenWorkerPool",
+        "metadata": {"name": "users"},
+        "spec": spec,
+    }
+
+    def apply(security: Object) -> Object:
+        one = {**manifest, "spec": {**spec, "worker": {"securityContext": security} if security else {}}}
+        run(world, "apply", *more, "-f", "-", stdin=json.dumps(one))
+        found: Object = shop.pool("users")["spec"]["worker"].get("securityContext", {})
+        return {name: found[name] for name in IMAGES if name in found}
+
+    assert apply(IMAGES) == IMAGES, "a new pool"
+    eventually(lambda: len(shop.pods("users")) == 1, "its worker")
+    [pod] = shop.pods("users")
+    assert not IMAGES.keys() & pod["spec"]["securityContext"].keys()
+    assert apply({}) == {}
+    assert apply({"runAsUser": "Image"}) == {"runAsUser": "Image"}, "a pool that has said nothing of it"
+    shop.delete_pool("users")
 
 
 def test_a_status_is_written_once_and_then_left_alone_while_nothing_changes(world: World) -> None:

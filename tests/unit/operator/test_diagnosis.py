@@ -11,7 +11,7 @@ from greenfleet.controller.cluster_cache import pod_outline
 from greenfleet.manifests.names import Role
 from greenfleet.manifests.worker import fleet_deployment
 from greenfleet.redaction import redacted
-from greenfleet.status.diagnosis import GRACE_SECONDS, capacity_shortage, nothing_runs, pod_failure
+from greenfleet.status.diagnosis import GRACE_SECONDS, NOT_BEGUN_SECONDS, capacity_shortage, nothing_runs, pod_failure
 from greenfleet.status.times import rfc3339
 from tests.unit.operator.objects import Object, crashed, pool, running_again, waiting
 
@@ -51,12 +51,12 @@ def test_what_has_no_password_keeps_its_words(text: str) -> None:
 def test_nothing_is_wrong_with_pods_that_start_run_or_leave() -> None:
     creating = waiting("ContainerCreating")
     leaving = {**crashed(), "metadata": {"name": "x", "deletionTimestamp": "2026-01-01T00:00:00Z"}}
-    assert pod_failure([]) is None
-    assert pod_failure([{"metadata": {"name": "new"}}, creating, leaving]) is None
+    assert pod_failure([], NOW) is None
+    assert pod_failure([{"metadata": {"name": "new"}}, creating, leaving], NOW) is None
 
 
 def test_a_missing_secret_is_named_with_the_field_and_the_fix() -> None:
-    found = pod_failure([waiting("CreateContainerConfigError", 'secret "broker" not found')])
+    found = pod_failure([waiting("CreateContainerConfigError", 'secret "broker" not found')], NOW)
     assert found is not None
     assert found.reason == "ReferenceMissing"
     assert "broker, resultBackend or worker.env" in found.message
@@ -65,13 +65,13 @@ def test_a_missing_secret_is_named_with_the_field_and_the_fix() -> None:
 
 
 def test_a_missing_config_map_is_blamed_on_the_workers_environment() -> None:
-    found = pod_failure([waiting("CreateContainerConfigError", 'configmap "settings" not found')])
+    found = pod_failure([waiting("CreateContainerConfigError", 'configmap "settings" not found')], NOW)
     assert found is not None
     assert found.message.startswith("worker.env or worker.envFrom is 'settings'")
 
 
 def test_a_missing_key_is_named() -> None:
-    found = pod_failure([waiting("CreateContainerConfigError", "couldn't find key url in Secret shop/broker")])
+    found = pod_failure([waiting("CreateContainerConfigError", "couldn't find key url in Secret shop/broker")], NOW)
     assert found is not None
     assert "'broker' with key 'url'" in found.message
     assert "add the key" in found.message
@@ -79,7 +79,7 @@ def test_a_missing_key_is_named() -> None:
 
 @pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"])
 def test_an_image_that_cannot_be_pulled_is_named(reason: str) -> None:
-    found = pod_failure([waiting(reason, "x", image="registry.example/typo:1")])
+    found = pod_failure([waiting(reason, "x", image="registry.example/typo:1")], NOW)
     assert found is not None
     assert found.reason == "ImageUnavailable"
     assert "spec.image is 'registry.example/typo:1'" in found.message
@@ -87,7 +87,7 @@ def test_an_image_that_cannot_be_pulled_is_named(reason: str) -> None:
 
 def test_our_own_image_is_blamed_on_the_operators_configuration() -> None:
     for container in ("queues", "greenfleet-agent"):
-        found = pod_failure([waiting("ErrImagePull", container=container)])
+        found = pod_failure([waiting("ErrImagePull", container=container)], NOW)
         assert found is not None
         assert found.message.startswith("the operator's worker.image")
         for part in ("administrator", "worker.imagePullSecrets", "workerImage.pullSecrets"):
@@ -95,13 +95,13 @@ def test_our_own_image_is_blamed_on_the_operators_configuration() -> None:
 
 
 def test_the_image_of_a_container_that_a_patch_adds_is_blamed_on_the_patch() -> None:
-    found = pod_failure([waiting("ErrImagePull", container="proxy", image="proxy:1")])
+    found = pod_failure([waiting("ErrImagePull", container="proxy", image="proxy:1")], NOW)
     assert found is not None
     assert found.message.startswith("worker.podTemplatePatch, container proxy, image is 'proxy:1'")
 
 
 def test_the_end_of_a_container_that_a_patch_adds_is_blamed_on_the_patch() -> None:
-    found = pod_failure([crashed(message="boom", container="proxy")])
+    found = pod_failure([crashed(message="boom", container="proxy")], NOW)
     assert found is not None
     assert found.message.startswith("worker.podTemplatePatch, container proxy, image: the container ends with status 1")
 
@@ -115,11 +115,11 @@ OF_A_POD = '(pod: "feeds-abc_shop(5b1)", container: worker)'
         (
             "container has runAsNonRoot and image has non-numeric user (appuser), cannot verify user is non-root "
             + OF_A_POD,
-            ["worker.securityContext.runAsUser is null", "'appuser'", "proj:1.4", "number", "USER"],
+            ["worker.securityContext.runAsUser is Image", "'appuser'", "proj:1.4", "number", "USER"],
         ),
         (
             f"container has runAsNonRoot and image will run as root {OF_A_POD}",
-            ["worker.securityContext.runAsUser is null", "root", "proj:1.4", "number", "USER"],
+            ["worker.securityContext.runAsUser is Image", "root", "proj:1.4", "number", "USER"],
         ),
         (
             f"container's runAsUser breaks non-root policy {OF_A_POD}",
@@ -128,7 +128,7 @@ OF_A_POD = '(pod: "feeds-abc_shop(5b1)", container: worker)'
     ],
 )
 def test_a_user_that_kubelet_takes_for_root_is_said_with_the_field_and_the_fix(message: str, parts: list[str]) -> None:
-    found = pod_failure([waiting("CreateContainerConfigError", message)])
+    found = pod_failure([waiting("CreateContainerConfigError", message)], NOW)
     assert found is not None
     assert found.reason == "WorkerMisconfigured"
     for part in parts:
@@ -158,7 +158,7 @@ def test_a_user_that_kubelet_takes_for_root_is_said_with_the_field_and_the_fix(m
 def test_what_kubelet_cannot_configure_for_a_reason_that_nobody_knows_is_said_in_its_own_words(
     words: str, container: str, field: str
 ) -> None:
-    found = pod_failure([waiting("CreateContainerConfigError", words, container=container)])
+    found = pod_failure([waiting("CreateContainerConfigError", words, container=container)], NOW)
     assert found is not None
     assert found.reason == "ContainerFails"
     assert found.message.startswith(field)
@@ -170,7 +170,7 @@ def test_what_kubelet_cannot_configure_for_a_reason_that_nobody_knows_is_said_in
 
 def test_the_four_parts_that_the_worker_says_before_it_dies_are_shown() -> None:
     said = {"field": "image", "value": "no module eventlet", "reason": "green threads need it", "fix": "add eventlet"}
-    found = pod_failure([crashed(message=f"some log line\n{json.dumps(said)}\n", exit_code=78)])
+    found = pod_failure([crashed(message=f"some log line\n{json.dumps(said)}\n", exit_code=78)], NOW)
     assert found is not None
     assert found.reason == "WorkerMisconfigured"
     assert found.message == "image is 'no module eventlet': green threads need it: add eventlet"
@@ -179,14 +179,14 @@ def test_the_four_parts_that_the_worker_says_before_it_dies_are_shown() -> None:
 def test_a_broker_url_in_what_the_worker_says_is_redacted() -> None:
     said = {"field": "broker", "value": URLS_WITH_PASSWORDS[0], "reason": f"no {URLS_WITH_PASSWORDS[1]}", "fix": "x"}
     for message in (json.dumps(said), f"Traceback\nConnectionError: {URLS_WITH_PASSWORDS[0]}"):
-        found = pod_failure([crashed(message=message)])
+        found = pod_failure([crashed(message=message)], NOW)
         assert found is not None
         assert SECRET not in found.message
 
 
 @pytest.mark.parametrize("reason", ["CreateContainerConfigError", "RunContainerError", "CreateContainerError"])
 def test_a_broker_url_in_kubelets_words_is_redacted(reason: str) -> None:
-    found = pod_failure([waiting(reason, f"cannot use {URLS_WITH_PASSWORDS[0]}")])
+    found = pod_failure([waiting(reason, f"cannot use {URLS_WITH_PASSWORDS[0]}")], NOW)
     assert found is not None
     assert SECRET not in found.message
 
@@ -195,7 +195,7 @@ def test_a_broker_url_in_kubelets_words_is_redacted(reason: str) -> None:
     "message", ["{}", "[]", '"text"', '{"field": 1}', "{broken", "null", "\n\n", "\x00", "{" * 5000]
 )
 def test_a_termination_message_that_is_not_ours_is_shown_as_it_is(message: str) -> None:
-    found = pod_failure([crashed(message=message)])
+    found = pod_failure([crashed(message=message)], NOW)
     assert found is not None
     assert found.reason == "ContainerFails"
 
@@ -255,7 +255,7 @@ def out_of_memory(container: str, limit: str | None, *, role: str = "eventlet", 
 def test_too_little_memory_is_said_with_the_limit_of_the_container_that_was_killed(
     pod: Object, parts: list[str]
 ) -> None:
-    found = pod_failure([pod])
+    found = pod_failure([pod], NOW)
     assert found is not None
     assert found.reason == "OutOfMemory"
     for part in parts:
@@ -265,7 +265,7 @@ def test_too_little_memory_is_said_with_the_limit_of_the_container_that_was_kill
 
 
 def test_too_little_memory_is_said_of_a_pod_that_does_not_show_its_spec() -> None:
-    found = pod_failure([crashed(reason="OOMKilled", exit_code=137)])
+    found = pod_failure([crashed(reason="OOMKilled", exit_code=137)], NOW)
     assert found is not None
     assert found.reason == "OutOfMemory"
     assert "worker.resources.limits.memory" in found.message
@@ -276,7 +276,7 @@ def test_the_agents_limit_is_what_the_diagnosis_takes_it_for() -> None:
         made = fleet_deployment(pool(worker={"resources": {"limits": {"memory": workers}}}), Role.EVENTLET, "agent", "")
         agent = made["spec"]["template"]["spec"]["initContainers"][0]
         limit = agent["resources"]["limits"]["memory"]
-        found = pod_failure([out_of_memory(agent["name"], limit, init=True)])
+        found = pod_failure([out_of_memory(agent["name"], limit, init=True)], NOW)
         assert found is not None
         assert ("raise worker.resources.limits.memory" in found.message) == raised
 
@@ -294,6 +294,61 @@ def unscheduled(name: str, seconds: float, **metadata: Any) -> Object:
         "lastTransitionTime": rfc3339(NOW - seconds),
     }
     return {"metadata": {"name": name, **metadata}, "spec": {}, "status": {"conditions": [condition]}}
+
+
+def without_sandbox(seconds: float, *, name: str = "feeds-abc", state: Object | None = None, **labels: str) -> Object:
+    """A pod that has a node, and whose containers nobody could begin for so many seconds: what kubelet 1.36 says of one
+    with `FailedCreatePodSandBox`.
+    """
+    statuses = [{"name": "worker", "image": "proj:1.4", "state": state or {"waiting": {"reason": "PodInitializing"}}}]
+    conditions = [
+        {"type": "PodReadyToStartContainers", "status": "False", "lastTransitionTime": rfc3339(NOW - seconds)},
+        {"type": "Initialized", "status": "False", "lastTransitionTime": rfc3339(NOW - seconds)},
+        {"type": "PodScheduled", "status": "True", "lastTransitionTime": rfc3339(NOW - seconds)},
+    ]
+    return {
+        "metadata": {"name": name, "labels": labels},
+        "spec": {"nodeName": "n1"},
+        "status": {"phase": "Pending", "conditions": conditions, "containerStatuses": statuses},
+    }
+
+
+ROLES: dict[str, Object] = {
+    "worker": {"greenfleet.io/pool": "feeds", "greenfleet.io/role": "eventlet"},
+    "exporter": {"app.kubernetes.io/instance": "greenfleet-queues-1a", "greenfleet.io/role": "exporter"},
+}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_pod_that_kubelet_cannot_begin_is_said_with_where_its_own_words_are(role: str) -> None:
+    found = pod_failure([without_sandbox(NOT_BEGUN_SECONDS + 1, **ROLES[role])], NOW)
+    assert found is not None
+    assert found.reason == "PodNotStarted"
+    for part in ("has not started for more than 2 minutes", "volumes", "container runtime", "kubectl describe pods -l"):
+        assert part in found.message
+    assert ",".join(f"{name}={value}" for name, value in ROLES[role].items()) in found.message
+    assert "feeds-abc" not in found.message
+    assert found == pod_failure([without_sandbox(9999, name="feeds-other", **ROLES[role])], NOW)
+
+
+def test_a_pod_that_may_yet_start_is_not_called_stuck() -> None:
+    begun = without_sandbox(NOT_BEGUN_SECONDS + 1)
+    begun["status"]["conditions"][0]["status"] = "True"  # an image is pulled
+    restarted = without_sandbox(9999)
+    restarted["status"]["conditions"][0]["lastTransitionTime"] = rfc3339(NOW - 5)  # its node was restarted
+    ended = without_sandbox(9999)
+    ended["status"]["phase"] = "Succeeded"
+    nowhere = without_sandbox(9999)
+    nowhere["spec"]["nodeName"] = None
+    for pod in (without_sandbox(NOT_BEGUN_SECONDS - 1), begun, restarted, ended, nowhere):
+        assert pod_failure([pod], NOW) is None
+
+
+def test_what_a_container_says_comes_before_that_a_pod_has_not_started() -> None:
+    slow = without_sandbox(9999, name="feeds-aaa")
+    found = pod_failure([slow, waiting("ErrImagePull")], NOW)
+    assert found is not None
+    assert found.reason == "ImageUnavailable"
 
 
 AT_WORK: Object = {"metadata": {"name": "works"}, "spec": {"nodeName": "n1"}}
@@ -364,11 +419,11 @@ def named(pod: Object, name: str = "feeds-other") -> Object:
     ],
 )
 def test_the_words_do_not_change_from_pod_to_pod_or_from_minute_to_minute(one: Any, two: Any) -> None:
-    assert pod_failure([one]) == pod_failure([two])
+    assert pod_failure([one], NOW) == pod_failure([two], NOW)
 
 
 def test_a_long_message_is_cut() -> None:
-    found = pod_failure([crashed(message="x" * 100_000)])
+    found = pod_failure([crashed(message="x" * 100_000)], NOW)
     assert found is not None
     assert len(found.message) < 1000
 
@@ -431,7 +486,7 @@ def test_no_deployment_and_one_without_a_status_lack_nothing() -> None:
 
 @pytest.mark.parametrize("message", ["[" * 4_000, '{"a":' * 800, "1" * 4_000, '"\\ud800"', "null", "NaN"])
 def test_last_words_that_are_made_to_confuse_are_shown_as_text(message: str) -> None:
-    found = pod_failure([crashed(message=message)])
+    found = pod_failure([crashed(message=message)], NOW)
     assert found is not None
     assert found.reason == "ContainerFails"
 
@@ -441,13 +496,13 @@ OWN_WORDS = json.dumps({"field": "app", "value": "proj", "reason": "no module na
 
 def test_a_worker_that_says_what_to_repair_is_no_better_while_it_tries_again() -> None:
     """Otherwise the condition changes at each restart, and an alert or `kubectl wait` with it."""
-    before, again = pod_failure([crashed(message=OWN_WORDS)]), pod_failure([running_again(message=OWN_WORDS)])
+    before, again = pod_failure([crashed(message=OWN_WORDS)], NOW), pod_failure([running_again(message=OWN_WORDS)], NOW)
     assert before is not None
     assert again == before
 
 
 def test_a_worker_that_failed_twice_is_no_better_until_it_is_ready() -> None:
-    found = pod_failure([running_again(restarts=2, message="Traceback")])
+    found = pod_failure([running_again(restarts=2, message="Traceback")], NOW)
     assert found is not None
     assert found.reason == "ContainerFails"
 
@@ -462,7 +517,7 @@ def test_a_worker_that_failed_twice_is_no_better_until_it_is_ready() -> None:
     ids=["one accident", "ready again", "recycled"],
 )
 def test_a_worker_that_starts_again_after_an_accident_a_repair_or_its_age_needs_nobody(pod: Object) -> None:
-    assert pod_failure([pod]) is None
+    assert pod_failure([pod], NOW) is None
 
 
 RUNC = "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed: "
@@ -492,7 +547,7 @@ def test_a_wrapper_that_cannot_be_started_is_named_with_its_field(
         if held_back
         else waiting("RunContainerError", message)
     )
-    found = pod_failure([pod])
+    found = pod_failure([pod], NOW)
     assert found is not None
     assert found.reason == "WorkerMisconfigured"
     assert found.message.startswith(field)

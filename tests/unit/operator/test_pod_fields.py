@@ -11,7 +11,7 @@ from greenfleet.api import GreenWorkerPool
 from greenfleet.manifests import children_of_pool, exporter_children
 from greenfleet.manifests.patch import patch_problem
 from greenfleet.manifests.pods import USUAL, PodDefaults
-from greenfleet.status.spec_checks import patch_error
+from greenfleet.status.spec_checks import patch_error, user_error
 from tests.unit.operator.objects import Object, pool
 
 IMAGE = "greenfleet/worker:1"
@@ -34,6 +34,7 @@ def users(template: Object) -> dict[str, int]:
 FIXED = {"runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532}
 OPENSHIFT = PodDefaults(user=None, group=None, fs_group=None)
 NULL = {"runAsUser": None, "runAsGroup": None, "fsGroup": None}
+IMAGES = {"runAsUser": "Image", "runAsGroup": "Image", "fsGroup": "None"}
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,15 @@ NULL = {"runAsUser": None, "runAsGroup": None, "fsGroup": None}
         ({}, OPENSHIFT, {}),
         ({"runAsUser": 1000}, OPENSHIFT, {"runAsUser": 1000}),
         ({"runAsUser": 1000, "fsGroup": None}, USUAL, {"runAsUser": 1000, "runAsGroup": 65532}),
+        (IMAGES, USUAL, {}),
+        (IMAGES, OPENSHIFT, {}),
+        ({"runAsUser": "Image"}, USUAL, {"fsGroup": 65532}),
+        ({"runAsUser": None}, USUAL, {"fsGroup": 65532}),
+        ({"runAsUser": None, "runAsGroup": 1000}, USUAL, {"fsGroup": 65532}),
+        ({"runAsGroup": 1000}, OPENSHIFT, {}),
+        ({}, PodDefaults(user=None), {"fsGroup": 65532}),
+        ({"runAsUser": 1000}, PodDefaults(user=None), {"runAsUser": 1000, "runAsGroup": 65532, "fsGroup": 65532}),
+        ({"runAsUser": 1000, "runAsGroup": "Image", "fsGroup": "None"}, USUAL, {"runAsUser": 1000}),
     ],
 )
 def test_no_user_is_set_where_the_image_or_openshift_decides(
@@ -54,6 +64,30 @@ def test_no_user_is_set_where_the_image_or_openshift_decides(
     for template in found.values():
         assert users(template) == expected
         assert template["spec"]["securityContext"]["runAsNonRoot"] is True
+
+
+@pytest.mark.parametrize(
+    ("chosen", "defaults", "refused"),
+    [
+        ({"runAsUser": "Image", "runAsGroup": 1000}, USUAL, True),
+        ({"runAsUser": None, "runAsGroup": 1000}, USUAL, True),
+        ({"runAsGroup": 1000}, OPENSHIFT, True),
+        ({"runAsGroup": 1000}, USUAL, False),
+        ({"runAsUser": 1000, "runAsGroup": 1000}, OPENSHIFT, False),
+        ({"runAsUser": "Image"}, USUAL, False),
+        ({"runAsGroup": "Image"}, OPENSHIFT, False),
+        ({}, PodDefaults(user=None), False),
+    ],
+)
+def test_a_group_without_a_user_is_said_because_no_container_runtime_starts_such_a_pod(
+    chosen: Object, defaults: PodDefaults, refused: bool
+) -> None:
+    found = user_error(pool(worker={"securityContext": chosen}), defaults)
+    assert (found is not None) is refused
+    if found is not None:
+        assert found.reason == "InvalidSpec"
+        for part in ("worker.securityContext.runAsGroup is 1000", "runAsUser", "group of the image", "remove"):
+            assert part in found.message
 
 
 def test_companion_and_exporter_run_where_the_workers_do_unless_they_say_otherwise() -> None:

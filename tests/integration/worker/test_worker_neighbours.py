@@ -202,7 +202,7 @@ def test_the_settings_on_the_page_of_what_changes_are_those_of_a_worker(any_lane
         "task_reject_on_worker_lost": True,
         "worker_prefetch_multiplier": 1,
         "task_publish_retry_policy": {
-            "max_retries": 60,
+            "max_retries": 180,
             "interval_start": 0,
             "interval_step": 0.2,
             "interval_max": 1.0,

@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kombu.utils.functional import retry_over_time
 
 import greenworker
 from greenworker.bootstrap import start
 from greenworker.bootstrap.inject import inject
+from greenworker.bootstrap.settings import PUBLISH_RETRY_POLICY
 from greenworker.bootstrap.startup_checks import Arguments, check
 from greenworker.environment import GREEN_THREADS_CEILING, Environment, read_threads
 from greenworker.misconfigured import TERMINATION_LOG_LIMIT_BYTES, MisconfiguredError
@@ -50,6 +52,21 @@ def test_a_value_is_not_an_option() -> None:
     assert "-E" not in arguments.options
     assert "-B" not in arguments.options
     assert arguments.positional == ("worker",)
+
+
+def test_what_a_task_publishes_waits_for_a_broker_that_is_away_for_two_minutes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With kombu's own loop, and without its pauses."""
+    waited: list[float] = []
+    monkeypatch.setattr("kombu.utils.functional.sleep", waited.append)
+
+    def refused() -> None:
+        raise ConnectionRefusedError
+
+    with pytest.raises(ConnectionRefusedError):
+        retry_over_time(refused, ConnectionRefusedError, **PUBLISH_RETRY_POLICY)
+    assert sum(waited) >= 120.0
 
 
 def test_accepts_what_the_operator_sends() -> None:

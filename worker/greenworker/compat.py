@@ -97,6 +97,23 @@ def keep_events_of_the_meantime(dispatcher: Any) -> None:
     dispatcher.flush = flush
 
 
+def round_up_delays() -> None:
+    """From 5.5 on Celery has RabbitMQ delay what has a countdown, on quorum queues behind a topic exchange. kombu
+    refuses to delay anything by less than a second, so that a retry after half a second could never be published.
+    """
+    from celery.app import base  # noqa: PLC0415 - not before patching
+
+    stock: Callable[[int, str], str] | None = getattr(base, "calculate_routing_key", None)
+    if stock is None or hasattr(stock, "rounds_up"):
+        return
+
+    def calculate_routing_key(countdown: int, routing_key: str) -> str:
+        return stock(max(1, countdown), routing_key)
+
+    setattr(calculate_routing_key, "rounds_up", True)  # noqa: B010 - mypy knows no attributes of functions
+    setattr(base, "calculate_routing_key", calculate_routing_key)  # noqa: B010 - of a module
+
+
 @dataclass(frozen=True)
 class Private:
     """A name of a library's own that the worker relies on."""
@@ -142,6 +159,12 @@ PRIVATE = (
     Private("celery.backends.redis:ResultConsumer._locked", "5.7 subscribes one at a time", (), since="5.7"),
     Private("celery.backends.redis:ResultConsumer._reconnect_pubsub", "earlier ones do not", ()),
     Private("celery.backends.redis:ResultConsumer._pubsub", "None: its connection was lost"),
+    Private(
+        "celery.app.base:calculate_routing_key",
+        "a delay of less than a second is a second on a quorum queue",
+        ("countdown", "routing_key"),
+        since="5.5",
+    ),
     Private("celery.app.base:Celery._backend_cache", "one result backend for all green threads"),
     Private("celery.utils.collections:ConfigurationView._to_keys", "all spellings of a setting", ("key",)),
     Private(f"{_CONSUMER}._flush_events", "task events are sent together", ()),

@@ -149,6 +149,21 @@ def test_where_celery_lets_rabbitmq_delay_a_task_no_worker_holds_it(
     assert max(worker.journal.counts("done").values()) == 1
 
 
+@pytest.mark.skipif(celery.VERSION < (5, 5), reason="Celery has it from 5.5 on")
+@pytest.mark.parametrize("pool", ["eventlet", "prefork"])
+def test_where_celery_lets_rabbitmq_delay_a_task_a_retry_after_less_than_a_second_is_tried_again(
+    rabbit_server: RabbitMQ, start_worker: Start, pool: str
+) -> None:
+    """kombu refuses to delay anything by less than a second."""
+    limited = Limited(rabbit_server, "topic")
+    more: dict[str, Any] = {"arguments": ["-c", "2"]} if pool == "prefork" else {"threads": 2}
+    worker = start_worker(
+        limited.server.url, queues=limited.name, pool=pool, environment=limited.environment, **more
+    ).ready()
+    limited.producer.again.apply_async((1,), headers={"pause": 0.3})
+    eventually(lambda: worker.journal.done() == 1, f"it is done; {worker.tail()}", 20)
+
+
 def test_a_nack_brings_a_message_back(limited: Limited) -> None:
     """The way of RabbitMQ 4.3, which every version understands."""
     limited.producer.noop.delay(1)

@@ -217,6 +217,7 @@ def _connect_signals(runtime: Runtime) -> None:
     from celery import signals  # noqa: PLC0415
 
     from greenworker.bootstrap import remote_control  # noqa: PLC0415
+    from greenworker.compat import round_up_delays  # noqa: PLC0415
     from greenworker.pool.retries import store_retries_first  # noqa: PLC0415
     from greenworker.router import stamp_publish_time  # noqa: PLC0415
 
@@ -231,6 +232,7 @@ def _connect_signals(runtime: Runtime) -> None:
         runtime.accounting.revoked.add(1, str(getattr(request, "name", "unknown")))
 
     def tasks_are_loaded(sender: Any = None, **_: Any) -> None:
+        round_up_delays()
         store_retries_first(sender.app)
         remote_control.restrict(runtime.environment.remote_control, runtime.environment.role)
         if runtime.environment.role == "eventlet":

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tests.faults.history import Disruption, Event, Process, Sent, Verdict, judge, parse
+from tests.faults.history import Disruption, Event, Process, Reading, Sent, Verdict, judge, parse
 
 NEAR_SECONDS = 30.0
 """Faults so long before a task's first line are shown with it."""
@@ -36,10 +36,14 @@ class History:
     orphans: Sequence[str] = ()
     processes: Sequence[Process] = ()
     unavailable: Sequence[str] = ()
+    readings: Sequence[Reading] = ()
 
     def judge(self, events: Sequence[Event]) -> Verdict:
         """See `history.judge`."""
-        verdict = judge(self.sent, events, self.disruptions, self.due, orphans=self.orphans, processes=self.processes)
+        verdict = judge(
+            self.sent, events, self.disruptions, self.due,
+            orphans=self.orphans, processes=self.processes, readings=self.readings,
+        )  # fmt: skip
         return replace(verdict, unavailable=tuple(self.unavailable))
 
     def save(self, file: Path) -> None:
@@ -53,14 +57,17 @@ class History:
         sent = [Sent(**{**one, "after": tuple(one["after"])}) for one in found.pop("sent")]
         disruptions = [Disruption(**one) for one in found.pop("disruptions")]
         processes = [Process(**one) for one in found.pop("processes", [])]
+        readings = [Reading(**one) for one in found.pop("readings", [])]
         names = {name: tuple(found.pop(name, ())) for name in ("orphans", "unavailable")}
-        return cls(sent=sent, disruptions=disruptions, processes=processes, **names, **found)
+        return cls(sent=sent, disruptions=disruptions, processes=processes, readings=readings, **names, **found)
 
     def tell(self, identity: str, events: Sequence[Event]) -> list[str]:
         """One line for each thing that happened to a task, and for each fault between its first and its last line."""
         mine = [event for event in events if event.identity == identity]
         sent = [one for one in self.sent if one.identity == identity]
         lines = [(event.at, f"{event.what} by {event.worker}") for event in mine]
+        last = max((event.at for event in mine), default=self.due)
+        lines += [(last, f"read back: {one.state} {one.value!r}") for one in self.readings if one.identity == identity]
         for one in sent:
             after = f" after {', '.join(one.after)}" if one.after else ""
             confirmed = "not confirmed" if one.confirmed_at is None else f"confirmed at {one.confirmed_at:.3f}"

@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
+from typing import Protocol
 
-from tests.faults.history import Process
+from tests.faults.history import CONSUMES_SECONDS, Process, parse
 from tests.integration.worker.harness import Worker
 
 APPS = Path(__file__).parent / "apps"
@@ -218,6 +219,34 @@ class Fleet:
             if member.failures >= _PROBE_FAILURES:
                 self.killed.append((worker.name, monotonic()))
                 worker.signal(signal.SIGKILL)
+
+
+class Workers(Protocol):
+    """Of a fleet: the log that its tasks write, and all processes that there were so far."""
+
+    @property
+    def done_file(self) -> Path:
+        """One line for each event: `fault_app.note`."""
+
+    def records(self) -> list[Process]:
+        """Those that live and those that have ended."""
+
+
+def until_all_consume(fleet: Workers) -> None:
+    """Until each worker has begun a task since now, or since its own start, or has had its time for that. There has to
+    be work for them meanwhile.
+    """
+    after = monotonic()
+    while True:
+        events = parse(fleet.done_file.read_text().splitlines())
+        last = {event.worker: event.at for event in events if event.what == "begun"}
+        living = [one for one in fleet.records() if one.status is None and not one.told]
+        if all(
+            last.get(one.worker, 0.0) > after or monotonic() > max(after, one.start) + CONSUMES_SECONDS + 1.0
+            for one in living
+        ):
+            return
+        sleep(0.5)
 
 
 def clock_library(directory: Path) -> Path | None:

@@ -27,14 +27,18 @@ UNSETTLED_SECONDS = 2.0
 the worker did.
 """
 
-PUBLISHES_LAST = ("chain", "chord", "retry")
+PUBLISHES_LAST = ("chain", "chord", "reader", "retry")
 """Kinds of tasks that publish something after their author's last line: the next task of the chain, the body of the
 chord, the retry.
 """
 
-PUBLISHING_SECONDS = 60.0
+CANVASES = ("chain", "group", "chord", "reader")
+"""Kinds of tasks that the producer publishes with Celery's own retries."""
+
+PUBLISHING_SECONDS = 90.0
 """In place of `UNSETTLED_SECONDS` for these kinds: so long their worker may try to publish before it settles the
-message (`task_publish_retry_policy` of the workers).
+message. The runs take the broker away for 60 s, and a silent connection is given up after 15 s; the workers would try
+for longer (`task_publish_retry_policy`).
 """
 
 CONSUMES_SECONDS = 60.0
@@ -70,6 +74,18 @@ class Sent:
     """When the producer had its confirmation, or gave up. Before that it may have published more than once, if its kind
     retries.
     """
+    result: str | None = None
+    """What its result has to say. None: nobody reads it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the result backend has of a task, when everything has come to rest."""
+
+    identity: str
+    state: str
+    """Celery's: SUCCESS, FAILURE, ..."""
+    value: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +111,10 @@ class Hold:
     """The task had been delivered before, so that a copy with its record may have been published before it ran."""
     begun: float = float("inf")
     """When the task began; until then the confirmation of that copy was awaited."""
+    got: float = float("inf")
+    """When the worker wrote down that it has the message. It may have been on its way since *start*."""
+    gone: float | None = None
+    """When the worker settled it. Its broker knows by *end*."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +132,11 @@ class Disruption:
     stalls: bool = False
     """Whether the worker stands still: what it gets at the end may have been on its way since the beginning."""
     forgets_until: float | None = None
-    """From *start* until then the broker may forget what it is told: a master dies then, and its replica is behind."""
+    """From *start* until then the broker may forget what it is told: a master dies then, and its replica is behind. It
+    repeats what a worker got or settled then, and nothing that a worker only had.
+    """
+    counted: bool = True
+    """Whether it is a fault of its own, and not the second part of one."""
     delays_confirmations: bool = False
     """Whether the broker confirms so late that a worker publishes a copy again: RabbitMQ's alarms."""
     unfinished: bool = False
@@ -125,6 +149,10 @@ class Disruption:
         at_worker = self.target in ("", hold.worker)
         if self.unfinished:
             return at_worker and self.start <= hold.end - IN_FLIGHT_SECONDS <= self.end
+        if self.forgets_until is not None:
+            got = hold.start - IN_FLIGHT_SECONDS <= self.forgets_until and hold.got >= self.start
+            settled = hold.gone is not None and hold.gone <= self.forgets_until and hold.end >= self.start
+            return at_worker and (got or settled)
         return at_worker and self.start <= hold.end and self.end >= hold.start - IN_FLIGHT_SECONDS
 
 
@@ -176,6 +204,12 @@ class Verdict:
     """Acknowledged early: outside of the promise."""
     miscounted_chords: int = 0
     """Bodies of chords of which a part ran twice: outside of the promise."""
+    read: int = 0
+    """Results that were read back, and were right."""
+    unread: tuple[str, ...] = ()
+    """Tasks that are done and whose result is not there: a line for each."""
+    wrong: tuple[str, ...] = ()
+    """Tasks that are done and whose result says something else: a line for each."""
     hung: tuple[str, ...] = ()
     """Workers that lived and took no part in the consumption, and drains that did not end: a line for each."""
     crashed: tuple[str, ...] = ()
@@ -187,7 +221,7 @@ class Verdict:
     @property
     def kept(self) -> bool:
         """Whether the promise held."""
-        return not (self.lost or self.unexplained or self.hung or self.crashed)
+        return not (self.lost or self.unexplained or self.unread or self.wrong or self.hung or self.crashed)
 
 
 def parse(lines: Iterable[str]) -> list[Event]:
@@ -208,10 +242,11 @@ def judge(
     *,
     orphans: Collection[str] = (),
     processes: Sequence[Process] = (),
+    readings: Sequence[Reading] = (),
 ) -> Verdict:
     """The verdict over a whole run, after everything has come to rest. What is first done after *due* (monotonic) is
     late. *orphans*: what the broker had ready only after it was started again without a consumer. *processes*: all
-    workers that there were.
+    workers that there were. *readings*: all results that there are.
     """
     history: dict[str, list[Event]] = defaultdict(list)
     for event in sorted(events, key=lambda each: each.at):
@@ -246,7 +281,8 @@ def judge(
             unexplained.append(_told(by_identity.get(identity), history[identity]))
     counts: dict[str, int] = defaultdict(int)
     for disruption in disruptions:
-        counts[disruption.kind] += not disruption.unfinished  # that one is part of a drain
+        counts[disruption.kind] += disruption.counted and not disruption.unfinished  # that one is part of a drain
+    read, unread, wrong = _results([one for one in sent if done.get(one.identity)], readings)
     return Verdict(
         sent=len(sent),
         confirmed=sum(one.confirmed_at is not None for one in sent),
@@ -263,10 +299,33 @@ def judge(
         forgotten=len(forgotten),
         early_lost=len(early),
         miscounted_chords=len(miscounted),
+        read=read,
+        unread=tuple(unread),
+        wrong=tuple(wrong),
         hung=tuple(hung(processes, sent, history, disruptions)),
         crashed=tuple(crashed(processes, disruptions)),
         disruptions={kind: count for kind, count in counts.items() if count},
     )
+
+
+def _results(done: Iterable[Sent], readings: Sequence[Reading]) -> tuple[int, list[str], list[str]]:
+    """How many of the tasks that are *done* have the right result; a line for each that has none, and for each that has
+    another one.
+    """
+    by_identity = {one.identity: one for one in readings}
+    right, unread, wrong = 0, [], []
+    for one in done:
+        if one.result is None:
+            continue
+        found = by_identity.get(one.identity)
+        if found is None:
+            unread.append(f"{one.identity} {one.kind}, sent at {one.at:.2f}, is done and has no result")
+        elif (found.state, found.value) != ("SUCCESS", one.result):
+            told = f"{found.state} {found.value!r}"
+            wrong.append(f"{one.identity} {one.kind}, sent at {one.at:.2f}: {told} in place of {one.result!r}")
+        else:
+            right += 1
+    return right, unread, wrong
 
 
 def cut_off(drain: Disruption, left: float, known: Iterable[Disruption]) -> Disruption:
@@ -418,6 +477,8 @@ def holds(
                 copied=gone is not None and begun is None,
                 again=any(each.what == "got" for each in earlier),
                 begun=float("inf") if begun is None else begun,
+                got=event.at,
+                gone=gone,
             )
         )
     return found
@@ -490,7 +551,9 @@ def _causes(
     publishes = sent.kind in ("retry", "forwarded")
     last_words = sent.kind in PUBLISHES_LAST
     harmful = [
-        one for one in disruptions if one.may_repeat or one.unfinished or (publishes and one.loses_confirmations)
+        one
+        for one in disruptions
+        if one.may_repeat or one.unfinished or one.forgets_until is not None or (publishes and one.loses_confirmations)
     ]
     seconds = PUBLISHING_SECONDS if last_words else UNSETTLED_SECONDS
     # On Redis: what is settled while the broker is away is sent when it is back.
@@ -507,7 +570,7 @@ def _causes(
         ]
         found += _touched(mine, unsure, last, "confirmation", seconds, only_copied=True)
         found += _copied_and_run(mine, unsure, last)
-    if sent.kind in ("chain", "group", "chord") and not sent.after:  # these are published with Celery's own retries
+    if sent.kind in CANVASES and not sent.after:
         for one in disruptions:
             if one.loses_confirmations and not one.target and one.start <= sent.tried_until and one.end >= sent.at:
                 found.append(f"published while {one.kind}")
@@ -523,7 +586,7 @@ def _copied_and_run(events: Sequence[Event], unsure: Sequence[Disruption], last:
         if not hold.again or hold.copied or hold.start >= last:
             continue
         awaited = (one for one in unsure if one.start <= hold.begun and one.end >= hold.start)
-        one = next((one for one in awaited if one.target in ("", hold.worker) and one.forgets_until is None), None)
+        one = next((one for one in awaited if one.target in ("", hold.worker)), None)
         if one is not None:
             found.append(f"copied while {one.kind} {one.target}".strip())
     return found

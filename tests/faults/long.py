@@ -22,6 +22,12 @@ from time import monotonic
 from tests.faults.again import as_line
 from tests.faults.run import BROKERS, run
 
+LONGEST_SECONDS = 60.0
+"""Of some of the long tasks."""
+
+UNREACHABLE_SECONDS = 60.0
+"""Of the broker."""
+
 
 def main() -> int:
     """0 if the promise held in every run, and there were tasks and faults. A run that broke it keeps its directory."""
@@ -48,6 +54,8 @@ def main() -> int:
                 rounds=chosen.rounds,
                 per_second=chosen.per_second,
                 own_clocks=True,
+                longest_seconds=LONGEST_SECONDS,
+                unreachable_seconds=UNREACHABLE_SECONDS,
             )
         except Exception:  # of the run itself: a server that did not start, say
             traceback.print_exc()
@@ -63,7 +71,8 @@ def main() -> int:
         total.update(
             runs=1, tasks=verdict.confirmed, done=verdict.done, lost=len(verdict.lost), twice=len(verdict.twice),
             unexplained=len(verdict.unexplained), hung=len(verdict.hung), crashed=len(verdict.crashed),
-            disruptions=sum(verdict.disruptions.values()),
+            disruptions=sum(verdict.disruptions.values()), read=verdict.read, unread=len(verdict.unread),
+            wrong=len(verdict.wrong),
         )  # fmt: skip
         if verdict.kept and verdict.confirmed and verdict.disruptions:
             shutil.rmtree(directory)

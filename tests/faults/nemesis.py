@@ -23,9 +23,10 @@ What each kind may do, and why; a flag that a kind does not set excuses nothing:
     broker_killed
     connections_closed,     loses_confirmations,   RabbitMQ's own: as a lost connection
     node_lost               may_repeat
-    failover                loses_confirmations,   the new master may lack that a message was fetched or settled
-                            may_repeat
-                            forgets_until          and that it was published, within `LAGS_SECONDS` before the death
+    failover                forgets_until          the new master may lack that a message was published, fetched or
+                                                   settled within `LAGS_SECONDS` before the death; what a worker only
+                                                   has then stays its own
+                            loses_confirmations    from the death until the promotion
     redis_read_only,        loses_confirmations    writes are refused
     redis_full
     disk_full               loses_confirmations    Redis refuses writes, RabbitMQ stops who publishes
@@ -48,13 +49,24 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from tests.faults.fleet import DRAIN_SECONDS, GRACE_SECONDS, Fleet, Member, local_addresses, set_clock
+from tests.faults.fleet import (
+    DRAIN_SECONDS,
+    GRACE_SECONDS,
+    Fleet,
+    Member,
+    local_addresses,
+    set_clock,
+    until_all_consume,
+)
 from tests.faults.history import SIGKILLED, Disruption, Event, cut_off, killed_by_probe
 from tests.faults.memory import MemoryLimits
 from tests.integration.worker.harness import Producer, RabbitMQ, Redis, Relay, Sentinel, eventually
 
 FROZEN_SECONDS = 24.0
 """Longer than the 20 s after which a worker on Redis counts as dead."""
+
+UNREACHABLE_SECONDS = 5.0
+"""The long form has 60 s."""
 
 LOST_SECONDS = 1.0
 """Both sides of a connection know so soon that it is lost."""
@@ -91,11 +103,12 @@ class Nemesis:
         producer: Producer,
         rng: random.Random,
         peer: RabbitMQ | None = None,
+        unreachable_seconds: float = UNREACHABLE_SECONDS,
     ) -> None:
-        """*peer*: another node of the same cluster."""
+        """*peer*: another node of the same cluster. *unreachable_seconds*: how long the broker cannot be reached."""
         self.disruptions: list[Disruption] = []
         self._fleet, self._server, self._relay, self._producer, self._rng = fleet, server, relay, producer, rng
-        self._peer = peer
+        self._peer, self._unreachable_seconds = peer, unreachable_seconds
         self._frozen: list[threading.Thread] = []
         self._silent: list[tuple[str, float, tuple[socket.socket, socket.socket]]] = []
         """Worker, time, and both sides of a connection that was silenced."""
@@ -312,13 +325,15 @@ class Nemesis:
             self._relay.cut()
 
     def _unreachable(self) -> None:
-        """The broker cannot be reached for some seconds."""
+        """The broker cannot be reached for some seconds. After a long time nothing else is done until all consume."""
         port = self._relay.target
         with self._noted("unreachable", "", may_repeat=self._repeats_on_reconnect()):
             self._relay.refuse()
             self._relay.cut()
-            sleep(5.0)
+            sleep(self._unreachable_seconds)
             self._relay.accept(port)
+        if self._unreachable_seconds > UNREACHABLE_SECONDS:
+            until_all_consume(self._fleet)
 
     def _silent_connection(self) -> None:
         """One connection of a worker swallows everything while the others work."""
@@ -389,18 +404,12 @@ class Nemesis:
 
     def _failover(self) -> None:
         """The master dies, and a Sentinel promotes its replica, which may lack the last writes."""
-        died = self._server.fail_over_and_mend()
-        self.disruptions.append(
-            Disruption(
-                "failover",
-                "",
-                died - LAGS_SECONDS,
-                monotonic(),
-                may_repeat=True,
-                loses_confirmations=True,
-                forgets_until=died,
-            )
-        )
+        died, promoted = self._server.fail_over_and_mend()
+        forgets = Disruption("failover", "", died - LAGS_SECONDS, died, may_repeat=False, forgets_until=died)
+        away = Disruption(
+            "failover", "", died, promoted, may_repeat=False, loses_confirmations=True, counted=False
+        )  # fmt: skip
+        self.disruptions += [forgets, away]
 
     def _disk_full(self) -> None:
         """The broker cannot write: Redis refuses writes, RabbitMQ's alarm stops who publishes."""

@@ -25,12 +25,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any, Protocol
+from typing import Any
 
 from tests.faults.again import History, as_line
-from tests.faults.fleet import Fleet
-from tests.faults.history import CONSUMES_SECONDS, Event, Process, Sent, Verdict, parse
-from tests.faults.nemesis import Nemesis
+from tests.faults.fleet import Fleet, Workers, until_all_consume
+from tests.faults.history import Event, Sent, Verdict, parse
+from tests.faults.nemesis import UNREACHABLE_SECONDS, Nemesis
+from tests.faults.results import read_back
 from tests.faults.whereabouts import depths, messages, state, tell
 from tests.faults.workload import LONG_SECONDS, Workload
 from tests.integration.worker.harness import RabbitMQ, Redis, Relay, Sentinel
@@ -39,7 +40,8 @@ from tests.integration.worker.lanes import Lane, RabbitLane, RedisLane
 BROKERS = ("redis", "classic", "quorum", "sentinel", "cluster")
 QUIET_SECONDS = 75.0
 """So long until everything is done after the last fault: a dead worker's messages are back within 25 s, a connection
-that is silent is noticed within 60. What is done after that is late.
+that is silent is noticed within 60. What is done after that is late. The long form has longer tasks, and so much more
+time.
 """
 
 LATE_SECONDS = 120.0
@@ -49,6 +51,11 @@ done is lost.
 
 KINDS = {"cluster": "quorum"}
 """The kind of the queue, where the broker is not named after it."""
+
+EXCHANGE_TYPES = {"quorum": "topic"}
+"""Of the queue, where that is not direct: through a topic exchange RabbitMQ itself delays what has a countdown or an
+ETA (native delayed delivery).
+"""
 
 DISK_BYTES = 256 * 1024 * 1024
 """Of the disk that Redis writes to."""
@@ -64,9 +71,11 @@ def run(
     per_second: float = 15.0,
     size: int = 3,
     own_clocks: bool = False,
+    longest_seconds: float = LONG_SECONDS,
+    unreachable_seconds: float = UNREACHABLE_SECONDS,
 ) -> Verdict:
     """Every kind of disruption *rounds* times, or for *seconds* if given. Raises AssertionError if the fleet does not
-    start.
+    start. *longest_seconds*: of some of the long tasks. *unreachable_seconds*: of the broker.
     """
     rng = random.Random(seed)
     (directory / "broker").mkdir(parents=True)
@@ -76,7 +85,9 @@ def run(
     results = Redis(directory / "results")
     relay = Relay(server.port)
     lane: Lane = (
-        RedisLane(server) if not isinstance(server, RabbitMQ) else RabbitLane(server, KINDS.get(broker, broker))
+        RedisLane(server)
+        if not isinstance(server, RabbitMQ)
+        else RabbitLane(server, KINDS.get(broker, broker), EXCHANGE_TYPES.get(broker, "direct"))
     )
     options: dict[str, Any] = {"priority_steps": [0, 3, 6, 9]}
     through = server.url.replace(f":{server.port}", f":{relay.port}")
@@ -90,8 +101,8 @@ def run(
     chosen = lane.producer(result_backend=results.url, broker_transport_options=options)
     environment = {**lane.environment(), "CELERY_RESULT_BACKEND": results.url}
     fleet = Fleet(through, directory, lane.queue, size, environment, own_clocks=own_clocks)
-    workload = Workload(chosen, directory / "journal", random.Random(rng.random()), per_second, chords=True)
-    nemesis = Nemesis(fleet, server, relay, chosen, random.Random(rng.random()), peer)
+    workload = Workload(chosen, directory / "journal", random.Random(rng.random()), per_second, longest_seconds)
+    nemesis = Nemesis(fleet, server, relay, chosen, random.Random(rng.random()), peer, unreachable_seconds)
     try:
         fleet.ready()
         workload.start()
@@ -100,14 +111,17 @@ def run(
         until_all_consume(fleet)
         workload.stop()
         sent = list(workload.sent.values())
-        due = monotonic() + QUIET_SECONDS
-        overdue = until_quiet(fleet, sent, due)
+        due = monotonic() + QUIET_SECONDS + longest_seconds - LONG_SECONDS
+        overdue = until_quiet(fleet, sent, due, longest_seconds + 1)
         known = _overview(fleet, server) if overdue else []
-        until_quiet(fleet, sent, due + LATE_SECONDS)
+        until_quiet(fleet, sent, due + LATE_SECONDS, longest_seconds + 1)
         events = parse(fleet.done_file.read_text().splitlines())
+        done = {event.identity for event in events if event.what == "done"}
+        task_ids = {identity: one for identity, one in workload.task_ids.items() if identity in done}
+        readings = read_back(results.url, task_ids, due + LATE_SECONDS)
         history = History(
             broker, seed, sent, nemesis.finish(events), due,
-            processes=fleet.records(), unavailable=nemesis.unavailable(),
+            processes=fleet.records(), unavailable=nemesis.unavailable(), readings=readings,
         )  # fmt: skip
         verdict = history.judge(events)
         if verdict.lost:
@@ -195,37 +209,10 @@ def restart(nodes: Sequence[RabbitMQ]) -> None:
         list(threads.map(RabbitMQ.start, nodes))
 
 
-class Workers(Protocol):
-    """Of a fleet: the log that its tasks write, and all processes that there were so far."""
-
-    @property
-    def done_file(self) -> Path:
-        """One line for each event: `fault_app.note`."""
-
-    def records(self) -> list[Process]:
-        """Those that live and those that have ended."""
-
-
-def until_all_consume(fleet: Workers) -> None:
-    """Until each worker has begun a task since now, or since its own start, or has had its time for that. There is work
-    for them meanwhile.
+def until_quiet(fleet: Workers, sent: list[Sent], deadline: float, quiet_seconds: float = LONG_SECONDS + 1) -> set[str]:
+    """Until all that is owed is done and nothing more ends for *quiet_seconds*, or the time (monotonic) is over; what
+    is owed then.
     """
-    after = monotonic()
-    while True:
-        last = {
-            event.worker: event.at for event in parse(fleet.done_file.read_text().splitlines()) if event.what == "begun"
-        }
-        living = [one for one in fleet.records() if one.status is None and not one.told]
-        if all(
-            last.get(one.worker, 0.0) > after or monotonic() > max(after, one.start) + CONSUMES_SECONDS + 1.0
-            for one in living
-        ):
-            return
-        sleep(0.5)
-
-
-def until_quiet(fleet: Workers, sent: list[Sent], deadline: float) -> set[str]:
-    """Until all that is owed is done and nothing more ends, or the time (monotonic) is over; what is owed then."""
     owed = {one.identity for one in sent if one.confirmed_at is not None and one.kind != "early"}
     quiet_since, size = monotonic(), -1
     while True:
@@ -233,7 +220,7 @@ def until_quiet(fleet: Workers, sent: list[Sent], deadline: float) -> set[str]:
         if len(text) != size:
             size, quiet_since = len(text), monotonic()
         left = owed - {event.identity for event in parse(text.splitlines()) if event.what == "done"}
-        if monotonic() >= deadline or (not left and monotonic() - quiet_since > LONG_SECONDS + 1):
+        if monotonic() >= deadline or (not left and monotonic() - quiet_since > quiet_seconds):
             return left
         sleep(0.5)
 
@@ -247,11 +234,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=0.0)
     parser.add_argument("--per-second", type=float, default=15.0)
     parser.add_argument("--own-clocks", action="store_true", help="step a worker's clock, where there is a C compiler")
+    parser.add_argument("--longest-seconds", type=float, default=LONG_SECONDS, help="of some of the long tasks")
+    parser.add_argument("--unreachable-seconds", type=float, default=UNREACHABLE_SECONDS, help="of the broker")
     chosen = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="greenfleet-faults-"))
     verdict = run(
         chosen.broker, directory / "run", seed=chosen.seed, rounds=chosen.rounds, seconds=chosen.seconds,
-        per_second=chosen.per_second, own_clocks=chosen.own_clocks,
+        per_second=chosen.per_second, own_clocks=chosen.own_clocks, longest_seconds=chosen.longest_seconds,
+        unreachable_seconds=chosen.unreachable_seconds,
     )  # fmt: skip
     print(json.dumps(as_line(chosen.broker, chosen.seed, verdict)), flush=True)
     if verdict.kept:

@@ -26,8 +26,14 @@ TITLES = {
     "cluster": "three nodes",
 }
 COUNTED = ("confirmed", "lost", "unexplained", "orphaned", "forgotten", "early_lost", "miscounted_chords", "late")
-COUNTED_LATER = ("hung", "crashed")
-"""What runs before 19:20 UTC of 29 November 2026 were not judged by."""
+COUNTED_LATER = {
+    "hung": "workers that hung",
+    "crashed": "workers that crashed",
+    "read": "results read back",
+    "unread": "**results missing**",
+    "wrong": "**results wrong**",
+}
+"""What the first runs were not judged by, with the heads of its rows."""
 Run = Mapping[str, Any]
 
 
@@ -102,12 +108,13 @@ def table(runs: Sequence[Run]) -> str:
     ):
         each = [sums[broker][name] for broker in brokers]
         lines.append(_row(title, [f"{number:,}" for number in each], f"{sum(each):,}"))
-    for name in COUNTED_LATER:
+    for name, title in COUNTED_LATER.items():
         judged = [[run[name] for run in runs if run["broker"] == broker and name in run] for broker in brokers]
         if count := sum(map(len, judged)):
             cells = [f"{sum(each):,}" if each else "" for each in judged]
             total = sum(map(sum, judged))
-            lines.append(_row(f"workers that {name}, in {count} runs", cells, f"{total:,}"))
+            among = f", in {count} runs" if count < len(runs) else ""
+            lines.append(_row(title + among, cells, f"{total:,}"))
     hours = sum(sums[broker]["seconds"] for broker in brokers) / 3600
     days = sorted({str(run["started"])[:10] for run in runs})
     head = (

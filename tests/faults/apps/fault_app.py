@@ -1,5 +1,5 @@
 """The user's code under faults: each task writes "begun" and "done" to a file, with its worker and the monotonic time,
-and each message of a task "got" and "gone" (acknowledged or returned).
+and each message of a task "got" and "gone" (acknowledged or returned). Results are such as `workload` expects them.
 """
 
 # A user's module: no types, no habits of ours.
@@ -21,7 +21,8 @@ app.conf.result_extended = True
 if os.environ.get("QUEUE_KIND"):
     name = os.environ["QUEUE_NAME"]
     arguments = {"x-queue-type": os.environ["QUEUE_KIND"]}
-    app.conf.task_queues = [Queue(name, Exchange(name), routing_key=name, queue_arguments=arguments)]
+    exchange = Exchange(name, type=os.environ.get("EXCHANGE_TYPE", "direct"))
+    app.conf.task_queues = [Queue(name, exchange, routing_key=name, queue_arguments=arguments)]
 
 WORKER = os.environ.get("GREENWORKER_WORKER", "none")
 
@@ -72,12 +73,13 @@ def cpu(identity, seconds):
     note("done", identity)
 
 
-@app.task(bind=True, max_retries=5)
+@app.task(bind=True, max_retries=5, ignore_result=False)
 def retried(self, identity, fails, countdown):
     note("begun", identity)
     if self.request.retries < fails:
         raise self.retry(countdown=countdown)
     note("done", identity)
+    return f"of {identity}"
 
 
 @app.task(rate_limit="30/s")
@@ -93,7 +95,7 @@ def early(identity, seconds):
     note("done", identity)
 
 
-@app.task
+@app.task(ignore_result=False)
 def heavy(identity, seconds):
     """Goes to the prefork companion."""
     note("begun", identity)
@@ -101,23 +103,33 @@ def heavy(identity, seconds):
     while time.process_time() < end:
         sum(range(500))
     note("done", identity)
+    return f"of {identity}"
 
 
 @app.task(ignore_result=False)
-def part(identity):
-    """Of a chord."""
+def valued(identity, seconds):
+    """Also of a group, and of a chord."""
     note("begun", identity)
-    time.sleep(0.1)
+    time.sleep(seconds)
     note("done", identity)
-    return 1
+    return f"of {identity}"
 
 
 @app.task(ignore_result=False)
-def whole(numbers, identity):
+def whole(values, identity):
     """The body of a chord."""
     note("begun", identity)
-    assert sum(numbers) == len(numbers)
     note("done", identity)
+    return f"of {identity} with {', '.join(sorted(values))}"
+
+
+@app.task(ignore_result=False)
+def reader(identity, task_id, seconds):
+    """Waits for the result of another task."""
+    note("begun", identity)
+    value = app.AsyncResult(task_id).get(timeout=seconds, disable_sync_subtasks=False)
+    note("done", identity)
+    return f"of {identity} with {value}"
 
 
 @app.task(acks_late=False)

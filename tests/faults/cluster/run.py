@@ -31,8 +31,10 @@ from greenfleet.status.times import unix_time
 from tests.faults.again import History, as_line
 from tests.faults.cluster.nemesis import AGAIN_SECONDS, KINDS, SHORT_KINDS, Attempt, Nemesis
 from tests.faults.cluster.stage import NAMESPACE, Kubernetes, Stage, prepare
+from tests.faults.fleet import until_all_consume
 from tests.faults.history import Disruption, Verdict, killed_by_probe
-from tests.faults.run import LATE_SECONDS, QUIET_SECONDS, until_all_consume, until_quiet
+from tests.faults.results import read_back
+from tests.faults.run import LATE_SECONDS, QUIET_SECONDS, until_quiet
 from tests.faults.whereabouts import depths, messages, tell
 from tests.faults.workload import Workload
 from tests.integration.worker.harness import RabbitMQ
@@ -108,7 +110,7 @@ def run(
     if isinstance(stage.server, RabbitMQ):
         options["confirm_publish"] = True
     producer = stage.lane.producer(result_backend=stage.results.url, broker_transport_options=options)
-    workload = Workload(producer, directory / "journal", random.Random(rng.random()), per_second, chords=True)
+    workload = Workload(producer, directory / "journal", random.Random(rng.random()), per_second)
     nemesis = Nemesis(stage, workload, producer, random.Random(rng.random()))
     began = monotonic()
     try:
@@ -127,7 +129,10 @@ def run(
         sleep(1.0)
         events = stage.events()
         disruptions = [*nemesis.finish(), *_probed(stage, events)]
-        history = History(broker, seed, sent, disruptions, due, processes=stage.records())
+        done = {event.identity for event in events if event.what == "done"}
+        task_ids = {identity: one for identity, one in workload.task_ids.items() if identity in done}
+        readings = read_back(stage.results.url, task_ids, due + LATE_SECONDS)
+        history = History(broker, seed, sent, disruptions, due, processes=stage.records(), readings=readings)
         verdict = history.judge(events)
         if verdict.lost:
             known += tell(verdict.lost, sent, events, messages(stage.server), {})

@@ -324,18 +324,19 @@ class Sentinel:
         self.master.stop(signal.SIGKILL)
         eventually(lambda: self.current() == self.replica.port, "the replica is promoted", 40)
 
-    def fail_over_and_mend(self) -> float:
+    def fail_over_and_mend(self) -> tuple[float, float]:
         """Kill whoever is the master; when the other one is the master, start it again and wait until it follows. When
-        (monotonic seconds) the master was dead.
+        (monotonic seconds) the master was dead, and when the other one was promoted.
         """
         old, new = (self.master, self.replica) if self.current() == self.master.port else (self.replica, self.master)
         old.stop(signal.SIGKILL)
         died = monotonic()
         eventually(lambda: self.current() == new.port, "the replica is promoted", 40)
+        promoted = monotonic()
         old.start()
         eventually(lambda: new.client().info("replication")["connected_slaves"] == 1, "the old master follows", 60)
         eventually(lambda: old.client().info("replication").get("master_link_status") == "up", "it has caught up", 60)
-        return died
+        return died, promoted
 
     def stop(self) -> None:
         self.process.terminate()

@@ -55,22 +55,21 @@ class RedisLane(Lane):
 
 
 class RabbitLane(Lane):
-    def __init__(self, server: RabbitMQ, kind: str) -> None:
+    def __init__(self, server: RabbitMQ, kind: str, exchange_type: str = "direct") -> None:
         super().__init__(server)
-        self.kind = kind
+        self.kind, self.exchange_type = kind, exchange_type
         with Connection(self.url) as connection:
             connection.channel().queue_declare(
                 self.queue, durable=True, auto_delete=False, arguments={"x-queue-type": kind}
             )
 
     def producer(self, **conf: Any) -> Producer:
-        queue = Queue(
-            self.queue, Exchange(self.queue), routing_key=self.queue, queue_arguments={"x-queue-type": self.kind}
-        )
+        exchange = Exchange(self.queue, type=self.exchange_type)
+        queue = Queue(self.queue, exchange, routing_key=self.queue, queue_arguments={"x-queue-type": self.kind})
         return Producer(self.url, queue=queue, **conf)
 
     def environment(self) -> dict[str, str]:
-        return {"QUEUE_KIND": self.kind, "QUEUE_NAME": self.queue}
+        return {"QUEUE_KIND": self.kind, "QUEUE_NAME": self.queue, "EXCHANGE_TYPE": self.exchange_type}
 
     def ready(self, queue: str = "") -> int:
         with Connection(self.url) as connection:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults import again
 from tests.faults.again import History
-from tests.faults.history import Disruption, Process, Sent, parse
+from tests.faults.history import Disruption, Process, Reading, Sent, parse
 
 DONE = ["got t2 w1 3.0", "begun t2 w1 3.1", "got t2 w2 8.0", "begun t2 w2 8.1", "done t2 w2 8.5", "gone t2 w2 8.6"]
 KILLED = Disruption("sigkill", "w1", 5.0, 5.0, may_repeat=True)
@@ -23,6 +23,7 @@ HISTORY = History(
     50.0,
     processes=[Process("w1", 0.0, 5.0, status=-9, left=5.5)],
     unavailable=("out_of_memory",),
+    readings=[Reading("t2", "SUCCESS", "of t2")],
 )
 
 
@@ -55,4 +56,5 @@ def test_a_tasks_history_stands_in_order_with_the_faults_of_its_time() -> None:
         "8.100 begun by w2",
         "8.500 done by w2",
         "8.600 gone by w2",
+        "8.600 read back: SUCCESS 'of t2'",
     ]

@@ -8,6 +8,7 @@ from tests.faults.history import (
     Disruption,
     Event,
     Process,
+    Reading,
     Sent,
     Verdict,
     cut_off,
@@ -327,8 +328,11 @@ def test_who_is_killed_by_its_probe_repeats_only_what_it_had_not_settled() -> No
     assert verdict(last, killed).twice == {"a": "probe_failed w1"}, "its hub stood still before that left it"
 
 
-FAILOVER = Disruption("failover", "", 64.0, 105.0, may_repeat=True, loses_confirmations=True, forgets_until=65.0)
-"""The master died at 65."""
+FORGETS = Disruption("failover", "", 64.0, 65.0, may_repeat=False, forgets_until=65.0)
+"""The master died at 65, and its replica lacked the second before."""
+AWAY = Disruption("failover", "", 65.0, 70.0, may_repeat=False, loses_confirmations=True, counted=False)
+"""Until it was promoted at 70."""
+FAILOVER = (FORGETS, AWAY)
 
 
 def published(at: float, kind: str = "short", after: tuple[str, ...] = ()) -> Sent:
@@ -336,8 +340,9 @@ def published(at: float, kind: str = "short", after: tuple[str, ...] = ()) -> Se
 
 
 def test_what_was_published_just_before_a_master_died_is_counted_apart() -> None:
-    found = judge([published(64.5)], [], [FAILOVER])
+    found = judge([published(64.5)], [], FAILOVER)
     assert (found.forgotten, found.lost, found.kept) == (1, (), True)
+    assert found.disruptions == {"failover": 1}
     assert judge([published(64.5)], [], [Disruption("cut", "", 64.0, 105.0, **KEPT)]).lost == ("a",)
 
 
@@ -354,28 +359,111 @@ NOT_FORGOTTEN = {
 @pytest.mark.parametrize("case", NOT_FORGOTTEN)
 def test_what_the_replica_had_or_was_acknowledged_is_lost(case: str) -> None:
     task, lines = NOT_FORGOTTEN[case]
-    found = judge([task], parse(lines), [FAILOVER])
+    found = judge([task], parse(lines), FAILOVER)
     assert (found.lost, found.forgotten) == (("a",), 0)
 
 
 def test_a_booking_that_the_replica_lacks_is_counted_apart() -> None:
-    assert judge([published(1.0)], parse(["got a w1 64.5", "begun a w1 64.6"]), [FAILOVER]).forgotten == 1
+    assert judge([published(1.0)], parse(["got a w1 64.5", "begun a w1 64.6"]), FAILOVER).forgotten == 1
+
+
+SECOND = run("a", "w2", 80.0, 80.1, 80.2, 80.3)
+
+REPEATED_BY_A_FAILOVER = {
+    "the new master lacks that it was fetched": [*run("a", "w1", 64.5, 64.6, 66.0, 66.1), *SECOND],
+    "it was on its way to its worker": [*run("a", "w1", 65.5, 65.6, 66.0, 66.1), *SECOND],
+    "the new master lacks that it was settled": [*run("a", "w1", 20.0, 20.1, 64.4, 64.5), *SECOND],
+    "its settlement was on its way for a second": [*run("a", "w1", 20.0, 20.1, 62.9, 63.1), *SECOND],
+}
+
+
+@pytest.mark.parametrize("case", REPEATED_BY_A_FAILOVER)
+def test_a_failover_repeats_what_was_fetched_or_settled_in_the_last_second(case: str) -> None:
+    found = judge([published(1.0)], parse(REPEATED_BY_A_FAILOVER[case]), FAILOVER)
+    assert found.twice == {"a": "failover"}
+    thrice = [*REPEATED_BY_A_FAILOVER[case], *run("a", "w3", 90.0, 90.0, 90.5, 90.6)]
+    assert judge([published(1.0)], parse(thrice), FAILOVER).unexplained, "a third run needs a cause of its own"
+    assert judge([published(1.0)], parse(REPEATED_BY_A_FAILOVER[case]), [AWAY]).unexplained
+
+
+NOT_REPEATED_BY_A_FAILOVER = {
+    "its worker had it before, and settled it after": [*run("a", "w1", 60.0, 60.1, 75.0, 75.1), *SECOND],
+    "its worker had it before, and settled it meanwhile": [*run("a", "w1", 60.0, 60.1, 66.0, 66.1), *SECOND],
+    "its worker had it before, and ran on": [*run("a", "w1", 60.0, 60.1), *SECOND, "done a w1 95.0"],
+    "it was settled long before": [*run("a", "w1", 60.0, 60.1, 60.2, 60.3), *SECOND],
+    "it was fetched from the new master": [*run("a", "w1", 71.0, 71.1, 72.0, 72.1), *SECOND],
+    "it waited in its queue": [*run("a", "w1", 80.0, 80.1, 80.2, 80.3), *run("a", "w2", 90.0, 90.1, 90.2, 90.3)],
+}
+
+
+@pytest.mark.parametrize("case", NOT_REPEATED_BY_A_FAILOVER)
+def test_a_failover_repeats_nothing_that_a_worker_only_had(case: str) -> None:
+    assert judge([published(1.0)], parse(NOT_REPEATED_BY_A_FAILOVER[case]), FAILOVER).unexplained
+
+
+def test_what_a_worker_published_during_a_failover_may_be_there_twice() -> None:
+    retried = ["got a w1 60.0", "begun a w1 60.1", "gone a w1 70.2", *run("a", "w1", 70.5, 70.6, 70.7, 70.8), *SECOND]
+    assert judge([published(1.0, "retry")], parse(retried), FAILOVER).twice == {"a": "failover"}
+    later = ["got a w1 71.5", "begun a w1 71.6", "gone a w1 71.7", *run("a", "w1", 72.5, 72.6, 72.7, 72.8), *SECOND]
+    assert judge([published(1.0, "retry")], parse(later), FAILOVER).unexplained
+
+
+def test_what_stood_still_may_have_been_fetched_before_a_master_died() -> None:
+    lines = [*run("a", "w1", 74.5, 74.6, 74.7, 74.8), *SECOND]
+    assert judge([published(1.0)], parse(lines), FAILOVER).unexplained
+    stalled = Disruption("freeze", "w1", 50.0, 75.0, may_repeat=True, stalls=True)
+    assert judge([published(1.0)], parse(lines), [*FAILOVER, stalled]).kept
+
+
+def test_what_is_settled_without_a_master_is_sent_to_the_next_one() -> None:
+    lines = [*run("a", "w1", 60.0, 60.1, 66.0, 66.1), *SECOND]
+    killed = Disruption("sigkill", "w1", 71.0, 71.0, may_repeat=True)
+    assert judge([published(1.0)], parse(lines), [*FAILOVER, killed]).twice == {"a": "sigkill w1"}
+    late = Disruption("sigkill", "w1", 76.0, 76.0, may_repeat=True)
+    assert judge([published(1.0)], parse(lines), [*FAILOVER, late]).unexplained
+
+
+RESULT = Sent("a", "result", 1.0, 1.1, result="of a")
+
+
+def test_a_result_that_can_be_read_and_is_right_is_counted() -> None:
+    found = judge([RESULT], parse(ONCE), [], readings=[Reading("a", "SUCCESS", "of a")])
+    assert (found.read, found.kept) == (1, True)
+
+
+def test_a_task_that_is_done_and_has_no_result_fails_the_run() -> None:
+    found = judge([RESULT], parse(ONCE), [])
+    assert found.unread == ("a result, sent at 1.00, is done and has no result",)
+    assert not found.kept
+
+
+@pytest.mark.parametrize(("state", "value"), [("SUCCESS", "of b"), ("FAILURE", "of a"), ("RETRY", "None")])
+def test_a_wrong_result_fails_the_run(state: str, value: str) -> None:
+    found = judge([RESULT], parse(ONCE), [], readings=[Reading("a", state, value)])
+    assert found.wrong == (f"a result, sent at 1.00: {state} {value!r} in place of 'of a'",)
+    assert (found.read, found.kept) == (0, False)
+
+
+def test_nobody_reads_the_result_of_a_task_that_has_none_or_was_never_done() -> None:
+    assert judge([sent("a")], parse(ONCE), []).kept
+    killed = judge([Sent("a", "early", 1.0, 1.1, result="of a")], [], [])
+    assert (killed.unread, killed.kept) == ((), True)
 
 
 def test_a_retry_that_the_replica_lacks_is_counted_apart() -> None:
     lines = ["got a w1 64.1", "begun a w1 64.2", "gone a w1 64.5"]
-    assert judge([published(1.0, "retry")], parse(lines), [FAILOVER]).forgotten == 1
+    assert judge([published(1.0, "retry")], parse(lines), FAILOVER).forgotten == 1
     earlier = ["got a w1 20.1", "begun a w1 20.2", "gone a w1 20.5"]
-    assert judge([published(1.0, "retry")], parse(earlier), [FAILOVER]).lost == ("a",)
+    assert judge([published(1.0, "retry")], parse(earlier), FAILOVER).lost == ("a",)
 
 
 def test_what_follows_a_task_that_ended_just_before_a_master_died_is_counted_apart() -> None:
     steps = [sent("p", "chain"), sent("a", "chain", after=("p",)), sent("b", "chain", after=("a",))]
-    assert judge(steps, parse(run("p", "w1", 63.9, 63.9, 64.5, 64.6)), [FAILOVER]).forgotten == 2
-    assert judge(steps, parse(run("p", "w1", 1.2, 1.2, 1.5, 1.6)), [FAILOVER]).lost == ("a", "b")
+    assert judge(steps, parse(run("p", "w1", 63.9, 63.9, 64.5, 64.6)), FAILOVER).forgotten == 2
+    assert judge(steps, parse(run("p", "w1", 1.2, 1.2, 1.5, 1.6)), FAILOVER).lost == ("a", "b")
     chord = [sent("p", "chord"), sent("q", "chord"), sent("a", "chord", after=("p", "q"))]
     first, last = run("p", "w1", 63.9, 63.9, 64.5, 64.6), run("q", "w1", 90.0, 90.0, 90.5, 90.6)
-    assert judge(chord, parse([*first, *last]), [FAILOVER]).lost == ("a",), "the last part's worker publishes the body"
+    assert judge(chord, parse([*first, *last]), FAILOVER).lost == ("a",), "the last part's worker publishes the body"
 
 
 def test_a_line_that_a_kill_cut_short_is_skipped() -> None:

@@ -52,6 +52,14 @@ def test_a_worker_that_crashed_stands_in_the_table_of_the_runs_that_were_judged_
     text = table.table([earlier, crashed, line("cluster", 3)])
     assert row(text, "workers that crashed, in 2 runs") == ["1", "0", "1"]
     assert row(text, "workers that hung, in 2 runs") == ["0", "0", "0"]
+    assert row(table.table([crashed]), "workers that crashed") == ["1", "1"]
+
+
+def test_results_that_were_read_back_stand_in_the_table() -> None:
+    found = dataclasses.replace(VERDICT, read=400, unread=("t1 result, is done and has no result",), wrong=("t2", "t3"))
+    text = table.table([line("redis", 1, found)])
+    assert row(text, "results read back") == ["400", "400"]
+    assert (row(text, "**results missing**"), row(text, "**results wrong**")) == (["1", "1"], ["2", "2"])
 
 
 def test_a_run_that_is_known_is_replaced() -> None:

@@ -8,8 +8,8 @@ from time import sleep
 import pytest
 from celery import chain
 
-from tests.integration.worker.harness import Relay, Worker, eventually
-from tests.integration.worker.lanes import Lane
+from tests.integration.worker.harness import Redis, Relay, Worker, eventually
+from tests.integration.worker.lanes import Lane, RedisLane
 
 Start = Callable[..., Worker]
 
@@ -56,6 +56,28 @@ def test_the_rest_of_a_chain_that_cannot_be_published_is_not_lost(
     eventually(lambda: worker.journal.counts("start"), "the first runs")
     be_away(relay)
     eventually(lambda: worker.journal.counts("done")["2"], f"the second is done; {worker.tail()}", 40)
+    relay.close()
+
+
+def test_what_a_task_publishes_first_after_redis_took_no_writes_is_published(
+    own_redis: Redis, start_worker: Start, pool: str
+) -> None:
+    """kombu declares the queue before it publishes over a new connection, and connects anew by itself if that fails. It
+    went on with the channel that it had closed, whose error is none of the broker's: the chain ended with FAILURE.
+    """
+    lane = RedisLane(own_redis)
+    worker, relay = behind_a_relay(start_worker, lane, pool)
+    producer = lane.producer()
+    for number in range(1, 11, 2):
+        first, then = producer.sleep.s(number, 1.0), producer.noop.s(number + 1)
+        chain(first.set(immutable=True), then.set(immutable=True)).apply_async()
+    eventually(lambda: worker.journal.counts("start"), "the first runs")
+    client = own_redis.client()
+    client.replicaof("127.0.0.1", "1")
+    relay.cut()
+    sleep(AWAY_SECONDS)
+    client.replicaof("NO", "ONE")
+    eventually(lambda: worker.journal.done() == 10, f"all are done; {worker.tail()}", 60)
     relay.close()
 
 

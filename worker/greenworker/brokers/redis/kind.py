@@ -65,8 +65,10 @@ class RedisKind:
         for module in ("redis", "kombu.transport.redis"):
             require(module, "the broker is Redis", "add celery[redis] to the image's requirements")
         from greenworker.brokers.redis import event_loop, transport  # noqa: PLC0415 - need redis
+        from greenworker.brokers.redis.publishing import notice_closed_channels  # noqa: PLC0415 - needs redis
         from greenworker.brokers.redis.unacked_store import UnackedStore  # noqa: PLC0415 - needs redis
 
+        notice_closed_channels()
         worker = runtime.environment.worker
         if companion:
             from celery import signals  # noqa: PLC0415 - beside what it is for

@@ -68,6 +68,13 @@ def merged(known: Iterable[Run], new: Iterable[Run]) -> list[Run]:
     return [by_run[key] for key in sorted(by_run)]
 
 
+def tables(runs: Sequence[Run]) -> str:
+    """One for the runs that were judged by today's rules, which read results back, and one for those before."""
+    now, before = [run for run in runs if "read" in run], [run for run in runs if "read" not in run]
+    parts = [("By today's rules", now), ("By earlier rules", before)]
+    return "\n\n".join(f"**{head}**: {table(of_it)}" for head, of_it in parts if of_it)
+
+
 def table(runs: Sequence[Run]) -> str:
     """Markdown: a row for each fault and one for each sum, a column for each broker."""
     brokers = [name for name in TITLES if any(run["broker"] == name for run in runs)]
@@ -148,7 +155,7 @@ def main() -> int:
     lines = [json.loads(line) for log in parser.parse_args().logs for line in log.read_text().splitlines()]
     runs = merged(known, [compact(line) for line in lines if "broker" in line])
     RUNS.write_text("".join(json.dumps(run) + "\n" for run in runs))
-    PAGE.write_text(placed(PAGE.read_text(), table(runs)))
+    PAGE.write_text(placed(PAGE.read_text(), tables(runs)))
     return 0
 
 

@@ -62,6 +62,16 @@ def test_results_that_were_read_back_stand_in_the_table() -> None:
     assert (row(text, "**results missing**"), row(text, "**results wrong**")) == (["1", "1"], ["2", "2"])
 
 
+def test_runs_of_earlier_rules_stand_apart() -> None:
+    earlier = {name: value for name, value in line("redis", 1).items() if name not in table.COUNTED_LATER}
+    now, before = table.tables([earlier, line("cluster", 2)]).split("\n\n**")
+    assert now.startswith("**By today's rules**: 1 runs in 0.5 hours")
+    assert row(now, "fault") == ["three nodes", "all"]
+    assert before.startswith("By earlier rules**: 1 runs")
+    assert row(before, "fault") == ["Redis", "all"]
+    assert "earlier" not in table.tables([line("cluster", 2)])
+
+
 def test_a_run_that_is_known_is_replaced() -> None:
     again = line("redis", 1, dataclasses.replace(VERDICT, confirmed=5))
     assert [run["confirmed"] for run in table.merged([line("redis", 1), line("redis", 2)], [again])] == [5, 1000]
@@ -70,4 +80,4 @@ def test_a_run_that_is_known_is_replaced() -> None:
 def test_the_page_has_its_place_for_it() -> None:
     page = table.PAGE.read_text()
     runs = [json.loads(each) for each in table.RUNS.read_text().splitlines()]
-    assert table.placed(page, table.table(runs)) == page, "python -m tests.faults.table"
+    assert table.placed(page, table.tables(runs)) == page, "python -m tests.faults.table"

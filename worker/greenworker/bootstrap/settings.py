@@ -17,9 +17,9 @@ from greenworker.brokers.url import needs_redis, without_master_name
 from greenworker.environment import Environment
 
 PUBLISH_RETRY_POLICY = {"max_retries": 180, "interval_start": 0, "interval_step": 0.2, "interval_max": 1.0}
-"""How long a task waits for a broker that does not take what it publishes: about three minutes. Celery's own is less
-than a second, after which a chain ends with FAILURE although only its broker was restarted. The fault runs take the
-broker away for a minute (docs/reliability.md).
+"""How long a task waits for a broker that does not take what it publishes: three minutes, and longer where each try
+waits for a connection. Celery's own is less than a second, after which a chain ends with FAILURE although only its
+broker was restarted. The fault runs take the broker away for a minute (docs/reliability.md).
 """
 
 GREEN_DEFAULTS: dict[str, Any] = {

@@ -54,6 +54,11 @@ with a probability of 0.75 ** 60, which is less than one in ten million.
 KILLS = ("sigkill", "companion_killed", "probe_failed", "out_of_memory")
 """Kinds of disruptions that end a worker process with SIGKILL."""
 
+SUSPECT_DELIVERIES = 2
+"""A message that was delivered so often before may be a suspect: its worker lets what runs end, and begins nothing else
+meanwhile (docs/guarantees.md, dead letters).
+"""
+
 SIGKILLED = -9
 """The status of a process that SIGKILL has ended."""
 
@@ -90,7 +95,9 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A line of the tasks' own log: "got" a message, "begun", "done", "gone" (the message is settled)."""
+    """A line of the tasks' own log: "got" a message, "again" (the same message had been delivered before, says the
+    broker), "begun", "done", "gone" (the message is settled).
+    """
 
     what: str
     identity: str
@@ -229,7 +236,7 @@ def parse(lines: Iterable[str]) -> list[Event]:
     events = []
     for line in lines:
         words = line.split()
-        if len(words) == 4 and words[0] in ("got", "begun", "done", "gone"):
+        if len(words) == 4 and words[0] in ("got", "again", "begun", "done", "gone"):
             events.append(Event(words[0], words[1], words[2], float(words[3])))
     return events
 
@@ -385,7 +392,8 @@ def hung(
         for start, end in _undisturbed(one, disruptions):
             marks = [start, *(at for at in begun if start < at < end), end]
             for since, until in pairwise(marks):
-                if until - since < CONSUMES_SECONDS:
+                waited_until = _runs_apart(one.worker, history, (since, until))
+                if until - max(since, waited_until) < CONSUMES_SECONDS:
                     continue
                 passed, waited = _messages_for(one, companions, sent, history, (since, until))
                 if passed >= ENOUGH_MESSAGES or waited:
@@ -394,6 +402,25 @@ def hung(
                         + (f", {waited} waited" if waited else "")
                     )
     return found
+
+
+def _runs_apart(worker: str, history: Mapping[str, Sequence[Event]], gap: tuple[float, float]) -> float:
+    """Until when a worker that began nothing in *gap* had to wait for what ran, since it held a message that may be a
+    suspect; the beginning of the *gap* if it held none.
+    """
+    since, until = gap
+    suspect, end = False, since
+    for events in history.values():
+        mine = [event for event in events if event.worker == worker]
+        for position, event in enumerate(mine):
+            later = mine[position + 1 :]
+            if event.what == "got" and event.at < until:
+                before = sum(each.what == "got" and each.at < event.at for each in events)
+                in_hand = not any(each.what in ("begun", "gone") and each.at < until for each in later)
+                suspect = suspect or (before >= SUSPECT_DELIVERIES and in_hand)
+            if event.what == "begun" and event.at <= since:
+                end = max(end, next((each.at for each in later if each.what == "done"), since))
+    return min(end, until) if suspect else since
 
 
 def _undisturbed(process: Process, disruptions: Sequence[Disruption]) -> list[tuple[float, float]]:
@@ -475,7 +502,7 @@ def holds(
                 event.at,
                 end,
                 copied=gone is not None and begun is None,
-                again=any(each.what == "got" for each in earlier),
+                again=any(each.what == "got" for each in earlier) or any(each.what == "again" for each in mine[:again]),
                 begun=float("inf") if begun is None else begun,
                 got=event.at,
                 gone=gone,

@@ -1,5 +1,6 @@
 """The user's code under faults: each task writes "begun" and "done" to a file, with its worker and the monotonic time,
-and each message of a task "got" and "gone" (acknowledged or returned). Results are such as `workload` expects them.
+and each message of a task "got" and "gone" (acknowledged or returned), and "again" after "got" if the broker says that
+it had delivered it before. Results are such as `workload` expects them.
 """
 
 # A user's module: no types, no habits of ours.
@@ -43,6 +44,8 @@ def watch_messages():
         self.identity = found[1].decode() if found else ""
         if self.identity:
             note("got", self.identity)
+            if (more.get("delivery_info") or {}).get("redelivered"):
+                note("again", self.identity)
 
     def settle(self, value):
         state.__set__(self, value)

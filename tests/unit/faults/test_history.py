@@ -226,6 +226,16 @@ def test_a_copy_that_is_not_confirmed_in_time_runs_beside_its_original() -> None
     assert verdict([*again, *run("a", "w1", 9.6, 9.7, 9.8, 9.9)], alarm).unexplained, "the first delivery has no copy"
 
 
+def test_a_copy_of_what_a_broker_delivers_again_runs_beside_its_original() -> None:
+    """Run 5002: nobody had written down its first delivery, which went with the channel that it was on."""
+    alarm = Disruption("disk_full", "", 3.5, 9.5, delays_confirmations=True, **KEPT)
+    again = ["got a w1 4.0", "again a w1 4.0", *run("a", "w1", 4.0, 9.0, 9.1, 9.2)[1:]]
+    copy = run("a", "w2", 9.6, 9.7, 9.8, 9.9)
+    assert verdict([*again, *copy], alarm).twice == {"a": "copied while disk_full"}
+    assert verdict([*again, *copy]).unexplained, "without an alarm its copy was confirmed"
+    assert verdict([again[0], *again[2:], *copy], alarm).unexplained, "a first delivery has no copy"
+
+
 def test_a_worker_that_is_killed_before_it_has_settled_what_it_forwarded_has_forwarded_it_twice() -> None:
     """Run 4001: the companion had the copy, and had run it, when the kernel killed the worker that had sent it."""
     copies = [*run("a", "p1", 2.2, 2.3, 2.4, 2.5), *run("a", "p1", 6.4, 6.5, 6.6, 6.7)]
@@ -566,3 +576,24 @@ def test_a_process_that_was_killed_has_not_crashed(kind: str) -> None:
     killed = Disruption(kind, "w1", 15.0, 15.0, may_repeat=True)
     assert judge([], [], [killed], processes=[Process("w1", 0.0, 20.0, status=-9)]).kept
     assert judge([], [], [], processes=[Process("w1", 0.0, 20.0, told=True, status=0), Process("w2", 0.0, 90.0)]).kept
+
+
+APART = [
+    *run("s", "w1", 1.0, 1.1), *run("s", "w3", 5.0, 5.1),  # two workers ended with it
+    *run("long", "w2", 9.0, 9.1, 78.0, 78.1), "got s w2 9.5", "begun s w2 78.2", "done s w2 78.3", "gone s w2 78.3",
+]  # fmt: skip
+
+
+def test_a_worker_that_lets_what_runs_end_because_of_a_suspect_does_not_hang() -> None:
+    """Run 5002: a task of 60 s ran, and a message that had been delivered twice waited for its end."""
+    workers = [Process("w1", 0.0, 82.0), Process("w2", 0.0, 82.0)]
+    busy = done_by("w1", BUSY)
+    assert not judge(BUSY, [*busy, *parse(APART)], [CUT], processes=workers).hung
+    no_suspect = [line for line in APART if not line.startswith(("got s w3", "begun s w3"))]
+    assert judge(BUSY, [*busy, *parse(no_suspect)], [CUT], processes=workers).hung
+    nothing_runs = [line for line in APART if " long " not in line]
+    assert judge(BUSY, [*busy, *parse(nothing_runs)], [CUT], processes=workers).hung
+    ended = [line.replace("done long w2 78.0", "done long w2 12.0") for line in APART]
+    assert judge(BUSY, [*busy, *parse(ended)], [CUT], processes=workers).hung, "it could begin from then on"
+    settled = [*APART[:-4], "got s w2 9.5", "gone s w2 9.6"]
+    assert judge(BUSY, [*busy, *parse(settled)], [CUT], processes=workers).hung, "it has given the suspect back"

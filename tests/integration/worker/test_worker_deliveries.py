@@ -154,8 +154,13 @@ def test_where_celery_lets_rabbitmq_delay_a_task_no_worker_holds_it(
 def test_where_celery_lets_rabbitmq_delay_a_task_a_retry_after_less_than_a_second_is_tried_again(
     rabbit_server: RabbitMQ, start_worker: Start, pool: str
 ) -> None:
-    """kombu refuses to delay anything by less than a second."""
+    """kombu refuses to delay anything by less than a second. Celery has a retry delayed where the queue is the app's
+    default one.
+    """
     limited = Limited(rabbit_server, "topic")
+    limited.environment["APP_CONF"] = limited.environment["APP_CONF"].replace(
+        "{", f"{{'task_default_queue': {limited.name!r}, ", 1
+    )
     more: dict[str, Any] = {"arguments": ["-c", "2"]} if pool == "prefork" else {"threads": 2}
     worker = start_worker(
         limited.server.url, queues=limited.name, pool=pool, environment=limited.environment, **more

@@ -405,21 +405,25 @@ def hung(
 
 
 def _runs_apart(worker: str, history: Mapping[str, Sequence[Event]], gap: tuple[float, float]) -> float:
-    """Until when a worker that began nothing in *gap* had to wait for what ran, since it held a message that may be a
-    suspect; the beginning of the *gap* if it held none.
+    """Until when a worker that began nothing in *gap* had to wait for what ran, since it held or ran a message that may
+    be a suspect; the beginning of the *gap* if there was none.
     """
     since, until = gap
     suspect, end = False, since
     for events in history.values():
         mine = [event for event in events if event.worker == worker]
         for position, event in enumerate(mine):
+            if event.what != "got" or event.at >= until:
+                continue
             later = mine[position + 1 :]
-            if event.what == "got" and event.at < until:
-                before = sum(each.what == "got" and each.at < event.at for each in events)
-                in_hand = not any(each.what in ("begun", "gone") and each.at < until for each in later)
-                suspect = suspect or (before >= SUSPECT_DELIVERIES and in_hand)
-            if event.what == "begun" and event.at <= since:
-                end = max(end, next((each.at for each in later if each.what == "done"), since))
+            settled = next((each.at for each in later if each.what == "gone"), float("inf"))
+            begun = next((each.at for each in later if each.what == "begun"), float("inf"))
+            done = next((each.at for each in later if each.what == "done"), since)
+            runs = begun <= since < done
+            if runs:
+                end = max(end, done)
+            before = sum(each.what == "got" and each.at < event.at for each in events)
+            suspect = suspect or (before >= SUSPECT_DELIVERIES and (runs or until <= min(begun, settled)))
     return min(end, until) if suspect else since
 
 

@@ -23,6 +23,7 @@ if os.environ.get("QUEUE_KIND"):
     name = os.environ["QUEUE_NAME"]
     arguments = {"x-queue-type": os.environ["QUEUE_KIND"]}
     exchange = Exchange(name, type=os.environ.get("EXCHANGE_TYPE", "direct"))
+    app.conf.task_default_queue = name  # Celery has retries delayed as this one says
     app.conf.task_queues = [Queue(name, exchange, routing_key=name, queue_arguments=arguments)]
 
 WORKER = os.environ.get("GREENWORKER_WORKER", "none")

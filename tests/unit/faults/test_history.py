@@ -595,5 +595,7 @@ def test_a_worker_that_lets_what_runs_end_because_of_a_suspect_does_not_hang() -
     assert judge(BUSY, [*busy, *parse(nothing_runs)], [CUT], processes=workers).hung
     ended = [line.replace("done long w2 78.0", "done long w2 12.0") for line in APART]
     assert judge(BUSY, [*busy, *parse(ended)], [CUT], processes=workers).hung, "it could begin from then on"
+    alone = [*APART[:4], "got s w2 9.5", "begun s w2 10.0", "done s w2 78.0", "gone s w2 78.1"]
+    assert not judge(BUSY, [*busy, *parse(alone)], [CUT], processes=workers).hung, "it runs the suspect alone"
     settled = [*APART[:-4], "got s w2 9.5", "gone s w2 9.6"]
     assert judge(BUSY, [*busy, *parse(settled)], [CUT], processes=workers).hung, "it has given the suspect back"

@@ -392,8 +392,9 @@ def hung(
         for start, end in _undisturbed(one, disruptions):
             marks = [start, *(at for at in begun if start < at < end), end]
             for since, until in pairwise(marks):
-                waited_until = _runs_apart(one.worker, history, (since, until))
-                if until - max(since, waited_until) < CONSUMES_SECONDS:
+                if until - since < CONSUMES_SECONDS:
+                    continue
+                if until - _runs_apart(one.worker, history, (since, until)) < CONSUMES_SECONDS:
                     continue
                 passed, waited = _messages_for(one, companions, sent, history, (since, until))
                 if passed >= ENOUGH_MESSAGES or waited:

@@ -56,6 +56,7 @@ def main() -> int:
                 own_clocks=True,
                 longest_seconds=LONGEST_SECONDS,
                 unreachable_seconds=UNREACHABLE_SECONDS,
+                delayed=True,
             )
         except Exception:  # of the run itself: a server that did not start, say
             traceback.print_exc()

@@ -52,9 +52,10 @@ done is lost.
 KINDS = {"cluster": "quorum"}
 """The kind of the queue, where the broker is not named after it."""
 
-EXCHANGE_TYPES = {"quorum": "topic"}
-"""Of the queue, where that is not direct: through a topic exchange RabbitMQ itself delays what has a countdown or an
-ETA (native delayed delivery).
+DELAYING = ("quorum",)
+"""Brokers that delay what has a countdown or an ETA themselves in the long form (native delayed delivery): their queue
+is on a topic exchange. After a disturbance RabbitMQ may take three minutes until it tries again
+(`dead_letter_worker_publisher_confirm_timeout`), for which the short form has no time.
 """
 
 DISK_BYTES = 256 * 1024 * 1024
@@ -73,9 +74,11 @@ def run(
     own_clocks: bool = False,
     longest_seconds: float = LONG_SECONDS,
     unreachable_seconds: float = UNREACHABLE_SECONDS,
+    delayed: bool = False,
 ) -> Verdict:
     """Every kind of disruption *rounds* times, or for *seconds* if given. Raises AssertionError if the fleet does not
     start. *longest_seconds*: of some of the long tasks. *unreachable_seconds*: of the broker.
+    *delayed*: see `DELAYING`.
     """
     rng = random.Random(seed)
     (directory / "broker").mkdir(parents=True)
@@ -87,7 +90,7 @@ def run(
     lane: Lane = (
         RedisLane(server)
         if not isinstance(server, RabbitMQ)
-        else RabbitLane(server, KINDS.get(broker, broker), EXCHANGE_TYPES.get(broker, "direct"))
+        else RabbitLane(server, KINDS.get(broker, broker), "topic" if delayed and broker in DELAYING else "direct")
     )
     options: dict[str, Any] = {"priority_steps": [0, 3, 6, 9]}
     through = server.url.replace(f":{server.port}", f":{relay.port}")
@@ -235,13 +238,14 @@ def main() -> int:
     parser.add_argument("--per-second", type=float, default=15.0)
     parser.add_argument("--own-clocks", action="store_true", help="step a worker's clock, where there is a C compiler")
     parser.add_argument("--longest-seconds", type=float, default=LONG_SECONDS, help="of some of the long tasks")
+    parser.add_argument("--delayed", action="store_true", help="RabbitMQ delays what has a countdown")
     parser.add_argument("--unreachable-seconds", type=float, default=UNREACHABLE_SECONDS, help="of the broker")
     chosen = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="greenfleet-faults-"))
     verdict = run(
         chosen.broker, directory / "run", seed=chosen.seed, rounds=chosen.rounds, seconds=chosen.seconds,
         per_second=chosen.per_second, own_clocks=chosen.own_clocks, longest_seconds=chosen.longest_seconds,
-        unreachable_seconds=chosen.unreachable_seconds,
+        unreachable_seconds=chosen.unreachable_seconds, delayed=chosen.delayed,
     )  # fmt: skip
     print(json.dumps(as_line(chosen.broker, chosen.seed, verdict)), flush=True)
     if verdict.kept:

@@ -94,10 +94,14 @@ def table(runs: Sequence[Run]) -> str:
         ("done twice without a cause", ("unexplained",)),
         ("begun again after a fault", ("begun_again",)),
         ("late", ("late",)),
-        ("workers that hung or crashed", COUNTED_LATER),
+        ("workers that hung or crashed", ("hung", "crashed")),
+        ("results read back", ("read",)),
+        ("**results missing or wrong**", ("unread", "wrong")),
         ("acknowledged early, and killed", ("early_lost",)),
     ):
-        sums = [sum(_count(run[name]) for run in of[broker] for name in names) for broker in brokers]
+        if not any(name in run for run in runs for name in names):
+            continue  # these runs were not judged by it
+        sums = [sum(_count(run.get(name, 0)) for run in of[broker] for name in names) for broker in brokers]
         lines.append(_row(title, [f"{one:,}" for one in sums], "", ""))
     days = " and ".join(sorted({str(run["started"])[:10] for run in runs}))
     minutes = sum(run["seconds"] for run in runs) / 60

@@ -19,7 +19,8 @@ OF_KUBERNETES = {
     *("ConfigMap", "Deployment", "PodMonitor", "Secret", "True", "False", "Unknown"),
     *("CrashLoopBackOff", "CreateContainerConfigError", "CreateContainerError", "Error", "RunContainerError"),
     *("ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff", "InvalidImageName"),
-    *("Failed", "Succeeded", "Available", "PodScheduled", "ReplicaFailure", "Unschedulable"),
+    *("Failed", "Succeeded", "Available", "ReplicaFailure", "Unschedulable"),
+    *("PodReadyToStartContainers", "PodScheduled"),
 }
 OF_AN_EVENT = {"ManualReplicasIgnored", "OutOfBounds", "TlsNotVerified"}
 

@@ -387,14 +387,26 @@ def _chains(right: Object, chance: random.Random, count: int, longest: int) -> l
     possible = everything(right)
     drawn: list[Mutation] = []
     while len(drawn) < count:
-        chance.shuffle(possible)
-        drawn += possible[: count - len(drawn)]
+        drawn += _mixed(possible, chance)[: count - len(drawn)]
     chains = []
     while drawn:
         length = chance.randint(1, longest)
         chains.append((drawn[:length], chance.random() < 0.5))
         drawn = drawn[length:]
     return chains
+
+
+def _mixed(possible: Sequence[Mutation], chance: random.Random) -> list[Mutation]:
+    """All of them, each kind in turn while it has any: most are texts that the schema refuses, and a short run of these
+    alone would try little else.
+    """
+    kinds: dict[str, list[Mutation]] = {}
+    for one in possible:
+        kinds.setdefault("a text" if one.what.startswith("'") else one.what, []).append(one)
+    for each in kinds.values():
+        chance.shuffle(each)
+    turns = itertools.zip_longest(*kinds.values())
+    return [one for turn in turns for one in turn if one is not None]
 
 
 def _share(patient: Patient, chains: Sequence[tuple[list[Mutation], bool]], tally: Tally) -> None:

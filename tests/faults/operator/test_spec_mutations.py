@@ -21,7 +21,7 @@ SEED = int(os.environ.get("SEED", "20261128"))
 
 
 def test_after_any_chain_of_wrong_specs_the_right_one_is_what_it_was_before(stage: Stage, tmp_path: Path) -> None:
-    tally = run(stage, tmp_path, random.Random(SEED), count=120, pools=8)
+    tally = run(stage, tmp_path, random.Random(SEED), count=150, pools=8)
     for failure in tally.failures:
         print(json.dumps({"kind": "mutations", "seed": SEED, **failure}))
     print(json.dumps({"kind": "mutations", "seed": SEED, **tally.as_json()}))

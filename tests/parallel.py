@@ -10,7 +10,7 @@ SHARED = {
     "tests/chaos": "the cluster",
     "tests/e2e": "the cluster",
     "tests/faults/cluster": "the cluster",
-    "tests/faults/operator": "a control plane for faults",
+    "tests/faults/operator": "a control plane",
     "tests/integration/operator": "a control plane",
     "tests/integration/chart": "a control plane for charts",
 }

@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="greenfleet-operator-faults-"))
-    name = os.environ.get("GREENFLEET_TESTS_CLUSTER", "greenfleet") + "-operator-faults"
+    name = os.environ.get("GREENFLEET_TESTS_CLUSTER", "greenfleet-operator-faults")
     with control_plane(name) as api:
         define_pools(api)
         nursery, prometheus = Nursery(), Prometheus(directory / "prometheus")

@@ -499,7 +499,7 @@ def test_a_set_of_traces_is_one_line_for_each_autoscaler_and_a_part_can_be_left_
 
 
 def test_a_switched_off_part_is_really_off() -> None:
-    trace = load(TRACES / "burst.json")
+    trace = load(TRACES / "steady.json")
     whole, part = (
         simulate(trace, autoscaler_named(autoscaler), 1).figures
         for autoscaler in ("greenfleet", "greenfleet without deadline")

@@ -141,10 +141,10 @@ def _cell(tried: int, twice: int) -> str:
     return f"{tried:,} ({twice:,} twice)" if twice else f"{tried:,}"
 
 
-def placed(page: str, text: str) -> str:
-    """*page* with *text* between its marks. Raises ValueError without them."""
-    start, end = page.index(BEGIN) + len(BEGIN), page.index(END)
-    return f"{page[:start]}\n{text}\n{page[end:]}"
+def placed(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
+    """*page* with *text* between two marks. Raises ValueError without them."""
+    start, stop = page.index(begin) + len(begin), page.index(end)
+    return f"{page[:start]}\n{text}\n{page[stop:]}"
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.faults.cluster.nemesis import KINDS
 from tests.faults.cluster.run import BROKERS
-from tests.faults.table import COUNTED, COUNTED_LATER, PAGE, TITLES, causes_of, merged
+from tests.faults.table import COUNTED, COUNTED_LATER, PAGE, TITLES, causes_of, merged, placed
 
 RUNS = Path(__file__).with_name("runs.jsonl")
 BEGIN, END = "<!-- cluster runs: python -m tests.faults.cluster.table -->", "<!-- end of cluster runs -->"
@@ -117,12 +117,6 @@ def _row(head: str, cells: Iterable[str], *last: str) -> str:
     return f"| {' | '.join([head, *cells, *last])} |"
 
 
-def placed(page: str, text: str) -> str:
-    """*page* with *text* between its marks. Raises ValueError without them."""
-    start, end = page.index(BEGIN) + len(BEGIN), page.index(END)
-    return f"{page[:start]}\n{text}\n{page[end:]}"
-
-
 def main() -> int:
     """0."""
     parser = argparse.ArgumentParser(description="the table of the fault runs on a cluster")
@@ -132,7 +126,7 @@ def main() -> int:
     found = [json.loads(each) for each in lines if each.startswith('{"started"')]
     runs = merged(known, [compact(line) for line in found])
     RUNS.write_text("".join(json.dumps(run) + "\n" for run in runs))
-    PAGE.write_text(placed(PAGE.read_text(), table(runs)))
+    PAGE.write_text(placed(PAGE.read_text(), table(runs), BEGIN, END))
     return 0
 
 

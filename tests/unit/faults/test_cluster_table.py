@@ -50,4 +50,4 @@ def test_each_kind_has_words_for_people() -> None:
 def test_the_page_has_its_place_for_it() -> None:
     page = table.PAGE.read_text()
     runs = [json.loads(each) for each in table.RUNS.read_text().splitlines()]
-    assert table.placed(page, table.table(runs)) == page, "python -m tests.faults.cluster.table"
+    assert table.placed(page, table.table(runs), table.BEGIN, table.END) == page, "python -m tests.faults.cluster.table"

@@ -27,6 +27,19 @@ class _FleetGauges:
     last_sample: Gauge
 
 
+class _QueryMetrics:
+    """How long the queries of one kind take, and how many of them fail, by Prometheus server."""
+
+    def __init__(self, prefix: str, duration: str, failures: str, registry: CollectorRegistry) -> None:
+        self._seconds = Histogram(f"{prefix}_duration_seconds", duration, ["server"], buckets=_FAST, registry=registry)
+        self._failures = Counter(f"{prefix}_failures", failures, ["server", "reason"], registry=registry)
+
+    def observe(self, server: str, seconds: float, failure: str) -> None:
+        self._seconds.labels(server).observe(seconds)
+        if failure:
+            self._failures.labels(server, failure).inc()
+
+
 class OperatorMetrics:
     """Everything that the operator says about itself. Series of a deleted pool disappear with `forget`."""
 
@@ -50,31 +63,17 @@ class OperatorMetrics:
         self.api_requests = Counter(
             "greenfleet_api_requests", "Requests to the API server.", ["verb", "resource", "status"], registry=registry
         )
-        self.query_seconds = Histogram(
-            "greenfleet_query_duration_seconds",
+        self._queries = _QueryMetrics(
+            "greenfleet_query",
             "Duration of a Prometheus query.",
-            ["server"],
-            buckets=_FAST,
-            registry=registry,
-        )
-        self.query_failures = Counter(
-            "greenfleet_query_failures",
             "Prometheus queries without a usable answer.",
-            ["server", "reason"],
-            registry=registry,
+            registry,
         )
-        self.pool_query_seconds = Histogram(
-            "greenfleet_pool_query_duration_seconds",
+        self._pool_queries = _QueryMetrics(
+            "greenfleet_pool_query",
             "Duration of a query that a pool brings itself (scaling.prometheus.query).",
-            ["server"],
-            buckets=_FAST,
-            registry=registry,
-        )
-        self.pool_query_failures = Counter(
-            "greenfleet_pool_query_failures",
             "Such queries without a usable answer; the pool's condition MetricsAvailable says why.",
-            ["server", "reason"],
-            registry=registry,
+            registry,
         )
         self.decisions = Counter(
             "greenfleet_decisions",
@@ -135,14 +134,7 @@ class OperatorMetrics:
         """One finished query; an empty failure is success. *of_a_pool*: a pool brought it, and how long it takes or
         whether it can be evaluated says nothing about the server.
         """
-        duration, failures = (
-            (self.pool_query_seconds, self.pool_query_failures)
-            if of_a_pool
-            else (self.query_seconds, self.query_failures)
-        )
-        duration.labels(server).observe(seconds)
-        if failure:
-            failures.labels(server, failure).inc()
+        (self._pool_queries if of_a_pool else self._queries).observe(server, seconds, failure)
 
     def observe_decision(self, pool: str, role: str, decision: Decision, ready: int, now: float) -> None:
         """The state after one tick of one fleet."""

@@ -96,14 +96,15 @@ class ClusterCache:
         """All pods of one exporter."""
         return list(self._pods_of[namespace, name, Role.EXPORTER].values())
 
-    def exporters(self, namespace: str | None) -> Iterator[str]:
-        """The brokers that there is an exporter for, in a namespace or (None) anywhere: whether a pool needs it
-        or not.
+    def exporters(self, namespace: str | None) -> Iterator[tuple[str, str]]:
+        """Namespace and identity of the brokers that there is an exporter for, in a namespace or (None) anywhere:
+        whether a pool needs it or not.
         """
         for reflector in self._children["Deployment"]:
             for found in reflector.objects():
-                if namespace in (None, found["metadata"]["namespace"]) and (broker := measured_broker(found)):
-                    yield broker
+                there = found["metadata"]["namespace"]
+                if namespace in (None, there) and (broker := measured_broker(found)):
+                    yield there, broker
 
     def _on_pod(self, old: Object | None, new: Object | None) -> None:
         for pod, present in ((old, False), (new, True)):

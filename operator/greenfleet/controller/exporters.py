@@ -10,6 +10,7 @@ from typing import Any
 from greenfleet.api import GreenWorkerPool
 from greenfleet.controller.applier import REFUSED_SECONDS, Applier, taken_seconds
 from greenfleet.controller.cluster_cache import ClusterCache
+from greenfleet.controller.keys import ExporterKey
 from greenfleet.controller.monitors import PodMonitors
 from greenfleet.controller.ownership import is_exporters_own, taken_from_exporter
 from greenfleet.controller.registry import Registry
@@ -51,24 +52,24 @@ class ExporterReconciler:
         self._pod_defaults = pod_defaults
         self._one_at_a_time = asyncio.Lock()
 
-    async def reconcile(self, broker_key: str) -> float | None:
+    async def reconcile(self, key: ExporterKey) -> float | None:
         """Applies the exporter of one broker from the full list of its pools, and removes the one that nobody needs any
         more.
 
         A refusal is kept until one succeeds. Returns the seconds after which to try again.
         """
         async with self._one_at_a_time:
-            again, digest = await self._apply(broker_key)
+            again, digest = await self._apply(key)
         if digest is not None:
-            await self._tell(broker_key, digest)
+            await self._tell(key, digest)
         return again
 
-    async def _apply(self, broker_key: str) -> tuple[float | None, str | None]:
+    async def _apply(self, key: ExporterKey) -> tuple[float | None, str | None]:
         """Seconds after which to try again, and what names the list of queues that was applied."""
-        pools = self._registry.of_broker(broker_key)
+        pools = self._registry.of_broker(key.broker_key)
         if not pools:
-            self._registry.forget_exporter(broker_key)
-            await self._remove(broker_key)
+            self._registry.forget_exporter(key.broker_key)
+            await self._remove(key)
             return None, None
         image = self._image
         children = exporter_children(
@@ -80,7 +81,7 @@ class ExporterReconciler:
             defaults=self._pod_defaults,
         )
         name = names.exporter_name(pools[0].spec.broker.identity)
-        state = self._registry.exporter(broker_key)
+        state = self._registry.exporter(key.broker_key)
         try:
             if (taken := await self._applier.taken(children, lambda found: is_exporters_own(found, name))) is not None:
                 state.refused, state.refusals = taken_from_exporter(*taken, pools[0]), state.refusals + 1
@@ -117,29 +118,27 @@ class ExporterReconciler:
         }
         return [pool for pool in pools if pool.uid in alive]
 
-    async def _tell(self, broker_key: str, digest: str) -> None:
+    async def _tell(self, key: ExporterKey, digest: str) -> None:
         """Has kubelet show the exporter's pods the list of queues at once: a ConfigMap alone is shown within a minute
         or two, the one of a pod that changed without delay. Twice, because kubelet may have the new pod and
         not yet the new ConfigMap.
         """
-        namespace, _, broker = broker_key.partition("/")
         pods = [
             pod["metadata"]["name"]
-            for pod in self._view.exporter_pods(namespace, names.exporter_name(broker))
+            for pod in self._view.exporter_pods(key.namespace, names.exporter_name(key.broker))
             if (pod["metadata"].get("annotations") or {}).get(names.QUEUES_ANNOTATION) != digest
         ]
         for annotation, value in ((f"{names.QUEUES_ANNOTATION}-touched", digest), (names.QUEUES_ANNOTATION, digest)):
             for pod in pods:
                 with contextlib.suppress(NotFoundError):
                     patch = {"metadata": {"annotations": {annotation: value}}}
-                    await self._client.merge_patch(f"{paths.pod(namespace, pod)}/status", patch)
+                    await self._client.merge_patch(f"{paths.pod(key.namespace, pod)}/status", patch)
             if pods and annotation != names.QUEUES_ANNOTATION:
                 await asyncio.sleep(_TOUCH_SECONDS)
 
-    async def _remove(self, broker_key: str) -> None:
+    async def _remove(self, key: ExporterKey) -> None:
         """For a pool that moved to another broker: it still owns the old exporter, so that nobody collects it."""
-        namespace, _, broker = broker_key.partition("/")
-        name = names.exporter_name(broker)
+        namespace, name = key.namespace, names.exporter_name(key.broker)
         unreadable = any(record.pool is None and record.key.startswith(f"{namespace}/") for record in self._registry)
         if not unreadable:
 

@@ -65,7 +65,7 @@ class StatusWriter:
         client: Client,
         view: ClusterCache,
         events: EventRecorder,
-        routes_changed: Callable[[str], None],
+        routes_changed: Callable[[Record], None],
         *,
         pool_doubtful: Callable[[Record], None] = lambda record: None,
         exporter_refused: Callable[[GreenWorkerPool | None], StalledReason | None] = lambda pool: None,
@@ -231,7 +231,7 @@ class StatusWriter:
         old, new = set(before.get("blockingTasks") or ()), set(after.get("blockingTasks") or ())
         if old == new or record.pool is None:
             return
-        self._routes_changed(record.key)
+        self._routes_changed(record)
         if moved := ", ".join(sorted(new - old)):
             note = (
                 f"{moved} blocked the hub again and again, and runs in prefork workers from now on; to undo it, "

@@ -13,7 +13,8 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, Protocol, TypeVar
 
 from greenfleet.k8s.client import ApiError, NotLeaderError
 
@@ -24,19 +25,29 @@ _LAST_DELAY_SECONDS = 60.0
 _BUG_DELAY_SECONDS = 300.0
 
 
-class _Turns:
-    """Keys (`kind:namespace/…`) in the order in which they came, but that of several namespaces each has its turn."""
+class Key(Hashable, Protocol):
+    """What is worked on, and the namespace whose turn it takes. Its text is for the log."""
+
+    @property
+    def namespace(self) -> str: ...
+
+
+KeyT = TypeVar("KeyT", bound=Key)
+
+
+class _Turns(Generic[KeyT]):
+    """Keys in the order in which they came, but that of several namespaces each has its turn."""
 
     def __init__(self) -> None:
-        self._keys: dict[str, deque[str]] = {}
+        self._keys: dict[str, deque[KeyT]] = {}
         """By namespace, the one whose turn is next first."""
         self._waiting: asyncio.Semaphore = asyncio.Semaphore(0)
 
-    def put(self, key: str) -> None:
-        self._keys.setdefault(key.partition("/")[0].rpartition(":")[2], deque()).append(key)
+    def put(self, key: KeyT) -> None:
+        self._keys.setdefault(key.namespace, deque()).append(key)
         self._waiting.release()
 
-    async def get(self) -> str:
+    async def get(self) -> KeyT:
         await self._waiting.acquire()
         namespace = next(iter(self._keys))
         keys = self._keys.pop(namespace)
@@ -46,22 +57,22 @@ class _Turns:
         return key
 
 
-class WorkQueue:
+class WorkQueue(Generic[KeyT]):
     """Runs `work(key)` for every key that was added, `workers` keys at a time."""
 
-    def __init__(self, work: Callable[[str], Awaitable[None]], *, workers: int = 8) -> None:
+    def __init__(self, work: Callable[[KeyT], Awaitable[None]], *, workers: int = 8) -> None:
         self._work = work
         self._workers = workers
-        self._ready = _Turns()
-        self._queued: set[str] = set()
-        self._running: set[str] = set()
-        self._again: set[str] = set()
-        self._refused: set[str] = set()
+        self._ready = _Turns[KeyT]()
+        self._queued: set[KeyT] = set()
+        self._running: set[KeyT] = set()
+        self._again: set[KeyT] = set()
+        self._refused: set[KeyT] = set()
         """Keys that need a leader, and were worked on while this replica was none."""
-        self._failures: dict[str, int] = {}
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._failures: dict[KeyT, int] = {}
+        self._timers: dict[KeyT, asyncio.TimerHandle] = {}
 
-    def add(self, key: str) -> None:
+    def add(self, key: KeyT) -> None:
         """Work on `key` soon."""
         if (timer := self._timers.pop(key, None)) is not None:
             timer.cancel()
@@ -71,7 +82,7 @@ class WorkQueue:
             self._queued.add(key)
             self._ready.put(key)
 
-    def add_later(self, key: str, seconds: float) -> None:
+    def add_later(self, key: KeyT, seconds: float) -> None:
         """Work on `key` after a while, unless it is added before. Of two whiles the one that ends first counts."""
         if key in self._queued:
             return
@@ -121,6 +132,6 @@ class WorkQueue:
                     self.add(key)
             await asyncio.sleep(0)  # work that waits for nothing must not keep everything else waiting
 
-    def _backoff(self, key: str) -> float:
+    def _backoff(self, key: KeyT) -> float:
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         return min(_LAST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2.0 ** min(failures - 1, 10)) * random.uniform(0.75, 1.0)

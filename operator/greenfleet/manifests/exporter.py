@@ -107,7 +107,7 @@ def config_of_gone_exporter(namespace: str, name: str) -> Child:
 
 
 def measured_broker(deployment: Mapping[str, Any]) -> str | None:
-    """The key of the broker (`namespace/identity`) that a Deployment is the queue exporter of; None: it is none of
+    """The identity, in its namespace, of the broker that a Deployment is the queue exporter of; None: it is none of
     ours.
     """
     metadata = deployment["metadata"]
@@ -118,7 +118,7 @@ def measured_broker(deployment: Mapping[str, Any]) -> str | None:
             namespace, _, broker = str(variable.get("value", "")).partition("/")
             if variable["name"] == _BROKER_VARIABLE and namespace == metadata["namespace"]:
                 ours = bool(broker) and metadata["name"] == names.exporter_name(broker)
-                return f"{namespace}/{broker}" if ours else None
+                return broker if ours else None
     return None
 
 

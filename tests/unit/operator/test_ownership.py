@@ -10,6 +10,7 @@ from unittest.mock import Mock
 import pytest
 
 from greenfleet.controller.exporters import ExporterReconciler
+from greenfleet.controller.keys import ExporterKey
 from greenfleet.controller.ownership import is_exporters_own, is_pools_own
 from greenfleet.controller.reconciler import Reconciler
 from greenfleet.controller.registry import Registry
@@ -80,7 +81,7 @@ def test_a_name_that_stays_taken_is_asked_about_ever_more_seldom() -> None:
     async def run() -> None:
         wanted = [10, 20, 40, 80, 120, 120]
         assert [await pools.reconcile_pool(record) for _ in wanted] == wanted
-        assert [await exporters.reconcile("shop/broker/url") for _ in wanted] == wanted
+        assert [await exporters.reconcile(ExporterKey("shop", "broker/url")) for _ in wanted] == wanted
 
     asyncio.run(run())
     assert record.reconciliation.refused is not None

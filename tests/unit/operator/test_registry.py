@@ -14,6 +14,7 @@ from greenfleet.api import GreenWorkerPool
 from greenfleet.autoscaling.model import Mode
 from greenfleet.controller import registry as registry_module
 from greenfleet.controller.controller import Controller
+from greenfleet.controller.keys import ExporterKey, Key, PoolKey
 from greenfleet.controller.pods import is_finished, scaling_pod, scaling_spec
 from greenfleet.controller.registry import Registry
 from greenfleet.k8s.client import Client
@@ -356,7 +357,7 @@ def test_only_pools_that_share_a_queue_are_looked_at_when_one_comes_or_goes() ->
     found = registry(body("a"), body("b", queues=["other", "feeds"]), body("c", queues=["mine"]))
     controller = Controller(cast("Any", None), found, OperatorMetrics())
     controller.pool_removed(body("a"))
-    assert controller._queue._queued == {"exporter:shop/broker/url", "pool:shop/b"}
+    assert controller._queue._queued == {ExporterKey("shop", "broker/url"), PoolKey("shop", "b")}
 
 
 @pytest.mark.parametrize(
@@ -373,7 +374,7 @@ def test_only_pools_that_share_a_queue_are_looked_at_when_one_comes_or_goes() ->
 def test_the_exporter_is_looked_at_only_when_a_change_concerns_it(change: Object, concerned: bool) -> None:
     controller = Controller(cast("Any", None), registry(body("a")), OperatorMetrics())
     controller.pool_changed(body("a", generation=2, **change))
-    assert ("exporter:shop/broker/url" in controller._queue._queued) is concerned
+    assert (ExporterKey("shop", "broker/url") in controller._queue._queued) is concerned
 
 
 def test_a_pool_that_moves_to_another_broker_is_found_there_only() -> None:
@@ -434,10 +435,10 @@ def test_a_pool_that_goes_before_it_was_told_of_holds_nobody_up() -> None:
 def test_the_resync_looks_at_what_runs_and_at_its_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
     found = registry(body("a"), body("b"))
     controller = Controller(cast("Any", None), found, OperatorMetrics())
-    later: list[str] = []
+    later: list[Key] = []
     monkeypatch.setattr(controller._queue, "add_later", lambda key, seconds: later.append(key))
     controller.enqueue_running()
-    assert set(later) == {"pool:shop/a", "pool:shop/b", "exporter:shop/broker/url"}
+    assert set(later) == {PoolKey("shop", "a"), PoolKey("shop", "b"), ExporterKey("shop", "broker/url")}
 
 
 def test_a_refusal_of_the_exporter_outlives_a_change_of_its_only_pool() -> None:

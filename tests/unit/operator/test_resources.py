@@ -153,7 +153,7 @@ def test_parts_of_a_url_reach_the_exporter_as_files_of_their_secrets() -> None:
     assert found["GREENWORKER_BROKER_PORT"] == "5671"
     assert not [name for name in found if "URL" in name]
     [_, deployment] = [child.manifest for child in exporter_children([resource], IMAGE, "IfNotPresent", [])]
-    assert measured_broker(deployment) == resource.broker_key
+    assert measured_broker(deployment) == resource.spec.broker.identity
 
 
 def test_an_exporter_of_a_broker_without_secrets_mounts_none() -> None:
@@ -553,6 +553,6 @@ def test_the_agents_pull_secrets_reach_the_workers_pods_after_the_users_own_and_
 
 def test_an_exporter_says_which_broker_it_measures_and_only_one_of_its_own_namespace() -> None:
     [_, deployment] = [child.manifest for child in exporter_children([pool()], IMAGE, "IfNotPresent", [])]
-    assert measured_broker(deployment) == pool().broker_key
+    assert measured_broker(deployment) == pool().spec.broker.identity
     for change in ({"namespace": "elsewhere"}, {"name": "greenfleet-queues-0000000000"}, {"labels": {}}):
         assert measured_broker({**deployment, "metadata": {**deployment["metadata"], **change}}) is None

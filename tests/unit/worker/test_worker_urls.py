@@ -18,7 +18,7 @@ from greenworker.bootstrap.settings import secure_broker
 from greenworker.bootstrap.startup_checks import Arguments, check
 from greenworker.brokers.parts import set_urls
 from greenworker.brokers.redis.kind import RedisKind
-from greenworker.brokers.url import is_readable, split, tidy
+from greenworker.brokers.url import is_readable, split, tidy, without_master_name
 from greenworker.environment import Environment
 from greenworker.exporter.connect import connect
 from greenworker.exporter.exporter import Options
@@ -242,6 +242,45 @@ def test_options_for_tls_count_where_tls_is_spoken(query: str) -> None:
     url = f"rediss://:s3cret@h/0?{query}"
     found = started(CELERY_BROKER_URL=url, CELERY_RESULT_BACKEND=url)
     assert (found["CELERY_BROKER_URL"], found["CELERY_RESULT_BACKEND"]) == (url, url)
+
+
+UNKNOWN_OPTIONS = {
+    "redis://:s3cret@h/0?socket_timeout=s3cret": "redis://…?socket_timeout",
+    "rediss://:s3cret@h/0?ssl_cert_reqs=none&db=1": "rediss://…?db",
+    "redis://:s3cret@h/0?master_name=M": "redis://…?master_name",
+    "redis://:s3cret@a/0;redis://:s3cret@b/0?port=1": "redis://…?port",
+    "sentinel://:s3cret@h/0?master_name=M&password=s3cret": "sentinel://…?password",
+    "amqp://u:s3cret@h//?heartbeat=30&verify=s3cret": "amqp://…?verify",
+    "amqp://u:s3cret@h//?connect_timeout=3": "amqp://…?connect_timeout",
+}
+"""URLs of brokers with options that kombu does not know, or cannot use, and how they are shown."""
+
+
+@pytest.mark.parametrize("url", UNKNOWN_OPTIONS)
+def test_an_option_in_a_brokers_url_that_nobody_knows_is_refused_in_four_parts(url: str) -> None:
+    """kombu makes an argument of it, and ends with a TypeError."""
+    with pytest.raises(MisconfiguredError) as refused:
+        started(CELERY_BROKER_URL=url)
+    assert (refused.value.field, refused.value.value) == ("broker.urlFrom", UNKNOWN_OPTIONS[url])
+    assert "remove" in refused.value.fix
+    assert "s3cret" not in str(refused.value)
+    with pytest.raises(MisconfiguredError) as refused:
+        connect(url, Trust())
+    assert refused.value.value == UNKNOWN_OPTIONS[url]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "amqp://u:p@h//?heartbeat=30&login_method=PLAIN",
+        "amqp://u:p@h//?unset=",
+        "redis+socket:///run/redis.sock?virtual_host=1",
+        "sentinel://a:26379/0?master_name=M;sentinel://b:26379/0",
+    ],
+)
+def test_an_option_that_kombu_knows_or_drops_stays(url: str) -> None:
+    started(CELERY_BROKER_URL=url)
+    Connection(without_master_name(url)[0])
 
 
 def test_a_url_that_turns_the_check_of_the_host_name_off_is_warned_of_and_counts_for_the_exporter_too() -> None:

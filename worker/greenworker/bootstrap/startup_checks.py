@@ -11,6 +11,7 @@ from greenworker.brokers.url import (
     UNREADABLE,
     check_one_backend,
     check_one_scheme,
+    check_options,
     check_tls_options,
     is_readable,
     is_readable_backend,
@@ -246,6 +247,7 @@ def _check_urls(environ: Mapping[str, str]) -> None:
         raise unsupported(scheme)
     check_one_scheme(environ.get("CELERY_BROKER_URL", ""))
     check_tls_options(environ.get("CELERY_BROKER_URL", ""), "broker")
+    check_options(environ.get("CELERY_BROKER_URL", ""))
     if not is_readable_backend(environ.get("CELERY_RESULT_BACKEND", "")):
         raise MisconfiguredError("resultBackend.urlFrom", "(not shown)", UNREADABLE, FIX)
     check_one_backend(environ.get("CELERY_RESULT_BACKEND", ""))

@@ -162,6 +162,34 @@ _TLS_FIX = {
 """By scheme."""
 
 
+def check_options(urls: str) -> None:
+    """Raises `MisconfiguredError` for an option in the query of a broker's URL that kombu does not know: it makes an
+    argument of each, and ends with a TypeError. Those for TLS are for `check_tls_options`. On a socket kombu reads the
+    query itself, and one without a value it drops.
+    """
+    for url in split(urls):
+        scheme = url.split("://", maxsplit=1)[0]
+        if "+" in scheme:
+            continue
+        known = _OPTIONS.get(scheme, _OPTIONS["redis"])
+        for name, _ in parse_qsl(urlsplit(url).query):
+            if name not in known and not name.startswith("ssl_"):
+                raise MisconfiguredError(
+                    "broker.urlFrom", f"{scheme}://…?{name}",
+                    f"a broker's URL has no such option; those of {scheme}:// are {', '.join(sorted(known))}",
+                    "remove it from the URL; other options belong in the app's settings (broker_transport_options)",
+                )  # fmt: skip
+
+
+_EACH = frozenset({"heartbeat", "login_method", "insist", "credential_provider"})
+_OPTIONS = {
+    "redis": _EACH | {"connect_timeout"},
+    "sentinel": _EACH | {"connect_timeout", "master_name"},
+    **dict.fromkeys(AMQP, _EACH),  # py-amqp fails on the text of connect_timeout, which it takes for a number
+}
+"""What a query may say besides TLS, by scheme: arguments of kombu's Connection, and `without_master_name`."""
+
+
 def needs_redis(url: str) -> bool:
     """Whether this broker or result backend is Redis, also by a socket (``redis+socket://``) or with a class of the
     app's own (``proj.Backend+redis://``).

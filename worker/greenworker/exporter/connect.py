@@ -8,6 +8,7 @@ from greenworker.brokers.url import (
     REDIS,
     UNREADABLE,
     check_one_scheme,
+    check_options,
     check_tls_options,
     is_readable,
     split,
@@ -26,6 +27,7 @@ def connect(url: str, trust: Trust, metrics_port: int = 0) -> Broker:
         raise ValueError(f"{UNREADABLE}: {FIX}")
     check_one_scheme(url)
     check_tls_options(url, "broker")
+    check_options(url)
     urls = split(url)
     url = ";".join(urls)
     scheme = url.split("://", maxsplit=1)[0].split("+", maxsplit=1)[0]

@@ -18,7 +18,7 @@ from kombu import Connection
 from greenworker.brokers.amqp import attempts
 from greenworker.brokers.amqp.attempts import AmqpAttempts
 from greenworker.brokers.suspicion import NONE, Suspicion
-from greenworker.prefork.companion import without_reconnect
+from greenworker.prefork.consumer import without_reconnect
 from tests.integration.worker.harness import RabbitMQ, Relay, Worker, eventually
 from tests.integration.worker.lanes import Lane, RabbitLane
 

@@ -45,7 +45,7 @@ PREFORK_DEFAULTS: dict[str, Any] = {
     "task_reject_on_worker_lost": True,
     "worker_prefetch_multiplier": 1,
     "broker_connection_retry_on_startup": True,
-    "worker_consumer": "greenworker.prefork.companion:Consumer",
+    "worker_consumer": "greenworker.prefork.consumer:Consumer",
 }
 
 

@@ -133,8 +133,9 @@ def _prepare(environment: Environment, listener: native.Socket, arguments: Argum
     broker.prepare(runtime, companion=environment.role == "prefork")
     if environment.role == "prefork":
         from greenworker.prefork import companion  # noqa: PLC0415
+        from greenworker.prefork.drain import ProcessDrain  # noqa: PLC0415
 
-        runtime.drain = companion.ProcessDrain(runtime)
+        runtime.drain = ProcessDrain(runtime)
         companion.install(runtime, app)
         return argv
     return [*argv, *_green(runtime, app)]

@@ -144,9 +144,9 @@ def test_what_a_foreign_name_among_the_workers_holds_keeps_nobody_from_the_messa
     client.hset("greenworker.held.c-dead", mapping={"tag-c": b"2:feeds", b"tag-\xfe": b"\xfe"})
     booked = {"tag-b": '[{}, "", "feeds"]', b"tag-\xff": '[{}, "", "mails"]', "tag-c": '[{}, "", "feeds"]'}
     client.hset("unacked", mapping=booked)
-    consumer.channel.store._beat_connected_at = -1000.0
+    consumer.channel.store.heartbeat.connected_at = -1000.0
     for _ in range(3):
-        consumer.channel.store._recover_dead_workers()
+        consumer.channel.store.recovery.recover_dead_workers()
     assert (client.lrange("feeds", 0, -1), client.lrange("mails", 0, -1)) == ([b"{}"], [b"{}"])
     assert client.hkeys("unacked") == [b"tag-b"], "it comes back when its visibility time-out ends"
     assert client.zrange("greenworker.workers", 0, -1) == [consumer.store.worker.encode()]
@@ -162,7 +162,7 @@ def test_a_foreign_entry_among_the_messages_of_a_living_worker_is_taken_out_and_
     assert consumer.store.keys is not None
     consumer.redis.hset(consumer.store.keys.held, mapping={"tag": "what is this", b"\xff": b"\xfe"})
     for _ in range(6):
-        consumer.store._recover_lost_deliveries()
+        consumer.store.recovery.recover_lost_deliveries()
     assert not consumer.redis.exists(consumer.store.keys.held)
     assert [record.getMessage().split(" out of")[0] for record in caplog.records] == [
         "Took 2 entries that no worker has written"
@@ -191,7 +191,7 @@ def test_a_message_whose_list_is_somebody_elses_key_stays_booked_and_holds_up_no
         store.give_back([tag, other], started=False)
     else:
         for _ in range(3):
-            store._return_lost(store.keys.held, held, died=True)
+            store.recovery.return_lost(store.keys.held, held, died=True)
         assert sum("stay booked" in record.getMessage() for record in caplog.records) == 1
     assert client.llen("mails") == 1
     assert (client.hlen("unacked"), client.zcard("unacked_index")) == (1, 1)
@@ -199,6 +199,6 @@ def test_a_message_whose_list_is_somebody_elses_key_stays_booked_and_holds_up_no
     client.delete("feeds")
     store.held.clear()
     for _ in range(2):  # what nobody knows goes back when it was seen twice
-        store._recover_lost_deliveries()
+        store.recovery.recover_lost_deliveries()
     assert client.llen("feeds") == 1
     assert consumer.booked() == 0

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from kombu import Connection
 
 from greenworker.brokers.dead_letters import rabbit_queue
-from greenworker.brokers.redis.unacked_store import redelivered
+from greenworker.brokers.redis.payloads import redelivered
 from tests.integration.worker.harness import Redis, Worker, eventually
 from tests.integration.worker.lanes import Lane, publish
 from tests.integration.worker.redis_consumer import Consumer
@@ -298,7 +298,7 @@ def test_what_a_late_answer_brings_is_not_given_back_meanwhile(consumer: Consume
             lambda: consumer.booked() == 1 and consumer.relay.waiting, "it is booked, and the answer is on its way"
         )
         for _ in range(3):
-            consumer.store._recover_lost_deliveries()
+            consumer.store.recovery.recover_lost_deliveries()
         consumer.relay.answers.set()
         assert fetched.result(10) == 1
     assert len(taken) == 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from greenworker.brokers.redis.unacked_store import DEAD_AFTER_SECONDS
+from greenworker.brokers.redis.heartbeat import DEAD_AFTER_SECONDS
 from tests.integration.worker.harness import Redis, Relay, Worker, eventually, free_port
 from tests.integration.worker.redis_consumer import Consumer
 

@@ -15,7 +15,7 @@ import pytest
 
 import greenworker
 from greenworker import tls
-from greenworker.brokers.redis.unacked_store import redelivered
+from greenworker.brokers.redis.payloads import redelivered
 from greenworker.brokers.url import without_master_name
 from greenworker.exporter.broker import Queue
 from greenworker.exporter.connect import connect

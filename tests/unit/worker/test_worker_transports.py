@@ -93,8 +93,8 @@ def test_acknowledgements_that_did_not_arrive_are_sent_again_and_count_as_ours_m
         store.ack("c")  # another task ends meanwhile
         with store._sending_acks() as others:
             assert others == ["c"], "no acknowledgement travels twice at once"
-        assert store._unsettled() == {"a", "b"}
+        assert store.unsettled() == {"a", "b"}
         raise OSError("gone")
     with store._sending_acks() as tags:
         assert tags == ["a", "b"]
-    assert not store._unsettled()
+    assert not store.unsettled()

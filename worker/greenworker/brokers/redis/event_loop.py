@@ -18,8 +18,9 @@ from kombu.transport import redis as stock
 
 from greenworker import native
 from greenworker.brokers.redis import transport
+from greenworker.brokers.redis.heartbeat import DEAD_AFTER_SECONDS
 from greenworker.brokers.redis.transport import IDLE_WAIT_SECONDS
-from greenworker.brokers.redis.unacked_store import DEAD_AFTER_SECONDS, FETCH_AT_ONCE, UnackedStore
+from greenworker.brokers.redis.unacked_store import FETCH_AT_ONCE, UnackedStore
 
 
 class ThreadUnackedStore(UnackedStore):
@@ -46,7 +47,7 @@ class ThreadUnackedStore(UnackedStore):
         """At the first connection: the heartbeat in one thread, the recovery in another, which may have to wait for an
         answer.
         """
-        native.start_thread(self._beat_for_ever, ())
+        native.start_thread(self.heartbeat.run, ())
         native.start_thread(self._recover_in_thread, ())
 
     def _make_notifier(self, pool: Any) -> None:
@@ -54,14 +55,14 @@ class ThreadUnackedStore(UnackedStore):
 
     def _recover_in_thread(self) -> None:
         try:
-            self.recover_predecessors()
+            self.recovery.recover_predecessors()
         except Exception as error:
             native.say(f"could not look for messages of an earlier process: {error!r}")
-        while not self._closing:
+        while not self.closing:
             sleep(DEAD_AFTER_SECONDS / 4)
             try:
-                self._recover_dead_workers()
-                self._recover_lost_deliveries()
+                self.recovery.recover_dead_workers()
+                self.recovery.recover_lost_deliveries()
             except Exception as error:
                 native.say(f"could not look for messages of dead workers: {error!r}")
 

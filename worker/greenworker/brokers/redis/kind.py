@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from greenworker.brokers.kind import connection_with
+from greenworker.brokers.redis.keys import MailboxKeys
 from greenworker.brokers.redis.options import merge_options
 from greenworker.brokers.settlement import Settlement, Surroundings
 from greenworker.environment import Environment
@@ -78,13 +79,11 @@ class RedisKind:
         else:
             self.store = UnackedStore(worker)
         transport.Channel.runtime, transport.Channel.process_store = runtime, self.store
-        self.store.restarts_in_place = bool(os.environ.get("GREENWORKER_WORKER"))
+        self.store.recovery.restarts_in_place = bool(os.environ.get("GREENWORKER_WORKER"))
         runtime.task_risks.store_failures = lambda: self.store.flushes_failed
 
     def remote_control_starts(self, app: Any, hostname: str) -> None:
         """The store removes the mailbox of a worker that is dead."""
-        from greenworker.brokers.redis.unacked_store import MailboxKeys  # noqa: PLC0415 - needs redis
-
         self.store.mailbox = MailboxKeys.of(app.control.mailbox, hostname)
 
     def connection(self, app: Any, heartbeat: Any) -> Any:

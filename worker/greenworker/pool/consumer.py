@@ -1,20 +1,13 @@
-"""Celery's consumer with a loop for green pools: drains, resizes quorum queues, and keeps AMQP's heartbeats cheaply.
-
-Celery's own loop drains the event dispatcher's connection for up to 0.1 s in every cycle, which is 17 tasks a second on
-AMQP; it notices a new prefetch count or a shutdown only after two idle seconds; and where an acknowledgement is the
-first to find the connection broken, kombu connects anew inside ``drain_events`` and says nothing, to a channel without
-a consumer: the worker looks well and never gets another message.
+"""Celery's consumer for green pools: it takes messages or sends them on, settles them, and gives back what has not
+started. Its loop is in `consumer_loop`.
 """
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterable
 from time import monotonic
 from typing import Any
-from weakref import WeakSet
 
-from celery import bootsteps
 from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.consumer import Consumer as StockConsumer
@@ -26,65 +19,15 @@ from greenworker.brokers.factory import settlement_of
 from greenworker.brokers.forwarding import Forwarder
 from greenworker.brokers.settlement import Settlement
 from greenworker.misconfigured import or_exit
-from greenworker.monitoring.task_risks import ACK_TIMED_OUT, acknowledge, settles
+from greenworker.monitoring.task_risks import acknowledge, settles
+from greenworker.pool.consumer_loop import loop
 from greenworker.pool.isolation import refuse, take_header
 from greenworker.pool.rate_limits import StartRate
 from greenworker.pool.revocation import settle_revocations
+from greenworker.pool.unstarted import ScheduledRequests, unstarted_requests
 from greenworker.runtime import Runtime
 
 logger = get_logger(__name__)
-
-CYCLE_SECONDS = 0.25
-"""The loop looks up at least so often: for a new prefetch count, a shutdown, a heartbeat that failed."""
-
-DISPATCHER_SECONDS = 1.0
-"""How often the event dispatcher's connection is read, so that its heartbeats do not pile up."""
-
-
-def loop(  # noqa: PLR0912, PLR0917 - Celery's signature, and what may end it
-    c: Consumer, connection: Any, consumer: Any, blueprint: Any, _hub: Any, qos: Any, _heartbeat: Any, _clock: Any,
-    hbrate: float = 2.0, **_: Any,
-) -> None:  # fmt: skip
-    """One life of a connection; an exception ends it, and Celery's consumer reconnects."""
-    c.buffer_task_events()
-    dispatcher = c.event_dispatcher.connection if c.event_dispatcher else None
-    heartbeats = [Heartbeat(each, hbrate) for each in (connection, dispatcher) if each is not None]
-    consumer.on_message = c.create_task_handler()
-    if not c.runtime.drain.draining:
-        c.begin_consuming()
-        c.runtime.consuming = True
-    c.on_ready()
-    dispatcher_read = monotonic()
-    try:
-        while blueprint.state == bootsteps.RUN and c.connection:
-            c.perform_pending_operations()
-            if not c.still_draining():
-                state.maybe_shutdown()
-            c.apply_prefetch()
-            raise_if_broken(connection, heartbeats)
-            try:
-                connection.drain_events(timeout=CYCLE_SECONDS)
-            except TimeoutError:
-                pass
-            except OSError:
-                if blueprint.state == bootsteps.RUN:
-                    raise
-            except connection.channel_errors as error:
-                if ACK_TIMED_OUT not in str(error):
-                    raise
-                # RabbitMQ's consumer_timeout. Celery would end the worker, which waits for the very task that is late.
-                raise ConnectionResetError(f"RabbitMQ has closed the channel: {error}") from error
-            if dispatcher is not None and monotonic() - dispatcher_read > DISPATCHER_SECONDS:
-                dispatcher_read = monotonic()
-                if dispatcher.supports_heartbeats:
-                    read_unless_busy(c.event_dispatcher)
-    finally:
-        c.runtime.consuming = False
-        if c.runtime.drain.draining:
-            c.send_events()
-        for heartbeat in heartbeats:
-            heartbeat.stop()
-
 
 EVENTS_SECONDS = 0.05
 """How long a task event may wait for others that travel with it."""
@@ -93,71 +36,6 @@ EVENTS_AT_ONCE = 1000
 """From so many on they are sent at once. At Celery's own limit of 24 each of the green threads that wait for a message
 to be sent would send the few events of the meantime in one of its own: 1,700 messages for 9,000 events.
 """
-
-
-class Heartbeat:
-    """Of one AMQP connection, for as long as its loop runs. Celery's own goes on after the connection is lost, one more
-    timer with all that it refers to for each reconnect.
-    """
-
-    def __init__(self, connection: Any, rate: float) -> None:
-        """*rate*: how often to look, in times per negotiated interval."""
-        self.error: BaseException | None = None
-        self._connection = connection
-        self._rate = rate
-        interval = connection.get_heartbeat_interval()
-        self._seconds = interval / rate if interval and connection.supports_heartbeats else 0.0
-        self._next: Any = None
-        self._wait()
-
-    def _wait(self) -> None:
-        if self._seconds:
-            self._next = hub.call_after(self._seconds, self._beat)
-
-    def _beat(self) -> None:
-        try:
-            if self._connection.connected:
-                self._connection.heartbeat_check(self._rate)
-        except Exception as error:
-            self.error = error
-        else:
-            self._wait()
-
-    def stop(self) -> None:
-        """The connection is lost or closed."""
-        self._seconds = 0.0
-        if self._next is not None:
-            self._next.cancel()
-
-
-def raise_if_broken(connection: Any, heartbeats: list[Heartbeat]) -> None:
-    """To be asked right before reading, which would connect anew by itself."""
-    for heartbeat in heartbeats:
-        if heartbeat.error is not None:
-            raise heartbeat.error
-    if not connection.connected:
-        raise ConnectionResetError("an acknowledgement found the connection to the broker broken")
-
-
-def read_what_is_there(connection: Any) -> None:
-    """Read frames that have arrived, wait for none."""
-    try:
-        while True:
-            connection.drain_events(timeout=0.001)
-    except OSError as error:
-        if not isinstance(error, TimeoutError) and error.errno not in (None, errno.EAGAIN):
-            raise
-
-
-def read_unless_busy(dispatcher: Any) -> None:
-    """Not while another green thread sends task events: it waits for the broker's confirmation, and reads all that
-    comes. Eventlet forbids two that read one socket.
-    """
-    if dispatcher.mutex.acquire(blocking=False):
-        try:
-            read_what_is_there(dispatcher.connection)
-        finally:
-            dispatcher.mutex.release()
 
 
 class Consumer(StockConsumer):  # type: ignore[misc]
@@ -418,39 +296,3 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         """The end: the last acknowledgements, then Celery's."""
         self.settlement.close()
         super().shutdown()
-
-
-class ScheduledRequests(WeakSet[Any]):
-    """What is held for an ETA, which Celery 5.6 does not know: it only sets a timer. 5.7 has a set of that name."""
-
-    def __init__(self, timer: Any) -> None:
-        super().__init__()
-        self.timer = timer
-        call_at = timer.call_at
-
-        def remember(eta: Any, function: Any, arguments: Any = (), *more: Any, **options: Any) -> Any:
-            entry = call_at(eta, function, arguments, *more, **options)
-            if arguments and hasattr(arguments[0], "message"):
-                arguments[0]._eta_timer_entry = entry
-                self.add(arguments[0])
-            return entry
-
-        timer.call_at = remember
-
-    def cancel(self) -> None:
-        """The connection is lost, and the broker delivers them again; 5.6 would let the timers fire as well."""
-        for request in tuple(self):
-            self.timer.cancel(request._eta_timer_entry)
-        self.clear()
-
-
-def unstarted_requests(c: Consumer, *, clear: bool = True) -> list[Any]:
-    """Everything that was delivered and has not started: in line, held for an ETA, waiting for a rate limit."""
-    running = {id(job.request) for job in c.pool.running()}
-    found = {id(request): request for request in [*state.reserved_requests, *state.scheduled_requests]}
-    for bucket in c.task_buckets.values():
-        if bucket:
-            found.update((id(entry[0]), entry[0]) for entry in bucket.contents)
-            if clear:
-                bucket.clear_pending()
-    return [request for key, request in found.items() if key not in running and request not in state.active_requests]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import shutil
 import sys
 import tempfile
 import traceback
@@ -20,7 +19,7 @@ from pathlib import Path
 from time import monotonic
 
 from tests.faults.again import as_line
-from tests.faults.run import BROKERS, run
+from tests.faults.run import BROKERS, about, conclude, run
 
 LONGEST_SECONDS = 60.0
 """Of some of the long tasks."""
@@ -62,24 +61,15 @@ def main() -> int:
             traceback.print_exc()
             broken.append(seed)
             continue
-        about = {
-            "started": started.isoformat(timespec="seconds"),
-            "seconds": round(monotonic() - start),
-            "rounds": chosen.rounds,
-            "per_second": chosen.per_second,
-        }
-        print(json.dumps({**about, **as_line(broker, seed, verdict)}), flush=True)
+        line = about(started, start, chosen.rounds, chosen.per_second) | as_line(broker, seed, verdict)
+        if conclude(line, directory, kept=bool(verdict.kept and verdict.confirmed and verdict.disruptions)):
+            broken.append(seed)
         total.update(
             runs=1, tasks=verdict.confirmed, done=verdict.done, lost=len(verdict.lost), twice=len(verdict.twice),
             unexplained=len(verdict.unexplained), hung=len(verdict.hung), crashed=len(verdict.crashed),
             disruptions=sum(verdict.disruptions.values()), read=verdict.read, unread=len(verdict.unread),
             wrong=len(verdict.wrong),
         )  # fmt: skip
-        if verdict.kept and verdict.confirmed and verdict.disruptions:
-            shutil.rmtree(directory)
-        else:
-            broken.append(seed)
-            print(f"the history is in {directory}", file=sys.stderr)
     print(json.dumps({**total, "broken_seeds": broken}), flush=True)
     return status(total, broken)
 

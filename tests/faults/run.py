@@ -21,8 +21,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -247,8 +248,23 @@ def main() -> int:
         per_second=chosen.per_second, own_clocks=chosen.own_clocks, longest_seconds=chosen.longest_seconds,
         unreachable_seconds=chosen.unreachable_seconds, delayed=chosen.delayed,
     )  # fmt: skip
-    print(json.dumps(as_line(chosen.broker, chosen.seed, verdict)), flush=True)
-    if verdict.kept:
+    return conclude(as_line(chosen.broker, chosen.seed, verdict), directory, kept=verdict.kept)
+
+
+def about(started: datetime, start: float, rounds: int, per_second: float) -> dict[str, Any]:
+    """What a line of a run begins with, for the tables. *start*: `monotonic` at that time; *per_second*: tasks."""
+    return {
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(monotonic() - start),
+        "rounds": rounds,
+        "per_second": per_second,
+    }
+
+
+def conclude(line: Mapping[str, Any], directory: Path, *, kept: bool) -> int:
+    """Prints a run's *line*. Unless its promise was *kept*, its directory stays. The status of its program."""
+    print(json.dumps(line), flush=True)
+    if kept:
         shutil.rmtree(directory)
         return 0
     print(f"the history is in {directory}", file=sys.stderr)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,17 +146,27 @@ def placed(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
     return f"{page[:start]}\n{text}\n{page[stop:]}"
 
 
-def main() -> int:
-    """0."""
-    parser = argparse.ArgumentParser(description="the table of the fault runs")
-    parser.add_argument("logs", nargs="*", type=Path, help="output of tests.faults.long")
-    known = [json.loads(line) for line in RUNS.read_text().splitlines()] if RUNS.exists() else []
-    lines = [json.loads(line) for log in parser.parse_args().logs for line in log.read_text().splitlines()]
-    runs = merged(known, [compact(line) for line in lines if "broker" in line])
-    RUNS.write_text("".join(json.dumps(run) + "\n" for run in runs))
-    PAGE.write_text(placed(PAGE.read_text(), tables(runs)))
-    return 0
+def added(file: Path, logs: Iterable[Path], line_of: Callable[[Run], Run]) -> list[Run]:
+    """The runs of *file* and those of *logs*, the output of runs; *file* has them all from now on. *line_of*: what it
+    keeps of a run's line.
+    """
+    known = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    said = [line for log in logs for line in log.read_text().splitlines()]
+    new = [json.loads(line) for line in said if line.startswith("{") and '"started"' in line]
+    runs = merged(known, map(line_of, new))
+    file.write_text("".join(json.dumps(run) + "\n" for run in runs))
+    return runs
+
+
+def main(
+    file: Path, line_of: Callable[[Run], Run], text: Callable[[Sequence[Run]], str], *, begin: str, end: str
+) -> None:
+    """Adds logs to *file* and writes its *text* into the page."""
+    parser = argparse.ArgumentParser(description="adds fault runs, and writes their table into docs/reliability.md")
+    parser.add_argument("logs", nargs="*", type=Path, help="output of runs")
+    runs = added(file, parser.parse_args().logs, line_of)
+    PAGE.write_text(placed(PAGE.read_text(), text(runs), begin, end))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(RUNS, compact, tables, begin=BEGIN, end=END)

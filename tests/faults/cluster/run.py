@@ -34,7 +34,7 @@ from tests.faults.cluster.stage import NAMESPACE, Kubernetes, Stage, prepare
 from tests.faults.fleet import until_all_consume
 from tests.faults.history import Disruption, Verdict, killed_by_probe
 from tests.faults.results import read_back
-from tests.faults.run import LATE_SECONDS, QUIET_SECONDS, until_quiet
+from tests.faults.run import LATE_SECONDS, QUIET_SECONDS, about, conclude, until_quiet
 from tests.faults.whereabouts import depths, messages, tell
 from tests.faults.workload import Workload
 from tests.integration.worker.harness import RabbitMQ
@@ -188,16 +188,8 @@ def main() -> int:
         prepare(), chosen.broker, directory / "run", seed=chosen.seed, kinds=kinds, seconds=chosen.seconds,
         per_second=chosen.per_second,
     )  # fmt: skip
-    about = {
-        "started": started.isoformat(timespec="seconds"), "seconds": round(monotonic() - start), "rounds": 1,
-        "per_second": chosen.per_second,
-    }  # fmt: skip
-    print(json.dumps({**about, **outcome.as_line(chosen.broker, chosen.seed)}), flush=True)
-    if outcome.kept and not outcome.unproven:
-        shutil.rmtree(directory)
-        return 0
-    print(f"the history is in {directory}", file=sys.stderr)
-    return 1
+    line = about(started, start, 1, chosen.per_second) | outcome.as_line(chosen.broker, chosen.seed)
+    return conclude(line, directory, kept=outcome.kept and not outcome.unproven)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,7 @@ python -m tests.faults.cluster.table LOG.jsonl …    # adds the runs of these l
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +14,7 @@ from typing import Any
 
 from tests.faults.cluster.nemesis import KINDS
 from tests.faults.cluster.run import BROKERS
-from tests.faults.table import COUNTED, COUNTED_LATER, PAGE, TITLES, causes_of, merged, placed
+from tests.faults.table import COUNTED, COUNTED_LATER, TITLES, causes_of, main
 
 RUNS = Path(__file__).with_name("runs.jsonl")
 BEGIN, END = "<!-- cluster runs: python -m tests.faults.cluster.table -->", "<!-- end of cluster runs -->"
@@ -117,18 +114,5 @@ def _row(head: str, cells: Iterable[str], *last: str) -> str:
     return f"| {' | '.join([head, *cells, *last])} |"
 
 
-def main() -> int:
-    """0."""
-    parser = argparse.ArgumentParser(description="the table of the fault runs on a cluster")
-    parser.add_argument("logs", nargs="*", type=Path, help="output of tests.faults.cluster.run")
-    known = [json.loads(line) for line in RUNS.read_text().splitlines()] if RUNS.exists() else []
-    lines = [each for log in parser.parse_args().logs for each in log.read_text().splitlines()]
-    found = [json.loads(each) for each in lines if each.startswith('{"started"')]
-    runs = merged(known, [compact(line) for line in found])
-    RUNS.write_text("".join(json.dumps(run) + "\n" for run in runs))
-    PAGE.write_text(placed(PAGE.read_text(), table(runs), BEGIN, END))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main(RUNS, compact, table, begin=BEGIN, end=END)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from tests.faults import table as pages
 from tests.faults.cluster import table
 from tests.faults.cluster.nemesis import KINDS, Attempt
 from tests.faults.cluster.run import Outcome
@@ -48,6 +49,6 @@ def test_each_kind_has_words_for_people() -> None:
 
 
 def test_the_page_has_its_place_for_it() -> None:
-    page = table.PAGE.read_text()
+    page = pages.PAGE.read_text()
     runs = [json.loads(each) for each in table.RUNS.read_text().splitlines()]
-    assert table.placed(page, table.table(runs), table.BEGIN, table.END) == page, "python -m tests.faults.cluster.table"
+    assert pages.placed(page, table.table(runs), table.BEGIN, table.END) == page, "python -m tests.faults.cluster.table"

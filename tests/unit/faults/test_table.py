@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 from tests.faults import table
 from tests.faults.again import as_line
@@ -75,6 +76,17 @@ def test_runs_of_earlier_rules_stand_apart() -> None:
 def test_a_run_that_is_known_is_replaced() -> None:
     again = line("redis", 1, dataclasses.replace(VERDICT, confirmed=5))
     assert [run["confirmed"] for run in table.merged([line("redis", 1), line("redis", 2)], [again])] == [5, 1000]
+
+
+def test_a_log_is_added_with_whatever_else_it_says(tmp_path: Path) -> None:
+    file, log = tmp_path / "runs.jsonl", tmp_path / "log"
+    file.write_text(json.dumps(dict(line("redis", 1))) + "\n")
+    run = json.dumps({**ABOUT, **as_line("quorum", 2, VERDICT)})
+    log.write_text(f"the broker starts\n{run}\n" + '{"runs": 1, "tasks": 1000, "broken_seeds": []}\n')
+    for _ in range(2):
+        found = table.added(file, [log], table.compact)
+        assert [(run["broker"], run["seed"]) for run in found] == [("quorum", 2), ("redis", 1)]
+    assert [json.loads(each) for each in file.read_text().splitlines()] == found
 
 
 def test_the_page_has_its_place_for_it() -> None:

@@ -160,6 +160,11 @@ PRIVATE = (
     Private("celery.backends.redis:ResultConsumer._reconnect_pubsub", "earlier ones do not", ()),
     Private("celery.backends.redis:ResultConsumer._pubsub", "None: its connection was lost"),
     Private(
+        "celery.backends.base:BaseKeyValueStoreBackend._store_result",
+        "a task waits with its result for a Redis that is away",
+        ("task_id", "result", "state"),
+    ),
+    Private(
         "celery.app.base:calculate_routing_key",
         "a delay of less than a second is a second on a quorum queue",
         ("countdown", "routing_key"),

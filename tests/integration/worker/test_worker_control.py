@@ -277,6 +277,34 @@ def test_tasks_wait_for_others_through_a_long_outage_of_the_redis_of_the_results
         assert result.result == value
 
 
+@pytest.mark.parametrize("pool", ["eventlet", "prefork"])
+def test_results_and_chords_outlast_an_outage_of_their_redis(
+    rabbit_server: Any, own_redis: Redis, start_worker: Start, pool: str
+) -> None:
+    """Celery tries to store a result, and to count a part of a chord, once."""
+    from celery import chord
+
+    lane = RabbitLane(rabbit_server, "quorum")
+    conf = {"task_ignore_result": False, "result_backend": own_redis.url, "task_default_queue": lane.queue}
+    more: dict[str, Any] = {"arguments": ["-c", "8"]} if pool == "prefork" else {"threads": 20}
+    start_worker(
+        lane.url, queues=lane.queue, pool=pool, environment={**lane.environment(), "APP_CONF": repr(conf)}, **more
+    ).ready()
+    producer = lane.producer(result_backend=own_redis.url)
+    parts = [producer.late.s(number, 3.0) for number in range(3)]
+    results = [producer.app.send_task("green_app.late", (9, 3.0), queue=producer.queue, ignore_result=False)]
+    results.append(chord(parts, app=producer.app)(producer.add.s()))
+    eventually(lambda: lane.ready() == 0, "they run")
+    own_redis.stop()
+    sleep(6.0)
+    own_redis.start()
+    for value in (3, 9):  # what nobody refers to is withdrawn while Redis is there
+        result = results.pop()
+        eventually(result.ready, "it ends", 40)  # asked for, not subscribed to
+        assert result.result == value
+        del result
+
+
 def test_a_task_may_wait_for_others_while_the_broker_answers_late(rabbit_server: Any, start_worker: Start) -> None:
     """To connect takes longer than the second after which Celery begins to read results."""
     lane = RabbitLane(rabbit_server, "quorum")

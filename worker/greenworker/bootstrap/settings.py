@@ -88,15 +88,16 @@ def set_defaults(environment: Environment) -> str:
 
 
 def own_result_backends(app: Any) -> None:
-    """Results are subscribed to by one green thread at a time, and on Redis read through its outages. Raises
+    """Results are subscribed to by one green thread at a time, and on Redis stored and read through its outages. Raises
     `MisconfiguredError` without Redis' library, which Celery misses only when it reads or writes a result.
     """
     backend = str(app.conf.result_backend or "")  # the app itself may name it
     if needs_redis(backend):
         check_version(installed, "redis", RESULTS_ON_REDIS)
-        from greenworker.brokers.redis.results import own_consumers  # noqa: PLC0415 - redis-py is optional
+        from greenworker.brokers.redis import results  # noqa: PLC0415 - redis-py is optional
 
-        own_consumers()
+        results.own_consumers()
+        results.store_through_outages()
         app._backend_cache = None
     if backend.split("://", maxsplit=1)[0] == "rpc":
         _own_rpc_backends(app)

@@ -327,7 +327,21 @@ class TaskPool(BasePool):  # type: ignore[misc]
                 job.callback(None)
         except Exception:
             logger.exception("Could not settle %s after its hard time limit", job.name)
+            self._give_back(job)
         self.kill(job)
+
+    def _give_back(self, job: Job) -> None:
+        """Celery stores the failure before it settles the message. Without a result backend nobody would: the message
+        stayed with this worker for ever.
+        """
+        if job.request is None or not job.request.task.acks_late or job.request.acknowledged:
+            return
+        try:
+            job.request.reject(requeue=True)
+        except Exception:
+            logger.exception("Could not give %s back", job.name)
+        else:
+            self.runtime.accounting.requeued.add(1, "hard_limit")
 
     def _broke(self, job: Job) -> None:
         """Celery's tracer itself failed (a result backend that is down, sys.exit() in a task): record, never crash."""

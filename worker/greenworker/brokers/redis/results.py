@@ -1,4 +1,9 @@
-"""Results from Redis: read through an outage, and subscribed to by one green thread at a time.
+"""Results on Redis: stored and read through an outage, and subscribed to by one green thread at a time.
+
+Celery asks Redis once whether a result is there already before it stores one, and counts a part of a chord once. Where
+Redis is away in that moment, the task is acknowledged all the same: nobody ever gets its result, and a chord's body is
+never sent. So a task waits until Redis is back. Only in a task: what Celery stores elsewhere (a revoked task, a time
+limit) it stores in the loop that keeps the connection to the broker.
 
 Celery's reader ends after its retries, which are 20 s of an outage. Whoever waits in a task then waits until its
 timeout, and from 5.6 on whoever waits later gets an error. So ours goes on trying.
@@ -13,17 +18,28 @@ replaced. From 5.7 on Celery takes care of it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import RLock
 from typing import Any
 
+from celery import current_task, states
 from celery.backends import redis
+from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
+from redis.exceptions import AuthenticationError, ConnectionError, TimeoutError  # noqa: A004 - Redis' own
 
 logger = get_logger(__name__)
 
 AGAIN_SECONDS = 1.0
+
+PATIENCE_SECONDS = 120.0
+"""So long a task waits with its result for a Redis that is away. The fault runs take a broker away for 60 s
+(docs/reliability.md).
+"""
+
+AWAY = (ConnectionError, TimeoutError, OSError)
+"""What storing raises then. kombu's own list has KeyError, too, and a wrong password, which is an answer."""
 
 
 class ReconnectingConsumer(redis.ResultConsumer):
@@ -90,6 +106,70 @@ class SerialConsumer(ReconnectingConsumer):
         with self._lock:
             pass
         return super().drain_events(timeout=timeout)
+
+
+def patiently(what: Callable[[], Any], before_again: Callable[[], Any], name: str, *, ended: bool) -> Any:
+    """What *what* returns. A task tries it until Redis is there, with *before_again* before each further try. *ended*:
+    its own code has, so that a soft limit, which only asks that code to end, costs it nothing while it waits.
+    """
+    until = 0.0
+    while True:
+        try:
+            if until:
+                before_again()
+            return what()
+        except SoftTimeLimitExceeded:
+            if not (until and ended):
+                raise
+        except AWAY as error:
+            if isinstance(error, AuthenticationError) or not current_task or (until and time.monotonic() >= until):
+                raise
+            if not until:
+                until = time.monotonic() + PATIENCE_SECONDS
+                logger.warning("%s waits for Redis, for %g s at most: %r", name, PATIENCE_SECONDS, error)
+            try:
+                time.sleep(AGAIN_SECONDS)
+            except SoftTimeLimitExceeded:
+                if not ended:
+                    raise
+
+
+def store_through_outages() -> None:
+    """For every result backend on Redis, from now on."""
+    backend: Any = redis.RedisBackend
+    store, count = backend._store_result, backend.on_chord_part_return
+    if hasattr(store, "is_patient"):
+        return
+
+    def _store_result(self: Any, task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
+        return patiently(
+            lambda: store(self, task_id, result, state, *args, **kwargs),
+            lambda: None,
+            f"The result of {task_id}",
+            ended=state in states.READY_STATES,
+        )
+
+    def on_chord_part_return(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        if not self.app.conf.result_backend_transport_options.get("result_chord_ordered", True):
+            return count(self, request, *args, **kwargs)  # up to Celery 5.6 it would be counted twice
+        return patiently(
+            lambda: count(self, request, *args, **kwargs),
+            lambda: forget_claim(self, request.group),
+            f"A part of the chord {request.group}",
+            ended=True,
+        )
+
+    setattr(_store_result, "is_patient", True)  # noqa: B010 - mypy knows no attributes of functions
+    backend._store_result = _store_result
+    backend.on_chord_part_return = on_chord_part_return
+
+
+def forget_claim(backend: Any, chord: str | None) -> None:
+    """From 5.7 on the part that completes a *chord* claims its body, for up to a quarter of an hour. Where that answer
+    was lost with the connection, nobody would send the body: the claim is given up, and counting makes a new one.
+    """
+    if chord and backend.client.get(key := backend.get_key_for_group(chord, ".c")) != b"done":
+        backend.client.delete(key)
 
 
 def own_consumers() -> None:

@@ -29,8 +29,11 @@ from greenfleet.controller.booster import Booster
 from greenfleet.controller.cluster_cache import ClusterCache
 from greenfleet.controller.controller import Controller
 from greenfleet.controller.decider import Decider
+from greenfleet.controller.enqueuer import Enqueuer
 from greenfleet.controller.exporters import ExporterReconciler
+from greenfleet.controller.keys import Key
 from greenfleet.controller.monitors import PodMonitors
+from greenfleet.controller.pool_list import PoolList
 from greenfleet.controller.pool_scaler import PoolScaler
 from greenfleet.controller.reconciler import Reconciler
 from greenfleet.controller.recycler import Recycler
@@ -38,6 +41,7 @@ from greenfleet.controller.registry import Registry
 from greenfleet.controller.scaling_loop import ScalingLoop
 from greenfleet.controller.status_writer import StatusWriter
 from greenfleet.controller.web import WebServer
+from greenfleet.controller.workqueue import WorkQueue
 from greenfleet.handlers import pools
 from greenfleet.k8s.client import SILENCE_SECONDS, connect
 from greenfleet.k8s.events import EventRecorder
@@ -98,17 +102,18 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
         for name, server in settings.prometheus.servers.items()
     }
     registry = Registry()
-    controller = Controller(client, registry, metrics, settings.namespaces)
+    queue = WorkQueue[Key]()
+    enqueuer = Enqueuer(registry, queue, metrics)
     background = Background()
     booster = Booster(client, registry, background)
-    view = ClusterCache(client, settings.namespaces, controller.child_changed, booster.pod_changed)
+    view = ClusterCache(client, settings.namespaces, enqueuer.child_changed, booster.pod_changed)
     events = EventRecorder(client, identity.name)
     status = StatusWriter(
         client,
         view,
         events,
-        controller.routes_changed,
-        pool_doubtful=controller.pool_doubtful,
+        enqueuer.routes_changed,
+        pool_doubtful=enqueuer.pool_doubtful,
         exporter_refused=registry.exporter_refused,
         config_error=lambda pool: (
             config_error(pool, settings.prometheus)
@@ -117,12 +122,22 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
         ),
         scrape_problem=lambda pool: _scrape_problem(pool, settings, servers),
     )
-    monitors = PodMonitors(client, view, _monitoring(settings), controller.enqueue_all)
+    monitors = PodMonitors(client, view, _monitoring(settings), enqueuer.enqueue_all)
     applier = Applier(client, view)
     shared: dict[str, Any] = {"image": settings.worker, "monitors": monitors, "pod_defaults": _pod_defaults(settings)}
     reconciler = Reconciler(client, registry, view, events, applier, **shared)
     exporters = ExporterReconciler(client, registry, view, applier, **shared)
-    controller.start_with(reconciler, exporters, status, view)
+    controller = Controller(
+        registry=registry,
+        queue=queue,
+        enqueuer=enqueuer,
+        pools=PoolList(client, registry, enqueuer, view, settings.namespaces),
+        view=view,
+        reconciler=reconciler,
+        exporters=exporters,
+        status=status,
+        metrics=metrics,
+    )
     tick_seconds = duration_seconds(settings.tick)
     scaler = PoolScaler(
         registry=registry,
@@ -166,7 +181,7 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
         asyncio.create_task(loop.run(), name="scaling loop"),
     ]
     try:
-        await _until_one_ends(owned, _kopf(settings, controller, kubeconfig, kopf_is_up))
+        await _until_one_ends(owned, _kopf(settings, enqueuer, kubeconfig, kopf_is_up))
     finally:
         await web.stop()
         await asyncio.gather(*(server.close() for server in servers.values()))
@@ -224,11 +239,9 @@ async def _until_one_ends(owned: Sequence[asyncio.Task[None]], operator: asyncio
             task.result()
 
 
-def _kopf(
-    settings: Settings, controller: Controller, kubeconfig: str | None, is_up: asyncio.Event
-) -> asyncio.Task[None]:
+def _kopf(settings: Settings, enqueuer: Enqueuer, kubeconfig: str | None, is_up: asyncio.Event) -> asyncio.Task[None]:
     kopf_registry = kopf.OperatorRegistry()
-    pools.register(kopf_registry, controller)
+    pools.register(kopf_registry, enqueuer)
 
     @kopf.on.login(registry=kopf_registry)
     def login(**options: Any) -> kopf.ConnectionInfo | None:

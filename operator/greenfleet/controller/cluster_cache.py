@@ -23,7 +23,7 @@ _ALWAYS_SERVED = {
     "NetworkPolicy": "networking.k8s.io/v1",
 }
 """Children that are watched, so that drift is repaired at once. ConfigMaps are not among them
-(controller.controller).
+(controller.config_resync).
 """
 
 

@@ -147,10 +147,6 @@ class Reconciler:
                 await self._applier.apply(child)
         return waits
 
-    def note_drift(self, record: Record) -> None:
-        """A child of the pool changed, or disappeared."""
-        record.reconciliation.drifted = True
-
     def adopt_generation(self, record: Record, pool: GreenWorkerPool) -> None:
         """After a restart: a pool is as good as applied whose status says so of this very spec, and whose Deployment
         is made from it.
@@ -358,6 +354,11 @@ class Reconciler:
             manifest["spec"]["replicas"] = pool.spec.replicas.min if _role(manifest) == Role.EVENTLET else 0
         elif not owns_replicas(live, AUTOSCALER):
             manifest["spec"]["replicas"] = live["spec"].get("replicas", 0)
+
+
+def note_drift(record: Record) -> None:
+    """A child of the pool changed, or disappeared."""
+    record.reconciliation.drifted = True
 
 
 def _was_applied(record: Record, pool: GreenWorkerPool) -> bool:

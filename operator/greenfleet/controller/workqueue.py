@@ -58,10 +58,9 @@ class _Turns(Generic[KeyT]):
 
 
 class WorkQueue(Generic[KeyT]):
-    """Runs `work(key)` for every key that was added, `workers` keys at a time."""
+    """Keys that were added and are to be worked on, `workers` of them at a time."""
 
-    def __init__(self, work: Callable[[KeyT], Awaitable[None]], *, workers: int = 8) -> None:
-        self._work = work
+    def __init__(self, *, workers: int = 8) -> None:
         self._workers = workers
         self._ready = _Turns[KeyT]()
         self._queued: set[KeyT] = set()
@@ -102,19 +101,19 @@ class WorkQueue(Generic[KeyT]):
         for key in refused:
             self.add(key)
 
-    async def run(self) -> None:
-        """Works until cancelled."""
+    async def run(self, work: Callable[[KeyT], Awaitable[None]]) -> None:
+        """Runs `work(key)` for every key, until cancelled."""
         async with asyncio.TaskGroup() as group:
             for _ in range(self._workers):
-                group.create_task(self._run_worker())
+                group.create_task(self._run_worker(work))
 
-    async def _run_worker(self) -> None:
+    async def _run_worker(self, work: Callable[[KeyT], Awaitable[None]]) -> None:
         while True:
             key = await self._ready.get()
             self._queued.discard(key)
             self._running.add(key)
             try:
-                await self._work(key)
+                await work(key)
                 self._failures.pop(key, None)
             except NotLeaderError:
                 self._refused.add(key)

@@ -55,7 +55,7 @@ class Nursery:
 
 def _make_hasty() -> None:
     from greenfleet import app
-    from greenfleet.controller import controller
+    from greenfleet.controller import controller, pool_list
     from greenfleet.k8s import client
     from greenfleet.manifests import exporter
 
@@ -64,7 +64,7 @@ def _make_hasty() -> None:
     app.SILENCE_SECONDS = client.SILENCE_SECONDS = silence
     defaults: Any = client.Client.__init__.__kwdefaults__
     defaults["silence_seconds"] = silence
-    controller._COMPARE_SECONDS, controller._RESYNC_SECONDS = compare, resync
+    pool_list._COMPARE_SECONDS, controller._RESYNC_SECONDS = compare, resync
 
 
 def _run(asked: dict[str, Any]) -> None:

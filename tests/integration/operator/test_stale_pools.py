@@ -15,7 +15,7 @@ import pytest
 from greenfleet.controller.applier import Applier
 from greenfleet.controller.cluster_cache import ClusterCache
 from greenfleet.controller.monitors import PodMonitors
-from greenfleet.controller.reconciler import Reconciler
+from greenfleet.controller.reconciler import Reconciler, note_drift
 from greenfleet.controller.registry import Registry
 from greenfleet.k8s.client import connect
 from greenfleet.k8s.events import EventRecorder
@@ -89,7 +89,7 @@ def reconcile_as_remembered(
                     seen.clear()
                     await asyncio.to_thread(meanwhile)
                     await seen.wait()
-                    reconciler.note_drift(record)
+                    note_drift(record)
                     return found
 
                 client.apply = apply_first  # type: ignore[method-assign]

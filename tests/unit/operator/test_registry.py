@@ -6,17 +6,20 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from greenfleet.api import GreenWorkerPool
 from greenfleet.autoscaling.model import Mode
 from greenfleet.controller import registry as registry_module
-from greenfleet.controller.controller import Controller
+from greenfleet.controller.cluster_cache import ClusterCache
+from greenfleet.controller.enqueuer import Enqueuer
 from greenfleet.controller.keys import ExporterKey, Key, PoolKey
 from greenfleet.controller.pods import is_finished, scaling_pod, scaling_spec
+from greenfleet.controller.pool_list import PoolList
 from greenfleet.controller.registry import Registry
+from greenfleet.controller.workqueue import WorkQueue
 from greenfleet.k8s.client import Client
 from greenfleet.manifests.names import Role
 from greenfleet.own_metrics import OperatorMetrics
@@ -32,6 +35,17 @@ def registry(*bodies: Object) -> Registry:
     for one in bodies:
         found.put(one)
     return found
+
+
+def enqueuer_of(found: Registry) -> Enqueuer:
+    return Enqueuer(found, WorkQueue[Key](), OperatorMetrics())
+
+
+def pool_list(server: Client, found: Registry) -> tuple[PoolList, Enqueuer]:
+    """What compares the registry with a server, of which nothing else is known yet, and what it tells."""
+    enqueuer = enqueuer_of(found)
+    view = ClusterCache(server, (), enqueuer.child_changed, lambda old, new: None)
+    return PoolList(server, found, enqueuer, view), enqueuer
 
 
 def conflicts(found: Registry) -> dict[str, str]:
@@ -69,16 +83,16 @@ def test_a_conflict_ends_with_the_other_pool() -> None:
 
 def test_a_pool_that_is_being_deleted_is_no_longer_reconciled_and_frees_its_queues() -> None:
     found = Registry()
-    controller = Controller(cast("Any", None), found, OperatorMetrics())
+    enqueuer = enqueuer_of(found)
     for name in ("a", "b"):
-        controller.pool_changed(body(name))
+        enqueuer.pool_changed(body(name))
     assert set(conflicts(found)) == {"shop/a", "shop/b"}
     leaving = body("b", generation=2)
     leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    controller.pool_changed(leaving)
+    enqueuer.pool_changed(leaving)
     assert [record.key for record in found] == ["shop/a"]
     assert not conflicts(found)
-    controller.pool_removed(leaving)
+    enqueuer.pool_removed(leaving)
     assert [record.key for record in found] == ["shop/a"]
 
 
@@ -119,11 +133,11 @@ def of(uid: str, version: int, **metadata: str) -> Object:
 def test_a_late_word_about_a_deleted_pool_does_not_touch_its_successor(late: tuple[str, Object]) -> None:
     """kopf tells of each object by itself, so that of two with one name the later may come first."""
     found = Registry()
-    controller = Controller(cast("Any", None), found, OperatorMetrics())
-    controller.pool_changed(of("first", 9))
-    controller.pool_changed(of("second", 13))
+    enqueuer = enqueuer_of(found)
+    enqueuer.pool_changed(of("first", 9))
+    enqueuer.pool_changed(of("second", 13))
     what, told = late
-    {"removed": controller.pool_removed, "changed": controller.pool_changed}[what](told)
+    {"removed": enqueuer.pool_removed, "changed": enqueuer.pool_changed}[what](told)
     assert [record.uid for record in found] == ["second"]
 
 
@@ -154,14 +168,14 @@ def test_a_pool_that_went_back_in_time_with_its_etcd_is_taken_as_it_is() -> None
     now["metadata"]["generation"] = 5
     restored["spec"]["queues"] = ["as-it-was"]
     found = registry(now)
-    controller = Controller(Restored(restored), found, OperatorMetrics())
-    asyncio.run(controller._compare(None))
+    pools, enqueuer = pool_list(Restored(restored), found)
+    asyncio.run(pools._compare(None))
     [record] = found
     assert record.pool is not None
     assert record.pool.spec.queues == ["as-it-was"]
     later = of("one", 41)
     later["metadata"]["generation"] = 2
-    controller.pool_changed(later)
+    enqueuer.pool_changed(later)
     assert record.pool.spec.queues == ["feeds"], "from now on its versions count from there"
 
 
@@ -355,9 +369,9 @@ def test_an_event_about_a_pool_s_status_keeps_the_parsed_pool_and_costs_no_work(
 
 def test_only_pools_that_share_a_queue_are_looked_at_when_one_comes_or_goes() -> None:
     found = registry(body("a"), body("b", queues=["other", "feeds"]), body("c", queues=["mine"]))
-    controller = Controller(cast("Any", None), found, OperatorMetrics())
-    controller.pool_removed(body("a"))
-    assert controller._queue._queued == {ExporterKey("shop", "broker/url"), PoolKey("shop", "b")}
+    enqueuer = enqueuer_of(found)
+    enqueuer.pool_removed(body("a"))
+    assert enqueuer._queue._queued == {ExporterKey("shop", "broker/url"), PoolKey("shop", "b")}
 
 
 @pytest.mark.parametrize(
@@ -372,9 +386,9 @@ def test_only_pools_that_share_a_queue_are_looked_at_when_one_comes_or_goes() ->
     ],
 )
 def test_the_exporter_is_looked_at_only_when_a_change_concerns_it(change: Object, concerned: bool) -> None:
-    controller = Controller(cast("Any", None), registry(body("a")), OperatorMetrics())
-    controller.pool_changed(body("a", generation=2, **change))
-    assert (ExporterKey("shop", "broker/url") in controller._queue._queued) is concerned
+    enqueuer = enqueuer_of(registry(body("a")))
+    enqueuer.pool_changed(body("a", generation=2, **change))
+    assert (ExporterKey("shop", "broker/url") in enqueuer._queue._queued) is concerned
 
 
 def test_a_pool_that_moves_to_another_broker_is_found_there_only() -> None:
@@ -402,15 +416,14 @@ class Listing(Client):
 def test_no_exporter_is_touched_before_every_pool_is_known() -> None:
     leaving = body("c")
     leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    found = Registry()
-    controller = Controller(Listing(body("a"), body("b"), leaving), found, OperatorMetrics())
+    pools, enqueuer = pool_list(Listing(body("a"), body("b"), leaving), Registry())
 
     async def run() -> None:
-        meeting = asyncio.create_task(controller._wait_for_initial_list())
-        controller.pool_changed(body("a"))
+        meeting = asyncio.create_task(pools.wait_for_initial_list())
+        enqueuer.pool_changed(body("a"))
         await asyncio.sleep(0.5)
         assert not meeting.done(), "b is missing: an exporter made now would drop its queue"
-        controller.pool_changed(body("b"))
+        enqueuer.pool_changed(body("b"))
         await asyncio.wait_for(meeting, 10)
 
     asyncio.run(run())
@@ -419,11 +432,11 @@ def test_no_exporter_is_touched_before_every_pool_is_known() -> None:
 def test_a_pool_that_goes_before_it_was_told_of_holds_nobody_up() -> None:
     """Between our list and kopf's own: nobody will ever tell of it."""
     server = Listing(body("a"), body("b"))
-    controller = Controller(server, Registry(), OperatorMetrics())
+    pools, enqueuer = pool_list(server, Registry())
 
     async def run() -> None:
-        waiting = asyncio.create_task(controller._wait_for_initial_list())
-        controller.pool_changed(body("a"))
+        waiting = asyncio.create_task(pools.wait_for_initial_list())
+        enqueuer.pool_changed(body("a"))
         await asyncio.sleep(0.5)
         assert not waiting.done()
         server.bodies = (body("a"), body("c"))
@@ -434,10 +447,10 @@ def test_a_pool_that_goes_before_it_was_told_of_holds_nobody_up() -> None:
 
 def test_the_resync_looks_at_what_runs_and_at_its_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
     found = registry(body("a"), body("b"))
-    controller = Controller(cast("Any", None), found, OperatorMetrics())
+    enqueuer = enqueuer_of(found)
     later: list[Key] = []
-    monkeypatch.setattr(controller._queue, "add_later", lambda key, seconds: later.append(key))
-    controller.enqueue_running()
+    monkeypatch.setattr(enqueuer._queue, "add_later", lambda key, seconds: later.append(key))
+    enqueuer.enqueue_running(600.0)
     assert set(later) == {PoolKey("shop", "a"), PoolKey("shop", "b"), ExporterKey("shop", "broker/url")}
 
 
@@ -464,9 +477,9 @@ class Empty(Client):
 
 def test_the_last_pool_is_forgotten_when_a_list_has_none() -> None:
     found, server = registry(body("a")), Empty()
-    controller = Controller(server, found, OperatorMetrics())
-    asyncio.run(controller._compare(None))
-    asyncio.run(controller._compare(None))
+    pools, _ = pool_list(server, found)
+    asyncio.run(pools._compare(None))
+    asyncio.run(pools._compare(None))
     assert (len(found), server.asked) == (0, 2)
 
 

@@ -30,8 +30,8 @@ def run(work: Work, scenario: Callable[[WorkQueue[PoolKey]], Coroutine[Any, Any,
     """A scenario with a queue that works."""
 
     async def main() -> None:
-        queue = WorkQueue(work, workers=workers)
-        running = asyncio.create_task(queue.run())
+        queue = WorkQueue[PoolKey](workers=workers)
+        running = asyncio.create_task(queue.run(work))
         try:
             async with asyncio.timeout(10):
                 await scenario(queue)
@@ -145,7 +145,7 @@ def test_a_refusal_is_tried_again_until_it_works_and_waits_longer_each_time(capl
             await asyncio.sleep(0.001)
 
     run(work, scenario)
-    queue = WorkQueue(work)
+    queue = WorkQueue[PoolKey]()
     delays = [queue._backoff(A) for _ in range(20)]
     assert all(0.75 * 0.01 * 2**step <= delay <= 0.01 * 2**step for step, delay in enumerate(delays[:5]))
     assert max(delays) <= 60
@@ -181,8 +181,8 @@ def test_the_api_servers_own_retry_after_is_respected() -> None:
         raise TransientError("429", 429, retry_after_seconds=17.0)
 
     async def main() -> None:
-        queue = Recording(work)
-        running = asyncio.create_task(queue.run())
+        queue = Recording()
+        running = asyncio.create_task(queue.run(work))
         queue.add(A)
         while not getattr(queue, "later", None):
             await asyncio.sleep(0)
@@ -286,7 +286,7 @@ def test_of_two_delays_the_one_that_ends_first_counts(delays: tuple[float, float
 
 def test_a_key_that_has_failed_for_days_is_still_tried_again() -> None:
     """Its delay is bounded before it is worked out: 2 to the power of 1,024 is no number, and ended the operator."""
-    queue = WorkQueue(lambda key: asyncio.sleep(0))
+    queue = WorkQueue[PoolKey]()
     queue._failures[A] = 5000
     assert 0 < queue._backoff(A) <= workqueue._LAST_DELAY_SECONDS
 
@@ -301,10 +301,10 @@ def test_a_namespace_with_a_thousand_pools_waits_for_them_alone() -> None:
         done.append(key)
 
     async def main() -> None:
-        queue = WorkQueue[Key](work, workers=2)
+        queue = WorkQueue[Key](workers=2)
         for key in (*crowd, *few):
             queue.add(key)
-        running = asyncio.create_task(queue.run())
+        running = asyncio.create_task(queue.run(work))
         async with asyncio.timeout(10):
             while len(done) < 1_003:
                 await asyncio.sleep(0)

@@ -45,7 +45,7 @@ from greenfleet.controller.workqueue import WorkQueue
 from greenfleet.handlers import pools
 from greenfleet.k8s.client import SILENCE_SECONDS, connect
 from greenfleet.k8s.events import EventRecorder
-from greenfleet.k8s.lease import Lease
+from greenfleet.k8s.lease import Lease, Term
 from greenfleet.manifests import Monitoring
 from greenfleet.manifests.pods import PodDefaults
 from greenfleet.own_metrics import OperatorMetrics
@@ -78,24 +78,14 @@ class Identity:
 async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None = None, port: int = 9541) -> None:
     """Runs the operator until a signal stops it."""
     metrics = OperatorMetrics()
-    lease: Lease | None = None
-
-    def leads() -> bool:
-        return lease is not None and lease.is_held()
-
-    def write_seconds() -> float:
-        return 0.0 if lease is None else lease.write_seconds()
-
+    term = Term(duration_seconds(settings.lease_duration))
     client = await connect(
-        kubeconfig, concurrency=settings.api_concurrency, write_seconds=write_seconds, observe=metrics.observe_request
+        kubeconfig,
+        concurrency=settings.api_concurrency,
+        write_seconds=term.write_seconds,
+        observe=metrics.observe_request,
     )
-    lease = Lease(
-        client,
-        namespace=identity.namespace,
-        name=LEASE_NAME,
-        identity=identity.name,
-        duration_seconds=duration_seconds(settings.lease_duration),
-    )
+    lease = Lease(client, term, namespace=identity.namespace, name=LEASE_NAME, identity=identity.name)
     metrics.leaderless.set_function(lease.leaderless_seconds)
     servers = {
         name: PrometheusServer(name, server, metrics.observe_query)
@@ -157,7 +147,7 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
         scaler=scaler,
         metrics=metrics,
         background=background,
-        acts=lambda: leads() and view.is_synced,
+        acts=lambda: term.is_held() and view.is_synced,
         tick_seconds=tick_seconds,
     )
     web = WebServer(
@@ -166,7 +156,7 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
         ticked_at=lambda: loop.ticked_at,
         is_ready=lambda: view.is_synced,
         is_led=lease.is_led,
-        leads=leads,
+        leads=term.is_held,
         port=port,
     )
     await web.start()

@@ -5,7 +5,7 @@ unchanged, never by comparing its timestamps with our wall clock, so that clock 
 leaders.
 
 Why not the `leaderelection` of the kubernetes package: it measures with the wall clock, and it has no fence: nothing
-stops a write that was begun before the lease ran out (here the client asks `write_seconds` before each).
+stops a write that was begun before the lease ran out (here the client asks `Term.write_seconds` before each).
 """
 
 from __future__ import annotations
@@ -22,45 +22,55 @@ from greenfleet.k8s.client import ApiError, Client, ConflictError, NotFoundError
 _log = logging.getLogger(__name__)
 
 
+class Term:
+    """For how long this replica leads. The client asks it before each write; the Lease, which needs the client, renews
+    it.
+    """
+
+    def __init__(self, duration_seconds: float, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.duration_seconds = duration_seconds
+        self.monotonic = monotonic
+        self._renewed = float("-inf")
+
+    def is_held(self) -> bool:
+        """Whether we may write now. False already at two thirds of the duration without renewal."""
+        return self.monotonic() < self._renewed + self.duration_seconds * 2 / 3
+
+    def write_seconds(self) -> float:
+        """For how long a write that begins now may take: until somebody else could lead. 0: it may not begin."""
+        return self._renewed + self.duration_seconds - self.monotonic() if self.is_held() else 0.0
+
+    def renew(self, asked: float) -> None:
+        """The Lease is ours from *asked* on, in monotonic seconds."""
+        self._renewed = asked
+
+    def end(self) -> None:
+        """No write begins any more."""
+        self._renewed = float("-inf")
+
+
 class Lease:
     """One candidate for one Lease."""
 
-    def __init__(
-        self,
-        client: Client,
-        *,
-        namespace: str,
-        name: str,
-        identity: str,
-        duration_seconds: float,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, client: Client, term: Term, *, namespace: str, name: str, identity: str) -> None:
         self._client = client
+        self._term = term
         self._path = paths.collection("coordination.k8s.io/v1", "Lease", namespace)
         self._name = name
         self._namespace = namespace
         self._identity = identity
-        self._duration = duration_seconds
-        self._monotonic = monotonic
-        self._renewed = float("-inf")
+        self._duration = term.duration_seconds
+        self._monotonic = term.monotonic
         self._seen: tuple[str, float] | None = None
         """The resourceVersion seen last, and when it was seen first."""
         self._alive = float("-inf")
         """When some holder was last seen to have renewed it."""
-        self._began = monotonic()
+        self._began = term.monotonic()
         self._said_leaderless = False
         self.holder: str | None = None
         """Who holds the Lease, as far as we know."""
         self.gained = asyncio.Event()
         """Set while we lead."""
-
-    def is_held(self) -> bool:
-        """Whether we may write now. False already at two thirds of the duration without renewal."""
-        return self._monotonic() < self._renewed + self._duration * 2 / 3
-
-    def write_seconds(self) -> float:
-        """For how long a write that begins now may take: until somebody else could lead. 0: it may not begin."""
-        return self._renewed + self._duration - self._monotonic() if self.is_held() else 0.0
 
     def leaderless_seconds(self) -> float:
         """For how long nobody has led, as far as this replica can see. 0 while somebody does, and for one duration
@@ -82,16 +92,16 @@ class Lease:
                 except (ApiError, TimeoutError) as error:
                     _log.warning("the Lease %s could not be renewed: %s", self._name, error or "no answer in time")
                 self._announce()
-                await asyncio.sleep(self._duration / 6 if self.is_held() else self._duration / 10)
+                await asyncio.sleep(self._duration / 6 if self._term.is_held() else self._duration / 10)
         finally:
-            if self.is_held():
+            if self._term.is_held():
                 await asyncio.shield(asyncio.create_task(self._release()))
 
     def _announce(self) -> None:
-        if self.is_held() and not self.gained.is_set():
+        if self._term.is_held() and not self.gained.is_set():
             _log.info("leading as %s", self._identity)
             self.gained.set()
-        elif not self.is_held() and self.gained.is_set():
+        elif not self._term.is_held() and self.gained.is_set():
             _log.warning("no longer leading: the Lease was not renewed in time")
             self.gained.clear()
         if self.leaderless_seconds() > 0 and not self._said_leaderless:
@@ -124,7 +134,8 @@ class Lease:
 
     def _took(self, asked: float) -> None:
         self.holder = self._identity
-        self._renewed = self._alive = asked
+        self._alive = asked
+        self._term.renew(asked)
 
     def _expired(self, lease: Object) -> bool:
         version = lease["metadata"]["resourceVersion"]
@@ -144,7 +155,7 @@ class Lease:
         return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": lease["metadata"], "spec": spec}
 
     async def _release(self) -> None:
-        self._renewed = float("-inf")  # no write begins any more
+        self._term.end()
         await self._client.stop_writing()
         try:
             async with asyncio.timeout(self._duration / 3):

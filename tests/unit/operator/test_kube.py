@@ -13,7 +13,7 @@ from aiohttp import web
 from kubernetes.aio import client as kubernetes_client
 
 from greenfleet.k8s.client import Client, NotLeaderError, TransientError
-from greenfleet.k8s.lease import Lease
+from greenfleet.k8s.lease import Lease, Term
 from greenfleet.k8s.reflector import Reflector
 from tests.unit.operator.objects import Object
 from tests.unit.operator.test_prometheus_client import serving
@@ -189,16 +189,15 @@ class Leases:
 
 def test_a_standby_knows_whether_somebody_leads_and_what_a_leader_may_still_write() -> None:
     now, api = 1000.0, Leases()
-    lease = Lease(
-        cast("Any", api), namespace="n", name="greenfleet", identity="me", duration_seconds=15, monotonic=lambda: now
-    )
+    term = Term(15, lambda: now)
+    lease = Lease(cast("Any", api), term, namespace="n", name="greenfleet", identity="me")
     assert not lease.is_led(), "nothing is known yet"
 
     async def look(at: float) -> tuple[bool, float, float]:
         nonlocal now
         now = at
         await lease._try()
-        return lease.is_led(), lease.leaderless_seconds(), lease.write_seconds()
+        return lease.is_led(), lease.leaderless_seconds(), term.write_seconds()
 
     async def run() -> None:
         nonlocal now
@@ -209,9 +208,9 @@ def test_a_standby_knows_whether_somebody_leads_and_what_a_leader_may_still_writ
         assert (lease.is_led(), lease.leaderless_seconds()) == (False, 1), "not renewed for twice its duration"
         assert await look(1042) == (True, 0, 15), "taken over"
         now = 1051
-        assert lease.write_seconds() == 6
+        assert term.write_seconds() == 6
         now = 1052.5
-        assert (lease.is_held(), lease.write_seconds()) == (False, 0), "no write begins so late"
+        assert (term.is_held(), term.write_seconds()) == (False, 0), "no write begins so late"
 
     asyncio.run(run())
 
@@ -311,11 +310,12 @@ def test_whatever_is_answered_for_the_lease_its_task_goes_on(status: int, said: 
     async def run() -> None:
         async with serving(handle) as url:
             client = Client(kubernetes_client.Configuration(host=url))
-            lease = Lease(client, namespace="a", name="b", identity="c", duration_seconds=0.6)
+            term = Term(0.6)
+            lease = Lease(client, term, namespace="a", name="b", identity="c")
             task = asyncio.create_task(lease.run())
             await until(lambda: task.done() or len(asked) > 3)
             assert not task.done(), task.exception()
-            assert not lease.is_held()
+            assert not term.is_held()
             task.cancel()
             await client.close()
 

@@ -57,11 +57,6 @@ def downstream(test: Downstream) -> str:
     )
 
 
-_SMALLER = {
-    DecisionReason[name] for name in ("MAX", "TOTAL", "BEHAVIOR", "PAUSED", "SATURATED_DOWNSTREAM", "STABILIZATION")
-}
-
-
 def limited(context: DecisionContext, adjustments: tuple[Adjustment, ...]) -> DecisionReason:
     """What keeps the pool smaller than the load asks for."""
     last = adjustments[-1]
@@ -69,7 +64,7 @@ def limited(context: DecisionContext, adjustments: tuple[Adjustment, ...]) -> De
         return last.reason
     if last.after >= max(context.need, adjustments[0].after) or context.spec.mode is Mode.MANUAL:
         return DecisionReason.NONE
-    smaller = [each.reason for each in adjustments if each.after < each.before and each.reason in _SMALLER]
+    smaller = [each.reason for each in adjustments[1:] if each.after < each.before]
     return smaller[-1] if smaller else DecisionReason.NONE
 
 

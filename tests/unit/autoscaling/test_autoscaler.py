@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 
-from greenfleet.autoscaling import DEFAULT, Tuning, decide, initial_state
+from greenfleet.autoscaling import DEFAULT, Tuning, decide, explain, initial_state
 from greenfleet.autoscaling.constraints import stabilization
+from greenfleet.autoscaling.context import DecisionContext
 from greenfleet.autoscaling.estimation.concurrency_limit import ConcurrencyLimit, capacity, safe_threads
 from greenfleet.autoscaling.estimation.counters import CounterDelta
 from greenfleet.autoscaling.estimation.service import Ratio, Service
 from greenfleet.autoscaling.model import (
+    Adjustment,
     Decision,
     DecisionReason,
     Learned,
@@ -692,3 +696,19 @@ def test_why_tells_what_was_seen_what_was_wanted_and_what_held_it_back() -> None
     assert limits(decision)[-1] is DecisionReason.MAX
     assert "20,000 messages wait; one worker does" in decision.why.adjustments[0].text
     assert "2 workers" in decision.why.summary
+
+
+@pytest.mark.parametrize("reason", DecisionReason)
+def test_whatever_a_constraint_keeps_a_pool_smaller_for_is_reported(reason: DecisionReason) -> None:
+    """Also for a reason that comes later: nobody has to name it in a second place."""
+    context = cast("DecisionContext", SimpleNamespace(need=5, spec=SPEC))
+    needed = Adjustment(DecisionReason.RATE, "workers", 1, 5, "the load asks for five")
+    assert explain.limited(context, (needed, Adjustment(reason, "workers", 5, 2, "no more than two"))) is reason
+
+
+def test_what_the_load_itself_asks_less_for_limits_nothing() -> None:
+    context = cast("DecisionContext", SimpleNamespace(need=2, spec=SPEC))
+    fewer = Adjustment(DecisionReason.RATE, "workers", 5, 2, "the load asks for two")
+    kept = Adjustment(DecisionReason.STABILIZATION, "workers", 2, 5, "five were needed lately")
+    assert explain.limited(context, (fewer,)) is DecisionReason.NONE
+    assert explain.limited(context, (fewer, kept)) is DecisionReason.NONE

@@ -46,9 +46,13 @@ time.
 """
 
 LATE_SECONDS = 120.0
-"""So much longer the run goes on while something is owed: a machine that others use as well is slow. Then what is not
+"""So much longer the run goes on while something is owed: a machine that others use as well is slow. It goes on as long
+as something owed is done in every such time, for what waits behind other tasks is late and not lost. Then what is not
 done is lost.
 """
+
+LATEST_SECONDS = 900.0
+"""So long at most after the time for late tasks: a fleet that has not done in this time what it owes does not do it."""
 
 KINDS = {"cluster": "quorum"}
 """The kind of the queue, where the broker is not named after it."""
@@ -118,7 +122,7 @@ def run(
         due = monotonic() + QUIET_SECONDS + longest_seconds - LONG_SECONDS
         overdue = until_quiet(fleet, sent, due, longest_seconds + 1)
         known = _overview(fleet, server) if overdue else []
-        until_quiet(fleet, sent, due + LATE_SECONDS, longest_seconds + 1)
+        until_quiet(fleet, sent, due + LATE_SECONDS, longest_seconds + 1, patience_seconds=LATE_SECONDS)
         events = parse(fleet.done_file.read_text().splitlines())
         done = {event.identity for event in events if event.what == "done"}
         task_ids = {identity: one for identity, one in workload.task_ids.items() if identity in done}
@@ -213,18 +217,25 @@ def restart(nodes: Sequence[RabbitMQ]) -> None:
         list(threads.map(RabbitMQ.start, nodes))
 
 
-def until_quiet(fleet: Workers, sent: list[Sent], deadline: float, quiet_seconds: float = LONG_SECONDS + 1) -> set[str]:
-    """Until all that is owed is done and nothing more ends for *quiet_seconds*, or the time (monotonic) is over; what
-    is owed then.
+def until_quiet(
+    fleet: Workers, sent: list[Sent], deadline: float, quiet_seconds: float = LONG_SECONDS + 1,
+    patience_seconds: float = 0.0,
+) -> set[str]:  # fmt: skip
+    """Until all that is owed is done and nothing more ends for *quiet_seconds*, or the time (monotonic) is over and
+    nothing that is owed was done for *patience_seconds*, `LATEST_SECONDS` later at the latest; what is owed then.
     """
     owed = {one.identity for one in sent if one.confirmed_at is not None and one.kind != "early"}
     quiet_since, size = monotonic(), -1
+    until, owing = deadline, len(owed)
     while True:
         text = fleet.done_file.read_text()
         if len(text) != size:
             size, quiet_since = len(text), monotonic()
         left = owed - {event.identity for event in parse(text.splitlines()) if event.what == "done"}
-        if monotonic() >= deadline or (not left and monotonic() - quiet_since > quiet_seconds):
+        if len(left) < owing:
+            owing = len(left)
+            until = max(until, min(monotonic() + patience_seconds, deadline + LATEST_SECONDS))
+        if monotonic() >= until or (not left and monotonic() - quiet_since > quiet_seconds):
             return left
         sleep(0.5)
 

@@ -18,9 +18,9 @@ from greenfleet.autoscaling.model import Decision, Sample, ScalingSpec
 from greenfleet.controller.pods import scaling_spec
 from greenfleet.controller.registry import Fleet, Record
 from greenfleet.controller.sampling import FleetSample
-from greenfleet.controller.status_builder import learned_from_status
 from greenfleet.manifests.names import Role
 from greenfleet.own_metrics import OperatorMetrics
+from greenfleet.status.learned import learned_from_status
 from greenfleet.status.load import Load
 
 IDLE_SECONDS = 20.0

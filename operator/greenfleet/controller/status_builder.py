@@ -8,20 +8,20 @@ every tick.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from greenfleet.autoscaling.model import Decision, DecisionReason, Learned, MetricsIssue, Mode, Problem
+from greenfleet.autoscaling.model import Decision, DecisionReason, MetricsIssue, Mode, Problem
 from greenfleet.autoscaling.validation import stale_after_seconds
 from greenfleet.controller.registry import Record
 from greenfleet.manifests import names
 from greenfleet.manifests.names import Role
 from greenfleet.redaction import redacted
 from greenfleet.status.diagnosis import GRACE_SECONDS
-from greenfleet.status.findings import Findings
 from greenfleet.status.load import FIELDS, load_status
 from greenfleet.status.stalled import StalledReason
 from greenfleet.status.times import rfc3339, unix_time
+from greenfleet.status.worker_conditions import dead_letters, hub_blocked, tasks_at_risk
 
 _Object = dict[str, Any]
 _Said = tuple[str, str, str]
@@ -34,16 +34,10 @@ _MEASURED = frozenset(
 _SCRAPE_REASONS = frozenset({MetricsIssue.NO_SAMPLE, MetricsIssue.STALE, MetricsIssue.WORKER_MISSING})
 """What samples that come too seldom look like."""
 _FIRST_SAMPLE_REASONS = frozenset({MetricsIssue.NO_SAMPLE, MetricsIssue.BROKER_DOWN})
-BLOCKED_MEMORY_SECONDS = 300.0
-"""How long `HubBlocked` stays true after a task blocked the hub."""
-
 LONGEST_MESSAGE = 4096
 """Characters of a condition's message. Names of tasks come from outside, and a status that is refused for one of them
 is never written again.
 """
-
-RISK_MEMORY_SECONDS = 60.0
-"""How long `TasksAtRisk` outlives the last sample that said so; workers themselves remember for ten minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +124,7 @@ def _conditions(record: Record, observed: Observed, decision: Decision | None) -
     before = {condition["type"]: condition for condition in record.status.get("conditions") or ()}
     was_ready = before.get("Ready", {}).get("status") == "True"
     ready = _not_ready(stalled) if stalled else _ready(observed, decision, reconciled=current, was_ready=was_ready)
+    metadata = record.body["metadata"]
     found = {
         "Ready": ready,
         "Stalled": ("True", stalled.reason, stalled.message)
@@ -145,9 +140,9 @@ def _conditions(record: Record, observed: Observed, decision: Decision | None) -
         "MetricsAvailable": _metrics_available(record, observed, decision),
         "ScalingActive": _scaling_active(record, decision),
         "ScalingLimited": _scaling_limited(decision),
-        "HubBlocked": _hub_blocked(record.findings, observed.now),
-        "TasksAtRisk": _tasks_at_risk(record.findings.risks, observed.now),
-        "DeadLetters": _dead_letters(record),
+        "HubBlocked": hub_blocked(record.findings, observed.now),
+        "TasksAtRisk": tasks_at_risk(record.findings.risks, observed.now),
+        "DeadLetters": dead_letters(record.findings, metadata["namespace"], metadata["name"]),
     }
     if decision is None and not stalled:
         for name in _MEASURED & before.keys():  # after a restart: what was true is true until we know better
@@ -313,144 +308,3 @@ def _scaling_limited(decision: Decision | None) -> _Said:
         decision.limited, "Something keeps the pool smaller than the load asks for; `kubectl greenfleet why` says what."
     )
     return "True", str(decision.limited), text
-
-
-_LACKS_CPU = (
-    "A worker's hub wanted to run and had no CPU for most of five minutes: raise worker.resources.limits.cpu, or "
-    "add nodes; "
-    "no task is to blame."
-)
-
-
-def _hub_blocked(findings: Findings, now: float) -> _Said:
-    tasks = sorted(task for task, at in findings.blocked.items() if now - at < BLOCKED_MEMORY_SECONDS)
-    starved = now - findings.risks.get(("cpu", ""), float("-inf")) < RISK_MEMORY_SECONDS
-    if tasks:
-        listed = ", ".join(tasks[:5])
-        blocks = (
-            f"Blocking calls halt all green threads of a worker: {listed}. The worker's log has the place; "
-            "consider prefork.tasks."
-        )
-        return "True", "TaskBlocks", f"{blocks} {_LACKS_CPU}" if starved else blocks
-    if starved:
-        return "True", "LacksCpu", _LACKS_CPU
-    return "False", "HubRuns", "No task blocked the hub lately, and it had a CPU."
-
-
-_RISKS: Mapping[str, tuple[str, str]] = {
-    "acks": (
-        "AcksFail",
-        "The broker did not take acknowledgements, and such tasks run twice: look at the broker and the network.",
-    ),
-    "consumer_timeout": (
-        "ConsumerTimeout",
-        "Tasks or ETAs exceed RabbitMQ's consumer_timeout, after which everything that their worker holds runs "
-        "again: raise "
-        "it on the broker and in broker.consumerTimeout, or split the tasks.",
-    ),
-    "delivery_limit": (
-        "DeliveryLimit",
-        "Messages have used up half of their quorum queue's delivery limit, after which RabbitMQ drops or "
-        "dead-letters them: look for "
-        "workers that die and connections that break, or raise x-delivery-limit.",
-    ),
-    "no_progress": (
-        "NothingEnds",
-        "Every thread of a worker is busy, and no task has ended for five minutes: look for calls without a "
-        "time-out and for "
-        "libraries that were imported before patching, or set taskTimeLimits.hard. The worker's log names the tasks.",
-    ),
-    "prefork": (
-        "PreforkImpossible",
-        "Tasks that belong to the prefork companion run on the hub, because there is none or its queue cannot be "
-        "had: the workers' log says why.",
-    ),
-    "prefetch": (
-        "PrefetchHoards",
-        "Workers hold messages that no other worker can take: lower worker.prefetchMultiplier, or the app's own "
-        "prefetch setting.",
-    ),
-    "results": (
-        "ResultsNotStored",
-        "Results of tasks cannot be stored, and their callers wait: spec.resultBackend, or what the app itself sets "
-        "where the pool has none, does not answer or refuses: correct it, or give the app in worker.env what it reads "
-        "from its environment. The workers' log has the address and the error.",
-    ),
-    "visibility_timeout": (
-        "VisibilityTimeout",
-        "Tasks or ETAs exceed Redis' visibility_timeout, and run twice wherever a worker does not renew it: raise "
-        "it in "
-        "broker_transport_options of every worker of this broker.",
-    ),
-}
-"""What a worker says in `greenworker_task_risk{reason}`: reason of the condition, and what to do."""
-
-
-def _tasks_at_risk(risks: Mapping[tuple[str, str], float], now: float) -> _Said:
-    """The first reason in a stable order is the condition's; the message has them all, so that there is one Event."""
-    held = sorted(key for key, at in risks.items() if now - at < RISK_MEMORY_SECONDS and key[0] in _RISKS)
-    if not held:
-        return "False", "NothingFound", "No worker reports anything that could lose or double a task."
-    sentences = []
-    for reason in dict.fromkeys(reason for reason, _ in held):
-        tasks = [task for found, task in held if found == reason and task]
-        sentences.append(_RISKS[reason][1] + (f" Tasks: {', '.join(tasks[:5])}." if tasks else ""))
-    return "True", _RISKS[held[0][0]][0], " ".join(sentences)
-
-
-def _dead_letters(record: Record) -> _Said:
-    """How many, of which tasks, and the command."""
-    if not record.findings.dead_letters:
-        return "False", "NoDeadLetters", "No message was taken out of the queues."
-    metadata = record.body["metadata"]
-    counts = ", ".join(f"{count} of queue {queue}" for queue, count in sorted(record.findings.dead_letters.items()))
-    tasks = f" Tasks: {', '.join(sorted(record.findings.dead_tasks)[:5])}." if record.findings.dead_tasks else ""
-    return (
-        "True",
-        "TaskDeadLettered",
-        f"Messages that no worker can run were taken out of the queues: {counts}.{tasks} "
-        f"`kubectl greenfleet dead-letters {metadata['name']} -n {metadata['namespace']}` lists them with the "
-        "reason: repair the task (or "
-        "raise the memory limit) and requeue them, or drop them.",
-    )
-
-
-def learned_status(learned: Learned) -> _Object:
-    """`status.learned` of what the autoscaler learned."""
-    found: _Object = {}
-    if learned.runtime_seconds is not None:
-        found["runtime"] = f"{learned.runtime_seconds * 1000:.3g}ms"
-    if learned.cpu_per_task_seconds is not None:
-        found["cpuPerTask"] = f"{learned.cpu_per_task_seconds * 1000:.3g}ms"
-    if learned.safe_threads is not None:
-        found["safeThreads"] = learned.safe_threads
-    if learned.startup_seconds is not None:
-        found["startup"] = f"{learned.startup_seconds:.1f}s"
-    return found
-
-
-def significant_change(old: Learned, new: Learned) -> bool:
-    """Whether `status.learned` is worth a write: something became known, or moved by more than 20 %."""
-    pairs = [(getattr(old, field.name), getattr(new, field.name)) for field in fields(Learned)]
-    return any(two is not None and (one is None or abs(two - one) > 0.2 * abs(one)) for one, two in pairs)
-
-
-def learned_from_status(status: _Object) -> Learned:
-    """The inverse of `learned_status`; nonsense in it counts as not learned."""
-    learned = status.get("learned") or {}
-
-    def seconds(field: str, unit: str, scale: float) -> float | None:
-        text = str(learned.get(field, ""))
-        try:
-            value = float(text.removesuffix(unit)) * scale
-        except ValueError:
-            return None
-        return value if 0 < value < float("inf") else None
-
-    threads = learned.get("safeThreads")
-    return Learned(
-        runtime_seconds=seconds("runtime", "ms", 0.001),
-        cpu_per_task_seconds=seconds("cpuPerTask", "ms", 0.001),
-        safe_threads=threads if isinstance(threads, int) and threads > 0 else None,
-        startup_seconds=seconds("startup", "s", 1.0),
-    )

@@ -43,6 +43,7 @@ def _said(page: str) -> set[str]:
         "controller/registry",
         "controller/status_builder",
         "status/spec_checks",
+        "status/worker_conditions",
     ],
 )
 def test_every_reason_that_a_condition_can_have_is_documented(module: str) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from greenfleet.autoscaling.model import DecisionReason
-from greenfleet.controller.status_builder import RISK_MEMORY_SECONDS
 from greenfleet.controller.status_writer import LOAD_INTERVAL_SECONDS
+from greenfleet.status.worker_conditions import RISK_MEMORY_SECONDS
 from tests.unit.operator.test_metrics_missing import LONG, TICK, Cluster, World, play
 
 

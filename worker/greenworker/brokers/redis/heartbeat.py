@@ -58,5 +58,5 @@ class Heartbeat:
                 if self.connected_at:
                     native.say(f"the broker does not take this worker's beat: {error!r}")
                 self.connected_at = 0.0
-                with suppress(Exception):
-                    client.connection_pool.disconnect()
+                with suppress(Exception):  # the next beat has a new connection; one in use is the hub's, as it connects
+                    client.connection_pool.disconnect(inuse_connections=False)

@@ -305,6 +305,30 @@ def test_results_and_chords_outlast_an_outage_of_their_redis(
         del result
 
 
+@pytest.mark.parametrize("how", ["drain", "hard limit"])
+def test_a_task_that_is_ended_while_it_waits_with_its_result_runs_again(
+    rabbit_server: Any, own_redis: Redis, start_worker: Start, how: str
+) -> None:
+    lane = RabbitLane(rabbit_server, "quorum")
+    conf = {"task_ignore_result": False, "result_backend": own_redis.url, "task_default_queue": lane.queue}
+    if how == "hard limit":
+        conf["task_time_limit"] = 3
+    environment = {**lane.environment(), "APP_CONF": repr(conf), "GREENWORKER_DRAIN_SECONDS": "2"}
+    worker = start_worker(lane.url, queues=lane.queue, environment=environment).ready()
+    own_redis.stop()
+    lane.producer().add.delay([1, 2])
+    eventually(lambda: worker.journal.counts("sum") == {"3": 1}, "it has run and waits")
+    if how == "drain":
+        began = monotonic()
+        worker.signal(signal.SIGTERM)
+        assert worker.wait(30) == 0
+        assert monotonic() - began < 10
+        eventually(lambda: lane.ready() == 1, "its message is back")
+    else:
+        eventually(lambda: worker.journal.counts("sum")["3"] > 1, "it runs again", 20)
+    own_redis.start()
+
+
 def test_a_task_may_wait_for_others_while_the_broker_answers_late(rabbit_server: Any, start_worker: Start) -> None:
     """To connect takes longer than the second after which Celery begins to read results."""
     lane = RabbitLane(rabbit_server, "quorum")

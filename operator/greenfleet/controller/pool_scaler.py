@@ -20,7 +20,8 @@ from greenfleet.controller.status_writer import StatusWriter
 from greenfleet.manifests import names
 from greenfleet.manifests.names import Role
 from greenfleet.manifests.worker import consumed_queues, roles_of
-from greenfleet.prometheus.poller import Answers
+from greenfleet.prometheus.collect import Depths
+from greenfleet.prometheus.poller import Answers, source_of
 from greenfleet.prometheus.series import QueryError
 from greenfleet.settings import Prometheus
 
@@ -66,6 +67,7 @@ class PoolScaler:
                     self._scale(record, pool, record.fleet(role), answers, now)
             news = _note_dead_letters(record, pool, answers)
             news |= record.findings.set_speaks_for_others(pool.namespace in answers.spoke_for_others)
+            news |= record.findings.set_broker_error(_broker_error(pool, answers), now)
         except Exception:
             _log.exception("%s: the scaling loop failed on this pool: a bug of ours", record.key)
             news = True
@@ -109,6 +111,12 @@ class PoolScaler:
     async def _apply(self, plan: ScalePlan) -> None:
         if not await self._actuator.apply(plan):
             self._decider.decide_anew(plan.fleet)
+
+
+def _broker_error(pool: GreenWorkerPool, answers: Answers) -> str | None:
+    """The kind of error that keeps the exporter from the pool's broker; "" for none, None where nobody says."""
+    answer = answers.depths.get(source_of(pool))
+    return answer.errors.get(pool.broker_key, "") if isinstance(answer, Depths) else None
 
 
 def _note_dead_letters(record: Record, pool: GreenWorkerPool, answers: Answers) -> bool:

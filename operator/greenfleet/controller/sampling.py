@@ -18,6 +18,7 @@ from greenfleet.prometheus.collect import Depths, Worker
 from greenfleet.prometheus.poller import WORKERS, Answers, scopes_of, source_of
 from greenfleet.prometheus.series import QueryError
 from greenfleet.settings import Prometheus
+from greenfleet.status import broker_error
 from greenfleet.status.spec_checks import unknown_source
 
 _SEVERAL_VHOSTS = (
@@ -87,7 +88,9 @@ def _believed(
 ) -> tuple[tuple[QueueSample, ...], tuple[Problem, ...]]:
     scopes = scopes_of(pool)
     if not answer.down.isdisjoint(scopes):
-        return (), (Problem(MetricsIssue.BROKER_DOWN, "The exporter cannot reach the broker."),)
+        return (), (
+            Problem(MetricsIssue.BROKER_DOWN, broker_error.message(pool, answer.errors.get(pool.broker_key, ""))),
+        )
     if pool.spec.scaling.prometheus.query:
         own = tuple(depth.sample for depth in answer.of(scopes, ""))
         samples = tuple(QueueSample(expected[0], one.at, one.ready) for one in own)

@@ -17,6 +17,7 @@ from greenfleet.controller.registry import Record
 from greenfleet.manifests import names
 from greenfleet.manifests.names import Role
 from greenfleet.redaction import redacted
+from greenfleet.status import broker_error
 from greenfleet.status.diagnosis import GRACE_SECONDS
 from greenfleet.status.load import FIELDS, load_status
 from greenfleet.status.stalled import StalledReason
@@ -112,16 +113,17 @@ def lately_missing(record: Record, now: float) -> tuple[Problem, ...]:
 
 
 def _conditions(record: Record, observed: Observed, decision: Decision | None) -> list[_Object]:
+    before = {condition["type"]: condition for condition in record.status.get("conditions") or ()}
     stalled = (
         record.invalid
         or record.reconciliation.stalled
         or observed.exporter_refused
         or observed.config_error
         or observed.pod_failure
+        or _broker_stalled(record, observed, before.get("Stalled"), decision)
     )
     rolling = _rolling(observed)
     current = record.reconciliation.generation == observed.generation
-    before = {condition["type"]: condition for condition in record.status.get("conditions") or ()}
     was_ready = before.get("Ready", {}).get("status") == "True"
     ready = _not_ready(stalled) if stalled else _ready(observed, decision, reconciled=current, was_ready=was_ready)
     metadata = record.body["metadata"]
@@ -150,6 +152,26 @@ def _conditions(record: Record, observed: Observed, decision: Decision | None) -
     return [_condition(name, said, before.get(name), observed) for name, said in found.items()]
 
 
+def _broker_stalled(
+    record: Record, observed: Observed, before: _Object | None, decision: Decision | None
+) -> StalledReason | None:
+    """An error of the broker that has lasted. What was said of this spec before a restart of the operator stays until
+    the first samples, and lasts if they say the same.
+    """
+    said = before["reason"] if before is not None and before["status"] == "True" else ""
+    if decision is None:
+        if before is None or not said.startswith(broker_error.PREFIX):
+            return None
+        return StalledReason(said, before["message"]) if before["observedGeneration"] == observed.generation else None
+    fleet, found = record.fleets.get(Role.EVENTLET), record.findings
+    if record.pool is None or fleet is None or not found.broker_error:
+        return None
+    lasts = said == f"{broker_error.PREFIX}{found.broker_error}"
+    seconds = float("inf") if lasts else observed.now - found.broker_error_since
+    scrape_seconds = fleet.scaling_spec[1].scrape_interval_seconds if fleet.scaling_spec else 0.0
+    return broker_error.stalled(record.pool, found.broker_error, seconds, scrape_seconds)
+
+
 def _not_ready(stalled: StalledReason) -> _Said:
     return "False", stalled.reason, stalled.message
 
@@ -172,11 +194,9 @@ def _ready(observed: Observed, decision: Decision | None, *, reconciled: bool, w
     if not reconciled or observed.deployment is None:
         return "False", "Reconciling", "The pool's objects are being made."
     if not observed.exporter_available:
-        return (
-            "False",
-            "ExporterNotReady",
-            "The queue exporter of the broker does not answer yet, or cannot reach the broker.",
-        )
+        known = decision is not None and _broker_is_down(decision)
+        text = "The queue exporter cannot use the broker, see MetricsAvailable." if known else _NO_EXPORTER
+        return "False", "ExporterNotReady", text
     wanted = (observed.deployment.get("spec") or {}).get("replicas", 0)
     if wanted and not (observed.deployment.get("status") or {}).get("readyReplicas"):
         since = [unix_time(pod["metadata"]["creationTimestamp"]) for pod in observed.pods] or _unavailable(observed)
@@ -194,6 +214,13 @@ def _ready(observed: Observed, decision: Decision | None, *, reconciled: bool, w
     if not wanted:
         return "True", "ScaledToZero", "Nothing waits; the first message brings a worker."
     return "True", "Running", "Workers consume the queues."
+
+
+_NO_EXPORTER = "The queue exporter of the broker does not answer yet, or cannot reach the broker."
+
+
+def _broker_is_down(decision: Decision) -> bool:
+    return any(issue.reason is MetricsIssue.BROKER_DOWN for issue in decision.metrics_issues)
 
 
 def _unavailable(observed: Observed) -> list[float]:
@@ -242,8 +269,12 @@ def _metrics_available(record: Record, observed: Observed, decision: Decision | 
     if decision is None:
         return "Unknown", "NotYetSampled", "The scaling loop has not looked at this pool yet."
     age = observed.now - unix_time(record.body["metadata"]["creationTimestamp"])
-    if decision.metrics_issues and decision.metrics_issues[0].reason in _FIRST_SAMPLE_REASONS and age < GRACE_SECONDS:
-        return "Unknown", "FirstSamplePending", "The pool is new: its exporter starts, and Prometheus finds it."
+    first = decision.metrics_issues[0] if decision.metrics_issues else None
+    human = broker_error.needs_human_at_once(record.findings.broker_error)
+    if first is not None and first.reason in _FIRST_SAMPLE_REASONS and age < GRACE_SECONDS and not human:
+        down = first.reason is MetricsIssue.BROKER_DOWN
+        text = first.message if down else "its exporter starts, and Prometheus finds it."
+        return "Unknown", "FirstSamplePending", f"The pool is new: {text}"
     if decision.metrics_issues:
         reason = decision.metrics_issues[0].reason
         text = "; ".join(dict.fromkeys(problem.message for problem in decision.metrics_issues[:3]))

@@ -18,7 +18,17 @@ from dataclasses import dataclass, field
 from greenfleet.autoscaling.model import QueueSample, WorkerSample
 from greenfleet.prometheus import sources
 from greenfleet.prometheus.series import Series
-from greenfleet.prometheus.sources import DEAD, DEAD_TASK, DEPTH_PARTS, READY, UNACKED, UP, WORKER_PARTS, DepthQuery
+from greenfleet.prometheus.sources import (
+    BROKER_ERROR,
+    DEAD,
+    DEAD_TASK,
+    DEPTH_PARTS,
+    READY,
+    UNACKED,
+    UP,
+    WORKER_PARTS,
+    DepthQuery,
+)
 
 MOST_DEAD_LETTERS = 1e12
 """A queue with more has no count: no broker holds so many messages."""
@@ -48,6 +58,8 @@ class Depths:
     """
     down: frozenset[str] = frozenset()
     """Brokers that their exporter cannot reach."""
+    errors: Mapping[str, str] = field(default_factory=dict)
+    """By each of these brokers: the kind of error, where its exporter says it."""
     namespace_mismatch: frozenset[str] = frozenset()
     """Namespaces that a target of another one spoke for, and was not believed."""
     spoke_for_others: frozenset[str] = frozenset()
@@ -104,6 +116,8 @@ class DepthReader:
         self._verify = verify_namespace
         self._queues: dict[tuple[str, str, _Target], _Queue] = {}
         self._up: dict[str, list[float]] = defaultdict(list)
+        self._errors: dict[str, tuple[float, str]] = {}
+        """By broker: time of the newest sample, and the kind of error."""
         self._namespace_mismatch: set[str] = set()
         self._spoke_for_others: set[str] = set()
         self._unnamed: set[str] = set()
@@ -123,6 +137,11 @@ class DepthReader:
         if part == UP:
             self._up[scope].append(series.value)
             return
+        if part == BROKER_ERROR:
+            said = (series.at, labels.get("reason", ""))
+            if series.value == 1:
+                self._errors[scope] = max(self._errors.get(scope, said), said)
+            return
         name = labels.get(query.queue_label, "")
         if part == DEAD:
             if 0 <= series.value < MOST_DEAD_LETTERS:
@@ -130,10 +149,10 @@ class DepthReader:
             return
         if scope and not query.names_broker:
             self._unnamed.add(name)
-        said = self._queues.setdefault((scope, name, _target(labels, _NAME)), _Queue(labels))
-        said.values[part] = series.value
+        one = self._queues.setdefault((scope, name, _target(labels, _NAME)), _Queue(labels))
+        one.values[part] = series.value
         if part == READY:
-            said.at = series.at
+            one.at = series.at
 
     def result(self) -> Depths:
         """What all of them say together."""
@@ -145,9 +164,11 @@ class DepthReader:
         if self._query.names_broker:
             # While an exporter rolls over, the old and the new one both answer: the younger sample is the better one.
             found.update({key: _youngest(depths) for key, depths in found.items()})
+        down = frozenset(broker for broker, values in self._up.items() if not any(value == 1 for value in values))
         return Depths(
             {key: tuple(depths) for key, depths in found.items()},
-            frozenset(broker for broker, values in self._up.items() if not any(value == 1 for value in values)),
+            down,
+            {broker: kind for broker, (_, kind) in self._errors.items() if broker in down},
             frozenset(self._namespace_mismatch),
             frozenset(self._spoke_for_others - {""}),
             frozenset(self._unnamed),

@@ -48,6 +48,11 @@ class Findings:
     speaks_for_others: bool = False
     """Whether pods of the pool's namespace export series about pools or brokers of other namespaces."""
 
+    broker_error: str = ""
+    """The kind of error that keeps the exporter from the broker, as it last reported."""
+    broker_error_since: float = 0.0
+    """Unix time since which that is so."""
+
     def add_workers(self, role: Role, workers: Iterable[Worker], now: float) -> None:
         """Adds what the workers of a role report. *now* is Unix time."""
         for worker in workers:
@@ -69,6 +74,13 @@ class Findings:
         known = self.dead_tasks | frozenset(tasks) if self.dead_letters else frozenset()
         self.dead_tasks = frozenset(sorted(known)[:DEAD_TASKS])
         return (self.dead_letters, self.dead_tasks) != before
+
+    def set_broker_error(self, kind: str | None, now: float) -> bool:
+        """True if it is news. None changes nothing: nobody says how it is. *now* is Unix time."""
+        if kind is None or kind == self.broker_error:
+            return False
+        self.broker_error, self.broker_error_since = kind, now
+        return True
 
     def set_speaks_for_others(self, speaks: bool) -> bool:
         """True if it is news."""

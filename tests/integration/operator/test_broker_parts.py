@@ -112,7 +112,9 @@ def test_worker_and_exporter_log_in_with_parts_and_the_exporter_follows_a_rotati
     [exporter] = running(world, fleet.exporter())
 
     hand_over(world, NEW)
-    shop.await_condition("feeds", "Ready", "False", "ExporterNotReady", seconds=60)
+    said = shop.await_condition("feeds", "Stalled", "True", "BrokerAuthenticationRefused", seconds=90)
+    assert said["message"].startswith("broker.password is the key 'password' of the Secret 'rabbit-default-user'")
+    assert "refuses" in shop.condition("feeds", "MetricsAvailable")["message"]
     shop.secret("rabbit-default-user", host="127.0.0.1", password=NEW)
     shop.api.merge(
         shop.path("deployments", "feeds-eventlet"),

@@ -641,6 +641,14 @@ class Exporter(Worker):
     def depth(self, queue: str = "feeds", name: str = "greenfleet_queue_messages_ready") -> float | None:
         return self.samples().get((name, (("broker", self.broker), ("queue", queue))))
 
+    def errors(self) -> dict[str, float]:
+        """The kinds of error that keep it from the broker."""
+        return {
+            dict(labels)["reason"]: value
+            for (name, labels), value in self.samples().items()
+            if name == "greenfleet_queue_broker_error"
+        }
+
     def up(self) -> float | None:
         return self.samples().get(("greenfleet_queue_up", (("broker", self.broker),)))
 

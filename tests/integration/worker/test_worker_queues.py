@@ -178,6 +178,7 @@ def test_survives_a_rotation_of_its_credentials_on_a_live_broker(
     hand_over(new)
     eventually(lambda: watched.up() == 0, "down: the Secret has not been rotated yet")
     eventually(lambda: "invalid username-password" in watched.get("/readyz")[1], "and says why")
+    eventually(lambda: watched.errors() == {"AuthenticationRefused": 1}, "in a word that everybody may read")
     assert watched.depth() is None
     admin.rpush("feeds", "x", "x")
     shown = [watched.get("/metrics")[1], watched.get("/readyz")[1]]
@@ -185,10 +186,35 @@ def test_survives_a_rotation_of_its_credentials_on_a_live_broker(
     watched.url_file.write_text(address(new))
     eventually(lambda: watched.depth() == 3, "up again with the depth of now", 20)
     assert watched.up() == 1
+    assert watched.errors() == {}
     assert not watched.gone(), "the same process"
     shown += [watched.get("/metrics")[1], watched.get("/readyz")[1], watched.log.read_text()]
     for secret in (old, new, quote(old, safe=""), quote(new, safe=""), "s3cret"):
         assert not any(secret in text for text in shown)
+
+
+def test_says_in_a_word_that_redis_wants_a_password(tmp_path: Path, exporter: Callable[..., Exporter]) -> None:
+    guarded = Redis(tmp_path, "--requirepass", "right", password="right")
+    try:
+        without = exporter(f"redis://127.0.0.1:{guarded.port}/0", name="without")
+        wrong = exporter(f"redis://:wrong@127.0.0.1:{guarded.port}/0", name="wrong")
+        eventually(lambda: without.errors() == {"AuthenticationRefused": 1}, "none is given")
+        eventually(lambda: wrong.errors() == {"AuthenticationRefused": 1}, "a wrong one is given")
+        assert (without.up(), wrong.up()) == (0, 0)
+    finally:
+        guarded.stop()
+
+
+@pytest.mark.parametrize(
+    ("login", "vhost", "kind"),
+    [("guest:wrong", "/", "AuthenticationRefused"), ("guest:guest", "/shop", "VirtualHostRefused")],
+)
+def test_says_in_a_word_what_rabbitmq_refuses(
+    rabbit_server: RabbitMQ, exporter: Callable[..., Exporter], login: str, vhost: str, kind: str
+) -> None:
+    watched = exporter(f"amqp://{login}@127.0.0.1:{rabbit_server.port}/{vhost}")
+    eventually(lambda: watched.errors() == {kind: 1}, kind)
+    assert watched.up() == 0
 
 
 DEAD_LETTERS = "greenfleet_queue_dead_letters"

@@ -22,6 +22,7 @@ NAMES = {
     "ready": "greenfleet_queue_messages_ready",
     "unacked": "greenfleet_queue_messages_unacked",
     "up": "greenfleet_queue_up",
+    "error": "greenfleet_queue_broker_error",
 }
 
 
@@ -29,7 +30,7 @@ def depth(
     part: str, value: float, *, at: float = 100.0, broker: str = BROKER, namespace: str | None = "shop", **labels: str
 ) -> Series:
     target = {} if namespace is None else {"namespace": namespace}
-    queue = {} if part == "up" else {"queue": "feeds"}
+    queue = {} if part in ("up", "error") else {"queue": "feeds"}
     return Series(
         {"__name__": NAMES[part], "broker": broker, "pod": "exporter-1", **queue, **target, **labels}, value, at
     )
@@ -100,6 +101,15 @@ def test_a_broker_is_down_only_if_none_of_its_exporters_reaches_it() -> None:
     assert depths(depth("up", 0)).down == {BROKER}
     assert not depths(depth("up", 0), depth("up", 1, pod="exporter-2")).down
     assert depths(depth("up", math.nan)).down == {BROKER}
+
+
+def test_the_newest_kind_of_error_counts_and_only_of_a_broker_that_is_down() -> None:
+    old, new = depth("error", 1, at=98, reason="TimedOut"), depth("error", 1, at=100, reason="TlsFailed")
+    assert depths(depth("up", 0), new, old).errors == {BROKER: "TlsFailed"}
+    assert depths(depth("up", 0)).errors == {}, "an exporter of before says no kind"
+    assert depths(depth("up", 1), old).errors == {}
+    assert depths(depth("up", 0), depth("error", 0, reason="TimedOut")).errors == {}
+    assert depths(depth("up", 0), depth("error", 1, reason="TlsFailed", namespace="evil")).errors == {}
 
 
 def test_while_an_exporter_rolls_over_the_younger_sample_counts() -> None:

@@ -72,6 +72,8 @@ class World:
     """Seconds to add to the time of the queue's scrape."""
     worker_at: float = 0.0
     up: float = 1.0
+    error: str = ""
+    """Kind of the error that keeps the exporter from the broker, as it says."""
     queues: tuple[str, ...] = ("feeds", "mail")
     busy: tuple[float, ...] = ()
     """Running tasks of each worker; none where it is not said."""
@@ -105,6 +107,8 @@ class World:
         broker = {"namespace": "shop", "broker": "shop/broker/url"}
         at = now - 0.5 + self.queue_at
         found = [({**broker, "__name__": "greenfleet_queue_up"}, self.up, at)]
+        if self.error:
+            found.append(({**broker, "__name__": "greenfleet_queue_broker_error", "reason": self.error}, 1.0, at))
         for queue in self.queues:
             found.append(({**broker, "queue": queue, "__name__": "greenfleet_queue_messages_ready"}, self.depth, at))
             if self.dead is not None:
@@ -398,6 +402,31 @@ def test_a_fleet_holds_says_so_once_and_recovers_without_a_jump(fault: str, monk
         assert len(cluster.events_of("Complete")) == 1
         await pass_time(LONG)
         assert world.replicas == 0, "and then it scales on: the idle fleet leaves"
+
+    play(scenario, monkeypatch, replicas=2)
+
+
+def test_a_wrong_password_is_said_in_the_one_query_stalls_and_is_over_when_it_is_corrected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
+        await pass_time(2 * TICK)
+        asked = len(world.asked)
+        await pass_time(2 * TICK)
+        each = len(world.asked) - asked
+        world.up, world.error = 0.0, "AuthenticationRefused"
+        await pass_time(2 * TICK)
+        assert len(world.asked) - asked == 2 * each, "no question more"
+        assert "'broker', and the broker refuses" in cluster.condition("MetricsAvailable")["message"]
+        assert "the broker refuses" in str(next(iter(world.record.fleets.values())).history[-1]), "why says it too"
+        assert cluster.condition("Stalled")["status"] == "False"
+        await pass_time(LONG)
+        assert cluster.condition("Stalled")["reason"] == "BrokerAuthenticationRefused"
+        assert len(cluster.events_of("BrokerAuthenticationRefused")) == 1
+        world.up, world.error = 1.0, ""
+        await pass_time(STALE + 2 * TICK)
+        assert cluster.condition("Stalled")["status"] == "False"
+        assert cluster.condition("MetricsAvailable")["status"] == "True"
 
     play(scenario, monkeypatch, replicas=2)
 

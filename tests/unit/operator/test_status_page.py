@@ -11,6 +11,7 @@ import pytest
 from greenfleet.api.status import CONDITION_TYPES
 from greenfleet.autoscaling.model import MetricsIssue
 from greenfleet.controller.status_builder import _LIMIT_TEXT
+from greenfleet.status import broker_error
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DOCS, OPERATOR = REPOSITORY / "docs", REPOSITORY / "operator" / "greenfleet"
@@ -50,6 +51,11 @@ def test_every_reason_that_a_condition_can_have_is_documented(module: str) -> No
     reasons = _words(module) - OF_KUBERNETES - OF_AN_EVENT
     assert reasons
     assert reasons <= _said("resource.md")
+
+
+def test_every_error_of_a_broker_that_stalls_is_documented() -> None:
+    assert {f"{broker_error.PREFIX}{kind}" for kind in broker_error.HUMAN} <= _said("resource.md")
+    assert {f"{broker_error.PREFIX}{kind}" for kind in broker_error.HUMAN} <= _said("troubleshooting.md")
 
 
 def test_every_condition_and_every_limit_is_documented() -> None:

@@ -18,6 +18,7 @@ from greenworker.brokers.parts import has_parts, parts, url_of
 from greenworker.brokers.url import tidy
 from greenworker.environment import trust_of
 from greenworker.exporter.broker import Broker, Depth, Queue
+from greenworker.exporter.broker_error import kind_of
 from greenworker.exporter.connect import connect
 from greenworker.misconfigured import MisconfiguredError
 from greenworker.monitoring.metrics import GaugeSet, Registry, process_families
@@ -118,8 +119,14 @@ class Exporter:
         self.celery_consumers = GaugeSet("celery_active_consumer_count", "As celery-exporter has it.", ["queue_name"])
         self.up = GaugeSet("greenfleet_queue_up", "1 if the broker answered the last question.", [])
         self.up.values[()] = 0
+        self.error = GaugeSet(
+            "greenfleet_queue_broker_error",
+            "1 for the kind of error that keeps the exporter from the broker.",
+            ["reason"],
+        )
         for family in (
             self.up,
+            self.error,
             self.ready,
             self.unacked,
             self.dead,
@@ -130,6 +137,8 @@ class Exporter:
             self.registry.add(family)
         self.last_round = self.last_answer = monotonic()
         self.problem = "the broker has not been asked yet"
+        self.problem_kind = ""
+        """One of `broker_error.KINDS`; empty while there is no error."""
         self._round = threading.Condition()
         self._hurry = threading.Event()
         self._broker: Broker | None = None
@@ -193,7 +202,7 @@ class Exporter:
             problem = redacted(f"{type(error).__name__}: {error}")
             if problem != self.problem:
                 say(f"no answer from the broker: {problem}")
-            self.problem = problem
+            self.problem, self.problem_kind = problem, kind_of(error)
             self._failures = min(self._failures + 1, 10)
         else:
             if self.problem:
@@ -201,13 +210,11 @@ class Exporter:
             names = {queue.name for queue in queues}
             self._known = {name: known for name, known in self._known.items() if name in names}
             self.last_answer = monotonic()
-            self.problem = ""
+            self.problem = self.problem_kind = ""
             self._failures = 0
 
     def _wanted(self) -> tuple[Queue, ...]:
-        """The queues to ask for: what the file says now, or said last. Raises OSError or ValueError until it has said
-        something.
-        """
+        """The queues to ask for: what the file says now, or said last. Raises LookupError until it has said any."""
         if self.options.queues is not None:
             return self.options.queues
         try:
@@ -219,7 +226,7 @@ class Exporter:
             problem = ""
         except (OSError, MisconfiguredError) as error:
             if self._queues is None:
-                raise ValueError(f"no list of queues yet: {error}") from error
+                raise LookupError(f"no list of queues yet: {error}") from error
             problem = f"the list of queues is not read anew: {error}"
         if problem and problem != self._queues_problem:
             say(problem)
@@ -245,6 +252,7 @@ class Exporter:
         self.celery_consumers.values = {
             (name,): depth.consumers for name, depth in depths.items() if depth.consumers is not None
         }
+        self.error.values = {(kind,): 1.0} if (kind := self.problem_kind) else {}
         self.up.values = {(): float(not self.problem and now - self.last_answer <= OLD_SECONDS)}
 
     def _disconnect(self) -> None:

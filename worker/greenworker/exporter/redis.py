@@ -173,10 +173,13 @@ def tls_options(url: str, trust: Trust) -> dict[str, Any]:
 
 def masters_known_to(sentinel: Sentinel) -> list[Any]:
     """Names, from the first Sentinel that answers."""
+    last: Exception | None = None
     for one in sentinel.sentinels:
-        with suppress(redis.exceptions.RedisError):
+        try:
             return list(one.sentinel_masters())
-    raise redis.exceptions.ConnectionError("no Sentinel answers")
+        except redis.exceptions.RedisError as error:
+            last = error
+    raise redis.exceptions.ConnectionError("no Sentinel answers") from last
 
 
 def sentinels(addresses: list[tuple[str, int]], options: dict[str, Any], login: dict[str, Any]) -> Sentinel:

@@ -84,7 +84,7 @@ def test_the_tables_were_found() -> None:
     assert len(WORKER_VARIABLES) > 20
     assert len(EXPORTER_VARIABLES) > 5
     assert len(METRICS) > 14
-    assert len(EXPORTER_METRICS) == 5
+    assert len(EXPORTER_METRICS) == 6
 
 
 def test_the_operator_sets_exactly_the_workers_variables_of_the_contract() -> None:

@@ -1386,7 +1386,9 @@ class PoolSpec(Model):
     queues: list[QueueName] = Field(
         min_length=1,
         max_length=20,
-        description="Queues that the workers consume. A queue belongs to one pool.",
+        description="Queues that the workers consume. A queue belongs to one pool. One that does not exist is created "
+        "by the first worker or producer; on RabbitMQ a Warning Event says so after a minute: it may be a typing "
+        "error. Redis cannot tell it from an empty queue.",
         json_schema_extra=UNIQUE,
     )
     agent: Literal["Inject", "Installed"] = Field(

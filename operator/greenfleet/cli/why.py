@@ -127,6 +127,7 @@ def render(answer: dict[str, Any], history: int) -> list[str]:
         lines += _table(now["inputs"])
         past = fleet["history"][-history:] if history else []
         lines += [f"  {_clock(why['at'])}  {why['binding']}: {why['summary']}" for why in reversed(past)]
+    lines += [f"{answer['pool']}: {remark}" for remark in answer.get("remarks", ()) if lines]
     if not lines:
         lines.append(f"{answer['pool']}: nothing was decided yet; `kubectl describe gwp` says what the pool waits for")
     return lines

@@ -68,6 +68,7 @@ class PoolScaler:
             news = _note_dead_letters(record, pool, answers)
             news |= record.findings.set_speaks_for_others(pool.namespace in answers.spoke_for_others)
             news |= record.findings.set_broker_error(_broker_error(pool, answers), now)
+            news |= record.findings.set_missing_queues(_missing_queues(pool, answers))
         except Exception:
             _log.exception("%s: the scaling loop failed on this pool: a bug of ours", record.key)
             news = True
@@ -117,6 +118,14 @@ def _broker_error(pool: GreenWorkerPool, answers: Answers) -> str | None:
     """The kind of error that keeps the exporter from the pool's broker; "" for none, None where nobody says."""
     answer = answers.depths.get(source_of(pool))
     return answer.errors.get(pool.broker_key, "") if isinstance(answer, Depths) else None
+
+
+def _missing_queues(pool: GreenWorkerPool, answers: Answers) -> list[str] | None:
+    """The pool's queues that its broker does not have; None where nobody says."""
+    answer = answers.depths.get(source_of(pool))
+    if not isinstance(answer, Depths):
+        return None
+    return [queue for queue in pool.spec.queues if (pool.broker_key, queue) in answer.missing]
 
 
 def _note_dead_letters(record: Record, pool: GreenWorkerPool, answers: Answers) -> bool:

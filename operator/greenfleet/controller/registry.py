@@ -144,6 +144,8 @@ class Report:
     """Whether an Event waits for its turn."""
     event_tokens: tuple[float, float] | None = None
     """How many Events may be written at once, and the Unix time of that; None: as many as ever."""
+    missing_queues_said: frozenset[str] = frozenset()
+    """Queues of which an Event has said that the broker does not have them."""
     config_error: tuple[GreenWorkerPool, StalledReason | None] | None = None
     """What the operator's configuration has no place for, with the pool that it was found in."""
 

@@ -17,7 +17,7 @@ from greenfleet.controller.registry import Record
 from greenfleet.manifests import names
 from greenfleet.manifests.names import Role
 from greenfleet.redaction import redacted
-from greenfleet.status import broker_error
+from greenfleet.status import broker_error, missing_queues
 from greenfleet.status.diagnosis import GRACE_SECONDS
 from greenfleet.status.load import FIELDS, load_status
 from greenfleet.status.stalled import StalledReason
@@ -149,7 +149,16 @@ def _conditions(record: Record, observed: Observed, decision: Decision | None) -
     if decision is None and not stalled:
         for name in _MEASURED & before.keys():  # after a restart: what was true is true until we know better
             found[name] = (before[name]["status"], before[name]["reason"], before[name]["message"])
+    if found["Ready"][1] == "ScaledToZero" and (text := _missing_queues(record, observed)):
+        found["Ready"] = (*found["Ready"][:2], f"{found['Ready'][2]} {text}")
     return [_condition(name, said, before.get(name), observed) for name, said in found.items()]
+
+
+def _missing_queues(record: Record, observed: Observed) -> str:
+    """What is to be said of queues that the broker does not have; "" for a pool that has just been made."""
+    age = observed.now - unix_time(record.body["metadata"]["creationTimestamp"])
+    queues = record.findings.missing_queues
+    return missing_queues.sentence(queues) if queues and age >= missing_queues.MISSING_SECONDS else ""
 
 
 def _broker_stalled(
@@ -281,14 +290,22 @@ def _metrics_available(record: Record, observed: Observed, decision: Decision | 
         if observed.scrape_problem and reason in _SCRAPE_REASONS:
             return "False", "WrongScrapeInterval", observed.scrape_problem
         return "False", str(reason), text
+    return _complete(record, observed)
+
+
+def _complete(record: Record, observed: Observed) -> _Said:
+    """Nothing is missing now; whatever else is to be said of the metrics."""
     if observed.scrape_problem:
         return (
             "True",
             "WrongScrapeInterval",
             f"Every sample is fresh now, and may not be soon. {observed.scrape_problem}",
         )
-    complete = ("True", "Complete", "Every sample is fresh.")
-    return ("True", "NamespaceMismatch", _NAMESPACE_MISMATCH) if record.findings.speaks_for_others else complete
+    if record.findings.speaks_for_others:
+        return "True", "NamespaceMismatch", _NAMESPACE_MISMATCH
+    if text := _missing_queues(record, observed):
+        return "True", missing_queues.REASON, f"Every sample is fresh. But {text}"
+    return "True", "Complete", "Every sample is fresh."
 
 
 _NAMESPACE_MISMATCH = (

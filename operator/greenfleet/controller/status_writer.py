@@ -18,6 +18,7 @@ from greenfleet.k8s.client import ApiError, Client, ConflictError, NotFoundError
 from greenfleet.k8s.events import EventRecorder
 from greenfleet.manifests import names
 from greenfleet.manifests.names import Role
+from greenfleet.status import missing_queues
 from greenfleet.status.auto_routing import EXEMPT_ANNOTATION
 from greenfleet.status.diagnosis import capacity_shortage, nothing_runs, pod_failure
 from greenfleet.status.learned import learned_from_status, learned_status, significant_change
@@ -133,6 +134,7 @@ class StatusWriter:
             return
         await self._announce(record, before, status, now)
         await self._announce_routes(record, before, status)
+        await self._announce_missing_queues(record, before, status, now)
 
     def _is_news(self, record: Record, status: dict[str, Any], now: float) -> bool:
         """Whether more than the load has changed, or the load was not written for a while."""
@@ -234,6 +236,25 @@ class StatusWriter:
             await self._events.warning(record.pool, "TaskRouted", note)
         if back := ", ".join(sorted(old - new)):
             await self._events.normal(record.pool, "TaskRouteRemoved", f"{back} runs on green threads again")
+
+    async def _announce_missing_queues(
+        self, record: Record, before: dict[str, Any], after: dict[str, Any], now: float
+    ) -> None:
+        """One Warning of queues that the broker does not have, and another one only for others: not one each time that
+        a queue that expires is gone again.
+        """
+        pool, report, queues = record.pool, record.report, frozenset(record.findings.missing_queues)
+        if pool is None or queues <= report.missing_queues_said or missing_queues.REASON not in _reasons(after):
+            return
+        if missing_queues.REASON in _reasons(before):  # another replica has said it, or this one before it started anew
+            report.missing_queues_said |= queues
+        elif _take_token(report, now):
+            report.missing_queues_said |= queues
+            await self._events.warning(pool, missing_queues.REASON, missing_queues.sentence(sorted(queues)))
+
+
+def _reasons(status: dict[str, Any]) -> set[str]:
+    return {condition["reason"] for condition in status.get("conditions") or ()}
 
 
 def _gist(condition: dict[str, Any]) -> tuple[bool, str]:

@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from greenfleet.controller.registry import Registry
 from greenfleet.own_metrics import OperatorMetrics
+from greenfleet.status import missing_queues
 
 _STUCK_SECONDS = 60.0
 
@@ -94,7 +95,9 @@ class WebServer:
             }
             for role, fleet in record.fleets.items()
         }
-        return web.json_response({"pool": key, "fleets": fleets})
+        queues = record.findings.missing_queues
+        remarks = [missing_queues.sentence(queues)] if queues else []
+        return web.json_response({"pool": key, "fleets": fleets, "remarks": remarks})
 
 
 def _plain(value: Any) -> Any:

@@ -23,6 +23,7 @@ from greenfleet.prometheus.sources import (
     DEAD,
     DEAD_TASK,
     DEPTH_PARTS,
+    MISSING,
     READY,
     UNACKED,
     UP,
@@ -60,6 +61,8 @@ class Depths:
     """Brokers that their exporter cannot reach."""
     errors: Mapping[str, str] = field(default_factory=dict)
     """By each of these brokers: the kind of error, where its exporter says it."""
+    missing: frozenset[tuple[str, str]] = frozenset()
+    """(broker, queue) of queues that the broker does not have, as its exporter says."""
     namespace_mismatch: frozenset[str] = frozenset()
     """Namespaces that a target of another one spoke for, and was not believed."""
     spoke_for_others: frozenset[str] = frozenset()
@@ -118,6 +121,8 @@ class DepthReader:
         self._up: dict[str, list[float]] = defaultdict(list)
         self._errors: dict[str, tuple[float, str]] = {}
         """By broker: time of the newest sample, and the kind of error."""
+        self._missing: dict[tuple[str, str], float] = {}
+        """By (broker, queue): time of the newest sample that says so."""
         self._namespace_mismatch: set[str] = set()
         self._spoke_for_others: set[str] = set()
         self._unnamed: set[str] = set()
@@ -143,6 +148,10 @@ class DepthReader:
                 self._errors[scope] = max(self._errors.get(scope, said), said)
             return
         name = labels.get(query.queue_label, "")
+        if part == MISSING:
+            if series.value == 1:
+                self._missing[scope, name] = max(self._missing.get((scope, name), 0.0), series.at)
+            return
         if part == DEAD:
             if 0 <= series.value < MOST_DEAD_LETTERS:
                 self._dead[scope, name] = max(self._dead.get((scope, name), 0), int(series.value))
@@ -169,6 +178,10 @@ class DepthReader:
             {key: tuple(depths) for key, depths in found.items()},
             down,
             {broker: kind for broker, (_, kind) in self._errors.items() if broker in down},
+            # The series ends when the queue is there, and its last sample stays in the window for a while.
+            frozenset(
+                key for key, at in self._missing.items() if any(depth.sample.at <= at for depth in found.get(key, ()))
+            ),
             frozenset(self._namespace_mismatch),
             frozenset(self._spoke_for_others - {""}),
             frozenset(self._unnamed),

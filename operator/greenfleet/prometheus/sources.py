@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from greenfleet.settings import BUILT_IN_SOURCES, Source
 
 READY, UNACKED, UP = "ready", "unacked", "up"
-BROKER_ERROR = "broker_error"
+BROKER_ERROR, MISSING = "broker_error", "missing"
 DEAD, DEAD_TASK = "dead", "dead_task"
 HUB_BLOCKED, RECYCLE, RISK = "hub_blocked_seconds", "recycle", "risk"
 
@@ -29,6 +29,7 @@ DEPTH_PARTS: Mapping[str, str] = {
     "greenfleet_queue_messages_unacked": UNACKED,
     "greenfleet_queue_up": UP,
     "greenfleet_queue_broker_error": BROKER_ERROR,
+    "greenfleet_queue_missing": MISSING,
     "greenfleet_queue_dead_letters": DEAD,
 }
 """What each metric of our exporter says."""

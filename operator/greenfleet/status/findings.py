@@ -53,6 +53,9 @@ class Findings:
     broker_error_since: float = 0.0
     """Unix time since which that is so."""
 
+    missing_queues: tuple[str, ...] = ()
+    """Queues of the spec that the broker does not have, in order."""
+
     def add_workers(self, role: Role, workers: Iterable[Worker], now: float) -> None:
         """Adds what the workers of a role report. *now* is Unix time."""
         for worker in workers:
@@ -81,6 +84,12 @@ class Findings:
             return False
         self.broker_error, self.broker_error_since = kind, now
         return True
+
+    def set_missing_queues(self, queues: Iterable[str] | None) -> bool:
+        """True if it is news. None changes nothing: nobody says what there is."""
+        now = self.missing_queues if queues is None else tuple(sorted(queues))
+        before, self.missing_queues = self.missing_queues, now
+        return before != now
 
     def set_speaks_for_others(self, speaks: bool) -> bool:
         """True if it is news."""

@@ -217,6 +217,16 @@ def test_says_in_a_word_what_rabbitmq_refuses(
     assert watched.up() == 0
 
 
+def test_says_which_queue_rabbitmq_does_not_have(rabbit_server: RabbitMQ, exporter: Callable[..., Exporter]) -> None:
+    missing, name = "greenfleet_queue_missing", f"mials-{free_port()}"
+    watched = exporter(rabbit_server.url, queues=name).ready()
+    assert (watched.depth(name), watched.depth(name, missing)) == (0, 1)
+    with Connection(rabbit_server.url) as connection:
+        connection.channel().queue_declare(name, durable=True, auto_delete=False)
+        eventually(lambda: watched.depth(name, missing) is None, "somebody has created it")
+        assert watched.depth(name) == 0
+
+
 DEAD_LETTERS = "greenfleet_queue_dead_letters"
 UNACKED = "greenfleet_queue_messages_unacked"
 

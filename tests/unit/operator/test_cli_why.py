@@ -54,6 +54,12 @@ def test_the_answer_says_what_is_wanted_why_and_what_was_seen() -> None:
     assert "step 0" not in text
 
 
+def test_a_remark_on_the_pool_comes_last_and_an_operator_of_before_has_none() -> None:
+    lines = cli.render({**answer(), "remarks": ["spec.queues has 'mials', which does not exist"]}, 0)
+    assert lines[-1] == "shop/feeds: spec.queues has 'mials', which does not exist"
+    assert not any("mials" in line for line in cli.render(answer(), 0))
+
+
 def test_one_worker_is_one_worker_and_nothing_is_said_twice() -> None:
     alone = Adjustment(DecisionReason.RATE, "workers", 1, 1, "no tasks arrive")
     why = dataclasses.replace(

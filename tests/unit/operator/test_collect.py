@@ -23,6 +23,7 @@ NAMES = {
     "unacked": "greenfleet_queue_messages_unacked",
     "up": "greenfleet_queue_up",
     "error": "greenfleet_queue_broker_error",
+    "missing": "greenfleet_queue_missing",
 }
 
 
@@ -110,6 +111,13 @@ def test_the_newest_kind_of_error_counts_and_only_of_a_broker_that_is_down() -> 
     assert depths(depth("up", 1), old).errors == {}
     assert depths(depth("up", 0), depth("error", 0, reason="TimedOut")).errors == {}
     assert depths(depth("up", 0), depth("error", 1, reason="TlsFailed", namespace="evil")).errors == {}
+
+
+def test_a_queue_is_missing_until_a_younger_sample_no_longer_says_so() -> None:
+    assert depths(depth("up", 1), depth("ready", 0), depth("missing", 1)).missing == {(BROKER, "feeds")}
+    assert not depths(depth("up", 1), depth("ready", 0, at=102), depth("missing", 1)).missing, "it has been created"
+    assert not depths(depth("up", 1), depth("ready", 0)).missing, "Redis, or an exporter of before"
+    assert not depths(depth("ready", 0), depth("missing", 1, namespace="evil")).missing
 
 
 def test_while_an_exporter_rolls_over_the_younger_sample_counts() -> None:

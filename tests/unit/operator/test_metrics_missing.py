@@ -72,6 +72,8 @@ class World:
     """Seconds to add to the time of the queue's scrape."""
     worker_at: float = 0.0
     up: float = 1.0
+    missing: tuple[str, ...] = ()
+    """Queues that the broker does not have."""
     error: str = ""
     """Kind of the error that keeps the exporter from the broker, as it says."""
     queues: tuple[str, ...] = ("feeds", "mail")
@@ -109,6 +111,8 @@ class World:
         found = [({**broker, "__name__": "greenfleet_queue_up"}, self.up, at)]
         if self.error:
             found.append(({**broker, "__name__": "greenfleet_queue_broker_error", "reason": self.error}, 1.0, at))
+        gone = {**broker, "__name__": "greenfleet_queue_missing"}
+        found += [({**gone, "queue": queue}, 1.0, at) for queue in self.missing]
         for queue in self.queues:
             found.append(({**broker, "queue": queue, "__name__": "greenfleet_queue_messages_ready"}, self.depth, at))
             if self.dead is not None:
@@ -429,6 +433,26 @@ def test_a_wrong_password_is_said_in_the_one_query_stalls_and_is_over_when_it_is
         assert cluster.condition("MetricsAvailable")["status"] == "True"
 
     play(scenario, monkeypatch, replicas=2)
+
+
+def test_a_queue_that_does_not_exist_is_said_once_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
+        world.missing = ("mail",)
+        await pass_time(LONG)
+        said = cluster.condition("MetricsAvailable")
+        assert (said["status"], said["reason"]) == ("True", "QueueMissing")
+        assert "spec.queues has 'mail', which does not exist on the broker yet" in said["message"]
+        [event] = cluster.events_of("QueueMissing")
+        assert event.startswith("spec.queues has 'mail'")
+        assert cluster.warned == ["QueueMissing"]
+        world.missing = ()
+        await pass_time(LONG)
+        assert cluster.condition("MetricsAvailable")["reason"] == "Complete"
+        world.missing = ("mail",)
+        await pass_time(LONG)
+        assert len(cluster.events_of("QueueMissing")) == 1, "a queue that expires is no news each time"
+
+    play(scenario, monkeypatch, replicas=0)
 
 
 def test_metrics_that_come_and_go_at_each_tick_are_one_outage(monkeypatch: pytest.MonkeyPatch) -> None:

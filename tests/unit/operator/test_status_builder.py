@@ -455,3 +455,20 @@ def test_a_pool_whose_namespace_speaks_for_others_says_so_names_nobody_and_goes_
     assert said["ScalingActive"]["status"] == "True"
     found.fleet(Role.EVENTLET).decision = decision(metrics_issues=(Problem(MetricsIssue.STALE, "old"),))
     assert conditions(compute(found, WELL))["MetricsAvailable"]["reason"] == "StaleSample", "what stops it comes first"
+
+
+def test_a_queue_that_does_not_exist_is_said_by_a_pool_of_a_minute_at_zero_workers() -> None:
+    found = reconciled(decision(replicas=0))
+    found.findings.set_missing_queues(["mials"])
+    young, older = (dataclasses.replace(IDLE, now=CREATED + age) for age in (30, 61))
+    said = conditions(compute(found, young))
+    assert (said["MetricsAvailable"]["reason"], "mials" in said["Ready"]["message"]) == ("Complete", False)
+    said = conditions(compute(found, older))
+    assert (said["Ready"]["status"], said["Ready"]["reason"]) == ("True", "ScaledToZero")
+    assert said["Ready"]["message"].endswith(
+        "spec.queues has 'mials', which does not exist on the broker yet: nobody has sent a task there, and the first "
+        "producer or worker creates it; if tasks are sent already, correct the name."
+    )
+    assert (said["MetricsAvailable"]["status"], said["MetricsAvailable"]["reason"]) == ("True", "QueueMissing")
+    found.findings.set_missing_queues(["a", "b"])
+    assert "'a', 'b', which do not exist" in conditions(compute(found, older))["Ready"]["message"]

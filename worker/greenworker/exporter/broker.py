@@ -30,6 +30,8 @@ class Depth:
     consumers: int | None = None
     dead: int | None = None
     """Dead letters of the queue."""
+    missing: bool = False
+    """Whether the broker says that it has no such queue. Redis cannot tell one from an empty queue."""
 
 
 class Letters(Protocol):

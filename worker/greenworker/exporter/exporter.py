@@ -115,6 +115,7 @@ class Exporter:
             "greenfleet_queue_messages_unacked", "Messages delivered and not acknowledged.", ["queue"]
         )
         self.dead = GaugeSet("greenfleet_queue_dead_letters", "Dead letters of a queue.", ["queue"])
+        self.missing = GaugeSet("greenfleet_queue_missing", "1 for a queue that the broker does not have.", ["queue"])
         self.celery_queue_length = GaugeSet("celery_queue_length", "As celery-exporter has it.", ["queue_name"])
         self.celery_consumers = GaugeSet("celery_active_consumer_count", "As celery-exporter has it.", ["queue_name"])
         self.up = GaugeSet("greenfleet_queue_up", "1 if the broker answered the last question.", [])
@@ -130,6 +131,7 @@ class Exporter:
             self.ready,
             self.unacked,
             self.dead,
+            self.missing,
             self.celery_queue_length,
             self.celery_consumers,
             *process_families(),
@@ -248,6 +250,7 @@ class Exporter:
         self.ready.values = {(name,): depth.ready for name, depth in depths.items()}
         self.unacked.values = {(name,): depth.unacked for name, depth in depths.items() if depth.unacked is not None}
         self.dead.values = {(name,): depth.dead for name, depth in depths.items() if depth.dead is not None}
+        self.missing.values = {(name,): 1.0 for name, depth in depths.items() if depth.missing}
         self.celery_queue_length.values = dict(self.ready.values)
         self.celery_consumers.values = {
             (name,): depth.consumers for name, depth in depths.items() if depth.consumers is not None

@@ -84,7 +84,7 @@ class RabbitBroker:
                     dead=dead,
                 )
             except NotFound:
-                found[queue.name] = Depth(0, dead=dead)
+                found[queue.name] = Depth(0, dead=dead, missing=True)
                 self.channel = self.connection.channel()
         return found
 

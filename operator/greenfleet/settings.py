@@ -290,4 +290,17 @@ def _sentence(path: Path, detail: object) -> str:
     assert isinstance(detail, dict)
     field = ".".join(str(part) for part in detail["loc"]) or "the file"
     shown = "" if isinstance(detail.get("input"), dict | list) else f" is {detail.get('input')!r}"
-    return f"{path}: {field}{shown}: {detail['msg']}"
+    reason, fix = _REASONS.get(detail["type"], (detail["msg"], "correct it"))
+    if detail["type"] == "value_error":  # a sentence of this module, which has its fix
+        return f"{path}: {field}{shown}: {detail['msg'].removeprefix('Value error, ')}"
+    return f"{path}: {field}{shown}: {reason[0].lower()}{reason[1:]}: {fix}"
+
+
+_REASONS = {
+    "extra_forbidden": (
+        "the configuration has no such key",
+        "correct its name, or remove it (docs/operator.md and the values of the chart have the names)",
+    ),
+    "missing": ("it is required", "add it"),
+}
+"""Reason and fix of what pydantic finds, by its name for that."""

@@ -73,7 +73,7 @@ def _not_begun(pod: _Object) -> StalledReason:
     labels = pod["metadata"].get("labels") or {}
     owner = POOL_LABEL if POOL_LABEL in labels else INSTANCE
     whose = ",".join(f"{name}={labels[name]}" for name in (owner, ROLE_LABEL) if name in labels)
-    what = "the queue exporter" if labels.get(ROLE_LABEL) == Role.EXPORTER else "worker"
+    what = _WHOSE[_role(pod)]
     return StalledReason(
         "PodNotStarted",
         f"{what}: a pod has not started for more than {int(NOT_BEGUN_SECONDS // 60)} minutes, because kubelet cannot "
@@ -124,7 +124,7 @@ def _stays(pod: _Object) -> bool:
 
 def _unscheduled(pods: Iterable[_Object]) -> CapacityShortage | None:
     waiting = [
-        (unix_time(condition["lastTransitionTime"]), condition.get("message", ""), pod["metadata"])
+        (unix_time(condition["lastTransitionTime"]), condition.get("message", ""), pod)
         for pod in pods
         for condition in (pod.get("status") or {}).get("conditions", ())
         if (condition["type"], condition["status"], condition.get("reason"))
@@ -132,8 +132,8 @@ def _unscheduled(pods: Iterable[_Object]) -> CapacityShortage | None:
     ]
     if not waiting:
         return None
-    since, message, metadata = min(waiting, key=lambda one: one[:2])
-    reason, field, fix = _PLACEMENT[(metadata.get("labels") or {}).get(ROLE_LABEL, Role.EVENTLET)]
+    since, message, first = min(waiting, key=lambda one: one[:2])
+    reason, field, fix = _PLACEMENT[_role(first)]
     how_many = "1 pod waits" if len(waiting) == 1 else f"{len(waiting)} pods wait"
     return CapacityShortage(
         StalledReason(reason, f"{field}: {how_many} for a node that can take them ({_stable(message)}): {fix}"), since
@@ -160,35 +160,62 @@ def _refused_pods(deployment: _Object | None) -> StalledReason | None:
     if said.get("status") != "True":
         return None
     reason, message = "PodsRefused", _stable(said.get("message", ""))
-    pod = deployment["spec"]["template"]["spec"]
+    pod, role = deployment["spec"]["template"]["spec"], _role(deployment)
     if "error looking up service account" in message:
         return StalledReason(
             reason,
-            f"worker.serviceAccountName is {pod.get('serviceAccountName', 'default')!r}, and this namespace has no "
-            "such ServiceAccount: "
-            "create it, or correct the name",
+            f"{_ACCOUNT[role]} is {pod.get('serviceAccountName', 'default')!r}, and this namespace has no such "
+            f"ServiceAccount: create it{'' if role == Role.EXPORTER else ', or correct the name'}",
         )
     if "no PriorityClass with name" in message:
         return StalledReason(
             reason,
-            f"worker.priorityClassName is {pod.get('priorityClassName', '')!r}, and the cluster has no such "
-            "PriorityClass: "
+            f"{_PRIORITY[role]} is {pod.get('priorityClassName', '')!r}, and the cluster has no such PriorityClass: "
             "create it, or correct the name",
         )
     if "exceeded quota" in message or "failed quota" in message:
         says, fix = (
             (
                 "asks for resources that a pod does not name",
-                "set them in worker.resources, and in prefork.resources; a quota on limits.cpu also needs "
-                "worker.startupBoost.cpu: 0",
+                f"set them in {_RESOURCES[role]}{_NO_BOOST if role == Role.EVENTLET else ''}",
             )
             if "must specify" in message
-            else ("has no room for a pod", "ask for less in worker.resources, lower replicas.max, or raise the quota")
+            else (
+                "has no room for a pod",
+                f"ask for less in {_RESOURCES[role]}{_FEWER[role]}, or raise the quota",
+            )
         )
         return StalledReason(reason, f"the namespace's quota {says} ({message}): {fix}")
     return StalledReason(
-        reason, f"worker: the namespace refuses the pods ({message}): correct the spec, or what refuses them"
+        reason, f"{_WHOSE[role]}: the namespace refuses the pods ({message}): correct the spec, or what refuses them"
     )
+
+
+def _role(owned: _Object) -> Role:
+    """Of a pod or Deployment. One whose label somebody has changed counts as the worker's."""
+    said = (owned["metadata"].get("labels") or {}).get(ROLE_LABEL)
+    return next((role for role in Role if role == said), Role.EVENTLET)
+
+
+_WHOSE = {Role.EVENTLET: "worker", Role.PREFORK: "prefork", Role.EXPORTER: "the queue exporter"}
+_ACCOUNT = {
+    Role.EVENTLET: "worker.serviceAccountName",
+    Role.PREFORK: "worker.serviceAccountName (also for prefork)",
+    Role.EXPORTER: "the ServiceAccount of the queue exporter",
+}
+_PRIORITY = {
+    Role.EVENTLET: "worker.priorityClassName",
+    Role.PREFORK: "prefork.priorityClassName, or else worker.priorityClassName,",
+    Role.EXPORTER: "exporter.priorityClassName, or else worker.priorityClassName,",
+}
+_RESOURCES = {
+    Role.EVENTLET: "worker.resources",
+    Role.PREFORK: "prefork.resources",
+    Role.EXPORTER: "exporter.resources",
+}
+_FEWER = {Role.EVENTLET: ", lower replicas.max", Role.PREFORK: ", lower prefork.replicas.max", Role.EXPORTER: ""}
+_NO_BOOST = "; a quota on limits.cpu also needs worker.startupBoost.cpu: 0"
+"""What of the spec decides about pods of a role, and the words for it."""
 
 
 def _container_failure(pod: _Object, container: _Object) -> StalledReason | None:

@@ -428,11 +428,12 @@ def test_a_long_message_is_cut() -> None:
     assert len(found.message) < 1000
 
 
-def fleet_without_pods(message: str, **pod: Any) -> Object:
+def fleet_without_pods(message: str, role: Role = Role.EVENTLET, **pod: Any) -> Object:
     """A Deployment whose ReplicaSet may not make pods."""
     condition = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}
     status = {"conditions": [{"type": "Progressing", "status": "True"}, condition]}
-    return {"spec": {"template": {"spec": pod}}, "status": status}
+    labels = {"greenfleet.io/role": str(role)}
+    return {"metadata": {"labels": labels}, "spec": {"template": {"spec": pod}}, "status": status}
 
 
 @pytest.mark.parametrize(
@@ -470,6 +471,39 @@ def test_pods_that_nobody_may_make_are_said_in_four_parts(message: str, pod: Any
         assert part in said.message
     for moving in ("5d9", "used: "):  # a text that moves makes a condition that moves
         assert moving not in said.message
+
+
+@pytest.mark.parametrize(
+    ("role", "priority", "less", "named"),
+    [
+        (
+            Role.PREFORK,
+            "prefork.priorityClassName, or else worker.priorityClassName, is 'urgent'",
+            "ask for less in prefork.resources, lower prefork.replicas.max, or raise the quota",
+            "prefork: the namespace refuses",
+        ),
+        (
+            Role.EXPORTER,
+            "exporter.priorityClassName, or else worker.priorityClassName, is 'urgent'",
+            "ask for less in exporter.resources, or raise the quota",
+            "the queue exporter: the namespace refuses",
+        ),
+    ],
+)
+def test_a_refusal_of_another_pod_names_the_fields_of_that_pod(
+    role: Role, priority: str, less: str, named: str
+) -> None:
+    def said(message: str, **pod: Any) -> str:
+        found = capacity_shortage(fleet_without_pods(message, role, **pod), [])
+        assert found is not None
+        return found.cause.message
+
+    assert said("no PriorityClass with name urgent was found", priorityClassName="urgent").startswith(priority)
+    assert said("exceeded quota: small").endswith(less)
+    assert said("failed quota: team: must specify limits.cpu").endswith(f"set them in {role}.resources")
+    assert said("not signed").startswith(named)
+    account = said("error looking up service account shop/default")
+    assert ("correct the name" in account) == (role is Role.PREFORK)
 
 
 def test_a_fleet_that_works_is_not_stalled_by_a_quota_that_keeps_it_small_and_says_what_does() -> None:

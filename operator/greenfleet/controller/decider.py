@@ -1,5 +1,5 @@
-"""From the `Sample` of one role of a pool to its `Decision`. It alone writes `Fleet`, and knows no API server and no
-Prometheus.
+"""From the `Sample` of one role of a pool to its `Decision`. It alone writes `Autoscaling`, and knows no API server and
+no Prometheus.
 
 An idle fleet is decided on once in a while only: while samples show nothing new, the autoscaler would decide the same
 again. The last skipped sample is given to it before the next decision, so that its estimates end where they would have
@@ -44,51 +44,52 @@ class Decider:
         scrape_seconds: float,
     ) -> Decision | None:
         """None where an idle fleet is still idle. *now* is Unix time."""
-        spec, sample = _scaling_spec(pool, fleet, scrape_seconds), found.sample
-        if now < fleet.idle_until and fleet.state is not None and is_idle(spec, sample, now):
-            fleet.skipped = (sample, now)
+        spec, sample, own = _scaling_spec(pool, fleet, scrape_seconds), found.sample, fleet.autoscaling
+        if now < own.idle_until and own.state is not None and is_idle(spec, sample, now):
+            own.skipped = (sample, now)
             self._metrics.observe_idle(record.key, fleet.role, now)
             return None
-        if fleet.skipped is not None and fleet.state is not None:
-            _, fleet.state = decide(spec, fleet.state, *fleet.skipped)
-        fleet.skipped = None
-        if fleet.state is None:
+        if own.skipped is not None and own.state is not None:
+            _, own.state = decide(spec, own.state, *own.skipped)
+        own.skipped = None
+        if own.state is None:
             learned = learned_from_status(record.status if fleet.role is Role.EVENTLET else {})
-            fleet.state = initial_state(learned, now)
-        decision, fleet.state = decide(spec, fleet.state, sample, now)
+            own.state = initial_state(learned, now)
+        decision, own.state = decide(spec, own.state, sample, now)
         idle = can_skip(spec, decision) and is_idle(spec, sample, now)
         # Spread, so that a thousand idle pools are not all decided on in the same tick.
-        fleet.idle_until = now + random.uniform(IDLE_SECONDS / 2, IDLE_SECONDS) if idle else -math.inf
-        if fleet.decision is None or _what_is_said(fleet.decision) != _what_is_said(decision):
-            fleet.history.append(decision.why)
-        fleet.decision = decision
+        own.idle_until = now + random.uniform(IDLE_SECONDS / 2, IDLE_SECONDS) if idle else -math.inf
+        if own.decision is None or _what_is_said(own.decision) != _what_is_said(decision):
+            own.history.append(decision.why)
+        own.decision = decision
         if decision.metrics_issues:
-            fleet.last_missing = (now, decision.metrics_issues)
+            own.last_missing = (now, decision.metrics_issues)
         self._observe(record, fleet, decision, sample, spec=spec, now=now)
         return decision
 
     def decide_anew(self, fleet: Fleet) -> None:
         """At the next tick, also if the fleet is idle: what was decided was not carried out."""
-        fleet.idle_until = -math.inf
+        fleet.autoscaling.idle_until = -math.inf
 
     def _observe(
         self, record: Record, fleet: Fleet, decision: Decision, sample: Sample, *, spec: ScalingSpec, now: float
     ) -> None:
         ready = sum(pod.ready_since is not None and not pod.terminating for pod in sample.pods)
         self._metrics.observe_decision(record.key, fleet.role, decision, ready, now)
-        fleet.load = None
+        fleet.autoscaling.load = None
         if not decision.metrics_issues:
             waiting = _backlog(sample)
-            waited = fleet.wait_clock.update(waiting, {one.pod: one.started for one in sample.workers}, now)
-            fleet.load = Load(waiting, waited)
+            waited = fleet.autoscaling.wait_clock.update(waiting, {one.pod: one.started for one in sample.workers}, now)
+            fleet.autoscaling.load = Load(waiting, waited)
             self._metrics.observe_wait(record.key, fleet.role, waited, spec.max_wait_seconds)
 
 
 def _scaling_spec(pool: GreenWorkerPool, fleet: Fleet, scrape_seconds: float) -> ScalingSpec:
-    if fleet.scaling_spec is None or fleet.scaling_spec[0] is not pool:
-        fleet.scaling_spec = (pool, scaling_spec(pool, fleet.role, scrape_seconds))
-        fleet.idle_until = -math.inf
-    return fleet.scaling_spec[1]
+    own = fleet.autoscaling
+    if own.scaling_spec is None or own.scaling_spec[0] is not pool:
+        own.scaling_spec = (pool, scaling_spec(pool, fleet.role, scrape_seconds))
+        own.idle_until = -math.inf
+    return own.scaling_spec[1]
 
 
 def _what_is_said(decision: Decision) -> tuple[object, ...]:

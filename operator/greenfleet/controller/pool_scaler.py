@@ -72,7 +72,7 @@ class PoolScaler:
         except Exception:
             _log.exception("%s: the scaling loop failed on this pool: a bug of ours", record.key)
             news = True
-        all_skipped = record.fleets and all(fleet.skipped is not None for fleet in record.fleets.values())
+        all_skipped = record.fleets and all(fleet.autoscaling.skipped is not None for fleet in record.fleets.values())
         if all_skipped and not news and self._status.is_of_now(record):
             return  # nothing was decided and nothing changed: the status is what it was
         self.report(record)

@@ -102,10 +102,11 @@ class Recycling:
 
 
 @dataclass(slots=True)
-class Fleet:
-    """Autoscaling of one role of a pool. Written by `controller.decider` alone."""
+class Autoscaling:
+    """What was decided for one role of a pool, and what the next decision needs. Written by `controller.decider`
+    alone.
+    """
 
-    role: Role
     state: State | None = None
     """None until the first tick under our leadership."""
     decision: Decision | None = None
@@ -122,8 +123,16 @@ class Fleet:
     """What waits; None while it is not known."""
     last_missing: tuple[float, tuple[Problem, ...]] | None = None
     """When the load was last not known, in Unix time, and why."""
-    recycling: Recycling = field(default_factory=Recycling)
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """One role of a pool. Each part has an owner that alone writes it."""
+
+    role: Role
+    autoscaling: Autoscaling = field(default_factory=Autoscaling)
     actuation: Actuation = field(default_factory=Actuation)
+    recycling: Recycling = field(default_factory=Recycling)
 
 
 @dataclass(slots=True)
@@ -186,12 +195,12 @@ class Record:
     @property
     def is_scaled_to_zero(self) -> bool:
         """Whether it was decided that no worker is wanted, in either role."""
-        decisions = [fleet.decision for fleet in self.fleets.values()]
+        decisions = [fleet.autoscaling.decision for fleet in self.fleets.values()]
         return bool(decisions) and all(decision is not None and decision.replicas == 0 for decision in decisions)
 
     def is_idle(self, now: float) -> bool:
         """Whether nothing waited and nothing ran when it was last looked at, in either role. *now* is Unix time."""
-        return bool(self.fleets) and all(fleet.idle_until > now for fleet in self.fleets.values())
+        return bool(self.fleets) and all(fleet.autoscaling.idle_until > now for fleet in self.fleets.values())
 
     def status_written(self, body: dict[str, Any]) -> None:
         """Takes in the API server's answer to a status that was written."""
@@ -199,7 +208,10 @@ class Record:
 
     def fleet(self, role: Role) -> Fleet:
         """The fleet of a role, made when first asked for."""
-        return self.fleets.setdefault(role, Fleet(role))
+        found = self.fleets.get(role)
+        if found is None:
+            found = self.fleets[role] = Fleet(role)
+        return found
 
 
 def what_is_kept(body: dict[str, Any]) -> dict[str, Any]:

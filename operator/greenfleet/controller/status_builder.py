@@ -64,7 +64,7 @@ class Observed:
 def compute(record: Record, observed: Observed) -> _Object:
     """The whole status as it should be now, ready to be compared with the one that was written."""
     fleet = record.fleets.get(Role.EVENTLET)
-    decision = fleet.decision if fleet else None
+    decision = fleet.autoscaling.decision if fleet else None
     counts = (observed.deployment or {}).get("status") or {}
     shown = decision
     if decision is not None and (missing := lately_missing(record, observed.now)):
@@ -83,8 +83,8 @@ def compute(record: Record, observed: Observed) -> _Object:
         status |= {name: record.status[name] for name in ("desiredReplicas", *FIELDS) if name in record.status}
     else:
         status["desiredReplicas"] = decision.replicas
-        if fleet.load is not None:
-            status |= load_status(fleet.load)
+        if fleet.autoscaling.load is not None:
+            status |= load_status(fleet.autoscaling.load)
     threads = decision.threads if decision else record.status.get("greenThreads")
     if threads is not None:
         status["greenThreads"] = threads
@@ -104,11 +104,11 @@ def lately_missing(record: Record, now: float) -> tuple[Problem, ...]:
     is younger than the last gap. So samples that come and go at each tick are one outage. *now*: Unix time.
     """
     fleet = record.fleets.get(Role.EVENTLET)
-    if fleet is None or fleet.scaling_spec is None or fleet.last_missing is None:
+    if fleet is None or fleet.autoscaling.scaling_spec is None or fleet.autoscaling.last_missing is None:
         return ()
-    at, issues = fleet.last_missing
+    at, issues = fleet.autoscaling.last_missing
     said = {one["type"]: one["status"] for one in record.status.get("conditions") or ()}
-    recent = now - at < stale_after_seconds(fleet.scaling_spec[1].scrape_interval_seconds)
+    recent = now - at < stale_after_seconds(fleet.autoscaling.scaling_spec[1].scrape_interval_seconds)
     return issues if recent and said.get("MetricsAvailable") == "False" else ()
 
 
@@ -177,7 +177,8 @@ def _broker_stalled(
         return None
     lasts = said == f"{broker_error.PREFIX}{found.broker_error}"
     seconds = float("inf") if lasts else observed.now - found.broker_error_since
-    scrape_seconds = fleet.scaling_spec[1].scrape_interval_seconds if fleet.scaling_spec else 0.0
+    spec = fleet.autoscaling.scaling_spec
+    scrape_seconds = spec[1].scrape_interval_seconds if spec else 0.0
     return broker_error.stalled(record.pool, found.broker_error, seconds, scrape_seconds)
 
 

@@ -185,9 +185,9 @@ class StatusWriter:
 
     def _add_learned(self, record: Record, status: dict[str, Any], now: float) -> None:
         fleet = record.fleets.get(Role.EVENTLET)
-        if fleet is None or fleet.decision is None:
+        if fleet is None or fleet.autoscaling.decision is None:
             return
-        learned = fleet.decision.learned
+        learned = fleet.autoscaling.decision.learned
         news = learned_status(learned).keys() - (record.status.get("learned") or {}).keys()
         due = bool(news) or now - record.report.learned_written_at >= LEARNED_INTERVAL_SECONDS
         if due and significant_change(learned_from_status(record.status), learned):

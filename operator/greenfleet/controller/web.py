@@ -87,11 +87,11 @@ class WebServer:
             return web.json_response({"error": f"there is no pool {key}"}, status=404)
         fleets = {
             str(role): {
-                "replicas": fleet.decision.replicas if fleet.decision else None,
-                "threads": fleet.decision.threads if fleet.decision else None,
-                "limited": fleet.decision.limited if fleet.decision else None,
-                "now": _plain(fleet.decision.why) if fleet.decision else None,
-                "history": [_plain(why) for why in fleet.history],
+                "replicas": fleet.autoscaling.decision.replicas if fleet.autoscaling.decision else None,
+                "threads": fleet.autoscaling.decision.threads if fleet.autoscaling.decision else None,
+                "limited": fleet.autoscaling.decision.limited if fleet.autoscaling.decision else None,
+                "now": _plain(fleet.autoscaling.decision.why) if fleet.autoscaling.decision else None,
+                "history": [_plain(why) for why in fleet.autoscaling.history],
             }
             for role, fleet in record.fleets.items()
         }

@@ -107,7 +107,7 @@ def test_a_restart_of_the_operator_does_not_take_the_stall_back_and_a_new_spec_d
     changed = dataclasses.replace(observed, generation=2)
     assert conditions(compute(found, changed))["Stalled"]["status"] == "False"
     found.findings.set_broker_error("AuthenticationRefused", observed.now)
-    found.fleet(Role.EVENTLET).decision = decision(metrics_issues=(Problem(MetricsIssue.BROKER_DOWN, "x"),))
+    found.fleet(Role.EVENTLET).autoscaling.decision = decision(metrics_issues=(Problem(MetricsIssue.BROKER_DOWN, "x"),))
     assert conditions(compute(found, observed))["Stalled"]["status"] == "True", "the first samples say the same"
     found.findings.set_broker_error("", observed.now)
     assert conditions(compute(found, observed))["Stalled"]["status"] == "False"

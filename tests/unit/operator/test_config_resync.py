@@ -22,7 +22,7 @@ HOUR = 3600
 
 def pool_of(name: str, replicas: int, applied_at: float = 0.0) -> Record:
     found = record(name)
-    found.fleet(Role.EVENTLET).decision = decision(replicas=replicas)
+    found.fleet(Role.EVENTLET).autoscaling.decision = decision(replicas=replicas)
     found.reconciliation.config_applied_at = applied_at
     return found
 
@@ -61,5 +61,5 @@ def test_a_pool_that_wakes_is_looked_at_at_once() -> None:
     idle = pool_of("idle", 0)
     resync = ConfigResync(cast("Any", None), cast("Any", None))
     assert resync.next_due([idle], WORKING_INTERVAL_SECONDS + 1) is None
-    idle.fleet(Role.EVENTLET).decision = decision(replicas=1)
+    idle.fleet(Role.EVENTLET).autoscaling.decision = decision(replicas=1)
     assert resync.next_due([idle], WORKING_INTERVAL_SECONDS + 1) is idle

@@ -422,7 +422,9 @@ def test_a_wrong_password_is_said_in_the_one_query_stalls_and_is_over_when_it_is
         await pass_time(2 * TICK)
         assert len(world.asked) - asked == 2 * each, "no question more"
         assert "'broker', and the broker refuses" in cluster.condition("MetricsAvailable")["message"]
-        assert "the broker refuses" in str(next(iter(world.record.fleets.values())).history[-1]), "why says it too"
+        assert "the broker refuses" in str(next(iter(world.record.fleets.values())).autoscaling.history[-1]), (
+            "why says it too"
+        )
         assert cluster.condition("Stalled")["status"] == "False"
         await pass_time(LONG)
         assert cluster.condition("Stalled")["reason"] == "BrokerAuthenticationRefused"

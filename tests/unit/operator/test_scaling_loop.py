@@ -121,7 +121,7 @@ def test_the_last_fifty_reasons_are_kept(monkeypatch: pytest.MonkeyPatch) -> Non
         for number in range(120):
             world.queues = ("feeds", "mail") if number % 2 else ()  # known and missing, in turn
             await pass_time(TICK)
-        histories.append([why.at for why in world.record.fleets[Role.EVENTLET].history])
+        histories.append([why.at for why in world.record.fleets[Role.EVENTLET].autoscaling.history])
 
     play(scenario, monkeypatch, replicas=1)
     [kept] = histories

@@ -94,7 +94,7 @@ WRONG_INTERVAL = "Prometheus 'default' has a sample of each target about every 3
 @pytest.mark.parametrize("reason", [MetricsIssue.STALE, MetricsIssue.NO_SAMPLE, MetricsIssue.WORKER_MISSING])
 def test_samples_that_come_too_seldom_are_said_to_be_so(reason: MetricsIssue) -> None:
     one = record()
-    one.fleet(Role.EVENTLET).decision = decision(metrics_issues=(Problem(reason, "the sample is too old"),))
+    one.fleet(Role.EVENTLET).autoscaling.decision = decision(metrics_issues=(Problem(reason, "the sample is too old"),))
     condition = conditions(compute(one, dataclasses.replace(WELL, scrape_problem=WRONG_INTERVAL)))["MetricsAvailable"]
     assert (condition["status"], condition["reason"]) == ("False", "WrongScrapeInterval")
     assert WRONG_INTERVAL in condition["message"]
@@ -104,10 +104,12 @@ def test_samples_that_come_too_seldom_are_said_to_be_so(reason: MetricsIssue) ->
 
 def test_a_wrong_scrape_interval_hides_no_other_problem_and_is_said_while_metrics_are_there() -> None:
     one = record()
-    one.fleet(Role.EVENTLET).decision = decision(metrics_issues=(Problem(MetricsIssue.BROKER_DOWN, "broker down"),))
+    one.fleet(Role.EVENTLET).autoscaling.decision = decision(
+        metrics_issues=(Problem(MetricsIssue.BROKER_DOWN, "broker down"),)
+    )
     observed = dataclasses.replace(WELL, scrape_problem=WRONG_INTERVAL)
     assert conditions(compute(one, observed))["MetricsAvailable"]["reason"] == "BrokerDown"
-    one.fleet(Role.EVENTLET).decision = decision()
+    one.fleet(Role.EVENTLET).autoscaling.decision = decision()
     condition = conditions(compute(one, observed))["MetricsAvailable"]
     assert (condition["status"], condition["reason"]) == ("True", "WrongScrapeInterval")
     assert WRONG_INTERVAL in condition["message"]

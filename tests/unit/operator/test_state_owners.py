@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 
 import greenfleet.controller
-from greenfleet.controller.registry import Actuation, ExporterState, Fleet, Reconciliation, Record, Recycling, Report
+from greenfleet.controller.registry import (
+    Actuation,
+    Autoscaling,
+    ExporterState,
+    Fleet,
+    Reconciliation,
+    Record,
+    Recycling,
+    Report,
+)
+from greenfleet.manifests.names import Role
 from greenfleet.status.findings import Findings
 
 ENGINE = Path(greenfleet.controller.__file__).parent
@@ -19,7 +29,7 @@ OWNERS = {
     Record: "registry",
     Reconciliation: "reconciler",
     ExporterState: "exporters",
-    Fleet: "decider",
+    Autoscaling: "decider",
     Recycling: "recycler",
     Actuation: "actuator",
     Report: "status_writer",
@@ -64,3 +74,10 @@ def test_what_is_remembered_of_a_pool_is_written_by_its_owner_alone(kind: Any) -
     for field in dataclasses.fields(kind):
         writers = {module.stem for module in ENGINE.glob("*.py") if field.name in set(writes(module))}
         assert writers <= owners(field.name), f"{kind.__name__}.{field.name}"
+
+
+def test_a_fleet_holds_the_parts_of_several_owners_and_nothing_else() -> None:
+    fleet = Fleet(Role.EVENTLET)
+    assert {type(getattr(fleet, field.name)) for field in dataclasses.fields(Fleet)} - {Role} <= set(OWNERS)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        fleet.autoscaling = Autoscaling()  # type: ignore[misc]

@@ -61,7 +61,7 @@ def decision(**changes: Any) -> Decision:
 def reconciled(chosen: Decision | None = None, **spec: Any) -> Record:
     found = record(**spec)
     found.reconciliation.generation = 1
-    found.fleet(Role.EVENTLET).decision = chosen if chosen is not None else decision()
+    found.fleet(Role.EVENTLET).autoscaling.decision = chosen if chosen is not None else decision()
     return found
 
 
@@ -199,12 +199,12 @@ def test_a_transition_time_moves_only_when_its_status_does() -> None:
     later = dataclasses.replace(WELL, now=NOW + 60)
     assert compute(found, later) == found.status
     missing = decision(metrics_issues=(Problem(MetricsIssue.UNREACHABLE, "down"),))
-    found.fleet(Role.EVENTLET).decision = missing
+    found.fleet(Role.EVENTLET).autoscaling.decision = missing
     said = conditions(compute(found, later))
     assert said["MetricsAvailable"]["lastTransitionTime"] == rfc3339(NOW + 60)
     assert said["Stalled"]["lastTransitionTime"] == rfc3339(NOW)
     found.body["status"] = compute(found, later)
-    found.fleet(Role.EVENTLET).decision = decision(metrics_issues=(Problem(MetricsIssue.STALE, "old"),))
+    found.fleet(Role.EVENTLET).autoscaling.decision = decision(metrics_issues=(Problem(MetricsIssue.STALE, "old"),))
     said = conditions(compute(found, dataclasses.replace(WELL, now=NOW + 90)))
     assert said["MetricsAvailable"]["reason"] == "StaleSample"
     assert said["MetricsAvailable"]["lastTransitionTime"] == rfc3339(NOW + 60)
@@ -221,7 +221,7 @@ def test_a_status_does_not_move_while_only_the_load_does() -> None:
             binding=DecisionReason.RATE,
             summary=f"{step} messages",
         )
-        found.fleet(Role.EVENTLET).decision = decision(why=why, learned=Learned(runtime_seconds=step))
+        found.fleet(Role.EVENTLET).autoscaling.decision = decision(why=why, learned=Learned(runtime_seconds=step))
         assert compute(found, dataclasses.replace(WELL, now=NOW + step)) == found.status
 
 
@@ -328,7 +328,7 @@ def test_a_last_scale_without_a_message_is_left_out_for_the_api_server_would_ref
 
 def test_what_is_wanted_and_what_waits_are_in_the_status() -> None:
     found = reconciled(decision(replicas=3))
-    found.fleet(Role.EVENTLET).load = Load(1234.0, 45.0)
+    found.fleet(Role.EVENTLET).autoscaling.load = Load(1234.0, 45.0)
     status = compute(found, WELL)
     assert (status["desiredReplicas"], status["backlog"], status["oldestMessageAge"]) == (3, 1000, "30s")
 
@@ -453,7 +453,7 @@ def test_a_pool_whose_namespace_speaks_for_others_says_so_names_nobody_and_goes_
     said = conditions(compute(found, WELL))
     assert (said["MetricsAvailable"]["status"], said["MetricsAvailable"]["reason"]) == ("True", "NamespaceMismatch")
     assert said["ScalingActive"]["status"] == "True"
-    found.fleet(Role.EVENTLET).decision = decision(metrics_issues=(Problem(MetricsIssue.STALE, "old"),))
+    found.fleet(Role.EVENTLET).autoscaling.decision = decision(metrics_issues=(Problem(MetricsIssue.STALE, "old"),))
     assert conditions(compute(found, WELL))["MetricsAvailable"]["reason"] == "StaleSample", "what stops it comes first"
 
 

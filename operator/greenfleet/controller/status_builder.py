@@ -7,11 +7,11 @@ every tick.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from greenfleet.autoscaling.model import Decision, DecisionReason, MetricsIssue, Mode, Problem
+from greenfleet.autoscaling.model import Decision, MetricsIssue, Problem
 from greenfleet.autoscaling.validation import stale_after_seconds
 from greenfleet.controller.registry import Record
 from greenfleet.manifests import names
@@ -20,14 +20,12 @@ from greenfleet.redaction import redacted
 from greenfleet.status import broker_error, missing_queues
 from greenfleet.status.diagnosis import GRACE_SECONDS
 from greenfleet.status.load import FIELDS, load_status
+from greenfleet.status.scaling_conditions import scaling_active, scaling_limited
 from greenfleet.status.stalled import StalledReason
 from greenfleet.status.times import rfc3339, unix_time
-from greenfleet.status.worker_conditions import dead_letters, hub_blocked, tasks_at_risk
+from greenfleet.status.worker_conditions import Said, dead_letters, hub_blocked, tasks_at_risk
 
 _Object = dict[str, Any]
-_Said = tuple[str, str, str]
-"""Status, reason and message of a condition."""
-
 _MEASURED = frozenset(
     {"MetricsAvailable", "ScalingActive", "ScalingLimited", "HubBlocked", "TasksAtRisk", "DeadLetters"}
 )
@@ -140,8 +138,8 @@ def _conditions(record: Record, observed: Observed, decision: Decision | None) -
             paused=bool(((observed.deployment or {}).get("spec") or {}).get("paused")),
         ),
         "MetricsAvailable": _metrics_available(record, observed, decision),
-        "ScalingActive": _scaling_active(record, decision),
-        "ScalingLimited": _scaling_limited(decision),
+        "ScalingActive": scaling_active(record.pool, decision),
+        "ScalingLimited": scaling_limited(decision),
         "HubBlocked": hub_blocked(record.findings, observed.now),
         "TasksAtRisk": tasks_at_risk(record.findings.risks, observed.now),
         "DeadLetters": dead_letters(record.findings, metadata["namespace"], metadata["name"]),
@@ -182,11 +180,11 @@ def _broker_stalled(
     return broker_error.stalled(record.pool, found.broker_error, seconds, scrape_seconds)
 
 
-def _not_ready(stalled: StalledReason) -> _Said:
+def _not_ready(stalled: StalledReason) -> Said:
     return "False", stalled.reason, stalled.message
 
 
-def _condition(name: str, said: _Said, before: _Object | None, observed: Observed) -> _Object:
+def _condition(name: str, said: Said, before: _Object | None, observed: Observed) -> _Object:
     status, reason, message = said
     unchanged = before is not None and before["status"] == status
     return {
@@ -199,7 +197,7 @@ def _condition(name: str, said: _Said, before: _Object | None, observed: Observe
     }
 
 
-def _ready(observed: Observed, decision: Decision | None, *, reconciled: bool, was_ready: bool) -> _Said:
+def _ready(observed: Observed, decision: Decision | None, *, reconciled: bool, was_ready: bool) -> Said:
     """A pool whose first worker starts is not ready yet; one that was ready and wakes from zero workers stays so."""
     if not reconciled or observed.deployment is None:
         return "False", "Reconciling", "The pool's objects are being made."
@@ -257,7 +255,7 @@ def _reconciling(
     *,
     current: bool,
     paused: bool,
-) -> _Said:
+) -> Said:
     if stalled is not None:
         return "False", "Stalled", "Waits for a human, see Stalled."
     if not current:
@@ -275,7 +273,7 @@ def _reconciling(
     return "False", "UpToDate", "Everything is as the spec says."
 
 
-def _metrics_available(record: Record, observed: Observed, decision: Decision | None) -> _Said:
+def _metrics_available(record: Record, observed: Observed, decision: Decision | None) -> Said:
     if decision is None:
         return "Unknown", "NotYetSampled", "The scaling loop has not looked at this pool yet."
     age = observed.now - unix_time(record.body["metadata"]["creationTimestamp"])
@@ -294,7 +292,7 @@ def _metrics_available(record: Record, observed: Observed, decision: Decision | 
     return _complete(record, observed)
 
 
-def _complete(record: Record, observed: Observed) -> _Said:
+def _complete(record: Record, observed: Observed) -> Said:
     """Nothing is missing now; whatever else is to be said of the metrics."""
     if observed.scrape_problem:
         return (
@@ -314,46 +312,3 @@ _NAMESPACE_MISMATCH = (
     "nobody believes: find the pods that export them, or correct the target label `namespace` in the scrape "
     "configuration."
 )
-
-
-def _scaling_active(record: Record, decision: Decision | None) -> _Said:
-    if decision is None or record.pool is None:
-        return "Unknown", "NotYetDecided", "The scaling loop has not looked at this pool yet."
-    scaling = record.pool.spec.scaling
-    mode = Mode(scaling.mode)
-    if mode is Mode.DRY_RUN:
-        return "False", "DryRun", "scaling.mode is DryRun: decisions are reported, nothing is written."
-    if mode is Mode.MANUAL:
-        return "False", "Manual", "scaling.mode is Manual: spec.manualReplicas sets the number of workers."
-    if (text := _PAUSE_TEXT.get(scaling.pause)) is not None:
-        return "False", "Paused", f"scaling.pause is {scaling.pause}: {text}."
-    if decision.metrics_issues:
-        return "False", "MetricsMissing", "The load is not known, see MetricsAvailable."
-    return "True", "Active", "The number of workers and green threads follows the load."
-
-
-_PAUSE_TEXT: Mapping[str, str] = {
-    "In": "no worker is taken away",
-    "Out": "no worker is added",
-    "All": "the number of workers stays",
-}
-
-_LIMIT_TEXT: Mapping[DecisionReason, str] = {
-    DecisionReason.MAX: "The load asks for more than replicas.max workers: raise it if waiting longer is not "
-    "acceptable.",
-    DecisionReason.TOTAL: "The load asks for more green threads than greenThreads.total allows.",
-    DecisionReason.BEHAVIOR: "scaling.behavior slows the change down.",
-    DecisionReason.SATURATED_DOWNSTREAM: "More workers brought no more throughput: something behind the tasks is "
-    "at its limit.",
-    DecisionReason.PAUSED: "scaling.pause holds the number of workers.",
-    DecisionReason.MANUAL: "spec.manualReplicas sets the number of workers.",
-}
-
-
-def _scaling_limited(decision: Decision | None) -> _Said:
-    if decision is None or decision.limited is DecisionReason.NONE:
-        return "False", "WithinLimits", "Nothing keeps the pool smaller than the load asks for."
-    text = _LIMIT_TEXT.get(
-        decision.limited, "Something keeps the pool smaller than the load asks for; `kubectl greenfleet why` says what."
-    )
-    return "True", str(decision.limited), text

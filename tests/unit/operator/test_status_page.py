@@ -10,8 +10,8 @@ import pytest
 
 from greenfleet.api.status import CONDITION_TYPES
 from greenfleet.autoscaling.model import MetricsIssue
-from greenfleet.controller.status_builder import _LIMIT_TEXT
 from greenfleet.status import broker_error
+from greenfleet.status.scaling_conditions import LIMIT_TEXT
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 DOCS, OPERATOR = REPOSITORY / "docs", REPOSITORY / "operator" / "greenfleet"
@@ -44,6 +44,7 @@ def _said(page: str) -> set[str]:
         "controller/registry",
         "controller/status_builder",
         "status/spec_checks",
+        "status/scaling_conditions",
         "status/worker_conditions",
     ],
 )
@@ -59,7 +60,7 @@ def test_every_error_of_a_broker_that_stalls_is_documented() -> None:
 
 
 def test_every_condition_and_every_limit_is_documented() -> None:
-    assert {*CONDITION_TYPES, *map(str, _LIMIT_TEXT)} <= _said("resource.md")
+    assert {*CONDITION_TYPES, *map(str, LIMIT_TEXT)} <= _said("resource.md")
 
 
 def test_every_way_not_to_know_is_documented() -> None:

@@ -286,6 +286,12 @@ PRIVATE = (
     Private(
         "amqp.channel:Channel._on_basic_deliver", "what is unsettled, by consumer", ("consumer_tag", "delivery_tag")
     ),
+    Private(
+        "amqp.channel:Channel._on_close",
+        "what the broker cannot do for now is a lost connection",
+        ("reply_code", "reply_text", "class_id", "method_id"),
+    ),
+    Private("amqp.connection:Connection._on_close", "the same", ("reply_code", "reply_text", "class_id", "method_id")),
     Private("amqp.channel:Channel._basic_publish", "without waiting for its confirmation", ()),
     Private("amqp.channel:Channel._confirm_selected", "whether this channel confirms"),
     Private("amqp.connection:Connection._on_blocked", "the broker blocks who publishes", ()),

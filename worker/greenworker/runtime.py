@@ -109,6 +109,8 @@ class Runtime:
         self.broker: BrokerKind
         self.drain: Drain
         self.routes: Routes
+        self.hindrance = ""
+        """Why the last attempt to consume has failed, where the broker said that."""
         self._consuming = self._has_consumed = False
         self.sample_now: Callable[[], None] | None = None
         self.late_task: tuple[float, Any] | None = None
@@ -138,6 +140,8 @@ class Runtime:
     @consuming.setter
     def consuming(self, consumes: bool) -> None:
         self._consuming = consumes
+        if consumes:
+            self.hindrance = ""
         self._has_consumed = self._has_consumed or consumes
 
     def held_for_rates(self) -> int:
@@ -167,7 +171,7 @@ class Runtime:
         """Why no new work should be expected from this worker; empty if it consumes."""
         if self.drain.draining:
             return "draining"
-        return "" if self.consuming else "not consuming yet"
+        return "" if self.consuming else self.hindrance or "not consuming yet"
 
     def task_ended(self, task: Any) -> None:
         """In the hub: was it this task that kept the hub from ticking? Who keeps the interpreter leaves no other trace.

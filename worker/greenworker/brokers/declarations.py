@@ -1,13 +1,15 @@
 """What a broker refuses to declare, said in four parts: the queue, the argument, what the broker has and what the app
-wants.
+wants. And what it cannot do for the moment, which is waited for.
 
 RabbitMQ closes the channel with a sentence in English; its form has been the same from 3.6 to 4.x. Standard library
-only.
+only, but for the worker's log.
 """
 
 from __future__ import annotations
 
 import re
+import time
+from time import monotonic
 from typing import Any
 
 from greenworker.misconfigured import MisconfiguredError, exit_misconfigured
@@ -23,6 +25,54 @@ ABSENT = re.compile(r"no (?P<kind>queue|exchange) '(?P<name>[^']*)' in vhost '(?
 LOCKED = re.compile(
     r"cannot obtain exclusive access to locked (?P<kind>queue) '(?P<name>[^']*)' in vhost '(?P<vhost>[^']*)'"
 )
+
+ABSENT_FOR_NOW = re.compile(
+    r"home node '[^']*' of durable (?P<home>queue '.*' in vhost '.*') is down or inaccessible"
+    r"|(?P<stopped>queue '.*' in vhost '.*') process is stopped by supervisor"
+    r"|(?P<crashed>queue '.*' in vhost '.*') has crashed and failed to restart"
+    r"|failed to perform operation on (?P<late>queue '.*' in vhost '.*') due to timeout"
+    r"|failed to perform operation on (?P<moving>queue '.*' in vhost '.*'): its master replica .* may be stopping or "
+    r"being demoted",
+    re.DOTALL,
+)
+"""RabbitMQ's ``rabbit_amqqueue:absent/2``: the queue exists, and its process cannot be reached. Each is a 404, as a
+queue is that does not exist.
+"""
+
+INTERNAL_ERROR = 541
+"""AMQP's code for what went wrong inside of the broker: a vhost that is down, a quorum queue without a majority."""
+
+AGAIN_SECONDS = 5.0
+"""Between two attempts to consume from a queue that the broker cannot reach. kombu's own attempts to connect are 2 to
+30 s apart.
+"""
+
+BEAT_SECONDS = 1.0
+"""So often during that pause a worker shows that it lives, and looks whether it has to leave: as in kombu's pauses."""
+
+
+class UnavailableError(ConnectionResetError):
+    """The broker has what it was asked for, and cannot reach it: to be handled as a lost connection, which Celery and
+    kombu make anew. Without an errno, as `prefork.consumer.without_reconnect` has it.
+    """
+
+    def __init__(self, value: str, reason: str, fix: str) -> None:
+        super().__init__(f"broker={value!r}: {reason}. {fix}")
+
+
+def unavailable(code: int, text: str) -> UnavailableError | None:
+    """What RabbitMQ says as it closes a channel or a connection, if time or a node that comes back can change it."""
+    found = ABSENT_FOR_NOW.search(text)
+    if code == 404 and found is not None:
+        return UnavailableError(
+            str(found[found.lastgroup or 0]), f"RabbitMQ cannot reach it for now: {text.strip()}",
+            "It is tried again. Start that node of the broker; a quorum queue outlives the loss of a node",
+        )  # fmt: skip
+    if code == INTERNAL_ERROR:
+        return UnavailableError(
+            "RabbitMQ", f"it has failed inside: {text.strip()}", "It is tried again. Look into the broker's own log"
+        )
+    return None
 
 
 def refused_declaration(error: BaseException, queue: str = "") -> MisconfiguredError | None:
@@ -83,13 +133,23 @@ def _value(text: str) -> str:
 
 def refuse_declarations(consumer: Any) -> None:
     """Have *consumer* (Celery's) say what the broker refuses to declare, and leave: Celery ends in a traceback, or
-    tries for ever.
+    tries for ever. What the broker cannot do for now is said once for each attempt, and Celery connects anew after a
+    pause.
     """
-    start = consumer.blueprint.start
+    start, waits = consumer.blueprint.start, False
 
     def guarded(parent: Any) -> None:
+        nonlocal waits
+        if waits:
+            waits = False
+            _pause(consumer.runtime)
         try:
             start(parent)
+        except UnavailableError as error:
+            waits = True
+            consumer.runtime.hindrance = str(error)
+            _warn(f"Cannot consume: {error} (next attempt in {AGAIN_SECONDS:g} s)")
+            raise
         except Exception as error:
             refused = refused_declaration(error)
             if refused is not None:
@@ -97,3 +157,20 @@ def refuse_declarations(consumer: Any) -> None:
             raise
 
     consumer.blueprint.start = guarded
+
+
+def _pause(runtime: Any) -> None:
+    """Before the next attempt. The loops of the worker do not run meanwhile."""
+    from celery.worker import state  # noqa: PLC0415 - not before patching
+
+    end = monotonic() + AGAIN_SECONDS
+    while monotonic() < end:
+        state.maybe_shutdown()
+        runtime.last_beat = monotonic()
+        time.sleep(BEAT_SECONDS)  # green where the worker is
+
+
+def _warn(text: str) -> None:
+    from celery.utils.log import get_logger  # noqa: PLC0415 - not before patching
+
+    get_logger(__name__).warning("%s", text)

@@ -51,7 +51,9 @@ class Broker(Protocol):
     """How many queues are asked for with one question."""
 
     def depths(self, queues: tuple[Queue, ...]) -> dict[str, Depth]:
-        """The depth of every queue; 0 for one that the broker does not know. Raises on any doubt."""
+        """The depth of every queue; 0 for one that the broker does not know, none for one that it has and cannot reach.
+        Raises on any other doubt.
+        """
 
     def count_dead_letters(self, queues: tuple[Queue, ...]) -> None:
         """Where `depths` does not ask for dead letters itself: count those of *queues* from now on, beside everything

@@ -17,8 +17,10 @@ from amqp.exceptions import NotFound
 from kombu.connection import Connection
 
 from greenworker.brokers.dead_letters import AT, DELIVERIES, OURS, QUEUE, REASON, DeadLetter, rabbit_queue
+from greenworker.brokers.declarations import unavailable
 from greenworker.exporter.broker import TIMEOUT_SECONDS, Depth, Queue
 from greenworker.exporter.rabbitmq_plugin import Plugin
+from greenworker.native import say
 from greenworker.protocol import number_of
 from greenworker.tls import Trust, amqp_options, check_host_names
 
@@ -49,6 +51,8 @@ class RabbitBroker:
         self.connection: Any = self._connect()
         self.channel: Any = self.connection.channel()
         self._dead: DeadLetterCount | None = None
+        self._unreached: set[str] = set()
+        """Queues that the broker could not reach when they were asked for last."""
         client = self.connection
         self.plugin = (
             Plugin(client.hostname or "localhost", metrics_port, client.virtual_host or "/") if metrics_port else None
@@ -83,9 +87,14 @@ class RabbitBroker:
                     consumers=answer.consumer_count,
                     dead=dead,
                 )
-            except NotFound:
-                found[queue.name] = Depth(0, dead=dead, missing=True)
+                self._unreached.discard(queue.name)
+            except NotFound as error:
                 self.channel = self.connection.channel()
+                if (why := unavailable(error.reply_code, error.reply_text)) is None:
+                    found[queue.name] = Depth(0, dead=dead, missing=True)
+                elif queue.name not in self._unreached:
+                    self._unreached.add(queue.name)
+                    say(f"the depth of {queue.name} is not known: {why}")
         return found
 
     def count_dead_letters(self, queues: tuple[Queue, ...]) -> None:
@@ -148,8 +157,11 @@ class DeadLetterCount:
                 asked = monotonic()
                 try:
                     self.counts[name] = int(channel.queue_declare(queue=rabbit_queue(name), passive=True).message_count)
-                except NotFound:
-                    self.counts[name] = 0
+                except NotFound as error:
+                    if unavailable(error.reply_code, error.reply_text) is None:
+                        self.counts[name] = 0
+                    else:
+                        self.counts.pop(name, None)
                     channel = connection.channel()
                 if self._closed.wait(min(DEAD_PAUSE_SECONDS, DEAD_PAUSE_SHARE * (monotonic() - asked))):
                     return
@@ -191,7 +203,9 @@ class RabbitLetters:
         channel = self.connection.channel()
         try:
             count = channel.queue_declare(queue=self.name, passive=True).message_count
-        except NotFound:
+        except NotFound as error:
+            if (why := unavailable(error.reply_code, error.reply_text)) is not None:
+                raise why from error
             return
         for _ in range(count):
             raw = channel.basic_get(self.name)

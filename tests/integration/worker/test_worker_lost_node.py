@@ -93,7 +93,8 @@ def test_workers_outlive_the_home_node_of_their_classic_queues(
                 status, said = worker.get("/readyz")
                 assert status == 503
                 assert "is down or inaccessible" in said
-            assert all(worker.status("/healthz") == 200 for worker in before), "they live"
+            for worker in before:
+                eventually(lambda worker=worker: worker.status("/healthz") == 200, f"it lives; {worker.tail()}")
             assert before[1].journal.counts("done")["1"] == 1, "what the companion ran, it has ended"
             eventually(lambda: watched.depth("shop") is None, f"no depth is shown; {watched.tail()}")
             assert watched.depth("else") == 0.0

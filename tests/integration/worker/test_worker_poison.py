@@ -152,9 +152,10 @@ def test_the_tasks_beside_a_poison_are_done_and_it_becomes_a_dead_letter(
     eventually(lambda: lane.ready() == 0 and dead(lane) == 0, "nothing is left")
 
 
-def suspected(tasks: Any, task: str, *arguments: Any) -> None:
-    """Publish a message that two processes have died with."""
-    getattr(tasks, task).apply_async(arguments, headers={HEADER: Suspicion(2, 0, int(time())).header()})
+def suspected(tasks: Any, task: str, *arguments: Any, attempts: int = 0) -> None:
+    """Publish a message that two processes have died with, and more in these *attempts* to run it apart."""
+    record = Suspicion(2 + attempts, attempts, int(time()))
+    getattr(tasks, task).apply_async(arguments, headers={HEADER: record.header()})
 
 
 def test_a_suspect_that_ends_its_process_alone_is_a_dead_letter_and_its_failure_is_stored(
@@ -189,6 +190,19 @@ def test_a_drain_never_counts_against_a_suspect(any_lane: Lane, start_worker: St
         worker.signal(signal.SIGTERM)
         assert worker.wait(30) == 0, worker.tail()
     assert (any_lane.ready(), dead(any_lane)) == (1, 0)
+
+
+def test_others_run_between_the_turns_of_suspects(any_lane: Lane, start_worker: Start) -> None:
+    """A fleet whose suspects take a minute each would do little else for minutes."""
+    tasks = any_lane.producer()
+    for name in ("first", "second"):
+        suspected(tasks, "sleep", name, 3, attempts=1)
+    for number in range(10):
+        tasks.sleep.delay(number, 0.1)
+    worker = start_worker(any_lane.url, queues=any_lane.queue, threads=20, environment=any_lane.environment())
+    eventually(lambda: worker.journal.done() == 12, "all are done", 60)
+    order = worker.journal.order("start")
+    assert (order[0], order[-1]) in {("first", "second"), ("second", "first")}, order
 
 
 def test_nothing_starts_beside_a_suspect(any_lane: Lane, start_worker: Start) -> None:

@@ -218,6 +218,26 @@ def test_a_dead_letter_with_forged_headers_is_shown(forged: Any) -> None:
     assert renewed(payload) == (payload, 0)
 
 
+def test_after_each_turn_of_suspects_the_others_have_one_of_that_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, rests = 100.0, []
+    monkeypatch.setattr("greenworker.pool.isolation.monotonic", lambda: now)
+    pool = Pool({"grave": Suspicion(3, 1), "graver": Suspicion(3, 2)})
+    pool.isolation._rest = rests.append
+    now = 120.0  # what ran before has ended
+    assert pool.turn() == ["grave"]
+    now = 160.0
+    assert pool.isolation.ended("grave")
+    assert rests == [60.0]
+    assert not pool.isolation.active
+    pool.isolation.resume()
+    assert pool.isolation.active
+    assert pool.turn() == ["graver"]
+    now = 170.0
+    assert pool.isolation.ended("graver")
+    assert rests == [60.0], "no suspect waits"
+    assert not pool.isolation.active
+
+
 def test_what_is_taken_back_while_its_attempt_is_written_down_does_not_start() -> None:
     """A drain or a lost connection gives its message back meanwhile: it would run twice."""
     started: list[Any] = []

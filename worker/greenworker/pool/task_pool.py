@@ -27,6 +27,9 @@ from greenworker.runtime import Runtime
 
 logger = get_logger(__name__)
 
+LOOK_SECONDS = 1.0
+"""How often it is looked whether anything but suspects is left: so long the next messages may take to come."""
+
 
 class Job:
     """One task on its way through the pool; without a *request* a call that a strategy of the app's own makes
@@ -81,7 +84,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
         self.jobs: dict[int, Job] = {}
         self.pending: deque[Job] = deque()
         self.isolation = Isolation(
-            self._start, lambda job: job.request, lambda: self.runtime.drain.draining, self._dead_letter
+            self._start, lambda job: job.request, lambda: self.runtime.drain.draining, self._dead_letter, self._rest
         )
         self.isolation.max_deaths = environment.max_deliveries
         self._isolating = False
@@ -227,6 +230,17 @@ class TaskPool(BasePool):  # type: ignore[misc]
         if not self.jobs and not self.runtime.drain.draining:
             self._advance()
             self.runtime.capacity.set()
+
+    def _rest(self, seconds: float) -> None:
+        """Suspects wait while everything else runs, for so long, or until nothing else is there."""
+        hub.call_after(min(seconds, LOOK_SECONDS), self._resume, monotonic() + seconds)
+
+    def _resume(self, at: float) -> None:
+        if monotonic() < at and (self.jobs or self.pending):
+            hub.call_after(LOOK_SECONDS, self._resume, at)
+            return
+        self.isolation.resume()
+        self._advance()
 
     def _dead_letter(self, job: Job) -> None:
         if not dead_letter(self.isolation.attempts, self.runtime.accounting, job.request):

@@ -284,6 +284,28 @@ def test_a_return_whose_answer_is_lost_takes_no_later_delivery_with_it(consumer:
     assert consumer.channel.room() == 10
 
 
+def test_who_leaves_gives_back_what_a_lost_answer_brought(consumer: Consumer) -> None:
+    """A worker that drained within ten seconds of a lost answer left the list of workers, so that nobody looked for
+    what was booked under its name: it came back an hour later.
+    """
+    consumer.redis.lpush("feeds", json.dumps(message()).encode())
+    assert consumer.channel.fetch() == 1  # Redis knows the script now
+    consumer.redis.lpush("feeds", json.dumps(message()).encode())
+    consumer.relay.deaf = True
+    with pytest.raises(redis.TimeoutError):
+        consumer.channel.fetch()
+    consumer.relay.deaf = False
+    assert (consumer.booked(), len(consumer.store.held)) == (2, 1)
+    workers, name = consumer.store.keys.workers, consumer.store.worker
+    consumer.store.heartbeat.send(renew=False)
+    consumer.store.close()
+    assert consumer.redis.llen("feeds") == 1, "what nobody here knows is back"
+    assert consumer.redis.zscore(workers, name) is not None, "the others find what was taken and not settled"
+    consumer.store.ack(next(iter(consumer.store.held)))
+    consumer.store.close()
+    assert (consumer.booked(), consumer.redis.zscore(workers, name)) == (0, None)
+
+
 def test_what_a_late_answer_brings_is_not_given_back_meanwhile(consumer: Consumer) -> None:
     """A delivery that nobody here knows is given back, because its answer may be lost. An answer that is awaited is not
     lost yet.

@@ -34,7 +34,7 @@ class Recovery:
         self.restarts_in_place = False
         """Whether the worker's name is that of a pod: another process of that name has ended."""
         self._store = store
-        self._suspects: set[str] = set()
+        self._suspects: set[bytes] = set()
         """Tags that are booked here and that nobody knew when it was last asked."""
 
     def run(self) -> None:
@@ -98,22 +98,36 @@ class Recovery:
         if store.keys is None or store.client.hlen(store.keys.held) == len(store.held) + len(store.unsettled()):
             self._suspects.clear()
             return
-        entries = store.client.hgetall(store.keys.held)
-        pending = store.unsettled()
-        unknown = {
-            tag
-            for tag in (raw.decode(errors="replace") for raw in entries)
-            if tag not in store.held and tag not in pending and not store.is_expected(tag)
+        unknown = self._unknown()
+        confirmed = {tag: value for tag, value in unknown.items() if tag in self._suspects}
+        self._suspects = unknown.keys() - confirmed.keys()
+        self._return_unknown(confirmed)
+
+    def return_lost_deliveries(self) -> None:
+        """The same at once, as this worker ends: it settles nothing any more, and nobody looks for what is booked under
+        a worker that has left the list.
+        """
+        self._return_unknown(self._unknown())
+
+    def _unknown(self) -> dict[bytes, bytes]:
+        """What is booked here, without what this process holds, has done, or may still get in an answer."""
+        store = self._store
+        assert store.keys is not None
+        entries: dict[bytes, bytes] = store.client.hgetall(store.keys.held)
+        settled = store.unsettled()
+        return {
+            raw: value
+            for raw, value in entries.items()
+            if (tag := raw.decode(errors="replace")) not in store.held
+            and tag not in settled
+            and not store.is_expected(tag)
         }
-        confirmed = unknown & self._suspects
-        self._suspects = unknown - confirmed
-        if confirmed:
-            count = self.return_lost(
-                store.keys.held,
-                {tag: value for tag, value in entries.items() if tag.decode(errors="replace") in confirmed},
-            )
-            if count:
-                logger.warning("Gave back %d messages whose delivery was lost with a connection", count)
+
+    def _return_unknown(self, entries: dict[bytes, bytes]) -> None:
+        assert self._store.keys is not None
+        count = self.return_lost(self._store.keys.held, entries) if entries else 0
+        if count:
+            logger.warning("Gave back %d messages whose delivery was lost with a connection", count)
 
     def _restore_visible(self) -> None:
         """What stock workers hold for longer than the visibility time-out. kombu's own attempt is never reached on an

@@ -27,7 +27,7 @@ from greenworker.brokers.redis.heartbeat import Heartbeat
 from greenworker.brokers.redis.keys import Keys, MailboxKeys, readable
 from greenworker.brokers.redis.notifier import EmptyQueueNotifier
 from greenworker.brokers.redis.payloads import json_name, redelivered
-from greenworker.brokers.redis.recovery import Recovery
+from greenworker.brokers.redis.recovery import EVERYBODY_SECONDS, Recovery
 from greenworker.brokers.redis.scripts import ACK, EXPIRED_WORKERS, FETCH, MARK, REMOVE_WORKER, REQUEUE
 from greenworker.misconfigured import or_exit
 
@@ -279,13 +279,17 @@ class UnackedStore:
             self._on_the_way.difference_update(tags)
 
     def close(self) -> None:
-        """The worker ends: send the last acknowledgements and leave the list of the living."""
+        """The worker ends: send the last acknowledgements, and leave the list of the living if nothing is booked here
+        any more. The others look after what is.
+        """
         self.closing = self.heartbeat.closing = True
         try:
             self.flush()
-            if self.keys is not None and not self.held:
-                self.client.zrem(self.keys.workers, self.worker)
-        except self._errors as error:
+            if self.keys is not None:
+                self.recovery.return_lost_deliveries()
+                keys = [self.keys.workers, self.keys.held]
+                self.scripts[REMOVE_WORKER](keys=keys, args=[self.worker, -EVERYBODY_SECONDS])
+        except Exception as error:
             logger.warning(
                 "%d acknowledgements could not be sent, the tasks will run again: %r", len(self._acks), error
             )

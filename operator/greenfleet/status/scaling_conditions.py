@@ -37,10 +37,12 @@ LIMIT_TEXT: Mapping[DecisionReason, str] = {
     "acceptable.",
     DecisionReason.TOTAL: "The load asks for more green threads than greenThreads.total allows.",
     DecisionReason.BEHAVIOR: "scaling.behavior slows the change down.",
+    DecisionReason.STABILIZATION: "The load has not asked for more for as long as "
+    "scaling.behavior.scaleUp.stabilizationWindowSeconds says.",
+    DecisionReason.ACTIVATION: "Messages wait, but not more than scaling.activationThreshold.",
     DecisionReason.SATURATED_DOWNSTREAM: "More workers brought no more throughput: something behind the tasks is "
     "at its limit.",
     DecisionReason.PAUSED: "scaling.pause holds the number of workers.",
-    DecisionReason.MANUAL: "spec.manualReplicas sets the number of workers.",
 }
 
 

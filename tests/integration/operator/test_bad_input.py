@@ -767,7 +767,7 @@ STALLED: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "a priority class that does not exist": (
         {"worker": {"priorityClassName": "urgent"}, "replicas": {"min": 1}},
         "PodsRefused",
-        ["worker.priorityClassName is 'urgent'", "no such PriorityClass", "correct the name"],
+        ["worker.priorityClassName", "is 'urgent'", "no such PriorityClass", "correct the name"],
     ),
     "a broker URL in a refused value": (
         {

@@ -177,12 +177,12 @@ def _refused_pods(deployment: _Object | None) -> StalledReason | None:
         says, fix = (
             (
                 "asks for resources that a pod does not name",
-                f"set them in {_RESOURCES[role]}{_NO_BOOST if role == Role.EVENTLET else ''}",
+                f"set them in {_LIMITS[role]}{_NO_BOOST if role == Role.EVENTLET else ''}",
             )
             if "must specify" in message
             else (
                 "has no room for a pod",
-                f"ask for less in {_RESOURCES[role]}{_FEWER[role]}, or raise the quota",
+                f"ask for less in {_LESS_OF[role]}, or raise the quota",
             )
         )
         return StalledReason(reason, f"the namespace's quota {says} ({message}): {fix}")
@@ -208,12 +208,16 @@ _PRIORITY = {
     Role.PREFORK: "prefork.priorityClassName, or else worker.priorityClassName,",
     Role.EXPORTER: "exporter.priorityClassName, or else worker.priorityClassName,",
 }
-_RESOURCES = {
+_LIMITS = {
     Role.EVENTLET: "worker.resources",
     Role.PREFORK: "prefork.resources",
-    Role.EXPORTER: "exporter.resources",
+    Role.EXPORTER: "worker.resources, which count for the exporter too, or in exporter.resources",
 }
-_FEWER = {Role.EVENTLET: ", lower replicas.max", Role.PREFORK: ", lower prefork.replicas.max", Role.EXPORTER: ""}
+_LESS_OF = {
+    Role.EVENTLET: "worker.resources, lower replicas.max",
+    Role.PREFORK: "prefork.resources, lower prefork.replicas.max",
+    Role.EXPORTER: "exporter.resources or worker.resources, lower replicas.max",
+}
 _NO_BOOST = "; a quota on limits.cpu also needs worker.startupBoost.cpu: 0"
 """What of the spec decides about pods of a role, and the words for it."""
 

@@ -485,7 +485,7 @@ def test_pods_that_nobody_may_make_are_said_in_four_parts(message: str, pod: Any
         (
             Role.EXPORTER,
             "exporter.priorityClassName, or else worker.priorityClassName, is 'urgent'",
-            "ask for less in exporter.resources, or raise the quota",
+            "ask for less in exporter.resources or worker.resources, lower replicas.max, or raise the quota",
             "the queue exporter: the namespace refuses",
         ),
     ],
@@ -500,7 +500,7 @@ def test_a_refusal_of_another_pod_names_the_fields_of_that_pod(
 
     assert said("no PriorityClass with name urgent was found", priorityClassName="urgent").startswith(priority)
     assert said("exceeded quota: small").endswith(less)
-    assert said("failed quota: team: must specify limits.cpu").endswith(f"set them in {role}.resources")
+    assert said("failed quota: team: must specify limits.cpu").endswith(f"in {role}.resources")
     assert said("not signed").startswith(named)
     account = said("error looking up service account shop/default")
     assert ("correct the name" in account) == (role is Role.PREFORK)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import RLock
 from typing import Any
 
@@ -108,9 +108,9 @@ class SerialConsumer(ReconnectingConsumer):
         return super().drain_events(timeout=timeout)
 
 
-def patiently(what: Callable[[], Any], before_again: Callable[[], Any], name: str, *, ended: bool) -> Any:
-    """What *what* returns. A task tries it until Redis is there, with *before_again* before each further try. *ended*:
-    its own code has, so that a soft limit, which only asks that code to end, costs it nothing while it waits.
+def patiently(what: Callable[[], Any], before_again: Callable[[], Any], name: str) -> Any:
+    """What *what* returns. A task tries it until Redis is there, with *before_again* before each further try. Its own
+    code has ended, so that a soft limit, which only asks that code to end, costs it nothing while it waits.
     """
     until = 0.0
     while True:
@@ -119,7 +119,7 @@ def patiently(what: Callable[[], Any], before_again: Callable[[], Any], name: st
                 before_again()
             return what()
         except SoftTimeLimitExceeded:
-            if not (until and ended):
+            if not until:
                 raise
         except AWAY as error:
             if isinstance(error, AuthenticationError) or not current_task or (until and time.monotonic() >= until):
@@ -127,11 +127,8 @@ def patiently(what: Callable[[], Any], before_again: Callable[[], Any], name: st
             if not until:
                 until = time.monotonic() + PATIENCE_SECONDS
                 logger.warning("%s waits for Redis, for %g s at most: %r", name, PATIENCE_SECONDS, error)
-            try:
+            with suppress(SoftTimeLimitExceeded):
                 time.sleep(AGAIN_SECONDS)
-            except SoftTimeLimitExceeded:
-                if not ended:
-                    raise
 
 
 def store_through_outages() -> None:
@@ -142,11 +139,10 @@ def store_through_outages() -> None:
         return
 
     def _store_result(self: Any, task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
+        if state not in states.READY_STATES:  # a retry goes on without its record
+            return store(self, task_id, result, state, *args, **kwargs)
         return patiently(
-            lambda: store(self, task_id, result, state, *args, **kwargs),
-            lambda: None,
-            f"The result of {task_id}",
-            ended=state in states.READY_STATES,
+            lambda: store(self, task_id, result, state, *args, **kwargs), lambda: None, f"The result of {task_id}"
         )
 
     def on_chord_part_return(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -156,7 +152,6 @@ def store_through_outages() -> None:
             lambda: count(self, request, *args, **kwargs),
             lambda: forget_claim(self, request.group),
             f"A part of the chord {request.group}",
-            ended=True,
         )
 
     setattr(_store_result, "is_patient", True)  # noqa: B010 - mypy knows no attributes of functions

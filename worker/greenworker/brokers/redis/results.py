@@ -17,6 +17,7 @@ replaced. From 5.7 on Celery takes care of it.
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -122,13 +123,18 @@ def patiently(what: Callable[[], Any], before_again: Callable[[], Any], name: st
             if not until:
                 raise
         except AWAY as error:
-            if isinstance(error, AuthenticationError) or not current_task or (until and time.monotonic() >= until):
+            if is_answer(error) or not current_task or (until and time.monotonic() >= until):
                 raise
             if not until:
                 until = time.monotonic() + PATIENCE_SECONDS
-                logger.warning("%s waits for Redis, for %g s at most: %r", name, PATIENCE_SECONDS, error)
+                logger.warning("%s waits for Redis, for %g s at most: %s", name, PATIENCE_SECONDS, error)
             with suppress(SoftTimeLimitExceeded):
                 time.sleep(AGAIN_SECONDS)
+
+
+def is_answer(error: Exception) -> bool:
+    """A wrong password, or a certificate that is not trusted: time changes neither."""
+    return isinstance(error, AuthenticationError) or isinstance(error.__context__ or error, ssl.SSLError)
 
 
 def store_through_outages() -> None:

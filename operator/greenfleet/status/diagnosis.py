@@ -73,7 +73,7 @@ def _not_begun(pod: _Object) -> StalledReason:
     labels = pod["metadata"].get("labels") or {}
     owner = POOL_LABEL if POOL_LABEL in labels else INSTANCE
     whose = ",".join(f"{name}={labels[name]}" for name in (owner, ROLE_LABEL) if name in labels)
-    what = _WHOSE[_role(pod)]
+    what = _WORDS[_role(pod)].whose
     return StalledReason(
         "PodNotStarted",
         f"{what}: a pod has not started for more than {int(NOT_BEGUN_SECONDS // 60)} minutes, because kubelet cannot "
@@ -160,34 +160,26 @@ def _refused_pods(deployment: _Object | None) -> StalledReason | None:
     if said.get("status") != "True":
         return None
     reason, message = "PodsRefused", _stable(said.get("message", ""))
-    pod, role = deployment["spec"]["template"]["spec"], _role(deployment)
+    pod, words = deployment["spec"]["template"]["spec"], _WORDS[_role(deployment)]
     if "error looking up service account" in message:
         return StalledReason(
             reason,
-            f"{_ACCOUNT[role]} is {pod.get('serviceAccountName', 'default')!r}, and this namespace has no such "
-            f"ServiceAccount: create it{'' if role == Role.EXPORTER else ', or correct the name'}",
+            f"{words.account} is {pod.get('serviceAccountName', 'default')!r}, and this namespace has no such "
+            f"ServiceAccount: {words.account_fix}",
         )
     if "no PriorityClass with name" in message:
         return StalledReason(
             reason,
-            f"{_PRIORITY[role]} is {pod.get('priorityClassName', '')!r}, and the cluster has no such PriorityClass: "
+            f"{words.priority} is {pod.get('priorityClassName', '')!r}, and the cluster has no such PriorityClass: "
             "create it, or correct the name",
         )
     if "exceeded quota" in message or "failed quota" in message:
-        says, fix = (
-            (
-                "asks for resources that a pod does not name",
-                f"set them in {_LIMITS[role]}{_NO_BOOST if role == Role.EVENTLET else ''}",
-            )
-            if "must specify" in message
-            else (
-                "has no room for a pod",
-                f"ask for less in {_LESS_OF[role]}, or raise the quota",
-            )
-        )
+        says, fix = "has no room for a pod", f"ask for less in {words.less}, or raise the quota"
+        if "must specify" in message:
+            says, fix = "asks for resources that a pod does not name", f"set them in {words.limits}"
         return StalledReason(reason, f"the namespace's quota {says} ({message}): {fix}")
     return StalledReason(
-        reason, f"{_WHOSE[role]}: the namespace refuses the pods ({message}): correct the spec, or what refuses them"
+        reason, f"{words.whose}: the namespace refuses the pods ({message}): correct the spec, or what refuses them"
     )
 
 
@@ -197,29 +189,44 @@ def _role(owned: _Object) -> Role:
     return next((role for role in Role if role == said), Role.EVENTLET)
 
 
-_WHOSE = {Role.EVENTLET: "worker", Role.PREFORK: "prefork", Role.EXPORTER: "the queue exporter"}
-_ACCOUNT = {
-    Role.EVENTLET: "worker.serviceAccountName",
-    Role.PREFORK: "worker.serviceAccountName (also for prefork)",
-    Role.EXPORTER: "the ServiceAccount of the queue exporter",
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """What of the spec decides about pods of a role, and the words for it."""
+
+    whose: str
+    account: str
+    account_fix: str
+    priority: str
+    limits: str
+    less: str
+
+
+_WORDS = {
+    Role.EVENTLET: _Words(
+        whose="worker",
+        account="worker.serviceAccountName",
+        account_fix="create it, or correct the name",
+        priority="worker.priorityClassName",
+        limits="worker.resources; a quota on limits.cpu also needs worker.startupBoost.cpu: 0",
+        less="worker.resources, lower replicas.max",
+    ),
+    Role.PREFORK: _Words(
+        whose="prefork",
+        account="worker.serviceAccountName (also for prefork)",
+        account_fix="create it, or correct the name",
+        priority="prefork.priorityClassName, or else worker.priorityClassName,",
+        limits="prefork.resources",
+        less="prefork.resources, lower prefork.replicas.max",
+    ),
+    Role.EXPORTER: _Words(
+        whose="the queue exporter",
+        account="the ServiceAccount of the queue exporter",
+        account_fix="create it",
+        priority="exporter.priorityClassName, or else worker.priorityClassName,",
+        limits="worker.resources, which count for the exporter too, or in exporter.resources",
+        less="exporter.resources or worker.resources, lower replicas.max",
+    ),
 }
-_PRIORITY = {
-    Role.EVENTLET: "worker.priorityClassName",
-    Role.PREFORK: "prefork.priorityClassName, or else worker.priorityClassName,",
-    Role.EXPORTER: "exporter.priorityClassName, or else worker.priorityClassName,",
-}
-_LIMITS = {
-    Role.EVENTLET: "worker.resources",
-    Role.PREFORK: "prefork.resources",
-    Role.EXPORTER: "worker.resources, which count for the exporter too, or in exporter.resources",
-}
-_LESS_OF = {
-    Role.EVENTLET: "worker.resources, lower replicas.max",
-    Role.PREFORK: "prefork.resources, lower prefork.replicas.max",
-    Role.EXPORTER: "exporter.resources or worker.resources, lower replicas.max",
-}
-_NO_BOOST = "; a quota on limits.cpu also needs worker.startupBoost.cpu: 0"
-"""What of the spec decides about pods of a role, and the words for it."""
 
 
 def _container_failure(pod: _Object, container: _Object) -> StalledReason | None:

@@ -122,7 +122,7 @@ def run(
         due = monotonic() + QUIET_SECONDS + longest_seconds - LONG_SECONDS
         overdue = until_quiet(fleet, sent, due, longest_seconds + 1)
         known = _overview(fleet, server) if overdue else []
-        until_quiet(fleet, sent, due + LATE_SECONDS, longest_seconds + 1, patience_seconds=LATE_SECONDS)
+        until_quiet(fleet, sent, due + LATE_SECONDS, longest_seconds + 1, progress_seconds=LATE_SECONDS)
         events = parse(fleet.done_file.read_text().splitlines())
         done = {event.identity for event in events if event.what == "done"}
         task_ids = {identity: one for identity, one in workload.task_ids.items() if identity in done}
@@ -219,10 +219,10 @@ def restart(nodes: Sequence[RabbitMQ]) -> None:
 
 def until_quiet(
     fleet: Workers, sent: list[Sent], deadline: float, quiet_seconds: float = LONG_SECONDS + 1,
-    patience_seconds: float = 0.0,
+    progress_seconds: float = 0.0,
 ) -> set[str]:  # fmt: skip
     """Until all that is owed is done and nothing more ends for *quiet_seconds*, or the time (monotonic) is over and
-    nothing that is owed was done for *patience_seconds*, `LATEST_SECONDS` later at the latest; what is owed then.
+    nothing that is owed was done for *progress_seconds*, `LATEST_SECONDS` later at the latest; what is owed then.
     """
     owed = {one.identity for one in sent if one.confirmed_at is not None and one.kind != "early"}
     quiet_since, size = monotonic(), -1
@@ -234,7 +234,7 @@ def until_quiet(
         left = owed - {event.identity for event in parse(text.splitlines()) if event.what == "done"}
         if len(left) < owing:
             owing = len(left)
-            until = max(until, min(monotonic() + patience_seconds, deadline + LATEST_SECONDS))
+            until = max(until, min(monotonic() + progress_seconds, deadline + LATEST_SECONDS))
         if monotonic() >= until or (not left and monotonic() - quiet_since > quiet_seconds):
             return left
         sleep(0.5)

@@ -125,7 +125,7 @@ def run(
         overdue = until_quiet(stage, sent, due)
         known = [f"{name}: {ready} ready, {held} held" for name, (ready, held) in depths(stage.server).items()]
         if overdue:
-            until_quiet(stage, sent, due + LATE_SECONDS, patience_seconds=LATE_SECONDS)
+            until_quiet(stage, sent, due + LATE_SECONDS, progress_seconds=LATE_SECONDS)
         sleep(1.0)
         events = stage.events()
         disruptions = [*nemesis.finish(), *_probed(stage, events)]

@@ -38,12 +38,12 @@ def test_a_fleet_that_is_slow_but_goes_on_has_lost_nothing(tmp_path: Path) -> No
 
     worker = Thread(target=work)
     worker.start()
-    assert until_quiet(DoneFile(file), sent(4), monotonic(), quiet_seconds=0.0, patience_seconds=60.0) == set()
+    assert until_quiet(DoneFile(file), sent(4), monotonic(), quiet_seconds=0.0, progress_seconds=60.0) == set()
     worker.join()
 
 
 def test_what_nobody_does_is_owed_in_the_end(tmp_path: Path) -> None:
     file = tmp_path / "done"
     file.write_text(f"done t0 w1 {monotonic()}\n")
-    assert until_quiet(DoneFile(file), sent(2), monotonic(), patience_seconds=0.2) == {"t1"}
+    assert until_quiet(DoneFile(file), sent(2), monotonic(), progress_seconds=0.2) == {"t1"}
     assert until_quiet(DoneFile(file), sent(2), monotonic()) == {"t1"}

@@ -17,12 +17,12 @@ from redis.exceptions import AuthenticationError, ConnectionError  # noqa: A004 
 from greenworker.brokers.redis import results
 from tests.integration.worker.harness import free_port
 
-PATIENCE = 5.0
+OUTAGE = 5.0
 
 
 @pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "PATIENCE_SECONDS", PATIENCE)
+def short_outages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "OUTAGE_SECONDS", OUTAGE)
     monkeypatch.setattr(results, "AGAIN_SECONDS", 0.5)
     for name in ("_store_result", "on_chord_part_return"):
         monkeypatch.setattr(RedisBackend, name, getattr(RedisBackend, name))
@@ -65,19 +65,19 @@ def storing(url: str, state: str = "SUCCESS") -> tuple[Callable[[], Any], Callab
 
 def test_a_task_waits_with_its_result_and_the_loop_of_the_worker_does_not() -> None:
     in_task, outside = storing(f"redis://127.0.0.1:{free_port()}/0")
-    assert seconds_until(ConnectionError, outside) < PATIENCE
-    assert seconds_until(ConnectionError, in_task) >= PATIENCE
+    assert seconds_until(ConnectionError, outside) < OUTAGE
+    assert seconds_until(ConnectionError, in_task) >= OUTAGE
 
 
 def test_a_retry_goes_on_without_its_record() -> None:
     """Where the next try is published after it, that would come two minutes later."""
     in_task, _ = storing(f"redis://127.0.0.1:{free_port()}/0", "RETRY")
-    assert seconds_until(ConnectionError, in_task) < PATIENCE
+    assert seconds_until(ConnectionError, in_task) < OUTAGE
 
 
 def test_a_wrong_password_is_an_answer(refusing_port: int) -> None:
     in_task, _ = storing(f"redis://:other@127.0.0.1:{refusing_port}/0")
-    assert seconds_until(AuthenticationError, in_task) < PATIENCE
+    assert seconds_until(AuthenticationError, in_task) < OUTAGE
 
 
 def test_a_soft_limit_asks_the_tasks_own_code_to_end_and_not_its_result() -> None:
@@ -92,7 +92,7 @@ def test_a_soft_limit_asks_the_tasks_own_code_to_end_and_not_its_result() -> Non
 
     @app.task(name="waits")  # type: ignore[untyped-decorator]
     def waits() -> Any:
-        return results.patiently(what, lambda: again.append(1), "A result")
+        return results.through_outage(what, "A result", lambda: again.append(1))
 
     assert waits() == "stored"
     assert len(again) == 2

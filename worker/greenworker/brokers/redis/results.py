@@ -34,7 +34,7 @@ logger = get_logger(__name__)
 
 AGAIN_SECONDS = 1.0
 
-PATIENCE_SECONDS = 120.0
+OUTAGE_SECONDS = 120.0
 """So long a task waits with its result for a Redis that is away. The fault runs take a broker away for 60 s
 (docs/reliability.md).
 """
@@ -109,7 +109,7 @@ class SerialConsumer(ReconnectingConsumer):
         return super().drain_events(timeout=timeout)
 
 
-def patiently(what: Callable[[], Any], before_again: Callable[[], Any], name: str) -> Any:
+def through_outage(what: Callable[[], Any], name: str, before_again: Callable[[], Any] = lambda: None) -> Any:
     """What *what* returns. A task tries it until Redis is there, with *before_again* before each further try. Its own
     code has ended, so that a soft limit, which only asks that code to end, costs it nothing while it waits.
     """
@@ -126,8 +126,8 @@ def patiently(what: Callable[[], Any], before_again: Callable[[], Any], name: st
             if is_answer(error) or not current_task or (until and time.monotonic() >= until):
                 raise
             if not until:
-                until = time.monotonic() + PATIENCE_SECONDS
-                logger.warning("%s waits for Redis, for %g s at most: %s", name, PATIENCE_SECONDS, error)
+                until = time.monotonic() + OUTAGE_SECONDS
+                logger.warning("%s waits for Redis, for %g s at most: %s", name, OUTAGE_SECONDS, error)
             with suppress(SoftTimeLimitExceeded):
                 time.sleep(AGAIN_SECONDS)
 
@@ -141,26 +141,24 @@ def store_through_outages() -> None:
     """For every result backend on Redis, from now on."""
     backend: Any = redis.RedisBackend
     store, count = backend._store_result, backend.on_chord_part_return
-    if hasattr(store, "is_patient"):
+    if hasattr(store, "outlasts_outages"):
         return
 
     def _store_result(self: Any, task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
         if state not in states.READY_STATES:  # a retry goes on without its record
             return store(self, task_id, result, state, *args, **kwargs)
-        return patiently(
-            lambda: store(self, task_id, result, state, *args, **kwargs), lambda: None, f"The result of {task_id}"
-        )
+        return through_outage(lambda: store(self, task_id, result, state, *args, **kwargs), f"The result of {task_id}")
 
     def on_chord_part_return(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         if not self.app.conf.result_backend_transport_options.get("result_chord_ordered", True):
             return count(self, request, *args, **kwargs)  # up to Celery 5.6 it would be counted twice
-        return patiently(
+        return through_outage(
             lambda: count(self, request, *args, **kwargs),
-            lambda: forget_claim(self, request.group),
             f"A part of the chord {request.group}",
+            before_again=lambda: forget_claim(self, request.group),
         )
 
-    setattr(_store_result, "is_patient", True)  # noqa: B010 - mypy knows no attributes of functions
+    setattr(_store_result, "outlasts_outages", True)  # noqa: B010 - mypy knows no attributes of functions
     backend._store_result = _store_result
     backend.on_chord_part_return = on_chord_part_return
 

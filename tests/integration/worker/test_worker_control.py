@@ -255,7 +255,7 @@ def test_tasks_wait_for_others_through_a_long_outage_of_the_redis_of_the_results
     """
     lane = RabbitLane(rabbit_server, "quorum")
     impatient = {"retry_policy": {"max_retries": 2, "interval_start": 0, "interval_step": 0.5, "interval_max": 0.5}}
-    conf = {"task_ignore_result": False, "result_backend": own_redis.url, "task_default_queue": lane.queue}
+    conf = stores_in(own_redis, lane)
     start_worker(
         lane.url, queues=lane.queue, threads=60,
         environment={
@@ -277,6 +277,11 @@ def test_tasks_wait_for_others_through_a_long_outage_of_the_redis_of_the_results
         assert result.result == value
 
 
+def stores_in(redis: Redis, lane: RabbitLane) -> dict[str, Any]:
+    """The configuration of an app whose tasks come from *lane* and whose results go to *redis*."""
+    return {"task_ignore_result": False, "result_backend": redis.url, "task_default_queue": lane.queue}
+
+
 @pytest.mark.parametrize("pool", ["eventlet", "prefork"])
 def test_results_and_chords_outlast_an_outage_of_their_redis(
     rabbit_server: Any, own_redis: Redis, start_worker: Start, pool: str
@@ -285,7 +290,7 @@ def test_results_and_chords_outlast_an_outage_of_their_redis(
     from celery import chord
 
     lane = RabbitLane(rabbit_server, "quorum")
-    conf = {"task_ignore_result": False, "result_backend": own_redis.url, "task_default_queue": lane.queue}
+    conf = stores_in(own_redis, lane)
     more: dict[str, Any] = {"arguments": ["-c", "8"]} if pool == "prefork" else {"threads": 20}
     start_worker(
         lane.url, queues=lane.queue, pool=pool, environment={**lane.environment(), "APP_CONF": repr(conf)}, **more
@@ -310,7 +315,7 @@ def test_a_task_that_is_ended_while_it_waits_with_its_result_runs_again(
     rabbit_server: Any, own_redis: Redis, start_worker: Start, how: str
 ) -> None:
     lane = RabbitLane(rabbit_server, "quorum")
-    conf = {"task_ignore_result": False, "result_backend": own_redis.url, "task_default_queue": lane.queue}
+    conf = stores_in(own_redis, lane)
     if how == "hard limit":
         conf["task_time_limit"] = 3
     environment = {**lane.environment(), "APP_CONF": repr(conf), "GREENWORKER_DRAIN_SECONDS": "2"}

@@ -239,8 +239,11 @@ class Life:
             trouble, self._trouble = self._trouble, None
             trouble.end(self)
         self._settle(step, goal)
-        self._due = []
         self._now.picture = self.picture()
+        while not self._now.broken and not self._while(lambda: not goal(), 0):  # it went while the picture was taken
+            self._settle(step, goal)
+            self._now.picture = self.picture()
+        self._due = []
         if step not in MADE_BY_CHANCE:
             self._now.made = newly(made, self.stage.chronicle.of(self.namespace.name))
         self._now.leader = next((one.name for one in self.replicas if _leads(one.text("/metrics"))), "")
@@ -303,6 +306,8 @@ class Life:
             sleep(0.02)
 
     def _begin(self, replica: Replica) -> None:
+        """Starts it again; what the process before it had sent counts as that one's."""
+        replica.proxy.await_hung_up()
         self._starts[replica.name].append(monotonic())
         self._dead[replica.name] = False
         replica.start()

@@ -213,6 +213,7 @@ class FaultyApi:
         self.lists: set[str] = set()
         """Path and query of every list of a whole collection so far."""
         self._versions: dict[str, str] = {}
+        self._server: web.Server | None = None
         self._watches: dict[asyncio.Task[Any], Seen] = {}
         self._loop = asyncio.new_event_loop()
         self._up, self._stop = threading.Event(), asyncio.Event()
@@ -262,6 +263,18 @@ class FaultyApi:
 
         self._loop.call_soon_threadsafe(end)
 
+    def await_hung_up(self, seconds: float = 20.0) -> None:
+        """Until no client is connected, and whatever a client that has ended had sent is in `requests`: nothing of it
+        comes after this. TimeoutError after `seconds`.
+        """
+
+        async def hung_up() -> None:
+            await asyncio.sleep(0.05)  # what waits to be accepted is connected by then
+            while self._server is not None and self._server.connections:
+                await asyncio.sleep(0.01)
+
+        asyncio.run_coroutine_threadsafe(asyncio.wait_for(hung_up(), seconds), self._loop).result(seconds + 1)
+
     def seen(self, *, method: str = "", path: str = "", watch: bool | None = None) -> list[Seen]:
         """The requests so far that match, in order."""
         return [
@@ -294,6 +307,7 @@ class FaultyApi:
             # A client that hangs up ends its request here too, as the API server does.
             runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
             await runner.setup()
+            self._server = runner.server
             site = web.TCPSite(runner, "127.0.0.1", 0)
             await site.start()
             host, port = runner.addresses[0][:2]

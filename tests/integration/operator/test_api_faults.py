@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from time import monotonic
 
 import pytest
 
 from tests.integration.operator.conftest import World, WorldMaker
-from tests.integration.operator.faulty_api import Answer, Expire, FaultyApi, Hold, Swallow
+from tests.integration.operator.faulty_api import Answer, Expire, Fault, FaultyApi, Hold, Seen, Swallow
 from tests.integration.operator.harness import Namespace, eventually, fresh_name, only_exporters
 from tests.integration.operator.test_upkeep import EGRESS
 
@@ -49,6 +52,29 @@ def test_a_pool_whose_deletion_was_missed_is_forgotten_and_leaves_its_queue_to_i
     before = operator.metric("greenfleet_loop_duration_seconds_count") or 0
     eventually(lambda: (operator.metric("greenfleet_loop_duration_seconds_count") or 0) > before + 3, "it looks again")
     assert len(faulty.seen(method="PATCH", path="/greenworkerpools/old/status")) == missed
+
+
+def test_the_proxy_says_when_it_has_read_all_that_an_ended_client_had_sent(faulty: FaultyApi) -> None:
+    judged = threading.Event()
+
+    def busy(_: Seen) -> Fault | None:
+        judged.set()
+        time.sleep(0.5)  # the proxy has much to do
+        return Answer(503)
+
+    faulty.judge = busy
+    host, port = faulty.server.removeprefix("http://").split(":")
+    head = f"DELETE /api/v1/namespaces/no/pods/no HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    with socket.create_connection((host, int(port))) as first:
+        first.sendall(head)
+        assert judged.wait(5)
+        for _ in range(3):
+            with socket.create_connection((host, int(port))) as late:
+                late.sendall(head)
+    faulty.await_hung_up()
+    noted = len(faulty.requests)
+    time.sleep(2)
+    assert len(faulty.requests) == noted
 
 
 def test_a_pool_whose_creation_was_missed_is_found(world: World, faulty: FaultyApi) -> None:

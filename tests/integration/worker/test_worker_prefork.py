@@ -7,14 +7,19 @@ import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.integration.worker.harness import Redis, Relay, Worker, eventually
+from tests.integration.worker.lanes import Lane
 
 Start = Callable[..., Worker]
+
+RESTART_AFTER_SECONDS = 6
+"""Shorter than the third pause between two attempts to connect."""
 
 
 def test_prefork_has_the_same_metrics_and_drain(redis_broker: Redis, start_worker: Start, client_app: Any) -> None:
@@ -205,3 +210,29 @@ def test_a_restart_of_the_broker_loses_nothing_and_doubles_nothing(
     eventually(lambda: worker.journal.done() == 60, "all done", 60)
     assert max(worker.journal.counts("done").values()) == 1
     eventually(lambda: own_redis.client().hlen("unacked") == 0, "nothing is left over")
+
+
+def test_a_companion_lives_while_the_broker_is_away_and_what_runs_goes_on(any_lane: Lane, start_worker: Start) -> None:
+    port = urlsplit(any_lane.url).port
+    assert port is not None
+    relay = Relay(port)
+    worker = start_worker(
+        any_lane.url.replace(f":{port}", f":{relay.port}"), pool="prefork", queues=any_lane.queue,
+        arguments=["-c", "1"],
+        environment={**any_lane.environment(), "GREENWORKER_RESTART_AFTER_SECONDS": str(RESTART_AFTER_SECONDS)},
+    ).ready()  # fmt: skip
+    any_lane.producer().sleep.delay(1, 2 * RESTART_AFTER_SECONDS)
+    eventually(lambda: worker.journal.counts("start")["1"] == 1, "it runs")
+    relay.refuse()
+    relay.cut()
+    eventually(lambda: worker.status("/readyz") == 503, "it is not ready")
+    seen = []
+    end = monotonic() + 3 * RESTART_AFTER_SECONDS
+    while monotonic() < end:
+        seen.append(worker.get("/healthz"))
+        sleep(0.25)
+    assert {status for status, _ in seen} == {200}, [text for status, text in seen if status != 200]
+    assert worker.journal.counts("done")["1"] == 1
+    relay.accept(port)
+    eventually(lambda: worker.status("/readyz") == 200, "it consumes again", 40)
+    relay.close()

@@ -5,6 +5,7 @@ what is not acknowledged.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from celery.worker import state
@@ -81,6 +82,26 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         connection = self.ensure_connected(self.runtime.broker.companion_connection(self.app, heartbeat))
         connection = compat.with_static_prefetch(self.app, connection)
         return connection if self.settlement.outlives_connection else without_reconnect(connection)
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Celery tries until it is connected, and nothing else runs meanwhile: not even the beat, without which kubelet
+        would restart the container, and with it end what runs, when the broker is away for longer than
+        ``hubWatchdog.restartAfter``.
+        """
+        ensure = conn.ensure_connection
+
+        def ensure_and_beat(*args: Any, callback: Callable[[], None], **kwargs: Any) -> Any:
+            def between() -> None:
+                self.runtime.last_beat = monotonic()
+                callback()
+
+            return ensure(*args, callback=between, **kwargs)
+
+        conn.ensure_connection = ensure_and_beat
+        try:
+            return super().ensure_connected(conn)
+        finally:
+            del conn.ensure_connection
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

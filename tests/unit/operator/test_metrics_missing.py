@@ -262,6 +262,7 @@ def play(
     clock = Clock()
     for module in (poller, scaling_loop, status_writer, actuator):
         monkeypatch.setattr(module, "time", SimpleNamespace(time=clock.time, monotonic=clock.monotonic))
+    monkeypatch.setattr(actuator, "TOUCH_SECONDS", 0.0)  # real seconds, which this clock does not know
     metrics = OperatorMetrics()
 
     async def run() -> None:

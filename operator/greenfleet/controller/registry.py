@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from greenfleet.api.pool import InvalidPoolError, parse_pool
 from greenfleet.autoscaling import State
 from greenfleet.autoscaling.model import Decision, Problem, Sample, ScalingSpec, Why
 from greenfleet.manifests.names import Role
-from greenfleet.manifests.worker import consumed_queues, roles_of
+from greenfleet.manifests.worker import queues_of
 from greenfleet.status.auto_routing import EXEMPT_ANNOTATION, exempt_tasks, routes
 from greenfleet.status.findings import Findings
 from greenfleet.status.load import Load
@@ -350,11 +350,6 @@ class Registry:
             f"spec.queues has {_quoted(shared)}, which the pool {other.name} of the same broker consumes too, so that "
             "neither could be scaled by its backlog: give each queue to one pool",
         )
-
-
-def queues_of(pool: GreenWorkerPool) -> Iterable[str]:
-    """The queues that a pool's workers consume, the prefork companion's included."""
-    return [queue for role in roles_of(pool) for queue in consumed_queues(pool, role)]
 
 
 def _quoted(queues: list[str]) -> str:

@@ -15,7 +15,7 @@ from greenfleet.api import GreenWorkerPool
 from greenfleet.controller.background import Background
 from greenfleet.controller.pool_scaler import PoolScaler
 from greenfleet.controller.registry import Record, Registry
-from greenfleet.manifests.worker import consumed_queues
+from greenfleet.manifests.worker import queues_of
 from greenfleet.own_metrics import OperatorMetrics
 from greenfleet.prometheus.poller import Answers, Poller, scopes_of, source_of
 
@@ -109,7 +109,7 @@ class ScalingLoop:
         now = time.time()
         idle = [(record, pool) for record, pool in self._pools(server) if record.is_idle(now)]
         waiting = await self._poller.waiting(server, [pool for _, pool in idle])
-        activated = [record for record, pool in idle if not waiting.isdisjoint(_queue_keys(record, pool))]
+        activated = [record for record, pool in idle if not waiting.isdisjoint(_queue_keys(pool))]
         if activated:
             answers = await self._ask(server)
             for record in activated:
@@ -131,9 +131,8 @@ class ScalingLoop:
                 yield record, record.pool
 
 
-def _queue_keys(record: Record, pool: GreenWorkerPool) -> Iterator[tuple[str, str, str]]:
+def _queue_keys(pool: GreenWorkerPool) -> Iterator[tuple[str, str, str]]:
     """(source, scope, queue) of all that a pool works off."""
-    for role in record.fleets:
-        for queue in consumed_queues(pool, role):
-            for scope in scopes_of(pool):
-                yield source_of(pool), scope, queue
+    for queue in queues_of(pool):
+        for scope in scopes_of(pool):
+            yield source_of(pool), scope, queue

@@ -33,7 +33,7 @@ from greenfleet.manifests.pods import (
     url_env,
     with_requests,
 )
-from greenfleet.manifests.worker import consumed_queues, placement, roles_of, users_annotations
+from greenfleet.manifests.worker import placement, queues_of, users_annotations
 
 _REQUESTS = {"cpu": "10m", "memory": "48Mi"}
 _LIMITS = {"memory": "192Mi"}
@@ -290,14 +290,9 @@ def queue_list(pools: Sequence[GreenWorkerPool]) -> list[Manifest]:
     queues: dict[str, Manifest] = {}
     for pool in sorted(pools, key=lambda pool: pool.name):
         layout = plain(pool.spec.broker)
-        for role in roles_of(pool):
-            for measured in consumed_queues(pool, role):
-                queues.setdefault(
-                    measured,
-                    {
-                        "queue": measured,
-                        "keyPrefix": layout.get("keyPrefix", ""),
-                        "prioritySteps": layout["prioritySteps"],
-                    },
-                )
+        for measured in queues_of(pool):
+            queues.setdefault(
+                measured,
+                {"queue": measured, "keyPrefix": layout.get("keyPrefix", ""), "prioritySteps": layout["prioritySteps"]},
+            )
     return [queues[name] for name in sorted(queues)]

@@ -285,6 +285,11 @@ def consumed_queues(pool: GreenWorkerPool, role: Role) -> tuple[str, ...]:
     return tuple(prefork_queue(queue) if role is Role.PREFORK else queue for queue in pool.spec.queues)
 
 
+def queues_of(pool: GreenWorkerPool) -> tuple[str, ...]:
+    """The queues that a pool's workers consume, the prefork companion's included."""
+    return tuple(queue for role in roles_of(pool) for queue in consumed_queues(pool, role))
+
+
 def _environment(pool: GreenWorkerPool, role: Role, drain_seconds: int) -> list[Manifest]:
     """Each variable that the worker reads, empty where the pool says nothing: one that is left out would be taken
     from the image or from `envFrom`, whose names nobody sees.

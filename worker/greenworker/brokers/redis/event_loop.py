@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any, ClassVar
 
 from kombu.transport import redis as stock
 
 from greenworker import native
 from greenworker.brokers.redis import transport
-from greenworker.brokers.redis.heartbeat import DEAD_AFTER_SECONDS
 from greenworker.brokers.redis.transport import IDLE_WAIT_SECONDS
 from greenworker.brokers.redis.unacked_store import FETCH_AT_ONCE, UnackedStore
 
@@ -45,26 +44,13 @@ class ThreadUnackedStore(UnackedStore):
 
     def start_background(self) -> None:
         """At the first connection: the heartbeat in one thread, the recovery in another, which may have to wait for an
-        answer.
+        answer. kombu's loop has a timer of its own for visibility time-outs.
         """
         native.start_thread(self.heartbeat.run, ())
-        native.start_thread(self._recover_in_thread, ())
+        native.start_thread(self.recovery.run, (native.sleep, native.say))
 
     def _make_notifier(self, pool: Any) -> None:
         """None: it is made of green threads. The loop asks ten times a second at rest."""
-
-    def _recover_in_thread(self) -> None:
-        try:
-            self.recovery.recover_predecessors()
-        except Exception as error:
-            native.say(f"could not look for messages of an earlier process: {error!r}")
-        while not self.closing:
-            sleep(DEAD_AFTER_SECONDS / 4)
-            try:
-                self.recovery.recover_dead_workers()
-                self.recovery.recover_lost_deliveries()
-            except Exception as error:
-                native.say(f"could not look for messages of dead workers: {error!r}")
 
     def leave(self, **_: Any) -> None:
         """The worker ends: whatever it still holds goes back; what had started is marked as redelivered."""

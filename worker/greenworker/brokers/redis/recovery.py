@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
 from redis.exceptions import ResponseError
 
-from greenworker import hub
 from greenworker.brokers.redis.heartbeat import DEAD_AFTER_SECONDS
 from greenworker.brokers.redis.keys import readable
 from greenworker.brokers.redis.payloads import redelivered
@@ -37,20 +37,14 @@ class Recovery:
         self._suspects: set[bytes] = set()
         """Tags that are booked here and that nobody knew when it was last asked."""
 
-    def run(self) -> None:
-        """Until the worker ends, in a green thread."""
-        try:
-            self.recover_predecessors()
-        except Exception as error:
-            logger.warning("Could not look for messages of an earlier process: %r", error)
+    def run(self, sleep: Callable[[float], object], say: Callable[[str], object], *more: Callable[[], object]) -> None:
+        """Until the worker ends, in a green thread or a real one, which have different ways to *sleep* for some seconds
+        and to *say* what failed. *more*: what else belongs to each round.
+        """
+        _attempt("messages of an earlier process", say, self.recover_predecessors)
         while not self._store.closing:
-            hub.sleep(DEAD_AFTER_SECONDS / 4)
-            try:
-                self.recover_dead_workers()
-                self.recover_lost_deliveries()
-                self._restore_visible()
-            except Exception as error:
-                logger.warning("Could not look for messages of dead workers: %r", error)
+            sleep(DEAD_AFTER_SECONDS / 4)
+            _attempt("messages of dead workers", say, self.recover_dead_workers, self.recover_lost_deliveries, *more)
 
     def recover_dead_workers(self) -> None:
         """Give back what dead workers hold. After a restart of Redis everybody looks dead: wait until the living have
@@ -129,7 +123,7 @@ class Recovery:
         if count:
             logger.warning("Gave back %d messages whose delivery was lost with a connection", count)
 
-    def _restore_visible(self) -> None:
+    def restore_visible(self) -> None:
         """What stock workers hold for longer than the visibility time-out. kombu's own attempt is never reached on an
         idle green worker: BRPOP's time-out beats the drain's.
         """
@@ -167,3 +161,12 @@ class Recovery:
                 )
                 store.client.hdel(held_key, *foreign)
         return count
+
+
+def _attempt(what: str, say: Callable[[str], object], *steps: Callable[[], object]) -> None:
+    """An error ends this round only: the next one tries again."""
+    try:
+        for step in steps:
+            step()
+    except Exception as error:
+        say(f"could not look for {what}: {error!r}")

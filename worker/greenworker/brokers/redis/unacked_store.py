@@ -103,7 +103,7 @@ class UnackedStore:
         """At the first connection: the beat in a real thread, the rest in the hub."""
         native.start_thread(self.heartbeat.run, ())
         hub.spawn(self._flush_for_ever)
-        hub.spawn(self.recovery.run)
+        hub.spawn(self.recovery.run, hub.sleep, logger.warning, self.recovery.restore_visible)
 
     def _make_clients(self, channel: Any) -> None:
         """Clients of our own, which reconnect by themselves; new ones only if the broker is another one now."""

@@ -18,7 +18,7 @@ from greenfleet.manifests import names
 from greenfleet.manifests.names import Role
 from greenfleet.redaction import redacted
 from greenfleet.status import broker_error, missing_queues
-from greenfleet.status.diagnosis import GRACE_SECONDS
+from greenfleet.status.diagnosis import GRACE_SECONDS, stays
 from greenfleet.status.load import FIELDS, load_status
 from greenfleet.status.scaling_conditions import scaling_active, scaling_limited
 from greenfleet.status.stalled import StalledReason
@@ -198,7 +198,10 @@ def _condition(name: str, said: Said, before: _Object | None, observed: Observed
 
 
 def _ready(observed: Observed, decision: Decision | None, *, reconciled: bool, was_ready: bool) -> Said:
-    """A pool whose first worker starts is not ready yet; one that was ready and wakes from zero workers stays so."""
+    """A pool whose first worker starts is not ready yet; one that was ready and wakes from zero workers stays so. Pods
+    of an old template count like any other: while one is ready, somebody consumes, and a rollout that does not end is
+    said by `Reconciling` and `Stalled`. Pods that drain or have ended count no more.
+    """
     if not reconciled or observed.deployment is None:
         return "False", "Reconciling", "The pool's objects are being made."
     if not observed.exporter_available:
@@ -207,8 +210,8 @@ def _ready(observed: Observed, decision: Decision | None, *, reconciled: bool, w
         return "False", "ExporterNotReady", text
     wanted = (observed.deployment.get("spec") or {}).get("replicas", 0)
     if wanted and not (observed.deployment.get("status") or {}).get("readyReplicas"):
-        since = [unix_time(pod["metadata"]["creationTimestamp"]) for pod in observed.pods] or _unavailable(observed)
-        late = any(observed.now - at > GRACE_SECONDS for at in since)
+        since = [unix_time(pod["metadata"]["creationTimestamp"]) for pod in observed.pods if stays(pod)]
+        late = any(observed.now - at > GRACE_SECONDS for at in (*since, *_unavailable(observed)))
         if late or not was_ready:
             return "False", *(
                 ("NoWorkerReady", "Workers are wanted, and none became ready.")
@@ -232,7 +235,9 @@ def _broker_is_down(decision: Decision) -> bool:
 
 
 def _unavailable(observed: Observed) -> list[float]:
-    """Since when the Deployment itself says that it lacks workers: where nobody makes pods, no pod's age tells."""
+    """Since when the Deployment itself says that it lacks workers: where nobody makes pods, or each is evicted soon, no
+    pod's age tells.
+    """
     conditions = ((observed.deployment or {}).get("status") or {}).get("conditions") or ()
     return [
         unix_time(one["lastTransitionTime"])

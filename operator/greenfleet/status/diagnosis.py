@@ -42,7 +42,7 @@ _IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageNam
 
 def pod_failure(pods: Iterable[_Object], now: float) -> StalledReason | None:
     """The first reason, if any, for which pods cannot start without a human. *now*: Unix time."""
-    staying = [pod for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["name"])) if _stays(pod)]
+    staying = [pod for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["name"])) if stays(pod)]
     for pod in staying:
         status = pod.get("status") or {}
         for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
@@ -103,7 +103,7 @@ class CapacityShortage:
 
 def capacity_shortage(deployment: _Object | None, pods: Iterable[_Object]) -> CapacityShortage | None:
     """Why pods of a Deployment find no node, or may not even be made."""
-    found = _unscheduled([pod for pod in pods if _stays(pod)])
+    found = _unscheduled([pod for pod in pods if stays(pod)])
     if found is not None:
         return found
     refused = _refused_pods(deployment)
@@ -114,10 +114,11 @@ def nothing_runs(found: CapacityShortage | None, pods: Iterable[_Object], now: f
     """The stall that a shortage is: no pod has a node, and waiting did not help."""
     if found is None or now - found.since < GRACE_SECONDS:
         return None
-    return None if any(_stays(pod) and pod["spec"].get("nodeName") for pod in pods) else found.cause
+    return None if any(stays(pod) and pod["spec"].get("nodeName") for pod in pods) else found.cause
 
 
-def _stays(pod: _Object) -> bool:
+def stays(pod: _Object) -> bool:
+    """Whether a pod works or may still begin to: one that drains, and one that has ended, does neither."""
     ended = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")  # evicted pods linger
     return not ended and not pod["metadata"].get("deletionTimestamp")
 

@@ -170,6 +170,38 @@ def test_workers_that_never_become_ready_make_the_pool_not_ready_after_a_while()
         assert statuses(found, starting(old))["Ready"] == status
 
 
+LEAVING = {
+    "drains": {"metadata": {"deletionTimestamp": rfc3339(NOW + 600)}},
+    "was evicted": {"metadata": {}, "status": {"phase": "Failed"}},
+    "has ended": {"metadata": {}, "status": {"phase": "Succeeded"}},
+}
+
+
+@pytest.mark.parametrize("leaving", LEAVING)
+def test_a_worker_that_leaves_is_not_taken_for_one_that_does_not_become_ready(leaving: str) -> None:
+    """A pool wakes from zero, or gets its only worker on another node, while the old one still drains."""
+    found = reconciled()
+    found.body["status"] = compute(found, IDLE)
+    observed = starting(10)
+    gone = {**LEAVING[leaving], "metadata": {**LEAVING[leaving]["metadata"], "creationTimestamp": rfc3339(NOW - 9000)}}
+    for pods in ([gone], [gone, *observed.pods]):
+        ready = conditions(compute(found, dataclasses.replace(observed, pods=pods)))["Ready"]
+        assert (ready["status"], ready["reason"]) == ("True", "Running")
+
+
+def test_workers_that_are_replaced_before_any_becomes_ready_make_the_pool_not_ready_after_a_while() -> None:
+    """Each is evicted in its first minute, so that none is old: the Deployment says how long there was none."""
+    found = reconciled()
+    found.body["status"] = compute(found, WELL)
+    unavailable = {"type": "Available", "status": "False"}
+    observed = starting(10)
+    for seconds, reason in ((30, "Running"), (61, "NoWorkerReady")):
+        condition = {**unavailable, "lastTransitionTime": rfc3339(NOW - seconds)}
+        deployment = {**(observed.deployment or {}), "status": {"replicas": 2, "conditions": [condition]}}
+        ready = conditions(compute(found, dataclasses.replace(observed, deployment=deployment)))["Ready"]
+        assert ready["reason"] == reason
+
+
 @pytest.mark.parametrize(
     "owner", ["the spec", "conflict", "refused", "exporter_refused", "config_error", "pod_failure"]
 )

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from threading import Timer
 from time import sleep
 
+import celery
 import pytest
-from celery import chain
+from celery import chain, chord
 from kombu import Connection, Queue
 from kombu.transport.redis import Channel
 
 from greenworker.bootstrap.settings import PUBLISH_RETRY_POLICY
 from greenworker.brokers.redis.publishing import notice_closed_channels
 from tests.integration.worker.harness import Redis, Relay, Worker, eventually
-from tests.integration.worker.lanes import Lane
+from tests.integration.worker.lanes import Lane, RedisLane
 
 Start = Callable[..., Worker]
 
@@ -110,4 +112,36 @@ def test_a_retry_that_a_silent_connection_swallows_is_not_lost(
         for side in published_over:
             side.close()
     eventually(lambda: worker.journal.done() == 2, f"it is done in the end; {worker.tail()}", 60)
+    relay.close()
+
+
+@pytest.mark.parametrize(
+    ("broker", "end"), [("refuses", "SIGTERM"), ("is silent", "SIGTERM"), ("is silent", "SIGKILL")]
+)
+def test_the_body_of_a_chord_outlasts_the_worker_that_sends_it(
+    redis_broker: Redis, own_redis: Redis, start_worker: Start, broker: str, end: str
+) -> None:
+    """Celery has counted all parts by then, and the one that has completed the chord runs again."""
+    lane, relay, results = RedisLane(own_redis), Relay(own_redis.port), redis_broker.client()
+    conf = {"task_ignore_result": False, "result_backend": redis_broker.url, "task_default_queue": lane.queue}
+    environment = {"APP_CONF": repr(conf), "GREENWORKER_DRAIN_SECONDS": "3"}
+    url = lane.url.replace(f":{own_redis.port}", f":{relay.port}")
+    first = start_worker(url, queues=lane.queue, name="w1", environment=environment).ready()
+    producer = lane.producer(result_backend=redis_broker.url)
+    result = chord([producer.late.s(n, 3.0) for n in range(3)], app=producer.app)(producer.add.s())
+    eventually(lambda: lane.ready() == 0, "they run")
+    if broker == "refuses":
+        relay.refuse()
+        relay.cut()
+    with own_redis.silent():
+        eventually(lambda: [results.zcard(key) for key in results.keys("*.j")] == [3], "all parts are counted")
+        sleep(0.5)
+        first.signal(signal.Signals[end])
+        first.wait(40)
+    relay.accept(relay.target)
+    second = start_worker(url, queues=lane.queue, name="w1", environment=environment).ready()
+    eventually(result.ready, f"the body ends; {second.tail()}", 60)
+    assert result.result == 3
+    if celery.VERSION >= (5, 7):  # up to 5.6 all parts may send it
+        assert second.journal.counts("sum") == {"3": 1}
     relay.close()

@@ -8,6 +8,10 @@ limit) it stores in the loop that keeps the connection to the broker.
 Celery's reader ends after its retries, which are 20 s of an outage. Whoever waits in a task then waits until its
 timeout, and from 5.6 on whoever waits later gets an error. So ours goes on trying.
 
+Who counts the last part of a chord sends its body, and its worker may end before the broker has it. That part runs
+again, and has to send the body. So who is killed leaves the chord as it is, and who counts again takes over a body that
+nobody sends.
+
 Up to 5.6 the first tasks that wait for others at the same time all connect. The last connection is read, and what was
 subscribed to over the others never arrives: ``.get()`` waits until its timeout. The same where a lost connection is
 replaced. From 5.7 on Celery takes care of it.
@@ -18,6 +22,7 @@ replaced. From 5.7 on Celery takes care of it.
 from __future__ import annotations
 
 import ssl
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -41,6 +46,14 @@ OUTAGE_SECONDS = 120.0
 
 AWAY = (ConnectionError, TimeoutError, OSError)
 """What storing raises then. kombu's own list has KeyError, too, and a wrong password, which is an answer."""
+
+SENDING_SECONDS = 5.0
+"""So long a part that runs again lets another one send the chord's body, which takes milliseconds where the broker
+answers.
+"""
+
+GIVE_UP = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1]) or 0"
+"""In one step: of several that give up one claim, the others would take the first one's new claim for it."""
 
 
 class ReconnectingConsumer(redis.ResultConsumer):
@@ -109,15 +122,13 @@ class SerialConsumer(ReconnectingConsumer):
         return super().drain_events(timeout=timeout)
 
 
-def through_outage(what: Callable[[], Any], name: str, before_again: Callable[[], Any] = lambda: None) -> Any:
-    """What *what* returns. A task tries it until Redis is there, with *before_again* before each further try. Its own
-    code has ended, so that a soft limit, which only asks that code to end, costs it nothing while it waits.
+def through_outage(what: Callable[[], Any], name: str) -> Any:
+    """What *what* returns. A task tries it until Redis is there. Its own code has ended, so that a soft limit, which
+    only asks that code to end, costs it nothing while it waits.
     """
     until = 0.0
     while True:
         try:
-            if until:
-                before_again()
             return what()
         except SoftTimeLimitExceeded:
             if not until:
@@ -128,8 +139,13 @@ def through_outage(what: Callable[[], Any], name: str, before_again: Callable[[]
             if not until:
                 until = time.monotonic() + OUTAGE_SECONDS
                 logger.warning("%s waits for Redis, for %g s at most: %s", name, OUTAGE_SECONDS, error)
-            with suppress(SoftTimeLimitExceeded):
-                time.sleep(AGAIN_SECONDS)
+            pause()
+
+
+def pause() -> None:
+    """Before something is tried again; a soft limit only shortens it."""
+    with suppress(SoftTimeLimitExceeded):
+        time.sleep(AGAIN_SECONDS)
 
 
 def is_answer(error: Exception) -> bool:
@@ -150,25 +166,63 @@ def store_through_outages() -> None:
         return through_outage(lambda: store(self, task_id, result, state, *args, **kwargs), f"The result of {task_id}")
 
     def on_chord_part_return(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        def take_over_and_count() -> Any:
+            if current_task and request.group:
+                take_over(self, request.group)
+            return count(CountingBackend(self), request, *args, **kwargs)
+
         if not self.app.conf.result_backend_transport_options.get("result_chord_ordered", True):
-            return count(self, request, *args, **kwargs)  # up to Celery 5.6 it would be counted twice
-        return through_outage(
-            lambda: count(self, request, *args, **kwargs),
-            f"A part of the chord {request.group}",
-            before_again=lambda: forget_claim(self, request.group),
-        )
+            return take_over_and_count()  # up to Celery 5.6 it would be counted twice
+        return through_outage(take_over_and_count, f"A part of the chord {request.group}")
 
     setattr(_store_result, "outlasts_outages", True)  # noqa: B010 - mypy knows no attributes of functions
     backend._store_result = _store_result
     backend.on_chord_part_return = on_chord_part_return
 
 
-def forget_claim(backend: Any, chord: str | None) -> None:
-    """From 5.7 on the part that completes a *chord* claims its body, for up to a quarter of an hour. Where that answer
-    was lost with the connection, nobody would send the body: the claim is given up, and counting makes a new one.
+def take_over(backend: Any, chord: str) -> None:
+    """From 5.7 on the part that completes a *chord* claims its body, for up to a quarter of an hour, when all have been
+    counted. So who finds a claim before it counts runs again, or its answer was lost with the connection. Who made the
+    claim may have ended, and nobody would send the body. Unless it is sent soon, the claim is given up, and counting
+    makes a new one. Who made it may also live and send the body later: then it runs twice.
     """
-    if chord and backend.client.get(key := backend.get_key_for_group(chord, ".c")) != b"done":
-        backend.client.delete(key)
+    key, until = backend.get_key_for_group(chord, ".c"), time.monotonic() + SENDING_SECONDS
+    claim = backend.client.get(key)
+    while claim not in (None, b"done", "done") and backend.client.get(key) == claim:
+        if time.monotonic() >= until:
+            logger.warning("Nobody sends the body of the chord %s; this part of it, which runs again, does", chord)
+            backend.client.eval(GIVE_UP, 1, key, claim)
+            return
+        pause()
+
+
+class CountingBackend:
+    """A result *backend* that counts one part of a chord, and whose client stops where its user is killed."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self.client = ClientUntilKilled(backend.client)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+
+class ClientUntilKilled:
+    """A *client* of Redis that does nothing more once its green thread is killed, or its process ends, which is an
+    error that is no ``Exception``. If that happens while the body is sent, Celery marks the chord as done all the same,
+    or up to 5.6 deletes what it has counted.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._before = sys.exc_info()[1]
+        """What ended the task's own code: it is handled where its part is counted."""
+
+    def __getattr__(self, name: str) -> Any:
+        error = sys.exc_info()[1]
+        if error is not self._before and not isinstance(error, (Exception, type(None))):
+            raise error
+        return getattr(self._client, name)
 
 
 def own_consumers() -> None:

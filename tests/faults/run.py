@@ -45,6 +45,9 @@ that is silent is noticed within 60. What is done after that is late. The long f
 time.
 """
 
+READY_AGAIN_SECONDS = 60.0
+"""So long after a start of RabbitMQ's nodes what they held may become ready: first each queue has to have a leader."""
+
 LATE_SECONDS = 120.0
 """So much longer the run goes on while something is owed: a machine that others use as well is slow. It goes on as long
 as something owed is done in every such time, for what waits behind other tasks is late and not lost. Then what is not
@@ -205,6 +208,11 @@ def _whereabouts(  # noqa: PLR0917 - all that can tell
     lines.append(f"{held} messages are held although no worker is there: the broker is started again")
     restart([server] if peer is None else [peer, *peer.members])
     found = messages(server)
+    until = monotonic() + READY_AGAIN_SECONDS
+    while sum(map(len, found.values())) < held and monotonic() < until:
+        sleep(2.0)
+        found |= messages(server)
+    lines.append(f"ready now: {', '.join(sorted(found)) or 'none'}")
     lines += [f"{each} is ready in {', '.join(found[each])} now" for each in nowhere if each in found]
     return lines, {each for each in nowhere if each in found}
 

@@ -12,7 +12,7 @@ from greenfleet.api import GreenWorkerPool
 from greenfleet.controller.cluster_cache import ClusterCache, is_available
 from greenfleet.controller.field_managers import STATUS
 from greenfleet.controller.registry import Record, Report
-from greenfleet.controller.status_builder import Observed, compute, lately_missing
+from greenfleet.controller.status_builder import compute, lately_missing
 from greenfleet.k8s import paths
 from greenfleet.k8s.client import ApiError, Client, ConflictError, NotFoundError, NotLeaderError
 from greenfleet.k8s.events import EventRecorder
@@ -23,6 +23,7 @@ from greenfleet.status.auto_routing import EXEMPT_ANNOTATION
 from greenfleet.status.diagnosis import capacity_shortage, nothing_runs, pod_failure
 from greenfleet.status.learned import learned_from_status, learned_status, significant_change
 from greenfleet.status.load import FIELDS
+from greenfleet.status.observed import Observed
 from greenfleet.status.stalled import StalledReason
 
 _log = logging.getLogger(__name__)

@@ -1,5 +1,5 @@
-"""What is made of what was seen, for people: failures of pods, errors of a spec, waits, auto-routing, pinned templates.
-Pure: no I/O.
+"""What is made of what was seen, for people: conditions, failures of pods, errors of a spec, waits, auto-routing and
+pinned templates. Pure: no I/O.
 
-The conditions themselves are computed in `controller.status_builder`, because they read the state of every owner.
+`controller.status_builder` puts the status together, because that needs the state of every owner.
 """

@@ -27,3 +27,8 @@ def sentence(queues: Sequence[str]) -> str:
         f"spec.queues has {listed}, {is_there}: nobody has sent a task there, and the first producer or worker creates "
         f"{it}; if tasks are sent already, correct {name}."
     )
+
+
+def sentence_at(age_seconds: float, queues: Sequence[str]) -> str:
+    """The same of a pool of that age; "" for one that has just been made, and where no queue is missing."""
+    return sentence(queues) if queues and age_seconds >= MISSING_SECONDS else ""

@@ -9,11 +9,12 @@ import pytest
 
 from greenfleet.autoscaling.model import MetricsIssue, Problem
 from greenfleet.controller.registry import Record
-from greenfleet.controller.status_builder import Observed, compute
+from greenfleet.controller.status_builder import compute
 from greenfleet.manifests.names import Role
 from greenfleet.redaction import redacted
 from greenfleet.status import broker_error
 from greenfleet.status.broker_error import NAME_SECONDS, message
+from greenfleet.status.observed import Observed
 from greenworker.exporter.broker_error import KINDS
 from tests.unit.operator.objects import Object, pool
 from tests.unit.operator.test_status_builder import CREATED, NOW, WELL, conditions, decision, reconciled

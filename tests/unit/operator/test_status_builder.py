@@ -13,10 +13,11 @@ from greenfleet.api.pool import Prefork
 from greenfleet.api.status import CONDITION_TYPES, PoolStatus
 from greenfleet.autoscaling.model import Decision, DecisionReason, Learned, MetricsIssue, Problem, Why
 from greenfleet.controller.registry import Record
-from greenfleet.controller.status_builder import Observed, compute
+from greenfleet.controller.status_builder import compute
 from greenfleet.manifests.names import Role
 from greenfleet.status.learned import learned_from_status, learned_status, significant_change
 from greenfleet.status.load import Load, age, rounded
+from greenfleet.status.observed import Observed
 from greenfleet.status.stalled import StalledReason
 from greenfleet.status.times import rfc3339, unix_time
 from greenfleet.status.worker_conditions import RISK_MEMORY_SECONDS

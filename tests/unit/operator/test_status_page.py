@@ -43,6 +43,8 @@ def _said(page: str) -> set[str]:
         "controller/reconciler",
         "controller/registry",
         "controller/status_builder",
+        "status/kstatus_conditions",
+        "status/metrics_conditions",
         "status/spec_checks",
         "status/scaling_conditions",
         "status/worker_conditions",

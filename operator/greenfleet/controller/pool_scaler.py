@@ -19,7 +19,7 @@ from greenfleet.controller.sampling import fleet_sample
 from greenfleet.controller.status_writer import StatusWriter
 from greenfleet.manifests import names
 from greenfleet.manifests.names import Role
-from greenfleet.manifests.worker import consumed_queues, roles_of
+from greenfleet.manifests.worker import queues_of, roles_of
 from greenfleet.prometheus.collect import Depths
 from greenfleet.prometheus.poller import Answers, source_of
 from greenfleet.prometheus.series import QueryError
@@ -134,5 +134,5 @@ def _note_dead_letters(record: Record, pool: GreenWorkerPool, answers: Answers) 
     """
     workers, counts = answers.workers, answers.dead_letters
     named = frozenset() if isinstance(workers, QueryError) else workers.dead_tasks.get(pool.key, frozenset())
-    queues = [*consumed_queues(pool, Role.EVENTLET), *consumed_queues(pool, Role.PREFORK)]
-    return record.findings.set_dead_letters({queue: counts.get((pool.broker_key, queue)) for queue in queues}, named)
+    known = {queue: counts.get((pool.broker_key, queue)) for queue in queues_of(pool)}
+    return record.findings.set_dead_letters(known, named)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 from greenfleet.api.status import PoolStatus
+from greenfleet.controller import pool_scaler
 from greenfleet.manifests.names import Role
+from greenfleet.prometheus.collect import Workers
 from greenfleet.status.auto_routing import (
     MOMENT_SECONDS,
     MOMENTS,
@@ -14,6 +19,7 @@ from greenfleet.status.auto_routing import (
     routes,
 )
 from greenfleet.status.findings import MOST_REMEMBERED, Findings
+from tests.unit.operator.objects import pool, record
 
 
 def _detected(*times: float) -> tuple[float, ...]:
@@ -96,3 +102,15 @@ def test_an_annotation_that_is_made_to_be_long_is_not_read_to_its_end() -> None:
     text = ",".join(f"proj.task-{number}" for number in range(20_000))
     found = exempt_tasks({"greenfleet.io/keep-on-eventlet": text})
     assert found == tuple(f"proj.task-{number}" for number in range(MOST_EXEMPT))
+
+
+def test_dead_letters_of_a_queue_that_the_pool_no_longer_consumes_are_no_longer_said() -> None:
+    found = record(prefork={"processes": 1})
+    counts = {(found.pool.broker_key, "feeds.prefork"): 2}
+    answers = cast("Any", SimpleNamespace(workers=Workers({}), dead_letters=counts))
+    assert pool_scaler._note_dead_letters(found, found.pool, answers)
+    assert found.findings.dead_letters == {"feeds.prefork": 2}
+    counts.clear()
+    assert not pool_scaler._note_dead_letters(found, found.pool, answers), "nobody says how many there are"
+    assert pool_scaler._note_dead_letters(found, pool(), answers)
+    assert not found.findings.dead_letters

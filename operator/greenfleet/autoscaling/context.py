@@ -1,12 +1,11 @@
-"""The decision context: what every recommender and every constraint sees of one tick with complete metrics."""
+"""What recommenders and constraints see of one tick: `Tick` always, the decision context with complete metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from .estimation.service import Capacity
-from .model import Adjustment, Sample, ScalingSpec
+from .model import Sample, ScalingSpec
 from .state import State
 from .tuning import Tuning
 from .validation import Observation
@@ -25,15 +24,25 @@ class DeadlineDemand:
 
 
 @dataclass(frozen=True, slots=True)
-class DecisionContext:
-    """Inputs and derived quantities."""
+class Tick:
+    """What is known even while metrics are missing."""
 
     spec: ScalingSpec
     sample: Sample
+    now: float
+
+    @property
+    def current(self) -> int:
+        return self.sample.replicas
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionContext(Tick):
+    """Inputs and derived quantities."""
+
     observation: Observation
     state: State
     """After this tick's estimates."""
-    now: float
     tuning: Tuning
     worker: Capacity
     rate: float
@@ -44,11 +53,3 @@ class DecisionContext:
     """Workers that the load asks for, without the one that waits for the cooldown."""
     deferred: int
     """Workers that `rate` asks for beyond `need`: what waits can wait a little longer without them."""
-
-    @property
-    def current(self) -> int:
-        return self.sample.replicas
-
-
-Constraint = Callable[[DecisionContext, int], Adjustment | None]
-"""From the workers recommended so far to an Adjustment; None where there is nothing to adjust."""

@@ -14,7 +14,7 @@ from greenfleet.autoscaling import Tuning
 
 PACKAGE = Path(greenfleet.autoscaling.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
-MOST_LINES = 2251
+MOST_LINES = 2248
 MOST_NUMBERS = 30
 PLAIN = {0, 1, 2}
 """Nothing, one, and two of something (a half, both, twice)."""

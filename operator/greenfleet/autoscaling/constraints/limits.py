@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from greenfleet import cron
 
 from .. import explain
-from ..context import DecisionContext
+from ..context import DecisionContext, Tick
 from ..model import Adjustment, DecisionReason, Sample, ScalingSpec
 from . import hpa
 
-UserLimit = Callable[[ScalingSpec, Sample, float, int], Adjustment | None]
-"""From (spec, sample, now, workers recommended so far). They hold also while metrics are missing."""
-
 
 def at_least(
-    least: int, recommended: int, reason: DecisionReason, text: str, until: float | None = None
+    least: int, wanted: int, reason: DecisionReason, text: str, until: float | None = None, *, of: str = "workers"
 ) -> Adjustment | None:
-    return Adjustment(reason, "workers", recommended, least, text, until) if recommended < least else None
+    return Adjustment(reason, of, wanted, least, text, until) if wanted < least else None
 
 
 def at_most(
-    most: float, recommended: int, reason: DecisionReason, text: str, until: float | None = None
+    most: float, wanted: int, reason: DecisionReason, text: str, until: float | None = None, *, of: str = "workers"
 ) -> Adjustment | None:
-    return Adjustment(reason, "workers", recommended, int(most), text, until) if recommended > most else None
+    return Adjustment(reason, of, wanted, int(most), text, until) if wanted > most else None
 
 
 def behavior(context: DecisionContext, recommended: int) -> Adjustment | None:
@@ -37,41 +32,44 @@ def behavior(context: DecisionContext, recommended: int) -> Adjustment | None:
     return at_least(least, recommended, reason, f"behavior.scaleDown allows no fewer than {explain.workers(least)} now")
 
 
-def scheduled(spec: ScalingSpec, _sample: Sample, now: float, recommended: int) -> Adjustment | None:
+def scheduled(tick: Tick, recommended: int) -> Adjustment | None:
     """Schedules raise the minimum, never above `replicas.max`; they never lower anything."""
     best, until = 0, None
-    for schedule in spec.schedules:
-        opened = cron.opened_at(schedule.cron, schedule.timezone, schedule.duration_seconds, now)
+    for schedule in tick.spec.schedules:
+        opened = cron.opened_at(schedule.cron, schedule.timezone, schedule.duration_seconds, tick.now)
         if opened is not None and schedule.min_replicas > best:
             best, until = schedule.min_replicas, opened + schedule.duration_seconds
-    least = min(best, spec.replicas_max)
+    least = min(best, tick.spec.replicas_max)
     text = f"a schedule asks for at least {explain.workers(least)}"
     return at_least(least, recommended, DecisionReason.SCHEDULE, text, until)
 
 
-def paused(spec: ScalingSpec, sample: Sample, _now: float, recommended: int) -> Adjustment | None:
+def paused(tick: Tick, recommended: int) -> Adjustment | None:
     """`scaling.pause` holds one direction or both."""
-    current, reason = sample.replicas, DecisionReason.PAUSED
+    spec, current, reason = tick.spec, tick.current, DecisionReason.PAUSED
     if spec.pause_out and recommended > current:
         return at_most(current, recommended, reason, "scaling out is paused (scaling.pause)")
     return at_least(current, recommended, reason, "scaling in is paused (scaling.pause)") if spec.pause_in else None
 
 
-def minimum(spec: ScalingSpec, _sample: Sample, _now: float, recommended: int) -> Adjustment | None:
+def minimum(tick: Tick, recommended: int) -> Adjustment | None:
     """`replicas.min`."""
-    return at_least(spec.replicas_min, recommended, DecisionReason.MIN, f"replicas.min is {spec.replicas_min}")
+    least = tick.spec.replicas_min
+    return at_least(least, recommended, DecisionReason.MIN, f"replicas.min is {least}")
 
 
-def maximum(spec: ScalingSpec, _sample: Sample, _now: float, recommended: int) -> Adjustment | None:
+def maximum(tick: Tick, recommended: int) -> Adjustment | None:
     """`replicas.max`."""
-    return at_most(spec.replicas_max, recommended, DecisionReason.MAX, f"replicas.max is {spec.replicas_max}")
+    most = tick.spec.replicas_max
+    return at_most(most, recommended, DecisionReason.MAX, f"replicas.max is {most}")
 
 
-def total_of_workers(spec: ScalingSpec, sample: Sample, _now: float, recommended: int) -> Adjustment | None:
+def total_of_workers(tick: Tick, recommended: int) -> Adjustment | None:
     """`greenThreads.total`: never more workers than can each have `greenThreads.min` of it.
 
     What draining pods still hold counts, but it only stops growth: a drain must not drive out the workers that remain.
     """
+    spec, sample = tick.spec, tick.sample
     if spec.threads_total is None:
         return None
     free = max(0, spec.threads_total - held_by_leaving(spec, sample)) // spec.threads_min
@@ -83,23 +81,23 @@ def total_of_workers(spec: ScalingSpec, sample: Sample, _now: float, recommended
     return at_most(most, recommended, DecisionReason.TOTAL, text)
 
 
-USER_LIMITS: tuple[UserLimit, ...] = (scheduled, paused, minimum, maximum, total_of_workers)
+USER_LIMITS = (scheduled, paused, minimum, maximum, total_of_workers)
+"""They hold also while metrics are missing, so they see no more than a `Tick`."""
 
 
-def total_of_threads(spec: ScalingSpec, sample: Sample, replicas: int, threads: int) -> Adjustment | None:
+def total_of_threads(tick: Tick, replicas: int, threads: int) -> Adjustment | None:
     """`greenThreads.total`, hard: shared by the workers wanted or there, whichever are more, and the draining ones."""
+    spec, sample = tick.spec, tick.sample
     if spec.threads_total is None:
         return None
     sharing = max(replicas, sum(1 for pod in sample.pods if not pod.terminating), 1)
     allowed = max(1, max(0, spec.threads_total - held_by_leaving(spec, sample)) // sharing)
     text = f"greenThreads.total of {spec.threads_total} is shared by {explain.workers(sharing)}"
-    return Adjustment(DecisionReason.TOTAL, "threads", threads, allowed, text) if threads > allowed else None
+    return at_most(allowed, threads, DecisionReason.TOTAL, text, of="threads")
 
 
 def held_by_leaving(spec: ScalingSpec, sample: Sample) -> int:
     """Green threads that pods on their way out may still use."""
     seen = {worker.pod: worker.threads_limit for worker in sample.workers if 0 <= worker.threads_limit < float("inf")}
-    leaving = {
-        pod.name: spec.threads_start if pod.threads is None else pod.threads for pod in sample.pods if pod.terminating
-    }
-    return sum(int(seen.get(name, threads)) for name, threads in leaving.items())
+    leaving = [pod for pod in sample.pods if pod.terminating]
+    return sum(int(seen.get(pod.name, spec.threads_start if pod.threads is None else pod.threads)) for pod in leaving)

@@ -76,16 +76,16 @@ class Downstream:
         if limit <= 0 or observation.unstarted <= throughput >= tuning.saturated * rate:  # it keeps up
             return Downstream(backoff_seconds=self.backoff_seconds / 2)
         if self.held_until is not None and self.ceiling is not None and now >= self.held_until:
-            probe = replace(self, held_until=None, ceiling=tuning.growth * self.ceiling)
-            return replace(probe, grown_at=now, probing=True)
+            return replace(self, held_until=None, ceiling=tuning.growth * self.ceiling, grown_at=now, probing=True)
         settled = min(2 * worker.runtime_seconds, tuning.scale_in_seconds)
         fresh = any(pod.ready_since is not None and now - pod.ready_since < settled for pod in observation.serving)
         taken = working >= tuning.utilisation * limit and not delta.blocked(tuning) and not fresh
         # a full core limits throughput, and makes tasks slower
         cpu_bound = delta.utilisation(spec.cpu_limit_cores) >= tuning.utilisation
         tells = taken and delta.finished >= 2 * delta.seconds
-        if self._gives_up(now, working, tells and not cpu_bound, tuning):
-            more = self.probing and not self.more_workers and tells and not cpu_bound
+        comparable = tells and not cpu_bound
+        if self._gives_up(now, working, comparable, tuning):
+            more = self.probing and not self.more_workers and comparable
             return replace(self, grown_at=now, more_workers=True) if more else self._free(None)
         if not tells:
             return self
@@ -95,12 +95,12 @@ class Downstream:
     def _free(self, base: Point | None) -> Downstream:
         return Downstream(base, backoff_seconds=self.backoff_seconds)
 
-    def _gives_up(self, now: float, working: float, tells: bool, tuning: Tuning) -> bool:
+    def _gives_up(self, now: float, working: float, comparable: bool, tuning: Tuning) -> bool:
         """A ceiling under which nothing can be compared never holds for ever."""
         if self.base is None or self.grown_at is None:
             return False
         late = now >= self.grown_at + 2 * (tuning.long_seconds + self.base.runtime_seconds)
-        return late and not (tells and self._has_grown(working, tuning))
+        return late and not (comparable and self._has_grown(working, tuning))
 
     def _has_grown(self, working: float, tuning: Tuning) -> bool:
         return self.base is not None and working >= tuning.saturated * tuning.growth * self.base.concurrency

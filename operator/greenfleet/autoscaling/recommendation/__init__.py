@@ -6,21 +6,19 @@ from dataclasses import replace
 
 from .. import explain
 from ..constraints import limits, stabilization
-from ..context import DecisionContext
-from ..model import Adjustment, DecisionReason, Sample, ScalingSpec
+from ..context import DecisionContext, Tick
+from ..model import Adjustment, DecisionReason
 from ..state import State
 from ..tuning import Tuning
 from ..validation import Observation
 from .workers import deferred, existing, for_deadline, for_rate
 
 
-def context_of(  # noqa: PLR0917
-    spec: ScalingSpec, state: State, sample: Sample, observation: Observation, now: float, tuning: Tuning
-) -> DecisionContext:
+def context_of(tick: Tick, state: State, observation: Observation, tuning: Tuning) -> DecisionContext:
     """What a complete observation and the estimates amount to: rates, needs, and the model of one worker."""
-    estimates = state.estimates
+    spec, sample, now, estimates = tick.spec, tick.sample, tick.now, state.estimates
     worker, arrivals = estimates.worker(spec, tuning), estimates.arrivals
-    worker = replace(worker, safe_threads=_shared(spec, sample, worker.safe_threads))
+    worker = replace(worker, safe_threads=_shared(tick, worker.safe_threads))
     fleet = existing(observation, sample.replicas, worker, now, tuning)
     batches = arrivals.waiting(observation.unstarted) if tuning.uses("deadline") else ()
     demand = for_deadline(spec, batches, fleet, worker, tuning)
@@ -37,15 +35,16 @@ def context_of(  # noqa: PLR0917
         deferred_need=at_once if estimates.downstream.ceiling is None else 0,
     )
     return DecisionContext(
-        spec, sample, observation, state, now, tuning, worker, rate, demand, rate_workers, need, max(0, at_once - need)
+        spec, sample, now, observation, state, tuning, worker, rate, demand, rate_workers, need, max(0, at_once - need)
     )
 
 
-def _shared(spec: ScalingSpec, sample: Sample, safe: int) -> int:
+def _shared(tick: Tick, safe: int) -> int:
     """Green threads that a worker may really have: a fleet with a total cannot give all of them to everyone."""
+    spec = tick.spec
     if spec.threads_total is None:
         return safe
-    alive = max(1, sample.replicas, sum(1 for pod in sample.pods if not pod.terminating))
+    alive = max(1, tick.current, sum(1 for pod in tick.sample.pods if not pod.terminating))
     return max(1, min(safe, max(spec.threads_min, spec.threads_total // alive)))
 
 
@@ -104,11 +103,11 @@ def _last_worker(context: DecisionContext, one_does: str) -> Adjustment:
     return Adjustment(reason, "workers", context.current, workers, text, until)
 
 
-def manual(spec: ScalingSpec, sample: Sample) -> tuple[Adjustment, ...]:
+def manual(tick: Tick) -> tuple[Adjustment, ...]:
     """The user's number, within the bounds that are not about load. A human may ask for fewer than `replicas.min`."""
     text = "mode is Manual: spec.manualReplicas decides"
-    steps = [Adjustment(DecisionReason.MANUAL, "workers", sample.replicas, spec.manual_replicas, text)]
+    steps = [Adjustment(DecisionReason.MANUAL, "workers", tick.current, tick.spec.manual_replicas, text)]
     for limit in (limits.maximum, limits.total_of_workers):
-        if (step := limit(spec, sample, 0.0, steps[-1].after)) is not None:
+        if (step := limit(tick, steps[-1].after)) is not None:
             steps.append(step)
     return tuple(steps)

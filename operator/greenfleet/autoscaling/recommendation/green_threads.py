@@ -9,15 +9,15 @@ from math import ceil, sqrt
 
 from .. import explain
 from ..constraints import limits, stabilization
-from ..context import DecisionContext
-from ..model import Adjustment, DecisionReason, Sample, ScalingSpec
+from ..context import DecisionContext, Tick
+from ..model import Adjustment, DecisionReason
 from ..state import State
 
 
 def threads_for(context: DecisionContext, replicas: int) -> tuple[Adjustment, ...]:
     """The recommendation, then what holds it, and the user's total last."""
     spec, safe, seen = context.spec, context.worker.safe_threads, context.observation
-    before = threads_now(spec, context.state, context.sample)
+    before = threads_now(context, context.state)
     if replicas == 0 and not context.sample.pods:
         reason, wanted = DecisionReason.IDLE, max(spec.threads_min, min(safe, spec.threads_start))
         text = "no worker runs; a new one starts with this many"
@@ -35,7 +35,7 @@ def threads_for(context: DecisionContext, replicas: int) -> tuple[Adjustment, ..
     steps = [Adjustment(reason, "threads", before, wanted, text)]
     if (held := _full_downstream(context, wanted) or _lowered_slowly(context, before, wanted)) is not None:
         steps.append(held)
-    if (total := limits.total_of_threads(spec, context.sample, replicas, steps[-1].after)) is not None:
+    if (total := limits.total_of_threads(context, replicas, steps[-1].after)) is not None:
         steps.append(total)
     return tuple(steps)
 
@@ -70,8 +70,7 @@ def _lowered_slowly(context: DecisionContext, before: int, wanted: int) -> Adjus
         return None
     held = min(before, most.value, context.worker.safe_threads)
     text = f"{explain.count(held, 'green thread')} were needed within the last {explain.seconds(window)}"
-    until = most.at + window
-    return Adjustment(DecisionReason.STABILIZATION, "threads", wanted, held, text, until) if held > wanted else None
+    return limits.at_least(held, wanted, DecisionReason.STABILIZATION, text, most.at + window, of="threads")
 
 
 def _full_downstream(context: DecisionContext, wanted: int) -> Adjustment | None:
@@ -80,13 +79,13 @@ def _full_downstream(context: DecisionContext, wanted: int) -> Adjustment | None
     if test.ceiling is None or not seen.workers:
         return None
     most, reason = max(context.spec.threads_min, test.threads(len(seen.serving))), DecisionReason.SATURATED_DOWNSTREAM
-    step = Adjustment(reason, "threads", wanted, most, explain.downstream(test), test.held_until)
-    return step if wanted > most else None
+    return limits.at_most(most, wanted, reason, explain.downstream(test), test.held_until, of="threads")
 
 
-def threads_now(spec: ScalingSpec, state: State, sample: Sample) -> int:
+def threads_now(tick: Tick, state: State) -> int:
     """What was decided last, else what the pods have; the start value where nothing was written yet."""
     if state.threads is not None:
         return state.threads
-    annotated = [pod.threads for pod in sample.pods if pod.threads is not None and not pod.terminating]
+    annotated = [pod.threads for pod in tick.sample.pods if pod.threads is not None and not pod.terminating]
+    spec = tick.spec
     return max(spec.threads_min, min(spec.threads_max, max(annotated, default=spec.threads_start)))

@@ -1,4 +1,4 @@
-"""What keeps a fleet from following every second: `stabilization.down_window_seconds` says how fast it scales in."""
+"""Constraints of the work that is there: what waits, what runs, and what a full downstream can take."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from math import ceil
 from .. import explain
 from ..context import DecisionContext
 from ..model import Adjustment, DecisionReason
-from . import stabilization
 from .limits import at_least, at_most
 
 
@@ -19,17 +18,6 @@ def full_downstream(context: DecisionContext, recommended: int) -> Adjustment | 
     most = max(current, ceil(test.ceiling / context.spec.threads_max) if test.more_workers else 0)
     reason, text = DecisionReason.SATURATED_DOWNSTREAM, explain.downstream(test)
     return at_most(most, recommended, reason, text, test.held_until)
-
-
-def lasting_need(context: DecisionContext, recommended: int) -> Adjustment | None:
-    """The user's scale-up stabilization: the least that was wanted during the window."""
-    window = stabilization.up_window_seconds(context.spec)
-    least = stabilization.first_within(context.state.low_needs, context.now, window)
-    held = max(context.current, least.value) if least is not None else recommended
-    if least is None or recommended <= held:
-        return None
-    text = f"the need has not lasted for the {explain.seconds(window)} of scaleUp.stabilizationWindowSeconds"
-    return Adjustment(DecisionReason.STABILIZATION, "workers", recommended, held, text, least.at + window)
 
 
 def backlog(context: DecisionContext, recommended: int) -> Adjustment | None:
@@ -49,15 +37,3 @@ def long_tasks(context: DecisionContext, recommended: int) -> Adjustment | None:
     working = sum(1 for each in context.observation.workers if each.threads_busy > 0 and each.pod not in leaving)
     text = f"{explain.workers(working)} run tasks that take longer than a drain may"
     return at_least(min(context.current, working), recommended, DecisionReason.BACKLOG, text)
-
-
-def recent_need(context: DecisionContext, recommended: int) -> Adjustment | None:
-    """Down to the most that was needed lately; what is there when metrics begin counts as needed."""
-    window = stabilization.down_window_seconds(context.spec, context.tuning)
-    if (most := stabilization.first_within(context.state.high_needs, context.now, window)) is None:
-        return None
-    held = min(context.current, most.value)
-    text = (
-        f"{explain.workers(held)} were needed, or not known to be too many, within the last {explain.seconds(window)}"
-    )
-    return at_least(held, recommended, DecisionReason.STABILIZATION, text, most.at + window)

@@ -38,11 +38,13 @@ class Tuning:
     disabled: frozenset[str] = frozenset()
     """Names of `PARTS` that are switched off."""
 
-    # Three lengths of time
+    # Lengths of time
     scale_in_seconds: float = 10.0
-    """A short time: the window of a scale-in."""
+    """How fast the fleet scales in: the window of a scale-in. Also the time between two steps of green threads for
+    memory, and the least that growth is watched before it must have paid.
+    """
     long_seconds: float = 60.0
-    """A long time: the window of green threads (an idle one costs some kilobytes), the age at which a pod that is not
+    """The window in which green threads fall (an idle one costs some kilobytes), the age at which a pod that is not
     Ready is no capacity on its way, and the first stop of growth that brought nothing.
     """
     longest_seconds: float = 600.0
@@ -91,12 +93,12 @@ class Tuning:
     """Intervals that are remembered: enough for three minutes of 2 s; older ones in pairs."""
 
     # Green threads
-    increase: float = 1.05
-    """Growth of the green threads after memory was nearly full (slow increase: Chiu and Jain, 1989)."""
     utilisation: float = 0.8
     """Of the green threads at which a steady rate is staffed; so busy a hub takes messages in batches (measured)."""
     memory: float = 0.85
     """Of the memory limit: the green threads go no further (the kernel kills at 1)."""
+    memory_increase: float = 1.05
+    """Growth of the green threads after memory was nearly full, and never else (Chiu and Jain, 1989)."""
 
     # Workers
     margin: float = 0.05
@@ -112,8 +114,8 @@ class Tuning:
 
     # A full downstream
     growth: float = 1.5
-    """Running tasks must have grown so much before a comparison of throughput means anything; a probe grows, and full
-    memory shrinks, by it.
+    """Running tasks must have grown so much before a comparison of throughput means anything. A probe grows by it, one
+    step of `raised-limit` adds no more green threads, and full memory shrinks them by it.
     """
     gain: float = 0.15
     """Share of the growth that must come back as throughput (Universal Scalability Law: below it, contention wins)."""

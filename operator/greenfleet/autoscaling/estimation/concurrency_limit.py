@@ -63,7 +63,7 @@ class ConcurrencyLimit:
             return replace(self, ceiling=min(self.ceiling, fewer), moved_at=now)
         if self.ceiling == inf:
             return self
-        higher = tuning.increase * self.ceiling + 1
+        higher = tuning.memory_increase * self.ceiling + 1
         return replace(self, ceiling=higher if higher < spec.threads_max else inf, moved_at=now)
 
 

@@ -165,6 +165,11 @@ PRIVATE = (
         ("task_id", "result", "state"),
     ),
     Private(
+        "celery.backends.base:BaseKeyValueStoreBackend._set_with_state",
+        "what is no end of a task replaces none",
+        ("key", "value", "state"),
+    ),
+    Private(
         "celery.app.base:calculate_routing_key",
         "a delay of less than a second is a second on a quorum queue",
         ("countdown", "routing_key"),

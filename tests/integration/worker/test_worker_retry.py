@@ -8,8 +8,10 @@ from typing import Any
 import celery
 import pytest
 from celery import Celery
+from celery.backends.redis import RedisBackend
 from kombu import Exchange, Queue
 
+from greenworker.brokers.redis import results
 from tests.integration.worker.harness import RabbitMQ, Redis, Worker, eventually
 from tests.integration.worker.lanes import RabbitLane
 
@@ -100,3 +102,29 @@ def test_a_retry_that_cannot_be_recorded_is_retried_all_the_same(
     eventually(lambda: worker.journal.counts("done")["1"], "it ran again")
     worker.reaches("greenworker_threads_busy", 0)
     assert worker.journal.counts("done")["1"] == 1
+
+
+class SlowBackend(RedisBackend):
+    """Somebody else stores a result after this one has looked whether there is one."""
+
+    meanwhile: Callable[[], Any] = staticmethod(int)
+
+    def _get_task_meta_for(self, task_id: str) -> Any:
+        found = super()._get_task_meta_for(task_id)
+        self.meanwhile()
+        return found
+
+
+def test_the_record_of_a_retry_replaces_no_result(redis_broker: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_store_result", "_set_with_state", "on_chord_part_return"):
+        monkeypatch.setattr(RedisBackend, name, getattr(RedisBackend, name))
+    results.store_through_outages()
+    app = Celery("stores", set_as_current=False)
+    slow, other = (kind(app=app, url=redis_broker.url) for kind in (SlowBackend, RedisBackend))
+    slow.store_result("t1", None, "STARTED")
+    assert other.get_state("t1") == "STARTED"
+    slow.meanwhile = lambda: other.store_result("t1", 42, "SUCCESS")
+    slow.store_result("t1", ValueError("once more"), "RETRY")
+    assert other.get_state("t1") == "SUCCESS"
+    assert other.get_result("t1") == 42
+    assert 0 < redis_broker.client().ttl("celery-task-meta-t1") <= 86_400

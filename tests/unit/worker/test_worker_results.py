@@ -26,7 +26,7 @@ OUTAGE = 5.0
 def short_outages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "OUTAGE_SECONDS", OUTAGE)
     monkeypatch.setattr(results, "AGAIN_SECONDS", 0.5)
-    for name in ("_store_result", "on_chord_part_return"):
+    for name in ("_store_result", "_set_with_state", "on_chord_part_return"):
         monkeypatch.setattr(RedisBackend, name, getattr(RedisBackend, name))
     results.store_through_outages()
 

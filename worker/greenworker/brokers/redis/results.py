@@ -8,6 +8,10 @@ limit) it stores in the loop that keeps the connection to the broker.
 Celery's reader ends after its retries, which are 20 s of an outage. Whoever waits in a task then waits until its
 timeout, and from 5.6 on whoever waits later gets an error. So ours goes on trying.
 
+A retry is published before it is recorded, and Celery asks whether there is a result before it records it, in two
+steps. Where a worker waits between them, the retry has ended elsewhere meanwhile, and its result would be overwritten.
+So what is no end is stored in one step.
+
 Who counts the last part of a chord sends its body, and its worker may end before the broker has it. That part runs
 again, and has to send the body. So who is killed leaves the chord as it is, and who counts again takes over a body that
 nobody sends.
@@ -33,7 +37,7 @@ from celery import current_task, states
 from celery.backends import redis
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
-from redis.exceptions import AuthenticationError, ConnectionError, TimeoutError  # noqa: A004 - Redis' own
+from redis.exceptions import AuthenticationError, ConnectionError, TimeoutError, WatchError  # noqa: A004 - Redis' own
 
 logger = get_logger(__name__)
 
@@ -156,7 +160,7 @@ def is_answer(error: Exception) -> bool:
 def store_through_outages() -> None:
     """For every result backend on Redis, from now on."""
     backend: Any = redis.RedisBackend
-    store, count = backend._store_result, backend.on_chord_part_return
+    store, replace, count = backend._store_result, backend._set_with_state, backend.on_chord_part_return
     if hasattr(store, "outlasts_outages"):
         return
 
@@ -175,9 +179,33 @@ def store_through_outages() -> None:
             return take_over_and_count()  # up to Celery 5.6 it would be counted twice
         return through_outage(take_over_and_count, f"A part of the chord {request.group}")
 
+    def _set_with_state(self: Any, key: Any, value: Any, state: str) -> Any:
+        if state in states.READY_STATES:
+            return replace(self, key, value, state)
+        return self.ensure(store_unless_done, (self, key, value))
+
     setattr(_store_result, "outlasts_outages", True)  # noqa: B010 - mypy knows no attributes of functions
     backend._store_result = _store_result
+    backend._set_with_state = _set_with_state
     backend.on_chord_part_return = on_chord_part_return
+
+
+def store_unless_done(backend: Any, key: Any, value: Any) -> None:
+    """As Celery stores what is no end of a task, unless that task has succeeded."""
+    with backend.client.pipeline() as pipe:
+        while True:
+            pipe.watch(key)
+            found = pipe.get(key)
+            if found is not None and backend.decode(found)["status"] == states.SUCCESS:
+                return
+            pipe.multi()
+            pipe.set(key, value, ex=backend.expires or None)
+            pipe.publish(key, value)
+            try:
+                pipe.execute()
+            except WatchError:  # something else was stored meanwhile
+                continue
+            return
 
 
 def take_over(backend: Any, chord: str) -> None:

@@ -460,11 +460,13 @@ def _messages_for(
         if process.companion:
             # The copy for it is published before the original is settled.
             ready = next((each.at for each in events if each.what == "gone" and each.worker not in companions), None)
+            came = (ready or 0.0) - IN_FLIGHT_SECONDS
         else:
             ready = one.confirmed_at if not one.after and one.kind != "eta" else None
+            came = one.at  # a chord is confirmed when its parts are written down, too
         if ready is None or (process.companion and one.kind != "forwarded"):
             continue
-        taken = min([at for at in got if at >= ready - IN_FLIGHT_SECONDS], default=float("inf"))
+        taken = min([at for at in got if at >= came], default=float("inf"))
         if min(taken, until) - max(ready, since) >= CONSUMES_SECONDS:
             waited = waited or one.identity
     return passed, waited

@@ -540,6 +540,13 @@ def test_few_messages_prove_nothing_unless_one_waits_for_a_minute() -> None:
     assert found.hung == ("w2 began nothing from 10.00 to 82.00: 19 messages went to others, t0 waited",)
 
 
+def test_a_message_that_was_taken_before_its_sender_had_the_confirmation_does_not_wait() -> None:
+    """A chord's sender writes its parts down as well, which takes as long as the Redis of the results is silent."""
+    workers, few = [Process("w2", 0.0, 82.0)], BUSY[:20]
+    few = [Sent("t0", "chord", 10.0, 20.0, (), 20.0), *few[1:]]
+    assert judge(few, done_by("w1", few), [CUT], processes=workers).kept
+
+
 def test_a_companion_hangs_if_what_was_forwarded_to_it_waits() -> None:
     forwarded = Sent("t1", "forwarded", 11.0, 11.1, (), 11.1)
     sent_on = [Event("got", "t1", "w1", 11.2), Event("gone", "t1", "w1", 11.4)]

@@ -31,8 +31,11 @@ What each kind may do, and why; a flag that a kind does not set excuses nothing:
     redis_full
     disk_full               loses_confirmations    Redis refuses writes, RabbitMQ stops who publishes
                             delays_confirmations   on RabbitMQ, for longer than a worker waits with a copy
+    results_killed          loses_confirmations    who sends the body of a chord then may send it again: the part that
+                                                   completes it is counted anew where the answer was lost
     block, resize,          none                   a task blocks the hub (then `probe_failed`), another limit, another
-    clock_step                                     wall clock: no message may be touched
+    clock_step,                                    wall clock; the Redis of the results stands still: no message may
+    results_silent                                 be touched
 """
 
 # mypy: disable-error-code="no-untyped-call,attr-defined"
@@ -87,9 +90,9 @@ machine; a second is for a replica that waits for a busy processor.
 
 _BROKER_AWAY = {
     "cut", "unreachable", "silent_connection", "broker_silent", "broker_killed", "redis_read_only", "redis_full",
-    "connections_closed", "disk_full", "node_lost", "failover",
+    "connections_closed", "disk_full", "node_lost", "failover", "results_killed",
 }  # fmt: skip
-"""Whoever publishes then may not know that the broker has the message."""
+"""Whoever publishes then may not know that the broker has the message, or that it has published it."""
 
 
 class Nemesis:
@@ -99,16 +102,19 @@ class Nemesis:
         self,
         fleet: Fleet,
         server: Any,
+        results: Redis,
         relay: Relay,
         producer: Producer,
         rng: random.Random,
         peer: RabbitMQ | None = None,
         unreachable_seconds: float = UNREACHABLE_SECONDS,
     ) -> None:
-        """*peer*: another node of the same cluster. *unreachable_seconds*: how long the broker cannot be reached."""
+        """*results*: where they are stored. *peer*: another node of the same cluster. *unreachable_seconds*: how long
+        the broker cannot be reached.
+        """
         self.disruptions: list[Disruption] = []
         self._fleet, self._server, self._relay, self._producer, self._rng = fleet, server, relay, producer, rng
-        self._peer, self._unreachable_seconds = peer, unreachable_seconds
+        self._results, self._peer, self._unreachable_seconds = results, peer, unreachable_seconds
         self._frozen: list[threading.Thread] = []
         self._silent: list[tuple[str, float, tuple[socket.socket, socket.socket]]] = []
         """Worker, time, and both sides of a connection that was silenced."""
@@ -119,6 +125,7 @@ class Nemesis:
     def kinds(self) -> list[str]:
         """All that make sense for this broker."""
         kinds = ["drain", "rollout", "sigkill", "freeze", "block", "resize", "companion_killed"]
+        kinds += ["results_killed", "results_silent"]
         if isinstance(self._server, Sentinel):  # workers go where it sends them, past the relay
             kinds += ["failover"]
         else:
@@ -427,6 +434,20 @@ class Nemesis:
             filler.unlink()
             eventually(lambda: client.info("persistence")["aof_last_write_status"] == "ok", "Redis writes again")
             client.config_set("appendfsync", "always")
+
+    # the results
+
+    def _results_killed(self) -> None:
+        """Their Redis is restarted, with what it had on disk."""
+        with self._noted("results_killed", "", may_repeat=False):
+            self._results.kill()
+            sleep(5.0)
+            self._results.start()
+
+    def _results_silent(self) -> None:
+        """Their Redis stands still."""
+        with self._noted("results_silent", "", may_repeat=False), self._results.silent():
+            sleep(3.0)
 
     def _repeats_on_reconnect(self) -> bool:
         """RabbitMQ redelivers what a lost connection had not acknowledged; on Redis what runs stays its worker's."""

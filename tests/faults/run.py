@@ -113,7 +113,7 @@ def run(
     environment = {**lane.environment(), "CELERY_RESULT_BACKEND": results.url}
     fleet = Fleet(through, directory, lane.queue, size, environment, own_clocks=own_clocks)
     workload = Workload(chosen, directory / "journal", random.Random(rng.random()), per_second, longest_seconds)
-    nemesis = Nemesis(fleet, server, relay, chosen, random.Random(rng.random()), peer, unreachable_seconds)
+    nemesis = Nemesis(fleet, server, results, relay, chosen, random.Random(rng.random()), peer, unreachable_seconds)
     try:
         fleet.ready()
         workload.start()

@@ -11,6 +11,7 @@ import os
 import re
 import time
 
+import redis
 from celery import Celery
 from kombu import Exchange, Queue
 from kombu.message import Message
@@ -129,9 +130,19 @@ def whole(values, identity):
 
 @app.task(ignore_result=False)
 def reader(identity, task_id, seconds):
-    """Waits for the result of another task."""
+    """Waits for the result of another task, and asks again where the Redis of the results was away, as an app has to
+    do itself.
+    """
     note("begun", identity)
-    value = app.AsyncResult(task_id).get(timeout=seconds, disable_sync_subtasks=False)
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            value = app.AsyncResult(task_id).get(timeout=seconds, disable_sync_subtasks=False)
+            break
+        except (OSError, redis.ConnectionError, redis.TimeoutError):
+            if time.monotonic() >= until:
+                raise
+            time.sleep(1.0)
     note("done", identity)
     return f"of {identity} with {value}"
 

@@ -37,7 +37,7 @@ from celery import current_task, states
 from celery.backends import redis
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
-from redis.exceptions import AuthenticationError, ConnectionError, TimeoutError, WatchError  # noqa: A004 - Redis' own
+from redis.exceptions import AuthenticationError, ConnectionError, TimeoutError  # noqa: A004 - Redis' own
 
 logger = get_logger(__name__)
 
@@ -192,20 +192,15 @@ def store_through_outages() -> None:
 
 def store_unless_done(backend: Any, key: Any, value: Any) -> None:
     """As Celery stores what is no end of a task, unless that task has succeeded."""
-    with backend.client.pipeline() as pipe:
-        while True:
-            pipe.watch(key)
-            found = pipe.get(key)
-            if found is not None and backend.decode(found)["status"] == states.SUCCESS:
-                return
-            pipe.multi()
+
+    def store(pipe: Any) -> None:
+        found = pipe.get(key)
+        pipe.multi()
+        if found is None or backend.decode(found)["status"] != states.SUCCESS:
             pipe.set(key, value, ex=backend.expires or None)
             pipe.publish(key, value)
-            try:
-                pipe.execute()
-            except WatchError:  # something else was stored meanwhile
-                continue
-            return
+
+    backend.client.transaction(store, key)
 
 
 def take_over(backend: Any, chord: str) -> None:

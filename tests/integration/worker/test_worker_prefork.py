@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
 from tests.integration.worker.harness import Redis, Relay, Worker, eventually
 from tests.integration.worker.lanes import Lane
+from tests.integration.worker.test_worker_lost_connections import relayed
 
 Start = Callable[..., Worker]
 
@@ -213,26 +213,22 @@ def test_a_restart_of_the_broker_loses_nothing_and_doubles_nothing(
 
 
 def test_a_companion_lives_while_the_broker_is_away_and_what_runs_goes_on(any_lane: Lane, start_worker: Start) -> None:
-    port = urlsplit(any_lane.url).port
-    assert port is not None
-    relay = Relay(port)
-    worker = start_worker(
-        any_lane.url.replace(f":{port}", f":{relay.port}"), pool="prefork", queues=any_lane.queue,
-        arguments=["-c", "1"],
-        environment={**any_lane.environment(), "GREENWORKER_RESTART_AFTER_SECONDS": str(RESTART_AFTER_SECONDS)},
-    ).ready()  # fmt: skip
-    any_lane.producer().sleep.delay(1, 2 * RESTART_AFTER_SECONDS)
-    eventually(lambda: worker.journal.counts("start")["1"] == 1, "it runs")
-    relay.refuse()
-    relay.cut()
-    eventually(lambda: worker.status("/readyz") == 503, "it is not ready")
-    seen = []
-    end = monotonic() + 3 * RESTART_AFTER_SECONDS
-    while monotonic() < end:
-        seen.append(worker.get("/healthz"))
-        sleep(0.25)
-    assert {status for status, _ in seen} == {200}, [text for status, text in seen if status != 200]
-    assert worker.journal.counts("done")["1"] == 1
-    relay.accept(port)
-    eventually(lambda: worker.status("/readyz") == 200, "it consumes again", 40)
-    relay.close()
+    environment = {**any_lane.environment(), "GREENWORKER_RESTART_AFTER_SECONDS": str(RESTART_AFTER_SECONDS)}
+    with relayed(any_lane) as (relay, url):
+        worker = start_worker(
+            url, pool="prefork", queues=any_lane.queue, arguments=["-c", "1"], environment=environment
+        ).ready()
+        any_lane.producer().sleep.delay(1, 2 * RESTART_AFTER_SECONDS)
+        eventually(lambda: worker.journal.counts("start")["1"] == 1, "it runs")
+        relay.refuse()
+        relay.cut()
+        eventually(lambda: worker.status("/readyz") == 503, "it is not ready")
+        seen = []
+        end = monotonic() + 3 * RESTART_AFTER_SECONDS
+        while monotonic() < end:
+            seen.append(worker.get("/healthz"))
+            sleep(0.25)
+        assert {status for status, _ in seen} == {200}, [text for status, text in seen if status != 200]
+        assert worker.journal.counts("done")["1"] == 1
+        relay.accept(relay.target)
+        eventually(lambda: worker.status("/readyz") == 200, "it consumes again", 40)

@@ -339,6 +339,20 @@ def test_activation_keeps_a_pool_at_zero_until_enough_waits() -> None:
     assert first(sample(3, workers=1), spec).replicas == 1
 
 
+def test_workers_that_leave_wake_no_pool() -> None:
+    """They end what they hold, or give it back. One that is not seen any more is taken for busy."""
+    spec = replace(SPEC, activation_threshold=10)
+    for busy, unacked, ready in ((0, 0, 0), (5, 5, 0), (5, 15, 8)):
+        leaving = sample(ready, workers=2, busy=busy, unacked=unacked, replicas=0)
+        leaving = replace(leaving, pods=tuple(replace(each, terminating=True) for each in leaving.pods))
+        young = tuple(replace(each, ready_since=NOW - 1) for each in leaving.pods)
+        for given in (leaving, replace(leaving, workers=(), pods=young)):
+            decision = first(given, spec)
+            assert (decision.replicas, decision.metrics_issues) == (0, ())
+    woken = replace(leaving, queues=(replace(leaving.queues[0], ready=11.0),))
+    assert first(woken, spec).replicas >= 1
+
+
 def test_a_saturated_downstream_stops_growth_in_both_dimensions() -> None:
     """Throughput stands at 100/s whatever runs; S grows with concurrency, so any formula in S would ask for more. In
     the first twenty seconds, the fleet keeps up.

@@ -52,9 +52,9 @@ def recommend(context: DecisionContext) -> Adjustment:
     """Workers for the rate or for the deadline, and the one that stays until the pool has been idle."""
     spec, seen, demand, need = context.spec, context.observation, context.demand, context.need
     one_does = f"one worker does {explain.rate(context.worker.rate)}"
-    asleep = context.current == 0 and not context.sample.pods
-    if asleep and seen.ready <= spec.activation_threshold and seen.unacked <= 0:
-        reason, workers, text = DecisionReason.IDLE, 0, "nothing waits, nothing runs"
+    rest = "what runs ends or is given back as workers leave" if context.sample.pods else "nothing runs"
+    if context.current == 0 and seen.ready <= spec.activation_threshold and (context.sample.pods or seen.unacked <= 0):
+        reason, workers, text = DecisionReason.IDLE, 0, f"nothing waits, {rest}"
         if seen.ready > 0:
             reason, limit = DecisionReason.ACTIVATION, spec.activation_threshold
             text = f"{explain.waits(seen.ready)}, not more than scaling.activationThreshold ({limit})"

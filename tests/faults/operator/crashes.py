@@ -82,9 +82,10 @@ def judge(verdict: Verdict, number: int, plan: Plan, outcomes: list[Outcome], ca
             found += [f"state: {line}" for line in differences(usual.picture, step.picture)]
             found += [f"made: {line}" for line in differences(usual.made, step.made)]
         if found:
-            verdict.failures.append(
-                {"life": number, "step": step.step, "plan": plan.as_json(), "crashed": step.crashed, "found": found[:8]}
-            )
+            verdict.failures.append({
+                "life": number, "step": step.step, "plan": plan.as_json(), "crashed": step.crashed, "found": found[:8],
+                "sizes": {"undisturbed": usual.sizes, "here": step.sizes},
+            })  # fmt: skip
             return  # what comes after it is no longer comparable
 
 

@@ -14,6 +14,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -130,6 +131,8 @@ class Outcome:
     """What exists, without times, names by chance and uids."""
     made: dict[str, int] = field(default_factory=dict)
     """What was created and deleted in this step; nothing of it is known of a step in `MADE_BY_CHANCE`."""
+    sizes: list[str] = field(default_factory=list)
+    """How the numbers of workers went that fleets were given in it: `name count`, each change once."""
     writes: list[str] = field(default_factory=list)
     crashed: list[str] = field(default_factory=list)
     """The writes at which a replica was killed."""
@@ -238,18 +241,19 @@ class Life:
             self._while(lambda: monotonic() < least or not goal(), max(TROUBLE_SECONDS, self._trouble.least_seconds))
             trouble, self._trouble = self._trouble, None
             trouble.end(self)
-        self._settle(step, goal)
-        self._now.picture = self.picture()
-        while not self._now.broken and not self._while(lambda: not goal(), 0):  # it went while the picture was taken
+        while True:
             self._settle(step, goal)
             self._now.picture = self.picture()
+            if self._now.broken or self._while(lambda: not goal(), 0):
+                break  # else what the step is for went while the picture was taken
         self._due = []
         if step not in MADE_BY_CHANCE:
             self._now.made = newly(made, self.stage.chronicle.of(self.namespace.name))
         self._now.leader = next((one.name for one in self.replicas if _leads(one.text("/metrics"))), "")
         self._now.seconds = monotonic() - began
-        sizes = self.stage.chronicle.sizes(self.namespace.name)
-        self._now.broken += shrunk(before, sizes[len(before) :], MAY_SHRINK.get(step, set()))
+        sizes = self.stage.chronicle.sizes(self.namespace.name)[len(before) :]
+        self._now.sizes = [f"{name} {count}" for (name, count), _ in groupby(sizes)]
+        self._now.broken += shrunk(before, sizes, MAY_SHRINK.get(step, set()))
 
     def _settle(self, step: str, goal: Callable[[], bool]) -> None:
         if not self._while(lambda: not goal(), SETTLED_SECONDS):

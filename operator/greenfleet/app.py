@@ -101,7 +101,7 @@ async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None 
     status = StatusWriter(
         client,
         view,
-        events,
+        EventRecorder(client, identity.name, low_priority=True),
         enqueuer.routes_changed,
         pool_doubtful=enqueuer.pool_doubtful,
         exporter_refused=registry.exporter_refused,

@@ -123,7 +123,7 @@ class StatusWriter:
         path = f"{paths.pool(metadata['namespace'], metadata['name'])}/status"
         before = record.status
         try:
-            record.status_written(await self._client.apply(path, body, STATUS))
+            record.status_written(await self._client.apply(path, body, STATUS, low_priority=True))
             record.report.load_written_at = now
         except NotLeaderError:
             return

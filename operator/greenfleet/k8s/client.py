@@ -126,7 +126,8 @@ class Client:
     request: verb, resource and HTTP status (0: no answer).
 
     Slots bound the requests under way, not the connections: a watch holds one for ever, and there may be any number of
-    them. The Lease waits for no slot, and has a session of its own.
+    them. The Lease waits for no slot, and has a session of its own. What has low priority (a status, its Events) gets a
+    quarter of the slots: when a thousand pools have news at once, every other request waits behind a few of them only.
     """
 
     def __init__(
@@ -142,6 +143,7 @@ class Client:
         self._api = kubernetes_client.ApiClient(configuration)
         self._urgent_api = kubernetes_client.ApiClient(configuration)
         self._slots = asyncio.Semaphore(concurrency)
+        self._low_priority_slots = asyncio.Semaphore(max(1, concurrency // 4))
         self._write_seconds = write_seconds
         self._silence_seconds = silence_seconds
         self._observe = observe
@@ -189,9 +191,9 @@ class Client:
                 return
             asked["continue"] = token
 
-    async def create(self, path: str, body: Object, *, fenced: bool = True) -> Object:
+    async def create(self, path: str, body: Object, *, fenced: bool = True, low_priority: bool = False) -> Object:
         """Creates an object in the collection at `path`."""
-        return await self._change(_Request("POST", path, {}, body), fenced=fenced)
+        return await self._change(_Request("POST", path, {}, body), fenced=fenced, low_priority=low_priority)
 
     async def replace(self, path: str, body: Object, *, fenced: bool = True) -> Object:
         """Replaces an object; a resourceVersion inside makes it conditional."""
@@ -205,14 +207,16 @@ class Client:
         """Patches an object of Kubernetes' own or a subresource; items of a list are found by their name."""
         return await self._change(_Request("PATCH", path, {}, body, STRATEGIC_MERGE_PATCH))
 
-    async def apply(self, path: str, body: Object, manager: str, *, force: bool = True) -> Object:
+    async def apply(
+        self, path: str, body: Object, manager: str, *, force: bool = True, low_priority: bool = False
+    ) -> Object:
         """Server-side apply by `manager`; unknown fields are an error. With `force` it takes over fields of other
         managers.
 
         A uid in `body` makes it ConflictError unless the object is that very one: nothing is created then.
         """
         query = {"fieldManager": manager, "force": str(force).lower(), "fieldValidation": "Strict"}
-        return await self._change(_Request("PATCH", path, query, body, APPLY))
+        return await self._change(_Request("PATCH", path, query, body, APPLY), low_priority=low_priority)
 
     async def peek(self, path: str) -> Object | None:
         """An object that may be patched and not read: an empty patch, which is not even stored, answers with it. None:
@@ -238,8 +242,9 @@ class Client:
         except (NotFoundError, ConflictError):
             return
 
-    async def _change(self, request: _Request, *, fenced: bool = True) -> Object:
-        return await self._ask(request, fenced=fenced, urgent=not fenced)
+    async def _change(self, request: _Request, *, fenced: bool = True, low_priority: bool = False) -> Object:
+        async with self._low_priority_slots if low_priority else contextlib.nullcontext():
+            return await self._ask(request, fenced=fenced, urgent=not fenced)
 
     async def _ask(self, request: _Request, *, fenced: bool = False, urgent: bool = False) -> Object:
         async with contextlib.nullcontext() if urgent else self._slots:

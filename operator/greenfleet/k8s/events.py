@@ -18,11 +18,15 @@ _NOTE_BYTES = 1024
 
 
 class EventRecorder:
-    """Writes Events. An Event is never worth failing for: errors are logged and forgotten."""
+    """Writes Events. An Event is never worth failing for: errors are logged and forgotten.
 
-    def __init__(self, client: Client, instance: str) -> None:
+    `low_priority` is for what many pools may have to say at once (k8s.client).
+    """
+
+    def __init__(self, client: Client, instance: str, *, low_priority: bool = False) -> None:
         self._client = client
         self._instance = instance
+        self._low_priority = low_priority
 
     async def normal(self, pool: GreenWorkerPool, reason: str, note: str) -> None:
         """Something happened."""
@@ -53,6 +57,7 @@ class EventRecorder:
             },
         }
         try:
-            await self._client.create(paths.collection("events.k8s.io/v1", "Event", pool.namespace), event)
+            path = paths.collection("events.k8s.io/v1", "Event", pool.namespace)
+            await self._client.create(path, event, low_priority=self._low_priority)
         except ApiError as error:
             _log.info("an Event of %s was not written: %s", pool.key, error)

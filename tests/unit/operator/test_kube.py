@@ -126,6 +126,21 @@ def test_watches_take_no_connection_from_anybody_however_many_there_are() -> Non
     with_client(server, use, concurrency=2)
 
 
+def test_a_thousand_statuses_keep_no_other_request_waiting() -> None:
+    """They come at once where Prometheus ends, or where a thousand pools are made."""
+    server = Server()
+
+    async def use(client: Client) -> None:
+        statuses = [asyncio.create_task(client.apply(PATH, {}, "status", low_priority=True)) for _ in range(1000)]
+        await until(lambda: server.writes)
+        assert (await client.get(PATH))["items"] == []
+        for status in statuses:
+            status.cancel()
+
+    with_client(server, use, concurrency=4)
+    assert server.writes == 1
+
+
 def test_a_write_takes_no_longer_than_what_is_left_of_the_lease() -> None:
     server = Server()
 

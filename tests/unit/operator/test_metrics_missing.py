@@ -210,8 +210,8 @@ class Cluster:
     def exporter_pods(self, *_: str) -> list[Object]:
         return []
 
-    async def apply(self, path: str, manifest: Object, manager: str) -> Object:
-        del manager
+    async def apply(self, path: str, manifest: Object, manager: str, *, low_priority: bool = False) -> Object:
+        del manager, low_priority
         if path.endswith("/status"):
             self.statuses += 1
             self.pool["status"] = copy.deepcopy(manifest["status"])

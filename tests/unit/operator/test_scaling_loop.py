@@ -298,10 +298,10 @@ def test_a_pod_and_a_config_map_that_refuse_to_be_written_keep_no_worker_from_co
             told.append(path)
             return patch
 
-        async def apply_but_no_config(path: str, manifest: Any, manager: str) -> Any:
+        async def apply_but_no_config(path: str, manifest: Any, manager: str, **options: Any) -> Any:
             if manifest["kind"] == "ConfigMap":
                 raise refusal
-            return await apply(path, manifest, manager)
+            return await apply(path, manifest, manager, **options)
 
         monkeypatch.setattr(cluster, "merge_patch", merge_patch)
         monkeypatch.setattr(cluster, "apply", apply_but_no_config)

@@ -56,8 +56,11 @@ def _line(line: str) -> str:
         if end >= 0:
             return line[:start] + _HIDDEN + _without_cut_urls(line[end:])
         line = _without_cut_urls(line)
-    if "=" in line or ":" in line:
-        line = _ASSIGNED.sub(rf"\1{_HIDDEN}", _QUOTED.sub(rf"\1{_HIDDEN}", line))
+    # Both are slow, and the conditions of a thousand pools come by every tick.
+    if ('"' in line or "'" in line) and ("=" in line or ":" in line):
+        line = _QUOTED.sub(rf"\1{_HIDDEN}", line)
+    if "=" in line:
+        line = _ASSIGNED.sub(rf"\1{_HIDDEN}", line)
     return line
 
 

@@ -77,8 +77,10 @@ class ClusterCache:
     def child(self, kind: str, namespace: str, name: str) -> Object | None:
         """One child of a watched kind."""
         key = f"{namespace}/{name}"
-        reflectors = self._children.get(kind, ())
-        return next((found for reflector in reflectors if (found := reflector.get(key)) is not None), None)
+        for reflector in self._children.get(kind, ()):
+            if (found := reflector.get(key)) is not None:
+                return found
+        return None
 
     def deployment(self, namespace: str, name: str) -> Object | None:
         """One Deployment of ours."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 
 from greenfleet import __version__
 
@@ -55,6 +56,7 @@ def config_name(pool: str) -> str:
     return f"{pool}-greenfleet"
 
 
+@lru_cache(4096)
 def exporter_name(broker: str) -> str:
     """Name of the exporter for one broker of a namespace, by the broker's identity there."""
     return f"greenfleet-queues-{hashlib.sha256(broker.encode()).hexdigest()[:10]}"

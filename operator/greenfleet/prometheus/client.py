@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import codecs
 import json
-import math
 import os
 import re
 import ssl
@@ -349,7 +348,7 @@ class _Answer:
         sample: Any = values[-1] if "values" in item else item.get("value")
         if sample is None and ("histogram" in item or "histograms" in item):
             return  # a native histogram where a number should be: its own pool misses it, and nobody else
-        series = Series(_labels(metric), _number(sample[1]), float(sample[0]))
+        series = Series(_labels(metric), float(sample[1]), float(sample[0]))  # NaN, +Inf and -Inf, too
         if values:
             before = values[-2][0] if len(values) > 1 else None
             self._newest.take(series.labels, series.at, None if before is None else float(before))
@@ -386,11 +385,6 @@ def is_partial(answer: Mapping[str, Any]) -> bool:
 
 
 def _labels(metric: dict[Any, Any]) -> dict[str, str]:
-    if not all(isinstance(value, str) for value in metric.values()):
+    if not set(map(type, metric.values())) <= {str}:
         raise TypeError
     return metric
-
-
-def _number(text: str) -> float:
-    """A sample's value; `NaN`, `+Inf` and `-Inf` come as such."""
-    return {"+Inf": math.inf, "-Inf": -math.inf, "NaN": math.nan}.get(text) or float(text)

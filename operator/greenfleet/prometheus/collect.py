@@ -34,7 +34,7 @@ from greenfleet.prometheus.sources import (
 MOST_DEAD_LETTERS = 1e12
 """A queue with more has no count: no broker holds so many messages."""
 
-_Target = tuple[tuple[str, str], ...]
+_Target = frozenset[tuple[str, str]]
 _NEEDED = frozenset({"threads_limit", "started", "finished"})
 """Without these a worker has no sample: a count that is missing is not zero."""
 _OWN_LABELS = frozenset({"__name__", "task", "reason"})
@@ -158,7 +158,10 @@ class DepthReader:
             return
         if scope and not query.names_broker:
             self._unnamed.add(name)
-        one = self._queues.setdefault((scope, name, _target(labels, _NAME)), _Queue(labels))
+        key = (scope, name, _target(labels, _NAME))
+        one = self._queues.get(key)
+        if one is None:
+            one = self._queues[key] = _Queue(labels)
         one.values[part] = series.value
         if part == READY:
             one.at = series.at
@@ -233,7 +236,10 @@ _NAME = frozenset({"__name__"})
 
 
 def _target(labels: Mapping[str, str], without: frozenset[str]) -> _Target:
-    return tuple(sorted(item for item in labels.items() if item[0] not in without))
+    rest = dict(labels)
+    for name in without:
+        rest.pop(name, None)
+    return frozenset(rest.items())
 
 
 def _scope(labels: Mapping[str, str], query: DepthQuery, *, verify_namespace: bool) -> str | None:

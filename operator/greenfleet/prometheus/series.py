@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from greenfleet.autoscaling.model import MetricsIssue
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
-    """One series with its newest sample."""
+class Series(NamedTuple):
+    """One series with its newest sample. A tuple, for thousands come in every tick."""
 
     labels: dict[str, str]
     value: float

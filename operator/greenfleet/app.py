@@ -6,6 +6,7 @@ The order matters: kopf cancels every task that is created after its own start, 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -75,8 +76,16 @@ class Identity:
         return cls(os.environ.get("POD_NAME") or socket.gethostname(), os.environ.get("POD_NAMESPACE") or "default")
 
 
+GC_THRESHOLDS = (50_000, 20, 50)
+"""Of Python's collector of cycles (`gc.set_threshold`). With its own (700, 10, 10), an operator with 1,000 pools at
+rest looked for cycles during a sixth of its time, in what the series of a tick leave, which has none: 0.241 cores in
+place of 0.204, side by side (`bench.operator`), for 10 MiB of memory.
+"""
+
+
 async def run(settings: Settings, identity: Identity, *, kubeconfig: str | None = None, port: int = 9541) -> None:
     """Runs the operator until a signal stops it."""
+    gc.set_threshold(*GC_THRESHOLDS)
     metrics = OperatorMetrics()
     term = Term(duration_seconds(settings.lease_duration))
     client = await connect(

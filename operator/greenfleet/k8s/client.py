@@ -174,12 +174,12 @@ class Client:
         return await self._ask(_Request("GET", path, query or {}, accept=accept), urgent=urgent)
 
     async def pages(
-        self, path: str, query: Mapping[str, str] | None = None, *, metadata_only: bool = False
+        self, path: str, query: Mapping[str, str] | None = None, *, metadata_only: bool = False, limit: int = _PAGE
     ) -> AsyncIterator[Object]:
-        """A whole collection, one list of at most `_PAGE` objects after the other; with `metadata_only` without their
+        """A whole collection, one list of at most `limit` objects after the other; with `metadata_only` without their
         spec and status.
         """
-        asked = {**(query or {}), "limit": str(_PAGE)}
+        asked = {**(query or {}), "limit": str(limit)}
         while True:
             page = await self.get(path, asked, metadata_only=metadata_only)
             items, metadata = page.get("items") or [], page.get("metadata")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -36,7 +36,11 @@ def test_a_hostile_tenant_delays_no_neighbours_decision_and_its_pool_says_what_i
     result = neighbours.under(attack)
     if too_late(result, attack):  # is it the attack, or the machine?
         neighbours.peace()
-        result.calm_seconds, calm_workers = neighbours.decisions()
+        calm_seconds, calm_workers = neighbours.decisions()
         assert calm_workers == WANTED, "in peace"
+        result.calm_seconds = calm_seconds
+        if too_late(result, attack):  # the machine may have stood still for a moment; an attack works each time
+            neighbours.peace()
+            result = replace(neighbours.under(attack), calm_seconds=calm_seconds)
     print(json.dumps(asdict(result)), flush=True)
     assert not broken(result, attack), neighbours.operator.log.read_text()[-4000:]

@@ -29,10 +29,6 @@ _COMPARE_SECONDS = 15.0
 """The pools in memory are compared with a list so often: a watch that broke off or went silent may have missed a
 deletion or a creation.
 """
-_COMPARE_PAGE = 100
-"""Pools in one list of such a comparison. Their managedFields are long, and two lists are in memory at a time: of 500
-pools with 3 kB each they take 27 MiB once they are parsed, of 100 pools 6 (tracemalloc).
-"""
 
 
 class PoolList:
@@ -103,7 +99,7 @@ class PoolList:
         path = paths.pools(namespace)
         listed = {
             PoolKey.of(item): _version(item["metadata"])
-            async for page in self._client.pages(path, metadata_only=True, limit=_COMPARE_PAGE)
+            async for page in self._client.pages(path, metadata_only=True)
             for item in page.get("items") or ()
         }
         for record in known:

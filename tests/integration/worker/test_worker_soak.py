@@ -75,7 +75,7 @@ def state_of(worker: Worker, lane: Lane, number: int) -> dict[str, float]:
     process = Path(f"/proc/{worker.process.pid}")
     return {
         "rss": worker.metric("process_resident_memory_bytes") / MEBIBYTE,
-        "threads": fewest(process / "task"),
+        "threads": len(list((process / "task").iterdir())),
         "descriptors": fewest(process / "fd"),
         "green_threads": census()[0],
     }

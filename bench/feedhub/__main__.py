@@ -29,7 +29,8 @@ from bench.feedhub.server import LATENCY_SECONDS
 from bench.machine import Cores, Patience, cpu_seconds, end_in_order, proportional_mb, resident_mb
 from bench.peers.lanes import Lane, start_broker
 from bench.peers.variants import Running, Variant
-from tests.integration.worker.harness import eventually, free_port
+from tests.integration.worker.harness import eventually
+from tests.ports import free_port
 
 MEAN_LATENCY_SECONDS = sum(LATENCY_SECONDS) / 2
 SIZES = (100, 500, 1000)

@@ -38,8 +38,8 @@ from tests.integration.operator.harness import (
     control_plane,
     define_pools,
     eventually,
-    free_port,
 )
+from tests.ports import free_port
 
 CLUSTER = "greenfleet-bench-operator"
 TICKS = os.sysconf("SC_CLK_TCK")

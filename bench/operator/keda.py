@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.integration.operator.harness import REPOSITORY, Api, Refused, cluster, eventually, free_port, http_status
+from tests.integration.operator.harness import REPOSITORY, Api, Refused, cluster, eventually, http_status
+from tests.ports import free_port
 
 sys.path.insert(0, str(REPOSITORY / "cluster"))
 

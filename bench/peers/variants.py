@@ -18,7 +18,7 @@ from typing import Any
 
 from bench.machine import session
 from bench.peers.lanes import HERE, Lane
-from tests.integration.worker.harness import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 TUNED: dict[str, Any] = {

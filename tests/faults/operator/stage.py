@@ -34,9 +34,9 @@ from tests.integration.operator.harness import (
     Prometheus,
     Refused,
     eventually,
-    free_port,
     http_status,
 )
+from tests.ports import free_port
 
 TICK_SECONDS = 0.2
 LEASE_SECONDS = 5

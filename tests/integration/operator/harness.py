@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -32,18 +31,14 @@ from urllib.parse import urlencode
 import urllib3
 import yaml
 
+from tests.ports import free_port
+
 Object = dict[str, Any]
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 APPS = Path(__file__).parent / "apps"
 POOLS = "/apis/greenfleet.io/v1alpha1"
 DEBIAN_PACKAGES = "prometheus redis-server openssl"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def eventually(condition: Callable[[], Any], what: str, seconds: float = 20.0, more: Callable[[], str] = str) -> Any:

@@ -21,7 +21,8 @@ from greenfleet.autoscaling.model import MetricsIssue
 from greenfleet.prometheus.client import PrometheusServer
 from greenfleet.prometheus.series import QueryError, Series
 from greenfleet.settings import Server
-from tests.integration.operator.harness import eventually, free_port, program
+from tests.integration.operator.harness import eventually, program
+from tests.ports import free_port
 
 HASHES = {
     "first-password": "$2b$05$abcdefghijklmnopqrstuuM3sQey8DZviRRkMjmk7wGr.7zlb4loC",

@@ -31,8 +31,9 @@ from greenfleet.prometheus.collect import Depths, TargetDepth, read_depths
 from greenfleet.prometheus.series import Series
 from greenfleet.prometheus.sources import BUILT_IN, DepthQuery, greenfleet_depth, selected_depth
 from greenfleet.settings import Server, Settings
-from tests.integration.operator.harness import REPOSITORY, Prometheus, eventually, free_port, http_status
+from tests.integration.operator.harness import REPOSITORY, Prometheus, eventually, http_status
 from tests.integration.worker.harness import RabbitMQ, Redis
+from tests.ports import free_port
 
 BROKER = "shop/broker/url"
 WINDOW = 16.0

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.integration.worker.harness import Producer, RabbitMQ, Redis, Relay, Sentinel, Worker, free_port
+from tests.integration.worker.harness import Producer, RabbitMQ, Redis, Relay, Sentinel, Worker
 from tests.integration.worker.lanes import Lane, RabbitLane, RedisLane
 from tests.integration.worker.redis_consumer import Consumer
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="session")

@@ -30,17 +30,13 @@ from celery import Celery
 from kombu import Queue
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.ports import free_port
+
 HERE = Path(__file__).parent
 APPS = HERE / "apps"
 PYTHON = os.environ.get("WORKER_PYTHON") or sys.executable
 """The interpreter of the workers: another Python or Celery than the one that runs the tests."""
 PACKAGES = "redis-server rabbitmq-server"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def eventually(condition: Callable[[], Any], what: str, seconds: float = 30.0, every: float = 0.05) -> Any:

@@ -10,7 +10,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.integration.worker.harness import eventually, free_port
+from tests.integration.worker.harness import eventually
+from tests.ports import free_port
 
 DATABASE = USER = "shop"
 

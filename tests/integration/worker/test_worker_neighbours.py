@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from charts.gates.parts import REPOSITORY, python_tool
-from tests.integration.worker.harness import APPS, Worker, eventually, free_port
+from tests.integration.worker.harness import APPS, Worker, eventually
 from tests.integration.worker.lanes import Lane
+from tests.ports import free_port
 
 Start = Callable[..., Worker]
 

@@ -24,9 +24,9 @@ from tests.integration.worker.harness import (
     Sentinel,
     Worker,
     eventually,
-    free_port,
     slow_clients,
 )
+from tests.ports import free_port
 
 Start = Callable[..., Worker]
 

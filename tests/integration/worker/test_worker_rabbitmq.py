@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from kombu import Connection
 
-from tests.integration.worker.harness import RabbitMQ, Worker, eventually, free_port
+from tests.integration.worker.harness import RabbitMQ, Worker, eventually
 from tests.integration.worker.lanes import Lane, RabbitLane, publish
+from tests.ports import free_port
 
 Start = Callable[..., Worker]
 

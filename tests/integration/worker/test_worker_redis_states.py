@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from greenworker.brokers.redis.heartbeat import DEAD_AFTER_SECONDS
-from tests.integration.worker.harness import Redis, Relay, Worker, eventually, free_port
+from tests.integration.worker.harness import Redis, Relay, Worker, eventually
 from tests.integration.worker.redis_consumer import Consumer
+from tests.ports import free_port
 
 Start = Callable[..., Worker]
 POOLS = pytest.mark.parametrize("pool", ["eventlet", "prefork"])

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.worker.harness import Sentinel, Worker, eventually, free_port
+from tests.integration.worker.harness import Sentinel, Worker, eventually
+from tests.ports import free_port
 
 Start = Callable[..., Worker]
 

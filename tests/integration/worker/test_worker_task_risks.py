@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.worker.harness import RabbitMQ, Redis, Worker, eventually, free_port
+from tests.integration.worker.harness import RabbitMQ, Redis, Worker, eventually
+from tests.ports import free_port
 
 Start = Callable[..., Worker]
 RISK = "greenworker_task_risk"

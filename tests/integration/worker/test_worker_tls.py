@@ -28,7 +28,8 @@ from greenworker.exporter.rabbitmq import RabbitBroker
 from greenworker.exporter.redis import RedisBroker
 from greenworker.misconfigured import MisconfiguredError
 from greenworker.tls import Trust
-from tests.integration.worker.harness import Producer, RabbitMQ, Redis, Worker, eventually, free_port
+from tests.integration.worker.harness import Producer, RabbitMQ, Redis, Worker, eventually
+from tests.ports import free_port
 
 Start = Callable[..., Worker]
 

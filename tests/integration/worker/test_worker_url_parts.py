@@ -17,7 +17,8 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.integration.worker.harness import Exporter, RabbitMQ, Redis, Worker, eventually, free_port
+from tests.integration.worker.harness import Exporter, RabbitMQ, Redis, Worker, eventually
+from tests.ports import free_port
 
 Start = Callable[..., Worker]
 Parts = dict[str, str]

@@ -12,7 +12,7 @@ from aiohttp import ClientSession
 from greenfleet.controller.registry import Registry
 from greenfleet.controller.web import WebServer
 from greenfleet.own_metrics import OperatorMetrics
-from tests.integration.operator.harness import free_port
+from tests.ports import free_port
 
 
 def answers(ticked_at: Callable[[], float], *, synced: bool, led: bool = True) -> tuple[int, int]:

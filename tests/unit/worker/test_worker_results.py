@@ -17,7 +17,7 @@ from greenlet import GreenletExit
 from redis.exceptions import AuthenticationError, ConnectionError  # noqa: A004 - Redis' own
 
 from greenworker.brokers.redis import results
-from tests.integration.worker.harness import free_port
+from tests.ports import free_port
 
 OUTAGE = 5.0
 

@@ -1,0 +1,34 @@
+"""Free TCP ports for the servers and workers that tests start.
+
+A port that the kernel would give (a bind to port 0) is from the range of outgoing connections, so any client may
+have it between the moment it is found and the moment its server listens. These are from below that range (32768 on
+Linux), and each of pytest's processes has its own.
+"""
+
+import os
+import random
+import socket
+from itertools import cycle
+
+_PER_PROCESS = 2000
+
+
+def _own_ports() -> range:
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    first = 12000 + _PER_PROCESS * (int(worker.removeprefix("gw")) % 8 if worker else 8)
+    return range(first, first + _PER_PROCESS)
+
+
+_ports = cycle(random.sample(_own_ports(), _PER_PROCESS))  # in an order by chance: two runs at once seldom meet
+
+
+def free_port() -> int:
+    """A port on which nothing listens, and which this process has not got for its last two thousand calls."""
+    for port, _ in zip(_ports, range(_PER_PROCESS), strict=False):
+        with socket.socket() as listener:
+            try:
+                listener.bind(("", port))
+            except OSError:
+                continue
+        return port
+    raise OSError(f"each port of {_own_ports()} is taken")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import sys
 
 import pytest
 
@@ -10,6 +12,8 @@ from bench.feedhub import __main__ as feedhub
 from bench.feedhub.server import BODY, LATENCY_SECONDS, latency_seconds
 from bench.worker import __main__ as worker
 from bench.worker import trickle
+from charts.gates.parts import REPOSITORY
+from tools.audit import pins
 
 
 def row(label: str, threads: int, feeds: float, cpu_ms: float, megabytes: float) -> feedhub.Row:
@@ -81,3 +85,35 @@ def test_a_feed_takes_always_the_same_time_within_the_range() -> None:
     assert low <= min(found) and max(found) <= high
     assert sum(found) / len(found) == pytest.approx((low + high) / 2, rel=0.01)
     assert 3_900 <= len(BODY) <= 4_400
+
+
+@pytest.mark.parametrize("bench", ["worker", "feedhub"])
+def test_what_a_bench_imports_is_in_its_lock(bench: str) -> None:
+    """The benches run in an environment of their own: what they borrow from the tests brings its imports with it."""
+    lock = (REPOSITORY / "requirements/bench.lock").read_text(encoding="utf-8")
+    locked = {pin.name.replace("-", "_") for pin in pins(lock)}
+    assert "prometheus_client" in (imported := third_party(f"bench.{bench}.__main__"))
+    assert imported <= locked
+
+
+def third_party(start: str) -> set[str]:
+    """Packages that are imported once module *start* is, by what is written at the top of it and of our modules."""
+    found: set[str] = set()
+    left, seen = [start], set[str]()
+    while left:
+        path = REPOSITORY.joinpath(*(name := left.pop()).split("."))
+        path = next((one for one in (path.with_suffix(".py"), path / "__init__.py") if one.exists()), path)
+        if name in seen or not path.is_file():
+            continue
+        seen.add(name)
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ImportFrom):
+                names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                continue
+            left += names
+            found |= {each.split(".")[0] for each in names}
+    ours = {path.stem for path in REPOSITORY.iterdir()} | {"greenworker", "greenfleet"}
+    return found - ours - sys.stdlib_module_names

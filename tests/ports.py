@@ -2,7 +2,8 @@
 
 A port that the kernel would give (a bind to port 0) is from the range of outgoing connections, so any client may
 have it between the moment it is found and the moment its server listens. These are from below that range (32768 on
-Linux), and each of pytest's processes has its own.
+Linux) and below the ports of `cluster/kubelocal` (20000), whose processes the tests restart. Each of pytest's processes
+has its own.
 """
 
 import os
@@ -10,12 +11,12 @@ import random
 import socket
 from itertools import cycle
 
-_PER_PROCESS = 2000
+_PER_PROCESS = 1000
 
 
 def _own_ports() -> range:
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    first = 12000 + _PER_PROCESS * (int(worker.removeprefix("gw")) % 8 if worker else 8)
+    first = 11000 + _PER_PROCESS * (int(worker.removeprefix("gw")) % 8 if worker else 8)
     return range(first, first + _PER_PROCESS)
 
 
@@ -23,7 +24,7 @@ _ports = cycle(random.sample(_own_ports(), _PER_PROCESS))  # in an order by chan
 
 
 def free_port() -> int:
-    """A port on which nothing listens, and which this process has not got for its last two thousand calls."""
+    """A port on which nothing listens, and which this process has not got for its last thousand calls."""
     for port, _ in zip(_ports, range(_PER_PROCESS), strict=False):
         with socket.socket() as listener:
             try:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import pytest
 
 from demo import stage as demo_stage
 from tests.e2e.conftest import KUBE, Cluster, await_condition
+from tests.ports import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VERSION = "0.1.1-e2e"
@@ -30,9 +30,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """HOST:PORT of the CNCF's own registry program, empty, on loopback; gone afterwards."""
     place = tmp_path_factory.mktemp("registry")
     built = subprocess.run([str(KUBE), "program", "registry"], check=True, stdout=subprocess.PIPE, text=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     config = {
         "version": "0.1",
         "log": {"level": "error"},

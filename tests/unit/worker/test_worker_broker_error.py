@@ -19,6 +19,7 @@ from greenworker.exporter.broker_error import KINDS, kind_of
 from greenworker.exporter.connect import connect
 from greenworker.exporter.exporter import Exporter, Options
 from greenworker.tls import Trust
+from tests.ports import free_port
 
 SECRET = "topsecret"  # noqa: S105 - of a broker that is not there
 
@@ -41,11 +42,6 @@ def answering(answer: bytes) -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
 def kind(url: str) -> str:
     try:
         connect(url, Trust())
@@ -56,7 +52,7 @@ def kind(url: str) -> str:
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "amqp", "amqps"])
 def test_a_port_where_nothing_listens_refuses(scheme: str) -> None:
-    assert kind(f"{scheme}://u:{SECRET}@127.0.0.1:{closed_port()}/0") == "ConnectionRefused"
+    assert kind(f"{scheme}://u:{SECRET}@127.0.0.1:{free_port()}/0") == "ConnectionRefused"
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "amqp", "amqps"])
@@ -125,7 +121,7 @@ def test_an_error_whose_cause_is_itself_ends() -> None:
 
 
 def test_the_exporter_exports_the_kind_and_nothing_else_of_the_error(tmp_path: Path) -> None:
-    (tmp_path / "url").write_text(f"redis://:{SECRET}@127.0.0.1:{closed_port()}/0")
+    (tmp_path / "url").write_text(f"redis://:{SECRET}@127.0.0.1:{free_port()}/0")
     exporter = Exporter(
         Options.read(
             {

@@ -94,3 +94,12 @@ def test_every_room_of_the_operator_that_asks_nobody_has_a_contract_that_says_so
     rooms = {name.split(".")[1] for name in modules("greenfleet") if "." in name} - {"__main__"}
     assert rooms - asks <= {name.removeprefix("greenfleet.") for name in pure}
     assert {"greenfleet.controller", "greenfleet.prometheus"} <= pure
+
+
+def test_each_contract_about_brokers_names_every_broker() -> None:
+    folders = {path.parent.name for path in (PACKAGES["greenworker"] / "brokers").glob("*/__init__.py")}
+    every = {f"greenworker.brokers.{name}" for name in folders}
+    assert len(every) > 1
+    lists = [one[part] for one in CONTRACTS for part in ("modules", "forbidden_modules") if part in one]
+    about_brokers = [set(names) for names in lists if every & set(names)]
+    assert about_brokers == [every, every]

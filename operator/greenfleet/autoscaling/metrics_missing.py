@@ -1,4 +1,4 @@
-"""What happens while metrics are missing: the pool holds, or rises to its floor, and says why. Nothing scales in."""
+"""While metrics are missing the pool holds, or rises to its floor or what the last known rate needs, and says why."""
 
 from __future__ import annotations
 

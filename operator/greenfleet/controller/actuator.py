@@ -1,4 +1,5 @@
-"""Carries a decision out: green threads by an annotation of each running pod, workers by the Deployment's replicas.
+"""Carries a decision out: green threads by an annotation of each running pod, what a new pod starts with by the pool's
+ConfigMap, workers by the Deployment's replicas.
 
 Threads go through `pods/status`, so that the operator's role cannot change an image. Nothing is written that is already
 so, small changes are not worth a write, and what a pod does not report back is written again.

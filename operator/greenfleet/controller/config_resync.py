@@ -59,7 +59,7 @@ class ConfigResync:
             await asyncio.sleep(PAUSE_SECONDS)
 
     def next_due(self, records: Iterable[Record], now: float) -> Record | None:
-        """The pool whose ConfigMap was longest not applied, if it is due; marked as applied at `now`."""
+        """The pool whose ConfigMap was longest not applied, if it is due; marked as tried at `now`."""
         working, idle = self._longest_ago(records)
         if working is not None and now - self._at(working) >= WORKING_INTERVAL_SECONDS:
             self._tried[working.key] = now

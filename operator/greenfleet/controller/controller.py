@@ -1,5 +1,5 @@
-"""Works off the queue while this replica leads: each key is handed to the reconciler that it is for, and whatever runs
-is put into the queue again once in a while.
+"""Works off the queue: each key is handed to the reconciler that it is for. While this replica leads, whatever runs is
+put into the queue again once in a while; on a standby the client refuses the first write, and the key waits.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Controller:
         self._metrics = metrics
 
     async def run(self, gained: asyncio.Event) -> None:
-        """Works while leading; as a standby it waits."""
+        """Until cancelled. What a standby was refused is worked on once it leads (`gained`)."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._queue.run(self._work))
             await self._pools.wait_for_initial_list()

@@ -1,4 +1,4 @@
-"""The status of a pool, computed anew from what is known, and written only when it says something new. Pure.
+"""The status of a pool, computed anew from what is known. Pure; `status_writer` writes it.
 
 The conditions are computed in `greenfleet.status`. Here is what only the state of every owner tells: who stops the
 pool, what was true before a restart, and what was missing a moment ago. `lastTransitionTime` moves only when a status

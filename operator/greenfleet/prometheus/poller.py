@@ -1,4 +1,5 @@
-"""Asks the Prometheus servers about pools: two queries for each server and source, however many pools refer to them.
+"""Asks the Prometheus servers about pools: each once for every source and once for all workers, however many pools
+refer to it, and once for dead letters where no source has them.
 
 One answer is for everybody. If a namespace makes it too large or late, that namespace is left out for a while, and the
 question is asked again. An answer that does not come is a value, `QueryError`, with the reason that its pools will

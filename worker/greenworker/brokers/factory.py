@@ -1,4 +1,4 @@
-"""Which broker an app has. The only place that asks."""
+"""Which broker an app has: worker and companion ask here alone."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 While suspects have their turn, nothing else starts in a worker: what ran before ends first, then a few suspects run
 together, and whoever was among those when a process died runs all alone. After each turn everything else has as long,
 for a turn takes as long as the tasks do: suspects of a minute stopped three workers for minutes, with 5,000 messages
-behind them (fault runs 7002 and 7104). See `suspicion` for what makes a suspect.
+behind them. See `suspicion` for what makes a suspect.
 """
 
 from __future__ import annotations

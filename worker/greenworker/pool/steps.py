@@ -1,4 +1,6 @@
-"""The bootstep that belongs to the worker: live resize and the wish to be recycled."""
+"""The bootstep that belongs to the worker: live resize, the wish to be recycled, the hub monitor, the look at task
+risks, and the routes to the companion.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The user's own limits, last and in this order: behavior, schedules, pauses, min and max, and the fleet's total."""
+"""The user's own limits (but for scale-up's window), last, in this order: behavior, schedules, pause, bounds, total."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def total_of_workers(tick: Tick, recommended: int) -> Adjustment | None:
 
 
 USER_LIMITS = (scheduled, paused, minimum, maximum, total_of_workers)
-"""They hold also while metrics are missing, so they see no more than a `Tick`."""
+"""While metrics are missing they stop growth and take no worker away, so they see no more than a `Tick`."""
 
 
 def total_of_threads(tick: Tick, replicas: int, threads: int) -> Adjustment | None:

@@ -83,7 +83,7 @@ class Channel(confirms.Channel):
     """Acknowledges once in a turn of the hub, and knows what is unsettled."""
 
     task_risks: ClassVar[TaskRisks]
-    """Set by the launcher: kombu makes channels, and has nothing of ours to pass to them."""
+    """Set by `AmqpKind`: kombu makes channels, and has nothing of ours to pass to them."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._acks: list[int] = []

@@ -148,6 +148,24 @@ def test_prefork_drain_lets_tasks_finish(redis_broker: Redis, start_worker: Star
     assert worker.journal.done() >= 2
 
 
+def test_what_ends_as_the_drain_begins_is_not_given_back(any_lane: Lane, start_worker: Start) -> None:
+    """Celery acknowledges in the next round of its event loop, and a drain leaves it none."""
+    tasks, rounds = any_lane.producer(), 5
+
+    def companion() -> Worker:
+        options = {"queues": any_lane.queue, "environment": any_lane.environment()}
+        return start_worker(any_lane.url, pool="prefork", arguments=["-c", "1"], **options).ready()
+
+    for number in range(rounds):
+        worker = companion()
+        tasks.end_companion.delay(number)
+        assert worker.wait(30) == 0
+    worker = companion()
+    tasks.noop.delay("last")
+    eventually(lambda: worker.gone() or worker.journal.counts("done")["last"], "all before it has run, too")
+    assert worker.journal.counts("start") == {str(number): 1 for number in range(rounds)}
+
+
 @pytest.mark.slow
 def test_messages_of_a_killed_companion_come_back_soon(
     redis_broker: Redis, start_worker: Start, client_app: Any

@@ -4,6 +4,7 @@ what is not acknowledged.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -108,6 +109,8 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         refuse_declarations(self)
         self._received: dict[int, Any] = {}
         self._prune_at = 100
+        self._settlements: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        """Acknowledgements that wait for the next round of the event loop."""
         self._queues: dict[str, str] = {}
         self.credits: Credits | None = None
         runtime = self.runtime = Runtime.of(self.app)
@@ -140,13 +143,15 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         return [*state.active_requests, *(item.request for item in self.pool.under_way)]
 
     def on_close(self) -> None:
-        """The connection is lost. On Redis what runs stays ours; what has not started goes back as soon as Redis
-        answers.
+        """The connection is lost, or a drain begins. In a drain, and on Redis, what runs stays ours; what has not
+        started goes back, on Redis as soon as it answers. A drain leaves the event loop no further round: what has
+        ended is settled first, or it would go back as well.
         """
+        self._settle()
         pool = self.pool
         pool.pending.clear()
         pool.isolation.take_waiting()
-        if not self.settlement.outlives_connection:
+        if not (self.settlement.outlives_connection or self.runtime.drain.draining):
             self.settlement.connection_lost(self)
             super().on_close()
             pool.forget_discarded()
@@ -221,6 +226,12 @@ class Consumer(StockConsumer):  # type: ignore[misc]
         """Celery acknowledges in the next round of its event loop; count what the broker does not take."""
         if not settles(p):
             return super().call_soon(p, *args, **kwargs)
-        return super().call_soon(acknowledge, self.runtime.task_risks, p, *args)
+        self._settlements.append((p, args))
+        return super().call_soon(self._settle)
+
+    def _settle(self) -> None:
+        while self._settlements:
+            settle, args = self._settlements.popleft()
+            acknowledge(self.runtime.task_risks, settle, *args)
 
     call_soon_ack = call_soon

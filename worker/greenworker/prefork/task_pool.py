@@ -89,8 +89,8 @@ class TaskPool(StockPool):  # type: ignore[misc]
         return [item.request for item in (*self.under_way, *self.pending, *self.isolation.waiting)]
 
     def flush_unsent(self, flush: Callable[[], None]) -> None:
-        """On Redis, after a lost connection: *flush* is Celery's, which forgets what no process has accepted. A process
-        runs all the same what is in its pipe, so that stays under way.
+        """In a drain, and on Redis after a lost connection: *flush* is Celery's, which forgets what no process has
+        accepted. A process runs all the same what is in its pipe, so that stays under way.
         """
         pool = self._pool
         sent = [

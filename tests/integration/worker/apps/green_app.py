@@ -6,6 +6,7 @@
 
 import gc
 import os
+import signal
 import socket
 import time
 
@@ -40,6 +41,14 @@ def noop(number):
 def sleep(number, seconds):
     note("start", number)
     time.sleep(seconds)
+    note("done", number)
+
+
+@app.task
+def end_companion(number):
+    """In a companion: SIGTERM for its parent, and its own end at the same moment."""
+    note("start", number)
+    os.kill(os.getppid(), signal.SIGTERM)
     note("done", number)
 
 

@@ -9,7 +9,7 @@ has its own.
 import os
 import random
 import socket
-from itertools import cycle
+from itertools import cycle, islice
 
 _PER_PROCESS = 1000
 
@@ -25,7 +25,7 @@ _ports = cycle(random.sample(_own_ports(), _PER_PROCESS))  # in an order by chan
 
 def free_port() -> int:
     """A port on which nothing listens, and which this process has not got for its last thousand calls."""
-    for port, _ in zip(_ports, range(_PER_PROCESS), strict=False):
+    for port in islice(_ports, _PER_PROCESS):
         with socket.socket() as listener:
             try:
                 listener.bind(("", port))

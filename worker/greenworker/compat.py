@@ -160,6 +160,11 @@ PRIVATE = (
     Private("celery.backends.redis:ResultConsumer._reconnect_pubsub", "earlier ones do not", ()),
     Private("celery.backends.redis:ResultConsumer._pubsub", "None: its connection was lost"),
     Private(
+        "celery.backends.asynchronous:BaseResultConsumer._wait_for_pending",
+        "who waits for a result asks for it now and then",
+        ("result", "timeout", "on_interval"),
+    ),
+    Private(
         "celery.backends.base:BaseKeyValueStoreBackend._store_result",
         "a task waits with its result for a Redis that is away",
         ("task_id", "result", "state"),

@@ -170,6 +170,8 @@ class Relay:
         """How many wait."""
         self.delay_seconds = 0.0
         """Before what the server says is passed on."""
+        self.late: dict[bytes, float] = {}
+        """Requests with this word in them are passed on so many seconds late; other connections do not wait."""
         self.listener = socket.create_server((address, 0))
         self.port = int(self.listener.getsockname()[1])
         self.accepted = self.accepted_before = 0
@@ -250,6 +252,8 @@ class Relay:
                     self.answers.wait(60)
                 if answers and self.delay_seconds:
                     sleep(self.delay_seconds)
+                if not answers:
+                    sleep(sum(seconds for word, seconds in self.late.items() if word in data))
                 swallowed = (answers and self.deaf) or source in self.silenced
                 if generation == self.generation and not swallowed:
                     sink.sendall(data)

@@ -247,6 +247,26 @@ def test_tasks_may_begin_to_wait_for_others_at_the_same_time(
     relay.close()
 
 
+@pytest.mark.parametrize("pool", ["eventlet", "prefork"])
+def test_a_result_that_is_published_before_its_subscription_counts_is_read(
+    rabbit_server: Any, own_redis: Redis, start_worker: Start, pool: str
+) -> None:
+    """Redis takes the commands of several connections in an order of its own, and publishes once: who has asked before
+    the result was there, and subscribed after it was published, waited until the timeout.
+    """
+    lane, relay = RabbitLane(rabbit_server, "quorum"), Relay(own_redis.port)
+    conf = {**stores_in(own_redis, lane), "result_backend": f"redis://127.0.0.1:{relay.port}/0"}
+    more: dict[str, Any] = {"arguments": ["-c", "4"]} if pool == "prefork" else {"threads": 20}
+    start_worker(
+        lane.url, queues=lane.queue, pool=pool, environment={**lane.environment(), "APP_CONF": repr(conf)}, **more
+    ).ready()
+    relay.late[b"SUBSCRIBE"] = 2.0
+    producer = lane.producer(result_backend=own_redis.url)
+    result = producer.app.send_task("green_app.wait_for_late", (7, 0.5), queue=producer.queue)
+    assert result.get(timeout=20) == 7
+    relay.close()
+
+
 def test_tasks_wait_for_others_through_a_long_outage_of_the_redis_of_the_results(
     rabbit_server: Any, own_redis: Redis, start_worker: Start
 ) -> None:

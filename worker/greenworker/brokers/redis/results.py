@@ -16,6 +16,9 @@ Who counts the last part of a chord sends its body, and its worker may end befor
 again, and has to send the body. So who is killed leaves the chord as it is, and who counts again takes over a body that
 nobody sends.
 
+Who waits subscribes, asks once, and is told once. Redis takes the commands of several connections in an order of its
+own, and a connection that is silent tells nothing. So who waits asks now and then.
+
 Up to 5.6 the first tasks that wait for others at the same time all connect. The last connection is read, and what was
 subscribed to over the others never arrives: ``.get()`` waits until its timeout. The same where a lost connection is
 replaced. From 5.7 on Celery takes care of it.
@@ -37,7 +40,7 @@ from celery import current_task, states
 from celery.backends import redis
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
-from redis.exceptions import AuthenticationError, ConnectionError, TimeoutError  # noqa: A004 - Redis' own
+from redis.exceptions import AuthenticationError, ConnectionError, RedisError, TimeoutError  # noqa: A004 - Redis' own
 
 logger = get_logger(__name__)
 
@@ -56,14 +59,40 @@ SENDING_SECONDS = 5.0
 answers.
 """
 
+LOOK_SECONDS = 2.0
+"""So often, at most, a process asks for all results that its tasks wait for, in one command."""
+
 GIVE_UP = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1]) or 0"
 """In one step: of several that give up one claim, the others would take the first one's new claim for it."""
 
 
 class ReconnectingConsumer(redis.ResultConsumer):
-    """Connects anew for as long as it takes; what was stored meanwhile is read then."""
+    """Connects anew for as long as it takes; what was stored meanwhile is read then. What no message told is read, too:
+    whoever waits looks for it.
+    """
 
     _lost = False
+    _next_look = 0.0
+
+    def _wait_for_pending(
+        self, result: Any, timeout: float | None = None, on_interval: Callable[[], Any] | None = None, **kwargs: Any
+    ) -> Any:
+        def look_and_go_on() -> None:
+            self._look()
+            if on_interval is not None:
+                on_interval()
+
+        return super()._wait_for_pending(result, timeout=timeout, on_interval=look_and_go_on, **kwargs)
+
+    def _look(self) -> None:
+        if not self.subscribed_to or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        with suppress(RedisError, OSError):  # who may not look, and whose Redis is away, still waits for the message
+            for found in self.backend.client.mget(tuple(self.subscribed_to)):
+                meta = self.backend.decode_result(found) if found else {"status": states.PENDING}
+                if meta["status"] in states.READY_STATES:
+                    self.on_state_change(meta, None)
 
     def drain_events(self, timeout: float | None = None) -> Any:
         """Waits *timeout* seconds at most, or as long as Celery's retries take."""

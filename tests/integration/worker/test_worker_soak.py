@@ -117,7 +117,8 @@ def test_200_000_tasks_and_100_reconnects_leave_nothing_behind(lane: Lane, start
     relay.close()
     settled, *later = states[len(states) // 2 :]  # until then its heap finds its size; what leaks goes on growing
     grown = {name: max(state[name] for state in later) - settled[name] for name in settled}
-    allowed = {"rss": 1.5, "threads": 1, "descriptors": 3, "green_threads": 3}
+    # A leak of one a reconnect is fifty. Two commands at the same moment make one more connection, which is kept.
+    allowed = {"rss": 1.5, "threads": 1, "descriptors": 8, "green_threads": 3}
     assert all(grown[name] <= allowed[name] for name in allowed), (grown, states)
 
 

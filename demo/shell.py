@@ -44,7 +44,7 @@ def run(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None, 
     """Run a command and return what it printed.
 
     With `visible` its standard error goes to ours: for commands that report their own progress. Raises StepError with
-    the end of what it said.
+    the first line and the end of what it said.
     """
     words = [str(word) for word in command]
     try:
@@ -60,6 +60,9 @@ def run(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None, 
     except OSError as error:
         raise StepError(f"{words[0]} cannot be run: {error.strerror}") from None
     if done.returncode != 0:
-        said = "\n".join(((done.stderr or "") + done.stdout).strip().splitlines()[-15:])
+        lines = ((done.stderr or "") + done.stdout).strip().splitlines()
+        said = "\n".join(
+            [*lines[:1], "…", *lines[-14:]] if len(lines) > 15 else lines
+        )  # a reason, then a log, is usual
         raise StepError(f"`{' '.join(words)}` ended with status {done.returncode}\n{said}".rstrip())
     return done.stdout.strip()

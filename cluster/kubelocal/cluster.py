@@ -21,7 +21,7 @@ from kubelocal.report import Report
 from kubelocal.run import locked, remove_if_empty, wait_until
 from kubelocal.topology import Kind, Topology
 
-_READY_SECONDS = 90
+_READY_SECONDS = 180
 _DOWN_GRACE_SECONDS = 0.5
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager")

@@ -283,6 +283,9 @@ PRIVATE = (
     Private(f"{_REDIS}:MultiChannelPoller.handle_event", "the same", ("fileno", "event")),
     Private(f"{_REDIS}:MultiChannelPoller.on_poll_init", "the same", ("poller",)),
     Private(f"{_REDIS}:MultiChannelPoller.on_poll_start", "the same", ()),
+    Private(
+        f"{_REDIS}:MultiChannelPoller._on_connection_disconnect", "a closed connection ends no rounds", ("connection",)
+    ),
     Private(f"{_REDIS}:MultiChannelPoller.maybe_restore_messages", "the unacked store restores by itself", ()),
     Private(
         f"{_REDIS}:MultiChannelPoller.maybe_refresh_binding_expiry", "bindings with a time to live", (), since="5.7"

@@ -1,5 +1,7 @@
 """Redis that is silent, read-only, full or another one: the worker keeps what it holds, waits, and goes on."""
 
+# mypy: disable-error-code="no-untyped-call"
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -7,9 +9,11 @@ from time import time
 from typing import Any
 
 import pytest
+from kombu import Exchange, Queue
+from kombu.asynchronous import Hub
 
 from greenworker.brokers.redis.heartbeat import DEAD_AFTER_SECONDS
-from tests.integration.worker.harness import Redis, Relay, Worker, eventually
+from tests.integration.worker.harness import Producer, Redis, Relay, Worker, eventually
 from tests.integration.worker.redis_consumer import Consumer
 from tests.ports import free_port
 
@@ -137,3 +141,30 @@ def test_of_two_urls_the_one_that_takes_writes_is_used(
     own_redis.client().execute_command("REPLICAOF", "127.0.0.1", str(free_port()))
     start_worker(f"{own_redis.url};{redis_broker.url}").ready()
     assert redis_broker.client().zcard("greenworker.workers") == 1
+
+
+def test_a_connection_that_is_closed_unused_ends_no_rounds(consumer: Consumer, redis_broker: Redis) -> None:
+    """redis-py 4 closes one where garbage is collected. kombu took that for the end of the consumer's own, and Celery's
+    event loop never asked again.
+    """
+    taken: list[Any] = []
+    consumer.take = taken.append
+    Queue("told", Exchange("told", type="fanout"), channel=consumer.channel).declare()
+    consumer.channel.basic_consume("told", True, taken.append, "remote control")
+    hub, pool = Hub(), consumer.channel.async_pool
+    consumer.connection.register_with_event_loop(hub)
+    rounds = hub.create_loop()
+    next(rounds)
+    unused = pool.connection_class(**pool.connection_kwargs)
+    unused.connect()
+    unused.disconnect()
+    Producer(redis_broker.url).noop.delay(1)
+
+    def told() -> bool:
+        next(rounds)
+        return bool(taken)
+
+    eventually(told, "the message is fetched", 10)
+    consumer.connection.collect()
+    assert not hub.on_tick, "and the rounds end with the connection"
+    hub.close()

@@ -10,6 +10,7 @@ an ordinary thread says that this worker lives.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 from typing import Any, ClassVar
@@ -97,6 +98,13 @@ class Poller(stock.MultiChannelPoller):
         super().__init__()
         self.pause = IDLE_WAIT_SECONDS[0]
         self.ask_at = 0.0
+        self.leave_loop: Callable[[], None] = lambda: None
+        """Ends the rounds."""
+
+    def close(self) -> None:
+        """The connection is lost, or the worker ends."""
+        self.leave_loop()
+        super().close()
 
     def _register_BRPOP(self, channel: Any) -> None:  # noqa: N802 - kombu's name
         """Never."""
@@ -146,8 +154,26 @@ class Transport(stock.Transport):
         return connection
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
-        """kombu's, and a timer that does nothing: the loop makes a round at least so often."""
+        """kombu's, and a timer that does nothing: the loop makes a round at least so often.
+
+        Up to 5.6 kombu ends the rounds when any connection of its pool is closed, also one that nobody uses any more
+        (redis-py 4 closes it where garbage is collected). Nobody would ask, or acknowledge, ever again. Ours end with
+        the transport's connection.
+        """
+        others = set(loop.on_tick)
         super().register_with_event_loop(connection, loop)
+        rounds, closed = loop.on_tick - others, self.cycle._on_connection_disconnect
+
+        def go_on(lost: Any) -> None:
+            closed(lost)
+            loop.on_tick.update(rounds)
+
+        def leave_loop() -> None:
+            loop.on_tick.difference_update(rounds)
+            rounds.clear()
+
+        self.cycle._on_connection_disconnect = go_on  # type: ignore[method-assign]
+        self.cycle.leave_loop = leave_loop
         store = self._avail_channels[-1].store if self._avail_channels else connection.channels[0].store
         loop.add_reader(store.wakeup_fd, self.cycle.ask, loop)
         if store.ticking is not None:

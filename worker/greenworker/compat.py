@@ -159,6 +159,13 @@ PRIVATE = (
     Private("celery.backends.redis:ResultConsumer._locked", "5.7 subscribes one at a time", (), since="5.7"),
     Private("celery.backends.redis:ResultConsumer._reconnect_pubsub", "earlier ones do not", ()),
     Private("celery.backends.redis:ResultConsumer._pubsub", "None: its connection was lost"),
+    Private("celery.backends.redis:ResultConsumer.subscribed_to", "the keys of all results that are waited for"),
+    Private("celery.backends.redis:ResultConsumer._get_key_for_task", "the key of one"),
+    Private("celery.backends.redis:ResultConsumer.on_state_change", "a result is there", ("meta", "message")),
+    Private("celery.backends.redis:ResultConsumer.consume_from", "earlier ones do not", ("task_id",)),
+    Private("celery.backends.redis:ResultConsumer.cancel_for", "the same", ("task_id",)),
+    Private("celery.backends.redis:ResultConsumer.drain_events", "who reads results never ends", ("timeout",)),
+    Private("celery.backends.redis:RedisBackend._create_client", "who looks for a result gives up soon"),
     Private(
         "celery.backends.asynchronous:BaseResultConsumer._wait_for_pending",
         "who waits for a result asks for it now and then",

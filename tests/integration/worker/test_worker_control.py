@@ -267,6 +267,31 @@ def test_a_result_that_is_published_before_its_subscription_counts_is_read(
     relay.close()
 
 
+@pytest.mark.parametrize("pool", ["eventlet", "prefork"])
+def test_a_result_that_cannot_be_decoded_is_the_affair_of_who_waits_for_it(
+    rabbit_server: Any, own_redis: Redis, start_worker: Start, pool: str
+) -> None:
+    """Another app has stored it with another serializer."""
+    from celery import Celery
+
+    lane = RabbitLane(rabbit_server, "quorum")
+    more: dict[str, Any] = {"arguments": ["-c", "2"]} if pool == "prefork" else {"threads": 20}
+    conf = stores_in(own_redis, lane)
+    start_worker(
+        lane.url, queues=lane.queue, pool=pool, environment={**lane.environment(), "APP_CONF": repr(conf)}, **more
+    ).ready()
+    other = Celery("other", backend=own_redis.url, set_as_current=False)
+    other.conf.update(result_serializer="pickle", result_accept_content=["pickle"])
+    other.backend.store_result("odd", {"a": 1}, "SUCCESS")
+    producer = lane.producer(result_backend=own_redis.url)
+    send = producer.app.send_task
+    for _ in range(4):  # in each of two processes
+        odd = send("green_app.wait_for_id", ("odd",), queue=producer.queue)
+        assert "DecodeError" in repr(odd.get(timeout=20, propagate=False))
+    for number in range(3):
+        assert send("green_app.wait_for_late", (number, 3.0), queue=producer.queue).get(timeout=25) == number
+
+
 def test_tasks_wait_for_others_through_a_long_outage_of_the_redis_of_the_results(
     rabbit_server: Any, own_redis: Redis, start_worker: Start
 ) -> None:

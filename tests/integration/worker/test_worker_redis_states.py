@@ -4,14 +4,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from time import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from threading import Timer
+from time import monotonic, time
 from typing import Any
 
+import celery.exceptions
 import pytest
+from celery import Celery
+from celery.backends.redis import RedisBackend
 from kombu import Exchange, Queue
 from kombu.asynchronous import Hub
 
+from greenworker.brokers.redis import results
 from greenworker.brokers.redis.heartbeat import DEAD_AFTER_SECONDS
 from tests.integration.worker.harness import Producer, Redis, Relay, Worker, eventually
 from tests.integration.worker.redis_consumer import Consumer
@@ -168,3 +174,46 @@ def test_a_connection_that_is_closed_unused_ends_no_rounds(consumer: Consumer, r
     consumer.connection.collect()
     assert not hub.on_tick, "and the rounds end with the connection"
     hub.close()
+
+
+@pytest.fixture
+def results_behind_a_relay(redis_broker: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Celery, Relay]]:
+    """An app that waits for results in this process, as a task in a worker does."""
+    monkeypatch.setattr(RedisBackend, "ResultConsumer", RedisBackend.ResultConsumer)
+    results.own_consumers()
+    relay = Relay(redis_broker.port)
+    yield Celery("waits", backend=f"redis://127.0.0.1:{relay.port}/0", set_as_current=False), relay
+    relay.close()
+
+
+def test_who_looks_for_a_result_keeps_a_timeout_that_is_shorter_than_that_of_the_connection(
+    results_behind_a_relay: tuple[Celery, Relay],
+) -> None:
+    """Celery's is 120 s."""
+    app, relay = results_behind_a_relay
+    silence = Timer(1.0, setattr, (relay, "deaf", True))
+    silence.start()
+    began = monotonic()
+    with pytest.raises(celery.exceptions.TimeoutError):
+        app.AsyncResult("nobody").get(timeout=4)
+    assert monotonic() - began < 60
+
+
+def test_a_message_that_comes_after_a_look_tells_nothing_new(
+    results_behind_a_relay: tuple[Celery, Relay], redis_broker: Redis
+) -> None:
+    app, _ = results_behind_a_relay
+    told: list[Any] = []
+    backend: Any = app.backend
+    consumer, result = backend.result_consumer, app.AsyncResult("looked-for")
+    consumer.on_message = told.append
+    backend.add_pending_result(result)
+    eventually(lambda: redis_broker.client().pubsub_numsub(backend.get_key_for_task(result.id))[0][1], "it subscribes")
+    Celery("stores", backend=redis_broker.url, set_as_current=False).backend.store_result(result.id, 7, "SUCCESS")
+    consumer._look()
+    assert result.result == 7
+    for _ in range(3):
+        with suppress(TimeoutError):
+            consumer.drain_events(timeout=0.5)
+    assert len(told) == 1
+    assert not backend._pending_messages.total, "Celery keeps none of it"

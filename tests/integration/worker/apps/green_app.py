@@ -238,6 +238,12 @@ def wait_for_late(number, seconds):
 
 
 @app.task
+def wait_for_id(task_id):
+    with allow_join_result():
+        return app.AsyncResult(task_id).get(timeout=20)
+
+
+@app.task
 def late(number, seconds):
     time.sleep(seconds)
     return number

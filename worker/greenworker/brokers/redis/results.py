@@ -33,6 +33,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from threading import RLock
 from typing import Any
 
@@ -85,14 +86,28 @@ class ReconnectingConsumer(redis.ResultConsumer):
         return super()._wait_for_pending(result, timeout=timeout, on_interval=look_and_go_on, **kwargs)
 
     def _look(self) -> None:
-        if not self.subscribed_to or time.monotonic() < self._next_look:
+        keys = tuple(self.subscribed_to)
+        if not keys or time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + LOOK_SECONDS
         with suppress(RedisError, OSError):  # who may not look, and whose Redis is away, still waits for the message
-            for found in self.backend.client.mget(tuple(self.subscribed_to)):
-                meta = self.backend.decode_result(found) if found else {"status": states.PENDING}
-                if meta["status"] in states.READY_STATES:
-                    self.on_state_change(meta, None)
+            for key, found in zip(keys, self._asking.mget(keys), strict=True):
+                with suppress(Exception):  # what cannot be decoded is an error of who waits for it alone
+                    meta = self.backend.decode_result(found) if found and key in self.subscribed_to else None
+                    if meta and meta["status"] in states.READY_STATES:
+                        self.on_state_change(meta, None)
+
+    @cached_property
+    def _asking(self) -> Any:
+        """A client of its own, which gives a silent connection up soon: who looks has a timeout to keep."""
+        options = self.backend.connparams
+        soon = {"socket_timeout": LOOK_SECONDS, "socket_connect_timeout": LOOK_SECONDS, "retry_on_timeout": False}
+        return self.backend._create_client(**{name: soon.get(name, value) for name, value in options.items()})
+
+    def on_state_change(self, meta: Any, message: Any) -> None:
+        """A *message* that was on its way when somebody had looked tells nothing new, and Celery would keep it."""
+        if message is None or self._get_key_for_task(meta["task_id"]) in self.subscribed_to:
+            super().on_state_change(meta, message)
 
     def drain_events(self, timeout: float | None = None) -> Any:
         """Waits *timeout* seconds at most, or as long as Celery's retries take."""

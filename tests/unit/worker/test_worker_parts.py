@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import socketserver
 import ssl
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +22,7 @@ from greenworker.brokers.url import without_master_name
 from greenworker.exporter.broker import Queue
 from greenworker.exporter.connect import connect
 from greenworker.exporter.exporter import parse_queues
-from greenworker.exporter.rabbitmq_plugin import addresses, parse
+from greenworker.exporter.rabbitmq_plugin import Plugin, addresses, parse
 from greenworker.exporter.redis import list_key, tls_options
 from greenworker.misconfigured import MisconfiguredError
 from greenworker.monitoring.accounting import seconds_waited
@@ -180,3 +182,27 @@ def test_what_is_eventlets_own_lives_in_one_module() -> None:
     green = re.compile(r"^\s*(?:from|import)\s+(?:eventlet|greenlet|celery\.concurrency\.eventlet)\b", re.MULTILINE)
     importing = {path.name for path in package.rglob("*.py") if green.search(path.read_text(encoding="utf-8"))}
     assert importing == {"hub.py"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"\x15\x03\x01\x00\x02\x02\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nrabbit",
+        b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 200 + b"\r\n",
+        b'HTTP/1.1 200 OK\r\n\r\nrabbitmq_queue_messages_unacked{vhost="/",queue="q"} 1e999\n',
+    ],
+    ids=["TLS", "cut off", "headers", "infinite"],
+)
+def test_whatever_the_port_of_the_plugin_answers_costs_only_its_own_numbers(answer: bytes) -> None:
+    class Answering(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(answer)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answering) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        plugin = Plugin("127.0.0.1", server.server_address[1], "/")
+        assert plugin.unacked() == {}
+        assert plugin.problem
+        server.shutdown()

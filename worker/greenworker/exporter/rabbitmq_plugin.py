@@ -14,6 +14,7 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 from time import monotonic
 
 from greenworker.native import say
@@ -55,7 +56,7 @@ class Plugin:
                 self._unacked = parse(self._fetch(), self.vhost)
                 self._note("")
                 self._ask_at = monotonic() + EVERY_SECONDS
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, OverflowError, HTTPException) as error:  # the last: no HTTP, or cut off
                 self._unacked = {}
                 self._note(redacted(f"{type(error).__name__}: {error}"))
                 self._ask_at = monotonic() + AGAIN_SECONDS

@@ -19,6 +19,7 @@ from greenfleet.controller.status_writer import StatusWriter
 from greenfleet.controller.workqueue import WorkQueue
 from greenfleet.k8s.client import ConflictError, NotLeaderError
 from greenfleet.own_metrics import OperatorMetrics
+from greenfleet.status.stalled import StalledReason
 
 _RESYNC_SECONDS = 600.0
 """Whatever runs is applied again so often, in case a watch missed something."""
@@ -108,9 +109,13 @@ class Controller:
 
     async def _work_on_exporter(self, key: ExporterKey) -> None:
         before = self._registry.exporter(key.broker_key).refused
-        again = await self._exporters.reconcile(key)
-        if again is not None:
-            self._queue.add_later(key, again)
+        try:
+            if (again := await self._exporters.reconcile(key)) is not None:
+                self._queue.add_later(key, again)
+        finally:  # what failed after it changes nothing about a refusal that began or ended
+            await self._say_refused(key, before)
+
+    async def _say_refused(self, key: ExporterKey, before: StalledReason | None) -> None:
         pools = self._registry.of_broker(key.broker_key)
         if pools and self._registry.exporter(key.broker_key).refused != before:
             for pool in pools:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -417,8 +418,9 @@ def _agent_out_of_memory(limit: str | None, workers: str) -> str:
     """*workers* is the field with the limit of the worker beside the agent."""
     has = "no memory limit" if limit is None else f"the memory limit {limit!r}"
     text = f"the init container {AGENT_CONTAINER} has {has}, and it was killed because it needed more"
-    if limit is not None and quantity(limit) < quantity(AGENT_MEMORY_LIMIT):
-        return f"{text}; it gets no more than {workers}: raise {workers} to {AGENT_MEMORY_LIMIT} or more"
+    with suppress(ValueError):  # a limit that no pool could have set, such as a webhook's 1e8
+        if limit is not None and quantity(limit) < quantity(AGENT_MEMORY_LIMIT):
+            return f"{text}; it gets no more than {workers}: raise {workers} to {AGENT_MEMORY_LIMIT} or more"
     return (
         f"{text}: the administrator names the image of this version in {_OWN_IMAGE}, or the pool sets agent: Installed "
         "and has greenfleet[worker] in its image"

@@ -250,6 +250,10 @@ def out_of_memory(container: str, limit: str | None, *, role: str = "eventlet", 
             out_of_memory("greenfleet-agent", "128Mi", init=True),
             ["greenfleet-agent has the memory limit '128Mi'", "the operator's worker.image", "agent: Installed"],
         ),
+        (
+            out_of_memory("greenfleet-agent", "1e8", init=True),  # as a webhook may write it
+            ["greenfleet-agent has the memory limit '1e8'", "the operator's worker.image", "agent: Installed"],
+        ),
     ],
 )
 def test_too_little_memory_is_said_with_the_limit_of_the_container_that_was_killed(

@@ -9,12 +9,14 @@ from unittest.mock import Mock
 
 import pytest
 
+from greenfleet.controller.controller import Controller
 from greenfleet.controller.exporters import ExporterReconciler
 from greenfleet.controller.keys import ExporterKey
 from greenfleet.controller.ownership import is_exporters_own, is_pools_own
 from greenfleet.controller.reconciler import Reconciler
-from greenfleet.controller.registry import Registry
+from greenfleet.controller.registry import Record, Registry
 from greenfleet.manifests import Child, names
+from greenfleet.status.stalled import StalledReason
 from tests.unit.operator.objects import Object, body
 
 EXPORTER = names.exporter_name("broker/url")
@@ -86,3 +88,28 @@ def test_a_name_that_stays_taken_is_asked_about_ever_more_seldom() -> None:
     asyncio.run(run())
     assert record.reconciliation.refused is not None
     assert known.exporter_refused(record.pool) is not None
+
+
+def test_a_refusal_that_has_ended_is_said_also_where_what_follows_fails() -> None:
+    """The next try finds the refusal gone, and would have nothing to say."""
+    known, anything, said = Registry(), cast("Any", Mock()), []
+    record = known.put(body("web"))
+    key = ExporterKey("shop", "broker/url")
+    known.exporter(key.broker_key).refused = StalledReason("Refused", "by a webhook")
+
+    class Exporters:
+        async def reconcile(self, key: ExporterKey) -> None:
+            known.exporter(key.broker_key).refused = None
+            raise TimeoutError("a pod's annotation")
+
+    class Status:
+        async def sync(self, record: Record) -> None:
+            said.append((record.key, known.exporter_refused(record.pool)))
+
+    controller = Controller(
+        registry=known, queue=anything, enqueuer=anything, pools=anything, view=anything, reconciler=anything,
+        exporters=cast("Any", Exporters()), status=cast("Any", Status()), metrics=anything,
+    )  # fmt: skip
+    with pytest.raises(TimeoutError):
+        asyncio.run(controller._work_on_exporter(key))
+    assert said == [(record.key, None)]

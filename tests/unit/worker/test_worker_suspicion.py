@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from celery.worker import state
 
+from greenworker.brokers.amqp.settlement import AmqpSettlement
 from greenworker.brokers.dead_letters import AT, DELIVERIES, DeadLetter
 from greenworker.brokers.settlement import Settlement
 from greenworker.brokers.suspicion import (
@@ -317,3 +318,20 @@ def test_what_cannot_be_set_aside_ends_the_worker_as_before(monkeypatch: pytest.
     monkeypatch.setattr(state, "task_ready", pytest.fail)
     with pytest.raises(ValueError, match="odd"):
         refuse(cast("Settlement", Refusals(done=False)), delivered().message, ValueError("odd"), [])
+
+
+def test_what_is_acknowledged_while_the_copy_of_another_is_confirmed_gets_no_copy() -> None:
+    settlement = AmqpSettlement.__new__(AmqpSettlement)
+    one, other = (SimpleNamespace(acknowledged=False, headers={}, suspicion=NONE.begun(alone=False)) for _ in range(2))
+    sent: list[Any] = []
+
+    def send_back(message: Any, _: Suspicion) -> bool:
+        sent.append(message)
+        other.acknowledged = True
+        return True
+
+    settlement._going_back = 0
+    settlement.attempts = cast("Any", SimpleNamespace(send_back=send_back))
+    settlement._returns = cast("Any", SimpleNamespace(give_back=sent.extend))
+    settlement.requeue_started([one, other])
+    assert sent == [one]

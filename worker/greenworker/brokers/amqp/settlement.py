@@ -98,7 +98,9 @@ class AmqpSettlement:
         """See `Returns.give_back`; those with a record of deaths as copies, so that nobody counts one more."""
         self._going_back += len(messages)
         try:
-            self._returns.give_back([message for message in messages if not self._sent_back(message)])
+            # One may be acknowledged while the confirmation of another one's copy is waited for.
+            left = [message for message in messages if not (message.acknowledged or self._sent_back(message))]
+            self._returns.give_back(left)
         finally:
             self._going_back -= len(messages)
 

@@ -322,6 +322,21 @@ def test_tasks_wait_for_others_through_a_long_outage_of_the_redis_of_the_results
         assert result.result == value
 
 
+def test_hundreds_of_tasks_store_their_results_at_once(
+    rabbit_server: Any, own_redis: Redis, start_worker: Start
+) -> None:
+    """redis-py 8 refuses the 101st connection, and each task that it refused waited for a second."""
+    lane = RabbitLane(rabbit_server, "classic")
+    conf = stores_in(own_redis, lane)
+    worker = start_worker(
+        lane.url, queues=lane.queue, threads=400, environment={**lane.environment(), "APP_CONF": repr(conf)}
+    ).ready()
+    publish(lane, "late", 0, 400, 2.0)
+    finished = "greenworker_tasks_finished_total"
+    eventually(lambda: worker.metric(finished, task="green_app.late") == 400, "all are done", 60)
+    assert "waits for Redis" not in worker.log.read_text()
+
+
 def stores_in(redis: Redis, lane: RabbitLane) -> dict[str, Any]:
     """The configuration of an app whose tasks come from *lane* and whose results go to *redis*."""
     return {"task_ignore_result": False, "result_backend": redis.url, "task_default_queue": lane.queue}

@@ -35,6 +35,8 @@ GREEN_DEFAULTS: dict[str, Any] = {
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     # Else the result backend, with connections of its own, is made anew for every task: thread-local is greenlet-local.
     "result_backend_thread_safe": True,
+    # A ceiling: redis-py 8 refuses the 101st connection, and a thousand tasks may store their results at once.
+    "redis_max_connections": 10_000,
     "broker_connection_retry_on_startup": True,
     "worker_consumer": "greenworker.pool.consumer:Consumer",
 }

@@ -62,6 +62,8 @@ def _at_work(decision: Decision | None, wanted: int, missing: str) -> Said:
         return "True", "Holding", some if wanted else none
     if not wanted:
         text = "Nothing waits; the first message brings a worker."
+        if decision is not None and not decision.active:
+            text = "No worker runs, and no message brings one, see ScalingActive."
         return "True", "ScaledToZero", f"{text} {missing}" if missing else text
     return "True", "Running", "Workers consume the queues."
 

@@ -106,6 +106,12 @@ def test_a_pool_at_zero_workers_is_ready_if_its_exporter_answers() -> None:
     assert (ready["status"], ready["reason"]) == ("True", "ScaledToZero")
 
 
+def test_a_pool_at_zero_workers_that_is_paused_or_manual_promises_no_worker() -> None:
+    ready = conditions(compute(reconciled(decision(replicas=0, active=False)), IDLE))["Ready"]
+    assert (ready["status"], ready["reason"]) == ("True", "ScaledToZero")
+    assert ready["message"] == "No worker runs, and no message brings one, see ScalingActive."
+
+
 def test_a_pool_at_zero_workers_does_not_say_that_nothing_waits_while_nobody_knows() -> None:
     unknown = decision(replicas=0, metrics_issues=(Problem(MetricsIssue.NO_SAMPLE, "none"),))
     ready = conditions(compute(reconciled(unknown), IDLE))["Ready"]

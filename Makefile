@@ -9,8 +9,8 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 PYTEST := $(BIN)/python -m pytest
 
-# Three processes on two cores: most tests wait. Those that share a cluster or a broker stay in one of them (tests/conftest.py).
-PARALLEL := --numprocesses 3
+# Four processes on two cores: most tests wait. Those that share a cluster or a broker stay in one of them (tests/conftest.py).
+PARALLEL := --numprocesses 4
 
 .PHONY: help
 help: ## list the targets

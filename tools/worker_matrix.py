@@ -40,7 +40,7 @@ SUITES = (
     *(f"--ignore=tests/integration/worker/test_worker_{name}.py" for name in ELSEWHERE),
 )  # fmt: skip
 SMOKE = ("tests/unit/worker", "tests/integration/worker/test_worker_redis.py", "-k", "not restart and not killed")
-PARALLEL = ("--numprocesses", "3")
+PARALLEL = ("--numprocesses", "4")
 """As `make test`: most tests wait."""
 SHOWN = ("celery", "kombu", "redis", "eventlet", "greenlet", "amqp")
 """Packages whose versions the page names."""

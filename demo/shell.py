@@ -61,8 +61,8 @@ def run(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None, 
         raise StepError(f"{words[0]} cannot be run: {error.strerror}") from None
     if done.returncode != 0:
         lines = ((done.stderr or "") + done.stdout).strip().splitlines()
-        said = "\n".join(
-            [*lines[:1], "…", *lines[-14:]] if len(lines) > 15 else lines
-        )  # a reason, then a log, is usual
+        if len(lines) > 15:  # often a reason, and then the end of a log
+            lines[1:-14] = ["…"]
+        said = "\n".join(lines)
         raise StepError(f"`{' '.join(words)}` ended with status {done.returncode}\n{said}".rstrip())
     return done.stdout.strip()

@@ -252,7 +252,7 @@ class Relay:
                     self.answers.wait(60)
                 if answers and self.delay_seconds:
                     sleep(self.delay_seconds)
-                if not answers:
+                if self.late and not answers:
                     sleep(sum(seconds for word, seconds in self.late.items() if word in data))
                 swallowed = (answers and self.deaf) or source in self.silenced
                 if generation == self.generation and not swallowed:

@@ -257,9 +257,7 @@ def test_a_result_that_is_published_before_its_subscription_counts_is_read(
     lane, relay = RabbitLane(rabbit_server, "quorum"), Relay(own_redis.port)
     conf = {**stores_in(own_redis, lane), "result_backend": f"redis://127.0.0.1:{relay.port}/0"}
     more: dict[str, Any] = {"arguments": ["-c", "4"]} if pool == "prefork" else {"threads": 20}
-    start_worker(
-        lane.url, queues=lane.queue, pool=pool, environment={**lane.environment(), "APP_CONF": repr(conf)}, **more
-    ).ready()
+    start_on(start_worker, lane, pool=pool, environment={"APP_CONF": repr(conf)}, **more)
     relay.late[b"SUBSCRIBE"] = 2.0
     producer = lane.producer(result_backend=own_redis.url)
     result = producer.app.send_task("green_app.wait_for_late", (7, 0.5), queue=producer.queue)
@@ -277,9 +275,7 @@ def test_a_result_that_cannot_be_decoded_is_the_affair_of_who_waits_for_it(
     lane = RabbitLane(rabbit_server, "quorum")
     more: dict[str, Any] = {"arguments": ["-c", "2"]} if pool == "prefork" else {"threads": 20}
     conf = stores_in(own_redis, lane)
-    start_worker(
-        lane.url, queues=lane.queue, pool=pool, environment={**lane.environment(), "APP_CONF": repr(conf)}, **more
-    ).ready()
+    start_on(start_worker, lane, pool=pool, environment={"APP_CONF": repr(conf)}, **more)
     other = Celery("other", backend=own_redis.url, set_as_current=False)
     other.conf.update(result_serializer="pickle", result_accept_content=["pickle"])
     other.backend.store_result("odd", {"a": 1}, "SUCCESS")
@@ -328,9 +324,7 @@ def test_hundreds_of_tasks_store_their_results_at_once(
     """redis-py 8 refuses the 101st connection, and each task that it refused waited for a second."""
     lane = RabbitLane(rabbit_server, "classic")
     conf = stores_in(own_redis, lane)
-    worker = start_worker(
-        lane.url, queues=lane.queue, threads=400, environment={**lane.environment(), "APP_CONF": repr(conf)}
-    ).ready()
+    worker = start_on(start_worker, lane, threads=400, environment={"APP_CONF": repr(conf)})
     publish(lane, "late", 0, 400, 2.0)
     finished = "greenworker_tasks_finished_total"
     eventually(lambda: worker.metric(finished, task="green_app.late") == 400, "all are done", 60)
@@ -352,9 +346,7 @@ def test_results_and_chords_outlast_an_outage_of_their_redis(
     lane = RabbitLane(rabbit_server, "quorum")
     conf = stores_in(own_redis, lane)
     more: dict[str, Any] = {"arguments": ["-c", "8"]} if pool == "prefork" else {"threads": 20}
-    start_worker(
-        lane.url, queues=lane.queue, pool=pool, environment={**lane.environment(), "APP_CONF": repr(conf)}, **more
-    ).ready()
+    start_on(start_worker, lane, pool=pool, environment={"APP_CONF": repr(conf)}, **more)
     producer = lane.producer(result_backend=own_redis.url)
     parts = [producer.late.s(number, 3.0) for number in range(3)]
     results = [producer.app.send_task("green_app.late", (9, 3.0), queue=producer.queue, ignore_result=False)]

@@ -42,13 +42,15 @@ def _run(namespace: str, old: str, wishes: Wishes, timeout_seconds: float | None
     deployment = _get(namespace, "deployment", old)
     adoption = plan(deployment, wishes)
     adoption.obstacles += _scalers(namespace, old)
+    name = wishes.name or old
+    existing = _find(namespace, "greenworkerpool", name)
+    if existing is not None and _adopted_from(existing) == old and not deployment["spec"].get("replicas", 1):
+        return _again(namespace, deployment, name, timeout_seconds)
     if not adoption.obstacles:  # an incomplete manifest must not end up in a pipe
         print(yaml.safe_dump(adoption.pool, sort_keys=False, width=120, allow_unicode=True), end="")
     _explain(adoption)
     if adoption.obstacles:
         return 1
-    name = adoption.pool["metadata"]["name"]
-    existing = _find(namespace, "greenworkerpool", name)
     if existing is not None and _adopted_from(existing) != old:
         raise KubectlError(f"there is a GreenWorkerPool {namespace}/{name} already: choose another name with --name")
     _say("\n".join(["", "What changes for the pods:", *difference(deployment, adoption.pool), ""]))
@@ -85,16 +87,37 @@ def _carry_out(namespace: str, deployment: Object, pool: Object, timeout_seconds
     _say(f"2. It is ready{f', and {wanted} worker of it consumes' if wanted else ''}.")
     kubectl("-n", namespace, "scale", f"deployment/{old}", "--replicas=0")
     _say(f"3. The {replicas} workers of Deployment {old} finish what they run, and leave.")
-    if not _await(
-        lambda: not _get(namespace, "deployment", old).get("status", {}).get("replicas"), timeout_seconds
-    ) or not (_await(lambda: not _pods(namespace, deployment), timeout_seconds)):
-        raise KubectlError(f"old workers still run after {timeout_seconds:g} s: look at the pods of Deployment {old}")
+    _await_gone(namespace, deployment, timeout_seconds)
     _say(
         f"4. They are gone. Deployment {old} is kept at 0: delete it when you are content, and take it out of what "
         "applies "
         f"it (Helm, Flux, Argo CD).\nThe way back: {back}"
     )
     return 0
+
+
+def _again(namespace: str, deployment: Object, name: str, timeout_seconds: float | None) -> int:
+    """The pool has taken the Deployment's place before. A Deployment at 0 says nothing of how large the pool should be:
+    the pool stays as it is.
+    """
+    old = deployment["metadata"]["name"]
+    _say(
+        f"Deployment {old} is at 0, and the pool {name} has taken its place: nothing is changed. Change the pool "
+        f"itself from now on (kubectl -n {namespace} edit gwp {name}). To begin anew, give the Deployment its workers "
+        f"back first: kubectl -n {namespace} scale deployment/{old} --replicas=N"
+    )
+    if timeout_seconds is not None:
+        _await_gone(namespace, deployment, timeout_seconds)
+    return 0
+
+
+def _await_gone(namespace: str, deployment: Object, seconds: float) -> None:
+    """Raises KubectlError where old workers still run after so many seconds."""
+    old = deployment["metadata"]["name"]
+    if not _await(lambda: not _get(namespace, "deployment", old).get("status", {}).get("replicas"), seconds) or not (
+        _await(lambda: not _pods(namespace, deployment), seconds)
+    ):
+        raise KubectlError(f"old workers still run after {seconds:g} s: look at the pods of Deployment {old}")
 
 
 def _explain(adoption: Adoption) -> None:

@@ -287,6 +287,10 @@ def _environment(
         name = variable["name"]
         if name in ("CELERY_BROKER_URL", _RESULT_NAME) or name in wishes.drop:
             continue
+        if wishes.broker_secret and name in _BROKER_NAMES and "://" in (variable.get("value") or ""):
+            kept.append({"name": name, "valueFrom": spec["broker"]["urlFrom"]})
+            found.notes.append(f"env {name} takes its URL from the Secret of --broker-secret, too")
+            continue
         if RESERVED_VARIABLE.fullmatch(name):
             found.obstacles.append(
                 f"env {name} is read by Celery as an option or a URL for which a pool has a field: set that in the "

@@ -55,7 +55,10 @@ async def run(wanted: Wanted, timeout_seconds: float, kubeconfig: str | None) ->
     deadline = time.monotonic() + timeout_seconds
     said: list[str] = []
     try:
-        while missing := await _missing(client, wanted):
+        while True:
+            missing, pools = await _look(client, wanted)
+            if not missing:
+                break
             if missing != said:
                 say("\n".join(missing))
                 said = missing
@@ -71,7 +74,7 @@ async def run(wanted: Wanted, timeout_seconds: float, kubeconfig: str | None) ->
         return 1
     finally:
         await client.close()
-    say(f"ready: {wanted.pool or 'the operator and all pools'}")
+    say(f"ready: {wanted.pool or f'the operator, and {found(pools, wanted.namespaces)}'}")
     return 0
 
 
@@ -97,29 +100,35 @@ def _rights(wanted: Wanted) -> str:
     )
 
 
-async def _missing(client: Client, wanted: Wanted) -> list[str]:
-    """One sentence for each thing that is not there yet."""
+def found(pools: int, namespaces: Sequence[str]) -> str:
+    """How many pools are Ready, and where: no pool is no success of one, for the name of a namespace may be wrong."""
+    count = {0: "there is no pool", 1: "one pool"}.get(pools, f"{pools} pools")
+    return f"{count} in {' and '.join(namespaces) or 'all namespaces'}"
+
+
+async def _look(client: Client, wanted: Wanted) -> tuple[list[str], int]:
+    """One sentence for each thing that is not there yet, and the number of pools."""
     try:
         lease = await client.get(
             f"{paths.collection('coordination.k8s.io/v1', 'Lease', wanted.operator_namespace)}/{wanted.lease}"
         )
         pools = await _pools(client, wanted)
     except NotFoundError as error:
-        return [f"waiting: {error}"]
+        return [f"waiting: {error}"], 0
     except TransientError as error:
-        return [f"waiting for the API server: {error}"]
+        return [f"waiting for the API server: {error}"], 0
     leads = [] if is_held(lease, datetime.now(UTC)) else ["waiting: no operator holds the Lease"]
-    return leads + [sentence for pool in pools if (sentence := unready(pool))]
+    return leads + [sentence for pool in pools if (sentence := unready(pool))], len(pools)
 
 
 async def _pools(client: Client, wanted: Wanted) -> list[Object]:
     if wanted.pool:
         return [await client.get(paths.pool(*wanted.pool.split("/", 1)))]
-    found: list[Object] = []
+    pools: list[Object] = []
     for namespace in wanted.namespaces or (None,):
         listed = await client.get(paths.pools(namespace))
-        found += listed["items"]
-    return found
+        pools += listed["items"]
+    return pools
 
 
 def is_held(lease: Object, now: datetime) -> bool:

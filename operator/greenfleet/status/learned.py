@@ -14,14 +14,19 @@ def learned_status(learned: Learned) -> _Object:
     """`status.learned` of what the autoscaler learned."""
     found: _Object = {}
     if learned.runtime_seconds is not None:
-        found["runtime"] = f"{learned.runtime_seconds * 1000:.3g}ms"
+        found["runtime"] = _milliseconds(learned.runtime_seconds)
     if learned.cpu_per_task_seconds is not None:
-        found["cpuPerTask"] = f"{learned.cpu_per_task_seconds * 1000:.3g}ms"
+        found["cpuPerTask"] = _milliseconds(learned.cpu_per_task_seconds)
     if learned.safe_threads is not None:
         found["safeThreads"] = learned.safe_threads
     if learned.startup_seconds is not None:
         found["startup"] = f"{learned.startup_seconds:.1f}s"
     return found
+
+
+def _milliseconds(seconds: float) -> str:
+    """Three digits, and never an exponent: `1010ms`."""
+    return f"{float(f'{seconds * 1000:.3g}'):.15g}ms"
 
 
 def significant_change(old: Learned, new: Learned) -> bool:

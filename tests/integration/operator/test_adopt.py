@@ -108,8 +108,13 @@ def test_a_hand_written_fleet_is_taken_over_and_every_task_is_done(world: World)
     expected = {str(number) for numbers in (range(4), range(100, 148), range(200, 205)) for number in numbers}
     eventually(lambda: set(done()) == expected, "every task is done", 60, lambda: str(expected - set(done())))
 
+    before = shop.pool("feeds")["spec"]
     again = adopt(world, "--yes", "--timeout", "90")
     assert again.returncode == 0, again.stderr  # what is done already is no error
+    assert shop.pool("feeds")["spec"] == before, "a Deployment at 0 says nothing of the pool's size"
+    assert again.stdout == ""
+    assert "nothing is changed" in again.stderr
+    assert "--replicas=0" not in again.stderr
     other = adopt(world, "--name", "with.dot")
     assert other.returncode == 1
     assert "use hyphens" in other.stderr

@@ -289,6 +289,19 @@ def test_what_is_in_the_way_is_said_with_its_way_out(case: str) -> None:
     assert adopted(source, **wish)
 
 
+def test_a_url_that_the_app_reads_itself_comes_from_the_secret_too() -> None:
+    """Else the password would stand in the manifest of the pool."""
+    written = {"name": "REDIS_URL", "value": "redis://:hunter2@redis/0"}
+    found = plan(deployment(env=[written, {"name": "BROKER_URL", "value": "$(X)"}]), Wishes(broker_secret="broker/url"))
+    reference = {"secretKeyRef": {"name": "broker", "key": "url"}}
+    assert found.pool["spec"]["worker"]["env"] == [
+        {"name": "REDIS_URL", "valueFrom": reference},
+        {"name": "BROKER_URL", "value": "$(X)"},
+    ]
+    assert "env REDIS_URL takes its URL from the Secret of --broker-secret, too" in found.notes
+    assert "hunter2" not in str(found)
+
+
 def test_a_sidecar_is_in_the_way_until_it_is_left_out() -> None:
     source = deployment()
     source["spec"]["template"]["spec"]["containers"].append(SIDECAR)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from greenfleet.cli.wait import is_held, unready
+from greenfleet.cli.wait import found, is_held, unready
 
 NOW = datetime(2026, 1, 1, 12, 0, 30, tzinfo=UTC)
 
@@ -63,3 +63,16 @@ def test_a_pool_that_is_not_ready_is_named_with_its_reason(pool: dict[str, Any],
     sentence = unready(pool)
     assert sentence.endswith(said)
     assert bool(sentence) is bool(said)
+
+
+@pytest.mark.parametrize(
+    ("pools", "namespaces", "said"),
+    [
+        (0, ["nowhere"], "there is no pool in nowhere"),
+        (1, ["shop"], "one pool in shop"),
+        (3, ["shop", "mail"], "3 pools in shop and mail"),
+        (0, [], "there is no pool in all namespaces"),
+    ],
+)
+def test_who_waited_for_no_pool_is_told(pools: int, namespaces: list[str], said: str) -> None:
+    assert found(pools, namespaces) == said

@@ -415,6 +415,14 @@ def test_what_was_learned_survives_the_way_through_the_status() -> None:
 
 
 @pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.00031, "0.31ms"), (0.3104, "310ms"), (1.0149, "1010ms"), (4000.0, "4000000ms")]
+)
+def test_a_run_time_is_shown_without_an_exponent(seconds: float, shown: str) -> None:
+    assert learned_status(Learned(runtime_seconds=seconds)) == {"runtime": shown}
+    assert learned_from_status({"learned": {"runtime": shown}}).runtime_seconds == pytest.approx(seconds, rel=0.01)
+
+
+@pytest.mark.parametrize(
     "value",
     [
         {"runtime": "soon"},

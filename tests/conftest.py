@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.groups import order
+
 if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadScopeScheduling
@@ -42,10 +44,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test with real processes that fails is run once more, and the closing lines say so (`1 rerun`, with its name):
+    """The longest groups come first (`tests.groups.order`).
+
+    A test with real processes that fails is run once more, and the closing lines say so (`1 rerun`, with its name):
     beside others on two cores a wait of its own may be too short. What fails twice, or in a tier without processes, or
     loses a task under faults, is red at once.
     """
+    items.sort(key=lambda item: order(item.nodeid))
+    items.sort(key=lambda item: order(item.nodeid))
     for item in items:
         if item.nodeid.startswith(("tests/e2e/", "tests/integration/")):
             item.add_marker(pytest.mark.flaky(reruns=1))

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests.polling import pause
+
 KUBE = Path(__file__).resolve().parents[2] / "cluster" / "kube"
 NAMESPACE = "cluster-test"
 IMAGE = "localhost/greenfleet-cluster-test:dev"
@@ -106,11 +108,12 @@ def environment(*which: str) -> dict[str, str]:
 
 
 def eventually(condition: Callable[[], bool], *, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > seconds:
             return False
-        time.sleep(0.05)
+        time.sleep(pause(waited))
     return True
 
 

@@ -11,7 +11,7 @@ from tests.faults.operator.nursery import Nursery
 from tests.faults.operator.stage import Stage
 from tests.integration.operator.harness import POOLS, Api, Prometheus, Refused, control_plane, define_pools, eventually
 
-CLUSTER = os.environ.get("GREENFLEET_TESTS_CLUSTER", "greenfleet-operator-tests")
+CLUSTER = os.environ.get("GREENFLEET_TESTS_CLUSTER", "greenfleet") + "-faults-tests"
 
 
 @pytest.fixture(scope="session")

@@ -33,9 +33,11 @@ from tests.integration.operator.harness import (
     Object,
     Prometheus,
     Refused,
+    Watched,
     eventually,
     http_status,
 )
+from tests.polling import pause
 from tests.ports import free_port
 
 TICK_SECONDS = 0.2
@@ -67,13 +69,15 @@ class Stage:
         self._pods: dict[str, Object] = {}
         self._began = time()
         self._server = _exposition(self)
-        self._stop = threading.Event()
+        self._stop, self._changed = threading.Event(), threading.Event()
+        self._all_pods = Watched(api, "/api/v1/pods", self._changed)
         self._kubelet = threading.Thread(target=self._attend, daemon=True)
         self._kubelet.start()
 
     def close(self) -> None:
         """Ends what this stage itself has started."""
         self._stop.set()
+        self._all_pods.stop()
         self._kubelet.join(20)
         self._server.shutdown()
         self.chronicle.close()
@@ -108,36 +112,39 @@ class Stage:
 
     def _attend(self) -> None:
         """Kubelet's part of a pod's life, without its processes: bound, ready, and gone when it is told to go."""
-        ready: set[str] = set()
-        while not self._stop.wait(0.1):
-            try:
-                listed = self.api.items("/api/v1/pods", resourceVersion="0")
-            except (Refused, urllib3.exceptions.HTTPError):
-                continue
+        done: set[tuple[str, str]] = set()
+        while not self._stop.is_set():
+            self._changed.wait(0.2)  # also without a change: what failed is tried again
+            self._changed.clear()
+            listed = list((self._all_pods.objects or {}).values())
             mine = [pod for pod in listed if pod["metadata"]["namespace"] in self.namespaces]
             self._pods = {f"{pod['metadata']['namespace']}/{pod['metadata']['name']}": pod for pod in mine}
             for pod in mine:
                 try:
-                    self._attend_to(pod, ready)
+                    self._attend_to(pod, done)
                 except (Refused, urllib3.exceptions.HTTPError):
-                    continue  # it has changed; the next look comes soon
+                    continue  # it has changed; the watch will say so
 
-    def _attend_to(self, pod: Object, ready: set[str]) -> None:
+    def _attend_to(self, pod: Object, done: set[tuple[str, str]]) -> None:
+        """One step of a pod's life; each is taken once, though the watch shows it a moment later."""
         metadata = pod["metadata"]
         key = f"{metadata['namespace']}/{metadata['name']}"
         path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}"
-        if "deletionTimestamp" in metadata:
+        step = "end" if "deletionTimestamp" in metadata else "run" if pod["spec"].get("nodeName") else "bind"
+        if (metadata["uid"], step) in done:
+            return
+        if step == "end":
             self.prometheus.remove(key)
             self.api.delete(path, gracePeriodSeconds=0)
-        elif not pod["spec"].get("nodeName"):
+        elif step == "bind":
             target = {"apiVersion": "v1", "kind": "Node", "name": STAND_IN}
             body = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": metadata["name"]}, "target": target}
             self.api.create(f"{path}/binding", body)
-        elif metadata["uid"] not in ready:
+        else:
             self.api.merge(f"{path}/status", {"status": _ready_status(pod)})
-            ready.add(metadata["uid"])
             of = {"namespace": metadata["namespace"], "pod": metadata["name"], "__metrics_path__": f"/{key}"}
             self.prometheus.add(key, self._server.server_address[1], of)
+        done.add((metadata["uid"], step))
 
     def forget(self, namespace: str) -> None:
         """A life is over: its pods are no longer looked after, nor scraped."""
@@ -373,11 +380,12 @@ def _has_ended(process: int) -> bool:
     return bool(select.select([process], [], [], 0)[0])
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, every: float = 0.05) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     """Whether it came true in time."""
-    deadline = monotonic() + seconds
+    began = monotonic()
     while not condition():
-        if monotonic() > deadline:
+        waited = monotonic() - began
+        if waited > seconds:
             return False
-        sleep(every)
+        sleep(pause(waited))
     return True

@@ -31,6 +31,7 @@ from urllib.parse import urlencode
 import urllib3
 import yaml
 
+from tests.polling import pause
 from tests.ports import free_port
 
 Object = dict[str, Any]
@@ -43,14 +44,15 @@ DEBIAN_PACKAGES = "prometheus redis-server openssl"
 
 def eventually(condition: Callable[[], Any], what: str, seconds: float = 20.0, more: Callable[[], str] = str) -> Any:
     """The first true value of `condition`; an AssertionError that says `what` did not happen within `seconds`."""
-    deadline = monotonic() + seconds
+    began = monotonic()
     while True:
         value = condition()
         if value:
             return value
-        if monotonic() > deadline:
+        waited = monotonic() - began
+        if waited > seconds:
             raise AssertionError(f"not within {seconds:g} s: {what} (last: {value!r}) {more()}")
-        sleep(0.05)
+        sleep(pause(waited))
 
 
 RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
@@ -150,6 +152,20 @@ class Api:
 
     def items(self, path: str, **query: str) -> list[Object]:
         return list(self.get(path, **query)["items"])
+
+    def watch(self, path: str, version: str, seconds: int) -> Iterator[Object]:
+        """The events after this version, for so many seconds. Raises Refused, urllib3's HTTPError and ValueError."""
+        query = urlencode({"watch": "true", "resourceVersion": version, "timeoutSeconds": str(seconds)})
+        answer = self._http.request("GET", f"{self.server}{path}?{query}", preload_content=False)
+        try:
+            if answer.status >= 400:
+                raise Refused(answer.status, answer.data.decode())
+            rest = b""
+            for chunk in answer.stream():
+                *lines, rest = (rest + chunk).split(b"\n")
+                yield from map(json.loads, lines)
+        finally:
+            answer.release_conn()
 
     def create(self, path: str, body: Object) -> Object:
         return self.ask("POST", path, body)
@@ -517,6 +533,52 @@ def _alive() -> Object:
     return {"type": "Ready", "status": "True", "reason": "Test", "lastHeartbeatTime": now, "lastTransitionTime": now}
 
 
+class Watched:
+    """The objects of one kind, by `namespace/name`: listed once, then followed by a watch. Who asks for them ten times
+    a second makes the API server the dearest process of all tests.
+    """
+
+    def __init__(self, api: Api, path: str, changed: threading.Event) -> None:
+        self.objects: dict[str, Object] | None = None
+        """None: not listed yet."""
+        self._api, self._path, self._changed = api, path, changed
+        self._stop = threading.Event()
+        threading.Thread(target=self._run, name=f"watch {path}", daemon=True).start()
+
+    def stop(self) -> None:
+        """Its thread ends with the watch that it has open."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._follow()
+            except (Refused, urllib3.exceptions.HTTPError, ValueError):
+                self._stop.wait(0.2)  # listed again
+
+    def _follow(self) -> None:
+        listed = self._api.get(self._path)
+        objects = {_key(item): item for item in listed["items"]}
+        version = listed["metadata"]["resourceVersion"]
+        self.objects = objects
+        self._changed.set()
+        while not self._stop.is_set():
+            for event in self._api.watch(self._path, version, seconds=10):
+                if event["type"] == "ERROR":
+                    return
+                found = event["object"]
+                version = found["metadata"]["resourceVersion"]
+                if event["type"] == "DELETED":
+                    objects.pop(_key(found), None)
+                else:
+                    objects[_key(found)] = found
+                self._changed.set()
+
+
+def _key(found: Object) -> str:
+    return f"{found['metadata']['namespace']}/{found['metadata']['name']}"
+
+
 class Kubelet:
     """Runs the pods of one namespace. `runs(pod)` says which pods are processes; the others are only said to be ready.
 
@@ -543,12 +605,20 @@ class Kubelet:
         """Names of all pods ever run here, in order."""
         self.failure: BaseException | None = None
         self._agent: Path | None = None
+        self._bound: set[str] = set()
         self._stop = threading.Event()
+        self._changed = threading.Event()
+        self._shown = {
+            kind: Watched(namespace.api, namespace.path(kind), self._changed)
+            for kind in ("pods", "configmaps", "secrets")
+        }
         self._thread = threading.Thread(target=self._run, name="kubelet", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         self._stop.set()
+        for watched in self._shown.values():
+            watched.stop()
         self._thread.join(30)
         for pod in self.pods.values():
             self._kill(pod)
@@ -559,10 +629,14 @@ class Kubelet:
                 self._look()
             except (Refused, urllib3.exceptions.HTTPError) as error:
                 self.failure = error  # the next look comes soon
-            self._stop.wait(0.1)
+            self._changed.wait(0.1)  # processes and probes are looked at that often
+            self._changed.clear()
 
     def _look(self) -> None:
-        listed = self.namespace.api.items(self.namespace.path("pods"), resourceVersion="0")
+        shown = self._shown["pods"].objects
+        if shown is None:
+            return
+        listed = list(shown.values())
         for pod in listed:
             self._sync(pod)
         gone = self.pods.keys() - {pod["metadata"]["uid"] for pod in listed}
@@ -573,8 +647,9 @@ class Kubelet:
         metadata = pod["metadata"]
         running = self.pods.get(metadata["uid"])
         if not pod["spec"].get("nodeName"):
-            if self.binds and "deletionTimestamp" not in metadata:
+            if self.binds and "deletionTimestamp" not in metadata and metadata["uid"] not in self._bound:
                 self._bind(metadata["name"])
+                self._bound.add(metadata["uid"])
             return
         if self.binds and pod["spec"]["nodeName"] != STAND_IN:
             return  # another node's
@@ -607,7 +682,7 @@ class Kubelet:
         self._write(running.directory / "threads", annotations.get("greenfleet.io/threads", ""))
         for volume in pod["spec"].get("volumes", ()):
             if volume["name"] == "greenfleet-pool":
-                config = self.namespace.find("configmaps", volume["configMap"]["name"]) or {}
+                config = self._find(running, "configmaps", volume["configMap"]["name"]) or {}
                 for key in ("threads", "routes"):
                     self._write(running.directory / f"start-{key}", (config.get("data") or {}).get(key, ""))
             if volume["name"] == "queues":
@@ -615,19 +690,28 @@ class Kubelet:
             if volume["name"] == "broker":
                 sources = volume["projected"]["sources"] if "projected" in volume else [volume]
                 for source in (one["secret"] for one in sources):
-                    secret = self.namespace.find("secrets", source.get("secretName") or source["name"])
+                    secret = self._find(running, "secrets", source.get("secretName") or source["name"])
                     for item in source["items"]:
                         if secret is not None and item["key"] in (secret.get("data") or {}):
                             text = b64decode(secret["data"][item["key"]]).decode()
                             self._write(running.directory / item["path"], text)
+
+    def _find(self, running: RunningPod, kind: str, name: str) -> Object | None:
+        """As it is now for a pod that starts, as the watch shows it for one that runs."""
+        shown = self._shown[kind].objects
+        if shown is None or (running.process is None and not running.stands_in):
+            return self.namespace.find(kind, name)
+        return shown.get(f"{self.namespace.name}/{name}")
 
     def _show_queues(self, pod: Object, running: RunningPod, name: str) -> None:
         """As kubelet does it: a ConfigMap that changes is shown when the pod changes (or after a minute or two, which
         no test waits for).
         """
         annotations = pod["metadata"].get("annotations") or {}
+        if running.shown_for == annotations:
+            return
         config = self.namespace.find("configmaps", name)
-        if config is not None and running.shown_for != annotations:
+        if config is not None:
             running.shown_for = annotations
             queues = (config.get("data") or {}).get("queues")
             if (
@@ -825,7 +909,10 @@ def cluster(*arguments: str) -> str:
 
 @contextlib.contextmanager
 def control_plane(name: str) -> Iterator[Api]:
-    """A fresh API server with its controllers, and nothing of ours on it; kubectl is on PATH. Gone afterwards."""
+    """A fresh API server with its controllers, and nothing of ours on it; kubectl is on PATH. Gone afterwards. Each of
+    pytest's processes has its own.
+    """
+    name = "-".join(filter(None, (name, os.environ.get("PYTEST_XDIST_WORKER"))))
     place = ("--control-plane-only", "--name", name)
     cluster("down", *place)
     cluster("up", *place)

@@ -30,6 +30,7 @@ from celery import Celery
 from kombu import Queue
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.polling import pause
 from tests.ports import free_port
 
 HERE = Path(__file__).parent
@@ -39,18 +40,19 @@ PYTHON = os.environ.get("WORKER_PYTHON") or sys.executable
 PACKAGES = "redis-server rabbitmq-server"
 
 
-def eventually(condition: Callable[[], Any], what: str, seconds: float = 30.0, every: float = 0.05) -> Any:
-    """The first true value of *condition*, looked at *every* so many seconds; an AssertionError that says *what* did
-    not happen after *seconds*.
+def eventually(condition: Callable[[], Any], what: str, seconds: float = 30.0, every: float | None = None) -> Any:
+    """The first true value of *condition*, looked at *every* so many seconds, or less often the longer it takes; an
+    AssertionError that says *what* did not happen after *seconds*.
     """
-    deadline = monotonic() + seconds
+    began = monotonic()
     while True:
         value = condition()
         if value:
             return value
-        if monotonic() > deadline:
+        waited = monotonic() - began
+        if waited > seconds:
             raise AssertionError(f"not within {seconds:g} s: {what} (last: {value!r})")
-        sleep(every)
+        sleep(every or pause(waited))
 
 
 def program(name: str, *more: str) -> str:

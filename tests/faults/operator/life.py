@@ -554,7 +554,8 @@ class Life:
 
     def _leaders(self) -> list[str]:
         requests = {replica.name: list(replica.proxy.requests) for replica in self.replicas}
-        return wrote_without_lease(requests, self._starts)[:3]
+        stalls = {replica.name: list(replica.proxy.stalls) for replica in self.replicas}
+        return wrote_without_lease(requests, self._starts, stalls)[:3]
 
     def _bugs(self) -> list[str]:
         texts = [replica.log.read_text(errors="replace") for replica in self.replicas if replica.log.exists()]
@@ -580,12 +581,17 @@ def shrunk(before: Iterable[tuple[str, int]], since: Iterable[tuple[str, int]], 
         largest[name] = max(count, largest.get(name, 0))
 
 
-def wrote_without_lease(requests: Mapping[str, Sequence[Seen]], starts: Mapping[str, Sequence[float]]) -> list[str]:
-    """Writes of a replica that did not lead, or no longer, or not yet after its start; by replica, what it asked for
-    and when (monotonic seconds) it was started.
+def wrote_without_lease(
+    requests: Mapping[str, Sequence[Seen]],
+    starts: Mapping[str, Sequence[float]],
+    stalls: Mapping[str, Sequence[tuple[float, float]]],
+) -> list[str]:
+    """Writes of a replica that did not lead, or no longer, or not yet after its start; by replica, what it asked for,
+    when (monotonic seconds) it was started, and when its proxy stood still (`FaultyApi.stalls`).
 
     Another one leads as soon as the API server has its name in the Lease. A replica itself leads by the renewals that
-    it was told of.
+    it was told of. What it sent in time and a proxy that stood still passed on later was in time, unless another one
+    led by then.
     """
     held = [
         (seen.at, seen.answered_at, name, seen.status in (200, 201))
@@ -606,7 +612,9 @@ def wrote_without_lease(requests: Mapping[str, Sequence[Seen]], starts: Mapping[
                 default=float("-inf"),
             )
             others = [who for _, done, who, _ in held if who != name and renewed < done < at]
-            if others or at > renewed + LEASE_SECONDS + 0.25:
+            paused = (seconds for ended, seconds in stalls.get(name, ()) if renewed < ended <= at + 0.25)
+            stood = max(paused, default=0.0)
+            if others or at > renewed + LEASE_SECONDS + 0.25 + stood:
                 broken.append(
                     f"{name} wrote {_what(seen)} {at - renewed:.2f} s after its last renewal; others led: {others}"
                 )

@@ -189,6 +189,8 @@ class Rule:
         self.remove()
 
 
+_BEAT_SECONDS = 0.05
+"""How often the proxy looks whether it stood still."""
 _HOP_BY_HOP = frozenset({"connection", "content-length", "host", "keep-alive", "transfer-encoding", "accept-encoding"})
 
 
@@ -212,6 +214,10 @@ class FaultyApi:
         """Asked once about each request, in the proxy's thread."""
         self.lists: set[str] = set()
         """Path and query of every list of a whole collection so far."""
+        self.stalls: list[tuple[float, float]] = []
+        """When the proxy stood still, because the machine did: the monotonic second at which it went on, and for how
+        many it had. What came meanwhile is seen later by that.
+        """
         self._versions: dict[str, str] = {}
         self._server: web.Server | None = None
         self._watches: dict[asyncio.Task[Any], Seen] = {}
@@ -291,6 +297,13 @@ class FaultyApi:
         self.kubeconfig.write_text(yaml.safe_dump({**config, "clusters": clusters, "users": users}))
         self.kubeconfig.chmod(0o600)
 
+    async def _watch_itself(self) -> None:
+        while True:
+            began = monotonic()
+            await asyncio.sleep(_BEAT_SECONDS)
+            if (late := monotonic() - began - _BEAT_SECONDS) > _BEAT_SECONDS:
+                self.stalls.append((monotonic(), late))
+
     async def _run(self) -> None:
         anonymously, by_certificate = (ssl.create_default_context(cadata=self._authority) for _ in range(2))
         by_certificate.load_cert_chain(self._certificate)
@@ -313,7 +326,9 @@ class FaultyApi:
             host, port = runner.addresses[0][:2]
             self.server = f"http://{host}:{port}"
             self._up.set()
+            beat = asyncio.create_task(self._watch_itself())
             await self._stop.wait()
+            beat.cancel()
             for task in list(self._watches):
                 task.cancel()
             await runner.cleanup()

@@ -123,7 +123,7 @@ def held(*requests: Seen, by: str = "one") -> dict[str, list[Seen]]:
 
 
 def test_who_renewed_in_time_may_write() -> None:
-    assert not wrote_without_lease(held(renewal("one", 1.0), write(2.0)), {"one": [0.5], "two": []})
+    assert not wrote_without_lease(held(renewal("one", 1.0), write(2.0)), {"one": [0.5], "two": []}, {})
 
 
 @pytest.mark.parametrize(
@@ -140,12 +140,22 @@ def test_who_renewed_in_time_may_write() -> None:
     ],
 )
 def test_who_does_not_lead_may_not_write(requests: dict[str, list[Seen]]) -> None:
-    [found] = wrote_without_lease(requests, {"one": [0.5], "two": [0.5]})
+    [found] = wrote_without_lease(requests, {"one": [0.5], "two": [0.5]}, {})
     assert found.startswith("one wrote PATCH deployments/feeds-eventlet")
 
 
+def test_what_a_proxy_that_stood_still_passed_on_late_was_in_time() -> None:
+    starts = {"one": [0.5], "two": [0.5]}
+    late = held(renewal("one", 1.0), write(1.5 + LEASE_SECONDS))
+    assert not wrote_without_lease(late, starts, {"one": [(1.5 + LEASE_SECONDS, 0.5)]})
+    assert wrote_without_lease(late, starts, {"one": [(0.9, 0.5)]}), "it stood still before the renewal"
+    assert wrote_without_lease(late, starts, {"two": [(1.5 + LEASE_SECONDS, 0.5)]}), "another one's proxy"
+    led = {**held(renewal("one", 1.0), write(1.5 + LEASE_SECONDS)), **held(renewal("two", 2.0), by="two")}
+    assert wrote_without_lease(led, starts, {"one": [(1.5 + LEASE_SECONDS, 0.5)]}), "another one led by then"
+
+
 def test_a_replica_that_was_started_again_has_to_take_the_lease_anew() -> None:
-    assert wrote_without_lease(held(renewal("one", 1.0), write(3.0)), {"one": [0.5, 2.0]})
+    assert wrote_without_lease(held(renewal("one", 1.0), write(3.0)), {"one": [0.5, 2.0]}, {})
 
 
 class _Kind(Trouble):

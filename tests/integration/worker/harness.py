@@ -40,9 +40,15 @@ PYTHON = os.environ.get("WORKER_PYTHON") or sys.executable
 PACKAGES = "redis-server rabbitmq-server"
 
 
-def eventually(condition: Callable[[], Any], what: str, seconds: float = 30.0, every: float | None = None) -> Any:
+def eventually(
+    condition: Callable[[], Any],
+    what: str,
+    seconds: float = 30.0,
+    every: float | None = None,
+    more: Callable[[], str] = str,
+) -> Any:
     """The first true value of *condition*, looked at *every* so many seconds, or less often the longer it takes; an
-    AssertionError that says *what* did not happen after *seconds*.
+    AssertionError that says *what* did not happen after *seconds*, and *more* as it is then: a log, for instance.
     """
     began = monotonic()
     while True:
@@ -51,7 +57,7 @@ def eventually(condition: Callable[[], Any], what: str, seconds: float = 30.0, e
             return value
         waited = monotonic() - began
         if waited > seconds:
-            raise AssertionError(f"not within {seconds:g} s: {what} (last: {value!r})")
+            raise AssertionError(f"not within {seconds:g} s: {what} (last: {value!r}) {more()}")
         sleep(every or pause(waited))
 
 
@@ -533,13 +539,13 @@ class Worker:
         if not self.stock:
             return self.ready(seconds)
         eventually(
-            lambda: " ready." in self.log.read_text() or self.gone(), f"stock worker ready; {self.tail()}", seconds
+            lambda: " ready." in self.log.read_text() or self.gone(), "stock worker ready", seconds, more=self.tail
         )
         assert not self.gone(), self.tail()
         return self
 
     def ready(self, seconds: float = 30.0) -> Worker:
-        eventually(lambda: self.status("/readyz") == 200 or self.gone(), f"worker ready; {self.tail()}", seconds)
+        eventually(lambda: self.status("/readyz") == 200 or self.gone(), "worker ready", seconds, more=self.tail)
         assert not self.gone(), self.tail()
         return self
 

@@ -36,7 +36,7 @@ class Postgres:
             ],
             stdout=(self.directory / "log").open("ab"), stderr=subprocess.STDOUT, user=self.owner, cwd="/",
         )  # fmt: skip
-        eventually(self._answers, f"PostgreSQL answers; {(self.directory / 'log').read_text()}", 60)
+        eventually(self._answers, "PostgreSQL answers", 60, more=(self.directory / "log").read_text)
         self.query(f"CREATE DATABASE {DATABASE}", database="postgres")
 
     def query(self, text: str, database: str = DATABASE) -> list[list[str]]:

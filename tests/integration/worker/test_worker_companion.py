@@ -80,7 +80,7 @@ def test_the_companion_takes_what_was_forwarded_before_it_came(
     send(rabbit_server.url, queue, conf, "marked", "noop", "marked")
     green.reaches("greenworker_tasks_forwarded_total", 2)
     companion = start_companion(start_worker, rabbit_server.url, queue, conf).ready()
-    eventually(lambda: green.journal.done() == 3, f"all are done; {companion.tail()}")
+    eventually(lambda: green.journal.done() == 3, "all are done", more=companion.tail)
     companion.reaches("greenworker_tasks_started_total", 2, task="green_app.marked")
 
 
@@ -157,7 +157,7 @@ def test_messages_of_the_old_protocol_are_counted_and_forwarded_by_their_name(
     old = any_lane.producer(task_protocol=1)
     old.heavy.delay(1)
     old.noop.apply_async((2,), headers={PUBLISHED_AT: "1"})
-    eventually(lambda: green.journal.done() == 2, f"both are done; {companion.tail()}")
+    eventually(lambda: green.journal.done() == 2, "both are done", more=companion.tail)
     green.reaches("greenworker_tasks_forwarded_total", 1, task="green_app.heavy")
     companion.reaches("celery_task_received_total", 1, name="green_app.heavy")
     green.reaches("celery_task_received_total", 1, name="green_app.noop")

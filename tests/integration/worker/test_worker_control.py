@@ -145,7 +145,7 @@ def test_a_broker_that_confirms_task_events_late_ends_no_worker(rabbit_lane: Lan
         producer.sleep.delay(sent, 0.1)
         sent += 1
         sleep(0.1)
-    eventually(lambda: worker.journal.done() == sent or worker.gone(), f"all are done; {worker.tail()}")
+    eventually(lambda: worker.journal.done() == sent or worker.gone(), "all are done", more=worker.tail)
     assert not worker.gone(), worker.tail()
     relay.close()
 

@@ -54,7 +54,7 @@ def test_what_a_worker_held_whose_node_is_gone_runs_elsewhere(lane: Lane, start_
     eventually(lambda: gone.journal.counts("start")["1"] == 1, "it runs")
     gone.signal(signal.SIGSTOP)
     other = start_worker(lane.url, queues=lane.queue, environment=lane.environment()).ready()
-    eventually(lambda: other.journal.counts("done")["1"] == 1, f"the other does it; {other.tail()}", NOTICED_SECONDS)
+    eventually(lambda: other.journal.counts("done")["1"] == 1, "the other does it", NOTICED_SECONDS, more=other.tail)
 
 
 def test_what_a_worker_runs_that_is_cut_off_runs_twice(lane: Lane, start_worker: Start) -> None:
@@ -67,10 +67,10 @@ def test_what_a_worker_runs_that_is_cut_off_runs_twice(lane: Lane, start_worker:
     relay.silenced.update(relay.sockets)
     other = start_worker(lane.url, queues=lane.queue, environment=lane.environment()).ready()
     eventually(
-        lambda: other.journal.counts("start")["1"] == 2, f"the other begins it too; {other.tail()}", NOTICED_SECONDS
+        lambda: other.journal.counts("start")["1"] == 2, "the other begins it too", NOTICED_SECONDS, more=other.tail
     )
     relay.accept(lane.server.port)
-    eventually(lambda: other.journal.counts("done")["1"] == 2, f"both do it; {lonely.tail()}", NOTICED_SECONDS)
+    eventually(lambda: other.journal.counts("done")["1"] == 2, "both do it", NOTICED_SECONDS, more=lonely.tail)
     lane.producer().noop.delay(2)
     eventually(lambda: other.journal.counts("done")["2"] == 1, "and go on")
     relay.close()
@@ -92,9 +92,9 @@ def test_a_task_longer_than_the_consumer_timeout_runs_again(tmp_path: Path, star
         process = worker.process
         tasks = lane.producer()
         tasks.sleep.delay(1, 45.0)
-        eventually(lambda: worker.journal.counts("start")["1"] >= 2, f"it begins again; {worker.tail()}", 60)
+        eventually(lambda: worker.journal.counts("start")["1"] >= 2, "it begins again", 60, more=worker.tail)
         tasks.noop.delay(2)
-        eventually(lambda: worker.journal.counts("done")["2"] == 1, f"others run; {worker.tail()}", 30)
+        eventually(lambda: worker.journal.counts("done")["2"] == 1, "others run", 30, more=worker.tail)
         assert worker.process is process
         assert not worker.gone()
     finally:
@@ -111,7 +111,7 @@ def test_a_broker_out_of_memory_stops_producers_and_not_workers(rabbit_lane: Lan
     sent = threading.Thread(target=producer.noop.delay, args=("late",), daemon=True)
     try:
         sent.start()
-        eventually(lambda: len(worker.journal.counts("done")) == 40, f"workers go on; {worker.tail()}", 60)
+        eventually(lambda: len(worker.journal.counts("done")) == 40, "workers go on", 60, more=worker.tail)
         eventually(lambda: rabbit_lane.ready() == 0, "and acknowledge")
         sleep(1.0)
         assert sent.is_alive(), "the producer waits"
@@ -136,7 +136,7 @@ def test_what_a_worker_publishes_waits_while_the_broker_blocks_and_arrives_once(
         assert worker.journal.counts("start")["1"] == 1
     finally:
         server.control("set_vm_memory_high_watermark", "0.4")
-    eventually(lambda: worker.journal.done() == 1, f"then its retry arrives; {worker.tail()}", 60)
+    eventually(lambda: worker.journal.done() == 1, "then its retry arrives", 60, more=worker.tail)
     rabbit_lane.producer().noop.delay(2)
     eventually(lambda: worker.journal.counts("done")["2"] == 1, "what is published later")
     assert worker.journal.counts("start")["1"] == 2

@@ -74,7 +74,7 @@ def test_no_clean_drain_uses_up_a_delivery(limited: Limited, start_worker: Start
         eventually(lambda worker=worker: worker.metric("greenworker_threads_busy") == 2, "two run")
         worker.signal(signal.SIGTERM)
         worker.wait(30)
-        eventually(lambda: limited.ready() == 9, f"all are back: {limited.ready()}; {worker.tail()}", 10)
+        eventually(lambda: limited.ready() == 9, f"all are back: {limited.ready()}", 10, more=worker.tail)
     headers = limited.headers()
     assert sorted(each["task"].partition(".")[2] for each in headers) == ["noop"] * 3 + ["sleep"] * 6
     assert [each for each in headers if each.get(COUNT) or EARLIER in each] == []
@@ -118,12 +118,12 @@ def test_messages_that_wait_for_their_eta_keep_no_other_back(limited: Limited, s
     worker = start_worker(
         limited.server.url, queues=limited.name, pool=pool, environment=limited.environment, **more
     ).ready()
-    eventually(lambda: worker.journal.done() == 3, f"those without are done; {worker.tail()}")
+    eventually(lambda: worker.journal.done() == 3, "those without are done", more=worker.tail)
     limited.producer.noop.delay(15)
     eventually(lambda: worker.journal.done() == 4, "and one that comes later")
     worker.signal(signal.SIGTERM)
     worker.wait(30)
-    eventually(lambda: limited.ready() == 12, f"the others are back: {limited.ready()}; {worker.tail()}", 10)
+    eventually(lambda: limited.ready() == 12, f"the others are back: {limited.ready()}", 10, more=worker.tail)
 
 
 @pytest.mark.skipif(celery.VERSION < (5, 5), reason="Celery has it from 5.5 on")
@@ -142,10 +142,10 @@ def test_where_celery_lets_rabbitmq_delay_a_task_no_worker_holds_it(
     for number in range(6):
         limited.producer.noop.apply_async((number,), countdown=6)
     limited.producer.noop.delay(6)
-    eventually(lambda: worker.journal.done() == 1, f"the one without is done; {worker.tail()}")
+    eventually(lambda: worker.journal.done() == 1, "the one without is done", more=worker.tail)
     assert worker.metric("greenworker_tasks_scheduled") == 0
     assert worker.metric("greenworker_tasks_reserved") == 0
-    eventually(lambda: worker.journal.done() == 7, f"the others when their time has come; {worker.tail()}", 30)
+    eventually(lambda: worker.journal.done() == 7, "the others when their time has come", 30, more=worker.tail)
     assert max(worker.journal.counts("done").values()) == 1
 
 
@@ -166,7 +166,7 @@ def test_where_celery_lets_rabbitmq_delay_a_task_a_retry_after_less_than_a_secon
         limited.server.url, queues=limited.name, pool=pool, environment=limited.environment, **more
     ).ready()
     limited.producer.again.apply_async((1,), headers={"pause": 0.3})
-    eventually(lambda: worker.journal.done() == 1, f"it is done; {worker.tail()}", 20)
+    eventually(lambda: worker.journal.done() == 1, "it is done", 20, more=worker.tail)
 
 
 def test_a_nack_brings_a_message_back(limited: Limited) -> None:

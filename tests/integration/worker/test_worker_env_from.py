@@ -69,6 +69,6 @@ def test_a_worker_does_what_the_pool_says_whatever_env_from_holds(
     tasks = client_app(redis_broker.url)
     for number in range(5):
         tasks.sleep.delay(number, 0.2)
-    eventually(lambda: worker.journal.done() == 5, f"all are done; {worker.tail()}")
+    eventually(lambda: worker.journal.done() == 5, "all are done", more=worker.tail)
     assert worker.metric("greenworker_recycle_wanted") == 0
     assert not redis_broker.client().keys("theirs:*")

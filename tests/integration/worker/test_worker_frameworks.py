@@ -167,7 +167,7 @@ def test_what_a_view_sends_is_done(project: Project, postgres: Postgres) -> None
     else:
         code = "from shop import create_app\nprint(create_app().test_client().post('/orders').status_code)"
         assert project.run("-c", code) == "202\n"
-    eventually(lambda: shipped(postgres, project) == 1, f"the order is shipped; {worker.tail()}")
+    eventually(lambda: shipped(postgres, project) == 1, "the order is shipped", more=worker.tail)
     worker.signal(signal.SIGTERM)
     assert worker.wait(30) == 0, worker.tail()
     eventually(lambda: not connections(postgres), "and the worker leaves no connection behind")
@@ -187,12 +187,12 @@ def test_the_green_threads_of_a_worker_share_its_connections_and_none_blocks_the
     """More queries than connections, and more connections at work than one blocking query would leave."""
     worker = project.worker().ready()
     project.send(1, 0.0)
-    eventually(lambda: shipped(postgres, project) == 1, f"it is warm; {worker.tail()}")
+    eventually(lambda: shipped(postgres, project) == 1, "it is warm", more=worker.tail)
     began = monotonic()
     project.send(GREEN_THREADS, 2.0)
-    eventually(lambda: asleep(postgres) == CONNECTIONS, f"so many queries at once; {worker.tail()}", every=0.01)
+    eventually(lambda: asleep(postgres) == CONNECTIONS, "so many queries at once", every=0.01, more=worker.tail)
     assert worker.metric("greenworker_threads_busy") == GREEN_THREADS
-    eventually(lambda: shipped(postgres, project) == 1 + GREEN_THREADS, f"all are shipped; {worker.tail()}", 100)
+    eventually(lambda: shipped(postgres, project) == 1 + GREEN_THREADS, "all are shipped", 100, more=worker.tail)
     in_sequence = 2.0 * GREEN_THREADS
     assert in_sequence / (monotonic() - began) > 4
     assert connections(postgres) <= CONNECTIONS
@@ -206,7 +206,7 @@ def test_a_task_that_is_killed_gives_its_connection_back(project: Project, postg
     worker.reaches("greenworker_tasks_finished_total", CONNECTIONS)
     assert shipped(postgres, project) == 0
     project.send(CONNECTIONS, 0.2)
-    eventually(lambda: shipped(postgres, project) == CONNECTIONS, f"the next ones are shipped; {worker.tail()}", 20)
+    eventually(lambda: shipped(postgres, project) == CONNECTIONS, "the next ones are shipped", 20, more=worker.tail)
 
 
 @pytest.mark.parametrize("app", ["shop:create_app", "shop.celery:make_celery", "shop"])
@@ -226,7 +226,7 @@ def run_queries(worker: Worker, send: Callable[[int], object], count: int, secon
     began = monotonic()
     for number in range(count):
         send(number)
-    eventually(lambda: worker.journal.done() == count, f"all are done; {worker.tail()}", 60)
+    eventually(lambda: worker.journal.done() == count, "all are done", 60, more=worker.tail)
     return count * seconds / (monotonic() - began)
 
 
@@ -260,7 +260,7 @@ def test_psycopg_waits_in_green_threads_or_the_watchdog_names_the_remedy(  # noq
         assert "blocked" not in worker.log.read_text(), worker.tail()
         return
     assert gain <= 1
-    eventually(lambda: remedy in worker.log.read_text(), f"the remedy is named; {worker.tail()}", 5)
+    eventually(lambda: remedy in worker.log.read_text(), "the remedy is named", 5, more=worker.tail)
     assert "by postgres_app.query at" in worker.log.read_text()
     assert worker.metric("greenworker_hub_blocked_seconds_total", task="postgres_app.query") > 6
 
@@ -283,5 +283,5 @@ def test_psycopg2_that_looks_a_name_up_in_c_has_a_remedy_of_its_own(
         command=[*namespace, "sh", "-c", f'{mounts} && exec "$@"', "sh", *launch],
     ).ready()  # fmt: skip
     client_app(redis_broker.url).app.send_task("postgres_app.query", [1, 0.0], queue="feeds")
-    eventually(lambda: "by postgres_app.query at" in worker.log.read_text(), f"it is named; {worker.tail()}", 40)
+    eventually(lambda: "by postgres_app.query at" in worker.log.read_text(), "it is named", 40, more=worker.tail)
     assert "hostaddr" in worker.log.read_text(), worker.tail()

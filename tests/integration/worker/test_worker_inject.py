@@ -115,7 +115,7 @@ def test_works_in_an_image_that_knows_nothing_of_it(  # noqa: PLR0917
         environment={"PYTHONPATH": str(project / "src"), "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/"},
     ).ready()  # fmt: skip
     client_app(redis_broker.url).app.send_task("shop.orders.tasks.order", [1], queue="feeds")
-    eventually(worker.journal.done, f"the order is done; {worker.tail()}")
+    eventually(worker.journal.done, "the order is done", more=worker.tail)
     facts = {"user": str(USER), "root": "read-only", "prometheus": version, "cwd": str(project), "patched": "True"}
     facts["ours-last"] = "True"
     assert {name: next(iter(worker.journal.counts(name))) for name in facts} == facts

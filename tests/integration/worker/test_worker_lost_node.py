@@ -87,16 +87,16 @@ def test_workers_outlive_the_home_node_of_their_classic_queues(
             for worker in everyone:
                 eventually(
                     lambda worker=worker: worker.tail(500).count("Cannot consume: broker=\"queue 'shop") >= 3,
-                    f"it tries again; {worker.tail()}", 90, every=0.5,
+                    "it tries again", 90, every=0.5, more=worker.tail,
                 )  # fmt: skip
                 assert not worker.gone(), worker.tail()
                 status, said = worker.get("/readyz")
                 assert status == 503
                 assert "is down or inaccessible" in said
             for worker in before:
-                eventually(lambda worker=worker: worker.status("/healthz") == 200, f"it lives; {worker.tail()}")
+                eventually(lambda worker=worker: worker.status("/healthz") == 200, "it lives", more=worker.tail)
             assert before[1].journal.counts("done")["1"] == 1, "what the companion ran, it has ended"
-            eventually(lambda: watched.depth("shop") is None, f"no depth is shown; {watched.tail()}")
+            eventually(lambda: watched.depth("shop") is None, "no depth is shown", more=watched.tail)
             assert watched.depth("else") == 0.0
             assert watched.up() == 1.0
             for worker in everyone[4:]:
@@ -112,7 +112,8 @@ def test_workers_outlive_the_home_node_of_their_classic_queues(
             tasks.marked.delay(number + 10)
         eventually(
             lambda: all(before[0].journal.counts("done")[str(number)] for number in range(10, 30)),
-            f"all are done; {before[1].tail()}",
+            "all are done",
+            more=before[1].tail,
         )
     finally:
         watched.stop()
@@ -130,10 +131,10 @@ def test_the_next_task_of_a_chain_waits_for_the_node_of_its_queue(
         eventually(lambda: not consumable(stays, "far"), "the queue is away")
         link = tasks.app.signature("green_app.noop", (2,), queue="far", immutable=True)
         chain(tasks.noop.s(1), link).apply_async()
-        eventually(lambda: worker.journal.counts("done")["1"] == 1, f"its first task runs; {worker.tail()}")
+        eventually(lambda: worker.journal.counts("done")["1"] == 1, "its first task runs", more=worker.tail)
         sleep(3.0)  # the worker tries, in vain
     other = start_worker(stays.url, queues="far", threads=5).ready(BACK_SECONDS)
-    eventually(lambda: other.journal.counts("done")["2"] == 1, f"its next task runs; {worker.tail()}", BACK_SECONDS)
+    eventually(lambda: other.journal.counts("done")["2"] == 1, "its next task runs", BACK_SECONDS, more=worker.tail)
     assert worker.journal.counts("done")["1"] == 1, "once"
 
 

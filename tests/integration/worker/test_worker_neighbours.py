@@ -81,7 +81,7 @@ def flower(any_lane: Lane, tmp_path: Path) -> Iterator[Flower]:
     options = ("--address=127.0.0.1", f"--port={port}", "--inspect_timeout=4000")
     with program(any_lane, tmp_path, "flower", *options, python=str(python)) as log:
         found = Flower(port)
-        eventually(lambda: found.get("/api/workers") is not None, f"Flower answers; {log.read_text()}", 60)
+        eventually(lambda: found.get("/api/workers") is not None, "Flower answers", 60, more=log.read_text)
         yield found
 
 
@@ -150,7 +150,7 @@ def test_without_events_flower_shows_the_worker_and_no_task_and_cannot_turn_them
 def test_celery_inspect_and_status_answer(any_lane: Lane, start_worker: Start) -> None:
     worker = start_on(start_worker, any_lane, threads=7)
     running = any_lane.producer().sleep.delay(1, 60)
-    eventually(lambda: worker.metric("greenworker_threads_busy") == 1, f"a task runs; {worker.tail()}", 60)
+    eventually(lambda: worker.metric("greenworker_threads_busy") == 1, "a task runs", 60, more=worker.tail)
 
     def celery(*command: str) -> str:
         done = subprocess.run(
@@ -180,7 +180,7 @@ def test_celery_events_prints_what_happens(any_lane: Lane, start_worker: Start, 
             sent.append(producer.noop.delay(len(sent)).id)  # it may not listen yet
             return any(f"succeeded: green_app.noop({one}" in log.read_text() or one in log.read_text() for one in sent)
 
-        eventually(printed, f"a task is printed; {log.read_text()}", 40, every=0.5)
+        eventually(printed, "a task is printed", 40, every=0.5, more=log.read_text)
     eventually(lambda: worker.journal.done() == len(sent), "all run")
 
 
@@ -193,7 +193,8 @@ def test_the_settings_on_the_page_of_what_changes_are_those_of_a_worker(any_lane
         control = producer.app.control
         (answer,) = eventually(
             lambda: control.broadcast("conf", arguments={"with_defaults": True}, reply=True, timeout=2, limit=1),
-            f"it answers; {worker.tail()}",
+            "it answers",
+            more=worker.tail,
         )
         (found,) = answer.values()
         return dict(found)

@@ -133,7 +133,7 @@ def test_odd_messages_are_run_or_kept_and_no_worker_ends(redis_broker: Redis, st
     for payload in (*RUNNABLE.values(), *KEPT.values(), *REFUSED.values()):
         client.lpush("feeds", payload)
     client.lpush("feeds", json.dumps(message("last")).encode())
-    eventually(lambda: worker.journal.done() >= len(runnable) + 1 or worker.gone(), f"all run; {worker.tail()}")
+    eventually(lambda: worker.journal.done() >= len(runnable) + 1 or worker.gone(), "all run", more=worker.tail)
     assert not worker.gone(), worker.tail()
     assert worker.journal.counts("done") == dict.fromkeys([*runnable, "last"], 1)
     eventually(lambda: client.hlen("unacked") == 0, "everything is settled", 10)
@@ -174,17 +174,17 @@ def test_what_celery_cannot_take_from_rabbitmq_is_a_dead_letter_and_no_worker_en
                 content_type="application/json", content_encoding="utf-8",
             )  # fmt: skip
     publish(rabbit_lane, "noop", 10, 15)
-    eventually(lambda: worker.journal.done() >= 5 or worker.gone(), f"the others are done; {worker.tail()}", 60)
+    eventually(lambda: worker.journal.done() >= 5 or worker.gone(), "the others are done", 60, more=worker.tail)
     eventually(
         lambda: rabbit_lane.ready(rabbit_queue(rabbit_lane.queue)) >= len(REFUSED_ON_RABBITMQ) or worker.gone(),
-        f"all that cannot be taken are dead letters; {worker.tail()}", 60,
+        "all that cannot be taken are dead letters", 60, more=worker.tail,
     )  # fmt: skip
     assert not worker.gone(), worker.tail()
     assert all(count == 1 for count in worker.journal.counts("done").values())
     worker.reaches("greenworker_dead_letters_total", len(REFUSED_ON_RABBITMQ), queue=rabbit_lane.queue)
     assert rabbit_lane.ready() == 0
     publish(rabbit_lane, "noop", 20, 22)
-    eventually(lambda: worker.journal.done() >= 7, f"it goes on; {worker.tail()}", 30)
+    eventually(lambda: worker.journal.done() >= 7, "it goes on", 30, more=worker.tail)
 
 
 texts = st.text(st.characters(codec=None), max_size=8)

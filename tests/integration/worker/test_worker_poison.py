@@ -127,7 +127,7 @@ def test_the_tasks_beside_a_poison_are_done_and_it_becomes_a_dead_letter(
     for number in range(50, 100):
         tasks.sleep.delay(number, 1)
     with kubelet(start_worker, lane, threads=120) as pool:
-        eventually(lambda: dead(lane) == 1, f"the poison is a dead letter; {pool.tail()}", 90)
+        eventually(lambda: dead(lane) == 1, "the poison is a dead letter", 90, more=pool.tail)
         journal = pool.workers[0].journal
         eventually(lambda: journal.done() == 100, f"the others are done, {journal.done()}", 60)
         assert pool.deaths == journal.counts("start")["poison"] <= 4
@@ -214,7 +214,7 @@ def test_nothing_starts_beside_a_suspect(any_lane: Lane, start_worker: Start) ->
     eventually(lambda: any_lane.ready() == 0, "the worker has it")
     for number in range(5):
         tasks.noop.delay(number)
-    eventually(lambda: worker.journal.done() == 7, f"all are done; {worker.tail()}")
+    eventually(lambda: worker.journal.done() == 7, "all are done", more=worker.tail)
     lines = worker.journal.path.read_text().split("\n")
     assert lines[:4] == ["start before", "done before", "start suspect", "done suspect"]
 
@@ -233,7 +233,7 @@ def test_a_delivery_limit_of_the_queue_loses_nothing_beside_a_poison(
         tasks.sleep.delay(number, 2)
     tasks.poison.delay("poison")
     with kubelet(start_worker, lane, 1, threads=100, environment={"GREENWORKER_MAX_DELIVERIES": "3"}) as pool:
-        eventually(lambda: dead(lane) == 1, f"the poison is a dead letter; {pool.tail()}", 120)
+        eventually(lambda: dead(lane) == 1, "the poison is a dead letter", 120, more=pool.tail)
         journal = pool.workers[0].journal
         eventually(lambda: journal.done() == 30, f"the others are done, {journal.done()}", 60)
 
@@ -257,7 +257,7 @@ def test_a_prefork_child_dies_as_often_as_the_field_says(
     worker = start_worker(
         lane.url, pool="prefork", queues=lane.queue, arguments=["-c", "2"], environment=environment
     ).ready()
-    eventually(lambda: dead(lane) == 1, f"the poison is a dead letter; {worker.tail()}", 30)
+    eventually(lambda: dead(lane) == 1, "the poison is a dead letter", 30, more=worker.tail)
     eventually(lambda: worker.journal.done() == 20, "the others are done")
     assert worker.journal.counts("start")["poison"] == 2
     worker.reaches("greenworker_dead_letters_total", 1, queue=lane.queue, task="green_app.poison")

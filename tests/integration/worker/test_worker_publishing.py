@@ -50,7 +50,7 @@ def test_a_retry_that_cannot_be_published_is_not_lost(any_lane: Lane, start_work
     any_lane.producer().retry_after.delay(1, 1.0)
     eventually(lambda: worker.journal.counts("start"), "it runs")
     be_away(relay)
-    eventually(lambda: worker.journal.done() == 1, f"it is done in the end; {worker.tail()}", 40)
+    eventually(lambda: worker.journal.done() == 1, "it is done in the end", 40, more=worker.tail)
     relay.close()
 
 
@@ -62,7 +62,7 @@ def test_the_rest_of_a_chain_that_cannot_be_published_is_not_lost(
     chain(producer.sleep.s(1, 1.0).set(immutable=True), producer.noop.s(2).set(immutable=True)).apply_async()
     eventually(lambda: worker.journal.counts("start"), "the first runs")
     be_away(relay)
-    eventually(lambda: worker.journal.counts("done")["2"], f"the second is done; {worker.tail()}", 40)
+    eventually(lambda: worker.journal.counts("done")["2"], "the second is done", 40, more=worker.tail)
     relay.close()
 
 
@@ -101,7 +101,7 @@ def test_a_retry_that_a_silent_connection_swallows_is_not_lost(
     producer = rabbit_lane.producer()
     before = len(relay.sockets)
     producer.retry_after.delay(1, 0.0)
-    eventually(lambda: worker.journal.done() == 1, f"a retry works; {worker.tail()}")
+    eventually(lambda: worker.journal.done() == 1, "a retry works", more=worker.tail)
     published_over = relay.sockets[before:]
     assert published_over
     relay.silenced.update(published_over)
@@ -111,7 +111,7 @@ def test_a_retry_that_a_silent_connection_swallows_is_not_lost(
     if ends:
         for side in published_over:
             side.close()
-    eventually(lambda: worker.journal.done() == 2, f"it is done in the end; {worker.tail()}", 60)
+    eventually(lambda: worker.journal.done() == 2, "it is done in the end", 60, more=worker.tail)
     relay.close()
 
 
@@ -140,7 +140,7 @@ def test_the_body_of_a_chord_outlasts_the_worker_that_sends_it(
         first.wait(40)
     relay.accept(relay.target)
     second = start_worker(url, queues=lane.queue, name="w1", environment=environment).ready()
-    eventually(result.ready, f"the body ends; {second.tail()}", 60)
+    eventually(result.ready, "the body ends", 60, more=second.tail)
     assert result.result == 3
     if celery.VERSION >= (5, 7):  # up to 5.6 all parts may send it
         assert second.journal.counts("sum") == {"3": 1}

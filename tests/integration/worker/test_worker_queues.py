@@ -324,7 +324,7 @@ def test_of_several_rabbitmqs_the_one_that_answers_is_asked(
     for number in range(3):
         client_app(rabbit_server.url, queue=queue).noop.delay(number)
     watched = exporter(f"amqp://guest:guest@127.0.0.1:{free_port()}//;{rabbit_server.url}", queues=queue)
-    eventually(lambda: watched.depth(queue) == 3, f"its depth; {watched.tail()}", 60)
+    eventually(lambda: watched.depth(queue) == 3, "its depth", 60, more=watched.tail)
     assert watched.up() == 1
 
 

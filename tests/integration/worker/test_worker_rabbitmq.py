@@ -183,9 +183,9 @@ def test_the_second_of_two_urls_is_used_while_the_first_does_not_answer(
     dead = f"amqp://guest:guest@127.0.0.1:{free_port()}//"
     worker = start_worker(f"{dead};{there.url};{here.url}", queues=here.queue, environment=here.environment()).ready()
     publish(there, "noop", 0, 5)
-    eventually(lambda: worker.journal.done() == 5, f"from the second; {worker.tail()}", 30)
+    eventually(lambda: worker.journal.done() == 5, "from the second", 30, more=worker.tail)
     own_rabbit.stop()
     publish(here, "noop", 5, 10)
-    eventually(lambda: worker.journal.done() >= 10 or worker.gone(), f"from the third; {worker.tail()}", 90)
+    eventually(lambda: worker.journal.done() >= 10 or worker.gone(), "from the third", 90, more=worker.tail)
     assert not worker.gone(), worker.tail()
     assert worker.journal.counts("done") == dict.fromkeys(map(str, range(10)), 1)

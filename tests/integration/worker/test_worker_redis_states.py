@@ -68,7 +68,7 @@ def test_survives_a_failover_that_leaves_its_redis_read_only(
     eventually(lambda: refused() > 12 or worker.gone(), "it has tried again and again")
     assert not worker.gone(), worker.tail()
     client.execute_command("REPLICAOF", "NO", "ONE")
-    eventually(lambda: worker.journal.done() == 16 or worker.gone(), f"all are done; {worker.tail()}")
+    eventually(lambda: worker.journal.done() == 16 or worker.gone(), "all are done", more=worker.tail)
     if pool == "eventlet":  # Celery's processes may run what was on its way to them and was given back as not started
         assert set(worker.journal.counts("done").values()) == {1}
     eventually(lambda: client.hlen("unacked") == 0, "everything is acknowledged")

@@ -130,7 +130,7 @@ def test_auto_instrumentation_that_imports_celery_first_finds_it_patched(
     began = monotonic()
     for number in range(60):
         tasks.sleep.delay(number, 0.5)
-    eventually(lambda: worker.journal.done() == 60, f"all are done; {worker.tail()}", 20)
+    eventually(lambda: worker.journal.done() == 60, "all are done", 20, more=worker.tail)
     assert monotonic() - began < 10, "side by side"
     assert set(worker.journal.order("instrumented")) == {path}, "and sees the environment that it had"
 

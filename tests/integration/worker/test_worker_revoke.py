@@ -35,7 +35,7 @@ def worker_on(start_worker: Start, lane: Lane, late: bool, multiplier: int = 3, 
 
 
 def wait_for(worker: Worker, name: str, value: float) -> None:
-    eventually(lambda: worker.metric(name) == value, f"{name} is {value:g}; {worker.tail(5)}", 10)
+    eventually(lambda: worker.metric(name) == value, f"{name} is {value:g}", 10, more=lambda: worker.tail(5))
 
 
 def fill(worker: Worker, tasks: Any, seconds: float) -> None:

@@ -34,6 +34,6 @@ def test_a_worker_follows_the_sentinel_to_the_new_master(
     after = client_app(sentinel.url, broker_transport_options=options)
     for number in range(20, 40):
         after.sleep.delay(number, 0.1)
-    eventually(lambda: worker.journal.done() == 40, f"after; {worker.tail()}", 40)
+    eventually(lambda: worker.journal.done() == 40, "after", 40, more=worker.tail)
     eventually(lambda: sentinel.client().hlen("unacked") == 0, "nothing is left over", 20)
     eventually(lambda: sentinel.client().exists("greenworker.workers"), "and says again that it lives", 20)

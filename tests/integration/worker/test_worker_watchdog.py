@@ -75,7 +75,10 @@ def run_all(producer: Any, worker: Worker, names: Sequence[str], fifo: Path) -> 
         before = worker.metric("greenworker_hub_cpu_wait_seconds_total")
         producer.app.send_task(f"blocking_app.{name}", [str(fifo)] if name == "file" else [], queue="feeds")
         eventually(
-            lambda name=name, done=done: worker.journal.counts("done")[name] > done, f"{name} ends; {worker.tail()}", 40
+            lambda name=name, done=done: worker.journal.counts("done")[name] > done,
+            f"{name} ends",
+            40,
+            more=worker.tail,
         )
         waited[name] = worker.metric("greenworker_hub_cpu_wait_seconds_total") - before
     return waited

@@ -51,7 +51,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     loses a task under faults, is red at once.
     """
     items.sort(key=lambda item: order(item.nodeid))
-    items.sort(key=lambda item: order(item.nodeid))
     for item in items:
         if item.nodeid.startswith(("tests/e2e/", "tests/integration/")):
             item.add_marker(pytest.mark.flaky(reruns=1))

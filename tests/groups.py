@@ -16,7 +16,7 @@ SHARED = {
 
 LONGEST = ("a control plane", "the cluster", "a control plane for faults")
 """Groups that take longest: they start first. Fewer than there are processes, so that one is left for tests that mostly
-wait: what is tested for how soon it comes cannot share two cores with three of its kind.
+wait: tests of how soon something happens must not share two cores with three others like them.
 """
 
 PURE = ("tests/golden", "tests/property", "tests/unit")

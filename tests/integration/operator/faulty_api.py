@@ -216,7 +216,7 @@ class FaultyApi:
         """Path and query of every list of a whole collection so far."""
         self.stalls: list[tuple[float, float]] = []
         """When the proxy stood still, because the machine did: the monotonic second at which it went on, and for how
-        many it had. What came meanwhile is seen later by that.
+        many it had. What came meanwhile is seen that much later.
         """
         self._versions: dict[str, str] = {}
         self._server: web.Server | None = None

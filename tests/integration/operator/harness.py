@@ -165,7 +165,7 @@ class Api:
                 *lines, rest = (rest + chunk).split(b"\n")
                 yield from map(json.loads, lines)
         finally:
-            answer.release_conn()
+            answer.close()
 
     def create(self, path: str, body: Object) -> Object:
         return self.ask("POST", path, body)
@@ -551,10 +551,9 @@ class Watched:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            try:
+            with contextlib.suppress(Refused, urllib3.exceptions.HTTPError, ValueError):
                 self._follow()
-            except (Refused, urllib3.exceptions.HTTPError, ValueError):
-                self._stop.wait(0.2)  # listed again
+            self._stop.wait(0.2)  # then it is listed again
 
     def _follow(self) -> None:
         listed = self._api.get(self._path)
@@ -701,7 +700,7 @@ class Kubelet:
         shown = self._shown[kind].objects
         if shown is None or (running.process is None and not running.stands_in):
             return self.namespace.find(kind, name)
-        return shown.get(f"{self.namespace.name}/{name}")
+        return shown.get(f"{self.namespace.name}/{name}") or self.namespace.find(kind, name)
 
     def _show_queues(self, pod: Object, running: RunningPod, name: str) -> None:
         """As kubelet does it: a ConfigMap that changes is shown when the pod changes (or after a minute or two, which
@@ -909,10 +908,7 @@ def cluster(*arguments: str) -> str:
 
 @contextlib.contextmanager
 def control_plane(name: str) -> Iterator[Api]:
-    """A fresh API server with its controllers, and nothing of ours on it; kubectl is on PATH. Gone afterwards. Each of
-    pytest's processes has its own.
-    """
-    name = "-".join(filter(None, (name, os.environ.get("PYTEST_XDIST_WORKER"))))
+    """A fresh API server with its controllers, and nothing of ours on it; kubectl is on PATH. Gone afterwards."""
     place = ("--control-plane-only", "--name", name)
     cluster("down", *place)
     cluster("up", *place)

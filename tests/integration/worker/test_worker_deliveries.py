@@ -74,7 +74,12 @@ def test_no_clean_drain_uses_up_a_delivery(limited: Limited, start_worker: Start
         eventually(lambda worker=worker: worker.metric("greenworker_threads_busy") == 2, "two run")
         worker.signal(signal.SIGTERM)
         worker.wait(30)
-        eventually(lambda: limited.ready() == 9, f"all are back: {limited.ready()}", 10, more=worker.tail)
+        eventually(
+            lambda: limited.ready() == 9,
+            "all are back",
+            10,
+            more=lambda worker=worker: f"{limited.ready()} ready; {worker.tail()}",
+        )
     headers = limited.headers()
     assert sorted(each["task"].partition(".")[2] for each in headers) == ["noop"] * 3 + ["sleep"] * 6
     assert [each for each in headers if each.get(COUNT) or EARLIER in each] == []
@@ -123,7 +128,12 @@ def test_messages_that_wait_for_their_eta_keep_no_other_back(limited: Limited, s
     eventually(lambda: worker.journal.done() == 4, "and one that comes later")
     worker.signal(signal.SIGTERM)
     worker.wait(30)
-    eventually(lambda: limited.ready() == 12, f"the others are back: {limited.ready()}", 10, more=worker.tail)
+    eventually(
+        lambda: limited.ready() == 12,
+        "the others are back",
+        10,
+        more=lambda: f"{limited.ready()} ready; {worker.tail()}",
+    )
 
 
 @pytest.mark.skipif(celery.VERSION < (5, 5), reason="Celery has it from 5.5 on")

@@ -105,7 +105,9 @@ def test_flower_shows_tasks_and_workers_and_its_buttons_do_what_the_page_says(
         found: str | None = (flower.get("/api/tasks") or {}).get(task, {}).get("state")
         return found
 
-    eventually(lambda: states() == ["FAILURE", *["SUCCESS"] * 5], f"its list of tasks is right; {states()}")
+    eventually(
+        lambda: states() == ["FAILURE", *["SUCCESS"] * 5], "its list of tasks is right", more=lambda: str(states())
+    )
     (name, shown) = eventually(lambda: flower.get("/api/workers?refresh=1"), "it knows the worker").popitem()
     assert shown["stats"]["pool"]["max-concurrency"] == 7
     assert [queue["name"] for queue in shown["active_queues"]] == [any_lane.queue]

@@ -129,7 +129,7 @@ def test_the_tasks_beside_a_poison_are_done_and_it_becomes_a_dead_letter(
     with kubelet(start_worker, lane, threads=120) as pool:
         eventually(lambda: dead(lane) == 1, "the poison is a dead letter", 90, more=pool.tail)
         journal = pool.workers[0].journal
-        eventually(lambda: journal.done() == 100, f"the others are done, {journal.done()}", 60)
+        eventually(lambda: journal.done() == 100, "the others are done", 60, more=lambda: str(journal.done()))
         assert pool.deaths == journal.counts("start")["poison"] <= 4
         eventually(
             lambda: pool.metric("greenworker_dead_letters_total", queue=lane.queue, task="green_app.poison") == 1,
@@ -235,7 +235,7 @@ def test_a_delivery_limit_of_the_queue_loses_nothing_beside_a_poison(
     with kubelet(start_worker, lane, 1, threads=100, environment={"GREENWORKER_MAX_DELIVERIES": "3"}) as pool:
         eventually(lambda: dead(lane) == 1, "the poison is a dead letter", 120, more=pool.tail)
         journal = pool.workers[0].journal
-        eventually(lambda: journal.done() == 30, f"the others are done, {journal.done()}", 60)
+        eventually(lambda: journal.done() == 30, "the others are done", 60, more=lambda: str(journal.done()))
 
 
 @pytest.mark.parametrize("kind", ["redis", pytest.param("quorum", marks=pytest.mark.slow)])

@@ -101,9 +101,9 @@ def test_200_000_tasks_and_100_reconnects_leave_nothing_behind(lane: Lane, start
         eventually(lambda: "down" if worker.gone() else worker.status("/readyz") == 200, "it has reconnected", 60)
         eventually(
             lambda target=(cut + 1) * batch: finished() >= target,
-            f"all done; {lane.ready()} ready",
+            "all done",
             120,
-            more=worker.tail,
+            more=lambda: f"{lane.ready()} ready; {worker.tail()}",
         )
         if (cut + 1) % max(1, RECONNECTS // 10) == 0:
             states.append(state_of(worker, lane, cut))

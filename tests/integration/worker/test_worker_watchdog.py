@@ -101,7 +101,7 @@ def test_names_task_and_line_of_what_blocks(
         left = [name for name in KINDS if name not in seen(worker)]
         for name, seconds in run_all(client_app(redis_broker.url), worker, left, tmp_path / f"fifo{turn}").items():
             waited[name] += seconds
-    eventually(lambda: len(seen(worker)) == len(KINDS), f"all are named; {seen(worker)}", 5)
+    eventually(lambda: len(seen(worker)) == len(KINDS), "all are named", 5, more=lambda: str(seen(worker)))
     assert all(line in accepted_lines(name) for name, line in seen(worker).items()), seen(worker)
     shares = {name: blocked_share(worker, name, waited[name]) for name in KINDS}
     assert all(share > 0.4 for share in shares.values()), shares
@@ -134,7 +134,7 @@ def test_names_the_task_also_while_others_want_the_interpreter(
         over.set()
         for scraper in scrapers:
             scraper.join()
-    eventually(lambda: set(seen(worker)) == set(names), f"all are named; {seen(worker)}", 5)
+    eventually(lambda: set(seen(worker)) == set(names), "all are named", 5, more=lambda: str(seen(worker)))
 
 
 def test_names_a_resolver_that_waits_for_its_server(

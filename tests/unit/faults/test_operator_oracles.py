@@ -148,7 +148,9 @@ def test_what_a_proxy_that_stood_still_passed_on_late_was_in_time() -> None:
     starts = {"one": [0.5], "two": [0.5]}
     late = held(renewal("one", 1.0), write(1.5 + LEASE_SECONDS))
     assert not wrote_without_lease(late, starts, {"one": [(1.5 + LEASE_SECONDS, 0.5)]})
-    assert wrote_without_lease(late, starts, {"one": [(0.9, 0.5)]}), "it stood still before the renewal"
+    twice = {"one": [(1.3 + LEASE_SECONDS, 0.3), (1.6 + LEASE_SECONDS, 0.3)]}
+    assert not wrote_without_lease(late, starts, twice), "it stood still twice"
+    assert wrote_without_lease(late, starts, {"one": [(0.9 + LEASE_SECONDS, 3.0)]}), "it went on in time"
     assert wrote_without_lease(late, starts, {"two": [(1.5 + LEASE_SECONDS, 0.5)]}), "another one's proxy"
     led = {**held(renewal("one", 1.0), write(1.5 + LEASE_SECONDS)), **held(renewal("two", 2.0), by="two")}
     assert wrote_without_lease(led, starts, {"one": [(1.5 + LEASE_SECONDS, 0.5)]}), "another one led by then"

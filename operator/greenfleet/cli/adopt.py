@@ -41,21 +41,25 @@ def _run(namespace: str, old: str, wishes: Wishes, timeout_seconds: float | None
     """Without a time-out it only shows what it would do."""
     deployment = _get(namespace, "deployment", old)
     adoption = plan(deployment, wishes)
-    adoption.obstacles += _scalers(namespace, old)
-    name = wishes.name or old
-    existing = _find(namespace, "greenworkerpool", name)
-    if existing is not None and _adopted_from(existing) == old and not deployment["spec"].get("replicas", 1):
-        return _again(namespace, deployment, name, timeout_seconds)
+    scalers = _scalers(namespace, old)
+    adoption.obstacles += scalers
+    replicas = deployment["spec"].get("replicas", 1)
+    if not replicas and (successor := _successor(namespace, old)) is not None:
+        return _again(namespace, deployment, successor, scalers, timeout_seconds)
     if not adoption.obstacles:  # an incomplete manifest must not end up in a pipe
         print(yaml.safe_dump(adoption.pool, sort_keys=False, width=120, allow_unicode=True), end="")
     _explain(adoption)
     if adoption.obstacles:
         return 1
+    name = adoption.pool["metadata"]["name"]
+    existing = _find(namespace, "greenworkerpool", name)
     if existing is not None and _adopted_from(existing) != old:
         raise KubectlError(f"there is a GreenWorkerPool {namespace}/{name} already: choose another name with --name")
+    if existing is None and (successor := _successor(namespace, old)) is not None:
+        before = successor["metadata"]["name"]
+        raise KubectlError(f"the pool {before} has begun to take the place of Deployment {old}: say --name {before}")
     _say("\n".join(["", "What changes for the pods:", *difference(deployment, adoption.pool), ""]))
     kubectl("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(adoption.pool))
-    replicas = deployment["spec"].get("replicas", 1)
     if timeout_seconds is None:
         _say(
             f"The API server accepts this pool. Nothing was changed. With --yes: the pool {name} is created, gets "
@@ -96,18 +100,29 @@ def _carry_out(namespace: str, deployment: Object, pool: Object, timeout_seconds
     return 0
 
 
-def _again(namespace: str, deployment: Object, name: str, timeout_seconds: float | None) -> int:
-    """The pool has taken the Deployment's place before. A Deployment at 0 says nothing of how large the pool should be:
-    the pool stays as it is.
+def _again(namespace: str, deployment: Object, pool: Object, scalers: list[str], timeout_seconds: float | None) -> int:
+    """A pool has taken the Deployment's place before. A Deployment at 0 says nothing of how large the pool should be:
+    the pool stays as it is. Exit status 1 without `--yes`, for the manifest that was asked for is not printed. Raises
+    KubectlError if the pool is not Ready, or old workers do not leave.
     """
-    old = deployment["metadata"]["name"]
-    _say(
-        f"Deployment {old} is at 0, and the pool {name} has taken its place: nothing is changed. Change the pool "
-        f"itself from now on (kubectl -n {namespace} edit gwp {name}). To begin anew, give the Deployment its workers "
-        f"back first: kubectl -n {namespace} scale deployment/{old} --replicas=N"
+    old, name = deployment["metadata"]["name"], pool["metadata"]["name"]
+    if scalers:
+        _explain(Adoption(obstacles=scalers))
+        return 1
+    anew = (
+        f"To begin anew: kubectl -n {namespace} scale deployment/{old} --replicas=N && kubectl -n {namespace} delete "
+        f"gwp {name}, then run this again"
     )
-    if timeout_seconds is not None:
-        _await_gone(namespace, deployment, timeout_seconds)
+    if not _is_ready(namespace, name, 0):
+        said = _condition(pool, "Ready").get("message", "the operator says nothing.")
+        raise KubectlError(f"the pool {name} has the place of Deployment {old}, and is not Ready: {said} {anew}")
+    _say(
+        f"Deployment {old} is at 0, and the pool {name} has taken its place: nothing is changed, and no manifest is "
+        f"printed (kubectl -n {namespace} get gwp {name} -o yaml). Change the pool itself from now on. {anew}"
+    )
+    if timeout_seconds is None:
+        return 1
+    _await_gone(namespace, deployment, timeout_seconds)
     return 0
 
 
@@ -152,6 +167,12 @@ def _condition(pool: Object, kind: str) -> Object:
 
 def _adopted_from(pool: Object) -> str | None:
     return (pool["metadata"].get("annotations") or {}).get(ADOPTED_ANNOTATION)
+
+
+def _successor(namespace: str, old: str) -> Object | None:
+    """The pool that took, or began to take, the place of this Deployment, whatever its name."""
+    pools = json.loads(kubectl("-n", namespace, "get", "greenworkerpools", "-o", "json"))["items"]
+    return next((dict(pool) for pool in pools if _adopted_from(pool) == old), None)
 
 
 def _pods(namespace: str, deployment: Object) -> list[Object]:

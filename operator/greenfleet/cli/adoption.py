@@ -287,8 +287,8 @@ def _environment(
         name = variable["name"]
         if name in ("CELERY_BROKER_URL", _RESULT_NAME) or name in wishes.drop:
             continue
-        if wishes.broker_secret and name in _BROKER_NAMES and "://" in (variable.get("value") or ""):
-            kept.append({"name": name, "valueFrom": spec["broker"]["urlFrom"]})
+        if wishes.broker_secret and variable.get("value") == _written_url(variables, command):
+            kept.append({"name": name, "valueFrom": (_reference(wishes.broker_secret) or {})["urlFrom"]})
             found.notes.append(f"env {name} takes its URL from the Secret of --broker-secret, too")
             continue
         if RESERVED_VARIABLE.fullmatch(name):
@@ -311,6 +311,16 @@ def _environment(
             f"the working directory {directory} becomes PYTHONPATH: the worker starts in the image's own"
         )
     return kept
+
+
+def _written_url(variables: list[Object], command: CeleryCommand) -> str:
+    """The broker's URL where it is written out, for which `--broker-secret` stands; "-" where it is not."""
+    if "broker" in command.options:
+        return command.options["broker"]
+    if _broker(variables) is not None:
+        return "-"
+    written = {variable["name"]: variable.get("value") or "" for variable in variables}
+    return next((written[name] for name in _BROKER_NAMES if "://" in written.get(name, "")), "-")
 
 
 def _broker(variables: list[Object]) -> Object | None:

@@ -101,9 +101,9 @@ def _rights(wanted: Wanted) -> str:
 
 
 def found(pools: int, namespaces: Sequence[str]) -> str:
-    """How many pools are Ready, and where: no pool is no success of one, for the name of a namespace may be wrong."""
-    count = {0: "there is no pool", 1: "one pool"}.get(pools, f"{pools} pools")
-    return f"{count} in {' and '.join(namespaces) or 'all namespaces'}"
+    """How many pools are Ready, and where. That there is none is said, for the namespace may be misspelt."""
+    count = {0: "there is no pool", 1: "the one pool"}.get(pools, f"all {pools} pools")
+    return f"{count} in {' and '.join(namespaces)}" if namespaces else count
 
 
 async def _look(client: Client, wanted: Wanted) -> tuple[list[str], int]:

@@ -25,7 +25,7 @@ def learned_status(learned: Learned) -> _Object:
 
 
 def _milliseconds(seconds: float) -> str:
-    """Three digits, and never an exponent: `1010ms`."""
+    """Three digits and, from 100 ns on, no exponent: `1010ms`."""
     return f"{float(f'{seconds * 1000:.3g}'):.15g}ms"
 
 

@@ -97,6 +97,10 @@ def test_a_hand_written_fleet_is_taken_over_and_every_task_is_done(world: World)
     assert shop.find("greenworkerpools", "feeds") is None
     assert shop.api.get(shop.path("deployments", "feeds"))["spec"]["replicas"] == 2
 
+    other = adopt(world, "--name", "with.dot")
+    assert other.returncode == 1
+    assert "use hyphens" in other.stderr
+
     publish(range(100, 148), 1.0)  # twelve seconds of work for eight green threads
     carried_out = adopt(world, "--yes", "--timeout", "90")
     assert carried_out.returncode == 0, carried_out.stderr + world.kubelet.tail()
@@ -115,9 +119,13 @@ def test_a_hand_written_fleet_is_taken_over_and_every_task_is_done(world: World)
     assert again.stdout == ""
     assert "nothing is changed" in again.stderr
     assert "--replicas=0" not in again.stderr
-    other = adopt(world, "--name", "with.dot")
-    assert other.returncode == 1
-    assert "use hyphens" in other.stderr
+    for wishes in ((), ("--name", "news")):
+        shown = adopt(world, *wishes)
+        assert (shown.returncode, shown.stdout) == (1, "")
+        assert "the pool feeds has taken its place" in shown.stderr
+    shop.api.merge(shop.path("deployments", "feeds"), {"spec": {"replicas": 1}})
+    assert "say --name feeds" in adopt(world, "--yes", "--name", "news").stderr
+    assert shop.find("greenworkerpools", "news") is None
 
 
 def test_a_beat_stays_beside_the_pool_and_the_commands_that_are_said_make_it_a_single_one(world: World) -> None:

@@ -291,15 +291,25 @@ def test_what_is_in_the_way_is_said_with_its_way_out(case: str) -> None:
 
 def test_a_url_that_the_app_reads_itself_comes_from_the_secret_too() -> None:
     """Else the password would stand in the manifest of the pool."""
-    written = {"name": "REDIS_URL", "value": "redis://:hunter2@redis/0"}
-    found = plan(deployment(env=[written, {"name": "BROKER_URL", "value": "$(X)"}]), Wishes(broker_secret="broker/url"))
+    written = "redis://:hunter2@redis/0"
+    variables = [{"name": name, "value": written} for name in ("BROKER_URL", "MY_OWN")]
+    found = plan(deployment(env=variables), Wishes(broker_secret="broker/url"))
     reference = {"secretKeyRef": {"name": "broker", "key": "url"}}
     assert found.pool["spec"]["worker"]["env"] == [
-        {"name": "REDIS_URL", "valueFrom": reference},
-        {"name": "BROKER_URL", "value": "$(X)"},
+        {"name": name, "valueFrom": reference} for name in ("BROKER_URL", "MY_OWN")
     ]
-    assert "env REDIS_URL takes its URL from the Secret of --broker-secret, too" in found.notes
-    assert "hunter2" not in str(found)
+    assert "env MY_OWN takes its URL from the Secret of --broker-secret, too" in found.notes
+    text = yaml.safe_dump(found.pool)
+    assert "hunter2" not in text
+    assert "&id" not in text, "who edits one of the two edits one"
+
+
+@pytest.mark.parametrize("broker", [BROKER, {"name": "CELERY_BROKER_URL", "value": "amqp://u:p@rabbit//"}])
+def test_a_url_of_something_else_stays(broker: Object) -> None:
+    """A cache on Redis is not the broker."""
+    cache = {"name": "REDIS_URL", "value": "redis://cache:6379/1"}
+    found = plan(deployment(env=[broker, cache]), Wishes(broker_secret="broker/url"))
+    assert found.pool["spec"]["worker"]["env"] == [cache]
 
 
 def test_a_sidecar_is_in_the_way_until_it_is_left_out() -> None:

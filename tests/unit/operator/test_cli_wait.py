@@ -69,9 +69,9 @@ def test_a_pool_that_is_not_ready_is_named_with_its_reason(pool: dict[str, Any],
     ("pools", "namespaces", "said"),
     [
         (0, ["nowhere"], "there is no pool in nowhere"),
-        (1, ["shop"], "one pool in shop"),
-        (3, ["shop", "mail"], "3 pools in shop and mail"),
-        (0, [], "there is no pool in all namespaces"),
+        (1, ["shop"], "the one pool in shop"),
+        (3, ["shop", "mail"], "all 3 pools in shop and mail"),
+        (0, [], "there is no pool"),
     ],
 )
 def test_who_waited_for_no_pool_is_told(pools: int, namespaces: list[str], said: str) -> None:

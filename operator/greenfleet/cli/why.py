@@ -21,6 +21,8 @@ _SERVICE = "greenfleet-why"
 """What the chart calls its Service for this command in every release: a namespace has one operator, because it has one
 Lease.
 """
+_COMPANION = "prefork"
+"""The role whose workers have processes in place of green threads."""
 _ATTEMPTS = 20
 """Two replicas: all attempts meet the standby once in a million commands."""
 
@@ -113,13 +115,15 @@ def _unknown(namespace: str, pool: str, operator_namespace: str, *, lacks_servic
 
 def render(answer: dict[str, Any], history: int) -> list[str]:
     """The answer as lines of text."""
+    first = [f"{answer['pool']}: {condition}" for condition in answer.get("conditions", ())]
     lines: list[str] = []
     for role, fleet in answer["fleets"].items():
         now = fleet["now"]
         if now is None:
             lines.append(f"{answer['pool']} ({role}): the scaling loop has not looked at this fleet yet")
             continue
-        fleet_size = f"{_count(fleet['replicas'], 'worker')} × {_count(fleet['threads'], 'green thread')}"
+        has = "process" if role == _COMPANION else "green thread"
+        fleet_size = f"{_count(fleet['replicas'], 'worker')} × {_count(fleet['threads'], has)}"
         lines.append(f"{answer['pool']} ({role}): {fleet_size}")
         lines.append(f"  {now['summary']}")
         said = [step for step in now["adjustments"] if step.get("until") or not now["summary"].endswith(step["text"])]
@@ -130,7 +134,7 @@ def render(answer: dict[str, Any], history: int) -> list[str]:
     lines += [f"{answer['pool']}: {remark}" for remark in answer.get("remarks", ()) if lines]
     if not lines:
         lines.append(f"{answer['pool']}: nothing was decided yet; `kubectl describe gwp` says what the pool waits for")
-    return lines
+    return first + lines
 
 
 _SEEN = {
@@ -172,7 +176,7 @@ def _table(inputs: dict[str, float]) -> list[str]:
 
 
 def _count(amount: int, noun: str) -> str:
-    return f"{amount:,} {noun}" if amount == 1 else f"{amount:,} {noun}s"
+    return f"{amount:,} {noun}" if amount == 1 else f"{amount:,} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def _until(step: dict[str, Any]) -> str:

@@ -97,7 +97,17 @@ class WebServer:
         }
         queues = record.findings.missing_queues
         remarks = [missing_queues.sentence(queues)] if queues else []
-        return web.json_response({"pool": key, "fleets": fleets, "remarks": remarks})
+        return web.json_response(
+            {"pool": key, "fleets": fleets, "conditions": _first_of_all(record.status), "remarks": remarks}
+        )
+
+
+def _first_of_all(status: dict[str, Any]) -> list[str]:
+    """Conditions that say more of the pool's size than a decision does: nothing starts, or nobody scales."""
+    conditions = {one["type"]: one for one in status.get("conditions") or ()}
+    wanted = (("Stalled", "True"), ("ScalingActive", "False"))
+    held = [conditions[kind] for kind, value in wanted if (conditions.get(kind) or {}).get("status") == value]
+    return [f"{one['type']} is {one['status']} ({one['reason']}): {one['message']}" for one in held]
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from greenfleet.autoscaling import decide, initial_state
 from greenfleet.autoscaling.model import Adjustment, DecisionReason, Why
 from greenfleet.cli import why as cli
 from greenfleet.cli.main import main
-from greenfleet.controller.web import _plain
+from greenfleet.controller.web import _first_of_all, _plain
 from tests.unit.autoscaling.builders import KNOWN, NOW, SPEC, sample
 
 AT = 1_800_000_000.0
@@ -58,6 +58,31 @@ def test_a_remark_on_the_pool_comes_last_and_an_operator_of_before_has_none() ->
     lines = cli.render({**answer(), "remarks": ["spec.queues has 'mials', which does not exist"]}, 0)
     assert lines[-1] == "shop/feeds: spec.queues has 'mials', which does not exist"
     assert not any("mials" in line for line in cli.render(answer(), 0))
+
+
+def test_what_keeps_a_pool_from_its_size_comes_first() -> None:
+    said = {
+        "conditions": [
+            {"type": "Ready", "status": "False", "reason": "Stalled", "message": "No worker starts."},
+            {"type": "Stalled", "status": "True", "reason": "ImagePullBackOff", "message": "The image is not there."},
+            {"type": "ScalingActive", "status": "False", "reason": "DryRun", "message": "Nothing is written."},
+        ]
+    }
+    lines = cli.render({**answer(), "conditions": _first_of_all(said)}, 0)
+    assert lines[:2] == [
+        "shop/feeds: Stalled is True (ImagePullBackOff): The image is not there.",
+        "shop/feeds: ScalingActive is False (DryRun): Nothing is written.",
+    ]
+    assert lines[2:] == cli.render(answer(), 0)
+    assert _first_of_all({"conditions": [{**one, "status": "Unknown"} for one in said["conditions"]]}) == []
+    assert _first_of_all({}) == []
+
+
+def test_a_companion_has_processes() -> None:
+    fleet = answer()["fleets"]["eventlet"]
+    assert "shop/feeds (prefork): 4 workers × 250 processes" in cli.render(
+        {"pool": "shop/feeds", "fleets": {"prefork": fleet}}, 0
+    )
 
 
 def test_one_worker_is_one_worker_and_nothing_is_said_twice() -> None:

@@ -101,8 +101,8 @@ class PoolStatus(Model):
         ge=0,
         le=MAX_INTEGER,
         description="Messages that wait in the queues and have not started, rounded to 1, 2 or 5 times a power of "
-        "ten and refreshed "
-        "at most once a minute. Absent while it is not known.",
+        "ten and refreshed at most once a minute; that there is none, or that there are some again, within some 10 s. "
+        "Absent while it is not known.",
     )
     oldest_message_age: str | None = Field(
         default=None,

@@ -38,6 +38,9 @@ LOAD_INTERVAL_SECONDS = 60.0
 every sample.
 """
 
+EMPTY_INTERVAL_SECONDS = 10.0
+"""A queue that is empty, or no longer, is what people look for first: that is written at most so often."""
+
 EVENT_BURST, EVENT_SECONDS = 25, 300.0
 """So many Events of a pool's conditions at once, then one in so many seconds: the limit that Kubernetes' own components
 have for each object (client-go, EventSourceObjectSpamFilter).
@@ -139,7 +142,12 @@ class StatusWriter:
 
     def _is_news(self, record: Record, status: dict[str, Any], now: float) -> bool:
         """Whether more than the load has changed, or the load was not written for a while."""
-        if now - record.report.load_written_at >= LOAD_INTERVAL_SECONDS:
+        since = now - record.report.load_written_at
+        if since >= LOAD_INTERVAL_SECONDS:
+            return True
+        before, after = record.status.get("backlog"), status.get("backlog")
+        known = before is not None and after is not None
+        if since >= EMPTY_INTERVAL_SECONDS and known and (before == 0) != (after == 0):
             return True
         steady = [{key: value for key, value in one.items() if key not in FIELDS} for one in (status, record.status)]
         return not _same(*steady)

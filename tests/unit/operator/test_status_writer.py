@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from greenfleet.autoscaling.model import DecisionReason
-from greenfleet.controller.status_writer import LOAD_INTERVAL_SECONDS
+from greenfleet.controller.status_writer import EMPTY_INTERVAL_SECONDS, LOAD_INTERVAL_SECONDS
 from greenfleet.status.worker_conditions import RISK_MEMORY_SECONDS
 from tests.unit.operator.test_metrics_missing import LONG, TICK, Cluster, World, play
 
@@ -61,6 +61,35 @@ def test_a_load_that_moves_with_every_sample_is_written_once_a_minute_at_most(mo
             seen.add(cluster.pool["status"]["backlog"])
         assert len(seen) > 1, "the load is followed"
         assert cluster.statuses - before <= minutes + 1
+
+    play(scenario, monkeypatch, replicas=2, mode="DryRun")
+
+
+def test_an_empty_queue_is_written_soon_and_one_that_flickers_not_with_every_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(world: World, cluster: Cluster, pass_time: Callable[[float], Any]) -> None:
+        async def work(depth: float) -> None:
+            """One tick in which as many tasks end as ever: the depth alone is news."""
+            world.depth, world.counted = depth, world.counted + 40.0
+            await pass_time(TICK)
+
+        await pass_time(30)
+        world.busy = (90.0, 90.0)
+        for _ in range(round(5 * LOAD_INTERVAL_SECONDS / TICK)):
+            await work(1.0)
+        written = cluster.statuses
+        while cluster.statuses == written:
+            await work(2.0)  # another load: it is due once a minute
+        assert cluster.pool["status"]["backlog"] > 0
+        for _ in range(round(EMPTY_INTERVAL_SECONDS / TICK) + 1):
+            await work(0.0)
+        assert cluster.pool["status"]["backlog"] == 0
+
+        before, minutes = cluster.statuses, 5
+        for tick in range(round(minutes * 60 / TICK)):
+            await work((1.0, 0.0)[tick % 2])
+        assert cluster.statuses - before <= minutes * 60 / EMPTY_INTERVAL_SECONDS + 1
 
     play(scenario, monkeypatch, replicas=2, mode="DryRun")
 

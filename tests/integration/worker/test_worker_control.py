@@ -367,7 +367,7 @@ def test_results_and_chords_outlast_an_outage_of_their_redis(
 @contextmanager
 def uncollected() -> Iterator[None]:
     """No garbage is collected but at the end. Celery's AsyncResult asks Redis where it is collected; if that happens
-    while redis-py 4 makes a connection, whose lock is not reentrant, this process waits for itself for ever.
+    while redis-py 4 or 5 makes a connection, whose lock is not reentrant, this process waits for itself for ever.
     """
     gc.disable()
     try:

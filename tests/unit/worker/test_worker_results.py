@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery.app.task import Context
+from celery.backends import redis
 from celery.backends.redis import RedisBackend
 from celery.exceptions import SoftTimeLimitExceeded
 from greenlet import GreenletExit
@@ -193,3 +194,28 @@ def test_what_ended_the_tasks_own_code_keeps_nobody_from_counting(monkeypatch: p
         raise SystemExit(1)
     except SystemExit:
         assert outside() == b"mine"
+
+
+class Subscriptions:
+    """A stand-in for redis-py's PubSub."""
+
+    def __init__(self) -> None:
+        self.connection: object | None = object()
+
+
+def test_who_is_collected_while_the_connection_is_lost_makes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever collects may hold the lock of redis-py's pool, and would wait for itself for ever."""
+    asked: list[str] = []
+    monkeypatch.setattr(redis.ResultConsumer, "cancel_for", lambda _, task_id: asked.append(task_id))
+    app = Celery("waits", backend="redis://127.0.0.1:1/0", set_as_current=False)
+    backend = app.backend
+    consumer = results.SerialConsumer(backend, app, backend.accept, backend._pending_results, backend._pending_messages)
+    consumer._pubsub = pubsub = Subscriptions()
+    key = consumer._get_key_for_task("one")
+    consumer.subscribed_to = {key}
+    pubsub.connection = None
+    consumer.cancel_for("one")
+    assert (asked, consumer.subscribed_to) == ([], set())
+    pubsub.connection = object()
+    consumer.cancel_for("two")
+    assert asked == ["two"]

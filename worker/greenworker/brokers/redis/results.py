@@ -153,7 +153,13 @@ class SerialConsumer(ReconnectingConsumer):
             return super().consume_from(task_id)
 
     def cancel_for(self, task_id: str) -> None:
-        """Never waits, for it is also called where garbage is collected: whoever is busy does it afterwards."""
+        """Never waits, for it is also called where garbage is collected: whoever is busy does it afterwards. Where the
+        connection is lost there is nothing to withdraw; a new one would take the pool's lock, which is not reentrant in
+        redis-py 4 and 5, and whose holder may be the one that collects.
+        """
+        if not self._busy and self._pubsub is not None and self._pubsub.connection is None:
+            self.subscribed_to.discard(self._get_key_for_task(task_id))
+            return
         self._withdrawn.add(task_id)
         if not self._busy:
             with self._alone():

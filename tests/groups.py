@@ -8,16 +8,16 @@ SHARED = {
     "tests/chaos": "the cluster",
     "tests/e2e": "the cluster",
     "tests/faults/cluster": "the cluster",
-    "tests/faults/operator": "a control plane for faults",
+    "tests/faults/operator": "the cluster",
     "tests/integration/chart": "a control plane for charts",
     "tests/integration/operator": "a control plane",
 }
-"""Directories whose tests use the same Kubernetes."""
-
-LONGEST = ("a control plane", "the cluster", "a control plane for faults")
-"""Groups that take longest: they start first. Fewer than there are processes, so that one is left for tests that mostly
-wait: tests of how soon something happens must not share two cores with three others like them.
+"""Directories whose tests use the same Kubernetes. The operator's runs with faults have one of their own, and come
+after the cluster's tests: tests of how soon something happens must not share two cores with three others like them.
 """
+
+LONGEST = ("the cluster", "a control plane")
+"""Groups that take longest: they start first."""
 
 PURE = ("tests/golden", "tests/property", "tests/unit")
 """Directories whose tests share nothing."""

@@ -129,7 +129,7 @@ def test_why_answers_in_plain_sentences(cluster: Cluster, pool_name: str) -> Non
         said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
         return said if "nothing waits" in said else ""
 
-    assert "0 workers" in await_condition("the leader explains the pool", answer).splitlines()[0]
+    assert f"{pool_name} (eventlet): 0 workers" in await_condition("the leader explains the pool", answer)
 
 
 def test_a_password_in_a_broker_url_appears_nowhere(cluster: Cluster, pool_name: str) -> None:

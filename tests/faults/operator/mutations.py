@@ -292,8 +292,10 @@ class Patient:
         return "\n".join(self.operator.log.read_text(errors="replace").splitlines()[-4:])
 
     def _looked(self) -> Object:
-        """What is there, as soon as it is as it was before, or else after a while."""
-        deadline = monotonic() + 20
+        """What is there, as soon as it is as it was before, or else after a while: how soon is no promise, and on a
+        busy machine scrapes may fail for longer than 20 s.
+        """
+        deadline = monotonic() + 90
         while (found := self.look()) != self.picture and monotonic() < deadline:
             sleep(0.3)
         return found

@@ -9,7 +9,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 PYTEST := $(BIN)/python -m pytest
 
-# Four processes on two cores: most tests wait. Those that share a cluster or a broker stay in one of them (tests/conftest.py).
+# Four processes on two cores: most tests wait. Those that share a cluster or a broker stay in one of them (tests/groups.py).
 PARALLEL := --numprocesses 4
 
 .PHONY: help

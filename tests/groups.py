@@ -28,11 +28,7 @@ def group(nodeid: str) -> str:
     if nodeid.startswith(PURE):
         return nodeid
     file = nodeid.partition("::")[0]
-    return _shared(file) or file
-
-
-def _shared(file: str) -> str | None:
-    return SHARED.get(PurePath(file).parent.as_posix())
+    return SHARED.get(PurePath(file).parent.as_posix(), file)
 
 
 def order(nodeid: str) -> int:

@@ -18,7 +18,7 @@ import yaml
 
 from greenfleet.cli.adoption import ADOPTED_ANNOTATION, Adoption, Wishes, difference, plan
 from greenfleet.cli.arguments import located
-from greenfleet.cli.kubectl import KubectlError, current_namespace, kubectl
+from greenfleet.cli.kubectl import KubectlError, current_namespace, kubectl, kubectl_json
 from greenfleet.cli.output import legible
 
 Object = dict[str, Any]
@@ -80,7 +80,7 @@ def _carry_out(namespace: str, deployment: Object, pool: Object, timeout_seconds
     kubectl("apply", "--server-side", "--field-manager=kubectl-greenfleet", "-f", "-", stdin=json.dumps(pool))
     _say(f"1. The pool {name} is created. Both fleets consume the queues now.")
     wanted = pool["spec"]["replicas"]["min"]
-    if not _await(lambda: _is_ready(namespace, name, wanted), timeout_seconds):
+    if not _await(lambda: _is_ready(_get(namespace, "greenworkerpool", name), wanted), timeout_seconds):
         said = _condition(_get(namespace, "greenworkerpool", name), "Ready")
         raise KubectlError(
             f"the pool {name} did not get ready within {timeout_seconds:g} s: "
@@ -113,7 +113,7 @@ def _again(namespace: str, deployment: Object, pool: Object, scalers: list[str],
         f"To begin anew: kubectl -n {namespace} scale deployment/{old} --replicas=N && kubectl -n {namespace} delete "
         f"gwp {name}, then run this again"
     )
-    if not _is_ready(namespace, name, 0):
+    if not _is_ready(pool, 0):
         said = _condition(pool, "Ready").get("message", "the operator says nothing.")
         raise KubectlError(f"the pool {name} has the place of Deployment {old}, and is not Ready: {said} {anew}")
     _say(
@@ -143,7 +143,7 @@ def _explain(adoption: Adoption) -> None:
 
 def _scalers(namespace: str, deployment: str) -> list[str]:
     """Who would scale the Deployment up again. KEDA works through an HPA too."""
-    found = json.loads(kubectl("-n", namespace, "get", "hpa", "-o", "json"))["items"]
+    found = kubectl_json("-n", namespace, "get", "hpa", "-o", "json")["items"]
     return [
         f"HorizontalPodAutoscaler {one['metadata']['name']} scales the Deployment, and would bring its workers "
         "back: delete it (or the "
@@ -153,8 +153,7 @@ def _scalers(namespace: str, deployment: str) -> list[str]:
     ]
 
 
-def _is_ready(namespace: str, name: str, workers: int) -> bool:
-    pool = _get(namespace, "greenworkerpool", name)
+def _is_ready(pool: Object, workers: int) -> bool:
     status = pool.get("status") or {}
     current = status.get("observedGeneration") == pool["metadata"]["generation"]
     return current and _condition(pool, "Ready").get("status") == "True" and status.get("readyReplicas", 0) >= workers
@@ -171,18 +170,18 @@ def _adopted_from(pool: Object) -> str | None:
 
 def _successor(namespace: str, old: str) -> Object | None:
     """The pool that took, or began to take, the place of this Deployment, whatever its name."""
-    pools = json.loads(kubectl("-n", namespace, "get", "greenworkerpools", "-o", "json"))["items"]
+    pools = kubectl_json("-n", namespace, "get", "greenworkerpools", "-o", "json")["items"]
     return next((dict(pool) for pool in pools if _adopted_from(pool) == old), None)
 
 
 def _pods(namespace: str, deployment: Object) -> list[Object]:
     labels = deployment["spec"]["selector"].get("matchLabels") or {}
     selector = ",".join(f"{key}={value}" for key, value in labels.items())
-    return list(json.loads(kubectl("-n", namespace, "get", "pods", "-l", selector, "-o", "json"))["items"])
+    return list(kubectl_json("-n", namespace, "get", "pods", "-l", selector, "-o", "json")["items"])
 
 
 def _get(namespace: str, kind: str, name: str) -> Object:
-    return dict(json.loads(kubectl("-n", namespace, "get", kind, name, "-o", "json")))
+    return kubectl_json("-n", namespace, "get", kind, name, "-o", "json")
 
 
 def _find(namespace: str, kind: str, name: str) -> Object | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -282,13 +283,15 @@ def _environment(
             "into one and "
             f"say --result-secret NAME/KEY, or say --drop {_RESULT_NAME} to use the app's own"
         )
+    written = _written_url(variables, command) if wishes.broker_secret else None
     kept = []
     for variable in variables:
         name = variable["name"]
         if name in ("CELERY_BROKER_URL", _RESULT_NAME) or name in wishes.drop:
             continue
-        if wishes.broker_secret and variable.get("value") == _written_url(variables, command):
-            kept.append({"name": name, "valueFrom": (_reference(wishes.broker_secret) or {})["urlFrom"]})
+        if written is not None and variable.get("value") == written:
+            # A copy: what is there twice has an anchor in the manifest.
+            kept.append({"name": name, "valueFrom": deepcopy(spec["broker"]["urlFrom"])})
             found.notes.append(f"env {name} takes its URL from the Secret of --broker-secret, too")
             continue
         if RESERVED_VARIABLE.fullmatch(name):
@@ -313,14 +316,14 @@ def _environment(
     return kept
 
 
-def _written_url(variables: list[Object], command: CeleryCommand) -> str:
-    """The broker's URL where it is written out, for which `--broker-secret` stands; "-" where it is not."""
+def _written_url(variables: list[Object], command: CeleryCommand) -> str | None:
+    """The broker's URL where it is written out, for which `--broker-secret` stands; None where it is not."""
     if "broker" in command.options:
         return command.options["broker"]
     if _broker(variables) is not None:
-        return "-"
+        return None
     written = {variable["name"]: variable.get("value") or "" for variable in variables}
-    return next((written[name] for name in _BROKER_NAMES if "://" in written.get(name, "")), "-")
+    return next((written[name] for name in _BROKER_NAMES if "://" in written.get(name, "")), None)
 
 
 def _broker(variables: list[Object]) -> Object | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from greenfleet.api.pool import URL_PARTS, Broker
 from greenfleet.cli.arguments import located
-from greenfleet.cli.kubectl import KubectlError, current_namespace, kubectl
+from greenfleet.cli.kubectl import KubectlError, current_namespace, kubectl, kubectl_json
 from greenfleet.cli.output import complain, say
 from greenfleet.manifests import names
 from greenfleet.manifests.worker import prefork_queue
@@ -56,7 +56,7 @@ def _misuse(pool: str, action: str, identity: str, *, every: bool) -> str:
 
 def ask(namespace: str, pool: str, action: str, identity: str) -> list[dict[str, Any]]:
     """What the exporter's pod answers. Raises KubectlError."""
-    spec = json.loads(kubectl("get", "greenworkerpool", pool, "-n", namespace, "-o", "json"))["spec"]
+    spec = kubectl_json("get", "greenworkerpool", pool, "-n", namespace, "-o", "json")["spec"]
     broker = Broker.model_validate({name: spec["broker"].get(name) for name in ("urlFrom", *URL_PARTS)})
     queues = [name for queue in spec["queues"] for name in (queue, prefork_queue(queue))]
     words = [action, *([identity] if identity else [])]

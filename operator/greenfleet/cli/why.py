@@ -14,6 +14,7 @@ from typing import Any
 from greenfleet.cli.arguments import located
 from greenfleet.cli.kubectl import KubectlError, current_namespace, kubectl, kubectl_json
 from greenfleet.cli.output import complain, say
+from greenfleet.manifests.names import Role
 
 _ROLE = "greenfleet-why"
 """What the chart calls its Role for this command, in a release named greenfleet."""
@@ -21,8 +22,6 @@ _SERVICE = "greenfleet-why"
 """What the chart calls its Service for this command in every release: a namespace has one operator, because it has one
 Lease.
 """
-_COMPANION = "prefork"
-"""The role whose workers have processes in place of green threads."""
 _ATTEMPTS = 20
 """Two replicas: all attempts meet the standby once in a million commands."""
 
@@ -122,7 +121,7 @@ def render(answer: dict[str, Any], history: int) -> list[str]:
         if now is None:
             lines.append(f"{answer['pool']} ({role}): the scaling loop has not looked at this fleet yet")
             continue
-        has = "process" if role == _COMPANION else "green thread"
+        has = "process" if role == Role.PREFORK else "green thread"
         fleet_size = f"{_count(fleet['replicas'], 'worker')} × {_count(fleet['threads'], has)}"
         lines.append(f"{answer['pool']} ({role}): {fleet_size}")
         lines.append(f"  {now['summary']}")

@@ -28,7 +28,7 @@ from tests.faults.operator.life import differences
 from tests.faults.operator.stage import Replica, Stage
 from tests.integration.operator.harness import REPOSITORY, Namespace, Object, Refused, eventually, fresh_name
 
-HANDLED_SECONDS = 60.0
+HANDLED_SECONDS = 90.0
 Path_ = tuple[str | int, ...]
 DELETE = object()
 _TRIED = "tried"
@@ -242,6 +242,8 @@ class Patient:
         self.shop, self.name, self.operator = shop, name, operator
         self.right = right_spec(name)
         shop.secret(f"broker-{name}", url="redis://redis.example:6379/0")
+        for queue in self.right["queues"]:
+            operator.stage.load[shop.name, queue] = 0
         self.apply(self.right)
         assert self._is_right(), f"{name} never became right at first: {json.dumps(self._status())} {self._log()}"
         self.picture = self.look()
@@ -292,10 +294,8 @@ class Patient:
         return "\n".join(self.operator.log.read_text(errors="replace").splitlines()[-4:])
 
     def _looked(self) -> Object:
-        """What is there, as soon as it is as it was before, or else after a while: how soon is no promise, and on a
-        busy machine scrapes may fail for longer than 20 s.
-        """
-        deadline = monotonic() + 90
+        """What is there, as soon as it is as it was before, or else after a while."""
+        deadline = monotonic() + 20
         while (found := self.look()) != self.picture and monotonic() < deadline:
             sleep(0.3)
         return found
@@ -323,9 +323,11 @@ class Patient:
         return bool(said) and current and (working["status"] == "False" or working["reason"] != "Applying")
 
     def _is_right(self) -> bool:
+        """Once the load is known: before, `Ready` says `ScaledToZero` or `Holding`, as the first sample comes."""
+
         def right() -> bool:
             said = {one["type"]: one["status"] for one in self._status().get("conditions") or ()}
-            wanted = {"Ready": "True", "Stalled": "False", "Reconciling": "False"}
+            wanted = {"Ready": "True", "Stalled": "False", "Reconciling": "False", "MetricsAvailable": "True"}
             return self._is_handled() and wanted.items() <= said.items()
 
         return self._await(right)

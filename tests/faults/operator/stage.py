@@ -42,7 +42,6 @@ from tests.ports import free_port
 
 TICK_SECONDS = 0.2
 LEASE_SECONDS = 5
-BROKERS = {names.exporter_name(f"{secret}/url"): secret for secret in ("broker", "broker-2")}
 
 _WATCHED = (
     "/api/v1/pods",
@@ -93,7 +92,7 @@ class Stage:
         labels = found["metadata"]["labels"]
         queues = {queue: count for (where, queue), count in self.load.items() if where == namespace}
         if labels[names.ROLE_LABEL] == "exporter":
-            broker = f"{namespace}/{BROKERS.get(labels['app.kubernetes.io/instance'], '-')}/url"
+            broker = _measured_broker(found)
             lines = [f'greenfleet_queue_up{{broker="{broker}"}} 1']
             for queue, count in queues.items():
                 of = f'{{broker="{broker}",queue="{queue}"}}'
@@ -153,6 +152,12 @@ class Stage:
             self.prometheus.remove(key)
         for one in [one for one in self.load if one[0] == namespace]:
             del self.load[one]
+
+
+def _measured_broker(pod: Object) -> str:
+    """The broker that an exporter is told to measure."""
+    variables = [variable for container in pod["spec"]["containers"] for variable in container["env"]]
+    return str(next(one["value"] for one in variables if one["name"] == "GREENWORKER_BROKER"))
 
 
 def _ready_status(pod: Object) -> Object:

@@ -12,6 +12,8 @@ import contextlib
 import datetime
 import http.server
 import json
+import os
+import select
 import signal
 import threading
 from collections import Counter
@@ -324,8 +326,9 @@ class Replica:
         """Does not wait until it is ready."""
         arguments = ["operator", "--config", str(self.config), "--kubeconfig", str(self.proxy.kubeconfig)]
         environment = {"POD_NAME": self.name, "POD_NAMESPACE": self.namespace.name}
+        self._forget()
         self.pid = self.stage.nursery.start([*arguments, "--port", str(self.port)], environment, self.log)
-        self._process = _pidfd(self.pid)
+        self._process = os.pidfd_open(self.pid)
         self.starts += 1
 
     def send(self, number: signal.Signals) -> None:
@@ -366,23 +369,24 @@ class Replica:
     def close(self) -> None:
         if self._process is not None:
             self.send(signal.SIGKILL)
+        self._forget()
         self.proxy.close()
+
+    def _forget(self) -> None:
+        """A long run starts a thousand operators: each has one file descriptor here, and gives it back."""
+        if self._process is not None:
+            os.close(self._process)
+            self._process = None
 
 
 _HTTP = urllib3.PoolManager(maxsize=4)
 
 
-def _pidfd(pid: int) -> int:
-    import os
-
-    return os.pidfd_open(pid)
-
-
 def _has_ended(process: int) -> bool:
     """A file descriptor of a process is readable when it has ended."""
-    import select
-
-    return bool(select.select([process], [], [], 0)[0])
+    polled = select.poll()  # `select.select` takes no descriptor above 1,023
+    polled.register(process, select.POLLIN)
+    return bool(polled.poll(0))
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:

@@ -28,7 +28,7 @@ from tests.faults.operator.life import differences
 from tests.faults.operator.stage import Replica, Stage
 from tests.integration.operator.harness import REPOSITORY, Namespace, Object, Refused, eventually, fresh_name
 
-HANDLED_SECONDS = 90.0
+HANDLED_SECONDS = 60.0
 Path_ = tuple[str | int, ...]
 DELETE = object()
 _TRIED = "tried"

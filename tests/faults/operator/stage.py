@@ -326,9 +326,8 @@ class Replica:
         """Does not wait until it is ready."""
         arguments = ["operator", "--config", str(self.config), "--kubeconfig", str(self.proxy.kubeconfig)]
         environment = {"POD_NAME": self.name, "POD_NAMESPACE": self.namespace.name}
-        self._forget()
         self.pid = self.stage.nursery.start([*arguments, "--port", str(self.port)], environment, self.log)
-        self._process = os.pidfd_open(self.pid)
+        self._hold(os.pidfd_open(self.pid))
         self.starts += 1
 
     def send(self, number: signal.Signals) -> None:
@@ -369,14 +368,14 @@ class Replica:
     def close(self) -> None:
         if self._process is not None:
             self.send(signal.SIGKILL)
-        self._forget()
-        self.proxy.close()
+        self.proxy.close()  # before the descriptor: what it judges may send a signal
+        self._hold(None)
 
-    def _forget(self) -> None:
-        """A long run starts a thousand operators: each has one file descriptor here, and gives it back."""
-        if self._process is not None:
-            os.close(self._process)
-            self._process = None
+    def _hold(self, process: int | None) -> None:
+        """The descriptor of this process in place of the last one's: a long run starts a thousand operators."""
+        before, self._process = self._process, process
+        if before is not None:
+            os.close(before)
 
 
 _HTTP = urllib3.PoolManager(maxsize=4)

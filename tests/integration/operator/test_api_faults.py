@@ -173,12 +173,12 @@ def test_the_config_of_an_exporter_that_goes_is_not_forgotten_for_a_conflict(wor
     with faulty.rule(Answer(409), method="PATCH", path="/configmaps/greenfleet-queues-", times=1) as refused:
         shop.api.delete(shop.path("greenworkerpools", "feeds"), propagationPolicy="Orphan")
         eventually(lambda: refused.happened, "the API server refuses once")
-    left = lambda: [  # noqa: E731
-        item["metadata"]["name"]
-        for kind in ("configmaps", "deployments")
-        for item in shop.api.items(shop.path(kind), labelSelector="greenfleet.io/role=exporter")
-    ]
-    eventually(lambda: not left(), "nothing of the exporter is left")
+
+    def gone() -> bool:
+        only = "greenfleet.io/role=exporter"
+        return not any(shop.api.items(shop.path(kind), labelSelector=only) for kind in ("configmaps", "deployments"))
+
+    eventually(gone, "nothing of the exporter is left")
 
 
 def test_a_pool_whose_network_policy_is_denied_says_so_and_goes_on_being_scaled(

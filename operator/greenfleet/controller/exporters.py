@@ -158,8 +158,5 @@ class ExporterReconciler:
         found = await self._client.peek(paths.of(config.manifest))
         if found is not None and is_exporters_own(found, exporter):
             config.manifest["metadata"]["uid"] = found["metadata"]["uid"]
-            try:
+            with contextlib.suppress(ConflictError):  # gone meanwhile
                 await self._applier.apply(config)
-            except ConflictError:  # gone meanwhile, or in use: who deletes the Deployment now forgets the ConfigMap
-                if await self._client.peek(paths.of(config.manifest)) is not None:
-                    raise

@@ -164,23 +164,6 @@ def test_a_refused_exporter_marks_every_pool_of_its_broker_until_it_is_made(worl
         shop.await_condition(name, "Stalled", "False")
 
 
-def test_the_config_of_an_exporter_that_goes_is_not_forgotten_for_a_conflict(world: World, faulty: FaultyApi) -> None:
-    """A ConfigMap without owners and without its Deployment would be there for ever: nothing tells of it."""
-    shop = world.namespace
-    world.operator().start(faulty.kubeconfig)
-    shop.apply_pool("feeds", queues=["orders"])
-    shop.await_condition("feeds", "Ready", "True")
-    with faulty.rule(Answer(409), method="PATCH", path="/configmaps/greenfleet-queues-", times=1) as refused:
-        shop.api.delete(shop.path("greenworkerpools", "feeds"), propagationPolicy="Orphan")
-        eventually(lambda: refused.happened, "the API server refuses once")
-
-    def gone() -> bool:
-        only = "greenfleet.io/role=exporter"
-        return not any(shop.api.items(shop.path(kind), labelSelector=only) for kind in ("configmaps", "deployments"))
-
-    eventually(gone, "nothing of the exporter is left")
-
-
 def test_a_pool_whose_network_policy_is_denied_says_so_and_goes_on_being_scaled(
     world: World, faulty: FaultyApi
 ) -> None:

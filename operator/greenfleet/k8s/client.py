@@ -46,7 +46,7 @@ class ApiError(Exception):
     """The API server refused a request.
 
     - NotFoundError: 404
-    - ConflictError: 409, somebody else was first
+    - ConflictError: 409, somebody else was first; OtherObjectError: the object that was meant by its uid is gone
     - GoneError: 410, a resourceVersion is too old to watch from
     - InvalidError: 400 and 422, what was sent can never be accepted
     - ForbiddenError: 401 and 403
@@ -65,6 +65,10 @@ class NotFoundError(ApiError):
 
 class ConflictError(ApiError):
     """409."""
+
+
+class OtherObjectError(ConflictError):
+    """409 or 422 for a uid: there is no such object, or another one has its name by now."""
 
 
 class GoneError(ApiError):
@@ -110,6 +114,10 @@ _DENIED = re.compile(r"ValidatingAdmissionPolicy .* denied request|admission web
 """A policy, ours or the organisation's: what was sent is refused, and not for lack of a right, though the API
 server says 403.
 """
+
+
+_OTHER_UID = re.compile(r"UID in (the )?precondition|uid mismatch|metadata\.uid: Invalid value")
+"""The object is another one, or there is none (1.36: 409, or 422 for a patch). Any other 409 does not say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +225,7 @@ class Client:
         """Server-side apply by `manager`; unknown fields are an error. With `force` it takes over fields of other
         managers.
 
-        A uid in `body` makes it ConflictError unless the object is that very one: nothing is created then.
+        A uid in `body` makes it OtherObjectError unless the object is that very one: nothing is created then.
         """
         query = {"fieldManager": manager, "force": str(force).lower(), "fieldValidation": "Strict"}
         return await self._change(_Request("PATCH", path, query, body, APPLY), low_priority=low_priority)
@@ -243,7 +251,7 @@ class Client:
         }
         try:
             await self._change(_Request("DELETE", path, {}, options))
-        except (NotFoundError, ConflictError):
+        except (NotFoundError, OtherObjectError):
             return
 
     async def _change(self, request: _Request, *, fenced: bool = True, low_priority: bool = False) -> Object:
@@ -365,6 +373,8 @@ async def _error(response: aiohttp.ClientResponse) -> ApiError:
         kind = InvalidError
     if response.status == 403 and _DENIED.search(message):
         kind = InvalidError
+    if response.status in (409, 422) and _OTHER_UID.search(message):
+        kind = OtherObjectError
     return kind(message[:2000], response.status, float(retry_after) if retry_after.isdigit() else None)
 
 

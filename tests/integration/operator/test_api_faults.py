@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -10,12 +11,14 @@ from time import monotonic
 
 import pytest
 
+from greenfleet.k8s.client import ConflictError, OtherObjectError, connect
 from tests.integration.operator.conftest import World, WorldMaker
 from tests.integration.operator.faulty_api import Answer, Expire, Fault, FaultyApi, Hold, Seen, Swallow
-from tests.integration.operator.harness import Namespace, eventually, fresh_name, only_exporters
+from tests.integration.operator.harness import Namespace, Object, eventually, fresh_name, only_exporters
 from tests.integration.operator.test_upkeep import EGRESS
 
 POOLS = "/greenworkerpools$"
+EXPORTERS = "greenfleet.io/role=exporter"
 
 
 @pytest.fixture
@@ -162,6 +165,53 @@ def test_a_refused_exporter_marks_every_pool_of_its_broker_until_it_is_made(worl
     shop.apply_pool("c")  # whatever has the exporter looked at again
     for name in ("a", "b", "c"):
         shop.await_condition(name, "Stalled", "False")
+
+
+def test_the_config_of_an_exporter_that_goes_is_not_forgotten_for_a_conflict(world: World, faulty: FaultyApi) -> None:
+    """Nothing would tell of it any more: the Deployment that does goes after it."""
+    shop = world.namespace
+    world.operator().start(faulty.kubeconfig)
+    shop.apply_pool("feeds", queues=["orders"])
+    shop.await_condition("feeds", "Ready", "True")
+    query = {"fieldManager": "greenfleet-reconciler"}
+    with faulty.rule(Answer(409), path="/configmaps/greenfleet-queues-", query=query, times=1) as refused:
+        shop.api.delete(shop.path("greenworkerpools", "feeds"), propagationPolicy="Orphan")
+        eventually(lambda: refused.happened, "the API server refuses once")
+
+    def left() -> list[str]:
+        kinds = ("configmaps", "deployments")
+        found = [item for kind in kinds for item in shop.api.items(shop.path(kind), labelSelector=EXPORTERS)]
+        return [item["metadata"]["name"] for item in found]
+
+    # The garbage collector learns within 30 s of a kind that is new to it.
+    eventually(lambda: not left(), "nothing of the exporter is left", seconds=90)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_write_to_an_object_that_is_gone_says_so_and_any_other_conflict_does_not(
+    world: World, faulty: FaultyApi, there: bool
+) -> None:
+    """What the API server says tells them apart, not its status."""
+    path = world.namespace.path("configmaps", "mine")
+    mine: Object = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mine", "uid": "the-one-before"}}
+    if there:
+        world.namespace.api.create(world.namespace.path("configmaps"), {"metadata": {"name": "mine"}})
+
+    async def write() -> None:
+        client = await connect(str(faulty.kubeconfig), write_seconds=lambda: 10.0)
+        try:
+            with pytest.raises(OtherObjectError):
+                await client.apply(path, mine, "test")
+            await client.delete(path, "the-one-before")
+            with faulty.rule(Answer(409), path=path):
+                with pytest.raises(ConflictError) as refused:
+                    await client.delete(path, "the-one-before")
+                assert not isinstance(refused.value, OtherObjectError)
+        finally:
+            await client.close()
+
+    asyncio.run(write())
+    assert bool(world.namespace.find("configmaps", "mine")) is there
 
 
 def test_a_pool_whose_network_policy_is_denied_says_so_and_goes_on_being_scaled(

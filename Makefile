@@ -9,8 +9,8 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 PYTEST := $(BIN)/python -m pytest
 
-# Four processes on two cores: most tests wait. Those that share a cluster or a broker stay in one of them (tests/groups.py).
-PARALLEL := --numprocesses 4
+# Five processes on two cores: most tests wait. Those that share a cluster or a broker stay in one of them (tests/groups.py).
+PARALLEL := --numprocesses 5
 
 .PHONY: help
 help: ## list the targets

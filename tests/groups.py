@@ -8,15 +8,13 @@ SHARED = {
     "tests/chaos": "the cluster",
     "tests/e2e": "the cluster",
     "tests/faults/cluster": "the cluster",
-    "tests/faults/operator": "the cluster",
+    "tests/faults/operator": "a control plane for faults",
     "tests/integration/chart": "a control plane for charts",
     "tests/integration/operator": "a control plane",
 }
-"""Directories whose tests use the same Kubernetes. The operator's runs with faults have one of their own, and come
-after the cluster's tests: tests of how soon something happens must not share two cores with three others like them.
-"""
+"""Directories whose tests use the same Kubernetes."""
 
-LONGEST = ("the cluster", "a control plane")
+LONGEST = ("a control plane for faults", "a control plane", "the cluster")
 """Groups that take longest: they start first."""
 
 PURE = ("tests/golden", "tests/property", "tests/unit")

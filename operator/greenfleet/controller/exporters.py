@@ -15,7 +15,7 @@ from greenfleet.controller.monitors import PodMonitors
 from greenfleet.controller.ownership import is_exporters_own, taken_from_exporter
 from greenfleet.controller.registry import Registry
 from greenfleet.k8s import paths
-from greenfleet.k8s.client import Client, InvalidError, NotFoundError, OtherObjectError
+from greenfleet.k8s.client import Client, InvalidError, NotFoundError
 from greenfleet.manifests import Child, exporter_children, names
 from greenfleet.manifests.exporter import config_of_gone_exporter, optional_exporter_children, queues_digest
 from greenfleet.manifests.pods import USUAL, PodDefaults
@@ -158,5 +158,4 @@ class ExporterReconciler:
         found = await self._client.peek(paths.of(config.manifest))
         if found is not None and is_exporters_own(found, exporter):
             config.manifest["metadata"]["uid"] = found["metadata"]["uid"]
-            with contextlib.suppress(OtherObjectError):  # gone meanwhile
-                await self._applier.apply(config)
+            await self._applier.apply(config)  # a conflict is tried again: it may be gone, or another one may be there

@@ -116,8 +116,8 @@ server says 403.
 """
 
 
-_OTHER_UID = re.compile(r"UID in (the )?precondition|uid mismatch|metadata\.uid: Invalid value")
-"""The object is another one, or there is none (1.36: 409, or 422 for a patch). Any other 409 does not say so."""
+_OTHER_UID = re.compile(r"UID in (the )?precondition|uid mismatch")
+"""In a 409: the object is another one, or there is none (1.36). Any other 409 does not say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,16 +364,19 @@ def _object(text: bytes, of: str) -> Object:
 async def _error(response: aiohttp.ClientResponse) -> ApiError:
     text = await response.text()
     try:
-        message = str(json.loads(text).get("message") or text)
-    except (ValueError, AttributeError, RecursionError):
-        message = text
+        answer = json.loads(text)
+        message = str(answer.get("message") or text)
+        causes = (answer.get("details") or {}).get("causes") or ()
+        fields = {cause.get("field") for cause in causes}
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        message, fields = text, set()
     retry_after = response.headers.get("Retry-After", "")
     kind = _ERRORS.get(response.status, TransientError)
     if response.status == 500 and message.startswith(_WRONG_SHAPE):
         kind = InvalidError
     if response.status == 403 and _DENIED.search(message):
         kind = InvalidError
-    if response.status in (409, 422) and _OTHER_UID.search(message):
+    if (response.status == 409 and _OTHER_UID.search(message)) or fields == {"metadata.uid"}:
         kind = OtherObjectError
     return kind(message[:2000], response.status, float(retry_after) if retry_after.isdigit() else None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.operator.load import AT_REST, SLACK, grown, left, medians, spread
+from tests.faults.operator.load import AT_REST, SLACK, grown, left, medians, spread, too_few
 
 CALM = {"rss_mib": 300.0, "descriptors": 60.0, "threads": 8.0, "tasks": 400.0}
 
@@ -30,6 +30,19 @@ def test_what_stays_after_the_last_change_is_left(name: str) -> None:
     """A task for each change hides behind the pace of the changes while they go on."""
     assert not left(CALM, {**CALM, name: CALM[name] + AT_REST[name]})
     assert left(CALM, {**CALM, name: 1.1 * CALM[name] + AT_REST[name] + 1})[0].startswith(f"{name} at rest: ")
+
+
+def test_half_as_many_tasks_again_have_grown_and_are_left() -> None:
+    assert left({**CALM, "tasks": 118.0}, {**CALM, "tasks": 187.0}) == ["tasks at rest: 118 to 187"]
+    assert grown([{**CALM, "tasks": 118.0 if n < 60 else 187.0} for n in range(120)]) == ["tasks: 118 to 187"]
+
+
+def test_few_samples_tell_nothing() -> None:
+    """As when the sampler has died: the second quarter and the last are one sample."""
+    assert not grown([CALM, {**CALM, "tasks": 9999.0}])
+    assert too_few([CALM]) == ["1 samples tell nothing"]
+    assert too_few([CALM] * 3)
+    assert not too_few([CALM] * 4)
 
 
 def test_caches_stay() -> None:

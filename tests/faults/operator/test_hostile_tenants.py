@@ -1,6 +1,7 @@
 """A hostile tenant costs nobody else a decision, and the operator no more memory than it has; and its own pool says so.
 
-`pytest -s` prints a JSON line for each kind of attack.
+`pytest -s` prints a JSON line for each kind of attack. A decision that was late is tried a second time, and that one
+decides; the line has both.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 
@@ -34,6 +36,8 @@ def test_a_hostile_tenant_delays_no_neighbours_decision_and_its_pool_says_what_i
     attack = KINDS[kind](neighbours.honest.name, neighbours.hostile.name)
     neighbours.peace()
     result = neighbours.under(attack)
+    first = asdict(result)
+    second: dict[str, Any] | None = None
     if too_late(result, attack):  # is it the attack, or the machine?
         neighbours.peace()
         result.calm_seconds, calm_workers = neighbours.decisions()
@@ -41,7 +45,10 @@ def test_a_hostile_tenant_delays_no_neighbours_decision_and_its_pool_says_what_i
         if too_late(result, attack):  # the machine may have stood still for a moment; an attack works each time
             neighbours.peace()
             again = neighbours.under(attack)
+            second = asdict(again)
             again.calm_seconds, result.hostile_seconds = result.calm_seconds, again.hostile_seconds
+            if broken(again, attack):
+                print(json.dumps({**first, "calm_seconds": result.calm_seconds, "second_try": second}), flush=True)
             assert not broken(again, attack), neighbours.operator.log.read_text()[-4000:]
-    print(json.dumps(asdict(result)), flush=True)
+    print(json.dumps({**first, "calm_seconds": result.calm_seconds, "second_try": second}), flush=True)
     assert not broken(result, attack), neighbours.operator.log.read_text()[-4000:]

@@ -14,7 +14,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -238,8 +238,8 @@ class Tally:
 class Patient:
     """One pool that chains are tried on, one after the other."""
 
-    def __init__(self, shop: Namespace, name: str, operator: Replica) -> None:
-        self.shop, self.name, self.operator = shop, name, operator
+    def __init__(self, shop: Namespace, name: str, operator: Replica, others: Collection[str] = ()) -> None:
+        self.shop, self.name, self.operator, self.others = shop, name, operator, others
         self.right = right_spec(name)
         shop.secret(f"broker-{name}", url="redis://redis.example:6379/0")
         for queue in self.right["queues"]:
@@ -333,14 +333,14 @@ class Patient:
         return self._await(right)
 
     def look(self) -> Object:
-        """The pool's children as far as the operator decides about them, and its status."""
+        """What the operator made and is no other pool's, as far as it decides about it; and the pool's status."""
         found: Object = {}
         for kind in ("deployments", "configmaps", "poddisruptionbudgets", "networkpolicies"):
             for item in self.shop.api.items(
                 self.shop.path(kind), labelSelector="app.kubernetes.io/managed-by=greenfleet"
             ):
                 metadata = item["metadata"]
-                if self._is_mine(item):
+                if may_be_of(item, self.name, self.others):
                     annotations = {
                         key: value
                         for key, value in (metadata.get("annotations") or {}).items()
@@ -354,8 +354,15 @@ class Patient:
         found["status"] = {one["type"]: (one["status"], one["reason"]) for one in conditions if one["type"] in told}
         return found
 
-    def _is_mine(self, item: Object) -> bool:
-        return any(owner["name"] == self.name for owner in item["metadata"].get("ownerReferences") or ())
+
+def may_be_of(item: Object, name: str, others: Collection[str]) -> bool:
+    """Whether an object is this pool's, or at least none of the others': by its owners, or by its label where it has
+    none. What nobody owns is everybody's, so that it is missed by nobody.
+    """
+    metadata = item["metadata"]
+    owners = {owner["name"] for owner in metadata.get("ownerReferences") or ()}
+    of = owners or {(metadata.get("labels") or {}).get("greenfleet.io/pool")}
+    return name in of or of.isdisjoint(others)
 
 
 def run(
@@ -370,7 +377,8 @@ def run(
     try:
         eventually(operator.leads, "it leads", 60)
         with ThreadPoolExecutor(pools) as threads:
-            patients = list(threads.map(lambda number: Patient(shop, f"p{number}", operator), range(pools)))
+            names = [f"p{number}" for number in range(pools)]
+            patients = list(threads.map(lambda name: Patient(shop, name, operator, {*names} - {name}), names))
             chains = _chains(patients[0].right, chance, count, longest)
             shares = [(patient, chains[number::pools]) for number, patient in enumerate(patients)]
             for _ in threads.map(lambda share: _share(*share, tally), shares):

@@ -25,6 +25,7 @@ from tests.faults.operator.life import (
     wrote_without_lease,
 )
 from tests.faults.operator.long import not_tried
+from tests.faults.operator.mutations import may_be_of
 from tests.faults.operator.stage import LEASE_SECONDS
 from tests.faults.operator.troubles import Deaf, Renewals, troubled
 from tests.integration.operator.faulty_api import Seen
@@ -177,6 +178,25 @@ def test_leaders_of_one_step_after_the_other_are_takeovers() -> None:
     steps = [Outcome(step, leader=who) for step, who in (("create", "1"), ("update", "2"), ("delete", "2"))]
     judge(verdict, 1, Plan(), steps, [Outcome(step) for step in ("create", "update", "delete")])
     assert verdict.takeovers == 1
+
+
+@pytest.mark.parametrize(
+    ("owners", "label", "mine"),
+    [
+        (["p1"], "p1", True),
+        (["p2"], "p2", False),
+        (["p1", "p2"], None, True),
+        ([], "p1", True),
+        ([], "p2", False),
+        ([], None, True),
+        ([], "never heard of", True),
+        (["never heard of"], None, True),
+    ],
+)
+def test_what_belongs_to_no_other_pool_is_compared(owners: list[str], label: str | None, mine: bool) -> None:
+    labels = {"greenfleet.io/pool": label} if label else None
+    item = {"metadata": {"ownerReferences": [{"name": one} for one in owners], "labels": labels}}
+    assert may_be_of(item, "p1", {"p2", "p3"}) is mine
 
 
 def test_a_leader_with_a_standby_loses_its_lease_in_a_step() -> None:

@@ -527,7 +527,20 @@ class Life:
     # What is compared, and what is always true.
 
     def picture(self) -> Object:
-        """All objects of ours as they are, with what differs between two lives masked."""
+        """All objects of ours as they are, with what differs between two lives masked.
+
+        Compared are labels, annotations (but for times, and digests that have the namespace in them), owners,
+        finalizers, whether an object goes, and
+        - of a pool its generation, its spec, and of its status what `_pool_status` keeps;
+        - of a Deployment its spec, the numbers of its pods, and the fields that each of the operator's field managers
+          owns, but whether the reconciler owns `replicas`: it lets go of them at an apply that comes sooner or later;
+        - of a ConfigMap its data, of a NetworkPolicy and a PodDisruptionBudget the spec, and of all three who owns
+          which fields;
+        - of a pod its images.
+        Not compared are the field managers of pools and pods: which of them has written depends on what it found to
+        do. Nor are `ScalingActive` and `ScalingLimited`, which tell of the last decision, the text of a condition,
+        Events, nor the Lease.
+        """
         found: list[Object] = []
         for kind in (
             "greenworkerpools",

@@ -93,6 +93,8 @@ class Trouble:
         return None
 
     def end(self, life: Life) -> None:
+    counts_itself = False
+    """A fault that it asks for may be without effect, so it says itself how often one had any (`count_trouble`)."""
         """What the step is for was done; from now on nothing goes wrong."""
 
 
@@ -193,9 +195,10 @@ class Life:
     def _judge(self, replica: Replica, seen: Seen) -> Fault | None:
         if self._dead[replica.name]:
             return Cut(lambda: None, after=False)  # what a dead process had sent and the proxy has not passed on yet
-        fault = self._trouble.judge(self, replica, seen) if self._trouble is not None else None
-        if fault is not None:
-            self._now.troubled += 1
+        trouble = self._trouble
+        if trouble is not None and (fault := trouble.judge(self, replica, seen)) is not None:
+            if not trouble.counts_itself:
+                self._now.troubled += 1
             return fault
         counts = self._now.step == "start" or not _is_lease(seen)
         if not seen.is_write or "dryRun" in seen.query or not counts:
@@ -225,7 +228,8 @@ class Life:
     # Steps, in the life's own thread.
 
     def _do(self, step: str) -> None:
-        before, made = self.stage.chronicle.sizes(self.namespace.name), self.stage.chronicle.of(self.namespace.name)
+        chronicle = self.stage.chronicle
+        before, made = chronicle.sizes(self.namespace.name), chronicle.of(self.namespace.name)
         began = monotonic()
         with self._lock:
             self._now = Outcome(step)
@@ -248,10 +252,10 @@ class Life:
                 break  # else what the step is for went while the picture was taken
         self._due = []
         if step not in MADE_BY_CHANCE:
-            self._now.made = newly(made, self.stage.chronicle.of(self.namespace.name))
+            self._now.made = newly(made, chronicle.of(self.namespace.name))
         self._now.leader = next((one.name for one in self.replicas if _leads(one.text("/metrics"))), "")
         self._now.seconds = monotonic() - began
-        sizes = self.stage.chronicle.sizes(self.namespace.name)[len(before) :]
+        sizes = chronicle.sizes(self.namespace.name)[len(before) :]
         self._now.sizes = [f"{name} {count}" for (name, count), _ in groupby(sizes)]
         self._now.broken += shrunk(before, sizes, MAY_SHRINK.get(step, set()))
 
@@ -271,6 +275,8 @@ class Life:
             if not self._while(moves, SETTLED_SECONDS):
                 late = [_what(seen) for seen in self._written()[-5:]]
                 self._now.broken.append(f"the operator never comes to rest, its last writes: {late}")
+        # What was made and scaled is not known any more, and will never be.
+        self._now.broken += [f"a watch of the test has ended, never to come back: {one}" for one in chronicle.dead]
                 return
             if goal():
                 return

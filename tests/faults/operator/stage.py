@@ -17,7 +17,7 @@ import select
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic, sleep, time
 from typing import Any
@@ -203,19 +203,29 @@ def _exposition(stage: Stage) -> http.server.ThreadingHTTPServer:
 class Chronicle:
     """Every object that was created or deleted, and every number of workers that a fleet was given, by namespace, from
     watches of the test's own.
+
+    A version that has expired is a gap: all is listed anew, and what came and went meanwhile is not known. A watch that
+    ends for another reason is `dead`, and what it would have told of proves nothing from then on.
     """
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, paths: Sequence[str] = _WATCHED) -> None:
         self._api = api
+        self.gaps = 0
+        """Times that a version had expired."""
+        self.dead: list[str] = []
+        """Watches that have ended, and why."""
         self._lock = threading.Lock()
         self._born: dict[str, dict[str, str]] = {}
         self._died: dict[str, dict[str, str]] = {}
         self._sizes: dict[str, list[tuple[str, int]]] = {}
         self._closed = False
         self._versions: dict[str, str] = {}
-        for path in _WATCHED:
-            version = api.get(path)["metadata"]["resourceVersion"]
-            threading.Thread(target=self._watch, args=(path, version), daemon=True).start()
+        self._there: dict[str, dict[str, Object]] = {}
+        """By path and uid: what a list has to be compared with after a gap."""
+        self._told: Counter[tuple[str, str]] = Counter()
+        for path in paths:
+            self._list(path, first=True)
+            threading.Thread(target=self._watch, args=(path,), daemon=True).start()
 
     def close(self) -> None:
         self._closed = True
@@ -235,37 +245,86 @@ class Chronicle:
         with self._lock:
             return list(self._sizes.get(namespace, ()))
 
-    def _watch(self, path: str, version: str) -> None:
-        self._versions[path] = version
+    def told(self, namespace: str, kind: str) -> int:
+        """How many events there were about objects of a kind (`pods`)."""
+        with self._lock:
+            return self._told[namespace, kind]
+
+    def _watch(self, path: str) -> None:
+        expired = False
         while not self._closed:
             try:
-                self._read(path)
+                if expired:
+                    self._list(path)
+                    self.gaps += 1
+                    expired = False
+                expired = not self._read(path)
             except (urllib3.exceptions.HTTPError, OSError):
                 sleep(0.2)
+            except Refused as refusal:
+                if refusal.status != 429 and refusal.status < 500:
+                    self.dead.append(f"{path}: {refusal}")
+                    return
+                sleep(0.2)
+            except Exception as error:
+                self.dead.append(f"{path}: {error!r}")
+                return
 
-    def _read(self, path: str) -> None:
+    def _list(self, path: str, *, first: bool = False) -> None:
+        """What was there before the first watch is not news."""
+        listed = self._api.get(path)
+        # The items of a list have no kind.
+        kind = listed["kind"].removesuffix("List")
+        there = {item["metadata"]["uid"]: {**item, "kind": kind} for item in listed["items"]}
+        before = self._there.setdefault(path, {})
+        if first:
+            before.update((uid, _kept(item)) for uid, item in there.items())
+        else:
+            for uid in [uid for uid in before if uid not in there]:
+                self._take(path, "DELETED", before[uid])
+            for uid, item in there.items():
+                self._take(path, "MODIFIED" if uid in before else "ADDED", item)
+        self._versions[path] = listed["metadata"]["resourceVersion"]
+
+    def _read(self, path: str) -> bool:
+        """Until the watch ends; False when its version has expired. Raises Refused, urllib3's HTTPError and OSError."""
         query = {"watch": "true", "resourceVersion": self._versions[path], "allowWatchBookmarks": "true"}
         answer = self._api._http.request(
             "GET", self._api.server + path, fields=query, preload_content=False, timeout=urllib3.Timeout(5, 600)
         )
         rest = b""
         try:
+            if answer.status == 410:
+                return False
+            if answer.status >= 400:
+                raise Refused(answer.status, answer.data.decode())
             for chunk in answer.stream(65536):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     event = json.loads(line)
-                    assert event["type"] != "ERROR", event
+                    if event["type"] == "ERROR":
+                        if event["object"]["code"] == 410:
+                            return False
+                        raise Refused(event["object"]["code"], json.dumps(event["object"]))
                     self._versions[path] = event["object"]["metadata"]["resourceVersion"]
-                    self._take(event["type"], event["object"])
+                    self._take(path, event["type"], event["object"])
+                    if event["type"] != "BOOKMARK":
+                        with self._lock:
+                            self._told[event["object"]["metadata"]["namespace"], path.rpartition("/")[2]] += 1
                 if self._closed:
                     break
         finally:
             answer.close()
+        return True
 
-    def _take(self, kind: str, found: Object) -> None:
+    def _take(self, path: str, kind: str, found: Object) -> None:
         if kind == "BOOKMARK":
             return
         metadata = found["metadata"]
+        if kind == "DELETED":
+            self._there[path].pop(metadata["uid"], None)
+        else:
+            self._there[path][metadata["uid"]] = _kept(found)
         if found.get("kind") == "Deployment" and metadata.get("labels", {}).get(names.ROLE_LABEL) != "exporter":
             count = 0 if kind == "DELETED" else found["spec"]["replicas"]
             with self._lock:
@@ -277,6 +336,12 @@ class Chronicle:
         where = self._born if kind == "ADDED" else self._died
         with self._lock:
             where.setdefault(metadata["namespace"], {})[metadata["uid"]] = _masked_name(found)
+
+
+def _kept(found: Object) -> Object:
+    """Of an object what its deletion is told with."""
+    metadata = {key: value for key, value in found["metadata"].items() if key in ("name", "namespace", "uid", "labels")}
+    return {"kind": found.get("kind", ""), "metadata": metadata}
 
 
 def _masked_name(found: Object) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import random
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,9 +29,10 @@ from tests.faults.operator.life import (
 )
 from tests.faults.operator.long import not_tried
 from tests.faults.operator.mutations import may_be_of
-from tests.faults.operator.stage import LEASE_SECONDS
+from tests.faults.operator.stage import LEASE_SECONDS, Chronicle
 from tests.faults.operator.troubles import Deaf, Renewals, troubled
 from tests.integration.operator.faulty_api import Seen
+from tests.integration.operator.harness import eventually
 
 FEEDS, PREFORK = "feeds-eventlet", "feeds-prefork"
 NAMESPACE = "/apis/apps/v1/namespaces/life-1"
@@ -197,6 +201,85 @@ def test_what_belongs_to_no_other_pool_is_compared(owners: list[str], label: str
     labels = {"greenfleet.io/pool": label} if label else None
     item = {"metadata": {"ownerReferences": [{"name": one} for one in owners], "labels": labels}}
     assert may_be_of(item, "p1", {"p2", "p3"}) is mine
+
+
+class _Answer:
+    def __init__(self, events: list[dict[str, Any]], status: int = 200) -> None:
+        self.status, self._events, self.data = status, events, b"no"
+
+    def stream(self, _: int) -> Iterator[bytes]:
+        for event in self._events:
+            yield json.dumps(event).encode() + b"\n"
+
+    def close(self) -> None:
+        pass
+
+
+class _Api:
+    """An API server that has these lists, and these answers to watches, one after the other."""
+
+    server = ""
+
+    def __init__(self, lists: list[list[dict[str, Any]]], watches: list[_Answer]) -> None:
+        self._http, self._lists, self._watches = self, lists, watches
+        self.done = threading.Event()
+
+    def get(self, _: str) -> dict[str, Any]:
+        return {"kind": "DeploymentList", "metadata": {"resourceVersion": "9"}, "items": self._lists.pop(0)}
+
+    def request(self, *_: Any, **__: Any) -> _Answer:
+        if not self._watches:
+            self.done.wait(10)
+            return _Answer([])
+        return self._watches.pop(0)
+
+
+def deployment(name: str, replicas: int) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": "n", "uid": name, "resourceVersion": "5"}
+    return {"kind": "Deployment", "metadata": metadata, "spec": {"replicas": replicas}}
+
+
+def bare(name: str, replicas: int) -> dict[str, Any]:
+    """As it is in a list."""
+    return {key: value for key, value in deployment(name, replicas).items() if key != "kind"}
+
+
+@pytest.mark.parametrize(
+    "expired", [_Answer([{"type": "ERROR", "object": {"kind": "Status", "code": 410}}]), _Answer([], status=410)]
+)
+def test_a_chronicle_whose_version_has_expired_lists_anew_and_goes_on(expired: _Answer) -> None:
+    watches = [
+        _Answer([{"type": "ADDED", "object": deployment("b", 3)}]),
+        expired,
+        _Answer([{"type": "MODIFIED", "object": deployment("c", 1)}]),
+    ]
+    api: Any = _Api([[bare("a", 2)], [bare("b", 1), bare("c", 2)]], watches)
+    chronicle = Chronicle(api, ["/apis/apps/v1/deployments"])
+    try:
+        eventually(lambda: len(chronicle.sizes("n")) == 5, "all is told", 10)
+        assert chronicle.of("n") == {"created Deployment b": 1, "created Deployment c": 1, "deleted Deployment a": 1}
+        assert chronicle.sizes("n") == [("b", 3), ("a", 0), ("b", 1), ("c", 2), ("c", 1)]
+        assert (chronicle.gaps, chronicle.dead) == (1, [])
+        assert chronicle.told("n", "deployments") == 2
+    finally:
+        chronicle.close()
+        api.done.set()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (_Answer([{"type": "ADDED", "object": {}}]), "KeyError"),
+        (_Answer([], status=403), "403"),
+        (_Answer([{"type": "ERROR", "object": {"code": 400}}]), "400"),
+    ],
+)
+def test_a_watch_of_the_test_that_has_died_is_known_by_name(answer: _Answer, said: str) -> None:
+    api: Any = _Api([[]], [answer])
+    chronicle = Chronicle(api, ["/apis/apps/v1/deployments"])
+    eventually(lambda: bool(chronicle.dead), "it has died", 10)
+    assert said in chronicle.dead[0]
+    assert chronicle.dead[0].startswith("/apis/apps/v1/deployments: ")
 
 
 def test_a_leader_with_a_standby_loses_its_lease_in_a_step() -> None:

@@ -25,6 +25,7 @@ from tests.integration.operator.faulty_api import (
     Seen,
     Swallow,
 )
+from tests.integration.operator.harness import Object
 
 KINDS = ("greenworkerpools", "deployments", "pods", "networkpolicies", "poddisruptionbudgets")
 
@@ -158,15 +159,24 @@ class Garbled(Trouble):
 
     seed: int
     name: str = "late, repeated, out of order"
+    counts_itself = True
+    _since: dict[tuple[str, str], int] = field(default_factory=dict, repr=False)
+    """By replica and kind: the events that there had been when its watch was opened."""
 
     def begin(self, life: Life) -> None:
         for replica in life.replicas:
             replica.proxy.end_watches()
 
     def judge(self, life: Life, replica: Replica, seen: Seen) -> Fault | None:
-        return Garble(0.7, times=2, seed=self.seed) if seen.is_watch else None
+        if not seen.is_watch:
+            return None
+        kind = seen.path.rpartition("/")[2]
+        self._since.setdefault((replica.name, kind), life.stage.chronicle.told(life.namespace.name, kind))
+        return Garble(0.7, times=2, seed=self.seed)
 
     def end(self, life: Life) -> None:
+        told = life.stage.chronicle.told
+        life.count_trouble(sum(told(life.namespace.name, kind) - had for (_, kind), had in self._since.items()))
         for replica in life.replicas:
             replica.proxy.end_watches()
 
@@ -178,6 +188,9 @@ class TimeTravel(Trouble):
     """
 
     name: str = "killed, and old lists"
+    counts_itself = True
+    _old: set[tuple[str, str]] = field(default_factory=set, repr=False)
+    """Lists that were not what they had been when the step began."""
     _lists: dict[str, Mapping[str, bytes]] = field(default_factory=dict, repr=False)
     _left: set[tuple[str, str]] = field(default_factory=set, repr=False)
 
@@ -191,6 +204,10 @@ class TimeTravel(Trouble):
         for replica in life.replicas:
             self._left |= {(replica.name, target) for target in self._lists[replica.name]}
             life.kill(replica)
+        for replica in life.replicas:
+            for target, body in self._lists[replica.name].items():
+                if versions(json.loads(body)) != versions(life.namespace.api.get(target)):
+                    self._old.add((replica.name, target))
 
     def judge(self, life: Life, replica: Replica, seen: Seen) -> Fault | None:
         if seen.is_write or seen.is_watch or "fieldSelector" in seen.query:
@@ -198,7 +215,13 @@ class TimeTravel(Trouble):
         if (replica.name, seen.target) not in self._left:
             return None
         self._left.discard((replica.name, seen.target))
+        life.count_trouble((replica.name, seen.target) in self._old)
         return Recall(self._lists[replica.name][seen.target])
+
+
+def versions(listed: Object) -> set[tuple[str, str]]:
+    """What a list tells of: which objects, and which version of each."""
+    return {(item["metadata"]["uid"], item["metadata"]["resourceVersion"]) for item in listed["items"]}
 
 
 def drawn(chance: random.Random, step: str) -> Trouble:

@@ -30,7 +30,7 @@ from tests.faults.operator.life import (
 from tests.faults.operator.long import not_tried
 from tests.faults.operator.mutations import may_be_of
 from tests.faults.operator.stage import LEASE_SECONDS, Chronicle
-from tests.faults.operator.troubles import Deaf, Renewals, troubled
+from tests.faults.operator.troubles import Deaf, Renewals, troubled, versions
 from tests.integration.operator.faulty_api import Seen
 from tests.integration.operator.harness import eventually
 
@@ -182,6 +182,13 @@ def test_leaders_of_one_step_after_the_other_are_takeovers() -> None:
     steps = [Outcome(step, leader=who) for step, who in (("create", "1"), ("update", "2"), ("delete", "2"))]
     judge(verdict, 1, Plan(), steps, [Outcome(step) for step in ("create", "update", "delete")])
     assert verdict.takeovers == 1
+
+
+def test_a_list_is_old_when_another_version_of_something_is_there() -> None:
+    one = {"metadata": {"resourceVersion": "7"}, "items": [{"metadata": {"uid": "a", "resourceVersion": "3"}}]}
+    assert versions(one) == versions({**one, "metadata": {"resourceVersion": "9"}})
+    assert versions(one) != versions({"items": [{"metadata": {"uid": "a", "resourceVersion": "4"}}]})
+    assert versions(one) != versions({"items": []})
 
 
 @pytest.mark.parametrize(

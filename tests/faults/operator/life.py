@@ -51,6 +51,18 @@ MAY_SHRINK = {
     "delete": {"feeds-eventlet"},
 }
 """The fleets that a step takes workers from. In all others, and in all other steps, nothing does."""
+SCALED = {
+    "scale out": "feeds-eventlet 3",
+    "scale out again": "feeds-eventlet 3",
+    "scale in": "feeds-eventlet 0",
+}
+"""The size that a fleet was seen to be given in a step, whatever else it was given."""
+MAKES_NOTHING = {"start"}
+"""The only step in which nothing is created or deleted."""
+CHANCES = 20
+"""Looks for rest in a step, until what it is for comes and goes for good: each that finds it takes one, and each
+picture.
+"""
 MADE_BY_CHANCE = {"make again"}
 """Steps in which it depends on who comes first how often something is made: the operator makes a child again that is
 gone, and the garbage collector deletes what was made for the pool before. What exists in the end does not.
@@ -81,6 +93,8 @@ class Trouble:
     name = "none"
     least_seconds = 0.0
     """It does not end before, though what the step is for has come about."""
+    counts_itself = False
+    """A fault that it asks for may be without effect, so it says itself how often one had any (`count_trouble`)."""
 
     def begin(self, life: Life) -> None:
         """The step is about to begin."""
@@ -93,8 +107,6 @@ class Trouble:
         return None
 
     def end(self, life: Life) -> None:
-    counts_itself = False
-    """A fault that it asks for may be without effect, so it says itself how often one had any (`count_trouble`)."""
         """What the step is for was done; from now on nothing goes wrong."""
 
 
@@ -145,6 +157,8 @@ class Outcome:
     broken: list[str] = field(default_factory=list)
     """What was not as it should be, whatever the undisturbed life was like."""
     seconds: float = 0.0
+    waited: float = 0.0
+    """Seconds, from when nothing went wrong any more, until what the step is for had come about."""
 
 
 class Life:
@@ -245,11 +259,14 @@ class Life:
             self._while(lambda: monotonic() < least or not goal(), max(TROUBLE_SECONDS, self._trouble.least_seconds))
             trouble, self._trouble = self._trouble, None
             trouble.end(self)
-        while True:
-            self._settle(step, goal)
+        chances = iter(range(CHANCES))
+        for _ in chances:
+            self._settle(step, goal, chances)
             self._now.picture = self.picture()
             if self._now.broken or self._while(lambda: not goal(), 0):
                 break  # else what the step is for went while the picture was taken
+        else:
+            self._now.broken.append(f"what the step is for comes and goes, and never stays: {step}")
         self._due = []
         if step not in MADE_BY_CHANCE:
             self._now.made = newly(made, chronicle.of(self.namespace.name))
@@ -258,9 +275,14 @@ class Life:
         sizes = chronicle.sizes(self.namespace.name)[len(before) :]
         self._now.sizes = [f"{name} {count}" for (name, count), _ in groupby(sizes)]
         self._now.broken += shrunk(before, sizes, MAY_SHRINK.get(step, set()))
+        # What was made and scaled is not known any more, and will never be.
+        self._now.broken += [f"a watch of the test has ended, never to come back: {one}" for one in chronicle.dead]
 
-    def _settle(self, step: str, goal: Callable[[], bool]) -> None:
-        if not self._while(lambda: not goal(), SETTLED_SECONDS):
+    def _settle(self, step: str, goal: Callable[[], bool], chances: Iterator[int]) -> None:
+        began = monotonic()
+        came = self._while(lambda: not goal(), SETTLED_SECONDS)
+        self._now.waited += monotonic() - began
+        if not came:
             self._now.broken.append(
                 f"what the step is for never came about: {self.namespace.name}, {step}; {self._scene()}"
             )
@@ -271,18 +293,20 @@ class Life:
         def moves() -> bool:
             return monotonic() - max(reached, self._changed_at()) < QUIET_SECONDS
 
-        while True:
+        for _ in chances:
             if not self._while(moves, SETTLED_SECONDS):
                 late = [_what(seen) for seen in self._written()[-5:]]
                 self._now.broken.append(f"the operator never comes to rest, its last writes: {late}")
-        # What was made and scaled is not known any more, and will never be.
-        self._now.broken += [f"a watch of the test has ended, never to come back: {one}" for one in chronicle.dead]
                 return
             if goal():
                 return
-            if not self._while(lambda: not goal(), SETTLED_SECONDS):
+            began = monotonic()
+            came = self._while(lambda: not goal(), SETTLED_SECONDS)
+            self._now.waited += monotonic() - began
+            if not came:
                 self._now.broken.append(f"what the step is for came about and went, and never came again: {step}")
                 return
+        self._now.broken.append(f"what the step is for comes and goes, and never stays: {step}")
 
     def _scene(self) -> str:
         """For a person: what there is, who owns it, what the operator wrote last, and whom it knows."""
@@ -358,11 +382,12 @@ class Life:
         return shown == (replicas, replicas) and told == ["10"] * replicas
 
     def _in_memory(self) -> bool:
-        """Every replica that leads knows the pools that there are, and no other."""
-        there = len(self.namespace.api.items(self.namespace.path("greenworkerpools")))
+        """One replica leads, and knows the pools that there are, and no other."""
+        pools = self.namespace.api.items(self.namespace.path("greenworkerpools"))
+        there = {f"{pool['metadata']['namespace']}/{pool['metadata']['name']}" for pool in pools}
         texts = [replica.text("/metrics") for replica in self.replicas if not self._dead[replica.name]]
         leaders = [text for text in texts if _leads(text)]
-        return len(leaders) == 1 and f"\ngreenfleet_pools {float(there)}\n" in leaders[0]
+        return len(leaders) == 1 and knows(leaders[0], there)
 
     def _gone(self, *pools: str) -> bool:
         """Nothing of these pools exists."""
@@ -587,6 +612,22 @@ def _rolled_out(live: Object) -> bool:
     status, wanted = live.get("status") or {}, live["spec"].get("replicas", 1)
     counts = {status.get(key, 0) for key in ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas")}
     return counts == {wanted} and status.get("observedGeneration") == live["metadata"]["generation"]
+
+
+def knows(metrics: str, there: set[str]) -> bool:
+    """Whether a leader knows these pools (`namespace/name`) and no other. It exposes how many it knows, and the names
+    of those it has decided about, which it drops with a pool: as many as there are, and all that there are.
+    """
+    decided = set(re.findall(r'^greenfleet_desired_workers\{[^}]*\bpool="([^"]*)"', metrics, re.MULTILINE))
+    return f"\ngreenfleet_pools {float(len(there))}\n" in metrics and there <= decided
+
+
+def unseen(step: str, made: Mapping[str, int], sizes: Sequence[str]) -> Iterator[str]:
+    """What the test's watches have to tell of a step and did not: what else they did not tell proves nothing then."""
+    if not made and step not in MAKES_NOTHING | MADE_BY_CHANCE:
+        yield f"nothing was seen to be created or deleted: {step}"
+    if step in SCALED and SCALED[step] not in sizes:
+        yield f"not seen: {SCALED[step]}"
 
 
 def shrunk(before: Iterable[tuple[str, int]], since: Iterable[tuple[str, int]], allowed: set[str]) -> Iterator[str]:

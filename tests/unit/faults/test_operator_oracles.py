@@ -23,8 +23,10 @@ from tests.faults.operator.life import (
     Plan,
     Trouble,
     is_unrest,
+    knows,
     newly,
     shrunk,
+    unseen,
     wrote_without_lease,
 )
 from tests.faults.operator.long import not_tried
@@ -182,6 +184,55 @@ def test_leaders_of_one_step_after_the_other_are_takeovers() -> None:
     steps = [Outcome(step, leader=who) for step, who in (("create", "1"), ("update", "2"), ("delete", "2"))]
     judge(verdict, 1, Plan(), steps, [Outcome(step) for step in ("create", "update", "delete")])
     assert verdict.takeovers == 1
+
+
+def test_an_upgrade_ends_both_and_is_no_takeover() -> None:
+    verdict = Verdict()
+    steps = [Outcome(step, leader=who) for step, who in (("create", "1"), ("upgrade", "2"), ("delete", "2"))]
+    judge(verdict, 1, Plan(), steps, [Outcome(one.step) for one in steps])
+    assert verdict.takeovers == 0
+
+
+def test_a_step_that_only_the_resync_may_have_repaired_is_told_beside_the_undisturbed_ones() -> None:
+    verdict, made = Verdict(), {"created X": 1}
+    calm = [Outcome("create", made=made, waited=1.0), Outcome("delete", made=made, waited=25.0)]
+    judge(verdict, 0, Plan(), calm, calm)
+    judge(verdict, 1, Plan(), [Outcome(one.step, made=made, waited=21.0) for one in calm], calm)
+    assert verdict.as_json()["late"] == {"create": 1, "delete": 1}
+    assert verdict.as_json()["late_undisturbed"] == {"delete": 1}
+
+
+@pytest.mark.parametrize(
+    ("step", "made", "sizes", "count"),
+    [
+        ("start", {}, [], 0),
+        ("make again", {}, [], 0),
+        ("create", {}, [], 1),
+        ("create", {"created X": 1}, [], 0),
+        ("scale out", {"created X": 1}, ["feeds-eventlet 1", "feeds-eventlet 3"], 0),
+        ("scale out", {"created X": 1}, ["feeds-eventlet 1"], 1),
+        ("scale in", {}, [], 2),
+    ],
+)
+def test_a_step_of_which_nothing_was_seen_proves_nothing(
+    step: str, made: dict[str, int], sizes: list[str], count: int
+) -> None:
+    assert len(list(unseen(step, made, sizes))) == count
+    verdict, calm = Verdict(), [Outcome(step, made=made, sizes=sizes)]
+    judge(verdict, 1, Plan(), calm, calm)
+    assert len(verdict.failures) == bool(count)
+
+
+@pytest.mark.parametrize(
+    ("there", "known"), [({"n/feeds"}, True), ({"n/mails"}, False), ({"n/feeds", "n/mails"}, False), (set(), False)]
+)
+def test_a_leader_knows_pools_by_name(there: set[str], known: bool) -> None:
+    text = '# HELP\ngreenfleet_desired_workers{pool="n/feeds",role="eventlet"} 3.0\ngreenfleet_pools 1.0\n'
+    assert knows(text, there) is known
+
+
+def test_a_leader_without_pools_knows_none() -> None:
+    assert knows("# HELP\ngreenfleet_pools 0.0\n", set())
 
 
 def test_a_list_is_old_when_another_version_of_something_is_there() -> None:

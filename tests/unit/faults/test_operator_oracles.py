@@ -93,6 +93,16 @@ def test_orphans_are_left_and_adopted_as_they_run() -> None:
     assert all(hasattr(Life, "_" + step.replace(" ", "_")) for step in STEPS)
 
 
+def test_a_step_that_comes_and_goes_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each wait ends well at once, and each look finds that it has gone again."""
+    monkeypatch.setattr(Life, "_while", lambda *_: True)
+    monkeypatch.setattr(Life, "_changed_at", lambda _: 0.0)
+    life = object.__new__(Life)
+    life._now = Outcome("create")
+    life._settle("create", lambda: False, iter(range(3)))
+    assert life._now.broken == ["what the step is for comes and goes, and never stays: create"]
+
+
 def test_what_is_made_is_counted_by_step() -> None:
     assert newly({"created Pod": 2, "deleted Pod": 1}, {"created Pod": 2, "deleted Pod": 2, "created X": 1}) == {
         "deleted Pod": 1,

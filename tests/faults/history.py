@@ -146,6 +146,8 @@ class Disruption:
     """Whether it is a fault of its own, and not the second part of one."""
     delays_confirmations: bool = False
     """Whether the broker confirms so late that a worker publishes a copy again: RabbitMQ's alarms."""
+    counts_anew: bool = False
+    """Whether the Redis of the results may count a part of a chord and not say so: its body may be sent again."""
     unfinished: bool = False
     """Whether it is the end of a drain, when what is not settled is given back. A task has ended for its author a
     little before that, and longer before if it publishes something then.
@@ -578,9 +580,10 @@ def _causes(
         of_it = history.get(parent, ())
         repeated = sum(event.what == "done" for event in of_it) - 1
         found += [f"sent twice by {parent}"] * repeated
-        found += _touched(
-            of_it, [one for one in disruptions if one.loses_confirmations], last, f"published by {parent}"
-        )
+        unsure_of_it = [
+            one for one in disruptions if one.loses_confirmations or (one.counts_anew and sent.kind == "chord")
+        ]
+        found += _touched(of_it, unsure_of_it, last, f"published by {parent}")
     # A worker publishes a retry, and the copy for the companion, while it holds the message.
     publishes = sent.kind in ("retry", "forwarded")
     last_words = sent.kind in PUBLISHES_LAST

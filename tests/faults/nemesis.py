@@ -31,7 +31,7 @@ What each kind may do, and why; a flag that a kind does not set excuses nothing:
     redis_full
     disk_full               loses_confirmations    Redis refuses writes, RabbitMQ stops who publishes
                             delays_confirmations   on RabbitMQ, for longer than a worker waits with a copy
-    results_killed          loses_confirmations    who sends the body of a chord then may send it again: the part that
+    results_killed          counts_anew            who sends the body of a chord then may send it again: the part that
                                                    completes it is counted anew where the answer was lost
     block, resize,          none                   a task blocks the hub (then `probe_failed`), another limit, another
     clock_step,                                    wall clock; the Redis of the results stands still: no message may
@@ -90,7 +90,7 @@ machine; a second is for a replica that waits for a busy processor.
 
 _BROKER_AWAY = {
     "cut", "unreachable", "silent_connection", "broker_silent", "broker_killed", "redis_read_only", "redis_full",
-    "connections_closed", "disk_full", "node_lost", "failover", "results_killed",
+    "connections_closed", "disk_full", "node_lost", "failover",
 }  # fmt: skip
 """Whoever publishes then may not know that the broker has the message, or that it has published it."""
 
@@ -230,6 +230,7 @@ class Nemesis:
             may_repeat,
             loses_confirmations=kind in _BROKER_AWAY,
             delays_confirmations=kind == "disk_full" and isinstance(self._server, RabbitMQ),
+            counts_anew=kind == "results_killed",
             stalls=kind == "freeze",
         )
 

@@ -23,6 +23,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from time import monotonic, sleep
@@ -142,7 +143,8 @@ def run(
             known += lines
         verdict = dataclasses.replace(verdict, whereabouts=tuple(known) if verdict.lost or verdict.orphaned else ())
     finally:
-        workload.stop()
+        with suppress(RuntimeError):  # it has been told above
+            workload.stop()
         fleet.stop()
         relay.close()
         server.stop()

@@ -71,6 +71,7 @@ class Workload:
         self._longest_seconds = longest_seconds
         self._journal = journal.open("a")
         self._stop = threading.Event()
+        self._failure: Exception | None = None
         self._number = 0
         self._rush: SimpleQueue[tuple[int, float]] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="workload", daemon=True)
@@ -83,13 +84,25 @@ class Workload:
         self._rush.put((count, seconds))
 
     def stop(self) -> None:
-        """As often as one likes."""
+        """As often as one likes. Raises RuntimeError if the producer ended before, or does not end: then nobody knows
+        what was sent.
+        """
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(60)
+        if self._thread.is_alive():
+            raise RuntimeError("the producer does not end: what it sends last is not known")
         self._journal.close()
+        if self._failure is not None:
+            raise RuntimeError("the producer ended before the run") from self._failure
 
     def _run(self) -> None:
+        try:
+            self._produce()
+        except Exception as error:
+            self._failure = error
+
+    def _produce(self) -> None:
         due = monotonic()
         while not self._stop.is_set():
             while not self._rush.empty():

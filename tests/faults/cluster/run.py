@@ -21,6 +21,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic, sleep
@@ -138,7 +139,8 @@ def run(
             known += tell(verdict.lost, sent, events, messages(stage.server), {})
             verdict = dataclasses.replace(verdict, whereabouts=tuple(known))
     finally:
-        workload.stop()
+        with suppress(RuntimeError):  # it has been told above
+            workload.stop()
         stage.stop()
     history.save(directory / "history.json")
     shutil.copy(stage.done_file, directory / "done")  # where `tests.faults.again` looks for it

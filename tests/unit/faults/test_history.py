@@ -312,6 +312,22 @@ def test_the_body_of_a_chord_that_a_worker_got_is_owed() -> None:
         assert (found.lost, found.miscounted_chords) == (("b",), 0)
 
 
+def test_an_outage_of_the_results_explains_another_body_of_a_chord_and_nothing_else() -> None:
+    """The broker is there all the time: it has what it is told, and a drain ends as always."""
+    results = Disruption("results_killed", "", 2.0, 9.0, may_repeat=False, counts_anew=True)
+    bodies = [*run("b", "w1", 12.0, 12.0, 12.1, 12.2), *run("b", "w2", 13.0, 13.0, 13.1, 13.2)]
+    body = sent("b", kind="chord", after=("a",))
+    found = judge([sent("a"), body], parse([*ONCE, *bodies]), [results])
+    assert found.twice == {"b": "published by a while results_killed"}
+    step = sent("b", kind="chain", after=("a",))
+    assert judge([sent("a"), step], parse([*ONCE, *bodies]), [results]).unexplained
+    assert cut_off(Disruption("drain", "w1", 2.2, 3.2, may_repeat=False), 6.5, [results]).may_repeat is False
+    killed = Disruption("sigkill", "w1", 8.0, 8.0, may_repeat=True)
+    again = [*ONCE, *run("a", "w2", 10.0, 10.0, 10.5, 10.6)]
+    for kind in ("short", "retry", "forwarded"):
+        assert verdict(again, results, killed, kind=kind).unexplained, "it was acknowledged at 2.6"
+
+
 def test_a_drain_repeats_only_what_it_held_while_the_broker_was_away() -> None:
     """What was settled before, and what a fault after the drain's end could not reach, has no cause."""
     drain = Disruption("drain", "w1", 2.2, 3.2, may_repeat=False)

@@ -63,6 +63,15 @@ def test_every_kind_can_be_sent(workload: Workload) -> None:
     assert {one.kind for one in workload.sent.values() if one.confirmed_at is not None} == set(WEIGHTS)
 
 
+def test_a_producer_that_ended_by_itself_fails_the_run(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the faults that follow would meet no load, and count."""
+    monkeypatch.setattr(workload, "_send", lambda kind: 1 / 0)
+    workload.start()
+    workload._thread.join(10)
+    with pytest.raises(RuntimeError, match="ended before"):
+        workload.stop()
+
+
 def test_some_of_the_long_tasks_take_as_long_as_the_run_asks_for(tmp_path: Path) -> None:
     producer = Producer("memory://", result_backend="cache+memory://")
     workload = Workload(producer, tmp_path / "journal", random.Random(1), 10.0, longest_seconds=60.0)

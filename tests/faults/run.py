@@ -21,7 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
@@ -48,6 +48,9 @@ time.
 
 READY_AGAIN_SECONDS = 60.0
 """So long after a start of RabbitMQ's nodes what they held may become ready: first each queue has to have a leader."""
+
+NOTICED_SECONDS = 30.0
+"""So long after the end of all workers a busy broker may take back what they held."""
 
 LATE_SECONDS = 120.0
 """So much longer the run goes on while something is owed: a machine that others use as well is slow. It goes on as long
@@ -195,12 +198,12 @@ def _whereabouts(  # noqa: PLR0917 - all that can tell
     sent: list[Sent],
     events: list[Event],
 ) -> tuple[list[str], set[str]]:
-    """What is known about the *overdue* tasks, one line each; and those that the broker has ready only after it was
-    started again. Ends the fleet.
+    """What is known about the *overdue* tasks, one line each; and, of a cluster with a *peer*, those that the broker
+    has ready only after it was started again: a single node has no such defect. Ends the fleet.
     """
     alive = messages(server)
     fleet.stop()
-    sleep(2.0)  # until the broker has noticed
+    await_stable(lambda: depths(server), NOTICED_SECONDS)  # the broker takes back what the workers held
     after = messages(server)
     lines = tell(overdue, sent, events, alive, after)
     nowhere = [each for each in overdue if each not in alive and each not in after]
@@ -216,7 +219,17 @@ def _whereabouts(  # noqa: PLR0917 - all that can tell
         found |= messages(server)
     lines.append(f"ready now: {', '.join(sorted(found)) or 'none'}")
     lines += [f"{each} is ready in {', '.join(found[each])} now" for each in nowhere if each in found]
-    return lines, {each for each in nowhere if each in found}
+    return lines, {each for each in nowhere if each in found and peer is not None}
+
+
+def await_stable(look: Callable[[], object], seconds: float) -> None:
+    """Until two looks, two seconds apart, see the same, or for so long."""
+    until, seen = monotonic() + seconds, object()
+    while monotonic() < until:
+        sleep(2.0)
+        before, seen = seen, look()
+        if before == seen:
+            return
 
 
 def restart(nodes: Sequence[RabbitMQ]) -> None:

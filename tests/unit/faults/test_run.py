@@ -8,7 +8,7 @@ from threading import Thread
 from time import monotonic, sleep
 
 from tests.faults.history import Process, Sent
-from tests.faults.run import until_quiet
+from tests.faults.run import await_stable, until_quiet
 
 
 @dataclass
@@ -47,3 +47,9 @@ def test_what_nobody_does_is_owed_in_the_end(tmp_path: Path) -> None:
     file.write_text(f"done t0 w1 {monotonic()}\n")
     assert until_quiet(DoneFile(file), sent(2), monotonic(), progress_seconds=0.2) == {"t1"}
     assert until_quiet(DoneFile(file), sent(2), monotonic()) == {"t1"}
+
+
+def test_a_broker_is_looked_at_until_it_has_taken_back_what_its_workers_held() -> None:
+    held = iter([9, 4, 4, 0])
+    await_stable(lambda: next(held), 30.0)
+    assert next(held) == 0, "not looked at any more once it stood still"

@@ -148,6 +148,8 @@ class Disruption:
     """Whether the broker confirms so late that a worker publishes a copy again: RabbitMQ's alarms."""
     counts_anew: bool = False
     """Whether the Redis of the results may count a part of a chord and not say so: its body may be sent again."""
+    delays_results: bool = False
+    """Whether a task that has ended waits with its result, and its message is not settled before that is stored."""
     unfinished: bool = False
     """Whether it is the end of a drain, when what is not settled is given back. A task has ended for its author a
     little before that, and longer before if it publishes something then.
@@ -475,10 +477,14 @@ def _messages_for(
 
 
 def holds(
-    events: Sequence[Event], unsettled_seconds: float = UNSETTLED_SECONDS, *, forwarded: bool = False
+    events: Sequence[Event],
+    unsettled_seconds: float = UNSETTLED_SECONDS,
+    *,
+    forwarded: bool = False,
+    outages: Sequence[Disruption] = (),
 ) -> list[Hold]:
     """Who had a message of one task in its hands, and when. *events*: of that task, in their order. *forwarded*:
-    whoever runs it is a companion and has a copy.
+    whoever runs it is a companion and has a copy. *outages*: of where its result is stored.
     """
     found = []
     companions = {event.worker for event in events if event.what == "begun"} if forwarded else set()
@@ -502,7 +508,12 @@ def holds(
         if gone is not None:
             end = gone + IN_FLIGHT_SECONDS
         elif done is not None:
-            end = min(done + unsettled_seconds, max(taken, done + UNSETTLED_SECONDS))
+            stored = [
+                one.end + RECONNECT_SECONDS
+                for one in outages
+                if one.start <= done + UNSETTLED_SECONDS and done <= one.end + RECONNECT_SECONDS
+            ]
+            end = min(max([done + unsettled_seconds, *stored]), max(taken, done + UNSETTLED_SECONDS))
         else:
             end = taken
         found.append(
@@ -596,7 +607,8 @@ def _causes(
     # On Redis: what is settled while the broker is away is sent when it is back.
     away = [one for one in disruptions if one.loses_confirmations and not one.may_repeat]
     mine, forwarded = history[sent.identity], sent.kind == "forwarded"
-    found += _touched(mine, harmful, last, unsettled_seconds=seconds, away=away, forwarded=forwarded)
+    outages = [one for one in disruptions if one.delays_results and sent.result is not None]
+    found += _touched(mine, harmful, last, unsettled_seconds=seconds, away=away, forwarded=forwarded, outages=outages)
     # A lost connection may take both along: the message, and the confirmation of what was published for it.
     if publishes:
         both = [one for one in disruptions if one.may_repeat and one.loses_confirmations]
@@ -639,11 +651,12 @@ def _touched(
     only_copied: bool = False,
     away: Sequence[Disruption] = (),
     forwarded: bool = False,
+    outages: Sequence[Disruption] = (),
 ) -> list[str]:
     """For each hold from before *last* that a disruption touched before *last*: which one."""
     found = []
     stalls = [one for one in disruptions if one.stalls]
-    for got in holds(events, unsettled_seconds, forwarded=forwarded):
+    for got in holds(events, unsettled_seconds, forwarded=forwarded, outages=outages):
         if only_copied and not got.copied:
             continue
         since = [one.start for one in stalls if one.target == got.worker and one.start <= got.start <= one.end]

@@ -33,9 +33,10 @@ What each kind may do, and why; a flag that a kind does not set excuses nothing:
                             delays_confirmations   on RabbitMQ, for longer than a worker waits with a copy
     results_killed          counts_anew            who sends the body of a chord then may send it again: the part that
                                                    completes it is counted anew where the answer was lost
+    results_killed,         delays_results         a task with a result that has ended is not settled before it is
+    results_silent                                 stored; what happens to its message until then may repeat it
     block, resize,          none                   a task blocks the hub (then `probe_failed`), another limit, another
-    clock_step,                                    wall clock; the Redis of the results stands still: no message may
-    results_silent                                 be touched
+    clock_step                                     wall clock
 """
 
 # mypy: disable-error-code="no-untyped-call,attr-defined"
@@ -231,6 +232,7 @@ class Nemesis:
             loses_confirmations=kind in _BROKER_AWAY,
             delays_confirmations=kind == "disk_full" and isinstance(self._server, RabbitMQ),
             counts_anew=kind == "results_killed",
+            delays_results=kind in ("results_killed", "results_silent"),
             stalls=kind == "freeze",
         )
 

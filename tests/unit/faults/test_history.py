@@ -328,6 +328,20 @@ def test_an_outage_of_the_results_explains_another_body_of_a_chord_and_nothing_e
         assert verdict(again, results, killed, kind=kind).unexplained, "it was acknowledged at 2.6"
 
 
+def test_a_task_waits_with_its_result_and_what_takes_its_message_meanwhile_repeats_it() -> None:
+    """Settled only when the result is stored (docs/guarantees.md): a connection that is lost before takes it along."""
+    results = Disruption("results_killed", "", 2.4, 7.5, may_repeat=False, delays_results=True)
+    cut, later = Disruption("cut", "", 8.5, 8.6, **LOST), Disruption("cut", "", 13.0, 13.1, **LOST)
+    lines = [*run("a", "w1", 1.9, 2.0, 2.5), *run("a", "w2", 15.0, 15.0, 15.5, 15.6)]
+    valued = Sent("a", "result", 1.0, 1.1, result="of a")
+    assert judge([valued], parse(lines), [results, cut]).twice == {"a": "cut"}
+    assert judge([valued], parse(lines), [cut]).unexplained, "nothing to wait for"
+    assert judge([valued], parse(lines), [results, later]).unexplained, "stored, and settled, long before"
+    assert judge([sent("a")], parse(lines), [results, cut]).unexplained, "it has no result"
+    settled = [*ONCE, *run("a", "w2", 15.0, 15.0, 15.5, 15.6)]
+    assert judge([valued], parse(settled), [results, cut]).unexplained, "it was settled at 2.6"
+
+
 def test_a_drain_repeats_only_what_it_held_while_the_broker_was_away() -> None:
     """What was settled before, and what a fault after the drain's end could not reach, has no cause."""
     drain = Disruption("drain", "w1", 2.2, 3.2, may_repeat=False)

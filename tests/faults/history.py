@@ -508,12 +508,8 @@ def holds(
         if gone is not None:
             end = gone + IN_FLIGHT_SECONDS
         elif done is not None:
-            stored = [
-                one.end + RECONNECT_SECONDS
-                for one in outages
-                if one.start <= done + UNSETTLED_SECONDS and done <= one.end + RECONNECT_SECONDS
-            ]
-            end = min(max([done + unsettled_seconds, *stored]), max(taken, done + UNSETTLED_SECONDS))
+            stored = _until_back(done + UNSETTLED_SECONDS, event.worker, outages)
+            end = min(max(done + unsettled_seconds, stored), max(taken, done + UNSETTLED_SECONDS))
         else:
             end = taken
         found.append(
@@ -531,14 +527,16 @@ def holds(
     return found
 
 
-def _sent(hold: Hold, away: Sequence[Disruption]) -> float:
-    """When what the worker did with the message was with the broker: it is kept while that is away."""
+def _until_back(at: float, worker: str, away: Sequence[Disruption]) -> float:
+    """When a worker that is done at *at* has told it to the broker, or to the Redis of its result: what it has to say
+    is kept while that is away.
+    """
     waits = [
         one.end + RECONNECT_SECONDS
         for one in away
-        if one.target in ("", hold.worker) and one.start <= hold.end <= one.end + RECONNECT_SECONDS
+        if one.target in ("", worker) and one.start <= at <= one.end + RECONNECT_SECONDS
     ]
-    return max([hold.end, *waits])
+    return max([at, *waits])
 
 
 def _count(events: Sequence[Event], worker: str, what: str) -> int:
@@ -661,7 +659,7 @@ def _touched(
             continue
         since = [one.start for one in stalls if one.target == got.worker and one.start <= got.start <= one.end]
         hold = replace(got, start=min(since, default=got.start))
-        kept = replace(hold, end=_sent(hold, away))
+        kept = replace(hold, end=_until_back(hold.end, hold.worker, away))
         one = next(
             (
                 one

@@ -279,10 +279,7 @@ class Life:
         self._now.broken += [f"a watch of the test has ended, never to come back: {one}" for one in chronicle.dead]
 
     def _settle(self, step: str, goal: Callable[[], bool], chances: Iterator[int]) -> None:
-        began = monotonic()
-        came = self._while(lambda: not goal(), SETTLED_SECONDS)
-        self._now.waited += monotonic() - began
-        if not came:
+        if not self._comes(goal):
             self._now.broken.append(
                 f"what the step is for never came about: {self.namespace.name}, {step}; {self._scene()}"
             )
@@ -300,13 +297,17 @@ class Life:
                 return
             if goal():
                 return
-            began = monotonic()
-            came = self._while(lambda: not goal(), SETTLED_SECONDS)
-            self._now.waited += monotonic() - began
-            if not came:
+            if not self._comes(goal):
                 self._now.broken.append(f"what the step is for came about and went, and never came again: {step}")
                 return
         self._now.broken.append(f"what the step is for comes and goes, and never stays: {step}")
+
+    def _comes(self, goal: Callable[[], bool]) -> bool:
+        """Whether it comes about in time; how long that takes counts as waited."""
+        began = monotonic()
+        came = self._while(lambda: not goal(), SETTLED_SECONDS)
+        self._now.waited += monotonic() - began
+        return came
 
     def _scene(self) -> str:
         """For a person: what there is, who owns it, what the operator wrote last, and whom it knows."""
